@@ -1,0 +1,1 @@
+"""The cloud server: decodes features, reconstructs pictures, runs the vision tasks."""

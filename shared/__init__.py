@@ -1,0 +1,1 @@
+"""What the edge and the cloud have in common: bitstream, palette, entropy coder, bundle."""

@@ -1,0 +1,1 @@
+"""The recipe that makes a bundle: photos, extractor, palettes, tables, decoder."""
