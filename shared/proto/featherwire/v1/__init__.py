@@ -1,0 +1,1 @@
+"""Generated from protos/featherwire; see shared/proto/generate.py."""
