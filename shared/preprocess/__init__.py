@@ -1,7 +1,7 @@
 """Photos as both ends see them: any file to ``uint8 HxWx3`` sRGB, padding, and cropping back.
 
-    file or bytes ── load_photo ──▶ uint8 HxWx3 ── pad_to_multiple ──▶ sides the codec can halve
-                                                 ◀── crop_to ─────── what the cloud reconstructs
+file or bytes ── load_photo ──▶ uint8 HxWx3 ── pad_to_multiple ──▶ sides the codec can halve
+                                             ◀── crop_to ─────── what the cloud reconstructs
 """
 
 from shared.preprocess.geometry import crop_to, from_array, pad_to_multiple, padded_size

@@ -76,8 +76,6 @@ def _customary_range(levels: NDArray[np.generic]) -> int:
 
 def _flatten(image: Image.Image) -> Image.Image:
     """``image`` in mode RGB, L or CMYK, transparency laid on white."""
-    if image.mode == "La":  # Pillow converts premultiplied grey only to LA
-        image = image.convert("LA")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         page = Image.new("RGBA", rgba.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))

@@ -72,11 +72,11 @@ def load_photo(
 
 def _read(path: Path, limits: Limits) -> bytes:
     try:
+        status = path.stat()  # before opening: to open a named pipe would wait for a writer
+        if not stat.S_ISREG(status.st_mode):
+            raise PhotoError("unreadable", f"{path} is not a regular file", path=str(path))
+        _check_bytes(status.st_size, limits)
         with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise PhotoError("unreadable", f"{path} is not a regular file", path=str(path))
-            _check_bytes(status.st_size, limits)
             return file.read(limits.max_photo_bytes)
     except FileNotFoundError as error:
         raise PhotoError("not_found", f"there is no file {path}", path=str(path)) from error

@@ -99,9 +99,7 @@ STORED = {
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "WEBP", "AVIF"])
 @pytest.mark.parametrize("orientation", STORED)
-def test_photo_comes_back_upright(
-    kind: str, orientation: int, scene: NDArray[np.uint8]
-) -> None:
+def test_photo_comes_back_upright(kind: str, orientation: int, scene: NDArray[np.uint8]) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](scene)))
@@ -257,8 +255,8 @@ def test_16_bit_rgb_png() -> None:
     import zlib
 
     def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(
-            ">I", zlib.crc32(name + body)
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         )
 
     sample = struct.pack(">HHH", 0xFFFF, 0x8040, 0x0123)

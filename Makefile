@@ -1,0 +1,69 @@
+# `make help` lists the targets. Needs Python 3.11 or 3.12, make, and a package index for pip.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip --disable-pip-version-check
+# One thread per process: servers, clients and tests run side by side on few cores.
+export OMP_NUM_THREADS ?= 1
+
+DEMO_EXTRAS := edge,cloud,tasks,demo
+ALL_EXTRAS  := edge,cloud,tasks,ultralytics,train,dev
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-demo models demo test lint format bench stubs stubs-check clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.all ## Create .venv with everything: all extras but gpu
+setup-demo: $(VENV)/.demo ## Create .venv with what the demo needs
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+		{ echo "Python 3.11 or 3.12 is needed; set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# An empty file per set of extras, so that nothing is installed twice.
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --quiet -c constraints.txt -e '.[$(DEMO_EXTRAS)]'
+	@touch $@
+
+$(VENV)/.all: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --quiet -c constraints.txt -e '.[$(ALL_EXTRAS)]'
+	@touch $(VENV)/.demo $@
+
+models: setup-demo ## Fetch the weights of the default tasks, checked by hash
+	$(BIN)/featherwire-cloud models fetch
+
+demo: setup-demo models ## Photos through a real edge client and a real server: build/demo/
+	$(BIN)/python -m benchmarks.demo
+
+# PYTEST_ARGS narrows a run: make test PYTEST_ARGS='-m "not slow" -x'
+test: setup models ## All tests, with the coverage of shared (must exceed 95 %)
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
+
+lint: setup ## ruff, mypy --strict, import rules, buf
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint protos
+
+format: setup ## Let ruff rewrite what `lint` would complain about
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup models ## Measure: rate, agreement of the tasks, speed
+	$(BIN)/python -m benchmarks
+
+stubs: setup ## Make the Python stubs from protos/ again
+	$(BIN)/python -m protos.generate
+
+stubs-check: setup ## Fail when the committed stubs are not what protos/ gives
+	$(BIN)/python -m protos.generate --check
+
+clean: ## Remove what the targets made, .venv included
+	rm -rf $(VENV) build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
