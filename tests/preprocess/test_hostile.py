@@ -1,4 +1,4 @@
-"""Files that are damaged, cut, lying or no photo: a PhotoError with its reason, and nothing else."""
+"""Files that are damaged, cut, lying or no photo: a PhotoError with a reason, nothing else."""
 
 from __future__ import annotations
 
@@ -216,12 +216,7 @@ def test_compressed_text_bomb_in_a_png() -> None:
     data = SAMPLES["png"]
     forged = data[:33] + struct.pack(">I", len(bomb)) + b"zTXt" + bomb + crc + data[33:]
     started = time.monotonic()
-    try:
-        picture = load_photo(forged)
-    except PhotoError as error:
-        assert error.reason == "unreadable"
-    else:
-        np.testing.assert_array_equal(picture, np.asarray(small_photo()))
+    assert reason_of(forged) == "unreadable"
     assert time.monotonic() - started < SLOWEST_S
 
 
@@ -279,16 +274,14 @@ def outcome(data: bytes) -> str:
     try:
         picture = load_photo(data, limits=Limits(max_side=512))
     except PhotoError as error:
-        word = error.reason
-        assert error.message
-    else:
-        word = "ok"
-        assert picture.dtype == np.uint8
-        assert picture.ndim == 3
-        assert picture.shape[2] == 3
-        assert 16 <= min(picture.shape[:2]) <= max(picture.shape[:2]) <= 512
-    assert time.monotonic() - started < SLOWEST_S
-    return word
+        return error.reason
+    finally:
+        assert time.monotonic() - started < SLOWEST_S
+    assert picture.dtype == np.uint8
+    assert picture.ndim == 3
+    assert picture.shape[2] == 3
+    assert 16 <= min(picture.shape[:2]) <= max(picture.shape[:2]) <= 512
+    return "ok"
 
 
 def flip_bytes(data: bytes, rng: np.random.Generator) -> bytes:
