@@ -58,10 +58,10 @@ bench: setup models ## Measure: rate, agreement of the tasks, speed
 	$(BIN)/python -m benchmarks
 
 stubs: setup ## Make the Python stubs from protos/ again
-	$(BIN)/python -m protos.generate
+	$(BIN)/python -m shared.proto.generate
 
 stubs-check: setup ## Fail when the committed stubs are not what protos/ gives
-	$(BIN)/python -m protos.generate --check
+	$(BIN)/python -m shared.proto.generate --check
 
 clean: ## Remove what the targets made, .venv included
 	rm -rf $(VENV) build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,140 @@
+"""A device gets a small install: built as a wheel, into a fresh environment, from the index."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT_BYTES = 260_000_000
+SLOWEST_HELP_RATIO = 2.5  # of the time that importing typer and rich takes
+
+
+@dataclass(frozen=True)
+class EdgeInstall:
+    wheel: Path
+    python: Path
+    site_packages: Path
+
+    def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run a command of this environment, away from the checkout."""
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        return subprocess.run(
+            [str(part) for part in command],
+            cwd=self.wheel.parent,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> EdgeInstall:
+    folder = tmp_path_factory.mktemp("edge")
+    source = folder / "source"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, source / name)
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    python = folder / "venv" / "bin" / "python"
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", folder, source], check=True)
+    (wheel,) = folder.glob("featherwire-*.whl")
+    constraints = ROOT / "constraints-edge.txt"
+    subprocess.run([*pip, "install", "-c", constraints, f"{wheel}[edge]"], check=True)
+    (site_packages,) = (folder / "venv" / "lib").glob("python3.*/site-packages")
+    return EdgeInstall(wheel, python, site_packages)
+
+
+def test_installed_size(edge: EdgeInstall, record_property: pytest.RecordProperty) -> None:
+    """Everything in site-packages counts: pip, compiled bytecode, our own bundle."""
+    files = [path for path in edge.site_packages.rglob("*") if path.is_file()]
+    installed_bytes = sum(path.stat().st_size for path in files)
+    record_property("installed_bytes", installed_bytes)
+    print(f"edge install: {installed_bytes / 1e6:.1f} MB")
+    assert installed_bytes < LIMIT_BYTES
+
+
+def test_no_heavy_package_came_along(edge: EdgeInstall) -> None:
+    present = {path.name for path in edge.site_packages.iterdir()}
+    assert "onnxruntime" in present
+    assert not present & {"torch", "torchvision", "diffusers", "cv2", "nvidia", "pandas", "scipy"}
+
+
+IMPORT_ALL = """
+import importlib, json, pkgutil, sys
+names = []
+for package in ("shared", "edge_client"):
+    root = importlib.import_module(package)
+    for module in pkgutil.walk_packages(root.__path__, package + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+            names.append(module.name)
+print(json.dumps({"imported": names, "torch": "torch" in sys.modules}))
+"""
+
+
+def test_every_module_of_the_edge_imports_without_the_cloud(edge: EdgeInstall) -> None:
+    done = edge.run(edge.python, "-c", IMPORT_ALL)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert "shared.preprocess.photo" in report["imported"]
+    assert not report["torch"]
+
+
+def test_installed_code_reads_a_photo(edge: EdgeInstall, photo_files: dict[str, Path]) -> None:
+    script = (
+        "import sys; from shared.preprocess import load_photo; print(load_photo(sys.argv[1]).shape)"
+    )
+    done = edge.run(edge.python, "-c", script, photo_files["chelsea"])
+    assert done.stdout.strip() == "(300, 451, 3)", done.stderr
+
+
+def best_of(runs: int, edge: EdgeInstall, *command: str | Path) -> float:
+    """Seconds of the fastest run: the others waited for somebody else's work."""
+    times = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        done = edge.run(*command)
+        times.append(time.perf_counter() - started)
+        assert done.returncode == 0, done.stderr
+    return min(times)
+
+
+def test_help_is_quick(edge: EdgeInstall, record_property: pytest.RecordProperty) -> None:
+    """As a ratio, because machines differ: --help may not import the runtime or the network."""
+    command = edge.python.parent / "featherwire-edge"
+    assert "encode" in edge.run(command, "--help").stdout
+    libraries_s = best_of(5, edge, edge.python, "-c", "import typer, rich")
+    help_s = best_of(5, edge, command, "--help")
+    record_property("help_s", help_s)
+    print(f"featherwire-edge --help: {help_s:.2f} s; import typer, rich: {libraries_s:.2f} s")
+    assert help_s / libraries_s < SLOWEST_HELP_RATIO
+
+
+def test_wheel_carries_types_stubs_and_licence_but_no_tests(edge: EdgeInstall) -> None:
+    names = zipfile.ZipFile(edge.wheel).namelist()
+    for package in ("shared", "edge_client", "cloud_server"):
+        assert f"{package}/py.typed" in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "deploy/"))]
+    tracked = subprocess.run(
+        ["git", "ls-files", "shared/bundles", "shared/proto"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert not set(tracked) - set(names)
