@@ -1,0 +1,231 @@
+"""deploy/ and docker-compose.yml agree with each other and with our commands.
+
+No image is built here: that needs a container engine. The health check and the inbox script do run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from concurrent import futures
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+
+
+def explains(program: str, sub: str) -> bool:
+    """Whether our command ``program`` has a sub-command ``sub`` with a --help."""
+    package = program.replace("featherwire-edge", "edge_client").replace(
+        "featherwire-cloud", "cloud_server"
+    )
+    run_it = f"from {package}.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", run_it, sub, "--help"], capture_output=True)
+    return done.returncode == 0
+
+
+def unit(name: str) -> ConfigParser:
+    parser = ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys are case-sensitive
+    parser.read_string((DEPLOY / name).read_text())
+    return parser
+
+
+# --- compose ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_service_builds_from_a_file_that_exists(name: str) -> None:
+    build = SERVICES[name]["build"]
+    dockerfile = ROOT / build["context"] / build["dockerfile"]
+    assert dockerfile.is_file()
+    declared = set(re.findall(r"^ARG (\w+)", dockerfile.read_text(), re.MULTILINE))
+    assert set(build.get("args", {})) <= declared
+
+
+def test_every_mounted_file_and_volume_exists() -> None:
+    for service in SERVICES.values():
+        for mount in service.get("volumes", []):
+            source = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", mount).split(":")[0]
+            if not source.startswith("."):
+                assert source in COMPOSE["volumes"]
+            elif source != "./photos":  # the user's own
+                assert (ROOT / source).exists()
+
+
+def test_dependencies_and_their_conditions_can_be_met() -> None:
+    for service in SERVICES.values():
+        for name, wanted in service.get("depends_on", {}).items():
+            if wanted["condition"] == "service_healthy":
+                assert SERVICES[name]["healthcheck"]["test"]
+            else:
+                assert wanted["condition"] == "service_completed_successfully"
+                assert SERVICES[name]["restart"] == "no"
+
+
+def test_the_photos_are_mounted_read_only() -> None:
+    (mount,) = SERVICES["edge"]["volumes"]
+    assert mount.endswith("/photos:ro")
+
+
+def test_one_port_everywhere() -> None:
+    ports = set(
+        re.findall(r"(?<=[\w]:)\d{4,5}(?=[\"\s:])", (ROOT / "docker-compose.yml").read_text())
+    )
+    exposed = re.findall(r"EXPOSE (\d+)", (DEPLOY / "cloud.Dockerfile").read_text())
+    assert ports == set(exposed) == {"50051"}
+
+
+# --- Dockerfiles -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["edge.Dockerfile", "cloud.Dockerfile"])
+def test_copied_files_exist(name: str) -> None:
+    text = (DEPLOY / name).read_text()
+    sources = re.findall(r"^COPY (?!--from)(\S+) ", text, re.MULTILINE)
+    assert "." in sources
+    assert all((ROOT / source).exists() for source in sources)
+    constraints = re.findall(r"-c (\S+)", text)
+    assert constraints
+    assert all((ROOT / file).is_file() for file in constraints)
+    assert "USER featherwire" in text  # not root
+
+
+# --- our commands ----------------------------------------------------------------------------
+
+
+def commands_used() -> list[tuple[str, str, str]]:
+    """(where, program, sub-command) for each of our commands that deploy/ runs."""
+    used = []
+    texts = {path.name: path.read_text() for path in sorted(DEPLOY.iterdir()) if path.is_file()}
+    for where, text in texts.items():
+        for program, sub in re.findall(r"(featherwire-(?:edge|cloud)) ([a-z]+)(?= |$)", text):
+            if f"/bin/{program} {sub}" in text or where.endswith(".sh"):
+                used.append((where, program, sub))
+    for name in ("weights", "cloud"):
+        used.append(("docker-compose.yml", "featherwire-cloud", SERVICES[name]["command"][0]))
+    words = shlex.split(SERVICES["edge"]["command"][0])
+    used.append(("docker-compose.yml", words[1], words[2]))
+    return used
+
+
+def test_commands_exist() -> None:
+    assert not explains("featherwire-cloud", "no-such-command")
+    used = commands_used()
+    assert {sub for _, _, sub in used} == {"models", "serve", "send"}
+    for where, program, sub in used:
+        assert explains(program, sub), (where, program, sub)
+
+
+def test_example_configuration_is_valid() -> None:
+    """Every key of deploy/cloud.yaml is a setting, with a value that it accepts."""
+    from cloud_server.settings import load_settings
+
+    settings = load_settings(config=DEPLOY / "cloud.yaml")
+    assert settings.port == 50051
+
+
+# --- systemd ---------------------------------------------------------------------------------
+
+
+def test_units_are_whole() -> None:
+    cloud, edge, timer = (
+        unit(f"featherwire-{name}") for name in ("cloud.service", "edge.service", "edge.timer")
+    )
+    assert cloud["Service"]["KillSignal"] == "SIGTERM"
+    assert cloud["Install"]["WantedBy"] == "multi-user.target"
+    assert edge["Service"]["Type"] == "oneshot"
+    script = shlex.split(edge["Service"]["ExecStart"])[0]
+    assert (DEPLOY / Path(script).name).is_file()
+    assert timer["Install"]["WantedBy"] == "timers.target"
+
+
+# --- the health check and the inbox script, for real ------------------------------------------
+
+
+def healthcheck(target: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(DEPLOY / "healthcheck.py"), target],
+        capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+
+
+def test_health_check_follows_a_real_server() -> None:
+    servicer = health.HealthServicer()
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+        assert healthcheck(f"127.0.0.1:{port}").returncode == 0
+        servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        stopped = healthcheck(f"127.0.0.1:{port}")
+        assert stopped.returncode == 1
+        assert "NOT_SERVING" in stopped.stderr
+    finally:
+        server.stop(None).wait()
+    gone = healthcheck(f"127.0.0.1:{port}")
+    assert gone.returncode == 1
+    assert "UNAVAILABLE" in gone.stderr
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    """A folder of three files, and a `featherwire-edge` that fails as their content says."""
+    program = tmp_path / "bin" / "featherwire-edge"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "$@" >>"$LOG"\nexit "$(cat "$2")"\n')
+    program.chmod(0o755)
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+def send_inbox(inbox: Path) -> tuple[int, list[str]]:
+    """Exit code, and the calls of the client."""
+    log = inbox.parent / "log"
+    path = f"{inbox.parent / 'bin'}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", DEPLOY / "send-inbox.sh", inbox, inbox.parent / "sent", "host:1", "--picture"],
+        env={**os.environ, "PATH": path, "LOG": str(log)}, timeout=30,
+    )  # fmt: skip
+    return done.returncode, log.read_text().splitlines() if log.exists() else []
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_inbox_keeps_only_what_failed(inbox: Path) -> None:
+    for name, code in (("a b.jpg", "0"), ("bad.jpg", "1"), ("c.jpg", "0")):
+        (inbox / name).write_text(code)
+    code, calls = send_inbox(inbox)
+    assert code == 1
+    assert names(inbox) == ["bad.jpg"]
+    assert names(inbox.parent / "sent") == ["a b.jpg", "c.jpg"]
+    assert calls[0] == f"send {inbox}/a b.jpg --server host:1 --picture"
+
+
+def test_inbox_stops_when_the_server_is_away(inbox: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (inbox / name).write_text("4")
+    code, calls = send_inbox(inbox)
+    assert code == 4
+    assert len(calls) == 1
+    assert names(inbox) == ["a.jpg", "b.jpg"]
+
+
+def test_empty_inbox_is_fine(inbox: Path) -> None:
+    assert send_inbox(inbox) == (0, [])
