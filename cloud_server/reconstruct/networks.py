@@ -1,0 +1,184 @@
+"""The decoder's networks: the backward diffusion in latent space, then synthesis of pixels.
+
+    colours of I_t --LatentRestorer(t)--> fine latents (conditional mean) --Synthesis(t)--> RGB
+
+Plain torch on purpose: the fit step runs on machines that have nothing else. No normalisation
+layer looks at a whole picture, so that large pictures can be decoded in tiles with a halo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+HALO_POSITIONS = 14
+"""Positions of the coarsest grid around a tile beyond which nothing reaches its pixels."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Shape of a decoder. Channels of the stride 16 and stride 8 latents; widths per stride."""
+
+    semantic_channels: int
+    texture_channels: int
+    states: int
+    restorer_width: int = 96
+    widths: tuple[int, int, int, int] = (192, 128, 64, 32)
+    blocks: tuple[int, int, int, int] = (2, 3, 2, 1)
+    embedding: int = field(default=64)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; :meth:`from_dict` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DecoderConfig:
+        """Rebuild from :meth:`to_dict`'s values. Raises TypeError on unknown keys."""
+        values = dict(values)
+        for key in ("widths", "blocks"):
+            if key in values:
+                values[key] = tuple(values[key])
+        return cls(**values)
+
+
+def initialise(module: nn.Module) -> None:
+    """He's initialisation for every convolution, so that signals keep their scale.
+
+    (He et al. 2015. Torch's default shrinks them layer by layer, and the latents with them.)
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+        elif isinstance(part, nn.ConvTranspose2d):
+            taps = part.kernel_size[0] * part.kernel_size[1] / (part.stride[0] * part.stride[1])
+            nn.init.normal_(part.weight, std=(2.0 / (part.in_channels * taps)) ** 0.5)
+        else:
+            continue
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)
+
+
+class FilmBlock(nn.Module):
+    """Residual block whose hidden features are scaled and shifted by the state (FiLM)."""
+
+    def __init__(self, width: int, embedding: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * width)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        """x: [n, width, h, w]; state: [n, embedding]."""
+        scale, shift = self.film(state)[:, :, None, None].chunk(2, dim=1)
+        hidden = self.first(nn.functional.silu(x)) * (1 + scale) + shift
+        return x + self.second(nn.functional.silu(hidden))
+
+
+class FilmStack(nn.Module):
+    """Residual blocks in a row, all told the state."""
+
+    def __init__(self, width: int, blocks: int, embedding: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(FilmBlock(width, embedding) for _ in range(blocks))
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        """x: [n, width, h, w]; state: [n, embedding]."""
+        for block in self.blocks:
+            x = block(x, state)
+        return x
+
+
+class StateEmbedding(nn.Module):
+    """A learned vector for each diffusion state."""
+
+    def __init__(self, states: int, embedding: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(states, embedding)
+        self.mix = nn.Sequential(nn.Linear(embedding, embedding), nn.SiLU())
+
+    def forward(self, state: Tensor) -> Tensor:
+        """state: int64 [n] -> [n, embedding]."""
+        return self.mix(self.table(state))
+
+
+class LatentRestorer(nn.Module):
+    """D(c(I_t), t): the conditional mean of the fine latents given the received colours."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        width, embedding = config.restorer_width, config.embedding
+        self.embed = StateEmbedding(config.states, embedding)
+        self.enter_semantic = nn.Conv2d(config.semantic_channels, width, 3, padding=1)
+        self.semantic = FilmStack(width, 2, embedding)
+        self.leave_semantic = nn.Conv2d(width, config.semantic_channels, 3, padding=1)
+        self.lift = nn.ConvTranspose2d(width, width, 4, stride=2, padding=1)
+        self.enter_texture = nn.Conv2d(config.texture_channels, width, 3, padding=1)
+        self.texture = FilmStack(width, 2, embedding)
+        self.leave_texture = nn.Conv2d(width, config.texture_channels, 3, padding=1)
+
+    def forward(self, semantic: Tensor, texture: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, C16, h, w], [n, C8, 2h, 2w], int64 [n] -> estimates of the same shapes."""
+        embedded = self.embed(state)
+        coarse = self.semantic(self.enter_semantic(semantic), embedded)
+        fine = self.texture(self.enter_texture(texture) + self.lift(coarse), embedded)
+        return semantic + self.leave_semantic(coarse), texture + self.leave_texture(fine)
+
+
+class Synthesis(nn.Module):
+    """Pixels from latents: four resolutions, overlapping transposed convolutions between them."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        widths, embedding = config.widths, config.embedding
+        self.embed = StateEmbedding(config.states, embedding)
+        self.enter_semantic = nn.Conv2d(config.semantic_channels, widths[0], 3, padding=1)
+        self.enter_texture = nn.Conv2d(config.texture_channels, widths[1], 3, padding=1)
+        self.stacks = nn.ModuleList(
+            FilmStack(width, blocks, embedding)
+            for width, blocks in zip(widths, config.blocks, strict=True)
+        )
+        self.lifts = nn.ModuleList(
+            nn.ConvTranspose2d(here, there, 4, stride=2, padding=1)
+            for here, there in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.leave = nn.ConvTranspose2d(widths[-1], 3, 6, stride=2, padding=2)
+
+    def forward(self, semantic: Tensor, texture: Tensor, state: Tensor) -> Tensor:
+        """[n, C16, h, w], [n, C8, 2h, 2w], int64 [n] -> [n, 3, 16h, 16w] around -0.5..0.5."""
+        embedded = self.embed(state)
+        x = self.stacks[0](self.enter_semantic(semantic), embedded)
+        x = self.lifts[0](x) + self.enter_texture(texture)
+        x = self.stacks[1](x, embedded)
+        x = self.stacks[2](self.lifts[1](x), embedded)
+        x = self.stacks[3](self.lifts[2](x), embedded)
+        return self.leave(nn.functional.silu(x))
+
+
+class Decoder(nn.Module):
+    """The whole decoder: restorer, then synthesis."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.restorer = LatentRestorer(config)
+        self.synthesis = Synthesis(config)
+        initialise(self)
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, FilmBlock):
+                    module.second.weight.mul_(0.25)
+            for leaving in (self.restorer.leave_semantic, self.restorer.leave_texture):
+                leaving.weight.mul_(0.1)
+            self.synthesis.leave.weight.mul_(0.1)
+
+    def forward(
+        self, semantic: Tensor, texture: Tensor, state: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Colours of a state -> (picture, estimates of the fine latents)."""
+        estimates = self.restorer(semantic, texture, state)
+        return self.synthesis(*estimates, state), estimates

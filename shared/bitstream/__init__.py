@@ -1,0 +1,7 @@
+"""The .fwf container: one picture as layers of bytes, coarse to fine. See FORMAT.md."""
+
+from __future__ import annotations
+
+from shared.bitstream.container import FORMAT_VERSION, MAGIC, Bitstream, Layer
+
+__all__ = ["FORMAT_VERSION", "MAGIC", "Bitstream", "Layer"]

@@ -1,0 +1,224 @@
+"""Reading, writing and truncating .fwf files."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import google_crc32c
+
+from shared.bitstream import varint
+from shared.errors import BitstreamError
+from shared.limits import DEFAULT_LIMITS, Limits
+
+MAGIC = b"\x89FWF"
+FORMAT_VERSION = 1
+BUNDLE_ID_BYTES = 8
+_HEADER = struct.Struct("<4sB8sHHBB")
+_CRC = struct.Struct("<I")
+HEADER_BYTES = _HEADER.size + _CRC.size
+_MAX_STATE = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What takes a picture from state ``state + 1`` to ``state``: one range coder message."""
+
+    state: int
+    payload: bytes
+
+    @property
+    def crc32c(self) -> int:
+        """CRC-32C of the state (one byte) and the payload, for transport of a lone layer."""
+        return int(google_crc32c.extend(google_crc32c.value(bytes([self.state])), self.payload))
+
+
+@dataclass(frozen=True, slots=True)
+class Bitstream:
+    """One picture as an embedded bitstream.
+
+    bundle_id: first 8 bytes of the bundle's id. width, height: pixels. state: the finest state
+    present. layers: coarsest first, states falling by one down to ``state``.
+    """
+
+    bundle_id: bytes
+    width: int
+    height: int
+    state: int
+    layers: tuple[Layer, ...]
+
+    def to_bytes(self) -> bytes:
+        """The .fwf file. Raises BitstreamError when the fields contradict each other."""
+        self.check()
+        header = _HEADER.pack(
+            MAGIC,
+            FORMAT_VERSION,
+            self.bundle_id,
+            self.width,
+            self.height,
+            self.state,
+            len(self.layers),
+        )
+        parts = [header, _CRC.pack(google_crc32c.value(header))]
+        crc = _chain_start(header)
+        for layer in self.layers:
+            crc = _chain(crc, layer.state, layer.payload)
+            parts += [varint.encode(len(layer.payload)), _CRC.pack(crc), layer.payload]
+        return b"".join(parts)
+
+    @classmethod
+    def from_bytes(
+        cls, data: bytes, *, limits: Limits = DEFAULT_LIMITS, allow_cut: bool = False
+    ) -> Bitstream:
+        """Parse a .fwf file.
+
+        With ``allow_cut`` a file whose end is missing yields the finest state that is complete;
+        any other damage raises all the same. Raises BitstreamError with reason ``bad_magic``,
+        ``bad_version``, ``truncated``, ``crc_mismatch``, ``limit_exceeded``, ``bad_size``,
+        ``bad_state``, ``bad_length`` or ``trailing_bytes``, and the offset.
+        """
+        if len(data) > limits.max_file_bytes:
+            raise BitstreamError(
+                "limit_exceeded",
+                f"the file has {len(data)} bytes, more than {limits.max_file_bytes}",
+            )
+        width, height, state, count, bundle_id = _parse_header(data, limits)
+        layers: list[Layer] = []
+        offset = HEADER_BYTES
+        crc = _chain_start(data[: _HEADER.size])
+        for position in range(count):
+            here = state + count - 1 - position
+            try:
+                payload, offset, crc = _parse_layer(data, offset, crc, here, limits)
+            except BitstreamError as error:
+                if allow_cut and error.reason == "truncated" and layers:
+                    return cls(bundle_id, width, height, layers[-1].state, tuple(layers))
+                raise
+            layers.append(Layer(here, payload))
+        if offset != len(data):
+            raise BitstreamError(
+                "trailing_bytes", f"{len(data) - offset} bytes follow the last layer", offset=offset
+            )
+        return cls(bundle_id, width, height, state, tuple(layers))
+
+    def truncate(self, state: int) -> Bitstream:
+        """The same picture at a coarser ``state``, without decoding anything.
+
+        Raises BitstreamError ``bad_state`` when that state is not present.
+        """
+        if not self.state <= state <= self.layers[0].state:
+            raise BitstreamError(
+                "bad_state",
+                f"state {state} is not present; there are {self.state} to {self.layers[0].state}",
+                state=state,
+            )
+        kept = tuple(layer for layer in self.layers if layer.state >= state)
+        return Bitstream(self.bundle_id, self.width, self.height, state, kept)
+
+    def cumulative_bytes(self) -> dict[int, int]:
+        """Bytes of the whole file when truncated to each state present, coarsest first."""
+        total = HEADER_BYTES
+        sizes: dict[int, int] = {}
+        for layer in self.layers:
+            total += layer_bytes(len(layer.payload))
+            sizes[layer.state] = total
+        return sizes
+
+    @property
+    def file_bytes(self) -> int:
+        """Length of :meth:`to_bytes`'s result."""
+        return HEADER_BYTES + sum(layer_bytes(len(layer.payload)) for layer in self.layers)
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Bits of the whole file, headers included, per pixel of the picture."""
+        return 8.0 * self.file_bytes / (self.width * self.height)
+
+    def check(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        """Raise BitstreamError unless the fields fit each other and the limits."""
+        if len(self.bundle_id) != BUNDLE_ID_BYTES:
+            raise BitstreamError("bad_bundle_id", "a bundle id here has 8 bytes")
+        _check_header(self.width, self.height, self.state, len(self.layers), limits)
+        expected = range(self.state + len(self.layers) - 1, self.state - 1, -1)
+        if [layer.state for layer in self.layers] != list(expected):
+            raise BitstreamError("bad_state", "layers must fall by one state each")
+        for layer in self.layers:
+            if len(layer.payload) > limits.max_layer_bytes:
+                raise BitstreamError(
+                    "limit_exceeded", f"layer of state {layer.state}: {len(layer.payload)} bytes"
+                )
+
+
+def layer_bytes(payload_bytes: int) -> int:
+    """Bytes that a layer of ``payload_bytes`` takes in the file, framing included."""
+    return len(varint.encode(payload_bytes)) + _CRC.size + payload_bytes
+
+
+def _chain_start(header: bytes) -> int:
+    """The checksums begin with what truncation leaves alone: bundle id, width and height."""
+    return int(google_crc32c.value(header[5:17]))
+
+
+def _chain(crc: int, state: int, payload: bytes) -> int:
+    return int(google_crc32c.extend(google_crc32c.extend(crc, bytes([state])), payload))
+
+
+def _parse_header(data: bytes, limits: Limits) -> tuple[int, int, int, int, bytes]:
+    if not data.startswith(MAGIC):
+        if MAGIC.startswith(data):
+            raise BitstreamError("truncated", "the data end inside the header", offset=len(data))
+        raise BitstreamError("bad_magic", "this is not a .fwf file", offset=0)
+    if len(data) < HEADER_BYTES:
+        raise BitstreamError("truncated", "the data end inside the header", offset=len(data))
+    _, version, bundle_id, width, height, state, count = _HEADER.unpack_from(data)
+    if version != FORMAT_VERSION:
+        raise BitstreamError(
+            "bad_version",
+            f"format version {version} is not supported; this software reads {FORMAT_VERSION}",
+            offset=4,
+        )
+    (crc,) = _CRC.unpack_from(data, _HEADER.size)
+    if crc != google_crc32c.value(data[: _HEADER.size]):
+        raise BitstreamError("crc_mismatch", "the header is damaged", offset=_HEADER.size)
+    _check_header(width, height, state, count, limits)
+    return width, height, state, count, bundle_id
+
+
+def _check_header(width: int, height: int, state: int, count: int, limits: Limits) -> None:
+    for side in (width, height):
+        if not limits.min_side <= side <= limits.max_side:
+            raise BitstreamError(
+                "bad_size",
+                f"{width}x{height} pixels; sides must be {limits.min_side} to {limits.max_side}",
+                offset=13,
+            )
+    if not 1 <= count <= limits.max_layers:
+        raise BitstreamError("limit_exceeded", f"{count} layers", offset=18)
+    if state < 0 or state + count - 1 > _MAX_STATE:
+        raise BitstreamError("bad_state", f"state {state} with {count} layers", offset=17)
+
+
+def _parse_layer(
+    data: bytes, offset: int, crc: int, state: int, limits: Limits
+) -> tuple[bytes, int, int]:
+    start = offset
+    length, offset = varint.decode(data, offset)
+    if length > limits.max_layer_bytes:
+        raise BitstreamError(
+            "limit_exceeded",
+            f"layer of state {state}: {length} bytes, more than {limits.max_layer_bytes}",
+            offset=start,
+        )
+    if offset + _CRC.size + length > len(data):
+        raise BitstreamError(
+            "truncated", f"the data end inside the layer of state {state}", offset=start
+        )
+    (expected,) = _CRC.unpack_from(data, offset)
+    offset += _CRC.size
+    payload = data[offset : offset + length]
+    crc = _chain(crc, state, payload)
+    if crc != expected:
+        raise BitstreamError(
+            "crc_mismatch", f"the layer of state {state} is damaged", offset=offset
+        )
+    return payload, offset + length, crc

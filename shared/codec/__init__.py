@@ -1,0 +1,9 @@
+"""Codecs: features to layers on the edge, layers to latents in the cloud."""
+
+from __future__ import annotations
+
+from shared.codec.base import Codec, Latents
+from shared.codec.markov_palette import MarkovPaletteCodec
+from shared.codec.registry import open_codec, register_codec
+
+__all__ = ["Codec", "Latents", "MarkovPaletteCodec", "open_codec", "register_codec"]

@@ -1,0 +1,8 @@
+"""The Markov palette: nested palettes whose colours merge in pairs from state to state."""
+
+from __future__ import annotations
+
+from shared.palette.chain import DiffusionState, MarkovPalette, PlaneSpec
+from shared.palette.tree import PaletteTree
+
+__all__ = ["DiffusionState", "MarkovPalette", "PaletteTree", "PlaneSpec"]

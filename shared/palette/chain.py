@@ -1,0 +1,151 @@
+"""The forward chain: planes of palettes, and the table of diffusion states that cuts them.
+
+State 0 is the finest description; each following state merges colours of some planes. A state is
+a depth in every plane's tree, so that its indices are prefixes of the finest state's indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.errors import BundleError
+from shared.palette.tree import MAX_CHANNELS, MAX_DEPTH, FloatArray, IndexArray, PaletteTree
+
+Indices = dict[str, IndexArray]
+Features = Mapping[str, FloatArray]
+
+
+class PlaneSpec(BaseModel):
+    """One group of channels of one scale, quantised with a palette tree of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9_.]{1,40}$")
+    scale: str = Field(description="name of the extractor output that the channels belong to")
+    first_channel: int = Field(ge=0, lt=MAX_CHANNELS)
+    channels: int = Field(ge=1, le=MAX_CHANNELS)
+    depth: int = Field(ge=1, le=MAX_DEPTH, description="2**depth leaf colours")
+
+
+class DiffusionState(BaseModel):
+    """One row of the state table: how deep each plane is described, in the planes' order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    state: int = Field(ge=0)
+    depths: tuple[Annotated[int, Field(ge=0, le=MAX_DEPTH)], ...]
+    typical_bits_per_pixel: float = Field(ge=0, description="median over training photos")
+
+
+class MarkovPalette:
+    """The planes' trees and the state table: encode to a state, decode from a state."""
+
+    def __init__(
+        self,
+        planes: Sequence[PlaneSpec],
+        trees: Mapping[str, PaletteTree],
+        states: Sequence[DiffusionState],
+    ) -> None:
+        """Raises BundleError when the trees or the table do not fit the planes."""
+        self.planes = tuple(planes)
+        self.trees = {plane.name: trees[plane.name] for plane in planes}
+        self.states = tuple(states)
+        self._check()
+
+    @property
+    def coarsest_state(self) -> int:
+        """The last state of the chain; the finest is 0."""
+        return len(self.states) - 1
+
+    def depths(self, state: int) -> dict[str, int]:
+        """Each plane's depth at ``state``; past the coarsest state every depth is 0."""
+        if state > self.coarsest_state:
+            return {plane.name: 0 for plane in self.planes}
+        depths = self.states[state].depths
+        return {plane.name: depth for plane, depth in zip(self.planes, depths, strict=True)}
+
+    def encode(self, features: Features) -> Indices:
+        """Nearest leaves: features per scale float32 [C, h, w] -> indices int32 [h, w] a plane."""
+        indices: Indices = {}
+        for plane in self.planes:
+            stop = plane.first_channel + plane.channels
+            vectors = features[plane.scale][plane.first_channel : stop]
+            height, width = vectors.shape[1:]
+            flat = np.ascontiguousarray(vectors.reshape(plane.channels, -1).T)
+            indices[plane.name] = self.trees[plane.name].nearest_leaf(flat).reshape(height, width)
+        return indices
+
+    def merge(self, indices: Indices, from_state: int, to_state: int) -> Indices:
+        """Run the forward chain: indices at ``from_state`` -> indices at a coarser state."""
+        if to_state < from_state:
+            raise ValueError(f"state {to_state} is finer than {from_state}")
+        fine, coarse = self.depths(from_state), self.depths(to_state)
+        return {name: grid >> (fine[name] - coarse[name]) for name, grid in indices.items()}
+
+    def decode(self, indices: Indices, state: int) -> dict[str, FloatArray]:
+        """Colours of the indices at ``state``: float32 [C, h, w] for every scale."""
+        depths = self.depths(state)
+        scales: dict[str, list[FloatArray]] = {}
+        for plane in self.planes:
+            colours = self.trees[plane.name].colours(depths[plane.name])
+            scales.setdefault(plane.scale, []).append(
+                colours[indices[plane.name]].transpose(2, 0, 1)
+            )
+        return {scale: np.concatenate(groups) for scale, groups in scales.items()}
+
+    def distortion(self, features: Features, indices: Indices, state: int) -> float:
+        """Mean squared error per element between features and the colours of ``state``.
+
+        indices are those of state 0.
+        """
+        decoded = self.decode(self.merge(indices, 0, state), state)
+        errors = [np.square(features[scale] - grid).ravel() for scale, grid in decoded.items()]
+        return float(np.concatenate(errors).mean())
+
+    def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Everything palette.npz holds."""
+        arrays: dict[str, npt.NDArray[np.generic]] = {}
+        for name, tree in self.trees.items():
+            arrays |= tree.to_arrays(name)
+        return arrays
+
+    @classmethod
+    def from_arrays(
+        cls,
+        planes: Sequence[PlaneSpec],
+        states: Sequence[DiffusionState],
+        arrays: Mapping[str, npt.NDArray[np.generic]],
+    ) -> MarkovPalette:
+        """Read palette.npz's arrays. Raises BundleError if they do not fit planes and states."""
+        trees = {plane.name: PaletteTree.from_arrays(plane.name, arrays) for plane in planes}
+        return cls(planes, trees, states)
+
+    def _check(self) -> None:
+        for plane in self.planes:
+            tree = self.trees[plane.name]
+            if (tree.depth, tree.channels) != (plane.depth, plane.channels):
+                raise BundleError(
+                    "bad_palette",
+                    f"plane {plane.name}: the manifest says depth {plane.depth} and "
+                    f"{plane.channels} channels, palette has {tree.depth} and {tree.channels}",
+                )
+        for scale in {plane.scale for plane in self.planes}:
+            expected = 0
+            for plane in (plane for plane in self.planes if plane.scale == scale):
+                if plane.first_channel != expected:
+                    raise BundleError("bad_planes", f"scale {scale}: planes leave a gap")
+                expected += plane.channels
+        finer = tuple(plane.depth for plane in self.planes)
+        for position, row in enumerate(self.states):
+            if row.state != position or len(row.depths) != len(self.planes):
+                raise BundleError("bad_states", f"row {position} of the state table is malformed")
+            if any(here > above for here, above in zip(row.depths, finer, strict=True)):
+                raise BundleError("bad_states", f"state {position} is finer than the one before")
+            finer = row.depths
+        if not self.states:
+            raise BundleError("bad_states", "the state table is empty")

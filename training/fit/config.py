@@ -1,0 +1,43 @@
+"""Settings of the fit step as plain dataclasses (the recipe validates them with pydantic)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PlaneLayout:
+    """One plane: which scale (0 semantic, 1 texture), its channels, and its tree's depth."""
+
+    name: str
+    scale: int
+    first_channel: int
+    channels: int
+    depth: int
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Everything the loop needs. Steps are optimiser steps; sizes are pixels."""
+
+    planes: tuple[PlaneLayout, ...]
+    states: tuple[tuple[int, ...], ...]
+    crop: int = 256
+    batch: int = 8
+    joint_steps: int = 6000
+    decoder_steps: int = 3000
+    perceptual_from: float = 0.5
+    learning_rate: float = 6e-4
+    decoder_learning_rate: float = 3e-4
+    warmup_steps: int = 100
+    squared_weight: float = 2.0
+    perceptual_weight: float = 0.12
+    latent_weight: float = 0.2
+    commitment_weight: float = 0.25
+    float_steps: int = 150
+    rebuild_every: int = 60
+    tree_samples: int = 16384
+    ema: float = 0.998
+    seed: int = 1
+    checkpoint_every: int = 500
+    threads: int = 2

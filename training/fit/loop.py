@@ -1,0 +1,238 @@
+"""The optimisation: extractor, palettes and decoder together, then the decoder alone.
+
+joint stage    a random state for every sample, straight-through colours, trees rebuilt often;
+               L1-heavy first, the perceptual distance joins on half of each batch later
+decoder stage  extractor and trees frozen (trees fitted on a large sample), decoder refined
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cloud_server.reconstruct.networks import Decoder, DecoderConfig
+from training.fit import checkpoint
+from training.fit.config import FitConfig
+from training.fit.data import PhotoCache, batches
+from training.fit.quantise import TrainingPalette
+from training.networks.extractor import Extractor, ExtractorConfig
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+class Fit:
+    """One run in one folder; start it again and it goes on from its last checkpoint."""
+
+    def __init__(
+        self,
+        config: FitConfig,
+        extractor: ExtractorConfig,
+        decoder: DecoderConfig,
+        *,
+        cache: Path,
+        run: Path,
+        device: str = "cpu",
+        bf16: bool = True,
+        perceptual: nn.Module | None = None,
+    ) -> None:
+        """cache: folder of the photos step. run: folder for checkpoint and log."""
+        torch.manual_seed(config.seed)
+        torch.set_num_threads(config.threads)
+        self.config, self.device, self.bf16 = config, torch.device(device), bf16
+        self.extractor = Extractor(extractor).to(self.device)
+        self.decoder = Decoder(decoder).to(self.device)
+        self.palette = TrainingPalette(config.planes, config.states).to(self.device)
+        self.perceptual = perceptual.to(self.device) if perceptual is not None else None
+        self.cache, self.run = cache, run
+        self.path = run / "checkpoint.safetensors"
+        self.step = 0
+        self.average = {
+            f"{prefix}/{key}": value.detach().clone()
+            for prefix, module in self._trained().items()
+            for key, value in module.state_dict().items()
+        }
+        self.optimiser = self._new_optimiser(decoder_only=False)
+        if self.path.exists():
+            self._resume()
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of both stages."""
+        return self.config.joint_steps + self.config.decoder_steps
+
+    def train(self, progress: Progress, *, max_seconds: float = math.inf) -> bool:
+        """Run until done or out of time; returns whether all steps are done."""
+        started = time.monotonic()
+        source = batches(
+            PhotoCache(self.cache), self.config.crop, self.config.batch, self.config.seed + self.step
+        )
+        while self.step < self.total_steps:
+            if self.step == self.config.joint_steps:
+                self._freeze(source)
+            figures = self._one_step(next(source))
+            self.step += 1
+            if self.step % 20 == 0:
+                progress(self.step, self.total_steps, figures)
+                self._log(figures)
+            if self.step % self.config.checkpoint_every == 0:
+                self.save()
+            if time.monotonic() - started > max_seconds:
+                break
+        self.save()
+        return self.step >= self.total_steps
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        checkpoint.save(
+            self.path,
+            {**self._trained(), "palette": self.palette},
+            self.average,
+            self.optimiser,
+            {
+                "step": self.step,
+                "extractor": self.extractor.config.to_dict(),
+                "decoder": self.decoder.config.to_dict(),
+            },
+        )
+
+    def _one_step(self, picture: Tensor) -> dict[str, float]:
+        config = self.config
+        picture = picture.to(self.device, non_blocking=True)
+        picture = picture.contiguous(memory_format=torch.channels_last)
+        decoder_only = self.step >= config.joint_steps
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate()
+        state = torch.randint(len(config.states), (len(picture),), device=self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            with torch.set_grad_enabled(not decoder_only):
+                latents = self.extractor(picture)
+        scales = (latents[0].float(), latents[1].float())
+        if bool(self.palette.ready):
+            colours, commitment = self.palette(scales, state)
+        else:
+            colours, commitment = scales, picture.new_zeros(())
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            restored, estimates = self.decoder(*colours, state)
+        restored = restored.float()
+        error = restored - picture
+        loss = error.abs().mean() + config.squared_weight * error.square().mean()
+        latent = sum(
+            (estimate.float() - scale.detach()).square().mean()
+            for estimate, scale in zip(estimates, scales, strict=True)
+        )
+        loss = loss + config.latent_weight * latent + config.commitment_weight * commitment
+        figures = {
+            "l1": float(error.detach().abs().mean()),
+            "psnr": -10 * math.log10(max(float(error.detach().square().mean()), 1e-9)),
+            "commitment": float(commitment.detach()),
+            "latent": float(torch.as_tensor(latent).detach()),
+        }
+        if self._perceptual_now():
+            half = slice(0, max(1, len(picture) // 2))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                assert self.perceptual is not None
+                distance = self.perceptual(restored[half], picture[half]).float().mean()
+            loss = loss + config.perceptual_weight * distance
+            figures["lpips"] = float(distance.detach())
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(
+            [p for group in self.optimiser.param_groups for p in group["params"]], 1.0
+        )
+        if torch.isfinite(norm):
+            self.optimiser.step()
+            self._update_average()
+        if not decoder_only:
+            self._maybe_rebuild(scales)
+        return figures
+
+    def _perceptual_now(self) -> bool:
+        start = self.config.perceptual_from * self.config.joint_steps
+        return self.perceptual is not None and self.step >= start
+
+    def _learning_rate(self) -> float:
+        config = self.config
+        joint = self.step < config.joint_steps
+        first = 0 if joint else config.joint_steps
+        steps = config.joint_steps if joint else config.decoder_steps
+        peak = config.learning_rate if joint else config.decoder_learning_rate
+        here = self.step - first
+        warm = min(1.0, (here + 1) / max(1, min(config.warmup_steps, steps // 4)))
+        floor = 0.25 if joint else 0.02
+        return peak * warm * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * here / steps)))
+
+    def _maybe_rebuild(self, scales: tuple[Tensor, Tensor]) -> None:
+        config = self.config
+        if not hasattr(self, "_recent"):
+            self._recent: dict[str, list[Tensor]] = {plane.name: [] for plane in config.planes}
+        with torch.no_grad():
+            for name, vectors in self.palette.vectors(scales).items():
+                keep = torch.randperm(len(vectors), device=vectors.device)[: 256 * config.batch]
+                self._recent[name].append(vectors[keep].detach().clone())
+                limit = max(1, config.tree_samples // (256 * config.batch))
+                del self._recent[name][:-limit]
+        if self.step >= config.float_steps and self.step % config.rebuild_every == 0:
+            self.palette.rebuild({name: torch.cat(v) for name, v in self._recent.items()})
+
+    def _freeze(self, source: Iterator[Tensor]) -> None:
+        """Averaged weights take over; the trees are fitted on a large sample and then stay."""
+        self._load_average()
+        samples: dict[str, list[Tensor]] = {plane.name: [] for plane in self.config.planes}
+        with torch.no_grad():
+            for _ in range(max(1, 1600 // self.config.batch)):
+                latents = self.extractor(next(source).to(self.device))
+                for name, vectors in self.palette.vectors(latents).items():
+                    keep = torch.randperm(len(vectors), device=vectors.device)
+                    samples[name].append(vectors[keep[: 128 * self.config.batch]])
+        self.palette.rebuild({name: torch.cat(v) for name, v in samples.items()})
+        self.extractor.requires_grad_(False)
+        self.optimiser = self._new_optimiser(decoder_only=True)
+
+    def _new_optimiser(self, *, decoder_only: bool) -> torch.optim.Optimizer:
+        modules = [self.decoder] if decoder_only else [self.extractor, self.decoder]
+        parameters = [p for module in modules for p in module.parameters()]
+        return torch.optim.Adam(parameters, lr=self.config.learning_rate, betas=(0.9, 0.99))
+
+    def _trained(self) -> dict[str, nn.Module]:
+        return {"extractor": self.extractor, "decoder": self.decoder}
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        keep = min(self.config.ema, (self.step + 1) / (self.step + 10))
+        for prefix, module in self._trained().items():
+            for key, value in module.state_dict().items():
+                self.average[f"{prefix}/{key}"].lerp_(value, 1 - keep)
+
+    @torch.no_grad()
+    def _load_average(self) -> None:
+        for prefix, module in self._trained().items():
+            state = module.state_dict()
+            for key in state:
+                state[key].copy_(self.average[f"{prefix}/{key}"])
+
+    def _resume(self) -> None:
+        found = checkpoint.facts(self.path)
+        self.step = int(str(found["step"]))
+        if self.step > self.config.joint_steps:
+            self.extractor.requires_grad_(False)
+            self.optimiser = self._new_optimiser(decoder_only=True)
+        modules = {**self._trained(), "palette": self.palette}
+        checkpoint.load(self.path, modules, self.average, self.optimiser)
+
+    def _log(self, figures: dict[str, float]) -> None:
+        self.run.mkdir(parents=True, exist_ok=True)
+        with (self.run / "log.jsonl").open("a") as log:
+            rounded = {key: round(value, 5) for key, value in figures.items()}
+            log.write(json.dumps({"step": self.step, **rounded}) + "\n")
+
+
+def with_steps(config: FitConfig, joint: int, decoder: int) -> FitConfig:
+    """The same settings with other step counts."""
+    return replace(config, joint_steps=joint, decoder_steps=decoder)

@@ -1,0 +1,86 @@
+"""The palettes while they are being trained: straight-through colours at a random state."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from training.fit.bisect import fit_leaves, heap_of, nearest
+from training.fit.config import PlaneLayout
+
+
+class TrainingPalette(nn.Module):
+    """Trees of all planes as buffers; quantises a batch whose samples have different states."""
+
+    depths: Tensor
+    ready: Tensor
+
+    def __init__(
+        self, planes: tuple[PlaneLayout, ...], states: tuple[tuple[int, ...], ...]
+    ) -> None:
+        super().__init__()
+        self.planes = planes
+        self.register_buffer("depths", torch.tensor(states, dtype=torch.long))
+        self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
+        for plane in planes:
+            nodes = 2 ** (plane.depth + 1) - 1
+            self.register_buffer(f"heap_{plane.name}", torch.zeros(nodes, plane.channels))
+            self.register_buffer(
+                f"counts_{plane.name}", torch.zeros(2**plane.depth, dtype=torch.long)
+            )
+
+    def heap(self, plane: PlaneLayout) -> Tensor:
+        """The plane's nodes in heap order: [2**(depth+1) - 1, channels]."""
+        return cast(Tensor, getattr(self, f"heap_{plane.name}"))
+
+    def counts(self, plane: PlaneLayout) -> Tensor:
+        """How many vectors chose each leaf when the tree was built."""
+        return cast(Tensor, getattr(self, f"counts_{plane.name}"))
+
+    @torch.no_grad()
+    def rebuild(self, vectors: dict[str, Tensor]) -> None:
+        """Fit every tree anew on a sample of its plane's vectors: float32 [n, channels] each."""
+        for plane in self.planes:
+            leaves, counts = fit_leaves(vectors[plane.name], plane.depth)
+            self.heap(plane).copy_(heap_of(leaves, counts))
+            self.counts(plane).copy_(counts)
+        self.ready.fill_(True)
+
+    def vectors(self, scales: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """The planes' vectors: [n * h * w, channels] each."""
+        return {
+            plane.name: self._part(scales, plane).permute(0, 2, 3, 1).reshape(-1, plane.channels)
+            for plane in self.planes
+        }
+
+    def forward(
+        self, scales: tuple[Tensor, Tensor], state: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Colours at each sample's state with straight-through gradients, and the commitment.
+
+        scales: (semantic [n, C16, h, w], texture [n, C8, 2h, 2w]) float32. state: int64 [n].
+        The commitment is the mean squared distance to the leaves (and half that to the state's
+        colours), which keeps the extractor near the tree.
+        """
+        parts: list[list[Tensor]] = [[], []]
+        commitment = scales[0].new_zeros(())
+        for number, plane in enumerate(self.planes):
+            values = self._part(scales, plane).permute(0, 2, 3, 1)
+            shape = values.shape
+            flat = values.reshape(-1, plane.channels)
+            heap = self.heap(plane)
+            leaf = nearest(flat.detach(), heap[-(2**plane.depth) :])
+            depth = self.depths[state, number].repeat_interleave(shape[1] * shape[2])
+            node = (leaf >> (plane.depth - depth)) + (1 << depth) - 1
+            colours = heap[node]
+            commitment = commitment + (flat - heap[leaf + 2**plane.depth - 1]).square().mean()
+            commitment = commitment + 0.25 * (flat - colours).square().mean()
+            quantised = flat + (colours - flat).detach()
+            parts[plane.scale].append(quantised.view(shape).permute(0, 3, 1, 2))
+        return (torch.cat(parts[0], 1), torch.cat(parts[1], 1)), commitment / len(self.planes)
+
+    @staticmethod
+    def _part(scales: tuple[Tensor, Tensor], plane: PlaneLayout) -> Tensor:
+        return scales[plane.scale][:, plane.first_channel : plane.first_channel + plane.channels]

@@ -1,0 +1,1 @@
+"""Networks that only training builds in torch; the edge runs the extractor as ONNX."""

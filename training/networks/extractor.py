@@ -1,0 +1,82 @@
+"""The edge's feature extractor: two scales, convolutions and ReLU, no normalisation.
+
+The latents are bounded by a tanh: without it their scale runs away from palettes that are
+rebuilt only now and then, and training diverges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cloud_server.reconstruct.networks import initialise
+
+LATENT_BOUND = 2.0
+SEMANTIC_STRIDE = 16
+TEXTURE_STRIDE = 8
+
+
+@dataclass(frozen=True)
+class ExtractorConfig:
+    """Latent channels per scale, widths at strides 4, 8 and 16, residual blocks at stride 16."""
+
+    semantic_channels: int = 16
+    texture_channels: int = 12
+    widths: tuple[int, int, int] = (64, 128, 192)
+    blocks: int = 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(x))) through a bottleneck of half the width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width // 2, 3, padding=1)
+        self.second = nn.Conv2d(width // 2, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, width, h, w] -> the same shape, after a ReLU."""
+        return nn.functional.relu(x + self.second(nn.functional.relu(self.first(x))))
+
+
+class Extractor(nn.Module):
+    """E: picture -> {semantic: stride 16, texture: stride 8}."""
+
+    def __init__(self, config: ExtractorConfig) -> None:
+        super().__init__()
+        self.config = config
+        quarter, eighth, sixteenth = config.widths
+        self.stem = nn.Conv2d(3, quarter, 6, stride=4, padding=1)
+        self.quarter = nn.Conv2d(quarter, quarter, 3, padding=1)
+        self.to_eighth = nn.Conv2d(quarter, eighth, 4, stride=2, padding=1)
+        self.eighth = ResidualBlock(eighth)
+        self.texture = nn.Conv2d(eighth, config.texture_channels, 1)
+        self.to_sixteenth = nn.Conv2d(eighth, sixteenth, 4, stride=2, padding=1)
+        self.sixteenth = nn.ModuleList(ResidualBlock(sixteenth) for _ in range(config.blocks))
+        self.semantic = nn.Conv2d(sixteenth, config.semantic_channels, 1)
+        initialise(self)
+        with torch.no_grad():
+            self.stem.weight.mul_(2.0)  # pictures in -0.5..0.5 have a small variance
+            for module in self.modules():
+                if isinstance(module, ResidualBlock):
+                    module.second.weight.mul_(0.25)
+            for head in (self.semantic, self.texture):
+                head.weight.mul_(0.5)
+
+    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, 3, H, W] in -0.5..0.5, sides multiples of 16 -> (semantic, texture) in -2..2."""
+        relu = nn.functional.relu
+        x = relu(self.quarter(relu(self.stem(picture))))
+        x = self.eighth(relu(self.to_eighth(x)))
+        texture = LATENT_BOUND * torch.tanh(self.texture(x))
+        x = relu(self.to_sixteenth(x))
+        for block in self.sixteenth:
+            x = block(x)
+        return LATENT_BOUND * torch.tanh(self.semantic(x)), texture
