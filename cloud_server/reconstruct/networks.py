@@ -8,15 +8,12 @@ layer looks at a whole picture, so that large pictures can be decoded in tiles w
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-HALO_POSITIONS = 14
-"""Positions of the coarsest grid around a tile beyond which nothing reaches its pixels."""
-
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -33,6 +30,16 @@ class DecoderConfig:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; :meth:`from_dict` is the inverse."""
         return asdict(self)
+
+    @property
+    def synthesis_halo(self) -> int:
+        """Semantic positions around a tile beyond which nothing reaches its pixels.
+
+        Two per residual block and one per entering or lifting convolution, at each stride.
+        """
+        reach = (1 + 2 * self.blocks[0] + 1) + (1 + 2 * self.blocks[1] + 1) / 2
+        reach += (2 * self.blocks[2] + 1) / 4 + (2 * self.blocks[3] + 2) / 8
+        return math.ceil(reach)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DecoderConfig:

@@ -18,7 +18,12 @@ class PlaneLayout:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """Everything the loop needs. Steps are optimiser steps; sizes are pixels."""
+    """Everything the loop needs. Steps are optimiser steps; sizes are pixels.
+
+    For ``float_steps`` nothing is quantised. Until ``settle_steps`` the trees are rebuilt every
+    ``rebuild_every_early`` steps and coarser states join one by one: an extractor that changes
+    fast outruns its palettes, and its latents run into their bound.
+    """
 
     planes: tuple[PlaneLayout, ...]
     states: tuple[tuple[int, ...], ...]
@@ -33,9 +38,11 @@ class FitConfig:
     squared_weight: float = 2.0
     perceptual_weight: float = 0.12
     latent_weight: float = 0.2
-    commitment_weight: float = 0.25
-    float_steps: int = 150
+    commitment_weight: float = 1.0
+    float_steps: int = 200
+    settle_steps: int = 1200
     rebuild_every: int = 60
+    rebuild_every_early: int = 10
     tree_samples: int = 16384
     ema: float = 0.998
     seed: int = 1

@@ -109,7 +109,7 @@ class Fit:
         decoder_only = self.step >= config.joint_steps
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
-        state = torch.randint(len(config.states), (len(picture),), device=self.device)
+        state = torch.randint(self._states_now(), (len(picture),), device=self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             with torch.set_grad_enabled(not decoder_only):
                 latents = self.extractor(picture)
@@ -153,6 +153,12 @@ class Fit:
             self._maybe_rebuild(scales)
         return figures
 
+    def _states_now(self) -> int:
+        """How many states, from the finest, take part: all of them once things have settled."""
+        config = self.config
+        share = (self.step - config.float_steps) / (config.settle_steps - config.float_steps)
+        return max(1, min(len(config.states), math.ceil(share * len(config.states))))
+
     def _perceptual_now(self) -> bool:
         start = self.config.perceptual_from * self.config.joint_steps
         return self.perceptual is not None and self.step >= start
@@ -178,7 +184,9 @@ class Fit:
                 self._recent[name].append(vectors[keep].detach().clone())
                 limit = max(1, config.tree_samples // (256 * config.batch))
                 del self._recent[name][:-limit]
-        if self.step >= config.float_steps and self.step % config.rebuild_every == 0:
+        settled = self.step >= config.settle_steps
+        every = config.rebuild_every if settled else config.rebuild_every_early
+        if self.step >= config.float_steps and self.step % every == 0:
             self.palette.rebuild({name: torch.cat(v) for name, v in self._recent.items()})
 
     def _freeze(self, source: Iterator[Tensor]) -> None:

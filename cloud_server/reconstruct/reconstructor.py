@@ -1,0 +1,117 @@
+"""Latents of a batch of pictures to RGB, whole or in tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from cloud_server.reconstruct.networks import Decoder, DecoderConfig
+from shared.bundle import Bundle
+from shared.codec import Latents
+from shared.errors import BundleError
+from shared.preprocess import crop_to
+
+Pixels = npt.NDArray[np.uint8]
+
+WEIGHTS_FILE = "decoder.safetensors"
+TILE_POSITIONS = 64
+"""Side of a tile in positions of the semantic grid: 64 positions are 1024 pixels."""
+
+
+class Reconstructor:
+    """The conditional-mean ("faithful") decoder of one bundle. One worker uses it at a time."""
+
+    def __init__(self, decoder: Decoder, *, device: str = "cpu", stride: int = 16) -> None:
+        """decoder: with its weights loaded. stride: pixels per semantic position."""
+        self._decoder = decoder.eval().requires_grad_(False).to(device)
+        self._device = torch.device(device)
+        self._stride = stride
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, device: str = "cpu") -> Reconstructor:
+        """Load the bundle's decoder. Raises BundleError when it is missing or does not fit."""
+        try:
+            config = DecoderConfig.from_dict(bundle.manifest.decoder)
+            decoder = Decoder(config)
+            weights = load(bundle.read(WEIGHTS_FILE))
+            decoder.load_state_dict({name: value.float() for name, value in weights.items()})
+        except (TypeError, RuntimeError, SafetensorError) as error:
+            raise BundleError("bad_decoder", f"{WEIGHTS_FILE}: {error}") from None
+        return cls(decoder, device=device, stride=bundle.manifest.input_multiple)
+
+    def reconstruct(self, batch: Sequence[Latents]) -> list[Pixels]:
+        """Pictures uint8 [height, width, 3] RGB, cropped to each one's size.
+
+        The latents of a batch must have equal shapes (pictures of equal padded size); their
+        states may differ. Large pictures are decoded in tiles that overlap by more than the
+        synthesis network can see, so that tiles leave no seam.
+        """
+        if not batch:
+            return []
+        semantic = self._stack(batch, "semantic")
+        texture = self._stack(batch, "texture")
+        state = torch.tensor([latents.state for latents in batch], device=self._device)
+        rows, columns = semantic.shape[2:]
+        canvas = np.empty(
+            (len(batch), rows * self._stride, columns * self._stride, 3), np.uint8
+        )
+        with torch.inference_mode():
+            semantic, texture = self._decoder.restorer(semantic, texture, state)
+            for vertical in _spans(rows):
+                for horizontal in _spans(columns):
+                    self._tile(semantic, texture, state, vertical, horizontal, canvas)
+        return [
+            crop_to(picture, latents.width, latents.height)
+            for picture, latents in zip(canvas, batch, strict=True)
+        ]
+
+    def _tile(
+        self,
+        semantic: Tensor,
+        texture: Tensor,
+        state: Tensor,
+        vertical: tuple[int, int],
+        horizontal: tuple[int, int],
+        canvas: npt.NDArray[np.uint8],
+    ) -> None:
+        (top, bottom), (left, right) = vertical, horizontal
+        halo, stride = self._decoder.config.synthesis_halo, self._stride
+        first_row, first_column = max(0, top - halo), max(0, left - halo)
+        picture = self._decoder.synthesis(
+            _window(semantic, 1, first_row, bottom + halo, first_column, right + halo),
+            _window(texture, 2, first_row, bottom + halo, first_column, right + halo),
+            state,
+        )
+        inner = _window(
+            picture,
+            stride,
+            top - first_row,
+            bottom - first_row,
+            left - first_column,
+            right - first_column,
+        )
+        pixels = ((inner + 0.5) * 255.0).round_().clamp_(0, 255).to(torch.uint8)
+        canvas[:, top * stride : bottom * stride, left * stride : right * stride] = (
+            pixels.permute(0, 2, 3, 1).cpu().numpy()
+        )
+
+    def _stack(self, batch: Sequence[Latents], scale: str) -> Tensor:
+        return torch.from_numpy(np.stack([latents.scales[scale] for latents in batch])).to(
+            self._device
+        )
+
+
+def _spans(positions: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, positions, TILE_POSITIONS):
+        yield start, min(start + TILE_POSITIONS, positions)
+
+
+def _window(grid: Tensor, ratio: int, top: int, bottom: int, left: int, right: int) -> Tensor:
+    """Rows and columns of ``grid`` given in positions that are ``ratio`` cells wide."""
+    return grid[:, :, top * ratio : bottom * ratio, left * ratio : right * ratio]

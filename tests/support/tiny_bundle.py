@@ -1,0 +1,111 @@
+"""A tiny seeded bundle with real files of every kind, for tests that need no trained weights.
+
+The extractor is a real ONNX graph, the decoder has real (random) weights; both are small. It is
+the same on every machine: weights come from numpy's PCG64, whose streams are fixed.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from shared.bundle import Bundle, Manifest, ScaleSpec
+from shared.entropy import ContextTables
+from shared.palette import DiffusionState, PaletteTree, PlaneSpec
+
+PLANES = (
+    PlaneSpec(name="semantic_0", scale="semantic", first_channel=0, channels=4, depth=5),
+    PlaneSpec(name="semantic_1", scale="semantic", first_channel=4, channels=4, depth=4),
+    PlaneSpec(name="texture_0", scale="texture", first_channel=0, channels=3, depth=3),
+)
+DEPTHS = ((5, 4, 3), (5, 4, 1), (5, 4, 0), (4, 2, 0), (2, 1, 0))
+SCALES = (
+    ScaleSpec(name="semantic", stride=16, channels=8),
+    ScaleSpec(name="texture", stride=8, channels=3),
+)
+THRESHOLDS = np.array([-40, -20, -8, 8, 20, 40], np.int32)
+
+
+def codec_files(seed: int = 7) -> dict[str, bytes]:
+    """palette.npz and contexts.npz of the tiny bundle."""
+    rng = np.random.default_rng(seed)
+    palette: dict[str, np.ndarray] = {}
+    contexts: dict[str, np.ndarray] = {}
+    for plane in PLANES:
+        leaves = rng.standard_normal((2**plane.depth, plane.channels))
+        order = np.lexsort((leaves[:, 1], np.round(leaves[:, 0])))
+        counts = rng.integers(1, 1000, 2**plane.depth)
+        tree = PaletteTree.from_leaves(leaves[order], counts)
+        palette |= tree.to_arrays(plane.name)
+        shape = (2, 2**plane.depth - 1, len(THRESHOLDS) + 1)
+        slope = np.linspace(0.1, 0.9, shape[2])
+        chance = np.clip(slope + rng.uniform(-0.08, 0.08, shape), 0.02, 0.98)
+        table = (chance * 65536).astype(np.uint16)
+        contexts |= ContextTables(THRESHOLDS, table).to_arrays(plane.name)
+    return {"palette.npz": _npz(palette), "contexts.npz": _npz(contexts)}
+
+
+def tiny_manifest(**changes: object) -> Manifest:
+    """The tiny bundle's manifest, before its files are known."""
+    states = tuple(
+        DiffusionState(state=number, depths=depths, typical_bits_per_pixel=sum(depths) / 100)
+        for number, depths in enumerate(DEPTHS)
+    )
+    values: dict[str, object] = {
+        "name": "tiny",
+        "version": "1",
+        "codec": "markov-palette",
+        "scales": SCALES,
+        "planes": PLANES,
+        "states": states,
+        "input_multiple": 16,
+        "halo_positions": 8,
+        "files": {},
+    }
+    return Manifest.model_validate(values | changes)
+
+
+def make_codec_bundle(folder: Path) -> Bundle:
+    """A bundle with palette and contexts only: enough for bitstreams, no networks."""
+    return Bundle.create(folder, tiny_manifest(), codec_files())
+
+
+def make_tiny_bundle(folder: Path) -> Bundle:
+    """The complete tiny bundle: extractor.onnx and decoder.safetensors too (needs torch)."""
+    import torch
+    from safetensors.torch import save
+
+    from cloud_server.reconstruct.networks import Decoder, DecoderConfig
+    from training.export import extractor_to_onnx
+    from training.networks.extractor import Extractor, ExtractorConfig
+
+    config = DecoderConfig(
+        semantic_channels=8,
+        texture_channels=3,
+        states=len(DEPTHS),
+        restorer_width=8,
+        widths=(16, 12, 8, 8),
+        blocks=(1, 1, 1, 1),
+        embedding=8,
+    )
+    extractor = Extractor(ExtractorConfig(8, 3, (8, 12, 16), 1))
+    decoder = Decoder(config)
+    rng = np.random.default_rng(11)
+    for module in (extractor, decoder):
+        for parameter in module.parameters():
+            spread = 0.7 / max(1.0, float(np.sqrt(parameter[0].numel())))
+            values = rng.standard_normal(tuple(parameter.shape)) * spread
+            parameter.data.copy_(torch.from_numpy(values.astype(np.float32)))
+    files = codec_files() | {
+        "extractor.onnx": extractor_to_onnx(extractor.eval()),
+        "decoder.safetensors": save(dict(decoder.state_dict())),
+    }
+    return Bundle.create(folder, tiny_manifest(decoder=config.to_dict()), files)
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
