@@ -199,7 +199,9 @@ def _counting(counts: npt.NDArray[np.int64], bits: npt.NDArray[np.uint8]) -> Exc
         contexts: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.uint8]:
         here = bits[positions]
-        np.add.at(counts, (here.astype(np.int64), contexts), 1)
+        width = counts.shape[1]
+        flat = np.bincount(here * np.int64(width) + contexts, minlength=2 * width)
+        counts += flat.reshape(2, width)
         return here
 
     return exchange

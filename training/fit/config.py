@@ -31,7 +31,7 @@ class FitConfig:
     batch: int = 8
     joint_steps: int = 6000
     decoder_steps: int = 3000
-    perceptual_from: float = 0.5
+    perceptual_from: float = 0.4
     learning_rate: float = 6e-4
     decoder_learning_rate: float = 3e-4
     warmup_steps: int = 100

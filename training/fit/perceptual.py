@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _CAFFE_MEANS_BGR = (104.006_99, 116.668_77, 122.678_91)
-_TAPS = {"relu1": 0, "fire3": 1, "fire5": 2, "fire6": 3, "fire7": 4, "fire8": 5, "fire9": 6}
+_FIRES = {"fire2": 3, "fire3": 4, "fire4": 6, "fire5": 7, "fire6": 9, "fire7": 10, "fire8": 11}
+_FIRES |= {"fire9": 12}
+"""The fire modules and their numbers among the published network's ``features``."""
+_TAPS = {"fire3", "fire5", "fire6", "fire7", "fire8", "fire9"}
 _POOL_BEFORE = {"fire2", "fire4", "fire6"}
 
 
@@ -25,13 +28,13 @@ class PerceptualDistance(nn.Module):
     means: Tensor
 
     def __init__(self, backbone: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> None:
-        """backbone: ``<layer>.weight``/``.bias`` (OIHW); heads: ``lin{k}`` weights [1, C, 1, 1]."""
+        """backbone: ``features.*`` as torchvision names them; heads: ``lin{k}.weight``."""
         super().__init__()
         self.weights = nn.ParameterDict()
         for name, value in [*backbone.items(), *heads.items()]:
-            self.weights[name.replace(".", "/")] = nn.Parameter(
-                value.float().clone(), requires_grad=False
-            )
+            if not name.startswith("classifier"):
+                frozen = nn.Parameter(value.float().clone(), requires_grad=False)
+                self.weights[name.replace(".", "/")] = frozen
         self.register_buffer("means", torch.tensor(_CAFFE_MEANS_BGR).view(1, 3, 1, 1))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
@@ -41,23 +44,22 @@ class PerceptualDistance(nn.Module):
         for stage, feature in enumerate(features):
             unit = feature / (feature.square().sum(1, keepdim=True).sqrt() + 1e-10)
             left, right = unit.chunk(2)
-            head = self._weight(f"lin{stage}")
+            head = self._weight(f"lin{stage}/weight")
             total = total + F.conv2d((left - right).square(), head).mean((1, 2, 3))
         return total
 
     def _features(self, picture: Tensor) -> list[Tensor]:
         x = (picture.flip(1) + 0.5) * 255.0 - self.means
-        x = F.relu(self._conv("conv1", x, stride=2, padding=0))
+        x = F.relu(self._conv("features/0", x, stride=2))
         taps = [x]
-        for number in range(2, 10):
-            name = f"fire{number}"
+        for name, number in _FIRES.items():
             if name in _POOL_BEFORE:
                 x = F.max_pool2d(x, 3, 2, ceil_mode=True)
-            squeezed = F.relu(self._conv(f"{name}/squeeze1x1", x))
+            squeezed = F.relu(self._conv(f"features/{number}/squeeze", x))
             x = torch.cat(
                 (
-                    F.relu(self._conv(f"{name}/expand1x1", squeezed)),
-                    F.relu(self._conv(f"{name}/expand3x3", squeezed, padding=1)),
+                    F.relu(self._conv(f"features/{number}/expand1x1", squeezed)),
+                    F.relu(self._conv(f"features/{number}/expand3x3", squeezed, padding=1)),
                 ),
                 1,
             )

@@ -6,6 +6,7 @@ rebuilt only now and then, and training diverges.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +28,12 @@ class ExtractorConfig:
     texture_channels: int = 12
     widths: tuple[int, int, int] = (64, 128, 192)
     blocks: int = 2
+
+    @property
+    def halo_positions(self) -> int:
+        """Semantic positions around a tile beyond which nothing reaches its features."""
+        pixels = 3 + 4 + 2 * 4 + 2 * 8 + 2 * 8 + 2 * self.blocks * SEMANTIC_STRIDE
+        return math.ceil(pixels / SEMANTIC_STRIDE)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

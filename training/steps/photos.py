@@ -151,3 +151,13 @@ def _files(source: Path) -> Iterator[tuple[str, bytes]]:
                         yield f"{source.stem}/{member.name}", file.read()
     else:
         yield source.name, source.read_bytes()
+
+
+def evaluation_photos(sources: Iterable[Path], long_side: int) -> Iterator[tuple[str, Pixels]]:
+    """Readable photos with their names, reduced so that the long side is at most ``long_side``."""
+    for source in sources:
+        for name, pixels, problem in _photos(source):
+            if problem is None:
+                height, width = pixels.shape[:2]
+                short = round(min(height, width) * min(1.0, long_side / max(height, width)))
+                yield name, reduce_to(pixels, short)

@@ -1,0 +1,86 @@
+"""featherwire-cloud decode: .fwf files to pictures."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shared.cli import Batch, stop_on_error, write_atomically
+
+BundleOption = Annotated[
+    str | None,
+    typer.Option("--bundle", help="Bundle folder, zip or name. Default: the picture bundle."),
+]
+StateOption = Annotated[
+    int | None,
+    typer.Option("--state", min=0, help="Decode at this coarser state. Default: the finest."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("decode")(decode)
+
+
+def decode(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.fwf...", help=".fwf files.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the .png files.")],
+    state: StateOption = None,
+    bundle: BundleOption = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Reconstruct pictures: FILE.fwf becomes DIR/FILE.png.
+
+    A file whose end is missing is decoded at the finest state that is complete, with a warning;
+    any other damage is an error, and no picture is written.
+    """
+    from PIL import Image
+
+    from cloud_server.decoding import BitstreamDecoder
+    from shared.bundle import Bundle
+
+    with stop_on_error(as_json=as_json):
+        decoder = BitstreamDecoder(Bundle.load(bundle), device=device)
+    batch = Batch(
+        as_json=as_json,
+        columns={
+            "file": "file",
+            "width": "width",
+            "height": "height",
+            "state": "state",
+            "bytes": "bytes",
+            "picture": "picture",
+        },
+    )
+
+    def one(path: Path) -> dict[str, Any]:
+        target = batch.claim(output / f"{path.stem}.png", path)
+        started = time.perf_counter()
+        bitstream, warning = decoder.parse(path.read_bytes(), state)
+        picture = decoder.picture(bitstream)
+        elapsed = 1000 * (time.perf_counter() - started)
+        if warning:
+            typer.echo(f"warning: {path}: {warning}", err=True)
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "PNG")
+        write_atomically(target, buffer.getvalue())
+        return {
+            "file": str(path),
+            "picture": str(target),
+            "width": bitstream.width,
+            "height": bitstream.height,
+            "state": bitstream.state,
+            "bytes": bitstream.file_bytes,
+            "bits_per_pixel": round(bitstream.bits_per_pixel, 6),
+            "milliseconds": round(elapsed, 2),
+            "warning": warning,
+        }
+
+    batch.run(files, one)

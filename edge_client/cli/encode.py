@@ -1,0 +1,83 @@
+"""featherwire-edge encode: photos to .fwf files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shared.cli import Batch, stop_on_error, write_atomically
+
+BundleOption = Annotated[
+    str | None,
+    typer.Option("--bundle", help="Bundle folder, zip or name. Default: the picture bundle."),
+]
+StateOption = Annotated[
+    int | None, typer.Option("--state", min=0, help="Diffusion state: 0 is the finest.")
+]
+BppOption = Annotated[
+    float | None, typer.Option("--bpp", min=0, help="At most so many bits per pixel.")
+]
+BytesOption = Annotated[int | None, typer.Option("--bytes", min=0, help="At most so many bytes.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("encode")(encode)
+
+
+def encode(
+    photos: Annotated[list[Path], typer.Argument(help="Photos of any common format.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the .fwf files.")],
+    state: StateOption = None,
+    bpp: BppOption = None,
+    max_bytes: BytesOption = None,
+    bundle: BundleOption = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads for one photo.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Encode photos: PHOTO.jpg becomes DIR/PHOTO.fwf.
+
+    Without a rate every photo is encoded at the finest state; `truncate` makes it smaller later
+    without encoding again. With --bpp or --bytes each photo gets the finest state that fits.
+    """
+    from edge_client.encoder import EdgeEncoder, RateTarget
+    from shared.bundle import Bundle
+
+    with stop_on_error(as_json=as_json):
+        RateTarget(state, bpp, max_bytes)
+        encoder = EdgeEncoder(Bundle.load(bundle), threads=threads)
+    batch = Batch(
+        as_json=as_json,
+        columns={
+            "photo": "photo",
+            "width": "width",
+            "height": "height",
+            "state": "state",
+            "bytes": "bytes",
+            "bits_per_pixel": "bits/pixel",
+            "file": "file",
+        },
+    )
+
+    def one(photo: Path) -> dict[str, Any]:
+        target = batch.claim(output / f"{photo.stem}.fwf", photo)
+        bitstream = encoder.encode(
+            photo, state=state, bits_per_pixel=bpp, max_bytes=max_bytes
+        )
+        data = bitstream.to_bytes()
+        write_atomically(target, data)
+        return {
+            "photo": str(photo),
+            "file": str(target),
+            "width": bitstream.width,
+            "height": bitstream.height,
+            "state": bitstream.state,
+            "bytes": len(data),
+            "bits_per_pixel": round(bitstream.bits_per_pixel, 6),
+            "bundle": encoder.bundle.id,
+        }
+
+    batch.run(photos, one)

@@ -1,0 +1,74 @@
+"""featherwire-edge inspect: what .fwf files hold, without decoding them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edge_client.cli.encode import JsonOption
+from shared.cli import Batch
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("inspect")(inspect)
+
+
+def inspect(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.fwf...", help=".fwf files.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show bundle, size, and every state present with the bytes of the file truncated there.
+
+    A file whose end is missing shows the states that are complete and is marked as cut.
+    """
+    from shared.bitstream import Bitstream
+    from shared.bundle import Bundle
+    from shared.errors import BitstreamError, BundleError
+
+    try:
+        known = Bundle.load()
+    except BundleError:
+        known = None
+
+    def one(path: Path) -> dict[str, Any]:
+        data = path.read_bytes()
+        damage: BitstreamError | None = None
+        try:
+            bitstream = Bitstream.from_bytes(data)
+        except BitstreamError as error:
+            damage = error
+            bitstream = Bitstream.from_bytes(data, allow_cut=True)
+        pixels = bitstream.width * bitstream.height
+        name = known.manifest.name if known and known.short_id == bitstream.bundle_id else None
+        states = [
+            {"state": state, "bytes": size, "bits_per_pixel": round(8 * size / pixels, 6)}
+            for state, size in bitstream.cumulative_bytes().items()
+        ]
+        return {
+            "file": str(path),
+            "bundle": bitstream.bundle_id.hex(),
+            "bundle_name": name,
+            "width": bitstream.width,
+            "height": bitstream.height,
+            "state": bitstream.state,
+            "bytes": len(data),
+            "bits_per_pixel": round(8 * len(data) / pixels, 6),
+            "states": states,
+            "cut": damage.to_dict() if damage else None,
+            "states_text": "  ".join(f"{row['state']}:{row['bytes']}" for row in states)
+            + ("  (cut)" if damage else ""),
+        }
+
+    Batch(
+        as_json=as_json,
+        columns={
+            "file": "file",
+            "bundle": "bundle",
+            "width": "width",
+            "height": "height",
+            "states_text": "state:bytes up to it",
+        },
+    ).run(files, one)

@@ -1,0 +1,135 @@
+"""Commands that take many files: each is done on its own, failures are told, none stops the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from shared.cli.exits import ExitCode
+from shared.errors import FeatherwireError
+
+Record = Mapping[str, Any]
+
+
+@dataclass
+class Outcome:
+    """What became of the files: JSON-ready records, and errors beside the file they belong to."""
+
+    results: list[Record] = field(default_factory=list)
+    failures: list[Record] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that ``--json`` prints."""
+        return {"results": self.results, "failures": self.failures}
+
+
+class Batch:
+    """Runs one function over files and reports. ``work`` gets a path and returns a record."""
+
+    def __init__(self, *, as_json: bool, columns: Mapping[str, str], title: str = "") -> None:
+        """columns: record key -> heading of the table that people see without ``--json``."""
+        self._as_json = as_json
+        self._columns = columns
+        self._title = title
+        self._outputs: dict[Path, Path] = {}
+
+    def run(self, paths: Sequence[Path], work: Callable[[Path], Record]) -> None:
+        """Do all files, print the outcome, and raise typer.Exit(1) when some failed."""
+        outcome = Outcome()
+        for number, path in enumerate(paths, 1):
+            _progress(number, len(paths), path)
+            try:
+                outcome.results.append(work(path))
+            except FeatherwireError as error:
+                self._failed(outcome, path, error.to_dict())
+            except (OSError, MemoryError) as error:
+                values = {"error": type(error).__name__, "reason": "io_error", "message": str(error)}
+                self._failed(outcome, path, values)
+        self.report(outcome)
+
+    def report(self, outcome: Outcome) -> None:
+        """Print an outcome and raise typer.Exit(1) when some failed."""
+        if self._as_json:
+            json.dump(outcome.to_json(), sys.stdout, indent=1)
+            sys.stdout.write("\n")
+        elif outcome.results:
+            self._print_table(outcome.results)
+        if outcome.failures:
+            raise typer.Exit(ExitCode.SOME_FAILED)
+
+    def claim(self, output: Path, source: Path) -> Path:
+        """``output``, unless another file of this run has it already: FeatherwireError then."""
+        earlier = self._outputs.setdefault(output, source)
+        if earlier != source:
+            raise FeatherwireError(
+                "duplicate_output",
+                f"{output} is already the output of {earlier}; give it another folder",
+            )
+        return output
+
+    @staticmethod
+    def _failed(outcome: Outcome, path: Path, error: Record) -> None:
+        outcome.failures.append({"file": str(path), **error})
+        sys.stderr.write(f"error: {path}: {error['message']} [{error['reason']}]\n")
+
+    def _print_table(self, results: Sequence[Record]) -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=self._title or None)
+        numeric = {
+            key
+            for key in self._columns
+            if all(isinstance(record.get(key), int | float | None) for record in results)
+        }
+        for key, heading in self._columns.items():
+            table.add_column(heading, justify="right" if key in numeric else "left")
+        for record in results:
+            table.add_row(*(_cell(record.get(key)) for key in self._columns))
+        Console().print(table)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a power cut leaves the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _progress(number: int, total: int, path: Path) -> None:
+    if total > 1 and sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K[{number}/{total}] {path.name}")
+        if number == total:
+            sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)

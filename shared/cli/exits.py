@@ -1,0 +1,48 @@
+"""Exit codes that scripts can use, and errors said once, clearly, on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+import typer
+
+from shared.errors import BundleError, FeatherwireError, ModelError, SessionError
+
+
+class ExitCode(IntEnum):
+    """What a command's exit status means."""
+
+    OK = 0
+    SOME_FAILED = 1
+    USAGE = 2
+    MISSING = 3
+    UNREACHABLE = 4
+
+
+def code_of(error: FeatherwireError) -> ExitCode:
+    """The exit code for an error that ends a whole command."""
+    if isinstance(error, BundleError | ModelError):
+        return ExitCode.MISSING
+    if isinstance(error, SessionError):
+        return ExitCode.UNREACHABLE
+    return ExitCode.SOME_FAILED
+
+
+@contextmanager
+def stop_on_error(*, as_json: bool) -> Iterator[None]:
+    """End the command with the right exit code when a FeatherwireError ends its work.
+
+    With ``as_json`` stdout gets one JSON document with the error; stderr gets a line either way.
+    """
+    try:
+        yield
+    except FeatherwireError as error:
+        if as_json:
+            json.dump({"error": error.to_dict()}, sys.stdout)
+            sys.stdout.write("\n")
+        sys.stderr.write(f"error: {error.message} [{error.reason}]\n")
+        raise typer.Exit(code_of(error)) from None

@@ -1,0 +1,205 @@
+"""featherwire-train photos, fit, palette, tables, export."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shared.cli import stop_on_error
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RecipeOption = Annotated[
+    Path | None, typer.Option("--recipe", help="Recipe file. Default: the picture bundle's.")
+]
+RunOption = Annotated[Path, typer.Option("--run", help="Folder of this run's results.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+DEFAULT_RUN = Path("runs/picture")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    for command in (photos, fit, palette, tables, export):
+        app.command(command.__name__)(command)
+
+
+def photos(
+    data: Annotated[Path, typer.Option("--data", help="Folder that the recipe's paths start at.")],
+    recipe: RecipeOption = None,
+    run: RunOption = DEFAULT_RUN,
+    as_json: JsonOption = False,
+) -> None:
+    """Decode and reduce the training photos once, leaving out what looks like evaluation photos."""
+    from training.recipe import RecipeError, load_recipe
+    from training.steps.export import RunFiles
+    from training.steps.photos import make_cache
+
+    with stop_on_error(as_json=as_json):
+        followed = load_recipe(recipe)
+        for part in [*(s.path for s in followed.photos.sources), *followed.photos.exclude]:
+            if not (data / part).exists():
+                raise RecipeError("not_found", f"{data / part} does not exist")
+        with _bar("photos") as advance:
+            index = make_cache(
+                followed.photo_sources(data),
+                [data / part for part in followed.photos.exclude],
+                RunFiles(run).cache,
+                short_side=followed.photos.short_side,
+                progress=lambda name: advance(None, None, {}),
+            )
+    _print(
+        {"photos": len(index["photos"]), "left_out": index["left_out"], "sha256": index["sha256"]},
+        as_json,
+    )
+
+
+def fit(
+    recipe: RecipeOption = None,
+    run: RunOption = DEFAULT_RUN,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Stop after so long, at a checkpoint.")
+    ] = None,
+    perceptual: Annotated[
+        bool, typer.Option(help="Use the LPIPS-like loss (its weights come from the model store).")
+    ] = True,
+    joint_steps: Annotated[int | None, typer.Option(help="Change the recipe's step count.")] = None,
+    decoder_steps: Annotated[int | None, typer.Option(help="The same for the last stage.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Change the recipe's batch size.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train extractor, palettes and decoder; started again it goes on from its checkpoint."""
+    from training.fit.loop import Fit
+    from training.recipe import load_recipe
+    from training.steps.export import RunFiles
+
+    changes = {"joint_steps": joint_steps, "decoder_steps": decoder_steps, "batch": batch}
+    with stop_on_error(as_json=as_json):
+        followed = load_recipe(recipe, {k: v for k, v in changes.items() if v is not None})
+        files = RunFiles(run)
+        _need(files.cache / "photos.json", "photos")
+        job = Fit(
+            followed.fit_config(),
+            followed.extractor_config(),
+            followed.decoder_config(),
+            cache=files.cache,
+            run=run,
+            device=device,
+            bf16=followed.fit.bf16,
+            perceptual=_perceptual() if perceptual else None,
+        )
+        limit = math.inf if max_minutes is None else 60 * max_minutes
+        with _bar("fit") as advance:
+            done = job.train(advance, max_seconds=limit)
+    _print({"done": done, "step": job.step, "steps": job.total_steps}, as_json)
+
+
+def palette(
+    recipe: RecipeOption = None, run: RunOption = DEFAULT_RUN, as_json: JsonOption = False
+) -> None:
+    """Put the fitted trees on their integer grid, and show what each merge costs (Ward)."""
+    from training.recipe import load_recipe
+    from training.steps.export import RunFiles, write_palette
+    from training.steps.palette import merge_costs
+
+    with stop_on_error(as_json=as_json):
+        costs = merge_costs(write_palette(load_recipe(recipe), RunFiles(run)))
+    rounded = {name: [round(cost, 6) for cost in row] for name, row in costs.items()}
+    _print({"merge_cost_fine_to_coarse": rounded}, as_json)
+
+
+def tables(
+    recipe: RecipeOption = None, run: RunOption = DEFAULT_RUN, as_json: JsonOption = False
+) -> None:
+    """Count the splits of training photos in their contexts and write the probability tables."""
+    from training.recipe import load_recipe
+    from training.steps.export import RunFiles, write_tables
+
+    with stop_on_error(as_json=as_json), _bar("tables") as advance:
+        figures = write_tables(
+            load_recipe(recipe), RunFiles(run), lambda step, total: advance(step, total, {})
+        )
+    _print(figures, as_json)
+
+
+def export(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the bundle.")],
+    recipe: RecipeOption = None,
+    run: RunOption = DEFAULT_RUN,
+    card: Annotated[
+        Path | None, typer.Option(help="A model card (Markdown) to put into the bundle.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the bundle: extractor as ONNX, palette, tables, decoder, manifest."""
+    from training.recipe import load_recipe
+    from training.steps.export import RunFiles, write_bundle
+
+    with stop_on_error(as_json=as_json):
+        text = card.read_text() if card is not None else None
+        bundle = write_bundle(load_recipe(recipe), RunFiles(run), output, text)
+        bundle.verify()
+    sizes = {name: entry.size_bytes for name, entry in bundle.manifest.files.items()}
+    _print({"bundle": str(output), "id": bundle.id, "bytes": sizes}, as_json)
+
+
+def _perceptual() -> nn.Module:
+    from safetensors.torch import load_file
+
+    from cloud_server.models import ModelStore
+    from training.fit.perceptual import PerceptualDistance
+
+    store = ModelStore()
+    return PerceptualDistance(
+        load_file(store.path("squeezenet-1.1")), load_file(store.path("lpips-squeeze"))
+    )
+
+
+def _need(path: Path, step: str) -> None:
+    from training.recipe import RecipeError
+
+    if not path.exists():
+        raise RecipeError("step_missing", f"{path} is missing; run the {step} step first")
+
+
+def _print(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        json.dump(values, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        return
+    for key, value in values.items():
+        typer.echo(f"{key.replace('_', ' ')}: {value}")
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Callable[[int | None, int | None, dict[str, float]], None]]:
+    """A progress bar on stderr: call it with (step, total, figures), any of them None."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(name, total=None, figures="")
+
+        def advance(step: int | None, total: int | None, figures: dict[str, float]) -> None:
+            text = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
+            if step is None:
+                progress.update(task, advance=1, figures=text)
+            else:
+                progress.update(task, completed=step, total=total, figures=text)
+
+        yield advance

@@ -1,0 +1,1 @@
+"""Rate and distortion of bundles and of rival codecs, whole files against whole files."""

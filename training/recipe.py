@@ -1,0 +1,194 @@
+"""The recipe: one YAML file that says everything a bundle is made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cloud_server.reconstruct.networks import DecoderConfig
+from shared.bundle import ScaleSpec
+from shared.errors import FeatherwireError
+from shared.palette import PlaneSpec
+from training.fit.config import FitConfig, PlaneLayout
+from training.networks.extractor import (
+    SEMANTIC_STRIDE,
+    TEXTURE_STRIDE,
+    ExtractorConfig,
+)
+from training.steps.photos import PhotoSource
+
+
+class RecipeError(FeatherwireError):
+    """A recipe that cannot be followed, or a step whose inputs are not there yet."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourcePart(_Part):
+    """Photos to train on; see :class:`training.steps.photos.PhotoSource`."""
+
+    path: str = Field(description="a folder, tar or photo, relative to --data")
+    weight: float = Field(1.0, gt=0)
+    skip: tuple[str, ...] = ()
+    group: str | None = None
+    hold_out_every: int = Field(0, ge=0)
+
+
+class PhotosPart(_Part):
+    """What the photos step reads; ``exclude`` are the photos that are evaluated on."""
+
+    sources: tuple[SourcePart, ...] = Field(min_length=1)
+    exclude: tuple[str, ...] = ()
+    short_side: int = Field(448, ge=64, le=4096)
+
+
+class ExtractorPart(_Part):
+    """The edge network's shape."""
+
+    semantic_channels: int = Field(16, ge=1, le=256)
+    texture_channels: int = Field(12, ge=1, le=256)
+    widths: tuple[int, int, int] = (64, 128, 192)
+    blocks: int = Field(2, ge=0, le=16)
+
+
+class DecoderPart(_Part):
+    """The cloud network's shape."""
+
+    restorer_width: int = Field(96, ge=4, le=1024)
+    widths: tuple[int, int, int, int] = (192, 128, 64, 32)
+    blocks: tuple[int, int, int, int] = (2, 3, 2, 1)
+    embedding: int = Field(64, ge=4, le=1024)
+
+
+class FitPart(_Part):
+    """The optimisation; see :class:`training.fit.config.FitConfig` for the meaning."""
+
+    crop: int = Field(192, ge=48, le=1024, multiple_of=16)
+    batch: int = Field(8, ge=1, le=4096)
+    joint_steps: int = Field(5000, ge=1)
+    decoder_steps: int = Field(2000, ge=0)
+    perceptual_from: float = Field(0.4, ge=0, le=1)
+    learning_rate: float = Field(5e-4, gt=0, lt=1)
+    decoder_learning_rate: float = Field(3e-4, gt=0, lt=1)
+    squared_weight: float = Field(2.0, ge=0)
+    perceptual_weight: float = Field(0.12, ge=0)
+    latent_weight: float = Field(0.2, ge=0)
+    commitment_weight: float = Field(1.0, ge=0)
+    float_steps: int = Field(200, ge=0)
+    settle_steps: int = Field(1200, ge=1)
+    rebuild_every: int = Field(60, ge=1)
+    rebuild_every_early: int = Field(10, ge=1)
+    tree_samples: int = Field(16384, ge=256)
+    ema: float = Field(0.998, ge=0, lt=1)
+    seed: int = Field(1, ge=0)
+    checkpoint_every: int = Field(500, ge=1)
+    threads: int = Field(2, ge=1)
+    bf16: bool = True
+
+
+class TablesPart(_Part):
+    """How the entropy tables are counted."""
+
+    photos: int = Field(600, ge=1, description="training photos to count on")
+    prior: float = Field(12.0, gt=0, description="weight of the pooled table, in bits seen")
+    thresholds: tuple[int, ...] = (
+        -96, -64, -44, -32, -24, -16, -10, -5, 5, 10, 16, 24, 32, 44, 64, 96,
+    )  # fmt: skip
+
+
+class Recipe(_Part):
+    """The whole recipe."""
+
+    name: str = "picture"
+    version: str = "1"
+    description: str = ""
+    photos: PhotosPart
+    extractor: ExtractorPart = ExtractorPart()
+    decoder: DecoderPart = DecoderPart()
+    planes: tuple[PlaneSpec, ...] = Field(min_length=1)
+    states: tuple[tuple[Annotated[int, Field(ge=0, le=12)], ...], ...] = Field(min_length=1)
+    fit: FitPart = FitPart()
+    tables: TablesPart = TablesPart()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        for row in self.states:
+            if len(row) != len(self.planes):
+                raise ValueError("every state needs one depth per plane")
+        if self.states[0] != tuple(plane.depth for plane in self.planes):
+            raise ValueError("state 0 must be the full depth of every plane")
+        scales = {scale.name for scale in self.scales}
+        if {plane.scale for plane in self.planes} != scales:
+            raise ValueError(f"planes must cover the scales {sorted(scales)}")
+        return self
+
+    @property
+    def scales(self) -> tuple[ScaleSpec, ...]:
+        """The extractor's outputs."""
+        return (
+            ScaleSpec(
+                name="semantic", stride=SEMANTIC_STRIDE, channels=self.extractor.semantic_channels
+            ),
+            ScaleSpec(
+                name="texture", stride=TEXTURE_STRIDE, channels=self.extractor.texture_channels
+            ),
+        )
+
+    def photo_sources(self, data: Path) -> list[PhotoSource]:
+        """The training sources with paths below ``data``."""
+        return [
+            PhotoSource(data / s.path, s.weight, s.skip, s.group, s.hold_out_every)
+            for s in self.photos.sources
+        ]
+
+    def fit_config(self) -> FitConfig:
+        """The fit step's plain settings."""
+        order = [scale.name for scale in self.scales]
+        layout = tuple(
+            PlaneLayout(p.name, order.index(p.scale), p.first_channel, p.channels, p.depth)
+            for p in self.planes
+        )
+        values = self.fit.model_dump(exclude={"bf16"})
+        return FitConfig(layout, self.states, **values)
+
+    def extractor_config(self) -> ExtractorConfig:
+        """The edge network's configuration."""
+        return ExtractorConfig(**self.extractor.model_dump())
+
+    def decoder_config(self) -> DecoderConfig:
+        """The cloud network's configuration."""
+        return DecoderConfig(
+            semantic_channels=self.extractor.semantic_channels,
+            texture_channels=self.extractor.texture_channels,
+            states=len(self.states),
+            **self.decoder.model_dump(),
+        )
+
+
+def load_recipe(path: Path | None, changes: dict[str, Any] | None = None) -> Recipe:
+    """Read a recipe (the default one when None), with ``fit`` settings changed by ``changes``.
+
+    Raises RecipeError ``not_found`` or ``bad_recipe`` with the place and what is wrong.
+    """
+    source = path or Path(__file__).parent / "recipes" / "picture.yaml"
+    try:
+        values = yaml.safe_load(source.read_text())
+    except OSError as error:
+        raise RecipeError("not_found", f"{source}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError("bad_recipe", f"{source}: {error}") from None
+    if not isinstance(values, dict):
+        raise RecipeError("bad_recipe", f"{source}: a recipe is a mapping")
+    if changes:
+        values["fit"] = {**values.get("fit", {}), **changes}
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RecipeError("bad_recipe", f"{source}: {where}: {first['msg']}") from None

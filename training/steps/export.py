@@ -1,0 +1,136 @@
+"""The export step: checkpoint, palette and tables into a bundle that edge and cloud can load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from cloud_server.reconstruct.networks import Decoder, DecoderConfig
+from shared.bundle import Bundle
+from shared.palette import DiffusionState, MarkovPalette
+from training.export import extractor_to_onnx
+from training.fit import checkpoint
+from training.fit.data import PhotoCache
+from training.networks.extractor import Extractor
+from training.recipe import Recipe, RecipeError
+from training.steps.palette import palette_from_checkpoint
+from training.steps.tables import (
+    count_and_smooth,
+    flat_tables,
+    make_codec,
+    manifest_of,
+    npz,
+    training_indices,
+    typical_bits_per_pixel,
+)
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where the steps of one run leave their results."""
+
+    folder: Path
+
+    @property
+    def cache(self) -> Path:
+        """Folder of the photos step."""
+        return self.folder / "cache"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The fit step's checkpoint."""
+        return self.folder / "checkpoint.safetensors"
+
+    @property
+    def draft(self) -> Path:
+        """Folder of the palette and tables steps: a bundle without networks."""
+        return self.folder / "draft"
+
+
+def trained_extractor(recipe: Recipe, files: RunFiles) -> Extractor:
+    """The extractor with its averaged weights. Raises RecipeError ``step_missing``."""
+    if not files.checkpoint.exists():
+        raise RecipeError("step_missing", f"{files.checkpoint} is missing; run the fit step first")
+    extractor = Extractor(recipe.extractor_config())
+    # Once frozen for the decoder stage, the averaged weights are the extractor's own.
+    extractor.load_state_dict(checkpoint.averaged(files.checkpoint, "extractor"))
+    return extractor.eval()
+
+
+def write_palette(recipe: Recipe, files: RunFiles) -> MarkovPalette:
+    """The palette step: a draft bundle with the palette and even tables."""
+    palette = palette_from_checkpoint(recipe, files.checkpoint)
+    make_codec(recipe, palette, flat_tables(recipe), files.draft)
+    return palette
+
+
+def write_tables(
+    recipe: Recipe, files: RunFiles, progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """The tables step: counts, tables, and the states' typical rates; returns figures."""
+    palette = write_palette(recipe, files)
+    codec = make_codec(recipe, palette, flat_tables(recipe), files.draft)
+    if not (files.cache / "photos.json").exists():
+        raise RecipeError("step_missing", f"{files.cache} is empty; run the photos step first")
+    cache = PhotoCache(files.cache)
+    samples = training_indices(
+        trained_extractor(recipe, files), palette, cache, recipe.tables.photos,
+        recipe.fit.seed, progress,
+    )  # fmt: skip
+    # Savings are measured on photos that were not counted.
+    held_out = max(1, len(samples) // 6)
+    without = typical_bits_per_pixel(codec, samples[:held_out])
+    trial = count_and_smooth(recipe, codec, samples[held_out:] or samples)
+    measured = make_codec(recipe, palette, trial, files.draft)
+    with_tables = typical_bits_per_pixel(measured, samples[:held_out])
+    tables = count_and_smooth(recipe, codec, samples)
+    final = make_codec(recipe, palette, tables, files.draft)
+    rates = typical_bits_per_pixel(final, samples)
+    states = tuple(
+        DiffusionState(state=n, depths=depths, typical_bits_per_pixel=round(rates[n], 5))
+        for n, depths in enumerate(recipe.states)
+    )
+    make_codec(
+        recipe, MarkovPalette(recipe.planes, palette.trees, states), tables, files.draft
+    )
+    return {
+        "photos": len(samples),
+        "bits_per_pixel": [round(value, 5) for value in rates],
+        "held_out_bits_per_pixel_even_odds": [round(value, 5) for value in without],
+        "held_out_bits_per_pixel": [round(value, 5) for value in with_tables],
+    }
+
+
+def write_bundle(recipe: Recipe, files: RunFiles, output: Path, card: str | None) -> Bundle:
+    """The export step. Raises RecipeError ``step_missing`` when tables have not been made."""
+    if not (files.draft / "contexts.npz").exists():
+        raise RecipeError("step_missing", f"{files.draft} is missing; run the tables step first")
+    draft = Bundle.load(files.draft)
+    config = recipe.decoder_config()
+    contents = {name: draft.read(name) for name in ("palette.npz", "contexts.npz")}
+    contents["extractor.onnx"] = extractor_to_onnx(trained_extractor(recipe, files))
+    contents["decoder.safetensors"] = _decoder_weights(config, files.checkpoint)
+    if card is not None:
+        contents["MODEL_CARD.md"] = card.encode()
+    manifest = manifest_of(recipe, draft.manifest.states, decoder=config.to_dict())
+    return Bundle.create(output, manifest, contents)
+
+
+def training_log(files: RunFiles) -> list[dict[str, float]]:
+    """The fit step's log, one record per 20 steps."""
+    path = files.folder / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _decoder_weights(config: DecoderConfig, path: Path) -> bytes:
+    """The averaged decoder in half precision."""
+    decoder = Decoder(config)
+    decoder.load_state_dict(checkpoint.averaged(path, "decoder"))
+    half = {name: value.to(torch.float16) for name, value in decoder.state_dict().items()}
+    return bytes(save(half))
