@@ -80,7 +80,7 @@ class FitPart(_Part):
     latent_weight: float = Field(0.2, ge=0)
     commitment_weight: float = Field(1.0, ge=0)
     float_steps: int = Field(200, ge=0)
-    settle_steps: int = Field(1200, ge=1)
+    settle_steps: int = Field(900, ge=1)
     rebuild_every: int = Field(60, ge=1)
     rebuild_every_early: int = Field(10, ge=1)
     tree_samples: int = Field(16384, ge=256)

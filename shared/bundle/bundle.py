@@ -28,9 +28,6 @@ class _Files(Protocol):
     def read(self, name: str, limit: int) -> bytes:
         """The file's bytes; BundleError ``missing_file`` or ``limit_exceeded``."""
 
-    def names(self) -> set[str]:
-        """The files that are there."""
-
 
 class Bundle:
     """A manifest and the files it names. Every file's hash is checked when it is read."""
@@ -146,9 +143,6 @@ class _Folder:
             raise BundleError("limit_exceeded", f"{path} is larger than {limit} bytes")
         return path.read_bytes()
 
-    def names(self) -> set[str]:
-        return {path.name for path in self._path.iterdir() if path.is_file()}
-
 
 class _Zip:
     def __init__(self, data: bytes, limits: Limits) -> None:
@@ -171,9 +165,6 @@ class _Zip:
                 return file.read(limit + 1)
         except Exception as error:  # zipfile raises whatever its decompressors do
             raise BundleError("bad_zip", f"{name}: {error}") from None
-
-    def names(self) -> set[str]:
-        return set(self._sizes)
 
 
 def _resolve(source: str | Path | None) -> Path:

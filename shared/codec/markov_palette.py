@@ -201,7 +201,7 @@ def _counting(counts: npt.NDArray[np.int64], bits: npt.NDArray[np.uint8]) -> Exc
         here = bits[positions]
         width = counts.shape[1]
         flat = np.bincount(here * np.int64(width) + contexts, minlength=2 * width)
-        counts += flat.reshape(2, width)
+        np.add(counts, flat.reshape(2, width), out=counts)
         return here
 
     return exchange

@@ -40,7 +40,7 @@ class FitConfig:
     latent_weight: float = 0.2
     commitment_weight: float = 1.0
     float_steps: int = 200
-    settle_steps: int = 1200
+    settle_steps: int = 900
     rebuild_every: int = 60
     rebuild_every_early: int = 10
     tree_samples: int = 16384

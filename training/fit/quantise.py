@@ -77,7 +77,10 @@ class TrainingPalette(nn.Module):
             colours = heap[node]
             commitment = commitment + (flat - heap[leaf + 2**plane.depth - 1]).square().mean()
             commitment = commitment + 0.25 * (flat - colours).square().mean()
-            quantised = flat + (colours - flat).detach()
+            # A coarse colour follows its vector only loosely, and the root not at all: passing
+            # their gradients on in full drives the latents into their bound.
+            share = (depth.to(flat.dtype) / plane.depth)[:, None]
+            quantised = colours + share * (flat - flat.detach())
             parts[plane.scale].append(quantised.view(shape).permute(0, 3, 1, 2))
         return (torch.cat(parts[0], 1), torch.cat(parts[1], 1)), commitment / len(self.planes)
 

@@ -1,0 +1,137 @@
+"""Ten thousand damaged files: every one an error or a true picture, none a crash or a hang."""
+
+from __future__ import annotations
+
+import struct
+import time
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import pytest
+
+from shared.bitstream import Bitstream, Layer, varint
+from shared.bitstream.container import HEADER_BYTES
+from shared.bundle import Bundle
+from shared.codec import MarkovPaletteCodec, open_codec
+from shared.errors import BitstreamError
+from tests.codec.test_markov_palette import encode
+from tests.support.tiny_bundle import make_codec_bundle
+
+DAMAGED, RESEALED = 8000, 2000
+HANG_S = 1.0
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_codec_bundle(tmp_path_factory.mktemp("hostile"))
+
+
+def mutate(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
+    """One of: flipped bits, changed bytes, a cut, an insertion, a deletion, a splice, a repeat."""
+    out = bytearray(data)
+    place = int(rng.integers(len(out)))
+    kind = int(rng.integers(7))
+    if kind == 0:
+        for spot in rng.integers(0, len(out), int(rng.integers(1, 5))):
+            out[int(spot)] ^= 1 << int(rng.integers(8))
+    elif kind == 1:
+        out[place : place + 4] = rng.bytes(4)
+    elif kind == 2:
+        del out[place:]
+    elif kind == 3:
+        out[place:place] = rng.bytes(int(rng.integers(1, 40)))
+    elif kind == 4:
+        del out[place : place + int(rng.integers(1, 40))]
+    elif kind == 5:
+        out[place:] = other[place:]
+    else:
+        out += out[place:]
+    return bytes(out)
+
+
+def test_damaged_files_are_refused_or_decode_to_a_true_state(bundle: Bundle) -> None:
+    codec = open_codec(bundle)
+    assert isinstance(codec, MarkovPaletteCodec)
+    original = encode(bundle, 75, 50)
+    data, other = original.to_bytes(), encode(bundle, 75, 50, seed=1).to_bytes()
+    true = {state: codec.decode_indices(original.truncate(state)) for state in range(5)}
+    foreign = {
+        s: codec.decode_indices(Bitstream.from_bytes(other).truncate(s)) for s in range(5)
+    }
+    rng = np.random.default_rng(20)
+    refused = 0
+    for _ in range(DAMAGED):
+        mutated = mutate(data, other, rng)
+        started = time.perf_counter()
+        try:
+            bitstream = Bitstream.from_bytes(mutated, allow_cut=True)
+            decoded = codec.decode_indices(bitstream)
+        except BitstreamError as error:
+            refused += 1
+            assert error.reason
+        else:
+            candidates = [true[bitstream.state], foreign[bitstream.state]]
+            assert any(
+                all(np.array_equal(decoded[name], known[name]) for name in known)
+                for known in candidates
+            )
+        assert time.perf_counter() - started < HANG_S
+    assert refused > DAMAGED // 2
+
+
+def reseal(bitstream: Bitstream, rng: np.random.Generator) -> bytes:
+    """A forger's file: payloads changed, and every checksum right again."""
+    layers = []
+    for layer in bitstream.layers:
+        payload = bytearray(layer.payload)
+        kind = int(rng.integers(4))
+        if kind == 0 and payload:
+            payload[int(rng.integers(len(payload)))] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            payload = bytearray(rng.bytes(4 * int(rng.integers(0, 30))))
+        elif kind == 2:
+            del payload[int(rng.integers(len(payload) + 1)) :]
+        layers.append(Layer(layer.state, bytes(payload)))
+    sides = rng.integers(16, 200, 2)
+    width, height = (int(s) for s in sides) if rng.random() < 0.3 else (75, 50)
+    return Bitstream(bitstream.bundle_id, width, height, bitstream.state, tuple(layers)).to_bytes()
+
+
+def test_forged_payloads_with_valid_checksums_never_crash(bundle: Bundle) -> None:
+    codec = open_codec(bundle)
+    assert isinstance(codec, MarkovPaletteCodec)
+    original = encode(bundle, 75, 50)
+    rng = np.random.default_rng(21)
+    outcomes = {"refused": 0, "decoded": 0}
+    for _ in range(RESEALED):
+        data = reseal(original, rng)
+        started = time.perf_counter()
+        try:
+            indices = codec.decode_indices(Bitstream.from_bytes(data))
+        except BitstreamError as error:
+            assert error.reason in {"bad_payload", "limit_exceeded"}
+            outcomes["refused"] += 1
+        else:
+            depths = codec.palette.depths(0)
+            assert all(0 <= g.min() and g.max() < 2 ** depths[n] for n, g in indices.items())
+            outcomes["decoded"] += 1
+        assert time.perf_counter() - started < HANG_S
+    assert all(outcomes.values())
+
+
+def test_a_small_file_cannot_ask_for_much_memory(bundle: Bundle, tmp_path: Path) -> None:
+    """The largest picture in a header, and huge lengths: refused without large allocations."""
+    import tracemalloc
+
+    header = bytearray(encode(bundle, 32, 32).to_bytes()[: HEADER_BYTES - 4])
+    struct.pack_into("<HH", header, 13, 8192, 8192)
+    sealed = bytes(header) + struct.pack("<I", google_crc32c.value(bytes(header)))
+    tracemalloc.start()
+    try:
+        for length in (0, 2**20, 2**24, 2**28 - 1):
+            with pytest.raises(BitstreamError):
+                Bitstream.from_bytes(sealed + varint.encode(length) + b"\0\0\0\0")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()

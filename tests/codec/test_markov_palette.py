@@ -1,0 +1,201 @@
+"""The codec as a whole: exact round trips, embedded states, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.bitstream import Bitstream, Layer
+from shared.bundle import Bundle
+from shared.codec import MarkovPaletteCodec, open_codec, register_codec
+from shared.errors import BitstreamError, BundleError
+from tests.support.tiny_bundle import THRESHOLDS, codec_files, make_codec_bundle, tiny_manifest
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_codec_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="module")
+def codec(bundle: Bundle) -> MarkovPaletteCodec:
+    codec = open_codec(bundle)
+    assert isinstance(codec, MarkovPaletteCodec)
+    return codec
+
+
+def features(width: int, height: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    rows, columns = -(-height // 16), -(-width // 16)
+    return {
+        "semantic": rng.standard_normal((8, rows, columns)).astype(np.float32),
+        "texture": rng.standard_normal((3, 2 * rows, 2 * columns)).astype(np.float32),
+    }
+
+
+def encode(bundle: Bundle, width: int, height: int, seed: int = 0) -> Bitstream:
+    layers = tuple(open_codec(bundle).layers(features(width, height, seed)))
+    return Bitstream(bundle.short_id, width, height, 0, layers)
+
+
+@given(st.integers(16, 200), st.integers(16, 200), st.integers(0, 1000))
+def test_every_state_decodes_to_exactly_the_merged_indices(
+    bundle: Bundle, codec: MarkovPaletteCodec, width: int, height: int, seed: int
+) -> None:
+    finest = codec.quantise(features(width, height, seed))
+    whole = encode(bundle, width, height, seed)
+    for state in range(codec.palette.coarsest_state + 1):
+        data = whole.truncate(state).to_bytes()
+        decoded = codec.decode_indices(Bitstream.from_bytes(data))
+        merged = codec.palette.merge(finest, 0, state)
+        assert all((decoded[name] == merged[name]).all() for name in merged)
+
+
+def test_truncating_gives_byte_for_byte_what_encoding_at_that_state_gives(
+    bundle: Bundle, codec: MarkovPaletteCodec
+) -> None:
+    indices = codec.quantise(features(150, 70))
+    whole = Bitstream(bundle.short_id, 150, 70, 0, tuple(codec.encode_indices(indices)))
+    for state in range(5):
+        layers = tuple(codec.encode_indices(indices, finest=state))
+        alone = Bitstream(bundle.short_id, 150, 70, state, layers)
+        assert whole.truncate(state).to_bytes() == alone.to_bytes()
+
+
+def test_latents_are_the_colours_of_the_state(bundle: Bundle, codec: MarkovPaletteCodec) -> None:
+    bitstream = encode(bundle, 64, 48).truncate(3)
+    latents = codec.decode(bitstream)
+    expected = codec.palette.decode(codec.decode_indices(bitstream), 3)
+    assert (latents.state, latents.width, latents.height) == (3, 64, 48)
+    for scale, values in expected.items():
+        np.testing.assert_array_equal(latents.scales[scale], values)
+
+
+def test_the_neighbourhood_contexts_pay_on_smooth_features(tmp_path: Path) -> None:
+    """Fitted to each, tables code smooth features in far fewer bytes than shuffled ones."""
+    from training.recipe import load_recipe
+    from training.steps.tables import count_and_smooth, npz
+
+    codec = open_codec(make_codec_bundle(tmp_path / "draft"))
+    assert isinstance(codec, MarkovPaletteCodec)
+    recipe = load_recipe(None)
+    tables = recipe.tables.model_copy(update={"thresholds": tuple(THRESHOLDS.tolist())})
+    recipe = recipe.model_copy(update={"planes": codec.palette.planes, "tables": tables})
+    rng = np.random.default_rng(5)
+    smooth = np.kron(rng.standard_normal((8, 8, 8)), np.ones((1, 8, 8))).astype(np.float32)
+    shuffled = smooth.reshape(8, -1)[:, rng.permutation(64 * 64)].reshape(smooth.shape)
+    sizes = {}
+    for name, grid in {"smooth": smooth, "shuffled": shuffled}.items():
+        texture = np.zeros((3, 128, 128), np.float32)
+        indices = codec.quantise({"semantic": grid, "texture": texture})
+        fitted = count_and_smooth(recipe, codec, [(indices, 1024 * 1024)])
+        arrays = {k: v for plane, table in fitted.items() for k, v in table.to_arrays(plane).items()}
+        files = codec_files() | {"contexts.npz": npz(arrays)}
+        own = open_codec(Bundle.create(tmp_path / name, tiny_manifest(), files))
+        assert isinstance(own, MarkovPaletteCodec)
+        sizes[name] = sum(len(layer.payload) for layer in own.encode_indices(indices))
+    assert sizes["smooth"] < 0.6 * sizes["shuffled"]
+
+
+def test_another_bundles_bitstream_is_refused_by_name(
+    bundle: Bundle, codec: MarkovPaletteCodec
+) -> None:
+    foreign = dataclasses.replace(encode(bundle, 32, 32), bundle_id=b"\x01" * 8)
+    with pytest.raises(BitstreamError, match="0101010101010101") as refused:
+        codec.decode(foreign)
+    assert refused.value.reason == "wrong_bundle"
+    assert refused.value.details["wanted"] == "01" * 8
+
+
+def test_a_chain_that_does_not_begin_at_the_coarsest_state_is_refused(
+    bundle: Bundle, codec: MarkovPaletteCodec
+) -> None:
+    whole = encode(bundle, 32, 32)
+    for layers in (whole.layers[1:], (Layer(5, b""), *whole.layers)):
+        with pytest.raises(BitstreamError) as refused:
+            codec.decode(dataclasses.replace(whole, layers=layers))
+        assert refused.value.reason == "bad_state"
+
+
+def test_a_payload_larger_than_its_splits_could_fill_is_refused(
+    bundle: Bundle, codec: MarkovPaletteCodec
+) -> None:
+    whole = encode(bundle, 32, 32)
+    stuffed = (Layer(whole.layers[0].state, bytes(4096)), *whole.layers[1:])
+    with pytest.raises(BitstreamError) as refused:
+        codec.decode(dataclasses.replace(whole, layers=stuffed))
+    assert refused.value.reason == "limit_exceeded"
+
+
+def test_damage_inside_a_layer_names_the_layer(bundle: Bundle, codec: MarkovPaletteCodec) -> None:
+    whole = encode(bundle, 320, 320)
+    broken = list(whole.layers)
+    broken[2] = Layer(broken[2].state, broken[2].payload + bytes(8))
+    with pytest.raises(BitstreamError, match="layer of state 2") as refused:
+        codec.decode(dataclasses.replace(whole, layers=tuple(broken)))
+    assert refused.value.reason == "bad_payload"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"semantic": np.zeros((8, 2, 2), np.float32)},
+        {"semantic": np.zeros((7, 2, 2), np.float32), "texture": np.zeros((3, 4, 4), np.float32)},
+        {"semantic": np.zeros((8, 2), np.float32), "texture": np.zeros((3, 4, 4), np.float32)},
+        {
+            "semantic": np.full((8, 2, 2), np.nan, np.float32),
+            "texture": np.zeros((3, 4, 4), np.float32),
+        },
+    ],
+)
+def test_features_of_a_wrong_shape_or_value_are_refused(
+    codec: MarkovPaletteCodec, broken: dict[str, np.ndarray]
+) -> None:
+    with pytest.raises(ValueError, match="features of scale"):
+        list(codec.layers(broken))
+
+
+def test_tables_of_another_depth_are_refused(tmp_path: Path) -> None:
+    manifest = tiny_manifest()
+    files = codec_files()
+    swapped = tuple(
+        p.model_copy(update={"depth": 4}) if p.name == "semantic_0" else p for p in manifest.planes
+    )
+    rows = tuple(
+        s.model_copy(update={"depths": (min(4, s.depths[0]), *s.depths[1:])})
+        for s in manifest.states
+    )
+    changed = manifest.model_copy(update={"planes": swapped, "states": rows})
+    with pytest.raises(BundleError):
+        open_codec(Bundle.create(tmp_path, changed, files))
+
+
+def test_context_tables_must_fit_their_palette(tmp_path: Path) -> None:
+    files = codec_files()
+    import io
+
+    arrays = dict(np.load(io.BytesIO(files["contexts.npz"])))
+    arrays["texture_0.probabilities"] = arrays["texture_0.probabilities"][:, :3]
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    files["contexts.npz"] = buffer.getvalue()
+    with pytest.raises(BundleError) as refused:
+        open_codec(Bundle.create(tmp_path, tiny_manifest(), files))
+    assert refused.value.reason == "bad_contexts"
+
+
+def test_an_unknown_codec_is_named_with_the_known_ones(tmp_path: Path) -> None:
+    bundle = Bundle.create(tmp_path, tiny_manifest(codec="seacom"), codec_files())
+    with pytest.raises(BundleError, match="known: markov-palette") as refused:
+        open_codec(bundle)
+    assert refused.value.reason == "unknown_codec"
+
+
+def test_a_name_is_registered_once() -> None:
+    with pytest.raises(ValueError, match="registered already"):
+        register_codec("markov-palette")(MarkovPaletteCodec)

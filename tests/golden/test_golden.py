@@ -1,0 +1,89 @@
+"""Today's bytes decode the same for ever, whatever decodes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared.bitstream import Bitstream
+from shared.bundle import Bundle
+from shared.codec import MarkovPaletteCodec, open_codec
+from tests.golden.make import FOLDER, index_hash
+
+GOLDEN = json.loads((FOLDER / "golden.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def codec() -> MarkovPaletteCodec:
+    bundle = Bundle.load(FOLDER / "codec-bundle.zip")
+    assert bundle.id == GOLDEN["bundle_id"]
+    codec = open_codec(bundle)
+    assert isinstance(codec, MarkovPaletteCodec)
+    return codec
+
+
+@pytest.mark.parametrize("record", GOLDEN["files"], ids=lambda record: record["file"])
+def test_golden_files_decode_to_the_same_indices(
+    codec: MarkovPaletteCodec, record: dict[str, str]
+) -> None:
+    data = (FOLDER / record["file"]).read_bytes()
+    assert hashlib.sha256(data).hexdigest() == record["file_sha256"]
+    bitstream = Bitstream.from_bytes(data)
+    assert index_hash(codec.decode_indices(bitstream)) == record["indices_sha256"]
+    assert bitstream.to_bytes() == data
+
+
+def test_encoding_the_golden_indices_again_gives_the_golden_bytes(
+    codec: MarkovPaletteCodec,
+) -> None:
+    for record in GOLDEN["files"]:
+        if not record["file"].endswith("state0.fwf"):
+            continue
+        bitstream = Bitstream.from_bytes((FOLDER / record["file"]).read_bytes())
+        layers = tuple(codec.encode_indices(codec.decode_indices(bitstream)))
+        assert layers == bitstream.layers
+
+
+_DECODE = """
+import sys
+from pathlib import Path
+from shared.bitstream import Bitstream
+from shared.bundle import Bundle
+from shared.codec import open_codec
+from tests.golden.make import FOLDER, index_hash
+codec = open_codec(Bundle.load(FOLDER / "codec-bundle.zip"))
+for path in sorted(FOLDER.glob("*.fwf")):
+    print(path.name, index_hash(codec.decode_indices(Bitstream.from_bytes(path.read_bytes()))))
+"""
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
+        {"NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL"},
+        {"NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3", "OPENBLAS_CORETYPE": "Nehalem"},
+        {"PYTHONHASHSEED": "1234", "PYTHONOPTIMIZE": "1"},
+    ],
+    ids=["one-thread", "two-threads", "no-avx512", "old-cpu", "other-hashes"],
+)
+def test_indices_do_not_depend_on_threads_or_processor(environment: dict[str, str]) -> None:
+    """Other processors are imitated: numpy and OpenBLAS are told to use older instructions."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _DECODE],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+    )
+    expected = {record["file"]: record["indices_sha256"] for record in GOLDEN["files"]}
+    assert dict(line.split() for line in done.stdout.splitlines()) == expected
