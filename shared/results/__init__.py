@@ -1,0 +1,32 @@
+"""What tasks find, and how far two findings agree. Values only; nothing here runs a model."""
+
+from shared.results.agreement import Agreement, agreement, box_iou
+from shared.results.rle import decode_mask, decode_runs, mask_area, mask_iou
+from shared.results.types import (
+    AnalysisResult,
+    Box,
+    Detection,
+    Face,
+    Instance,
+    ModelInfo,
+    RleMask,
+    TaskResult,
+)
+
+__all__ = [
+    "Agreement",
+    "AnalysisResult",
+    "Box",
+    "Detection",
+    "Face",
+    "Instance",
+    "ModelInfo",
+    "RleMask",
+    "TaskResult",
+    "agreement",
+    "box_iou",
+    "decode_mask",
+    "decode_runs",
+    "mask_area",
+    "mask_iou",
+]
