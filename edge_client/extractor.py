@@ -40,7 +40,7 @@ class FeatureExtractor:
             )
         except BundleError:
             raise
-        except Exception as error:  # onnxruntime's errors share no base class
+        except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base class
             raise BundleError("bad_extractor", f"{EXTRACTOR_FILE}: {error}") from None
         manifest = bundle.manifest
         self._scales = {scale.name: scale for scale in manifest.scales}

@@ -65,7 +65,9 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.initialisers: list[onnx.TensorProto] = []
 
-    def node(self, kind: str, inputs: list[str], output: str | None = None, **settings: object) -> str:
+    def node(
+        self, kind: str, inputs: list[str], output: str | None = None, **settings: object
+    ) -> str:
         output = output or f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [output], **settings))
         return output

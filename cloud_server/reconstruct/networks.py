@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -151,7 +153,7 @@ class Synthesis(nn.Module):
         )
         self.lifts = nn.ModuleList(
             nn.ConvTranspose2d(here, there, 4, stride=2, padding=1)
-            for here, there in zip(widths[:-1], widths[1:], strict=True)
+            for here, there in pairwise(widths)
         )
         self.leave = nn.ConvTranspose2d(widths[-1], 3, 6, stride=2, padding=2)
 

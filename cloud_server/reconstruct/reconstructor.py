@@ -58,9 +58,7 @@ class Reconstructor:
         texture = self._stack(batch, "texture")
         state = torch.tensor([latents.state for latents in batch], device=self._device)
         rows, columns = semantic.shape[2:]
-        canvas = np.empty(
-            (len(batch), rows * self._stride, columns * self._stride, 3), np.uint8
-        )
+        canvas = np.empty((len(batch), rows * self._stride, columns * self._stride, 3), np.uint8)
         with torch.inference_mode():
             semantic, texture = self._decoder.restorer(semantic, texture, state)
             for vertical in _spans(rows):

@@ -13,7 +13,7 @@ def build_app() -> typer.Typer:
     """The command line; modules of commands import what is heavy only when they run."""
     app = typer.Typer(
         name="featherwire-edge",
-        help="Turn photos into features at a rate you choose, and send those instead of pictures.\n\n"
+        help="Turn photos into features at a rate you choose, and send those, not pictures.\n\n"
         "Exit status: 0 all done, 1 some files failed, 2 wrong usage, 3 a bundle is missing or "
         "damaged, 4 the server is unreachable or refused.",
         no_args_is_help=True,

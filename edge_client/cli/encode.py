@@ -64,9 +64,7 @@ def encode(
 
     def one(photo: Path) -> dict[str, Any]:
         target = batch.claim(output / f"{photo.stem}.fwf", photo)
-        bitstream = encoder.encode(
-            photo, state=state, bits_per_pixel=bpp, max_bytes=max_bytes
-        )
+        bitstream = encoder.encode(photo, state=state, bits_per_pixel=bpp, max_bytes=max_bytes)
         data = bitstream.to_bytes()
         write_atomically(target, data)
         return {

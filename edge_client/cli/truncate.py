@@ -22,12 +22,17 @@ def truncate(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Drop the layers finer than a state. The result equals encoding at that state, byte for byte."""
+    """Drop the layers finer than a state: the same bytes as encoding at that state."""
     from shared.bitstream import Bitstream
 
     batch = Batch(
         as_json=as_json,
-        columns={"file": "file", "state": "state", "bytes": "bytes", "bits_per_pixel": "bits/pixel"},
+        columns={
+            "file": "file",
+            "state": "state",
+            "bytes": "bytes",
+            "bits_per_pixel": "bits/pixel",
+        },
     )
 
     def one(path: Path) -> dict[str, Any]:

@@ -33,6 +33,8 @@ def decode(data: bytes | memoryview, offset: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << (7 * position)
         if byte < 0x80:
             if byte == 0 and position > 0:
-                raise BitstreamError("bad_length", "a length is not in shortest form", offset=offset)
+                raise BitstreamError(
+                    "bad_length", "a length is not in shortest form", offset=offset
+                )
             return value, offset + position + 1
     raise BitstreamError("bad_length", "a length has too many bytes", offset=offset)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from shared.bundle.bundle import Bundle
 from shared.bundle.manifest import (
-    BUNDLE_FORMAT,
     BundleFile,
     Manifest,
     ScaleSpec,
     canonical_json,
 )
 
-__all__ = ["BUNDLE_FORMAT", "Bundle", "BundleFile", "Manifest", "ScaleSpec", "canonical_json"]
+__all__ = ["Bundle", "BundleFile", "Manifest", "ScaleSpec", "canonical_json"]

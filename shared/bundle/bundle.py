@@ -163,7 +163,7 @@ class _Zip:
         try:
             with self._archive.open(name) as file:
                 return file.read(limit + 1)
-        except Exception as error:  # zipfile raises whatever its decompressors do
+        except Exception as error:  # noqa: BLE001  zipfile raises what its decompressors do
             raise BundleError("bad_zip", f"{name}: {error}") from None
 
 

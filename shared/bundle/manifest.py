@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from shared.errors import BundleError
 from shared.palette import DiffusionState, PlaneSpec
 
-BUNDLE_FORMAT = "featherwire-bundle/1"
 FILE_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"
 
 FileName = Annotated[str, Field(pattern=FILE_NAME_PATTERN)]
@@ -41,7 +40,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["featherwire-bundle/1"] = BUNDLE_FORMAT
+    format: Literal["featherwire-bundle/1"] = "featherwire-bundle/1"
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
     version: str = Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")
     description: str = ""

@@ -1,4 +1,4 @@
-"""Commands that take many files: each is done on its own, failures are told, none stops the rest."""
+"""Commands that take many files: each is done on its own, and none stops the rest."""
 
 from __future__ import annotations
 
@@ -51,7 +51,11 @@ class Batch:
             except FeatherwireError as error:
                 self._failed(outcome, path, error.to_dict())
             except (OSError, MemoryError) as error:
-                values = {"error": type(error).__name__, "reason": "io_error", "message": str(error)}
+                values = {
+                    "error": type(error).__name__,
+                    "reason": "io_error",
+                    "message": str(error),
+                }
                 self._failed(outcome, path, values)
         self.report(outcome)
 

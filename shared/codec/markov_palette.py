@@ -130,9 +130,7 @@ class MarkovPaletteCodec:
             self.palette.trees[plane], self._tables[plane].thresholds, height, width
         )
 
-    def _encoding(
-        self, plane: str, bits: npt.NDArray[np.uint8], encoder: BitEncoder
-    ) -> Exchange:
+    def _encoding(self, plane: str, bits: npt.NDArray[np.uint8], encoder: BitEncoder) -> Exchange:
         table = self._tables[plane].probabilities.reshape(-1)
 
         def exchange(

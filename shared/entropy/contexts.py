@@ -67,9 +67,7 @@ class PlaneContexts:
         for side in range(PASSES):
             colours[self._padded[side]] = tree.integer_colours(depth)[flat[self._positions[side]]]
         finer = np.empty(flat.shape, np.int32)
-        for side, (positions, padded) in enumerate(
-            zip(self._positions, self._padded, strict=True)
-        ):
+        for side, (positions, padded) in enumerate(zip(self._positions, self._padded, strict=True)):
             here = flat[positions]
             total, weight = self._neighbourhood(colours, padded)
             offset = 2 * total - weight[:, None] * middle[here]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,7 @@ class PaletteTree:
 
     @classmethod
     def from_leaves(
-        cls, leaves: npt.NDArray[np.floating], counts: npt.NDArray[np.integer]
+        cls, leaves: npt.NDArray[np.floating[Any]], counts: npt.NDArray[np.integer[Any]]
     ) -> PaletteTree:
         """Build the tree above ``leaves`` (float [2**depth, channels]) weighted by ``counts``.
 
@@ -133,9 +134,7 @@ class PaletteTree:
         }
 
     @classmethod
-    def from_arrays(
-        cls, prefix: str, arrays: Mapping[str, npt.NDArray[np.generic]]
-    ) -> PaletteTree:
+    def from_arrays(cls, prefix: str, arrays: Mapping[str, npt.NDArray[np.generic]]) -> PaletteTree:
         """Read what :meth:`to_arrays` wrote. Raises BundleError if anything is missing."""
         try:
             nodes, counts = arrays[f"{prefix}.nodes"], arrays[f"{prefix}.counts"]

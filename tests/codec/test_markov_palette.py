@@ -94,7 +94,9 @@ def test_the_neighbourhood_contexts_pay_on_smooth_features(tmp_path: Path) -> No
         texture = np.zeros((3, 128, 128), np.float32)
         indices = codec.quantise({"semantic": grid, "texture": texture})
         fitted = count_and_smooth(recipe, codec, [(indices, 1024 * 1024)])
-        arrays = {k: v for plane, table in fitted.items() for k, v in table.to_arrays(plane).items()}
+        arrays = {
+            k: v for plane, table in fitted.items() for k, v in table.to_arrays(plane).items()
+        }
         files = codec_files() | {"contexts.npz": npz(arrays)}
         own = open_codec(Bundle.create(tmp_path / name, tiny_manifest(), files))
         assert isinstance(own, MarkovPaletteCodec)

@@ -74,7 +74,9 @@ def simple_tree() -> PaletteTree:
     return PaletteTree.from_leaves(leaves, np.array([1, 1, 1, 1]))
 
 
-def scores_by_hand(tree: PaletteTree, nodes: np.ndarray, bits: np.ndarray, depth: int) -> np.ndarray:
+def scores_by_hand(
+    tree: PaletteTree, nodes: np.ndarray, bits: np.ndarray, depth: int
+) -> np.ndarray:
     """The documented formula, position by position, in Python integers."""
     height, width = nodes.shape
     children = tree.integer_colours(depth + 1).astype(int)

@@ -1,6 +1,6 @@
 """Makes the golden files. Run once per format: what is committed must decode the same for ever.
 
-    python -m tests.golden.make
+python -m tests.golden.make
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def smooth_features(width: int, height: int) -> dict[str, np.ndarray]:
     features = {}
     for name, channels, factor in (("semantic", 8, 1), ("texture", 3, 2)):
         y, x = np.mgrid[0 : rows * factor, 0 : columns * factor] / factor
-        waves = [np.sin(0.7 * k + x / (1 + k % 3)) * np.cos(y / (2 + k % 2)) for k in range(channels)]
+        waves = [
+            np.sin(0.7 * k + x / (1 + k % 3)) * np.cos(y / (2 + k % 2)) for k in range(channels)
+        ]
         features[name] = np.stack(waves).astype(np.float32)
     return features
 

@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    photos: Annotated[list[Path], typer.Argument(help="Photos, folders or tars, never trained on.")],
+    photos: Annotated[
+        list[Path], typer.Argument(help="Photos, folders or tars, never trained on.")
+    ],
     bundle: Annotated[str | None, typer.Option(help="Bundle folder, zip or name.")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for curves.json and table.md.")

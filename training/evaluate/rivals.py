@@ -49,7 +49,9 @@ def smallest_within(rival: Rival, pixels: Pixels, budget: int) -> tuple[int, int
     return best
 
 
-def _coder(kind: str, *, reduce: int = 1, **settings: int) -> Callable[[Pixels, int], tuple[int, Pixels]]:
+def _coder(
+    kind: str, *, reduce: int = 1, **settings: int
+) -> Callable[[Pixels, int], tuple[int, Pixels]]:
     def code(pixels: Pixels, quality: int) -> tuple[int, Pixels]:
         picture = Image.fromarray(pixels)
         size = picture.size

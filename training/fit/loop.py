@@ -71,7 +71,10 @@ class Fit:
         """Run until done or out of time; returns whether all steps are done."""
         started = time.monotonic()
         source = batches(
-            PhotoCache(self.cache), self.config.crop, self.config.batch, self.config.seed + self.step
+            PhotoCache(self.cache),
+            self.config.crop,
+            self.config.batch,
+            self.config.seed + self.step,
         )
         while self.step < self.total_steps:
             if self.step == self.config.joint_steps:
@@ -110,15 +113,14 @@ class Fit:
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
         state = torch.randint(self._states_now(), (len(picture),), device=self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            with torch.set_grad_enabled(not decoder_only):
-                latents = self.extractor(picture)
+        with self._autocast(), torch.set_grad_enabled(not decoder_only):
+            latents = self.extractor(picture)
         scales = (latents[0].float(), latents[1].float())
         if bool(self.palette.ready):
             colours, commitment = self.palette(scales, state)
         else:
             colours, commitment = scales, picture.new_zeros(())
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with self._autocast():
             restored, estimates = self.decoder(*colours, state)
         restored = restored.float()
         error = restored - picture
@@ -136,7 +138,7 @@ class Fit:
         }
         if self._perceptual_now():
             half = slice(0, max(1, len(picture) // 2))
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            with self._autocast():
                 assert self.perceptual is not None
                 distance = self.perceptual(restored[half], picture[half]).float().mean()
             loss = loss + config.perceptual_weight * distance
@@ -152,6 +154,9 @@ class Fit:
         if not decoder_only:
             self._maybe_rebuild(scales)
         return figures
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def _states_now(self) -> int:
         """How many states, from the finest, take part: all of them once things have settled."""

@@ -25,7 +25,6 @@ from training.steps.tables import (
     flat_tables,
     make_codec,
     manifest_of,
-    npz,
     training_indices,
     typical_bits_per_pixel,
 )
@@ -96,9 +95,7 @@ def write_tables(
         DiffusionState(state=n, depths=depths, typical_bits_per_pixel=round(rates[n], 5))
         for n, depths in enumerate(recipe.states)
     )
-    make_codec(
-        recipe, MarkovPalette(recipe.planes, palette.trees, states), tables, files.draft
-    )
+    make_codec(recipe, MarkovPalette(recipe.planes, palette.trees, states), tables, files.draft)
     return {
         "photos": len(samples),
         "bits_per_pixel": [round(value, 5) for value in rates],
