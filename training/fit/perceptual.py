@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_CAFFE_MEANS_BGR = (104.006_99, 116.668_77, 122.678_91)
+_MEANS_RGB = (123.68, 116.779, 103.939)
 _FIRES = {"fire2": 3, "fire3": 4, "fire4": 6, "fire5": 7, "fire6": 9, "fire7": 10, "fire8": 11}
 _FIRES |= {"fire9": 12}
 """The fire modules and their numbers among the published network's ``features``."""
@@ -35,7 +35,7 @@ class PerceptualDistance(nn.Module):
             if not name.startswith("classifier"):
                 frozen = nn.Parameter(value.float().clone(), requires_grad=False)
                 self.weights[name.replace(".", "/")] = frozen
-        self.register_buffer("means", torch.tensor(_CAFFE_MEANS_BGR).view(1, 3, 1, 1))
+        self.register_buffer("means", torch.tensor(_MEANS_RGB).view(1, 3, 1, 1))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Two batches [n, 3, h, w] in -0.5..0.5 (RGB), sides >= 35 -> distance [n]."""
@@ -49,7 +49,7 @@ class PerceptualDistance(nn.Module):
         return total
 
     def _features(self, picture: Tensor) -> list[Tensor]:
-        x = (picture.flip(1) + 0.5) * 255.0 - self.means
+        x = (picture + 0.5) * 255.0 - self.means
         x = F.relu(self._conv("features/0", x, stride=2))
         taps = [x]
         for name, number in _FIRES.items():

@@ -1,0 +1,89 @@
+"""Tasks on one file at a time, for commands: a .fwf is reconstructed first, a photo is taken as is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cloud_server.decoding import BitstreamDecoder
+from cloud_server.models import ModelStore
+from cloud_server.tasks import open_task
+from shared.bitstream import MAGIC
+from shared.bundle import Bundle
+from shared.preprocess import load_photo
+from shared.results import AnalysisResult
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Analyzer:
+    """Opens tasks once, then analyses any number of files."""
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        bundle: str | None = None,
+        detector: str | None = None,
+        device: str = "cpu",
+        store: ModelStore | None = None,
+    ) -> None:
+        """Raises ModelError when weights are missing, TaskError for an unknown task.
+
+        The bundle is loaded when the first .fwf comes: photos alone need none.
+        """
+        store = store or ModelStore()
+        self._tasks = {name: open_task(name, store, detector, device=device) for name in tasks}
+        self._bundle_source = bundle
+        self._device = device
+        self._decoder: BitstreamDecoder | None = None
+
+    def analyze(
+        self, data: bytes, state: int | None = None
+    ) -> tuple[Pixels, AnalysisResult, str | None]:
+        """(picture uint8 [H, W, 3], what was found in it, a warning about the file or None).
+
+        data: a .fwf file or a photo. state: decode at this coarser state. Raises BitstreamError,
+        BundleError, PhotoError or TaskError.
+        """
+        started = time.perf_counter()
+        warning = None
+        if MAGIC.startswith(data[: len(MAGIC)]) and data:
+            decoder = self._open_decoder()
+            bitstream, warning = decoder.parse(data, state)
+            picture = decoder.picture(bitstream)
+            described = {
+                "state": bitstream.state,
+                "bundle_id": decoder.bundle.id,
+                "payload_bytes": bitstream.file_bytes,
+            }
+            stage = "reconstruct"
+        else:
+            picture = load_photo(data)
+            described = {"state": None, "bundle_id": None, "payload_bytes": len(data)}
+            stage = "load"
+        milliseconds = {stage: 1000 * (time.perf_counter() - started)}
+        results = {name: task.run([picture])[0] for name, task in self._tasks.items()}
+        height, width = picture.shape[:2]
+        for name, result in results.items():
+            milliseconds[name] = sum(result.milliseconds.values())
+        analysis = AnalysisResult.model_validate(
+            {
+                "width": width,
+                "height": height,
+                "bits_per_pixel": 8 * described["payload_bytes"] / (width * height),
+                "tasks": results,
+                "milliseconds": milliseconds,
+                **described,
+            }
+        )
+        return picture, analysis, warning
+
+    def _open_decoder(self) -> BitstreamDecoder:
+        if self._decoder is None:
+            bundle = Bundle.load(self._bundle_source)
+            self._decoder = BitstreamDecoder(bundle, device=self._device)
+        return self._decoder

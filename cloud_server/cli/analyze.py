@@ -1,0 +1,77 @@
+"""featherwire-cloud analyze: vision tasks on .fwf files, or on photos as the reference."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cloud_server.cli.decode import BundleOption, DeviceOption, JsonOption, StateOption
+from shared.cli import Batch, stop_on_error, write_atomically
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("analyze")(analyze)
+
+
+def analyze(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE.fwf|PHOTO...", help=".fwf files or photos.")
+    ],
+    tasks: Annotated[
+        str, typer.Option("--tasks", help="Comma-separated: detection, segmentation, landmarks.")
+    ] = "detection,segmentation,landmarks",
+    detector: Annotated[
+        str | None,
+        typer.Option("--detector", help="Weights of another detector, such as yolo11n.pt."),
+    ] = None,
+    annotate: Annotated[
+        Path | None, typer.Option("--annotate", help="Folder for pictures with results drawn in.")
+    ] = None,
+    state: StateOption = None,
+    bundle: BundleOption = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Run tasks on reconstructions (FILE.fwf) or on photos themselves, the uncompressed reference."""
+    from cloud_server.analysis import Analyzer
+    from cloud_server.tasks import draw_results, encode_png
+
+    with stop_on_error(as_json=as_json):
+        names = [name.strip() for name in tasks.split(",") if name.strip()]
+        analyzer = Analyzer(names, bundle=bundle, detector=detector, device=device)
+    batch = Batch(
+        as_json=as_json,
+        columns={
+            "file": "file",
+            "state": "state",
+            "payload_bytes": "bytes",
+            "bits_per_pixel": "bits/pixel",
+            "found": "found",
+        },
+    )
+
+    def one(path: Path) -> dict[str, Any]:
+        target = batch.claim(annotate / f"{path.stem}.png", path) if annotate else None
+        started = time.perf_counter()
+        picture, result, warning = analyzer.analyze(path.read_bytes(), state)
+        elapsed = 1000 * (time.perf_counter() - started)
+        if warning:
+            typer.echo(f"warning: {path}: {warning}", err=True)
+        if target is not None:
+            drawn = draw_results(picture, list(result.tasks.values()))
+            write_atomically(target, encode_png(drawn))
+        found = [f"{len(task.found)} {name}" for name, task in result.tasks.items()]
+        return {
+            "file": str(path),
+            **result.to_dict(),
+            "total_milliseconds": round(elapsed, 2),
+            "annotated": str(target) if target else None,
+            "warning": warning,
+            "found": ", ".join(found),
+        }
+
+    batch.run(files, one)
