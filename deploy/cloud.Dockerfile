@@ -29,9 +29,9 @@ ENV PATH=/opt/featherwire/bin:$PATH \
 USER featherwire
 WORKDIR /home/featherwire
 VOLUME ["/home/featherwire/.cache/featherwire"]
-EXPOSE 50051
+EXPOSE 7570
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "/usr/local/lib/featherwire/healthcheck.py", "localhost:50051"]
+    CMD ["python", "/usr/local/lib/featherwire/healthcheck.py", "localhost:7570"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["featherwire-cloud"]
 CMD ["serve", "--config", "/etc/featherwire/cloud.yaml"]

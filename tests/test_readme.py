@@ -2,7 +2,7 @@
 
 Blocks marked ``console`` (lines after ``$ `` are commands), ``bash``, ``sh`` and ``python`` run,
 with the commands of the environment that runs the tests. ``featherwire-cloud serve`` is started in
-the background on a free port, waited for by its health service, and drained at the end; port 50051
+the background on a free port, waited for by its health service, and drained at the end; port 7570
 in what follows means that port. What is not run is in ``NOT_RUN``, with the reason.
 
 The folder holds the files of ``PHOTO_FILES``, and all of them again in ``photos/``: a README that
@@ -31,7 +31,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 RUN_LANGUAGES = ("console", "bash", "sh", "python")
-README_PORT = "50051"
+README_PORT = "7570"
 COMMAND_TIMEOUT_S = 120
 SERVER_START_TIMEOUT_S = 90
 
@@ -137,9 +137,9 @@ class Shell:
         log = self.folder / "server.log"
         with log.open("wb") as output:
             server = subprocess.Popen(
-                [*shlex.split(self._with_port(command)), "--port", str(self.port)],
+                shlex.split(self._with_port(command)),
                 cwd=self.folder,
-                env=self._environment(),
+                env={**self._environment(), "FEATHERWIRE_LISTEN": f"127.0.0.1:{self.port}"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

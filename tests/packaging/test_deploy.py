@@ -85,7 +85,7 @@ def test_one_port_everywhere() -> None:
         re.findall(r"(?<=[\w]:)\d{4,5}(?=[\"\s:])", (ROOT / "docker-compose.yml").read_text())
     )
     exposed = re.findall(r"EXPOSE (\d+)", (DEPLOY / "cloud.Dockerfile").read_text())
-    assert ports == set(exposed) == {"50051"}
+    assert ports == set(exposed) == {"7570"}
 
 
 # --- Dockerfiles -----------------------------------------------------------------------------
@@ -129,12 +129,26 @@ def test_commands_exist() -> None:
         assert explains(program, sub), (where, program, sub)
 
 
-def test_example_configuration_is_valid() -> None:
+def test_example_configuration_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every key of deploy/cloud.yaml is a setting, with a value that it accepts."""
-    from cloud_server.settings import load_settings
+    from cloud_server.settings import ServerSettings
 
-    settings = load_settings(config=DEPLOY / "cloud.yaml")
-    assert settings.port == 50051
+    for name in list(os.environ):
+        if name.startswith("FEATHERWIRE_"):
+            monkeypatch.delenv(name)
+    settings = ServerSettings.load(DEPLOY / "cloud.yaml")
+    assert settings.listen == "0.0.0.0:7570"  # reachable from outside the container
+    grace_s = int(SERVICES["cloud"]["stop_grace_period"].removesuffix("s"))
+    stop_s = int(unit("featherwire-cloud.service")["Service"]["TimeoutStopSec"])
+    assert settings.drain_deadline_s < min(grace_s, stop_s)
+
+
+def test_images_set_only_variables_that_are_settings() -> None:
+    from cloud_server.settings import ServerSettings
+
+    known = {f"FEATHERWIRE_{name.upper()}" for name in ServerSettings.model_fields}
+    used = set(re.findall(r"FEATHERWIRE_\w+", (DEPLOY / "cloud.Dockerfile").read_text()))
+    assert used <= known
 
 
 # --- systemd ---------------------------------------------------------------------------------
