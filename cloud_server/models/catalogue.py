@@ -37,6 +37,26 @@ def _mediapipe(member: str) -> PackageSource:
     )
 
 
+def _demo_photo(name: str, file: str, sha256: str, file_bytes: int, shows: str) -> ModelEntry:
+    return ModelEntry(
+        name=name,
+        version="8.4.190",
+        file=file,
+        sha256=sha256,
+        file_bytes=file_bytes,
+        licence="AGPL-3.0",
+        notice="Sample photo of the ultralytics package (Ultralytics, AGPL-3.0); shown, not used.",
+        purpose=f"a photo for the demo: {shows}",
+        source=PackageSource(
+            package="ultralytics-opencv-headless",
+            version="8.4.190",
+            archive_sha256="2676ec64997b23e9fe352dab15b2d3c1298a036761fc0c895e418f7330ec9ea9",
+            member=f"ultralytics/assets/{file}",
+            licence_member="ultralytics_opencv_headless-8.4.190.dist-info/licenses/LICENSE",
+        ),
+    )
+
+
 CATALOGUE: tuple[ModelEntry, ...] = (
     ModelEntry(
         name="ssd-mobilenetv3-coco",
@@ -158,5 +178,19 @@ CATALOGUE: tuple[ModelEntry, ...] = (
         converter="lpips_head",
         source_sha256="4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
         source_bytes=10_811,
+    ),
+    _demo_photo(
+        "photo-street",
+        "bus.jpg",
+        "c02019c4979c191eb739ddd944445ef408dad5679acab6fd520ef9d434bfbc63",
+        137_419,
+        "a street, a bus and people",
+    ),
+    _demo_photo(
+        "photo-people",
+        "zidane.jpg",
+        "16d73869e3267a7d4ed00de8e860833bd1657c1b252e94c0c348277adc7b6edb",
+        50_427,
+        "two people",
     ),
 )
