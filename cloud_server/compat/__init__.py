@@ -1,0 +1,1 @@
+"""What keeps other people's libraries usable beside the versions we install."""
