@@ -1,9 +1,9 @@
-"""Tasks on one file at a time, for commands: a .fwf is reconstructed first, a photo is taken as is."""
+"""Tasks on one file at a time, for commands: a .fwf is reconstructed, a photo taken as it is."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -27,16 +27,21 @@ class Analyzer:
         tasks: Sequence[str],
         *,
         bundle: str | None = None,
-        detector: str | None = None,
+        backends: Mapping[str, str | None] | None = None,
         device: str = "cpu",
         store: ModelStore | None = None,
     ) -> None:
-        """Raises ModelError when weights are missing, TaskError for an unknown task.
+        """backends: task name -> back end or weights, where not the embedded one.
+
+        Raises ModelError when weights are missing, TaskError for an unknown task.
 
         The bundle is loaded when the first .fwf comes: photos alone need none.
         """
         store = store or ModelStore()
-        self._tasks = {name: open_task(name, store, detector, device=device) for name in tasks}
+        chosen = backends or {}
+        self._tasks = {
+            name: open_task(name, store, chosen.get(name), device=device) for name in tasks
+        }
         self._bundle_source = bundle
         self._device = device
         self._decoder: BitstreamDecoder | None = None
@@ -62,7 +67,7 @@ class Analyzer:
             }
             stage = "reconstruct"
         else:
-            picture = load_photo(data)
+            picture = np.asarray(load_photo(data))
             described = {"state": None, "bundle_id": None, "payload_bytes": len(data)}
             stage = "load"
         milliseconds = {stage: 1000 * (time.perf_counter() - started)}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
 from cloud_server.reconstruct import Reconstructor
 from shared.bitstream import Bitstream
@@ -43,3 +46,10 @@ class BitstreamDecoder:
     def picture(self, bitstream: Bitstream) -> npt.NDArray[np.uint8]:
         """The reconstruction: uint8 [height, width, 3] RGB. Raises BitstreamError."""
         return self._reconstructor.reconstruct([self._codec.decode(bitstream)])[0]
+
+
+def png_bytes(picture: npt.NDArray[np.uint8]) -> bytes:
+    """uint8 [height, width, 3] RGB as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()

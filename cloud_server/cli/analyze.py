@@ -28,6 +28,10 @@ def analyze(
         str | None,
         typer.Option("--detector", help="Weights of another detector, such as yolo11n.pt."),
     ] = None,
+    segmenter: Annotated[
+        str | None,
+        typer.Option("--segmenter", help="Weights of another segmenter: yolo11n-seg.pt."),
+    ] = None,
     annotate: Annotated[
         Path | None, typer.Option("--annotate", help="Folder for pictures with results drawn in.")
     ] = None,
@@ -36,13 +40,15 @@ def analyze(
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Run tasks on reconstructions (FILE.fwf) or on photos themselves, the uncompressed reference."""
+    """Run tasks on reconstructions (FILE.fwf), or on photos: the uncompressed reference."""
     from cloud_server.analysis import Analyzer
-    from cloud_server.tasks import draw_results, encode_png
+    from cloud_server.decoding import png_bytes
+    from cloud_server.tasks.annotate import annotate as draw
 
     with stop_on_error(as_json=as_json):
         names = [name.strip() for name in tasks.split(",") if name.strip()]
-        analyzer = Analyzer(names, bundle=bundle, detector=detector, device=device)
+        backends = {"detection": detector, "segmentation": segmenter}
+        analyzer = Analyzer(names, bundle=bundle, backends=backends, device=device)
     batch = Batch(
         as_json=as_json,
         columns={
@@ -62,8 +68,7 @@ def analyze(
         if warning:
             typer.echo(f"warning: {path}: {warning}", err=True)
         if target is not None:
-            drawn = draw_results(picture, list(result.tasks.values()))
-            write_atomically(target, encode_png(drawn))
+            write_atomically(target, png_bytes(draw(picture, result.tasks.values())))
         found = [f"{len(task.found)} {name}" for name, task in result.tasks.items()]
         return {
             "file": str(path),

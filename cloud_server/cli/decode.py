@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,9 +40,7 @@ def decode(
     A file whose end is missing is decoded at the finest state that is complete, with a warning;
     any other damage is an error, and no picture is written.
     """
-    from PIL import Image
-
-    from cloud_server.decoding import BitstreamDecoder
+    from cloud_server.decoding import BitstreamDecoder, png_bytes
     from shared.bundle import Bundle
 
     with stop_on_error(as_json=as_json):
@@ -68,9 +65,7 @@ def decode(
         elapsed = 1000 * (time.perf_counter() - started)
         if warning:
             typer.echo(f"warning: {path}: {warning}", err=True)
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, "PNG")
-        write_atomically(target, buffer.getvalue())
+        write_atomically(target, png_bytes(picture))
         return {
             "file": str(path),
             "picture": str(target),

@@ -1,0 +1,1 @@
+"""Measurements, and the demo. Not installed: run from a checkout."""

@@ -1,0 +1,1 @@
+"""`make demo`: a real server, a real edge client, real photos, all three tasks."""

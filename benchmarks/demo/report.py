@@ -1,0 +1,120 @@
+"""What the demo measured: agreement of the tasks, rivals of equal size, and the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+from PIL import Image
+
+from shared.preprocess import load_photo
+from shared.results import AnalysisResult, agreement
+from training.evaluate.rivals import rivals, smallest_within
+
+
+@dataclass
+class Cell:
+    """One photo at one state: what was sent, what came back."""
+
+    state: int
+    bytes: int
+    bits_per_pixel: float
+    picture: str
+    annotated: str
+    psnr: float
+    agreement: dict[str, dict[str, Any]]
+    milliseconds: dict[str, float]
+    rivals: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Row:
+    """One photo: the original with the reference results, and a cell per state."""
+
+    photo: str
+    width: int
+    height: int
+    original: str
+    original_annotated: str
+    reference: str
+    cells: list[Cell] = field(default_factory=list)
+
+
+def agreements(reference: AnalysisResult, sent: AnalysisResult) -> dict[str, dict[str, Any]]:
+    """How far each task's result on the reconstruction agrees with that on the original."""
+    return {
+        name: agreement(result, sent.tasks[name]).model_dump(mode="json")
+        for name, result in reference.tasks.items()
+        if name in sent.tasks
+    }
+
+
+def psnr(original: Path, decoded: Path) -> float:
+    """Peak signal-to-noise ratio of two pictures in dB."""
+    first = load_photo(original).astype(np.float64)
+    error = float(np.square(first - load_photo(decoded)).mean())
+    return 99.0 if error == 0 else 10 * float(np.log10(255**2 / error))
+
+
+def write_rivals(original: Path, budget: int, folder: Path, stem: str) -> list[dict[str, Any]]:
+    """The photo by each rival codec at its best quality within ``budget`` bytes.
+
+    A rival that cannot make the photo so small says so with the size of its smallest file.
+    """
+    pixels = load_photo(original)
+    found = []
+    for rival in rivals():
+        best = smallest_within(rival, pixels, budget)
+        if best is None:
+            smallest, _ = rival.code(pixels, 0)
+            found.append({"codec": rival.name, "picture": None, "bytes": smallest})
+            continue
+        quality, size, decoded = best
+        name = f"{stem}-{rival.name}.png"
+        Image.fromarray(decoded).save(folder / name)
+        error = float(np.square(pixels.astype(np.float64) - decoded).mean())
+        found.append(
+            {
+                "codec": rival.name,
+                "quality": quality,
+                "bytes": size,
+                "picture": name,
+                "psnr": round(10 * float(np.log10(255**2 / max(error, 1e-9))), 2),
+            }
+        )
+    return found
+
+
+def write_report(rows: Sequence[Row], path: Path) -> list[dict[str, Any]]:
+    """build/demo/report.json: a flat list of photo, state, bytes, bits per pixel, agreement."""
+    records = [
+        {
+            "photo": row.photo,
+            "state": cell.state,
+            "bytes": cell.bytes,
+            "bits_per_pixel": cell.bits_per_pixel,
+            "psnr": cell.psnr,
+            "agreement": cell.agreement,
+            "milliseconds": cell.milliseconds,
+            "equal_size": [{k: v for k, v in r.items() if k != "picture"} for r in cell.rivals],
+        }
+        for row in rows
+        for cell in row.cells
+    ]
+    path.write_text(json.dumps(records, indent=1) + "\n")
+    return records
+
+
+def write_page(rows: Sequence[Row], bundle: str, path: Path) -> None:
+    """The page that lays everything side by side."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(default_for_string=True, default=True),
+    )
+    text = environment.get_template("page.html.j2").render(rows=rows, bundle=bundle)
+    path.write_text(text)
