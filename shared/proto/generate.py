@@ -1,7 +1,7 @@
-"""Generates the protobuf stubs that are committed beside this file, or checks that they are current.
+"""Generates the protobuf stubs that are committed beside this file, or checks them.
 
     python -m shared.proto.generate            # write
-    python -m shared.proto.generate --check    # compare with a fresh run; exit code 1 when they differ
+    python -m shared.proto.generate --check    # compare with a fresh run; 1 when they differ
 
 Needs grpcio-tools and mypy-protobuf of the versions pinned in the extra ``dev``: other versions
 write other text. ``protoc`` names modules by their proto path (``featherwire.v1``); the imports are
@@ -63,7 +63,7 @@ def _plugin_path() -> dict[str, str]:
 
 
 def _rewrite_imports(text: str) -> str:
-    """Point imports of ``featherwire.v1`` at ``shared.proto``; descriptors keep their proto paths."""
+    """Point imports of ``featherwire.v1`` at ``shared.proto``."""
     lines = []
     for line in text.splitlines():
         if re.match(r"\s*(from|import) featherwire\.v1\b", line):

@@ -106,7 +106,7 @@ class Layer(_message.Message):
     payload: _builtins.bytes
     """Entropy-coded splits; opaque to everything but the codec of the bundle."""
     crc32c: _builtins.int
-    """CRC-32C (Castagnoli) of the payload. A layer with another sum is refused."""
+    """CRC-32C (Castagnoli) of the state as one byte and the payload. A layer with another sum is refused."""
     def __init__(
         self,
         *,

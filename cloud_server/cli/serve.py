@@ -1,0 +1,147 @@
+"""featherwire-cloud serve: the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("serve")(serve)
+
+
+def serve(
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            metavar="HOST:PORT",
+            help="Default: 127.0.0.1:7570. Port 0 takes a free one and says which.",
+        ),
+    ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option("--bundle", help="Bundle folder, zip or name. Default: the picture bundle."),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            "--tasks",
+            metavar="NAME,NAME",
+            help="Tasks to open, or `none`. Default: detection,segmentation,landmarks.",
+        ),
+    ] = None,
+    detector: Annotated[
+        str | None, typer.Option("--detector", help="Back end of detection, such as yolo11n.pt.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = None,
+    models_dir: Annotated[
+        Path | None, typer.Option("--models-dir", help="Where weights lie, beside the cache.")
+    ] = None,
+    credits_: Annotated[
+        int | None, typer.Option("--credits", help="Frames in flight a stream. Default: 8.")
+    ] = None,
+    drain_deadline_s: Annotated[
+        float | None,
+        typer.Option("--drain-deadline", help="Seconds for frames in flight on SIGTERM."),
+    ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option("--tls-cert", help="PEM file.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option("--tls-client-ca", help="PEM file; clients must have its certificates."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="YAML file of settings; or FEATHERWIRE_CONFIG names it."),
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option("--log-format", help="auto, console or json; on stderr.")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option("--log-level", help="debug, info, warning or error.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line on stdout when ready.")
+    ] = False,
+) -> None:
+    """Receive features, reconstruct pictures, run tasks, and send results back.
+
+    Every setting can also come from a YAML file (--config) or from FEATHERWIRE_<SETTING> in the
+    environment; flags win over variables, variables over the file. SIGTERM or Ctrl-C lets frames in
+    flight finish first; a second one stops at once.
+
+    Health and reflection are on: `grpcurl -plaintext HOST:PORT list` works.
+    """
+    import asyncio
+    import json
+    import sys
+
+    from cloud_server.logs import configure_logs
+    from cloud_server.settings import ServerSettings, split_names
+    from shared.cli import ExitCode, stop_on_error
+    from shared.errors import FeatherwireError
+
+    try:
+        settings = ServerSettings.load(
+            config,
+            listen=listen,
+            bundle=bundle,
+            tasks=None if tasks is None else split_names(tasks),
+            detector=detector,
+            device=device,
+            models_dir=models_dir,
+            credits=credits_,
+            drain_deadline_s=drain_deadline_s,
+            tls_certificate=tls_certificate,
+            tls_key=tls_key,
+            tls_client_ca=tls_client_ca,
+            log_format=log_format,
+            log_level=log_level,
+        )
+    except FeatherwireError as error:
+        sys.stderr.write(f"error: {error.message}\n")
+        raise typer.Exit(ExitCode.USAGE) from None
+    configure_logs(log_format=settings.log_format, level=settings.log_level)
+
+    async def run() -> bool:
+        from cloud_server.service import open_server
+
+        server, engine, opened = await open_server(settings)
+        address = await server.start(settings.listen)
+        server.stop_on_signals()
+        ready = {
+            "listening": address,
+            "bundle": opened.id,
+            "tasks": [s.name for s in engine.tasks.values() if s.unavailable is None],
+            "unavailable": {
+                s.name: s.unavailable.to_dict()
+                for s in engine.tasks.values()
+                if s.unavailable is not None
+            },
+        }
+        if as_json:
+            sys.stdout.write(json.dumps(ready) + "\n")
+        else:
+            _print_ready(ready)
+        sys.stdout.flush()
+        return await server.wait()
+
+    with stop_on_error(as_json=as_json):
+        drained = asyncio.run(run())
+    if not drained:
+        raise typer.Exit(ExitCode.SOME_FAILED)
+
+
+def _print_ready(ready: dict[str, object]) -> None:
+    print(f"listening on {ready['listening']}")
+    print(f"bundle {ready['bundle']}")
+    tasks = ready["tasks"]
+    print("tasks " + (", ".join(tasks) if isinstance(tasks, list) and tasks else "none"))
+    unavailable = ready["unavailable"]
+    if isinstance(unavailable, dict):
+        for name, error in unavailable.items():
+            print(f"task {name} is unavailable: {error['message']}")

@@ -1,0 +1,125 @@
+"""The gRPC server: what is registered, how it starts, how it stops.
+
+serving ──SIGTERM, SIGINT──> draining ──all streams ended, or the deadline──> stopped
+                                 └──────────── a second signal ────────────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from cloud_server.engine import Engine
+from cloud_server.ingest.bundles import BundleServicer
+from cloud_server.ingest.servicer import IngestServicer
+from shared.errors import FeatherwireError
+from shared.proto.featherwire.v1 import (
+    bundles_pb2,
+    bundles_pb2_grpc,
+    ingest_pb2,
+    ingest_pb2_grpc,
+)
+from shared.wire.transport import server_options
+
+INGEST_SERVICE = ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name
+BUNDLE_SERVICE = bundles_pb2.DESCRIPTOR.services_by_name["BundleService"].full_name
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files; with ``client_ca`` only clients with a certificate of that CA are let in."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+class Server:
+    """One listening server around an engine. ``serve`` is its whole life."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        ingest: IngestServicer,
+        bundles: BundleServicer,
+        *,
+        max_message_bytes: int,
+        drain_deadline_s: float,
+        tls: TlsFiles | None = None,
+    ) -> None:
+        self._engine = engine
+        self._ingest = ingest
+        self._drain_deadline_s = drain_deadline_s
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(options=server_options(max_message_bytes))
+        self._tls = tls
+        self._stop = asyncio.Event()
+        self._force = asyncio.Event()
+        ingest_pb2_grpc.add_IngestServiceServicer_to_server(ingest, self._server)
+        bundles_pb2_grpc.add_BundleServiceServicer_to_server(bundles, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (INGEST_SERVICE, BUNDLE_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME),
+            self._server,
+        )
+
+    async def start(self, listen: str) -> str:
+        """Listen on ``HOST:PORT``; returns the address with the port that was really taken.
+
+        Raises ``FeatherwireError("cannot_listen")``.
+        """
+        try:
+            if self._tls is None:
+                port = self._server.add_insecure_port(listen)
+            else:
+                port = self._server.add_secure_port(listen, _credentials(self._tls))
+        except (RuntimeError, OSError, ValueError) as error:
+            raise FeatherwireError("cannot_listen", f"cannot listen on {listen}: {error}") from None
+        await self._server.start()
+        for service in ("", INGEST_SERVICE, BUNDLE_SERVICE):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        return f"{listen.rpartition(':')[0]}:{port}"
+
+    def stop(self) -> None:
+        """Begin to drain; a second call stops at once."""
+        (self._force if self._stop.is_set() else self._stop).set()
+
+    def stop_on_signals(self) -> None:
+        """Let SIGTERM and SIGINT call ``stop``."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+
+    async def wait(self) -> bool:
+        """Serve until ``stop``, then drain. True when every stream came to its end."""
+        await self._stop.wait()
+        log = structlog.get_logger()
+        log.info("draining", streams=self._ingest.open_streams, deadline_s=self._drain_deadline_s)
+        await self._health.enter_graceful_shutdown()
+        self._ingest.drain(self._drain_deadline_s)
+        stopping = asyncio.create_task(self._server.stop(self._drain_deadline_s))
+        forced = asyncio.create_task(self._force.wait())
+        await asyncio.wait({stopping, forced}, return_when=asyncio.FIRST_COMPLETED)
+        drained = not self._force.is_set() and self._ingest.open_streams == 0
+        forced.cancel()
+        if self._force.is_set():
+            await self._server.stop(0)
+        await stopping
+        await self._engine.close()
+        log.info("stopped", drained=drained)
+        return drained
+
+
+def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(tls.key.read_bytes(), tls.certificate.read_bytes())],
+        root_certificates=tls.client_ca.read_bytes() if tls.client_ca else None,
+        require_client_auth=tls.client_ca is not None,
+    )

@@ -1,0 +1,151 @@
+"""The calls of IngestService: the stream, and one picture without a stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import grpc
+import structlog
+
+from cloud_server.engine import Engine, EngineFrame
+from cloud_server.ingest.sessions import SessionLimits, SessionRegistry
+from cloud_server.ingest.status import abort
+from cloud_server.ingest.stream import Stream, StreamLimits
+from shared.errors import FeatherwireError, SessionError
+from shared.limits import DEFAULT_LIMITS, Limits
+from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc, types_pb2
+from shared.wire import error_to_message
+from shared.wire.requests import parse_features, parse_picture_request, parse_tasks
+from shared.wire.results import model_to_message, outcome_to_message
+from shared.wire.transport import MAX_FRAME_BYTES
+
+if TYPE_CHECKING:
+    ConnectContext = grpc.aio.ServicerContext[ingest_pb2.ConnectRequest, ingest_pb2.ConnectResponse]
+    AnalyzeContext = grpc.aio.ServicerContext[ingest_pb2.AnalyzeRequest, ingest_pb2.AnalyzeResponse]
+
+
+class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
+    """Admits streams and calls up to a number, and drains them together."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        bundle_id: str,
+        server_version: str,
+        max_message_bytes: int,
+        max_streams: int = 256,
+        max_calls: int = 16,
+        stream_limits: StreamLimits | None = None,
+        session_limits: SessionLimits | None = None,
+        picture_limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self._engine = engine
+        self._bundle_id = bundle_id
+        self._server_version = server_version
+        self._stream_limits = stream_limits or StreamLimits()
+        self._picture_limits = picture_limits
+        self._sessions = SessionRegistry(session_limits)
+        self._streams: set[Stream] = set()
+        self._max_streams = max_streams
+        self._calls = 0
+        self._max_calls = max_calls
+        self._draining = False
+        self._settings = self._server_settings(max_message_bytes)
+
+    async def Connect(
+        self,
+        request_iterator: AsyncIterator[ingest_pb2.ConnectRequest],
+        context: ConnectContext,
+    ) -> None:
+        if self._draining:
+            await abort(context, _draining())
+        if len(self._streams) >= self._max_streams:
+            await abort(
+                context,
+                SessionError(
+                    "too_many_streams", f"all {self._max_streams} streams of this server are taken"
+                ),
+            )
+        stream = Stream(
+            engine=self._engine,
+            sessions=self._sessions,
+            bundle_id=self._bundle_id,
+            settings=self._settings,
+            server_version=self._server_version,
+            limits=self._stream_limits,
+            picture_limits=self._picture_limits,
+        )
+        self._streams.add(stream)
+        try:
+            await stream.run(request_iterator, context.write)
+        except FeatherwireError as error:
+            structlog.get_logger().warning(
+                "stream_refused", peer=context.peer(), reason=error.reason, error=error.message
+            )
+            await abort(context, error)
+        finally:
+            self._streams.discard(stream)
+
+    async def Analyze(
+        self, request: ingest_pb2.AnalyzeRequest, context: AnalyzeContext
+    ) -> ingest_pb2.AnalyzeResponse:
+        if self._draining:
+            await abort(context, _draining())
+        if self._calls >= self._max_calls:
+            await abort(
+                context, SessionError("busy", f"{self._calls} calls are being served; try again")
+            )
+        self._calls += 1
+        try:
+            frame = await asyncio.to_thread(self._engine_frame, request)
+            outcome = await self._engine.submit(frame)
+        except FeatherwireError as error:
+            await abort(context, error)
+        finally:
+            self._calls -= 1
+        if outcome.error is not None:
+            await abort(context, outcome.error)
+        return ingest_pb2.AnalyzeResponse(outcome=outcome_to_message(outcome))
+
+    def drain(self, deadline_s: float) -> None:
+        """Refuse new streams and calls, and let those there are come to their end."""
+        self._draining = True
+        for stream in self._streams:
+            stream.drain(deadline_s)
+
+    @property
+    def open_streams(self) -> int:
+        """Streams that have not ended."""
+        return len(self._streams)
+
+    def _engine_frame(self, request: ingest_pb2.AnalyzeRequest) -> EngineFrame:
+        return EngineFrame(
+            parse_features(request.features, self._picture_limits),
+            parse_tasks(request.tasks),
+            parse_picture_request(request.picture) if request.HasField("picture") else None,
+            self._stream_limits.frame_deadline_s,
+        )
+
+    def _server_settings(self, max_message_bytes: int) -> ingest_pb2.ServerSettings:
+        settings = ingest_pb2.ServerSettings(
+            max_message_bytes=max_message_bytes,
+            max_frame_bytes=MAX_FRAME_BYTES,
+            min_side=self._picture_limits.min_side,
+            max_side=self._picture_limits.max_side,
+            frame_deadline_s=self._stream_limits.frame_deadline_s,
+        )
+        for status in self._engine.tasks.values():
+            info = types_pb2.TaskInfo(
+                name=status.name, models=[model_to_message(model) for model in status.models]
+            )
+            if status.unavailable is not None:
+                info.unavailable.CopyFrom(error_to_message(status.unavailable))
+            settings.tasks.append(info)
+        return settings
+
+
+def _draining() -> SessionError:
+    return SessionError("draining", "this server is about to stop; connect again elsewhere")

@@ -1,0 +1,35 @@
+"""Errors as gRPC statuses; the typed error travels in the trailing metadata."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import grpc
+
+from shared.errors import FeatherwireError
+from shared.wire import error_to_message
+from shared.wire.transport import ERROR_METADATA_KEY
+
+_CODE_BY_REASON = {
+    "bundle_mismatch": grpc.StatusCode.FAILED_PRECONDITION,
+    "busy": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "credits_exceeded": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "deadline_exceeded": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "draining": grpc.StatusCode.UNAVAILABLE,
+    "internal_error": grpc.StatusCode.INTERNAL,
+    "no_hello": grpc.StatusCode.FAILED_PRECONDITION,
+    "not_found": grpc.StatusCode.NOT_FOUND,
+    "slow_consumer": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "superseded": grpc.StatusCode.ABORTED,
+    "too_many_streams": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "unsupported_version": grpc.StatusCode.FAILED_PRECONDITION,
+}
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: FeatherwireError) -> NoReturn:
+    """End the call with ``error``; a reason without a code of its own is the client's mistake."""
+    code = _CODE_BY_REASON.get(error.reason, grpc.StatusCode.INVALID_ARGUMENT)
+    message = error_to_message(error)
+    metadata = ((ERROR_METADATA_KEY, message.SerializeToString()),)
+    await context.abort(code, f"{message.message[:500]} [{error.reason}]", metadata)
+    raise AssertionError("abort raises")

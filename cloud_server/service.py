@@ -1,0 +1,110 @@
+"""Puts a server together from its settings: bundle, tasks, engine, gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+
+import structlog
+
+from cloud_server.engine import LocalEngine, WorkerCounts
+from cloud_server.engine.local import TaskRunner
+from cloud_server.ingest.bundles import BundleServicer
+from cloud_server.ingest.server import Server, TlsFiles
+from cloud_server.ingest.servicer import IngestServicer
+from cloud_server.ingest.sessions import SessionLimits
+from cloud_server.ingest.stream import StreamLimits
+from cloud_server.models import ModelStore
+from cloud_server.settings import ServerSettings
+from cloud_server.tasks import open_task
+from shared.bundle import Bundle
+
+
+async def open_server(settings: ServerSettings) -> tuple[Server, LocalEngine, Bundle]:
+    """Load everything; the server does not listen yet. Raises ``FeatherwireError``.
+
+    Tasks whose weights are missing are logged by name, with the command that gets them.
+    """
+    if settings.torch_threads is not None:
+        import torch
+
+        torch.set_num_threads(settings.torch_threads)
+    bundle = await asyncio.to_thread(Bundle.load, settings.bundle)
+    engine = await LocalEngine.open(
+        bundle,
+        tasks=_task_openers(settings),
+        device=settings.device,
+        workers=WorkerCounts(
+            decode=settings.decode_workers,
+            reconstruct=settings.reconstruct_workers,
+            task=settings.task_workers,
+            picture=settings.picture_workers,
+            queue_size=settings.queue_size,
+            max_batch=settings.max_batch,
+            max_delay_s=settings.max_batch_delay_s,
+        ),
+    )
+    log = structlog.get_logger()
+    for status in engine.tasks.values():
+        if status.unavailable is not None:
+            log.warning("task_unavailable", task=status.name, **status.unavailable.to_dict())
+    ingest = IngestServicer(
+        engine,
+        bundle_id=bundle.id,
+        server_version=package_version(),
+        max_message_bytes=settings.max_message_bytes,
+        max_streams=settings.max_streams,
+        max_calls=settings.max_calls,
+        stream_limits=StreamLimits(
+            credits=settings.credits,
+            max_pixels_in_flight=settings.max_pixels_in_flight,
+            frame_deadline_s=settings.frame_deadline_s,
+            write_timeout_s=settings.write_timeout_s,
+        ),
+        session_limits=SessionLimits(
+            window=settings.dedupe_window,
+            kept_results=settings.kept_results,
+            kept_result_bytes=settings.kept_result_bytes,
+            kept_frames=settings.kept_frames,
+            kept_frame_bytes=settings.kept_frame_bytes,
+        ),
+    )
+    server = Server(
+        engine,
+        ingest,
+        await asyncio.to_thread(BundleServicer, bundle),
+        max_message_bytes=settings.max_message_bytes,
+        drain_deadline_s=settings.drain_deadline_s,
+        tls=_tls(settings),
+    )
+    return server, engine, bundle
+
+
+def package_version() -> str:
+    """The release that is installed; 0 when it runs from a source tree."""
+    try:
+        return version("featherwire")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _task_openers(settings: ServerSettings) -> dict[str, Callable[[], TaskRunner]]:
+    store = ModelStore(models_dirs=[settings.models_dir] if settings.models_dir else [])
+    return {
+        name: functools.partial(
+            open_task,
+            name,
+            store,
+            backend=settings.detector if name == "detection" else None,
+            device=settings.device,
+        )
+        for name in settings.tasks
+    }
+
+
+def _tls(settings: ServerSettings) -> TlsFiles | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)

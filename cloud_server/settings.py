@@ -1,0 +1,147 @@
+"""Settings of the server: a YAML file, then FEATHERWIRE_* variables, then flags; the last wins."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from shared.errors import FeatherwireError
+from shared.wire.transport import MAX_MESSAGE_BYTES
+
+CONFIG_VARIABLE = "FEATHERWIRE_CONFIG"
+
+
+class ServerSettings(BaseSettings):
+    """What `featherwire-cloud serve` can be told; lists in variables are comma-separated."""
+
+    model_config = SettingsConfigDict(env_prefix="FEATHERWIRE_", extra="forbid", frozen=True)
+
+    # Where and what
+    listen: str = Field(
+        default="127.0.0.1:7570", description="HOST:PORT; port 0 chooses a free one"
+    )
+    bundle: str | None = Field(default=None, description="folder, zip or name; none: the packaged")
+    tasks: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("detection", "segmentation", "landmarks"), description="tasks to open at start-up"
+    )
+    detector: str | None = Field(
+        default=None, description="back end of detection, such as yolo11n.pt; none: the embedded"
+    )
+    device: str = Field(default="cpu", description="where torch runs: cpu, cuda, cuda:1")
+    models_dir: Path | None = Field(default=None, description="where weights lie, beside the cache")
+
+    # Workers
+    decode_workers: int = Field(default=1, ge=1, le=64)
+    reconstruct_workers: int = Field(default=1, ge=1, le=64)
+    task_workers: int = Field(default=1, ge=1, le=64, description="threads and models a task")
+    picture_workers: int = Field(default=1, ge=1, le=64)
+    torch_threads: int | None = Field(default=None, ge=1, le=256, description="none: torch's own")
+    queue_size: int = Field(default=16, ge=1, le=1024, description="items inside one stage")
+    max_batch: int = Field(default=4, ge=1, le=256, description="frames a reconstruction")
+    max_batch_delay_s: float = Field(default=0.005, ge=0, le=1)
+
+    # Bounds
+    max_streams: int = Field(default=256, ge=1, le=100_000)
+    max_calls: int = Field(default=16, ge=1, le=10_000, description="unary calls at once")
+    credits: int = Field(default=8, ge=1, le=1024, description="frames in flight a stream")
+    max_message_bytes: int = Field(default=MAX_MESSAGE_BYTES, ge=2**16, le=MAX_MESSAGE_BYTES)
+    max_pixels_in_flight: int = Field(default=128 * 2**20, ge=2**16, description="a stream")
+    frame_deadline_s: float = Field(default=30.0, gt=0, le=3600)
+    write_timeout_s: float = Field(default=30.0, gt=0, le=3600, description="for a client to read")
+    drain_deadline_s: float = Field(default=20.0, ge=0, le=3600)
+    dedupe_window: int = Field(default=4096, ge=1, le=2**20, description="frames a session")
+    kept_results: int = Field(default=64, ge=0, le=2**16, description="a session")
+    kept_frames: int = Field(default=64, ge=0, le=2**16, description="a session, for refinement")
+    kept_result_bytes: int = Field(default=64 * 2**20, ge=0)
+    kept_frame_bytes: int = Field(default=128 * 2**20, ge=0)
+
+    # TLS, PEM files; without a certificate the server speaks plain text
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+
+    # Logs, on stderr
+    log_format: Literal["auto", "console", "json"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def load(cls, config: Path | None = None, **flags: Any) -> ServerSettings:
+        """Settings from a file, the environment and ``flags`` (None is "not given").
+
+        The file is ``config``, or what FEATHERWIRE_CONFIG names. Raises
+        ``FeatherwireError("invalid_settings")`` with every complaint, one a line.
+        """
+        named = config or (
+            Path(os.environ[CONFIG_VARIABLE]) if CONFIG_VARIABLE in os.environ else None
+        )
+        if named is not None and not named.is_file():
+            raise FeatherwireError("invalid_settings", f"no config file {named}")
+        source = _settings_class(named)
+        try:
+            return source(**{name: value for name, value in flags.items() if value is not None})
+        except ValidationError as error:
+            complaints = [
+                f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}"
+                for item in error.errors(include_url=False)
+            ]
+            raise FeatherwireError("invalid_settings", "\n".join(complaints)) from None
+        except Exception as error:  # noqa: BLE001  # YAML's and pydantic-settings' own kinds
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise FeatherwireError("invalid_settings", reason) from None
+
+    @field_validator("listen")
+    @classmethod
+    def _host_and_port(cls, listen: str) -> str:
+        host, _, port = listen.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError("is HOST:PORT, such as 127.0.0.1:7570 or [::]:7570")
+        return listen
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _split(cls, tasks: Any) -> Any:
+        return split_names(tasks) if isinstance(tasks, str) else tasks
+
+    @model_validator(mode="after")
+    def _whole_tls(self) -> ServerSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Names from ``a,b c``; ``none`` is no name at all."""
+    names = tuple(text.replace(",", " ").split())
+    return () if names == ("none",) else names
+
+
+def _settings_class(config: Path | None) -> type[ServerSettings]:
+    """ServerSettings that also reads ``config``: pydantic-settings has the path in the class."""
+
+    class WithFile(ServerSettings):
+        model_config = SettingsConfigDict(yaml_file=config, yaml_file_encoding="utf-8")
+
+    return WithFile

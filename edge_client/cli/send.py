@@ -1,0 +1,174 @@
+"""featherwire-edge send: photos to a server, findings and pictures back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edge_client.cli.encode import BppOption, BytesOption, JsonOption, StateOption
+from shared.cli import Batch, Outcome, stop_on_error, write_atomically
+from shared.errors import FeatherwireError
+
+if TYPE_CHECKING:
+    from edge_client.session import FrameResult
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("send")(send)
+
+
+def send(
+    photos: Annotated[list[Path], typer.Argument(help="Photos, or .fwf files, any number.")],
+    server: Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="Where to.")],
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            "--tasks",
+            metavar="NAME,NAME",
+            help="Tasks to run, or `none`. Default: all that the server has.",
+        ),
+    ] = None,
+    picture: Annotated[
+        bool, typer.Option("--picture", help="Fetch the reconstructions too (needs -o).")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder: STEM.json for each photo, and STEM.png."),
+    ] = None,
+    state: StateOption = None,
+    bpp: BppOption = None,
+    max_bytes: BytesOption = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option("--bundle", help="Bundle folder, zip or name. Default: the server's."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Name of this device. Default: its host name.")
+    ] = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the server's answer.")
+    ] = 10.0,
+    deadline_s: Annotated[
+        float | None,
+        typer.Option(
+            "--deadline", min=0.1, help="Seconds a frame may take. Default: the server's."
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads for one photo.")] = 1,
+    tls: Annotated[bool, typer.Option("--tls", help="Use TLS, with the system's CAs.")] = False,
+    tls_ca: Annotated[
+        Path | None, typer.Option("--tls-ca", help="PEM file of the server's CA; implies --tls.")
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option("--tls-cert", help="PEM file, for a server that wants one.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send photos as features; print what the server finds in them.
+
+    As many photos are in flight as the server gives credits for. A photo that fails is reported
+    and the rest go on. With --picture each reconstruction is saved as DIR/STEM.png.
+    """
+    from edge_client.encoder import RateTarget
+    from edge_client.session import EdgeSession, TlsClientFiles
+    from shared.wire.requests import parse_tasks
+
+    if picture and output is None:
+        raise typer.BadParameter("--picture needs a folder", param_hint="-o")
+    batch = Batch(
+        as_json=as_json,
+        columns={
+            "photo": "photo",
+            "state": "state",
+            "bytes": "bytes",
+            "bits_per_pixel": "bits/pixel",
+            "round_trip_ms": "ms",
+            "found": "found",
+        },
+    )
+    outcome = Outcome()
+    with stop_on_error(as_json=as_json):
+        RateTarget(state, bpp, max_bytes)
+        session = EdgeSession(
+            server,
+            device=device,
+            bundle=bundle,
+            tasks=None if tasks is None else parse_tasks(_names(tasks)),
+            threads=threads,
+            tls=TlsClientFiles(tls_ca, tls_certificate, tls_key) if tls or tls_ca else None,
+            connect_timeout_s=timeout_s,
+            deadline_s=deadline_s,
+        )
+        with session:
+            results = session.stream(
+                photos,
+                picture=picture,
+                state=state,
+                bits_per_pixel=bpp,
+                max_bytes=max_bytes,
+            )
+            for result in results:
+                _take(result, output, batch, outcome)
+    order = {str(path): number for number, path in enumerate(photos)}
+    outcome.results.sort(key=lambda record: order[record["photo"]])
+    batch.report(outcome)
+
+
+def _take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcome) -> None:
+    """Note one result, and save it when there is a folder."""
+    photo = Path(result.source)
+    errors = [result.error, *result.task_errors.values(), result.picture_error]
+    for error in errors:
+        if error is not None:
+            outcome.failures.append({"file": str(photo), **error.to_dict()})
+            sys.stderr.write(f"error: {photo}: {error.message} [{error.reason}]\n")
+    if result.analysis is None:
+        return
+    record: dict[str, Any] = {
+        "photo": str(photo),
+        "sequence": result.sequence,
+        "state": result.state,
+        "bytes": result.payload_bytes,
+        "bits_per_pixel": round(result.analysis.bits_per_pixel, 6),
+        "round_trip_ms": round(result.round_trip_ms, 2),
+        "found": _found(result),
+        "analysis": result.analysis.to_dict(),
+    }
+    try:
+        if output is not None:
+            if result.picture is not None:
+                target = batch.claim(output / f"{photo.stem}.png", photo)
+                write_atomically(target, result.picture.data)
+                record["picture"] = str(target)
+            target = batch.claim(output / f"{photo.stem}.json", photo)
+            write_atomically(target, json.dumps(record, indent=1).encode() + b"\n")
+            record["file"] = str(target)
+    except FeatherwireError as error:
+        outcome.failures.append({"file": str(photo), **error.to_dict()})
+        sys.stderr.write(f"error: {photo}: {error.message} [{error.reason}]\n")
+        return
+    outcome.results.append(record)
+
+
+def _found(result: FrameResult) -> str:
+    """How many of what, such as ``2 person, 1 bus; 3 faces``."""
+    parts = []
+    for task in result.tasks.values():
+        if task.faces is not None:
+            parts.append(f"{len(task.faces)} faces")
+        else:
+            names = Counter(item.class_name for item in task.detections or task.instances or ())
+            parts.append(", ".join(f"{count} {name}" for name, count in names.most_common()))
+    return "; ".join(part for part in parts if part) or "-"
+
+
+def _names(text: str) -> list[str]:
+    names = text.replace(",", " ").split()
+    return [] if names == ["none"] else names

@@ -1,0 +1,13 @@
+"""Sessions with a server: frames out, results in.
+
+with EdgeSession("localhost:7570") as session:
+    result = session.send("photo.jpg", tasks=["detection"], picture=True)
+    for result in session.stream(photos, state=4):
+        ...
+"""
+
+from edge_client.session.channel import TlsClientFiles
+from edge_client.session.result import FrameResult
+from edge_client.session.session import EdgeSession
+
+__all__ = ["EdgeSession", "FrameResult", "TlsClientFiles"]

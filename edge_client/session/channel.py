@@ -1,0 +1,78 @@
+"""Channels to a server, and gRPC's failures as typed errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from shared.errors import FeatherwireError, SessionError
+from shared.proto.featherwire.v1 import types_pb2
+from shared.wire import error_from_message
+from shared.wire.transport import ERROR_METADATA_KEY, client_options
+
+_REASON_BY_CODE = {
+    grpc.StatusCode.UNAVAILABLE: "unreachable",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "deadline_exceeded",
+    grpc.StatusCode.CANCELLED: "closed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TlsClientFiles:
+    """PEM files: the server's CA (None: the system's), and the client's own pair for mutual TLS."""
+
+    server_ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+def open_channel(server: str, tls: TlsClientFiles | None = None) -> grpc.Channel:
+    """A channel to ``HOST:PORT``; it connects when it is used.
+
+    Raises ``SessionError``: ``bad_address``, or ``bad_tls_files`` for unreadable files.
+    """
+    host, _, port = server.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise SessionError("bad_address", f"{server!r} is not HOST:PORT")
+    if tls is None:
+        return grpc.insecure_channel(server, options=client_options())
+    try:
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=tls.server_ca.read_bytes() if tls.server_ca else None,
+            private_key=tls.key.read_bytes() if tls.key else None,
+            certificate_chain=tls.certificate.read_bytes() if tls.certificate else None,
+        )
+    except OSError as error:
+        raise SessionError("bad_tls_files", str(error)) from None
+    return grpc.secure_channel(server, credentials, options=client_options())
+
+
+def wait_until_ready(channel: grpc.Channel, server: str, timeout_s: float) -> None:
+    """Connect. Raises ``SessionError("unreachable")`` when that takes longer."""
+    try:
+        grpc.channel_ready_future(channel).result(timeout=timeout_s)
+    except grpc.FutureTimeoutError:
+        raise SessionError(
+            "unreachable", f"no server answered at {server} within {timeout_s:g} s", server=server
+        ) from None
+
+
+def error_from_call(error: grpc.RpcError, server: str) -> FeatherwireError:
+    """The server's own error when it sent one, or what the status code says."""
+    call = cast(grpc.Call, error)  # every error that a call raises is that call
+    for key, value in call.trailing_metadata() or ():
+        if key == ERROR_METADATA_KEY and isinstance(value, bytes):
+            try:
+                return error_from_message(types_pb2.Error.FromString(value))
+            except DecodeError:
+                break
+    code = call.code()
+    text = call.details() or code.name
+    reason = _REASON_BY_CODE.get(code, "refused")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
+        reason = "message_too_large"
+    return SessionError(reason, f"{server}: {text}", server=server, code=code.name)

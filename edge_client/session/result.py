@@ -1,0 +1,61 @@
+"""What a session returns for one frame."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import FeatherwireError, PhotoError
+from shared.results import AnalysisResult, TaskResult
+from shared.wire import Picture
+
+
+@dataclass(frozen=True, slots=True)
+class FrameResult:
+    """The outcome of one frame: an ``analysis``, or the ``error`` for which there is none.
+
+    ``source`` is what was given to ``send`` or ``stream``. ``sequence`` is 0 when the frame never
+    left, because it could not be encoded. ``round_trip_ms`` runs from sending to the result.
+    """
+
+    source: Any
+    sequence: int
+    state: int | None
+    payload_bytes: int
+    round_trip_ms: float
+    analysis: AnalysisResult | None = None
+    error: FeatherwireError | None = None
+    task_errors: dict[str, FeatherwireError] = field(default_factory=dict)
+    picture: Picture | None = None
+    picture_error: FeatherwireError | None = None
+
+    @property
+    def tasks(self) -> dict[str, TaskResult]:
+        """Findings by task; empty when the frame failed."""
+        return self.analysis.tasks if self.analysis is not None else {}
+
+    def raise_for_error(self) -> FrameResult:
+        """Raise what went wrong, the frame's error first, then a task's, then the picture's."""
+        for error in (self.error, *self.task_errors.values(), self.picture_error):
+            if error is not None:
+                raise error
+        return self
+
+    def image(self) -> NDArray[np.uint8]:
+        """The reconstruction, uint8 HxWx3 RGB. Raises ``PhotoError`` when there is none."""
+        from PIL import Image, UnidentifiedImageError
+
+        if self.picture is None:
+            raise self.picture_error or PhotoError("no_picture", "no picture was asked for")
+        try:
+            with Image.open(io.BytesIO(self.picture.data), formats=["PNG", "WEBP"]) as image:
+                # The header is compared before any pixel is decoded.
+                if image.size != (self.picture.width, self.picture.height):
+                    raise PhotoError("bad_picture", "the picture is not of the size it claims")
+                return np.asarray(image.convert("RGB"))
+        except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+            raise PhotoError("bad_picture", f"the server's picture is damaged: {error}") from None

@@ -1,0 +1,497 @@
+"""EdgeSession: photos out, results in, over one stream."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_client.session.bundles import obtain_bundle
+from edge_client.session.channel import (
+    TlsClientFiles,
+    error_from_call,
+    open_channel,
+    wait_until_ready,
+)
+from edge_client.session.connection import Connection, Reply
+from edge_client.session.result import FrameResult
+from shared.bitstream import Bitstream
+from shared.bundle import Bundle
+from shared.errors import BudgetError, BundleError, FeatherwireError, SessionError
+from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
+from shared.wire import PictureEncoding, PictureRequest, error_from_message
+from shared.wire.requests import Hello, features_message, parse_tasks, picture_request_message
+from shared.wire.results import outcome_from_message
+
+if TYPE_CHECKING:
+    from edge_client.encoder import EdgeEncoder
+
+Photo = str | Path | bytes | NDArray[np.uint8] | Bitstream
+"""A picture file or its bytes, uint8 HxWx3 RGB, or what was encoded: a Bitstream or .fwf file."""
+
+PictureWish = bool | str | PictureEncoding | PictureRequest | None
+"""True is PNG; or ``"png"``, ``"webp"``, ``"webp_lossless"``, or a request with a quality."""
+
+KEPT_FOR_REFINEMENT = 64
+RESULT_MARGIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A frame at its finest state, and the state that the server has."""
+
+    bitstream: Bitstream
+    sent_state: int
+
+
+class EdgeSession:
+    """A session with one server. Open it with ``with``; use it from one thread at a time.
+
+    server: HOST:PORT.
+    device: a stable name of this machine; its host name when None.
+    session: which numbering of frames; a fresh one when None.
+    bundle: a Bundle, or a folder, zip or name. None takes the packaged one, or the server's own,
+        fetched once and cached, when the server wants another.
+    encoder: an ``EdgeEncoder`` to share between sessions; its bundle is used then.
+    tasks: what runs when a call names no tasks; None is every task that the server has.
+    deadline_s: how long a frame may take; None is the server's deadline and a little more.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        device: str | None = None,
+        session: str | None = None,
+        bundle: Bundle | str | Path | None = None,
+        encoder: EdgeEncoder | None = None,
+        tasks: Iterable[str] | None = None,
+        threads: int = 1,
+        tls: TlsClientFiles | None = None,
+        connect_timeout_s: float = 10.0,
+        deadline_s: float | None = None,
+        bundle_cache_dir: Path | None = None,
+    ) -> None:
+        self.server = server
+        self.device = device or default_device_name()
+        self.session = session or uuid.uuid4().hex
+        self._given_bundle = encoder.bundle if encoder is not None else bundle
+        self._encoder = encoder
+        self._default_tasks = None if tasks is None else parse_tasks(tasks)
+        self._threads = threads
+        self._tls = tls
+        self._connect_timeout_s = connect_timeout_s
+        self._deadline_s = deadline_s
+        self._bundle_cache_dir = bundle_cache_dir
+        self._channel: grpc.Channel | None = None
+        self._connection: Connection | None = None
+        self._bundle: Bundle | None = None
+        self._kept: OrderedDict[int, _Kept] = OrderedDict()
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def open(self) -> EdgeSession:
+        """Connect, agree on a bundle, and be ready to send; ``with`` calls this.
+
+        Raises ``SessionError`` (unreachable, refused, bundle_mismatch, unsupported_version, ...)
+        and ``BundleError`` when the bundle cannot be had.
+        """
+        if self._connection is not None:
+            return self
+        mine = self._own_bundle()
+        self._channel = open_channel(self.server, self._tls)
+        try:
+            wait_until_ready(self._channel, self.server, self._connect_timeout_s)
+            hello = Hello(
+                device=self.device,
+                session=self.session,
+                bundle_id=mine.id if mine is not None else None,
+                can_switch_bundle=self._given_bundle is None,
+                client_version=_package_version(),
+            )
+            self._connection = Connection(
+                self._channel, self.server, hello, timeout_s=self._connect_timeout_s
+            )
+            wanted_id = self._connection.welcome.bundle_id
+            if mine is None or mine.id != wanted_id:
+                mine = obtain_bundle(
+                    self._channel, self.server, wanted_id, cache_dir=self._bundle_cache_dir
+                )
+            self._bundle = mine
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def close(self) -> None:
+        """End the session; frames in flight have ten seconds to come back."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def __enter__(self) -> EdgeSession:
+        return self.open()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- facts -----------------------------------------------------------------------------------
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle on which both ends agreed."""
+        self._open_connection()
+        assert self._bundle is not None
+        return self._bundle
+
+    @property
+    def credits(self) -> int:
+        """Frames that may be sent at once without waiting."""
+        return self._open_connection().credits
+
+    @property
+    def available_tasks(self) -> tuple[str, ...]:
+        """Tasks that this server can run."""
+        tasks = self._open_connection().welcome.settings.tasks
+        return parse_tasks(task.name for task in tasks if not task.HasField("unavailable"))
+
+    @property
+    def unavailable_tasks(self) -> dict[str, FeatherwireError]:
+        """Tasks that this server cannot run, and why."""
+        tasks = self._open_connection().welcome.settings.tasks
+        return {
+            task.name: error_from_message(task.unavailable)
+            for task in tasks
+            if task.HasField("unavailable")
+        }
+
+    @property
+    def encoder(self) -> EdgeEncoder:
+        """The encoder for the agreed bundle, made when it is first needed."""
+        if self._encoder is None:
+            from edge_client.encoder import EdgeEncoder
+
+            self._encoder = EdgeEncoder(self.bundle, threads=self._threads)
+        return self._encoder
+
+    # -- sending ---------------------------------------------------------------------------------
+
+    def send(
+        self,
+        photo: Photo,
+        *,
+        tasks: Iterable[str] | None = None,
+        picture: PictureWish = None,
+        state: int | None = None,
+        bits_per_pixel: float | None = None,
+        max_bytes: int | None = None,
+        refinable: bool = False,
+    ) -> FrameResult:
+        """Send one photo and wait for its result.
+
+        At most one of ``state``, ``bits_per_pixel`` and ``max_bytes``; none is the finest state.
+        ``refinable`` keeps the finer layers here, so that ``refine`` can send them later.
+        Raises ``FeatherwireError`` when the photo, the frame or the session fails; a task that
+        fails alone is in ``result.task_errors``.
+        """
+        bitstream, finest = self._encode(photo, state, bits_per_pixel, max_bytes, refinable)
+        deadline_s = self._deadline()
+        sequence, future = self._open_connection().submit(
+            bitstream, tasks=self._tasks(tasks), picture=_picture(picture), deadline_s=deadline_s
+        )
+        self._keep(sequence, finest, bitstream.state)
+        return _whole(self._await(future, photo, bitstream, deadline_s))
+
+    def stream(
+        self,
+        photos: Iterable[Photo],
+        *,
+        tasks: Iterable[str] | None = None,
+        picture: PictureWish = None,
+        state: int | None = None,
+        bits_per_pixel: float | None = None,
+        max_bytes: int | None = None,
+        refinable: bool = False,
+    ) -> Iterator[FrameResult]:
+        """Send many photos, with as many in flight as the server gives credits for.
+
+        Yields each result as it completes, which need not be the order of ``photos``; its
+        ``source`` is the photo. A photo that cannot be encoded, or fails at the server, yields a
+        result with ``error`` set, and the rest go on. Raises ``SessionError`` when the session
+        itself fails.
+        """
+        wanted, request = self._tasks(tasks), _picture(picture)
+        deadline_s = self._deadline()
+        in_flight: dict[Future[Reply], tuple[Photo, Bitstream, float]] = {}
+        for photo in photos:
+            try:
+                bitstream, finest = self._encode(photo, state, bits_per_pixel, max_bytes, refinable)
+            except SessionError:
+                raise
+            except (FeatherwireError, OSError) as error:
+                yield _unsent(photo, error)
+                continue
+            connection = self._open_connection()
+            while connection.credits == 0 and in_flight:
+                yield from self._completed(in_flight, deadline_s)
+            try:
+                sequence, future = connection.submit(
+                    bitstream, tasks=wanted, picture=request, deadline_s=deadline_s
+                )
+            except SessionError as error:
+                if error.reason != "message_too_large":
+                    raise
+                yield _unsent(photo, error)
+                continue
+            self._keep(sequence, finest, bitstream.state)
+            in_flight[future] = (photo, bitstream, time.monotonic())
+            if any(future.done() for future in in_flight):
+                yield from self._completed(in_flight, deadline_s)
+        while in_flight:
+            yield from self._completed(in_flight, deadline_s)
+
+    def refine(
+        self,
+        sequence: int,
+        *,
+        state: int = 0,
+        tasks: Iterable[str] | None = None,
+        picture: PictureWish = None,
+    ) -> FrameResult:
+        """Send the layers that a frame (sent with ``refinable=True``) still lacks up to ``state``.
+
+        Raises ``SessionError("not_refinable")`` when they are no longer here, and
+        ``refine_evicted`` when the server no longer has the layers before them.
+        """
+        kept = self._kept.get(sequence)
+        if kept is None:
+            raise SessionError("not_refinable", f"the layers of frame {sequence} are not kept here")
+        refined = kept.bitstream.truncate(state)
+        layers = tuple(layer for layer in refined.layers if layer.state < kept.sent_state)
+        if not layers:
+            raise SessionError(
+                "not_refinable", f"frame {sequence} was sent at state {kept.sent_state} already"
+            )
+        deadline_s = self._deadline()
+        future = self._open_connection().refine(
+            sequence,
+            layers,
+            tasks=self._tasks(tasks),
+            picture=_picture(picture),
+            deadline_s=deadline_s,
+        )
+        result = _whole(self._await(future, sequence, refined, deadline_s))
+        self._kept[sequence] = _Kept(kept.bitstream, state)
+        return result
+
+    def analyze(
+        self,
+        photo: Photo,
+        *,
+        tasks: Iterable[str] | None = None,
+        picture: PictureWish = None,
+        state: int | None = None,
+        bits_per_pixel: float | None = None,
+        max_bytes: int | None = None,
+    ) -> FrameResult:
+        """Like ``send``, as one unary call outside the stream: no credits, no sequence."""
+        bitstream, _ = self._encode(photo, state, bits_per_pixel, max_bytes, False)
+        self._open_connection()
+        assert self._channel is not None
+        request = ingest_pb2.AnalyzeRequest(
+            features=features_message(bitstream),
+            tasks=self._tasks(tasks),
+            picture=picture_request_message(_picture(picture)),
+        )
+        started = time.perf_counter()
+        try:
+            response = ingest_pb2_grpc.IngestServiceStub(self._channel).Analyze(
+                request, timeout=self._deadline()
+            )
+        except grpc.RpcError as error:
+            raise error_from_call(error, self.server) from None
+        round_trip_ms = (time.perf_counter() - started) * 1e3
+        outcome = outcome_from_message(response.outcome)
+        reply = Reply(outcome, 0, bitstream.state, round_trip_ms)
+        return _whole(_result(reply, photo, bitstream))
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    def _own_bundle(self) -> Bundle | None:
+        if isinstance(self._given_bundle, Bundle):
+            return self._given_bundle
+        if self._given_bundle is not None:
+            return Bundle.load(self._given_bundle)
+        try:
+            return Bundle.load()
+        except BundleError:
+            return None  # the server will name one
+
+    def _open_connection(self) -> Connection:
+        if self._connection is None:
+            raise SessionError("closed", "this session is not open; use it in a with statement")
+        return self._connection
+
+    def _deadline(self) -> float:
+        if self._deadline_s is not None:
+            return self._deadline_s
+        return self._open_connection().welcome.settings.frame_deadline_s + RESULT_MARGIN_S
+
+    def _tasks(self, tasks: Iterable[str] | None) -> tuple[str, ...]:
+        if tasks is not None:
+            return parse_tasks(tasks)
+        return self.available_tasks if self._default_tasks is None else self._default_tasks
+
+    def _encode(
+        self,
+        photo: Photo,
+        state: int | None,
+        bits_per_pixel: float | None,
+        max_bytes: int | None,
+        refinable: bool,
+    ) -> tuple[Bitstream, Bitstream | None]:
+        """The frame to send, and the finest one when it shall be kept."""
+        if isinstance(photo, str | Path) and Path(photo).suffix.lower() == ".fwf":
+            photo = Bitstream.from_bytes(Path(photo).read_bytes())
+        if not isinstance(photo, Bitstream):
+            if not refinable:
+                bitstream = self.encoder.encode(
+                    photo, state=state, bits_per_pixel=bits_per_pixel, max_bytes=max_bytes
+                )
+                return bitstream, None
+            photo = self.encoder.encode(photo)
+        wanted = _finest_within(photo, state, bits_per_pixel, max_bytes)
+        cut = photo if wanted == photo.state else photo.truncate(wanted)
+        return cut, photo if refinable else None
+
+    def _keep(self, sequence: int, finest: Bitstream | None, sent_state: int) -> None:
+        if finest is None:
+            return
+        self._kept[sequence] = _Kept(finest, sent_state)
+        while len(self._kept) > KEPT_FOR_REFINEMENT:
+            self._kept.popitem(last=False)
+
+    def _await(
+        self, future: Future[Reply], source: Any, bitstream: Bitstream, deadline_s: float
+    ) -> FrameResult:
+        try:
+            return _result(future.result(deadline_s), source, bitstream)
+        except FutureTimeoutError:
+            raise SessionError(
+                "deadline_exceeded", f"{self.server} gave no result within {deadline_s:g} s"
+            ) from None
+
+    def _completed(
+        self, in_flight: dict[Future[Reply], tuple[Photo, Bitstream, float]], deadline_s: float
+    ) -> Iterator[FrameResult]:
+        """Wait for at least one of ``in_flight``; yield those that are done, and forget them."""
+        oldest = min(sent_at for _, _, sent_at in in_flight.values())
+        remaining_s = max(0.0, oldest + deadline_s - time.monotonic())
+        done, _ = wait_for(in_flight, timeout=remaining_s, return_when=FIRST_COMPLETED)
+        if not done:
+            raise SessionError(
+                "deadline_exceeded", f"{self.server} gave no result within {deadline_s:g} s"
+            )
+        for future in list(in_flight):
+            if future in done:
+                photo, bitstream, _ = in_flight.pop(future)
+                yield _result(future.result(), photo, bitstream)
+
+
+def default_device_name() -> str:
+    """This machine's host name, in the alphabet of device names."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:128] or "device"
+
+
+def _package_version() -> str:
+    try:
+        return version("featherwire")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _picture(wish: PictureWish) -> PictureRequest | None:
+    if wish is None or wish is False:
+        return None
+    if isinstance(wish, PictureRequest):
+        return wish
+    try:
+        return PictureRequest(PictureEncoding.PNG if wish is True else PictureEncoding(wish))
+    except ValueError:
+        known = ", ".join(PictureEncoding)
+        raise SessionError("unknown_encoding", f"no encoding {wish!r}; there are {known}") from None
+
+
+def _finest_within(
+    bitstream: Bitstream, state: int | None, bits_per_pixel: float | None, max_bytes: int | None
+) -> int:
+    """The finest state present that meets the rate; ``EdgeEncoder.encode`` for ready layers."""
+    if sum(rate is not None for rate in (state, bits_per_pixel, max_bytes)) > 1:
+        raise BudgetError("two_targets", "give one of state, bits per pixel and bytes")
+    if state is not None:
+        return state
+    if bits_per_pixel is None and max_bytes is None:
+        return bitstream.state
+    if bits_per_pixel is not None:
+        max_bytes = int(bits_per_pixel * bitstream.width * bitstream.height / 8)
+    sizes = bitstream.cumulative_bytes()
+    within = [s for s, size in sizes.items() if max_bytes is None or size <= max_bytes]
+    if not within:
+        raise BudgetError(
+            "budget_too_small", f"the coarsest state takes {min(sizes.values())} bytes"
+        )
+    return min(within)
+
+
+def _result(reply: Reply, source: Any, bitstream: Bitstream) -> FrameResult:
+    outcome = reply.outcome
+    return FrameResult(
+        source=source,
+        sequence=reply.sequence,
+        state=reply.state,
+        payload_bytes=bitstream.file_bytes,
+        round_trip_ms=reply.round_trip_ms,
+        analysis=outcome.analysis,
+        error=outcome.error,
+        task_errors=outcome.task_errors,
+        picture=outcome.picture,
+        picture_error=outcome.picture_error,
+    )
+
+
+def _unsent(source: Any, error: Exception) -> FrameResult:
+    if not isinstance(error, FeatherwireError):
+        error = FeatherwireError("io_error", str(error))
+    return FrameResult(
+        source=source, sequence=0, state=None, payload_bytes=0, round_trip_ms=0.0, error=error
+    )
+
+
+def _whole(result: FrameResult) -> FrameResult:
+    """``result``, unless the frame as a whole failed: then its error is raised."""
+    if result.error is not None:
+        raise result.error
+    return result

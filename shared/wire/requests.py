@@ -1,0 +1,283 @@
+"""Hello, Frame, Refine and their kin: checked when they arrive, built when they leave.
+
+Everything here is cheap: sizes and alphabets are compared with limits, checksums are computed over
+bytes that are already in memory, and nothing is decoded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from shared.bitstream import Bitstream, Layer
+from shared.errors import BitstreamError, SessionError
+from shared.limits import DEFAULT_LIMITS, Limits
+from shared.proto.featherwire.v1 import ingest_pb2, types_pb2
+from shared.wire.outcome import PictureEncoding, PictureRequest
+from shared.wire.transport import MAX_FRAME_BYTES, PROTOCOL_VERSION
+
+MAX_SEQUENCE = 2**63 - 1
+MAX_STATE = 255
+MAX_TASKS = 16
+MAX_LABELS = 32
+
+_NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_TASK = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
+
+_ENCODING_BY_NUMBER = {
+    types_pb2.PICTURE_ENCODING_UNSPECIFIED: PictureEncoding.PNG,
+    types_pb2.PICTURE_ENCODING_PNG: PictureEncoding.PNG,
+    types_pb2.PICTURE_ENCODING_WEBP: PictureEncoding.WEBP,
+    types_pb2.PICTURE_ENCODING_WEBP_LOSSLESS: PictureEncoding.WEBP_LOSSLESS,
+}
+NUMBER_BY_ENCODING = {
+    PictureEncoding.PNG: types_pb2.PICTURE_ENCODING_PNG,
+    PictureEncoding.WEBP: types_pb2.PICTURE_ENCODING_WEBP,
+    PictureEncoding.WEBP_LOSSLESS: types_pb2.PICTURE_ENCODING_WEBP_LOSSLESS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A client's opening; ``bundle_id`` is None when the server shall choose."""
+
+    device: str
+    session: str
+    bundle_id: str | None = None
+    can_switch_bundle: bool = False
+    last_result_seen: int = 0
+    client_version: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture's features and what is wanted of them; ``captured_at`` is aware, or None."""
+
+    sequence: int
+    bitstream: Bitstream
+    tasks: tuple[str, ...] = ()
+    picture: PictureRequest | None = None
+    captured_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refine:
+    """Finer layers for an earlier frame, coarsest first."""
+
+    sequence: int
+    layers: tuple[Layer, ...]
+    tasks: tuple[str, ...] = ()
+    picture: PictureRequest | None = None
+
+
+# -- arriving ------------------------------------------------------------------------------------
+
+
+def parse_hello(message: ingest_pb2.Hello) -> Hello:
+    """Check an opening; raises ``SessionError`` (unsupported_version, invalid_message)."""
+    if message.protocol_version != PROTOCOL_VERSION:
+        raise SessionError(
+            "unsupported_version",
+            f"the client speaks protocol version {message.protocol_version}, this server "
+            f"{PROTOCOL_VERSION}; use a client of the server's release",
+            protocol_version=PROTOCOL_VERSION,
+        )
+    if message.bundle_id and not _BUNDLE_ID.fullmatch(message.bundle_id):
+        raise _invalid("bundle_id", "is not 64 lower-case hexadecimal digits")
+    if message.last_result_seen > MAX_SEQUENCE:
+        raise _invalid("last_result_seen", "is out of range")
+    if len(message.client_version) > 128:
+        raise _invalid("client_version", "is longer than 128 characters")
+    if len(message.labels) > MAX_LABELS or any(
+        not _NAME.fullmatch(name) or len(value) > 256 for name, value in message.labels.items()
+    ):
+        raise _invalid("labels", f"are more than {MAX_LABELS}, or too long")
+    return Hello(
+        device=_name("device", message.device),
+        session=_name("session", message.session),
+        bundle_id=message.bundle_id or None,
+        can_switch_bundle=message.can_switch_bundle,
+        last_result_seen=message.last_result_seen,
+        client_version=message.client_version,
+        labels=dict(message.labels),
+    )
+
+
+def parse_frame(message: ingest_pb2.Frame, limits: Limits = DEFAULT_LIMITS) -> Frame:
+    """Check a frame; raises ``SessionError``, or ``BitstreamError`` for its features."""
+    sequence = _sequence(message.sequence)
+    tasks = parse_tasks(message.tasks)
+    picture = parse_picture_request(message.picture) if message.HasField("picture") else None
+    captured_at = _instant(message.captured_at) if message.HasField("captured_at") else None
+    if not message.HasField("features"):
+        raise _invalid("features", "are missing")
+    return Frame(sequence, parse_features(message.features, limits), tasks, picture, captured_at)
+
+
+def parse_refine(message: ingest_pb2.Refine, limits: Limits = DEFAULT_LIMITS) -> Refine:
+    """Check a refinement; raises like ``parse_frame``."""
+    sequence = _sequence(message.sequence)
+    tasks = parse_tasks(message.tasks)
+    picture = parse_picture_request(message.picture) if message.HasField("picture") else None
+    return Refine(sequence, _layers(message.layers, limits), tasks, picture)
+
+
+def parse_features(message: types_pb2.Features, limits: Limits = DEFAULT_LIMITS) -> Bitstream:
+    """Check sizes, order and checksums; raises ``BitstreamError``.
+
+    That the layers suit the bundle is the codec's to say.
+    """
+    bitstream = Bitstream(
+        bundle_id=message.bundle_short_id,
+        width=message.width,
+        height=message.height,
+        state=message.state,
+        layers=_layers(message.layers, limits),
+    )
+    bitstream.check(limits)
+    return bitstream
+
+
+def parse_tasks(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of tasks without repetition; raises ``SessionError("invalid_message")``."""
+    tasks = tuple(dict.fromkeys(names))
+    if len(tasks) > MAX_TASKS or not all(_TASK.fullmatch(task) for task in tasks):
+        raise _invalid("tasks", f"are more than {MAX_TASKS}, or no snake_case names")
+    return tasks
+
+
+def parse_picture_request(message: types_pb2.PictureRequest) -> PictureRequest:
+    """Check what is asked of a reconstruction; raises ``SessionError("invalid_message")``."""
+    encoding = _ENCODING_BY_NUMBER.get(message.encoding)
+    if encoding is None:
+        raise _invalid("picture.encoding", f"{message.encoding} is unknown")
+    if message.quality > 100:
+        raise _invalid("picture.quality", f"{message.quality} is above 100")
+    return PictureRequest(encoding, message.quality)
+
+
+# -- leaving -------------------------------------------------------------------------------------
+
+
+def hello_message(hello: Hello) -> ingest_pb2.Hello:
+    """``hello`` as its message."""
+    return ingest_pb2.Hello(
+        protocol_version=PROTOCOL_VERSION,
+        device=_name("device", hello.device),
+        session=_name("session", hello.session),
+        bundle_id=hello.bundle_id or "",
+        can_switch_bundle=hello.can_switch_bundle,
+        last_result_seen=hello.last_result_seen,
+        client_version=hello.client_version,
+        labels=hello.labels,
+    )
+
+
+def frame_message(frame: Frame) -> ingest_pb2.Frame:
+    """``frame`` as its message."""
+    message = ingest_pb2.Frame(
+        sequence=frame.sequence,
+        features=features_message(frame.bitstream),
+        tasks=frame.tasks,
+        picture=picture_request_message(frame.picture),
+    )
+    if frame.captured_at is not None:
+        message.captured_at.FromDatetime(frame.captured_at)
+    return message
+
+
+def refine_message(refine: Refine) -> ingest_pb2.Refine:
+    """``refine`` as its message."""
+    return ingest_pb2.Refine(
+        sequence=refine.sequence,
+        layers=[_layer_message(layer) for layer in refine.layers],
+        tasks=refine.tasks,
+        picture=picture_request_message(refine.picture),
+    )
+
+
+def features_message(bitstream: Bitstream) -> types_pb2.Features:
+    """A bitstream as its message, each layer with its checksum."""
+    return types_pb2.Features(
+        bundle_short_id=bitstream.bundle_id,
+        width=bitstream.width,
+        height=bitstream.height,
+        state=bitstream.state,
+        layers=[_layer_message(layer) for layer in bitstream.layers],
+    )
+
+
+def picture_request_message(request: PictureRequest | None) -> types_pb2.PictureRequest | None:
+    """``request`` as its message; None stays None, which leaves the field absent."""
+    if request is None:
+        return None
+    return types_pb2.PictureRequest(
+        encoding=NUMBER_BY_ENCODING[request.encoding], quality=request.quality
+    )
+
+
+# -- parts ---------------------------------------------------------------------------------------
+
+
+def _layers(messages: Iterable[types_pb2.Layer], limits: Limits) -> tuple[Layer, ...]:
+    messages = list(messages)
+    if not 1 <= len(messages) <= limits.max_layers:
+        raise BitstreamError(
+            "limit_exceeded", f"{len(messages)} layers, not 1 to {limits.max_layers}"
+        )
+    total_bytes = sum(len(message.payload) for message in messages)
+    max_bytes = min(MAX_FRAME_BYTES, limits.max_file_bytes)
+    if total_bytes > max_bytes:
+        raise BitstreamError(
+            "limit_exceeded", f"the layers take {total_bytes} bytes, more than {max_bytes}"
+        )
+    layers = []
+    for number, message in enumerate(messages):
+        if message.state > MAX_STATE or message.state != messages[0].state - number:
+            raise BitstreamError(
+                "bad_state", f"layer {number} has state {message.state}; states fall by one"
+            )
+        if len(message.payload) > limits.max_layer_bytes:
+            raise BitstreamError(
+                "limit_exceeded",
+                f"layer of state {message.state}: {len(message.payload)} bytes, more than "
+                f"{limits.max_layer_bytes}",
+            )
+        layer = Layer(message.state, message.payload)
+        if layer.crc32c != message.crc32c:
+            raise BitstreamError("crc_mismatch", f"the layer of state {message.state} is damaged")
+        layers.append(layer)
+    return tuple(layers)
+
+
+def _layer_message(layer: Layer) -> types_pb2.Layer:
+    return types_pb2.Layer(state=layer.state, payload=layer.payload, crc32c=layer.crc32c)
+
+
+def _sequence(sequence: int) -> int:
+    if not 1 <= sequence <= MAX_SEQUENCE:
+        raise _invalid("sequence", f"{sequence} is not 1..2^63-1")
+    return sequence
+
+
+def _name(field_name: str, text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise _invalid(field_name, "is not 1 to 128 of A-Z a-z 0-9 . _ : -")
+    return text
+
+
+def _instant(timestamp: Timestamp) -> datetime:
+    try:
+        return timestamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise _invalid("captured_at", "is no valid time") from None
+
+
+def _invalid(field_name: str, complaint: str) -> SessionError:
+    return SessionError("invalid_message", f"{field_name} {complaint}", field=field_name)
