@@ -29,6 +29,10 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many photos.")] = None,
     side: Annotated[int, typer.Option(min=64, help="Reduce photos to this long side.")] = 512,
     rivals: Annotated[bool, typer.Option(help="Measure JPEG, WebP and AVIF too.")] = True,
+    neural: Annotated[
+        str | None,
+        typer.Option(help="A CompressAI architecture too (mbt2018-mean ...); downloads weights."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure every state of a bundle, and rivals at several qualities: whole files, PSNR,
@@ -50,10 +54,15 @@ def evaluate(
         except ModelError as error:
             typer.echo(f"note: no LPIPS-like distance: {error.message}", err=True)
             metrics = Metrics()
+        others = all_rivals() if rivals else []
+        if neural is not None:
+            from training.evaluate.neural import neural_rivals
+
+            others += neural_rivals(neural)
         points = measure(
             islice(evaluation_photos(photos, side), limit),
             BundleUnderTest(Bundle.load(bundle)),
-            all_rivals() if rivals else [],
+            others,
             metrics,
             lambda name: typer.echo(name, err=True),
         )

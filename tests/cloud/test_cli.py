@@ -1,0 +1,124 @@
+"""featherwire-cloud decode and analyze: files in, pictures and results out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from cloud_server.cli import build_app
+from edge_client.encoder import EdgeEncoder
+from shared.bitstream import Bitstream
+from shared.bundle import Bundle
+from tests.support.tiny_bundle import make_tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_tiny_bundle(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def encoded(
+    bundle: Bundle, photos: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("encoded")
+    encoder = EdgeEncoder(bundle)
+    for name in ("chelsea", "coffee"):
+        (folder / f"{name}.fwf").write_bytes(encoder.encode(photos[name]).to_bytes())
+    return folder
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(build_app(), [str(argument) for argument in arguments])
+
+
+def run_json(*arguments: object) -> Any:
+    return json.loads(run(*arguments, "--json").stdout)
+
+
+def test_decode_writes_pictures_of_the_original_size(
+    bundle: Bundle, encoded: Path, tmp_path: Path
+) -> None:
+    files = sorted(encoded.glob("*.fwf"))
+    document = run_json("decode", *files, "-o", tmp_path, "--bundle", bundle.origin)
+    sizes = {}
+    for record in document["results"]:
+        picture = Image.open(record["picture"])
+        assert picture.size == (record["width"], record["height"])
+        sizes[Path(record["picture"]).name] = picture.size
+    assert sizes == {"chelsea.png": (451, 300), "coffee.png": (600, 400)}
+
+
+def test_decoding_at_a_state_is_decoding_the_truncated_file(
+    bundle: Bundle, encoded: Path, tmp_path: Path
+) -> None:
+    source = encoded / "chelsea.fwf"
+    shorter = tmp_path / "chelsea.fwf"
+    shorter.write_bytes(Bitstream.from_bytes(source.read_bytes()).truncate(3).to_bytes())
+    for target, arguments in (("a", [source, "--state", 3]), ("b", [shorter])):
+        run("decode", *arguments, "-o", tmp_path / target, "--bundle", bundle.origin)
+    first, second = (np.asarray(Image.open(tmp_path / t / "chelsea.png")) for t in "ab")
+    np.testing.assert_array_equal(first, second)
+
+
+def test_damaged_files_give_no_picture_and_cut_ones_a_coarser_one(
+    bundle: Bundle, encoded: Path, tmp_path: Path
+) -> None:
+    data = (encoded / "chelsea.fwf").read_bytes()
+    (tmp_path / "cut.fwf").write_bytes(data[:-10])
+    (tmp_path / "damaged.fwf").write_bytes(data[:-10] + bytes(10))
+    (tmp_path / "empty.fwf").write_bytes(b"")
+    files = sorted(tmp_path.glob("*.fwf"))
+    out = tmp_path / "out"
+    result = run("decode", *files, "-o", out, "--bundle", bundle.origin, "--json")
+    document = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert [path.name for path in out.iterdir()] == ["cut.png"]
+    assert "complete" in document["results"][0]["warning"]
+    assert {f["reason"] for f in document["failures"]} == {"crc_mismatch", "truncated"}
+
+
+def test_another_bundles_file_is_refused_with_what_to_do(
+    bundle: Bundle, encoded: Path, tmp_path: Path
+) -> None:
+    foreign = Bitstream.from_bytes((encoded / "coffee.fwf").read_bytes())
+    path = tmp_path / "foreign.fwf"
+    path.write_bytes(
+        Bitstream(b"otherone", foreign.width, foreign.height, 0, foreign.layers).to_bytes()
+    )
+    result = run("decode", path, "-o", tmp_path / "out", "--bundle", bundle.origin)
+    assert result.exit_code == 1
+    assert "--bundle" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_analyze_takes_photos_and_features_alike(
+    bundle: Bundle, encoded: Path, photo_files: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = ["analyze", photo_files["astronaut"], encoded / "chelsea.fwf"]
+    arguments += ["--tasks", "landmarks", "--bundle", bundle.origin, "--annotate", tmp_path]
+    photo, features = run_json(*arguments)["results"]
+    assert len(photo["tasks"]["landmarks"]["faces"][0]["landmarks"]) == 468
+    assert (photo["state"], photo["bundle_id"]) == (None, None)
+    assert (features["state"], features["bundle_id"]) == (0, bundle.id)
+    assert features["payload_bytes"] == (encoded / "chelsea.fwf").stat().st_size
+    assert {path.name for path in tmp_path.iterdir()} == {"astronaut.png", "chelsea.png"}
+
+
+def test_unknown_tasks_and_missing_weights_are_told_apart(
+    photo_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = photo_files["astronaut"]
+    unknown = run("analyze", photo, "--tasks", "poetry", "--json")
+    assert unknown.exit_code == 1
+    assert json.loads(unknown.stdout)["error"]["reason"] == "unknown_task"
+    monkeypatch.setenv("FEATHERWIRE_MODELS", str(tmp_path / "empty"))
+    missing = run("analyze", photo, "--tasks", "detection", "--json")
+    assert missing.exit_code == 3
+    assert "models fetch" in json.loads(missing.stdout)["error"]["command"]

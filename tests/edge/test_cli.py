@@ -1,0 +1,168 @@
+"""featherwire-edge encode, inspect, truncate: what scripts see, and what fails how."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from edge_client.cli import build_app
+from shared.bitstream import Bitstream
+from tests.support.tiny_bundle import make_tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny")
+    make_tiny_bundle(folder)
+    return str(folder)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(build_app(), [str(argument) for argument in arguments])
+
+
+def run_json(*arguments: object) -> Any:
+    return json.loads(run(*arguments, "--json").stdout)
+
+
+def test_hundreds_of_photos_in_one_process(
+    bundle: str, tmp_path: Path, photos: dict[str, np.ndarray]
+) -> None:
+    from PIL import Image
+
+    paths = []
+    for number in range(200):
+        paths.append(tmp_path / f"{number}.png")
+        crop = photos["coffee"][number : number + 40, number : number + 50]
+        Image.fromarray(crop).save(paths[-1])
+    document = run_json("encode", *paths, "-o", tmp_path / "out", "--bundle", bundle)
+    assert len(document["results"]) == 200
+    assert document["failures"] == []
+    for record in document["results"]:
+        data = Path(record["file"]).read_bytes()
+        assert len(data) == record["bytes"]
+        assert Bitstream.from_bytes(data).state == record["state"] == 0
+
+
+def test_bad_files_do_not_stop_good_ones(
+    bundle: str, tmp_path: Path, photo_files: dict[str, Path]
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    result = run(
+        "encode", tmp_path / "broken.jpg", photo_files["chelsea"], tmp_path / "missing.png",
+        "-o", tmp_path, "--bundle", bundle, "--json",
+    )  # fmt: skip
+    document = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert [Path(r["file"]).name for r in document["results"]] == ["chelsea.fwf"]
+    assert {f["error"] for f in document["failures"]} == {"PhotoError"}
+    assert [Path(f["file"]).name for f in document["failures"]] == ["broken.jpg", "missing.png"]
+    assert "Traceback" not in result.output
+
+
+def test_two_photos_of_one_name_do_not_overwrite_each_other(
+    bundle: str, tmp_path: Path, photo_files: dict[str, Path]
+) -> None:
+    other = tmp_path / "chelsea.png"
+    other.write_bytes(photo_files["coffee"].read_bytes())
+    result = run(
+        "encode", photo_files["chelsea"], other, "-o", tmp_path, "--bundle", bundle, "--json"
+    )
+    document = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert [f["reason"] for f in document["failures"]] == ["duplicate_output"]
+    assert len(document["results"]) == 1
+
+
+def test_rates_reach_the_files(
+    bundle: str, tmp_path: Path, photo_files: dict[str, Path]
+) -> None:
+    def one(*rate: object) -> dict[str, Any]:
+        arguments = ("encode", photo_files["astronaut"], "-o", tmp_path, "--bundle", bundle)
+        record: dict[str, Any] = run_json(*arguments, *rate)["results"][0]
+        return record
+
+    assert one("--state", 3)["state"] == 3
+    assert one("--bytes", 1000)["bytes"] <= 1000
+    assert one("--bpp", 0.05)["bits_per_pixel"] <= 0.05
+    too_small = run(
+        "encode", photo_files["astronaut"], "-o", tmp_path, "--bytes", 10, "--bundle", bundle
+    )
+    assert too_small.exit_code == 1
+    assert "budget_too_small" in too_small.stderr
+
+
+def test_inspect_lists_every_state_and_truncate_makes_it(
+    bundle: str, tmp_path: Path, photo_files: dict[str, Path]
+) -> None:
+    run("encode", photo_files["flower"], "-o", tmp_path, "--bundle", bundle)
+    whole = tmp_path / "flower.fwf"
+    record = run_json("inspect", whole)["results"][0]
+    assert [row["state"] for row in record["states"]] == [4, 3, 2, 1, 0]
+    assert record["states"][-1]["bytes"] == record["bytes"] == whole.stat().st_size
+    for row in record["states"]:
+        state = row["state"]
+        target = tmp_path / "coarser"
+        made = run_json("truncate", whole, "--state", state, "-o", target)["results"][0]
+        encoded = tmp_path / "again"
+        run("encode", photo_files["flower"], "-o", encoded, "--state", state, "--bundle", bundle)
+        assert Path(made["file"]).read_bytes() == (encoded / "flower.fwf").read_bytes()
+        assert made["bytes"] == row["bytes"]
+    absent = run("truncate", tmp_path / "coarser" / "flower.fwf", "--state", 9, "-o", tmp_path)
+    assert absent.exit_code == 1
+
+
+def test_inspect_marks_a_cut_file_and_refuses_a_damaged_one(
+    bundle: str, tmp_path: Path, photo_files: dict[str, Path]
+) -> None:
+    run("encode", photo_files["flower"], "-o", tmp_path, "--bundle", bundle)
+    data = (tmp_path / "flower.fwf").read_bytes()
+    (tmp_path / "cut.fwf").write_bytes(data[:-5])
+    (tmp_path / "damaged.fwf").write_bytes(data[:-5] + b"\0\0\0\0\0")
+    result = run("inspect", tmp_path / "cut.fwf", tmp_path / "damaged.fwf", "--json")
+    document = json.loads(result.stdout)
+    assert document["results"][0]["cut"]["reason"] == "truncated"
+    assert document["results"][0]["states"][-1]["state"] == 1
+    assert document["failures"][0]["reason"] == "crc_mismatch"
+    assert result.exit_code == 1
+
+
+def test_exit_codes_tell_usage_from_missing_bundles(
+    tmp_path: Path, photo_files: dict[str, Path]
+) -> None:
+    photo = photo_files["flower"]
+    assert run("encode", photo).exit_code == 2
+    assert run("encode", photo, "-o", tmp_path, "--state", "x").exit_code == 2
+    assert run("nonsense").exit_code == 2
+    missing = run("encode", photo, "-o", tmp_path, "--bundle", tmp_path / "none", "--json")
+    assert missing.exit_code == 3
+    assert json.loads(missing.stdout)["error"]["reason"] == "not_found"
+
+
+def test_people_get_a_table(bundle: str, tmp_path: Path, photo_files: dict[str, Path]) -> None:
+    result = run("encode", photo_files["flower"], "-o", tmp_path, "--bundle", bundle)
+    assert result.exit_code == 0
+    assert "bits/pixel" in result.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["encode", "--help"], ["send", "--help"]])
+def test_help_loads_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys; sys.argv = ['featherwire-edge', *sys.argv[1:]]\n"
+        "from edge_client.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'onnxruntime', 'grpc', 'numpy', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout

@@ -1,0 +1,152 @@
+"""Parts of the fit step: trees, straight-through colours, the perceptual distance, rivals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from training.evaluate.metrics import Metrics
+from training.evaluate.rivals import rivals, smallest_within
+from training.fit.bisect import fit_leaves, heap_of, nearest
+from training.fit.config import PlaneLayout
+from training.fit.quantise import TrainingPalette
+
+
+def cloud(count: int = 4000) -> torch.Tensor:
+    """Correlated, heavy-tailed vectors, as features are."""
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.randn(count, 4, generator=generator) * torch.tensor([3.0, 2.0, 1.0, 0.5])
+    return plain * torch.rand(count, 1, generator=generator) + plain.roll(1, 1) * 0.3
+
+
+def error_of(vectors: torch.Tensor, centres: torch.Tensor) -> float:
+    return float((vectors - centres[nearest(vectors, centres)]).square().sum(1).mean())
+
+
+def test_bisected_leaves_are_about_as_good_as_plain_k_means() -> None:
+    from sklearn.cluster import KMeans
+
+    vectors = cloud()
+    leaves, counts = fit_leaves(vectors, 5)
+    plain = KMeans(32, n_init=1, random_state=0).fit(vectors.numpy())
+    reference = error_of(vectors, torch.from_numpy(plain.cluster_centers_).float())
+    assert error_of(vectors, leaves) < 1.2 * reference
+    assert int(counts.sum()) == len(vectors)
+    assert int((counts > 0).sum()) > 24
+
+
+def test_siblings_are_near_so_that_coarser_palettes_stay_good() -> None:
+    vectors = cloud()
+    leaves, counts = fit_leaves(vectors, 5)
+    heap = heap_of(leaves, counts)
+    shuffled = torch.randperm(32, generator=torch.Generator().manual_seed(1))
+    random_tree = heap_of(leaves[shuffled], counts[shuffled])
+    for depth in (1, 2, 3, 4):
+        nodes = slice(2**depth - 1, 2 ** (depth + 1) - 1)
+        assert error_of(vectors, heap[nodes]) < error_of(vectors, random_tree[nodes])
+
+
+def test_fewer_different_vectors_than_leaves_are_no_problem() -> None:
+    vectors = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).repeat(50, 1)
+    leaves, counts = fit_leaves(vectors, 4)
+    assert torch.isfinite(leaves).all()
+    assert int(counts.sum()) == 100
+    assert error_of(vectors, leaves) < 1e-9
+
+
+PLANES = (PlaneLayout("a", 0, 0, 4, 3), PlaneLayout("b", 1, 0, 2, 2))
+STATES = ((3, 2), (2, 0), (1, 0))
+
+
+def palette_with(scales: tuple[torch.Tensor, torch.Tensor]) -> TrainingPalette:
+    palette = TrainingPalette(PLANES, STATES)
+    palette.rebuild(palette.vectors(scales))
+    return palette
+
+
+def test_each_sample_of_a_batch_has_the_colours_of_its_own_state() -> None:
+    torch.manual_seed(0)
+    scales = (torch.randn(3, 4, 5, 5), torch.randn(3, 2, 10, 10))
+    palette = palette_with(scales)
+    (semantic, texture), commitment = palette(scales, torch.tensor([0, 1, 2]))
+    for sample, (depth, texture_depth) in enumerate(STATES):
+        colours = semantic[sample].flatten(1).T.unique(dim=0)
+        assert len(colours) <= 2**depth
+        assert len(texture[sample].flatten(1).T.unique(dim=0)) <= 2**texture_depth
+    assert commitment > 0
+
+
+def test_a_plane_at_its_root_passes_no_gradient_on() -> None:
+    """A colour that does not depend on the vector must not move it: latents would run away."""
+    torch.manual_seed(0)
+    scales = (torch.randn(1, 4, 5, 5), torch.randn(1, 2, 10, 10))
+    palette = palette_with(scales)
+    leaves = tuple(scale.clone().requires_grad_() for scale in scales)
+    colours, _ = palette(leaves, torch.tensor([2]))
+    (colours[0].sum() + colours[1].sum()).backward()
+    assert leaves[1].grad is not None
+    assert float(leaves[1].grad.abs().max()) == 0
+    assert leaves[0].grad is not None
+    torch.testing.assert_close(leaves[0].grad, torch.full_like(leaves[0], 1 / 3))
+
+
+@pytest.fixture(scope="module")
+def metrics() -> Metrics:
+    from cloud_server.models import ModelStore
+    from shared.errors import ModelError
+
+    store = ModelStore()
+    try:
+        for name in ("squeezenet-1.1", "lpips-squeeze"):
+            store.fetch(name)
+    except ModelError as error:
+        pytest.skip(f"the perceptual weights cannot be had: {error.message}")
+    return Metrics(store.path("squeezenet-1.1"), store.path("lpips-squeeze"))
+
+
+def test_distances_grow_as_jpeg_gets_coarser(
+    metrics: Metrics, photos: dict[str, np.ndarray]
+) -> None:
+    photo = photos["astronaut"]
+    jpeg = next(rival for rival in rivals() if rival.name == "jpeg")
+    rows = [metrics(photo, jpeg.code(photo, quality)[1]) for quality in (60, 20, 5)]
+    assert [row["lpips_like"] for row in rows] == sorted(row["lpips_like"] for row in rows)
+    assert [row["psnr"] for row in rows] == sorted((row["psnr"] for row in rows), reverse=True)
+    assert metrics(photo, photo)["lpips_like"] == pytest.approx(0, abs=1e-6)
+
+
+def test_distances_grow_with_blur(metrics: Metrics, photos: dict[str, np.ndarray]) -> None:
+    from PIL import Image, ImageFilter
+
+    photo = photos["astronaut"]
+    blurred = [
+        np.asarray(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(radius)))
+        for radius in (1, 2, 4)
+    ]
+    distances = [metrics(photo, picture)["lpips_like"] for picture in blurred]
+    assert 0.02 < distances[0] < 0.7 * distances[1] < 0.7 * distances[2]
+
+
+def test_rivals_keep_within_a_budget(photos: dict[str, np.ndarray]) -> None:
+    photo = photos["chelsea"]
+    for rival in rivals():
+        found = smallest_within(rival, photo, 6000)
+        assert found is not None
+        quality, size, decoded = found
+        assert size <= 6000
+        assert decoded.shape == photo.shape
+        assert rival.code(photo, quality)[0] == size
+        assert smallest_within(rival, photo, 30) is None
+
+
+def test_compressai_models_code_real_strings(photos: dict[str, np.ndarray]) -> None:
+    """Its published weights need a download; the path is the same with untrained ones."""
+    from training.evaluate.neural import load_model, round_trip
+
+    torch.manual_seed(0)
+    model = load_model("bmshj2018-factorized", 1, pretrained=False)
+    photo = photos["chelsea"][:70, :90]
+    size, decoded = round_trip(model, photo)
+    assert decoded.shape == photo.shape
+    assert size > 0
