@@ -131,11 +131,20 @@ def _print(
 
     table = Table()
     for heading in ("model", "state", "MB", "licence", "SHA-256", "source"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "MB" else "left")
+        table.add_column(
+            heading,
+            justify="right" if heading == "MB" else "left",
+            no_wrap=heading in ("model", "state"),
+            overflow="fold",
+        )
     for model in found:
         size = f"{model.file_bytes / 1e6:.2f}"
-        row = (model.name, model.state, size, model.licence, model.sha256[:12], model.source)
-        table.add_row(*row)
+        source = model.source.partition(" (")[0]
+        table.add_row(model.name, model.state, size, model.licence, model.sha256[:8], source)
     for extra in more:
         table.add_row(extra["name"], extra["state"], "", extra["licence"], "", extra["path"])
-    Console().print(table)
+    # Into a file or a pipe a table may be wide.
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)

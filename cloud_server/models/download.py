@@ -105,7 +105,7 @@ def copy_url(
     socket_timeout_s: float = 30,
     deadline_s: float = 3600,
 ) -> str:
-    """Stream the file at ``url`` into ``target``; its SHA-256.
+    """Stream the file at ``url`` into the new file ``target``; its SHA-256.
 
     https only (http to this machine), redirects included. Raises ModelError(``bad_url`` |
     ``download_failed`` | ``too_large``).
@@ -119,10 +119,13 @@ def copy_url(
     try:
         with opener.open(request, timeout=socket_timeout_s) as response:
             announced = response.headers.get("Content-Length")
-            if announced is not None and announced.isdecimal() and int(announced) > max_bytes:
+            if announced is not None and int(announced) > max_bytes:
                 raise ModelError("too_large", f"{url} has {announced} bytes, not {max_bytes}")
-            return _copy(response, target, max_bytes=max_bytes, what=url, deadline_s=deadline_s)
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            digest = _copy(response, target, max_bytes=max_bytes, what=url, deadline_s=deadline_s)
+            if announced is not None and target.tell() != int(announced):
+                raise ModelError("download_failed", f"{url} ended after {target.tell()} bytes")
+            return digest
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise ModelError("download_failed", f"{url} cannot be fetched: {error}") from error
 
 

@@ -18,7 +18,7 @@ from shared.results import Box, Face, TaskResult, decode_mask
 MIN_LONG_SIDE = 480
 
 _MASK_OPACITY = 0.45
-_LANDMARK_COLOUR = (80, 255, 160)
+_LANDMARK_COLOUR = (0, 230, 255)
 
 Colour = tuple[int, int, int]
 
@@ -33,15 +33,18 @@ def annotate(image: Image, results: Iterable[TaskResult]) -> Image:
     factor = max(1, -(-MIN_LONG_SIDE // max(image.shape[:2])))
     canvas = np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
     for result in results:
-        for instance in result.instances or ():
+        for index, instance in enumerate(result.instances or ()):
             mask = decode_mask(instance.mask)
             mask = np.repeat(np.repeat(mask, factor, axis=0), factor, axis=1)
-            _tint(canvas, mask, _colour(instance.class_name))
+            _tint(canvas, mask, _colour(instance.class_name, index))
     drawing = _Drawing(canvas, factor)
     for result in results:
         for face in result.faces or ():
             drawing.face(face)
-        for found in [*(result.instances or ()), *(result.detections or ())]:
+        for index, instance in enumerate(result.instances or ()):
+            text = f"{instance.class_name} {instance.score:.0%}"
+            drawing.box(instance.box, text, _colour(instance.class_name, index))
+        for found in result.detections or ():
             text = f"{found.class_name} {found.score:.0%}"
             drawing.box(found.box, text, _colour(found.class_name))
     return drawing.finish()
@@ -102,9 +105,9 @@ def _tint(canvas: NDArray[np.uint8], mask: NDArray[np.bool_], colour: Colour) ->
     canvas[mask] = np.round(tinted).astype(np.uint8)
 
 
-def _colour(name: str) -> Colour:
-    """A bright colour that a class always has."""
-    hue = (zlib.crc32(name.encode()) % 360) / 360
+def _colour(name: str, index: int = 0) -> Colour:
+    """A bright colour that a class always has; another one for each further instance of it."""
+    hue = (zlib.crc32(name.encode()) % 360 / 360 + 0.15 * index) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 

@@ -17,8 +17,9 @@ _WEIGHTS = "face-detector-full-range"
 _INPUT_SIDE = 192
 _CELLS = 48
 _MAX_IOU = 0.3
-# A tile is worth its time when the whole picture, shrunk to the input, loses this much.
-_MIN_TILE_SIDE = 2 * _INPUT_SIDE
+# On 113 COCO photos of 640 pixels tiles found 34 faces instead of 24, all of them real, for 40 ms
+# instead of 7; smaller tiles than this are hardly shrunk any more.
+_MIN_TILE_SIDE = 256
 
 
 @dataclass(frozen=True, slots=True)
