@@ -119,9 +119,7 @@ def times_table(times: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _interleaved(
-    jobs: dict[str, Callable[[], object]], rounds: int
-) -> Iterator[tuple[str, float]]:
+def _interleaved(jobs: dict[str, Callable[[], object]], rounds: int) -> Iterator[tuple[str, float]]:
     for job in jobs.values():
         job()
     for _ in range(rounds):

@@ -43,9 +43,15 @@ class BitstreamDecoder:
             warning = f"{error.message}; state {bitstream.state} is the finest that is complete"
         return (bitstream if state is None else bitstream.truncate(state)), warning
 
-    def picture(self, bitstream: Bitstream) -> npt.NDArray[np.uint8]:
-        """The reconstruction: uint8 [height, width, 3] RGB. Raises BitstreamError."""
-        return self._reconstructor.reconstruct([self._codec.decode(bitstream)])[0]
+    def picture(
+        self, bitstream: Bitstream, *, vivid_seed: int | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """The reconstruction: uint8 [height, width, 3] RGB. Raises BitstreamError.
+
+        Faithful without, sampled with ``vivid_seed``; see :class:`Reconstructor`.
+        """
+        latents = self._codec.decode(bitstream)
+        return self._reconstructor.reconstruct([latents], vivid_seed=vivid_seed)[0]
 
 
 def png_bytes(picture: npt.NDArray[np.uint8]) -> bytes:

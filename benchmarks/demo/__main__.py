@@ -71,10 +71,8 @@ def reference_rows(
 ) -> tuple[list[Row], dict[str, AnalysisResult]]:
     """The tasks on the originals, by `featherwire-cloud analyze`."""
     folder = OUTPUT / "reference"
-    document = run_json(
-        [command("featherwire-cloud"), "analyze", *map(str, photos), "--tasks", TASKS]
-        + ["--annotate", str(folder)]
-    )
+    words = ["analyze", *map(str, photos), "--tasks", TASKS, "--annotate", str(folder)]
+    document = run_json([command("featherwire-cloud"), *words])
     rows, references = [], {}
     for record in document["results"]:
         stem = Path(record["file"]).stem
@@ -103,10 +101,9 @@ def send_at(
 ) -> None:
     """One `featherwire-edge send` of all photos; fills in the rows' cells."""
     folder = OUTPUT / f"state-{state}"
-    document = run_json(
-        [command("featherwire-edge"), "send", *map(str, photos), "--server", address]
-        + ["--tasks", TASKS, "--picture", "-o", str(folder), "--state", str(state)]
-    )
+    words = ["send", *map(str, photos), "--server", address, "--tasks", TASKS]
+    words += ["--picture", "-o", str(folder), "--state", str(state)]
+    document = run_json([command("featherwire-edge"), *words])
     by_photo = {Path(record["file"]).stem: record for record in document["results"]}
     for row in rows:
         record = by_photo[row.photo]

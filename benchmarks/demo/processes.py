@@ -73,4 +73,6 @@ def _address(process: subprocess.Popen[str], log: Path) -> str:
     try:
         return str(json.loads(line)["listening"])
     except (ValueError, KeyError):
-        raise DemoError(f"the server did not start; see {log}:\n{log.read_text()[-2000:]}") from None
+        raise DemoError(
+            f"the server did not start; see {log}:\n{log.read_text()[-2000:]}"
+        ) from None

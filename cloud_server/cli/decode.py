@@ -31,6 +31,13 @@ def decode(
     files: Annotated[list[Path], typer.Argument(metavar="FILE.fwf...", help=".fwf files.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the .png files.")],
     state: StateOption = None,
+    vivid: Annotated[
+        bool,
+        typer.Option("--vivid", help="Sample plausible texture instead of the safe mean."),
+    ] = False,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of --vivid: the same seed, the same picture.")
+    ] = 0,
     bundle: BundleOption = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
@@ -61,7 +68,7 @@ def decode(
         target = batch.claim(output / f"{path.stem}.png", path)
         started = time.perf_counter()
         bitstream, warning = decoder.parse(path.read_bytes(), state)
-        picture = decoder.picture(bitstream)
+        picture = decoder.picture(bitstream, vivid_seed=seed if vivid else None)
         elapsed = 1000 * (time.perf_counter() - started)
         if warning:
             typer.echo(f"warning: {path}: {warning}", err=True)

@@ -9,7 +9,7 @@ layer looks at a whole picture, so that large pictures can be decoded in tiles w
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -27,7 +27,9 @@ class DecoderConfig:
     restorer_width: int = 96
     widths: tuple[int, int, int, int] = (192, 128, 64, 32)
     blocks: tuple[int, int, int, int] = (2, 3, 2, 1)
-    embedding: int = field(default=64)
+    embedding: int = 64
+    variances: tuple[tuple[float, float], ...] = ()
+    """Mean squared error of the restorer's (semantic, texture) estimates at every state."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; :meth:`from_dict` is the inverse."""
@@ -50,6 +52,8 @@ class DecoderConfig:
         for key in ("widths", "blocks"):
             if key in values:
                 values[key] = tuple(values[key])
+        if "variances" in values:
+            values["variances"] = tuple((row[0], row[1]) for row in values["variances"])
         return cls(**values)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,13 @@ from torch import Tensor
 from cloud_server.reconstruct.networks import Decoder, DecoderConfig
 from shared.bundle import Bundle
 from shared.codec import Latents
+from shared.codec.markov_palette import PALETTE_FILE
 from shared.errors import BundleError
+from shared.palette import MarkovPalette
 from shared.preprocess import crop_to
+
+if TYPE_CHECKING:
+    from cloud_server.reconstruct.scheduler import MarkovPaletteScheduler
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -25,13 +31,22 @@ TILE_POSITIONS = 64
 
 
 class Reconstructor:
-    """The conditional-mean ("faithful") decoder of one bundle. One worker uses it at a time."""
+    """The decoder of one bundle. One worker uses it at a time."""
 
-    def __init__(self, decoder: Decoder, *, device: str = "cpu", stride: int = 16) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        palette: MarkovPalette,
+        *,
+        device: str = "cpu",
+        stride: int = 16,
+    ) -> None:
         """decoder: with its weights loaded. stride: pixels per semantic position."""
         self._decoder = decoder.eval().requires_grad_(False).to(device)
         self._device = torch.device(device)
         self._stride = stride
+        self._palette = palette
+        self._scheduler: MarkovPaletteScheduler | None = None
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, device: str = "cpu") -> Reconstructor:
@@ -43,14 +58,24 @@ class Reconstructor:
             decoder.load_state_dict({name: value.float() for name, value in weights.items()})
         except (TypeError, RuntimeError, SafetensorError) as error:
             raise BundleError("bad_decoder", f"{WEIGHTS_FILE}: {error}") from None
-        return cls(decoder, device=device, stride=bundle.manifest.input_multiple)
+        manifest = bundle.manifest
+        palette = MarkovPalette.from_arrays(
+            manifest.planes, manifest.states, bundle.read_arrays(PALETTE_FILE)
+        )
+        return cls(decoder, palette, device=device, stride=manifest.input_multiple)
 
-    def reconstruct(self, batch: Sequence[Latents]) -> list[Pixels]:
+    def reconstruct(
+        self, batch: Sequence[Latents], *, vivid_seed: int | None = None
+    ) -> list[Pixels]:
         """Pictures uint8 [height, width, 3] RGB, cropped to each one's size.
 
         The latents of a batch must have equal shapes (pictures of equal padded size); their
         states may differ. Large pictures are decoded in tiles that overlap by more than the
         synthesis network can see, so that tiles leave no seam.
+
+        Faithful (the default) is the conditional mean. With ``vivid_seed`` the backward chain is
+        sampled instead: texture that is plausible and merges to exactly what was received. Raises
+        BundleError ``no_sampler`` when the bundle does not say how sure its restorer is.
         """
         if not batch:
             return []
@@ -60,6 +85,8 @@ class Reconstructor:
         rows, columns = semantic.shape[2:]
         canvas = np.empty((len(batch), rows * self._stride, columns * self._stride, 3), np.uint8)
         with torch.inference_mode():
+            if vivid_seed is not None:
+                semantic, texture, state = self._sample(batch, vivid_seed)
             semantic, texture = self._decoder.restorer(semantic, texture, state)
             for vertical in _spans(rows):
                 for horizontal in _spans(columns):
@@ -68,6 +95,50 @@ class Reconstructor:
             crop_to(picture, latents.width, latents.height)
             for picture, latents in zip(canvas, batch, strict=True)
         ]
+
+    def sample_indices(self, latents: Latents, seed: int) -> dict[str, Tensor]:
+        """One draw of the backward chain: nodes of every plane at state 0, int64 [1, h, w]."""
+        config = self._decoder.config
+        if len(config.variances) != config.states:
+            raise BundleError("no_sampler", "this bundle's decoder has no variances to sample with")
+        scheduler = self._open_scheduler()
+        scheduler.set_timesteps(latents.state)
+        generator = torch.Generator().manual_seed(seed)
+        nodes = {
+            name: torch.from_numpy(grid.astype(np.int64))[None].to(self._device)
+            for name, grid in latents.indices.items()
+        }
+        with torch.inference_mode():
+            for timestep in scheduler.timesteps.tolist():
+                colours = scheduler.colours(nodes, timestep)
+                state = torch.tensor([timestep], device=self._device)
+                semantic, texture = self._decoder.restorer(
+                    colours["semantic"], colours["texture"], state
+                )
+                variances = dict(
+                    zip(("semantic", "texture"), config.variances[timestep], strict=True)
+                )
+                estimates = {"semantic": semantic, "texture": texture}
+                nodes = scheduler.step(estimates, timestep, nodes, variances, generator).prev_sample
+        return nodes
+
+    def _sample(self, batch: Sequence[Latents], seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Colours of state 0 for every picture; its draw does not depend on its neighbours."""
+        drawn = [
+            self._open_scheduler().colours(self.sample_indices(latents, seed), 0)
+            for latents in batch
+        ]
+        semantic = torch.cat([colours["semantic"] for colours in drawn])
+        texture = torch.cat([colours["texture"] for colours in drawn])
+        return semantic, texture, torch.zeros(len(batch), dtype=torch.long, device=self._device)
+
+    def _open_scheduler(self) -> MarkovPaletteScheduler:
+        if self._scheduler is None:
+            from cloud_server.reconstruct.scheduler import MarkovPaletteScheduler
+
+            self._scheduler = MarkovPaletteScheduler(self._decoder.config.states)
+            self._scheduler.set_palette(self._palette, self._device)
+        return self._scheduler
 
     def _tile(
         self,

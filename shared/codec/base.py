@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.bitstream import Bitstream, Layer
-from shared.palette.chain import Features
+from shared.palette.chain import Features, Indices
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -19,10 +19,12 @@ FloatArray = npt.NDArray[np.float32]
 class Latents:
     """What a bitstream says: quantised features per scale (float32 [C, h, w]) at ``state``.
 
-    width, height: of the picture before padding, in pixels.
+    width, height: of the picture before padding, in pixels. indices: what the features were looked
+    up from, int32 [h, w] a plane.
     """
 
     scales: dict[str, FloatArray]
+    indices: Indices
     state: int
     width: int
     height: int

@@ -88,7 +88,7 @@ class MarkovPaletteCodec:
         """See :meth:`shared.codec.base.Codec.decode`."""
         indices = self.decode_indices(bitstream)
         scales = self.palette.decode(indices, bitstream.state)
-        return Latents(scales, bitstream.state, bitstream.width, bitstream.height)
+        return Latents(scales, indices, bitstream.state, bitstream.width, bitstream.height)
 
     def decode_indices(self, bitstream: Bitstream) -> Indices:
         """Indices at the bitstream's state: int32 [h, w] a plane.

@@ -53,9 +53,7 @@ def test_a_batch_of_states_gives_what_each_alone_gives(bundle: Bundle, data: byt
     assert worker.reconstruct([]) == []
 
 
-def test_tiles_leave_no_seam(
-    bundle: Bundle, data: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tiles_leave_no_seam(bundle: Bundle, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Reconstructor.from_bundle(bundle)
     latents = latents_of(bundle, data)
     whole = worker.reconstruct([latents])[0].astype(int)
@@ -75,7 +73,7 @@ def test_the_default_decoders_halo_covers_all_that_a_tile_can_see() -> None:
     with torch.inference_mode():
         before = synthesis(semantic, texture, state)
         edge = config.synthesis_halo
-        semantic[:, :, :, :-edge - 1] += 5
+        semantic[:, :, :, : -edge - 1] += 5
         texture[:, :, :, : -2 * (edge + 1)] += 5
         after = synthesis(semantic, texture, state)
     assert torch.equal(before[..., -16:], after[..., -16:])

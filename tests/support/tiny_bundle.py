@@ -89,6 +89,7 @@ def make_tiny_bundle(folder: Path) -> Bundle:
         widths=(16, 12, 8, 8),
         blocks=(1, 1, 1, 1),
         embedding=8,
+        variances=((0.1, 0.1), (0.1, 0.3), (0.1, 0.5), (0.3, 0.5), (0.6, 0.5)),
     )
     extractor = Extractor(ExtractorConfig(8, 3, (8, 12, 16), 1))
     decoder = Decoder(config)

@@ -21,7 +21,9 @@ from training.steps.photos import PhotoSource, difference_hash, make_cache
 RECIPE = {
     "name": "small",
     "photos": {"short_side": 128, "sources": [{"path": "train"}], "exclude": ["held-out"]},
-    "extractor": {"semantic_channels": 8, "texture_channels": 4, "widths": [8, 12, 16], "blocks": 1},
+    "extractor": {
+        "semantic_channels": 8, "texture_channels": 4, "widths": [8, 12, 16], "blocks": 1,
+    },
     "decoder": {
         "restorer_width": 8, "widths": [16, 12, 8, 8], "blocks": [1, 1, 1, 1], "embedding": 8,
     },
@@ -134,9 +136,7 @@ def test_fitting_brings_pictures_nearer(trained: Path) -> None:
     assert log[-1]["l1"] < log[0]["l1"]
 
 
-def test_a_step_without_its_inputs_says_which_step_comes_first(
-    data: Path, tmp_path: Path
-) -> None:
+def test_a_step_without_its_inputs_says_which_step_comes_first(data: Path, tmp_path: Path) -> None:
     arguments = ("--recipe", data / "recipe.yaml", "--run", tmp_path)
     for step, missing in (("fit", "photos"), ("palette", "fit"), ("tables", "fit")):
         result = run(step, *arguments)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save
 
-from cloud_server.reconstruct.networks import Decoder, DecoderConfig
+from cloud_server.reconstruct.networks import Decoder
 from shared.bundle import Bundle
 from shared.palette import DiffusionState, MarkovPalette
+from shared.preprocess import pad_to_multiple
 from training.export import extractor_to_onnx
 from training.fit import checkpoint
 from training.fit.data import PhotoCache
@@ -111,8 +113,15 @@ def write_bundle(recipe: Recipe, files: RunFiles, output: Path, card: str | None
     draft = Bundle.load(files.draft)
     config = recipe.decoder_config()
     contents = {name: draft.read(name) for name in ("palette.npz", "contexts.npz")}
-    contents["extractor.onnx"] = extractor_to_onnx(trained_extractor(recipe, files))
-    contents["decoder.safetensors"] = _decoder_weights(config, files.checkpoint)
+    extractor = trained_extractor(recipe, files)
+    contents["extractor.onnx"] = extractor_to_onnx(extractor)
+    decoder = Decoder(config)
+    decoder.load_state_dict(checkpoint.averaged(files.checkpoint, "decoder"))
+    config = replace(
+        config, variances=_restorer_variances(recipe, files, extractor, decoder.eval())
+    )
+    half = {name: value.to(torch.float16) for name, value in decoder.state_dict().items()}
+    contents["decoder.safetensors"] = bytes(save(half))
     if card is not None:
         contents["MODEL_CARD.md"] = card.encode()
     manifest = manifest_of(recipe, draft.manifest.states, decoder=config.to_dict())
@@ -125,9 +134,33 @@ def training_log(files: RunFiles) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _decoder_weights(config: DecoderConfig, path: Path) -> bytes:
-    """The averaged decoder in half precision."""
-    decoder = Decoder(config)
-    decoder.load_state_dict(checkpoint.averaged(path, "decoder"))
-    half = {name: value.to(torch.float16) for name, value in decoder.state_dict().items()}
-    return bytes(save(half))
+def _restorer_variances(
+    recipe: Recipe, files: RunFiles, extractor: Extractor, decoder: Decoder
+) -> tuple[tuple[float, float], ...]:
+    """Mean squared error of the restorer's estimates at every state, on some training photos.
+
+    How sure it is: the backward chain's sampler needs to know.
+    """
+    palette = palette_from_checkpoint(recipe, files.checkpoint)
+    cache = PhotoCache(files.cache)
+    chosen = np.random.default_rng(recipe.fit.seed).choice(len(cache), 48, p=cache.chances)
+    errors = np.zeros((len(recipe.states), 2))
+    with torch.inference_mode():
+        for number in chosen:
+            crop = np.array(cache[int(number)][:256, :256])
+            padded = pad_to_multiple(crop, max(scale.stride for scale in recipe.scales))
+            picture = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255 - 0.5
+            latents = dict(zip(("semantic", "texture"), extractor(picture), strict=True))
+            indices = palette.encode({name: grid[0].numpy() for name, grid in latents.items()})
+            for state in range(len(recipe.states)):
+                colours = palette.decode(palette.merge(indices, 0, state), state)
+                estimates = decoder.restorer(
+                    torch.from_numpy(colours["semantic"])[None],
+                    torch.from_numpy(colours["texture"])[None],
+                    torch.tensor([state]),
+                )
+                for column, estimate in enumerate(estimates):
+                    truth = latents[("semantic", "texture")[column]]
+                    errors[state, column] += float((estimate - truth).square().mean())
+    means = errors / len(chosen)
+    return tuple((round(float(row[0]), 6), round(float(row[1]), 6)) for row in means)
