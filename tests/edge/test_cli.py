@@ -81,9 +81,7 @@ def test_two_photos_of_one_name_do_not_overwrite_each_other(
     assert len(document["results"]) == 1
 
 
-def test_rates_reach_the_files(
-    bundle: str, tmp_path: Path, photo_files: dict[str, Path]
-) -> None:
+def test_rates_reach_the_files(bundle: str, tmp_path: Path, photo_files: dict[str, Path]) -> None:
     def one(*rate: object) -> dict[str, Any]:
         arguments = ("encode", photo_files["astronaut"], "-o", tmp_path, "--bundle", bundle)
         record: dict[str, Any] = run_json(*arguments, *rate)["results"][0]

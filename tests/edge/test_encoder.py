@@ -111,9 +111,7 @@ def test_tiles_give_the_features_of_the_whole_picture(
         np.testing.assert_allclose(tiled[name], values, rtol=1e-4, atol=1e-5)
 
 
-def test_onnx_computes_what_the_torch_extractor_does(
-    tmp_path: Path, photo: np.ndarray
-) -> None:
+def test_onnx_computes_what_the_torch_extractor_does(tmp_path: Path, photo: np.ndarray) -> None:
     import onnxruntime as ort
     import torch
 
