@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 import structlog
@@ -22,10 +22,13 @@ from cloud_server.tasks import open_task
 from shared.bundle import Bundle
 
 
-async def open_server(settings: ServerSettings) -> tuple[Server, LocalEngine, Bundle]:
+async def open_server(
+    settings: ServerSettings, *, more_tasks: Mapping[str, Callable[[], TaskRunner]] | None = None
+) -> tuple[Server, LocalEngine, Bundle]:
     """Load everything; the server does not listen yet. Raises ``FeatherwireError``.
 
-    Tasks whose weights are missing are logged by name, with the command that gets them.
+    ``more_tasks`` opens tasks of the caller's own, by name, beside those of the settings. Tasks
+    whose weights are missing are logged by name, with the command that gets them.
     """
     if settings.torch_threads is not None:
         import torch
@@ -34,7 +37,7 @@ async def open_server(settings: ServerSettings) -> tuple[Server, LocalEngine, Bu
     bundle = await asyncio.to_thread(Bundle.load, settings.bundle)
     engine = await LocalEngine.open(
         bundle,
-        tasks=_task_openers(settings),
+        tasks={**_task_openers(settings), **(more_tasks or {})},
         device=settings.device,
         workers=WorkerCounts(
             decode=settings.decode_workers,

@@ -49,6 +49,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._picture_limits = picture_limits
         self._sessions = SessionRegistry(session_limits)
         self._streams: set[Stream] = set()
+        self._refused = 0
         self._max_streams = max_streams
         self._calls = 0
         self._max_calls = max_calls
@@ -62,7 +63,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     ) -> None:
         if self._draining:
             await abort(context, _draining())
-        if len(self._streams) >= self._max_streams:
+        if len(self._streams) + self._refused >= self._max_streams:
             await abort(
                 context,
                 SessionError(
@@ -85,7 +86,14 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             structlog.get_logger().warning(
                 "stream_refused", peer=context.peer(), reason=error.reason, error=error.message
             )
-            await abort(context, error)
+            self._streams.discard(stream)
+            # The status waits behind what a slow client does not read, and gRPC gives a server no
+            # way to reset a stream: it holds its place, and nothing else, until the client goes.
+            self._refused += 1
+            try:
+                await abort(context, error)
+            finally:
+                self._refused -= 1
         finally:
             self._streams.discard(stream)
 
@@ -118,7 +126,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
 
     @property
     def open_streams(self) -> int:
-        """Streams that have not ended."""
+        """Streams that are being served."""
         return len(self._streams)
 
     def _engine_frame(self, request: ingest_pb2.AnalyzeRequest) -> EngineFrame:

@@ -32,7 +32,7 @@ from edge_client.session.connection import Connection, Reply
 from edge_client.session.result import FrameResult
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.errors import BudgetError, BundleError, FeatherwireError, SessionError
+from shared.errors import BudgetError, BundleError, FeatherwireError, PhotoError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
 from shared.wire import PictureEncoding, PictureRequest, error_from_message
 from shared.wire.requests import Hello, features_message, parse_tasks, picture_request_message
@@ -251,7 +251,7 @@ class EdgeSession:
                 bitstream, finest = self._encode(photo, state, bits_per_pixel, max_bytes, refinable)
             except SessionError:
                 raise
-            except (FeatherwireError, OSError) as error:
+            except FeatherwireError as error:
                 yield _unsent(photo, error)
                 continue
             connection = self._open_connection()
@@ -375,7 +375,7 @@ class EdgeSession:
     ) -> tuple[Bitstream, Bitstream | None]:
         """The frame to send, and the finest one when it shall be kept."""
         if isinstance(photo, str | Path) and Path(photo).suffix.lower() == ".fwf":
-            photo = Bitstream.from_bytes(Path(photo).read_bytes())
+            photo = _read_fwf(Path(photo))
         if not isinstance(photo, Bitstream):
             if not refinable:
                 bitstream = self.encoder.encode(
@@ -424,6 +424,13 @@ class EdgeSession:
 def default_device_name() -> str:
     """This machine's host name, in the alphabet of device names."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:128] or "device"
+
+
+def _read_fwf(path: Path) -> Bitstream:
+    try:
+        return Bitstream.from_bytes(path.read_bytes())
+    except OSError as error:
+        raise PhotoError("unreadable", f"{path}: {error.strerror or error}") from None
 
 
 def _package_version() -> str:
@@ -482,9 +489,7 @@ def _result(reply: Reply, source: Any, bitstream: Bitstream) -> FrameResult:
     )
 
 
-def _unsent(source: Any, error: Exception) -> FrameResult:
-    if not isinstance(error, FeatherwireError):
-        error = FeatherwireError("io_error", str(error))
+def _unsent(source: Any, error: FeatherwireError) -> FrameResult:
     return FrameResult(
         source=source, sequence=0, state=None, payload_bytes=0, round_trip_ms=0.0, error=error
     )

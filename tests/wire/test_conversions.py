@@ -1,0 +1,428 @@
+"""What goes onto the wire comes off it again, and what cannot be is refused by name."""
+
+from __future__ import annotations
+
+import math
+import string
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.bitstream import Bitstream, Layer
+from shared.errors import (
+    BitstreamError,
+    BudgetError,
+    BundleError,
+    FeatherwireError,
+    ModelError,
+    PhotoError,
+    SessionError,
+    TaskError,
+)
+from shared.limits import Limits
+from shared.proto.featherwire.v1 import ingest_pb2
+from shared.proto.featherwire.v1 import types_pb2 as pb
+from shared.results import (
+    AnalysisResult,
+    Box,
+    Detection,
+    Face,
+    Instance,
+    ModelInfo,
+    RleMask,
+    TaskResult,
+)
+from shared.wire import (
+    FrameOutcome,
+    Picture,
+    PictureEncoding,
+    PictureRequest,
+    error_from_message,
+    error_to_message,
+)
+from shared.wire.failures import is_retryable
+from shared.wire.requests import (
+    Frame,
+    Hello,
+    Refine,
+    frame_message,
+    hello_message,
+    parse_features,
+    parse_frame,
+    parse_hello,
+    parse_picture_request,
+    parse_refine,
+    parse_tasks,
+    refine_message,
+)
+from shared.wire.results import outcome_from_message, outcome_to_message
+from shared.wire.transport import client_options, server_options
+
+# -- strategies: all that the types allow and the wire can carry (float32 coordinates) ----
+
+coordinates = st.floats(-1e5, 1e5, width=32)
+scores = st.floats(0, 1, width=32)
+times = st.floats(0, 1e9)
+texts = st.text(max_size=40)
+tasks = st.text(string.ascii_lowercase, min_size=1, max_size=20)
+names = st.text(string.ascii_letters + string.digits + "._:-", min_size=1, max_size=128)
+hashes = st.text("0123456789abcdef", min_size=64, max_size=64)
+sides = st.integers(16, 8192)
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> Box:
+    x_min, x_max = sorted((draw(coordinates), draw(coordinates)))
+    y_min, y_max = sorted((draw(coordinates), draw(coordinates)))
+    return Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max)
+
+
+@st.composite
+def task_results(draw: st.DrawFn, size: tuple[int, int]) -> TaskResult:
+    objects: dict[str, Any] = {"class_id": st.integers(0, 2**32 - 1), "class_name": texts}
+    kind = draw(st.sampled_from(["detections", "instances", "faces"]))
+    strategy: st.SearchStrategy[Any] = {
+        "detections": st.builds(Detection, box=boxes(), score=scores, **objects),
+        "instances": st.builds(
+            Instance,
+            box=boxes(),
+            score=scores,
+            mask=st.builds(RleMask, size=st.just(size), counts=texts),
+            **objects,
+        ),
+        "faces": st.builds(
+            Face,
+            box=boxes(),
+            score=scores,
+            key_points=st.lists(st.tuples(coordinates, coordinates), max_size=3),
+            landmarks=st.lists(st.tuples(coordinates, coordinates, coordinates), max_size=3),
+        ),
+    }[kind]
+    models = st.builds(
+        ModelInfo, name=texts, version=texts, sha256=st.none() | hashes, licence=texts
+    )
+    return TaskResult(
+        task=draw(tasks),
+        model=draw(st.lists(models, max_size=3)),
+        milliseconds=draw(st.dictionaries(texts, times, max_size=3)),
+        **{kind: draw(st.lists(strategy, max_size=3))},
+    )
+
+
+@st.composite
+def analyses(draw: st.DrawFn) -> AnalysisResult:
+    width, height = draw(sides), draw(sides)
+    return AnalysisResult(
+        width=width,
+        height=height,
+        state=draw(st.none() | st.integers(0, 255)),
+        bundle_id=draw(st.none() | hashes),
+        payload_bytes=draw(st.integers(0, 2**63)),
+        bits_per_pixel=draw(times),
+        tasks=draw(st.dictionaries(tasks, task_results((height, width)), max_size=3)),
+        milliseconds=draw(st.dictionaries(texts, times, max_size=4)),
+    )
+
+
+json_values = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(max_size=20)
+errors = st.builds(
+    lambda kind, reason, message, details: kind(reason, message, **details),
+    st.sampled_from(
+        [
+            BitstreamError,
+            BudgetError,
+            BundleError,
+            FeatherwireError,
+            ModelError,
+            PhotoError,
+            SessionError,
+            TaskError,
+        ]
+    ),
+    st.text(string.ascii_lowercase, min_size=1, max_size=20),
+    st.text(max_size=60),
+    st.dictionaries(
+        st.text(string.ascii_lowercase, min_size=1, max_size=8).map("d_".__add__),
+        json_values,
+        max_size=4,
+    ),
+)
+requests = st.builds(PictureRequest, st.sampled_from(PictureEncoding), st.integers(0, 100))
+
+
+@st.composite
+def bitstreams(draw: st.DrawFn) -> Bitstream:
+    payloads = draw(st.lists(st.binary(max_size=30), min_size=1, max_size=6))
+    state = draw(st.integers(0, 100))
+    layers = tuple(
+        Layer(state + len(payloads) - 1 - number, payload)
+        for number, payload in enumerate(payloads)
+    )
+    return Bitstream(
+        draw(st.binary(min_size=8, max_size=8)), draw(sides), draw(sides), state, layers
+    )
+
+
+def same_error(a: FeatherwireError | None, b: FeatherwireError | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return type(a) is type(b) and a.to_dict() == b.to_dict()
+
+
+# -- round trips ---------------------------------------------------------------------------------
+
+
+@given(errors)
+def test_errors_keep_class_reason_message_and_details(error: FeatherwireError) -> None:
+    assert same_error(error_from_message(error_to_message(error)), error)
+
+
+def test_what_an_error_knows_besides_comes_back_without_being_said_twice() -> None:
+    offset = error_from_message(error_to_message(BitstreamError("cut", "it ends", offset=17)))
+    assert isinstance(offset, BitstreamError)
+    assert (offset.offset, offset.message) == (17, "it ends (at byte 17)")
+    model = error_from_message(error_to_message(ModelError("gone", "no weights", command="do x")))
+    assert isinstance(model, ModelError)
+    assert (model.command, model.message) == ("do x", "no weights; get it with: do x")
+
+
+def test_a_huge_error_still_fits_into_metadata() -> None:
+    details = {f"name_{number}": "x" * 10_000 for number in range(100)}
+    error = FeatherwireError("huge", "m" * 10**6 + "\udcff", **details)
+    message = error_to_message(error)
+    assert message.ByteSize() < 12_000
+    assert error_from_message(message).reason == "huge"
+
+
+def test_a_peers_error_may_say_anything_and_still_becomes_an_error() -> None:
+    message = pb.Error(kind=99, reason="Not A Reason", message="x" * 10**5)
+    message.details["ok"] = "[" * 600
+    message.details["not ok!"] = "1"
+    message.details["reason"] = '"other"'
+    error = error_from_message(message)
+    assert type(error) is FeatherwireError
+    assert error.reason == "unknown"
+    assert len(error.message) <= 1000
+    assert set(error.details) == {"ok", "reason"}
+    assert error_to_message(FeatherwireError("Not A Reason", "m")).reason == "unknown"
+
+
+def test_errors_worth_a_retry_say_so() -> None:
+    assert error_to_message(SessionError("draining", "later")).retryable
+    assert is_retryable(SessionError("busy", "later"))
+    assert not is_retryable(SessionError("bundle_mismatch", "never"))
+
+
+@given(analyses(), st.dictionaries(tasks, errors, max_size=2), st.none() | errors)
+def test_outcomes_keep_everything(
+    analysis: AnalysisResult,
+    task_errors: dict[str, FeatherwireError],
+    picture_error: FeatherwireError | None,
+) -> None:
+    picture = Picture(PictureEncoding.WEBP, 17, 8192, b"data") if picture_error is None else None
+    outcome = FrameOutcome(
+        analysis=analysis, task_errors=task_errors, picture=picture, picture_error=picture_error
+    )
+    data = outcome_to_message(outcome).SerializeToString()
+    back = outcome_from_message(pb.FrameOutcome.FromString(data))
+    assert back.analysis == analysis
+    assert back.picture == picture
+    assert same_error(back.picture_error, picture_error)
+    assert back.task_errors.keys() == task_errors.keys()
+    assert all(same_error(back.task_errors[name], task_errors[name]) for name in task_errors)
+
+
+@given(errors)
+def test_failed_outcomes_keep_their_error(error: FeatherwireError) -> None:
+    back = outcome_from_message(outcome_to_message(FrameOutcome(error=error)))
+    assert back.analysis is None
+    assert same_error(back.error, error)
+
+
+def test_an_outcome_is_an_analysis_or_an_error() -> None:
+    with pytest.raises(ValueError, match="either"):
+        FrameOutcome()
+
+
+@given(
+    st.builds(
+        Hello,
+        device=names,
+        session=names,
+        bundle_id=st.none() | hashes,
+        can_switch_bundle=st.booleans(),
+        last_result_seen=st.integers(0, 2**63 - 1),
+        client_version=st.text(max_size=20),
+        labels=st.dictionaries(names, st.text(max_size=20), max_size=4),
+    )
+)
+def test_hello_comes_back(hello: Hello) -> None:
+    assert parse_hello(hello_message(hello)) == hello
+
+
+@given(
+    st.integers(1, 2**63 - 1),
+    bitstreams(),
+    st.lists(tasks, max_size=4, unique=True).map(tuple),
+    st.none() | requests,
+    st.none() | st.datetimes(datetime(1970, 1, 1), datetime(9999, 1, 1), timezones=st.just(UTC)),
+)
+def test_frames_come_back(
+    sequence: int,
+    bitstream: Bitstream,
+    wanted: tuple[str, ...],
+    picture: PictureRequest | None,
+    captured_at: datetime | None,
+) -> None:
+    frame = Frame(sequence, bitstream, wanted, picture, captured_at)
+    data = frame_message(frame).SerializeToString()
+    assert parse_frame(ingest_pb2.Frame.FromString(data)) == frame
+    refine = Refine(sequence, bitstream.layers, wanted, picture)
+    assert parse_refine(refine_message(refine)) == refine
+
+
+# -- refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"protocol_version": 2}, "unsupported_version"),
+        ({"device": ""}, "invalid_message"),
+        ({"device": "x" * 129}, "invalid_message"),
+        ({"session": "a b"}, "invalid_message"),
+        ({"bundle_id": "xyz"}, "invalid_message"),
+        ({"last_result_seen": 2**64 - 1}, "invalid_message"),
+        ({"client_version": "v" * 129}, "invalid_message"),
+        ({"labels": {"a b": "c"}}, "invalid_message"),
+        ({"labels": {str(number): "c" for number in range(99)}}, "invalid_message"),
+        ({"labels": {"a": "c" * 999}}, "invalid_message"),
+    ],
+)
+def test_a_bad_hello_is_refused(fields: dict[str, Any], reason: str) -> None:
+    good = {"protocol_version": 1, "device": "d", "session": "s"}
+    with pytest.raises(SessionError) as caught:
+        parse_hello(ingest_pb2.Hello(**(good | fields)))
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: setattr(f, "sequence", 0),
+        lambda f: setattr(f, "sequence", 2**64 - 1),
+        lambda f: f.tasks.append("No Task"),
+        lambda f: f.tasks.extend(f"task_{number}" for number in range(17)),
+        lambda f: setattr(f.picture, "encoding", 77),
+        lambda f: setattr(f.picture, "quality", 101),
+        lambda f: setattr(f.captured_at, "seconds", 2**62),
+        lambda f: setattr(f.captured_at, "nanos", -5),
+        lambda f: f.ClearField("features"),
+    ],
+)
+def test_a_bad_frame_message_is_refused(change: Any) -> None:
+    frame = frame_message(Frame(1, Bitstream(b"8" * 8, 64, 64, 0, (Layer(0, b"x"),))))
+    change(frame)
+    with pytest.raises(SessionError) as caught:
+        parse_frame(frame)
+    assert caught.value.reason == "invalid_message"
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(max_layer_bytes=3),
+        Limits(max_layers=1),
+        Limits(max_side=32),
+        Limits(max_file_bytes=5),
+    ],
+)
+def test_features_over_a_limit_are_refused(limits: Limits) -> None:
+    bitstream = Bitstream(b"8" * 8, 64, 64, 0, (Layer(1, b"four"), Layer(0, b"four")))
+    message = frame_message(Frame(1, bitstream)).features
+    assert parse_features(message) == bitstream
+    with pytest.raises(BitstreamError) as caught:
+        parse_features(message, limits)
+    assert caught.value.reason in {"limit_exceeded", "bad_size"}
+
+
+def test_task_names_lose_repetitions_and_encodings_have_a_default() -> None:
+    assert parse_tasks(["b", "a", "b"]) == ("b", "a")
+    assert parse_picture_request(pb.PictureRequest()) == PictureRequest(PictureEncoding.PNG)
+    assert [encoding.suffix for encoding in PictureEncoding] == [".png", ".webp", ".webp"]
+
+
+def _analysis_message() -> pb.FrameOutcome:
+    detection = Detection(
+        box=Box(x_min=0, y_min=0, x_max=1, y_max=1), class_id=1, class_name="x", score=0.5
+    )
+    instance = Instance(
+        **{**dict(detection), "box": detection.box}, mask=RleMask(size=(32, 64), counts="00")
+    )
+    face = Face(box=detection.box, score=1, key_points=((0, 0),), landmarks=((0, 0, 0),))
+    model = ModelInfo(name="m", version="1", licence="l", sha256="0" * 64)
+    results = {
+        "detection": TaskResult(task="detection", model=[model], detections=[detection]),
+        "segmentation": TaskResult(task="segmentation", model=[model], instances=[instance]),
+        "landmarks": TaskResult(task="landmarks", model=[model], faces=[face]),
+    }
+    analysis = AnalysisResult(
+        width=64, height=32, payload_bytes=1, bits_per_pixel=1, tasks=results,
+        milliseconds={"total": 1.0},
+    )  # fmt: skip
+    picture = Picture(PictureEncoding.PNG, 64, 32, b"png")
+    return outcome_to_message(FrameOutcome(analysis=analysis, picture=picture))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda o: o.ClearField("outcome"),
+        lambda o: setattr(o.analysis, "width", 0),
+        lambda o: setattr(o.analysis, "height", 2**31),
+        lambda o: setattr(o.analysis, "bits_per_pixel", math.nan),
+        lambda o: setattr(o.analysis, "bits_per_pixel", -1.0),
+        lambda o: o.analysis.milliseconds.update({"x": math.inf}),
+        lambda o: o.analysis.milliseconds.update({"x": -1.0}),
+        lambda o: o.analysis.milliseconds.update({str(n): 1.0 for n in range(65)}),
+        lambda o: o.analysis.milliseconds.update({"x" * 300: 1.0}),
+        lambda o: [o.analysis.tasks[f"t{n}"].CopyFrom(pb.TaskResult(output=1)) for n in range(20)],
+        lambda o: [o.task_errors[f"t{n}"].CopyFrom(pb.Error()) for n in range(20)],
+        lambda o: setattr(o.analysis.tasks["detection"], "output", 0),
+        lambda o: setattr(o.analysis.tasks["detection"], "output", 9),
+        lambda o: setattr(o.analysis.tasks["detection"].detections[0], "score", 1.5),
+        lambda o: setattr(o.analysis.tasks["detection"].detections[0].box, "x_min", math.nan),
+        lambda o: setattr(o.analysis.tasks["detection"].detections[0].box, "x_min", 5.0),
+        lambda o: o.analysis.tasks["detection"].models.extend([pb.ModelInfo()] * 20),
+        lambda o: setattr(o.analysis.tasks["detection"].models[0], "sha256", "zz"),
+        lambda o: setattr(o.analysis.tasks["segmentation"].instances[0].mask, "width", 0),
+        lambda o: setattr(o.analysis.tasks["segmentation"].instances[0].mask, "width", 63),
+        lambda o: setattr(
+            o.analysis.tasks["segmentation"].instances[0].mask, "counts", "0" * (2**22 + 1)
+        ),
+        lambda o: setattr(o.analysis.tasks["landmarks"].faces[0].landmarks[0], "z", math.inf),
+        lambda o: o.analysis.tasks["landmarks"].faces[0].landmarks.extend([pb.Landmark()] * 10_001),
+        lambda o: o.analysis.tasks["landmarks"].faces.extend([pb.Face()] * 10_001),
+        lambda o: setattr(o.picture, "encoding", 0),
+        lambda o: setattr(o.picture, "width", 9000),
+        lambda o: setattr(o.picture, "data", b""),
+    ],
+)
+def test_a_result_that_cannot_be_is_refused(change: Any) -> None:
+    message = _analysis_message()
+    assert outcome_from_message(message).analysis is not None
+    change(message)
+    with pytest.raises(SessionError) as caught:
+        outcome_from_message(message)
+    assert caught.value.reason == "invalid_result"
+
+
+def test_both_ends_have_the_same_caps_and_the_server_bears_the_clients_pings() -> None:
+    client, server = dict(client_options()), dict(server_options())
+    for name in ("grpc.max_send_message_length", "grpc.max_receive_message_length"):
+        assert client[name] == server[name]
+    pause_ms = server["grpc.http2.min_recv_ping_interval_without_data_ms"]
+    assert pause_ms < client["grpc.keepalive_time_ms"]

@@ -1,0 +1,115 @@
+"""Thousands of damaged messages: typed errors, no other exception, no hang."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf.message import DecodeError, Message
+from numpy.typing import NDArray
+
+from edge_client.encoder import EdgeEncoder
+from shared.codec import open_codec
+from shared.errors import FeatherwireError
+from shared.proto.featherwire.v1 import ingest_pb2
+from shared.proto.featherwire.v1 import types_pb2 as pb
+from shared.wire import error_from_message
+from shared.wire.requests import (
+    Frame,
+    Hello,
+    frame_message,
+    hello_message,
+    parse_frame,
+    parse_hello,
+    parse_refine,
+)
+from shared.wire.results import outcome_from_message
+
+from .test_conversions import _analysis_message
+
+MUTATIONS = 2_000
+
+
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """Flip, overwrite, cut, repeat or insert bytes, one to six times."""
+    damaged = bytearray(data)
+    for _ in range(rng.randint(1, 6)):
+        place = rng.randrange(len(damaged) + 1)
+        match rng.randrange(6):
+            case 0 if place < len(damaged):
+                damaged[place] ^= 1 << rng.randrange(8)
+            case 1 if place < len(damaged):
+                damaged[place] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
+            case 2:
+                del damaged[place : place + rng.randint(1, 8)]
+            case 3:
+                damaged[place:place] = rng.randbytes(rng.randint(1, 8))
+            case 4:
+                damaged[place:place] = damaged[place : place + rng.randint(1, 64)]
+            case _:
+                damaged[place : place + 10] = b"\xff" * 9 + b"\x01"
+    return bytes(damaged)
+
+
+def _frame(encoder: EdgeEncoder, image: NDArray[np.uint8]) -> bytes:
+    frame = Frame(3, encoder.encode(image, state=3), ("detection",))
+    message = frame_message(frame)
+    message.captured_at.seconds = 1_700_000_000
+    message.picture.quality = 5
+    return message.SerializeToString()
+
+
+def _parse_and_decode(encoder: EdgeEncoder) -> Callable[[Any], Any]:
+    codec = open_codec(encoder.bundle)
+
+    def parse(message: ingest_pb2.Frame) -> Any:
+        bitstream = parse_frame(message).bitstream
+        if bitstream.width * bitstream.height <= 2**20:
+            codec.decode(bitstream)
+        return bitstream
+
+    return parse
+
+
+@pytest.mark.parametrize("kind", ["frame", "refine", "hello", "outcome", "error"])
+def test_damaged_messages_give_typed_errors(
+    kind: str, encoder: EdgeEncoder, image: NDArray[np.uint8]
+) -> None:
+    rng = random.Random(f"featherwire-{kind}")
+    hello = hello_message(Hello("d", "s", bundle_id="0" * 64, labels={"a": "b"}))
+    error = pb.Error(kind=1, reason="reason", message="text", details={"a": '{"b": [1, 2]}'})
+    cases: dict[str, tuple[type[Message], bytes, Callable[[Any], Any]]] = {
+        "frame": (ingest_pb2.Frame, _frame(encoder, image), _parse_and_decode(encoder)),
+        "refine": (ingest_pb2.Refine, _frame(encoder, image), parse_refine),
+        "hello": (ingest_pb2.Hello, hello.SerializeToString(), parse_hello),
+        "outcome": (pb.FrameOutcome, _analysis_message().SerializeToString(), outcome_from_message),
+        "error": (pb.Error, error.SerializeToString(), error_from_message),
+    }
+    message_class, data, parse = cases[kind]
+    refused = understood = 0
+    for _ in range(MUTATIONS):
+        damaged = mutate(data, rng)
+        started = time.perf_counter()
+        try:
+            parse(message_class.FromString(damaged))
+            understood += 1
+        except (DecodeError, FeatherwireError):
+            refused += 1
+        assert time.perf_counter() - started < 1.0
+    assert refused + understood == MUTATIONS
+    assert refused > MUTATIONS // 10 or kind == "error"  # else the mutator damages nothing
+
+
+def test_a_message_from_one_kind_read_as_another_gives_typed_errors() -> None:
+    data = _analysis_message().SerializeToString()
+    for message_class, parse in (
+        (ingest_pb2.Frame, parse_frame),
+        (ingest_pb2.Refine, parse_refine),
+        (ingest_pb2.Hello, parse_hello),
+    ):
+        with pytest.raises((DecodeError, FeatherwireError)):
+            parse(message_class.FromString(data))  # type: ignore[operator]

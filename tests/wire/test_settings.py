@@ -1,0 +1,67 @@
+"""File, environment, flags: the later one wins, and what is wrong is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cloud_server.settings import ServerSettings
+from shared.errors import FeatherwireError
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "server.yaml"
+    path.write_text("listen: 0.0.0.0:1000\ncredits: 3\nmax_batch: 2\ntasks: [detection]\n")
+    return path
+
+
+def test_flags_win_over_variables_and_variables_over_the_file(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATHERWIRE_CREDITS", "4")
+    monkeypatch.setenv("FEATHERWIRE_MAX_BATCH", "5")
+    settings = ServerSettings.load(config, max_batch=6, device=None)
+    assert (settings.listen, settings.credits, settings.max_batch) == ("0.0.0.0:1000", 4, 6)
+    assert settings.tasks == ("detection",)
+    assert settings.device == "cpu"  # a flag that was not given changes nothing
+
+
+def test_a_variable_names_the_file_and_lists_are_comma_separated(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATHERWIRE_CONFIG", str(config))
+    assert ServerSettings.load().credits == 3
+    monkeypatch.setenv("FEATHERWIRE_TASKS", "segmentation, landmarks")
+    assert ServerSettings.load().tasks == ("segmentation", "landmarks")
+    monkeypatch.setenv("FEATHERWIRE_TASKS", "none")
+    assert ServerSettings.load().tasks == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("credits: 0", "credits"),
+        ("credits: many", "credits"),
+        ("creditz: 3", "creditz"),
+        ("listen: nowhere", "HOST:PORT"),
+        ("listen: host:99999", "HOST:PORT"),
+        ("tls_key: key.pem", "belong together"),
+        ("tls_client_ca: ca.pem", "needs tls_certificate"),
+        ("credits: [", ""),
+        ("- a list", ""),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(FeatherwireError) as caught:
+        ServerSettings.load(path)
+    assert caught.value.reason == "invalid_settings"
+    assert complaint in caught.value.message
+
+
+def test_a_config_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FeatherwireError, match="no config file"):
+        ServerSettings.load(tmp_path / "gone.yaml")
