@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -136,7 +137,7 @@ def serve(
         raise typer.Exit(ExitCode.SOME_FAILED)
 
 
-def _print_ready(ready: dict[str, object]) -> None:
+def _print_ready(ready: Mapping[str, object]) -> None:
     print(f"listening on {ready['listening']}")
     print(f"bundle {ready['bundle']}")
     tasks = ready["tasks"]

@@ -56,7 +56,8 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._draining = False
         self._settings = self._server_settings(max_message_bytes)
 
-    async def Connect(
+    # grpc.aio also takes a coroutine that writes to its context; the stubs know generators only.
+    async def Connect(  # type: ignore[override]
         self,
         request_iterator: AsyncIterator[ingest_pb2.ConnectRequest],
         context: ConnectContext,
