@@ -136,8 +136,9 @@ def rivals_of(row: Row, cell: Cell) -> list[dict[str, Any]]:
 
 
 def analysis_of(record: dict[str, Any]) -> AnalysisResult:
-    """The part of a command's record that is an AnalysisResult."""
-    fields = {key: record[key] for key in AnalysisResult.model_fields if key in record}
+    """The AnalysisResult in a command's record: `send` nests it, `analyze` spreads it out."""
+    values = record.get("analysis", record)
+    fields = {key: values[key] for key in AnalysisResult.model_fields if key in values}
     return AnalysisResult.model_validate(fields)
 
 

@@ -49,8 +49,13 @@ class RunFiles:
         return self.folder / "checkpoint.safetensors"
 
     @property
+    def untabled(self) -> Path:
+        """Folder of the palette step: a bundle with even odds and without networks."""
+        return self.folder / "untabled"
+
+    @property
     def draft(self) -> Path:
-        """Folder of the palette and tables steps: a bundle without networks."""
+        """Folder of the tables step: a bundle without networks."""
         return self.folder / "draft"
 
 
@@ -65,9 +70,9 @@ def trained_extractor(recipe: Recipe, files: RunFiles) -> Extractor:
 
 
 def write_palette(recipe: Recipe, files: RunFiles) -> MarkovPalette:
-    """The palette step: a draft bundle with the palette and even tables."""
+    """The palette step: a bundle with the palette and even odds, for the tables step."""
     palette = palette_from_checkpoint(recipe, files.checkpoint)
-    make_codec(recipe, palette, flat_tables(recipe), files.draft)
+    make_codec(recipe, palette, flat_tables(recipe), files.untabled)
     return palette
 
 
@@ -76,7 +81,7 @@ def write_tables(
 ) -> dict[str, Any]:
     """The tables step: counts, tables, and the states' typical rates; returns figures."""
     palette = write_palette(recipe, files)
-    codec = make_codec(recipe, palette, flat_tables(recipe), files.draft)
+    codec = make_codec(recipe, palette, flat_tables(recipe), files.untabled)
     if not (files.cache / "photos.json").exists():
         raise RecipeError("step_missing", f"{files.cache} is empty; run the photos step first")
     cache = PhotoCache(files.cache)
@@ -88,10 +93,10 @@ def write_tables(
     held_out = max(1, len(samples) // 6)
     without = typical_bits_per_pixel(codec, samples[:held_out])
     trial = count_and_smooth(recipe, codec, samples[held_out:] or samples)
-    measured = make_codec(recipe, palette, trial, files.draft)
+    measured = make_codec(recipe, palette, trial, files.folder / "trial")
     with_tables = typical_bits_per_pixel(measured, samples[:held_out])
     tables = count_and_smooth(recipe, codec, samples)
-    final = make_codec(recipe, palette, tables, files.draft)
+    final = make_codec(recipe, palette, tables, files.folder / "trial")
     rates = typical_bits_per_pixel(final, samples)
     states = tuple(
         DiffusionState(state=n, depths=depths, typical_bits_per_pixel=round(rates[n], 5))
