@@ -95,12 +95,13 @@ def package_version() -> str:
 
 def _task_openers(settings: ServerSettings) -> dict[str, Callable[[], TaskRunner]]:
     store = ModelStore(models_dirs=[settings.models_dir] if settings.models_dir else [])
+    backends = {"detection": settings.detector, "segmentation": settings.segmenter}
     return {
         name: functools.partial(
             open_task,
             name,
             store,
-            backend=settings.detector if name == "detection" else None,
+            backend=backends.get(name),
             device=settings.device,
         )
         for name in settings.tasks

@@ -37,6 +37,9 @@ class ServerSettings(BaseSettings):
     detector: str | None = Field(
         default=None, description="back end of detection, such as yolo11n.pt; none: the embedded"
     )
+    segmenter: str | None = Field(
+        default=None, description="back end of segmentation, such as yolo11n-seg.pt"
+    )
     device: str = Field(default="cpu", description="where torch runs: cpu, cuda, cuda:1")
     models_dir: Path | None = Field(default=None, description="where weights lie, beside the cache")
 

@@ -38,6 +38,10 @@ def serve(
     detector: Annotated[
         str | None, typer.Option("--detector", help="Back end of detection, such as yolo11n.pt.")
     ] = None,
+    segmenter: Annotated[
+        str | None,
+        typer.Option("--segmenter", help="Back end of segmentation: yolo11n-seg.pt."),
+    ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = None,
     models_dir: Annotated[
         Path | None, typer.Option("--models-dir", help="Where weights lie, beside the cache.")
@@ -93,6 +97,7 @@ def serve(
             bundle=bundle,
             tasks=None if tasks is None else split_names(tasks),
             detector=detector,
+            segmenter=segmenter,
             device=device,
             models_dir=models_dir,
             credits=credits_,
