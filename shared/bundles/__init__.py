@@ -1,0 +1,1 @@
+"""The bundles that come with Featherwire, a folder each; `picture` is the default."""

@@ -1,0 +1,89 @@
+"""The bundle that comes with Featherwire: whole, decodable, and worth having."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cloud_server.decoding import BitstreamDecoder
+from edge_client.encoder import EdgeEncoder
+from shared.bitstream import Bitstream
+from shared.bundle import Bundle
+from shared.codec import MarkovPaletteCodec, open_codec
+from tests.golden.make import index_hash
+from tests.golden.make_default import FOLDER, STATES_PICTURED
+
+GOLDEN = json.loads((FOLDER / "golden.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return Bundle.load()
+
+
+@pytest.fixture(scope="module")
+def golden() -> Bitstream:
+    return Bitstream.from_bytes((FOLDER / "coffee.fwf").read_bytes())
+
+
+def test_every_file_is_what_the_manifest_says(bundle: Bundle) -> None:
+    bundle.verify()
+    assert bundle.id == GOLDEN["bundle_id"]
+    sizes = sum(entry.size_bytes for entry in bundle.manifest.files.values())
+    assert sizes < 25_000_000
+    assert "MODEL_CARD.md" in bundle.manifest.files
+
+
+def test_the_golden_file_decodes_to_the_same_indices(bundle: Bundle, golden: Bitstream) -> None:
+    codec = open_codec(bundle)
+    assert isinstance(codec, MarkovPaletteCodec)
+    for state, expected in GOLDEN["indices_sha256"].items():
+        assert index_hash(codec.decode_indices(golden.truncate(int(state)))) == expected
+
+
+@pytest.mark.parametrize("state", STATES_PICTURED)
+def test_the_golden_pictures_look_the_same(bundle: Bundle, golden: Bitstream, state: int) -> None:
+    """Pixels are floating point work and may differ a little between machines."""
+    picture = Image.fromarray(BitstreamDecoder(bundle).picture(golden.truncate(state)))
+    reduced = np.asarray(picture.resize((150, 100), Image.Resampling.BOX)).astype(int)
+    expected = np.asarray(Image.open(FOLDER / f"coffee-state{state}.png")).astype(int)
+    assert np.abs(reduced - expected).max() <= 3
+
+
+def test_finer_states_cost_more_and_look_better(
+    bundle: Bundle, photos: dict[str, np.ndarray]
+) -> None:
+    encoder, decoder = EdgeEncoder(bundle), BitstreamDecoder(bundle)
+    errors: dict[int, list[float]] = {}
+    for name in ("astronaut", "chelsea", "coffee"):
+        whole = encoder.encode(photos[name])
+        sizes = list(whole.cumulative_bytes().values())
+        assert sizes == sorted(sizes)
+        for state in (0, 4, 6, 9):
+            picture = decoder.picture(whole.truncate(state)).astype(float)
+            errors.setdefault(state, []).append(float(np.square(picture - photos[name]).mean()))
+    means = [float(np.mean(values)) for values in errors.values()]
+    assert means == sorted(means)
+
+
+def test_flat_pictures_stay_flat_and_keep_their_colour(bundle: Bundle) -> None:
+    """No dot grid, no seams at padding, no shift of colour beyond a first bundle's share."""
+    encoder, decoder = EdgeEncoder(bundle), BitstreamDecoder(bundle)
+    for colour in ((128, 128, 128), (40, 60, 90), (220, 200, 180)):
+        image = np.full((100, 150, 3), colour, np.uint8)
+        picture = decoder.picture(encoder.encode(image)).astype(float)
+        assert np.abs(picture.mean((0, 1)) - colour).max() < 20
+        assert picture.std((0, 1)).max() < 12
+
+
+def test_the_largest_picture_goes_through_in_tiles(bundle: Bundle) -> None:
+    """8192 pixels wide, few high: more tiles than one, both ways."""
+    ramp = np.linspace(0, 255, 8192).astype(np.uint8)
+    image = np.repeat(np.repeat(ramp[None, :, None], 33, 0), 3, 2)
+    bitstream = EdgeEncoder(bundle).encode(image, state=3)
+    picture = BitstreamDecoder(bundle).picture(bitstream)
+    assert picture.shape == image.shape
+    assert float(np.abs(picture.astype(float) - image).mean()) < 15
