@@ -98,7 +98,8 @@ class Shell:
         for command in block.commands():
             if command.startswith("make "):
                 # Its targets run elsewhere and are long; here they must exist and be well formed.
-                self._run(["make", "-n", *shlex.split(command)[1:]], block, command, cwd=ROOT)
+                words = shlex.split(command, comments=True)
+                self._run(["make", "-n", *words[1:]], block, command, cwd=ROOT)
             elif command.startswith("featherwire-cloud serve"):
                 self._serve(command.removesuffix("&").strip(), block)
             elif not any(command.startswith(start) for start in NOT_RUN):

@@ -10,6 +10,7 @@ import typer
 
 from cloud_server.cli.decode import BundleOption, DeviceOption, JsonOption, StateOption
 from shared.cli import Batch, stop_on_error, write_atomically
+from shared.errors import FeatherwireError
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +41,10 @@ def analyze(
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Run tasks on reconstructions (FILE.fwf), or on photos: the uncompressed reference."""
+    """Run tasks on reconstructions (FILE.fwf), or on photos: the uncompressed reference.
+
+    --annotate writes DIR/STEM.png, or DIR/NAME.png for the second of two files with one stem.
+    """
     from cloud_server.analysis import Analyzer
     from cloud_server.decoding import png_bytes
     from cloud_server.tasks.annotate import annotate as draw
@@ -61,7 +65,7 @@ def analyze(
     )
 
     def one(path: Path) -> dict[str, Any]:
-        target = batch.claim(annotate / f"{path.stem}.png", path) if annotate else None
+        target = _drawing_of(path, annotate, batch) if annotate else None
         started = time.perf_counter()
         picture, result, warning = analyzer.analyze(path.read_bytes(), state)
         elapsed = 1000 * (time.perf_counter() - started)
@@ -80,3 +84,11 @@ def analyze(
         }
 
     batch.run(files, one)
+
+
+def _drawing_of(path: Path, folder: Path, batch: Batch) -> Path:
+    """DIR/STEM.png; the whole name before .png when a photo and its features share a stem."""
+    try:
+        return batch.claim(folder / f"{path.stem}.png", path)
+    except FeatherwireError:
+        return batch.claim(folder / f"{path.name}.png", path)

@@ -111,6 +111,16 @@ def test_analyze_takes_photos_and_features_alike(
     assert {path.name for path in tmp_path.iterdir()} == {"astronaut.png", "chelsea.png"}
 
 
+def test_a_photo_and_its_features_are_drawn_side_by_side(
+    bundle: Bundle, encoded: Path, photo_files: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = ["analyze", encoded / "chelsea.fwf", photo_files["chelsea"], "--tasks", "landmarks"]
+    document = run_json(*arguments, "--bundle", bundle.origin, "--annotate", tmp_path)
+    names = [Path(record["annotated"]).name for record in document["results"]]
+    assert names == ["chelsea.png", "chelsea.png.png"]
+    assert document["failures"] == []
+
+
 def test_unknown_tasks_and_missing_weights_are_told_apart(
     photo_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
