@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +132,32 @@ def test_training_again_with_the_same_seed_gives_the_same_weights(
         )  # fmt: skip
     first, second = (load_file(tmp_path / n / "checkpoint.safetensors") for n in "ab")
     assert all(bool((first[key] == second[key]).all()) for key in first)
+
+
+def test_the_fit_step_runs_alone_without_what_an_accelerator_machine_lacks(
+    data: Path, trained: Path, tmp_path: Path
+) -> None:
+    """`python -m training.fit` with a plan, in a Python where pydantic and friends are missing."""
+    run_json("plan", "-o", tmp_path / "plan.json", "--recipe", data / "recipe.yaml")
+    (tmp_path / "cache").symlink_to(trained / "cache")
+    missing = ("pydantic", "diffusers", "compressai", "torchvision", "typer", "constriction")
+    code = (
+        "import sys, runpy\n"
+        f"for name in {missing!r}: sys.modules[name] = None\n"
+        "runpy.run_module('training.fit', run_name='__main__', alter_sys=True)\n"
+    )
+    words = ["plan.json", "--run", ".", "--max-minutes", "0.05"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "checkpoint.safetensors").exists()
 
 
 def test_fitting_brings_pictures_nearer(trained: Path) -> None:

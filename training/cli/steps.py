@@ -27,7 +27,7 @@ DEFAULT_RUN = Path("runs/picture")
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    for command in (photos, fit, palette, tables, export):
+    for command in (photos, plan, fit, palette, tables, export):
         app.command(command.__name__)(command)
 
 
@@ -59,6 +59,28 @@ def photos(
         {"photos": len(index["photos"]), "left_out": index["left_out"], "sha256": index["sha256"]},
         as_json,
     )
+
+
+def plan(
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.")],
+    recipe: RecipeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what `python -m training.fit` needs to run fit on a bare accelerator machine."""
+    from dataclasses import asdict
+
+    from training.recipe import load_recipe
+
+    with stop_on_error(as_json=as_json):
+        followed = load_recipe(recipe)
+    values = {
+        "fit": asdict(followed.fit_config()),
+        "extractor": followed.extractor_config().to_dict(),
+        "decoder": followed.decoder_config().to_dict(),
+        "bf16": followed.fit.bf16,
+    }
+    output.write_text(json.dumps(values, indent=1) + "\n")
+    _print({"plan": str(output)}, as_json)
 
 
 def fit(
