@@ -47,16 +47,19 @@ class Analyzer:
         self._decoder: BitstreamDecoder | None = None
 
     def analyze(
-        self, data: bytes, state: int | None = None
+        self, data: bytes, state: int | None = None, *, features: bool | None = None
     ) -> tuple[Pixels, AnalysisResult, str | None]:
         """(picture uint8 [H, W, 3], what was found in it, a warning about the file or None).
 
-        data: a .fwf file or a photo. state: decode at this coarser state. Raises BitstreamError,
+        data: a .fwf file or a photo; its first bytes tell, unless ``features`` says which it has
+        to be. state: decode at this coarser state. Raises BitstreamError,
         BundleError, PhotoError or TaskError.
         """
         started = time.perf_counter()
         warning = None
-        if MAGIC.startswith(data[: len(MAGIC)]) and data:
+        if features is None:
+            features = data.startswith(MAGIC)
+        if features:
             decoder = self._open_decoder()
             bitstream, warning = decoder.parse(data, state)
             picture = decoder.picture(bitstream)

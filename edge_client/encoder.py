@@ -77,7 +77,7 @@ class EdgeEncoder:
         ``unknown_state`` or ``budget_too_small``.
         """
         target = RateTarget(state, bits_per_pixel, max_bytes)
-        self._check_state(target)
+        self.check(target)
         if isinstance(photo, np.ndarray):
             image = from_array(photo, limits=self._limits)
         else:
@@ -109,7 +109,8 @@ class EdgeEncoder:
             )
         return layers
 
-    def _check_state(self, target: RateTarget) -> None:
+    def check(self, target: RateTarget) -> None:
+        """Raise BudgetError ``unknown_state`` for a state that the bundle does not have."""
         coarsest = self.bundle.manifest.coarsest_state
         if target.state is not None and target.state > coarsest:
             raise BudgetError(

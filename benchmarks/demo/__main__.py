@@ -16,6 +16,7 @@ from benchmarks.demo.processes import DemoError, command, run_json, server
 from benchmarks.demo.report import (
     Cell,
     Row,
+    agreement_text,
     agreements,
     psnr,
     write_page,
@@ -31,7 +32,7 @@ from shared.results import AnalysisResult
 
 TASKS = "detection,segmentation,landmarks"
 OUTPUT = Path("build/demo")
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 110)
 
 
 def main() -> int:
@@ -144,7 +145,10 @@ def analysis_of(record: dict[str, Any]) -> AnalysisResult:
 
 def print_table(rows: Sequence[Row]) -> None:
     """The table of bytes, and of agreement with the same models on the originals."""
-    table = Table(title="sent and analysed (agreement: F1 with the result on the original)")
+    table = Table(
+        title="sent and analysed (agreement: F1 with the result on the original; "
+        "none: nothing there, nothing found)"
+    )
     for heading in ("photo", "state", "bytes", "bits/pixel", "PSNR dB"):
         table.add_column(heading, justify="left" if heading == "photo" else "right")
     tasks = TASKS.split(",")
@@ -152,14 +156,14 @@ def print_table(rows: Sequence[Row]) -> None:
         table.add_column(task, justify="right")
     for row in rows:
         for cell in row.cells:
-            scores = [cell.agreement.get(task, {}).get("f1") for task in tasks]
+            scores = [agreement_text(cell.agreement.get(task)) for task in tasks]
             table.add_row(
                 row.photo,
                 str(cell.state),
                 str(cell.bytes),
                 f"{cell.bits_per_pixel:.3f}",
                 f"{cell.psnr:.1f}",
-                *("-" if score is None else f"{score:.2f}" for score in scores),
+                *scores,
             )
     console.print(table)
 

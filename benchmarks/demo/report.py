@@ -54,6 +54,15 @@ def agreements(reference: AnalysisResult, sent: AnalysisResult) -> dict[str, dic
     }
 
 
+def agreement_text(value: dict[str, Any] | None) -> str:
+    """F1 with two digits; ``none`` where there was nothing to find and nothing was found."""
+    if value is None:
+        return "-"
+    if value["reference_count"] == value["candidate_count"] == 0:
+        return "none"
+    return f"{value['f1']:.2f}"
+
+
 def psnr(original: Path, decoded: Path) -> float:
     """Peak signal-to-noise ratio of two pictures in dB."""
     first = load_photo(original).astype(np.float64)
@@ -116,5 +125,6 @@ def write_page(rows: Sequence[Row], bundle: str, path: Path) -> None:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(default_for_string=True, default=True),
     )
+    environment.filters["agreement"] = agreement_text
     text = environment.get_template("page.html.j2").render(rows=rows, bundle=bundle)
     path.write_text(text)

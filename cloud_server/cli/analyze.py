@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cloud_server.cli.decode import BundleOption, DeviceOption, JsonOption, StateOption
-from shared.cli import Batch, stop_on_error, write_atomically
+from shared.cli import Batch, read_file, stop_on_error, write_atomically
 from shared.errors import FeatherwireError
 
 
@@ -51,6 +51,7 @@ def analyze(
 
     with stop_on_error(as_json=as_json):
         names = [name.strip() for name in tasks.split(",") if name.strip()]
+        names = [] if names == ["none"] else names
         backends = {"detection": detector, "segmentation": segmenter}
         analyzer = Analyzer(names, bundle=bundle, backends=backends, device=device)
     batch = Batch(
@@ -67,7 +68,9 @@ def analyze(
     def one(path: Path) -> dict[str, Any]:
         target = _drawing_of(path, annotate, batch) if annotate else None
         started = time.perf_counter()
-        picture, result, warning = analyzer.analyze(path.read_bytes(), state)
+        picture, result, warning = analyzer.analyze(
+            read_file(path), state, features=True if path.suffix.lower() == ".fwf" else None
+        )
         elapsed = 1000 * (time.perf_counter() - started)
         if warning:
             typer.echo(f"warning: {path}: {warning}", err=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shared.cli import Batch, stop_on_error, write_atomically
+from shared.cli import Batch, read_file, stop_on_error, write_atomically
 
 BundleOption = Annotated[
     str | None,
@@ -33,7 +33,9 @@ def decode(
     state: StateOption = None,
     vivid: Annotated[
         bool,
-        typer.Option("--vivid", help="Sample plausible texture instead of the safe mean."),
+        typer.Option(
+            "--vivid", help="Sample plausible texture, not the safe mean; nothing to do at state 0."
+        ),
     ] = False,
     seed: Annotated[
         int, typer.Option(min=0, help="Of --vivid: the same seed, the same picture.")
@@ -67,7 +69,7 @@ def decode(
     def one(path: Path) -> dict[str, Any]:
         target = batch.claim(output / f"{path.stem}.png", path)
         started = time.perf_counter()
-        bitstream, warning = decoder.parse(path.read_bytes(), state)
+        bitstream, warning = decoder.parse(read_file(path), state)
         picture = decoder.picture(bitstream, vivid_seed=seed if vivid else None)
         elapsed = 1000 * (time.perf_counter() - started)
         if warning:

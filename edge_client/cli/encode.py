@@ -47,8 +47,9 @@ def encode(
     from shared.bundle import Bundle
 
     with stop_on_error(as_json=as_json):
-        RateTarget(state, bpp, max_bytes)
+        target_rate = RateTarget(state, bpp, max_bytes)
         encoder = EdgeEncoder(Bundle.load(bundle), threads=threads)
+        encoder.check(target_rate)
     batch = Batch(
         as_json=as_json,
         columns={
@@ -75,7 +76,8 @@ def encode(
             "state": bitstream.state,
             "bytes": len(data),
             "bits_per_pixel": round(bitstream.bits_per_pixel, 6),
-            "bundle": encoder.bundle.id,
+            "bundle": encoder.bundle.short_id.hex(),
+            "bundle_id": encoder.bundle.id,
         }
 
     batch.run(photos, one)

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from edge_client.cli.encode import JsonOption
-from shared.cli import Batch
+from shared.cli import Batch, read_file
+from shared.limits import DEFAULT_LIMITS
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +35,7 @@ def inspect(
         known = None
 
     def one(path: Path) -> dict[str, Any]:
-        data = path.read_bytes()
+        data = read_file(path, max_bytes=DEFAULT_LIMITS.max_file_bytes)
         damage: BitstreamError | None = None
         try:
             bitstream = Bitstream.from_bytes(data)
@@ -50,11 +51,13 @@ def inspect(
         return {
             "file": str(path),
             "bundle": bitstream.bundle_id.hex(),
+            "bundle_id": known.id if known and name else None,
             "bundle_name": name,
             "width": bitstream.width,
             "height": bitstream.height,
             "state": bitstream.state,
             "bytes": len(data),
+            "complete_bytes": states[-1]["bytes"],
             "bits_per_pixel": round(8 * len(data) / pixels, 6),
             "states": states,
             "cut": damage.to_dict() if damage else None,

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from edge_client.cli.encode import JsonOption
-from shared.cli import Batch, write_atomically
+from shared.cli import Batch, read_file, write_atomically
+from shared.limits import DEFAULT_LIMITS
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +38,8 @@ def truncate(
 
     def one(path: Path) -> dict[str, Any]:
         target = batch.claim(output / f"{path.stem}.fwf", path)
-        bitstream = Bitstream.from_bytes(path.read_bytes(), allow_cut=True).truncate(state)
+        source = read_file(path, max_bytes=DEFAULT_LIMITS.max_file_bytes)
+        bitstream = Bitstream.from_bytes(source, allow_cut=True).truncate(state)
         data = bitstream.to_bytes()
         write_atomically(target, data)
         return {

@@ -51,12 +51,7 @@ class Batch:
             except FeatherwireError as error:
                 self._failed(outcome, path, error.to_dict())
             except (OSError, MemoryError) as error:
-                values = {
-                    "error": type(error).__name__,
-                    "reason": "io_error",
-                    "message": str(error),
-                }
-                self._failed(outcome, path, values)
+                self._failed(outcome, path, _plain(error))
         self.report(outcome)
 
     def report(self, outcome: Outcome) -> None:
@@ -70,7 +65,14 @@ class Batch:
             raise typer.Exit(ExitCode.SOME_FAILED)
 
     def claim(self, output: Path, source: Path) -> Path:
-        """``output``, unless another file of this run has it already: FeatherwireError then."""
+        """``output``, unless another file of this run has it, or it is the source itself.
+
+        Raises FeatherwireError ``duplicate_output`` or ``same_file``.
+        """
+        if output.exists() and source.exists() and output.samefile(source):
+            raise FeatherwireError(
+                "same_file", f"{output} would overwrite its own source; choose another folder"
+            )
         earlier = self._outputs.setdefault(output, source)
         if earlier != source:
             raise FeatherwireError(
@@ -115,6 +117,15 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _plain(error: OSError | MemoryError) -> Record:
+    """An error of the system in words, without its number."""
+    message = "not enough memory"
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        message = f"{error.strerror or error}{where}"
+    return {"error": type(error).__name__, "reason": "io_error", "message": message}
 
 
 def _umask() -> int:

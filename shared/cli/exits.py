@@ -23,8 +23,25 @@ class ExitCode(IntEnum):
     UNREACHABLE = 4
 
 
+_USAGE_REASONS = frozenset(
+    {
+        "bad_device",
+        "bad_option",
+        "bad_recipe",
+        "bad_target",
+        "two_targets",
+        "unknown_backend",
+        "unknown_model",
+        "unknown_state",
+        "unknown_task",
+    }
+)
+
+
 def code_of(error: FeatherwireError) -> ExitCode:
     """The exit code for an error that ends a whole command."""
+    if error.reason in _USAGE_REASONS:
+        return ExitCode.USAGE
     if isinstance(error, BundleError | ModelError):
         return ExitCode.MISSING
     if isinstance(error, SessionError):

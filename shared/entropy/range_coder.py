@@ -46,7 +46,11 @@ class BitEncoder:
 
 
 class BitDecoder:
-    """Reads what :class:`BitEncoder` wrote, given the same probabilities in the same order."""
+    """Reads what :class:`BitEncoder` wrote, given the same probabilities in the same order.
+
+    What it reads it writes again: a message that an encoder would not have written, byte for
+    byte, is refused at the end. A forger can still say what an edge could have said, no more.
+    """
 
     def __init__(self, payload: bytes) -> None:
         """Raises BitstreamError ``bad_payload`` unless ``payload`` is whole words."""
@@ -55,6 +59,8 @@ class BitDecoder:
         words = np.frombuffer(payload, "<u4").astype(np.uint32)
         self._coder = constriction.stream.queue.RangeDecoder(words)
         self._model = _model()
+        self._payload = payload
+        self._again = BitEncoder()
 
     def decode(self, probabilities: Probabilities) -> Bits:
         """The next bits: uint8 [n]. Raises BitstreamError ``bad_payload`` on invalid data."""
@@ -64,9 +70,11 @@ class BitDecoder:
             symbols = self._coder.decode(self._model, _fractions(probabilities))
         except (AssertionError, ValueError, RuntimeError) as error:
             raise BitstreamError("bad_payload", f"the range coder rejects it: {error}") from None
-        return np.asarray(symbols, np.uint8)
+        bits = np.asarray(symbols, np.uint8)
+        self._again.encode(bits, probabilities)
+        return bits
 
     def finish(self) -> None:
-        """Raise BitstreamError ``bad_payload`` when the message has clearly not been used up."""
-        if not self._coder.maybe_exhausted():
-            raise BitstreamError("bad_payload", "a layer holds more than its splits")
+        """Raise BitstreamError ``bad_payload`` unless the message is exactly what was read."""
+        if self._again.payload() != self._payload:
+            raise BitstreamError("bad_payload", "no encoder writes such a layer")

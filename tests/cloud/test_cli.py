@@ -121,12 +121,27 @@ def test_a_photo_and_its_features_are_drawn_side_by_side(
     assert document["failures"] == []
 
 
+def test_a_photo_under_a_features_name_is_no_reference(
+    bundle: Bundle, photo_files: dict[str, Path], tmp_path: Path
+) -> None:
+    fake = tmp_path / "fake.fwf"
+    fake.write_bytes(photo_files["chelsea"].read_bytes())
+    result = run("analyze", fake, "--tasks", "none", "--bundle", bundle.origin, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["failures"][0]["reason"] == "bad_magic"
+
+
+def test_a_device_that_is_not_there_is_wrong_usage(bundle: Bundle, encoded: Path) -> None:
+    arguments = ("decode", encoded / "coffee.fwf", "-o", encoded, "--device", "banana")
+    assert run(*arguments, "--bundle", bundle.origin).exit_code == 2
+
+
 def test_unknown_tasks_and_missing_weights_are_told_apart(
     photo_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photo = photo_files["astronaut"]
     unknown = run("analyze", photo, "--tasks", "poetry", "--json")
-    assert unknown.exit_code == 1
+    assert unknown.exit_code == 2
     assert json.loads(unknown.stdout)["error"]["reason"] == "unknown_task"
     monkeypatch.setenv("FEATHERWIRE_MODELS", str(tmp_path / "empty"))
     missing = run("analyze", photo, "--tasks", "detection", "--json")

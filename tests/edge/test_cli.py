@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,38 @@ def test_exit_codes_tell_usage_from_missing_bundles(
     missing = run("encode", photo, "-o", tmp_path, "--bundle", tmp_path / "none", "--json")
     assert missing.exit_code == 3
     assert json.loads(missing.stdout)["error"]["reason"] == "not_found"
+
+
+def test_contradicting_rates_and_unknown_states_are_wrong_usage(
+    bundle: str, tmp_path: Path, photo_files: dict[str, Path]
+) -> None:
+    arguments = ("encode", photo_files["flower"], "-o", tmp_path, "--bundle", bundle)
+    assert run(*arguments, "--state", 1, "--bpp", 0.1).exit_code == 2
+    assert run(*arguments, "--state", 99).exit_code == 2
+
+
+def test_truncate_never_overwrites_its_source(
+    bundle: str, tmp_path: Path, photo_files: dict[str, Path]
+) -> None:
+    run("encode", photo_files["flower"], "-o", tmp_path, "--bundle", bundle)
+    before = (tmp_path / "flower.fwf").read_bytes()
+    result = run("truncate", tmp_path / "flower.fwf", "--state", 3, "-o", tmp_path, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["failures"][0]["reason"] == "same_file"
+    assert (tmp_path / "flower.fwf").read_bytes() == before
+
+
+def test_pipes_folders_and_devices_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.fwf")
+    result = run("inspect", tmp_path / "pipe.fwf", tmp_path, "/dev/zero", tmp_path / "no", "--json")
+    reasons = [failure["reason"] for failure in json.loads(result.stdout)["failures"]]
+    assert reasons == ["not_a_file", "not_a_file", "not_a_file", "not_found"]
+
+
+def test_version_is_printed() -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout.strip()
 
 
 def test_people_get_a_table(bundle: str, tmp_path: Path, photo_files: dict[str, Path]) -> None:

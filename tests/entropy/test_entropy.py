@@ -55,6 +55,30 @@ def test_a_message_that_is_not_used_up_is_refused() -> None:
     assert refused.value.reason == "bad_payload"
 
 
+@pytest.mark.parametrize("change", ["empty", "zeros behind", "last word gone", "bit flipped"])
+def test_only_what_an_encoder_would_write_is_accepted(change: str) -> None:
+    """Also a message that decodes to something: a damaged layer is refused, not shown."""
+    bits, chances = random_message(8, 600)
+    encoder = BitEncoder()
+    encoder.encode(bits, chances)
+    payload = encoder.payload()
+    damaged = {
+        "empty": b"",
+        "zeros behind": payload + bytes(4),
+        "last word gone": payload[:-4],
+        "bit flipped": payload[:-1] + bytes([payload[-1] ^ 0x01]),
+    }[change]
+
+    def read() -> None:
+        decoder = BitDecoder(damaged)
+        decoder.decode(chances)
+        decoder.finish()
+
+    with pytest.raises(BitstreamError) as refused:
+        read()
+    assert refused.value.reason == "bad_payload"
+
+
 def test_random_words_decode_or_are_refused_but_never_crash() -> None:
     rng = np.random.default_rng(9)
     chances = rng.integers(1, PROBABILITY_ONE, 300).astype(np.uint16)

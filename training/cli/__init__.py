@@ -6,6 +6,8 @@ from importlib import import_module
 
 import typer
 
+from shared.cli import add_version
+
 _COMMANDS = ("steps", "evaluate")
 
 
@@ -22,6 +24,7 @@ def build_app() -> typer.Typer:
         add_completion=False,
         rich_markup_mode="rich",
     )
+    add_version(app)
     for name in _COMMANDS:
         import_module(f"training.cli.{name}").register(app)
     return app

@@ -1,0 +1,31 @@
+"""--version, the same for every command line."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+
+def add_version(app: typer.Typer) -> None:
+    """Give ``app`` the option ``--version``."""
+
+    @app.callback()
+    def options(
+        show: Annotated[
+            bool,
+            typer.Option("--version", help="Print the version and stop.", callback=_print_version),
+        ] = False,
+    ) -> None:
+        del show
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    try:
+        typer.echo(version("featherwire"))
+    except PackageNotFoundError:
+        typer.echo("unknown: not installed")
+    raise typer.Exit
