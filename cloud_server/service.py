@@ -64,6 +64,7 @@ async def open_server(
             credits=settings.credits,
             max_pixels_in_flight=settings.max_pixels_in_flight,
             frame_deadline_s=settings.frame_deadline_s,
+            deadline_per_megapixel_s=settings.deadline_per_megapixel_s,
             write_timeout_s=settings.write_timeout_s,
         ),
         session_limits=SessionLimits(

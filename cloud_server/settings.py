@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from shared.errors import FeatherwireError
+from shared.wire.deadlines import DEADLINE_PER_MEGAPIXEL_S
 from shared.wire.transport import MAX_MESSAGE_BYTES
 
 CONFIG_VARIABLE = "FEATHERWIRE_CONFIG"
@@ -59,7 +60,12 @@ class ServerSettings(BaseSettings):
     credits: int = Field(default=8, ge=1, le=1024, description="frames in flight a stream")
     max_message_bytes: int = Field(default=MAX_MESSAGE_BYTES, ge=2**16, le=MAX_MESSAGE_BYTES)
     max_pixels_in_flight: int = Field(default=128 * 2**20, ge=2**16, description="a stream")
-    frame_deadline_s: float = Field(default=30.0, gt=0, le=3600)
+    frame_deadline_s: float = Field(
+        default=30.0, gt=0, le=3600, description="for pictures up to a megapixel"
+    )
+    deadline_per_megapixel_s: float = Field(
+        default=DEADLINE_PER_MEGAPIXEL_S, ge=0, le=3600, description="for every further one"
+    )
     write_timeout_s: float = Field(default=30.0, gt=0, le=3600, description="for a client to read")
     drain_deadline_s: float = Field(default=20.0, ge=0, le=3600)
     dedupe_window: int = Field(default=4096, ge=1, le=2**20, description="frames a session")

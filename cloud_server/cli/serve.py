@@ -83,6 +83,7 @@ def serve(
     """
     import asyncio
     import json
+    import os
     import sys
 
     from cloud_server.logs import configure_logs
@@ -113,7 +114,7 @@ def serve(
         raise typer.Exit(ExitCode.USAGE) from None
     configure_logs(log_format=settings.log_format, level=settings.log_level)
 
-    async def run() -> bool:
+    async def run() -> tuple[bool, bool]:
         from cloud_server.service import open_server
 
         server, engine, opened = await open_server(settings)
@@ -134,10 +135,16 @@ def serve(
         else:
             _print_ready(ready)
         sys.stdout.flush()
-        return await server.wait()
+        drained = await server.wait()
+        return drained, server.workers_stopped
 
     with stop_on_error(as_json=as_json):
-        drained = asyncio.run(run())
+        drained, workers_stopped = asyncio.run(run())
+    if not workers_stopped:
+        # A thread is still inside torch; to finalise the interpreter under it aborts the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ExitCode.OK if drained else ExitCode.SOME_FAILED)
     if not drained:
         raise typer.Exit(ExitCode.SOME_FAILED)
 

@@ -44,5 +44,5 @@ class Engine(Protocol):
     async def submit(self, frame: EngineFrame) -> FrameOutcome:
         """Analyse one frame. Failures are inside the outcome; only cancellation raises."""
 
-    async def close(self) -> None:
-        """Stop the workers."""
+    async def close(self) -> bool:
+        """Stop the workers; False when one is still busy after a short while."""

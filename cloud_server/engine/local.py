@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cloud_server.engine.api import EngineFrame, TaskStatus
 from cloud_server.engine.picture import encode_picture
-from cloud_server.engine.stage import Done, Stage
+from cloud_server.engine.stage import Done, Stage, StoppableHandler
 from cloud_server.reconstruct import Reconstructor
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
@@ -25,6 +25,9 @@ from shared.wire import FrameOutcome, Picture, PictureRequest
 Image = NDArray[np.uint8]
 A = TypeVar("A")
 B = TypeVar("B")
+
+LARGE_PIXELS = 4_000_000
+"""Pictures of more pixels are reconstructed by a worker of their own, so that others pass them."""
 
 
 class TaskRunner(Protocol):
@@ -69,6 +72,9 @@ class LocalEngine:
             max_delay_s=workers.max_delay_s,
             key=latent_shapes,
             expecting=lambda: self._decode.pending > 0,
+        )
+        self._reconstruct_large: Stage[Latents, Image] = Stage(
+            "reconstruct-large", queue_size=queue
         )
         self._picture: Stage[tuple[Image, PictureRequest], Picture] = Stage(
             "picture", queue_size=queue
@@ -115,8 +121,8 @@ class LocalEngine:
             return FrameOutcome(error=error)
         return await self._analyse(frame, image, milliseconds, started)
 
-    async def close(self) -> None:
-        await asyncio.gather(*(stage.close() for stage in self._stages()))
+    async def close(self) -> bool:
+        return all(await asyncio.gather(*(stage.close() for stage in self._stages())))
 
     # -- start-up ----------------------------------------------------------------------------
 
@@ -124,15 +130,17 @@ class LocalEngine:
         workers = self._workers
         codecs = [open_codec(self._bundle) for _ in range(workers.decode)]
         self._decode.start([_each(codec.decode) for codec in codecs])
-        self._reconstruct.start(
-            [
-                Reconstructor.from_bundle(self._bundle, device=device).reconstruct
-                for _ in range(workers.reconstruct)
-            ]
+        self._reconstruct.start_stoppable(
+            [self._open_reconstructor(device) for _ in range(workers.reconstruct)]
         )
+        self._reconstruct_large.start_stoppable([self._open_reconstructor(device)])
         self._picture.start([_each(_encode) for _ in range(workers.picture)])
         for name, open_one in tasks.items():
             self._open_task(name, open_one)
+
+    def _open_reconstructor(self, device: str) -> StoppableHandler[Latents, Image]:
+        reconstructor = Reconstructor.from_bundle(self._bundle, device=device)
+        return lambda batch, should_stop: reconstructor.reconstruct(batch, should_stop=should_stop)
 
     def _open_task(self, name: str, open_one: Callable[[], TaskRunner]) -> None:
         try:
@@ -150,7 +158,13 @@ class LocalEngine:
         self._tasks[name] = TaskStatus(name, models=tuple(runners[0].models))
 
     def _stages(self) -> list[Stage[Any, Any]]:
-        return [self._decode, self._reconstruct, self._picture, *self._task_stages.values()]
+        return [
+            self._decode,
+            self._reconstruct,
+            self._reconstruct_large,
+            self._picture,
+            *self._task_stages.values(),
+        ]
 
     # -- one frame ---------------------------------------------------------------------------
 
@@ -167,7 +181,9 @@ class LocalEngine:
         _note(milliseconds, "decode", decoded)
         if frame.picture is None and not any(name in self._task_stages for name in frame.tasks):
             return None
-        reconstructed = await self._reconstruct.run(decoded.value)
+        large = frame.bitstream.width * frame.bitstream.height > LARGE_PIXELS
+        lane = self._reconstruct_large if large else self._reconstruct
+        reconstructed = await lane.run(decoded.value)
         _note(milliseconds, "reconstruct", reconstructed)
         return reconstructed.value
 

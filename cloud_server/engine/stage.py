@@ -29,6 +29,9 @@ Output = TypeVar("Output")
 Handler = Callable[[list[Item]], Sequence[Output]]
 """Turns a batch into as many outputs, in order. Runs in one thread at a time."""
 
+StoppableHandler = Callable[[list[Item], Callable[[], bool]], Sequence[Output]]
+"""A handler that asks now and then whether anybody still waits, and raises when nobody does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[Output]):
@@ -89,6 +92,10 @@ class Stage(Generic[Item, Output]):
 
     def start(self, handlers: Sequence[Handler[Item, Output]]) -> None:
         """Start one worker thread for each handler."""
+        self.start_stoppable([_deaf(handler) for handler in handlers])
+
+    def start_stoppable(self, handlers: Sequence[StoppableHandler[Item, Output]]) -> None:
+        """Like ``start``; the second argument says that all of the batch gave up, or we close."""
         for number, handler in enumerate(handlers):
             thread = threading.Thread(
                 target=self._work, args=(handler,), name=f"{self.name}-{number}", daemon=True
@@ -108,7 +115,10 @@ class Stage(Generic[Item, Output]):
             self._pending -= 1
 
     async def close(self, timeout_s: float = 5.0) -> bool:
-        """Stop the workers after what they are doing; False when one is still busy after that."""
+        """Stop the workers; False when one is still busy after ``timeout_s``.
+
+        Handlers that ask are told to stop; the others end what they are doing.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -148,25 +158,31 @@ class Stage(Generic[Item, Output]):
         """The key whose turn it is: the group that waits longest."""
         return min(self._groups, key=lambda key: self._groups[key][0].queued_at)
 
-    def _work(self, handler: Handler[Item, Output]) -> None:
+    def _work(self, handler: StoppableHandler[Item, Output]) -> None:
         while (batch := self._take()) is not None:
             live = [job for job in batch if not job.future.done()]
             if live:
                 self._handle(handler, live)
 
-    def _handle(self, handler: Handler[Item, Output], jobs: list[_Job[Item, Output]]) -> None:
+    def _handle(
+        self, handler: StoppableHandler[Item, Output], jobs: list[_Job[Item, Output]]
+    ) -> None:
+        def should_stop() -> bool:
+            return self._closing or all(job.future.done() for job in jobs)
+
         started = time.perf_counter()
         try:
-            outputs = handler([job.item for job in jobs])
+            outputs = handler([job.item for job in jobs], should_stop)
             if len(outputs) != len(jobs):
                 raise RuntimeError(f"{len(outputs)} outputs for {len(jobs)} items")
         except Exception as error:  # noqa: BLE001  # a model may raise anything; it fails one frame
-            if len(jobs) > 1:
+            if len(jobs) > 1 and not should_stop():
                 # One bad item must not take its neighbours with it: each for itself.
                 for job in jobs:
                     self._handle(handler, [job])
             else:
-                _tell(jobs[0].future, self._typed(error))
+                for job in jobs:
+                    _tell(job.future, self._typed(error))
             return
         run_ms = (time.perf_counter() - started) * 1e3
         for job, output in zip(jobs, outputs, strict=True):
@@ -180,6 +196,11 @@ class Stage(Generic[Item, Output]):
         return FeatherwireError(
             "internal_error", f"{self.name} failed: {type(error).__name__}", stage=self.name
         )
+
+
+def _deaf(handler: Handler[Item, Output]) -> StoppableHandler[Item, Output]:
+    """A handler that cannot be stopped, as one that can."""
+    return lambda items, _should_stop: handler(items)
 
 
 def _tell(future: asyncio.Future[Done[Output]], outcome: Done[Output] | FeatherwireError) -> None:

@@ -62,6 +62,8 @@ class Server:
         self._tls = tls
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
+        self.workers_stopped = True
+        """False after ``wait`` when a worker is still busy: the process must not finalise then."""
         ingest_pb2_grpc.add_IngestServiceServicer_to_server(ingest, self._server)
         bundles_pb2_grpc.add_BundleServiceServicer_to_server(bundles, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -112,8 +114,8 @@ class Server:
         if self._force.is_set():
             await self._server.stop(0)
         await stopping
-        await self._engine.close()
-        log.info("stopped", drained=drained)
+        self.workers_stopped = await self._engine.close()
+        log.info("stopped", drained=drained, workers_stopped=self.workers_stopped)
         return drained
 
 

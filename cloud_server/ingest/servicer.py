@@ -131,11 +131,12 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         return len(self._streams)
 
     def _engine_frame(self, request: ingest_pb2.AnalyzeRequest) -> EngineFrame:
+        bitstream = parse_features(request.features, self._picture_limits)
         return EngineFrame(
-            parse_features(request.features, self._picture_limits),
+            bitstream,
             parse_tasks(request.tasks),
             parse_picture_request(request.picture) if request.HasField("picture") else None,
-            self._stream_limits.frame_deadline_s,
+            self._stream_limits.deadline_of(bitstream),
         )
 
     def _server_settings(self, max_message_bytes: int) -> ingest_pb2.ServerSettings:

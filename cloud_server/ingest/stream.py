@@ -27,6 +27,7 @@ from shared.errors import BitstreamError, FeatherwireError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import FrameOutcome, PictureRequest, error_to_message
+from shared.wire.deadlines import DEADLINE_PER_MEGAPIXEL_S, frame_deadline
 from shared.wire.requests import Hello, parse_frame, parse_hello, parse_refine
 from shared.wire.results import outcome_to_message
 
@@ -44,7 +45,17 @@ class StreamLimits:
     max_pixels_in_flight: int = 128 * 2**20
     hello_timeout_s: float = 10.0
     frame_deadline_s: float = 30.0
+    deadline_per_megapixel_s: float = DEADLINE_PER_MEGAPIXEL_S
     write_timeout_s: float = 30.0
+
+    def deadline_of(self, bitstream: Bitstream) -> float:
+        """Seconds for a frame; larger pictures have longer."""
+        return frame_deadline(
+            self.frame_deadline_s,
+            bitstream.width,
+            bitstream.height,
+            self.deadline_per_megapixel_s,
+        )
 
 
 class State(enum.Enum):
@@ -306,7 +317,7 @@ class Stream:
         tasks: tuple[str, ...],
         picture: PictureRequest | None,
     ) -> None:
-        frame = EngineFrame(bitstream, tasks, picture, self._limits.frame_deadline_s)
+        frame = EngineFrame(bitstream, tasks, picture, self._limits.deadline_of(bitstream))
         session = self._require_session()
         session.accept(sequence, bitstream.state)
         self._send(ack=ingest_pb2.Ack(sequence=sequence, state=bitstream.state))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from cloud_server.reconstruct.networks import Decoder, DecoderConfig
 from shared.bundle import Bundle
 from shared.codec import Latents
 from shared.codec.markov_palette import PALETTE_FILE
-from shared.errors import BundleError
+from shared.errors import BundleError, TaskError
 from shared.palette import MarkovPalette
 from shared.preprocess import crop_to
 
@@ -65,7 +65,11 @@ class Reconstructor:
         return cls(decoder, palette, device=device, stride=manifest.input_multiple)
 
     def reconstruct(
-        self, batch: Sequence[Latents], *, vivid_seed: int | None = None
+        self,
+        batch: Sequence[Latents],
+        *,
+        vivid_seed: int | None = None,
+        should_stop: Callable[[], bool] | None = None,
     ) -> list[Pixels]:
         """Pictures uint8 [height, width, 3] RGB, cropped to each one's size.
 
@@ -76,9 +80,13 @@ class Reconstructor:
         Faithful (the default) is the conditional mean. With ``vivid_seed`` the backward chain is
         sampled instead: texture that is plausible and merges to exactly what was received. Raises
         BundleError ``no_sampler`` when the bundle does not say how sure its restorer is.
+
+        ``should_stop`` is asked before the restorer and before every tile; when it says so the
+        work ends with TaskError ``cancelled``.
         """
         if not batch:
             return []
+        _check(should_stop)
         semantic = self._stack(batch, "semantic")
         texture = self._stack(batch, "texture")
         state = torch.tensor([latents.state for latents in batch], device=self._device)
@@ -87,9 +95,11 @@ class Reconstructor:
         with torch.inference_mode():
             if vivid_seed is not None:
                 semantic, texture, state = self._sample(batch, vivid_seed)
+            _check(should_stop)
             semantic, texture = self._decoder.restorer(semantic, texture, state)
             for vertical in _spans(rows):
                 for horizontal in _spans(columns):
+                    _check(should_stop)
                     self._tile(semantic, texture, state, vertical, horizontal, canvas)
         return [
             crop_to(picture, latents.width, latents.height)
@@ -174,6 +184,11 @@ class Reconstructor:
         return torch.from_numpy(np.stack([latents.scales[scale] for latents in batch])).to(
             self._device
         )
+
+
+def _check(should_stop: Callable[[], bool] | None) -> None:
+    if should_stop is not None and should_stop():
+        raise TaskError("cancelled", "the reconstruction was told to stop: nobody waits for it")
 
 
 def _spans(positions: int) -> Iterator[tuple[int, int]]:

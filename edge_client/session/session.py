@@ -35,6 +35,7 @@ from shared.bundle import Bundle
 from shared.errors import BudgetError, BundleError, FeatherwireError, PhotoError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
 from shared.wire import PictureEncoding, PictureRequest, error_from_message
+from shared.wire.deadlines import frame_deadline
 from shared.wire.requests import Hello, features_message, parse_tasks, picture_request_message
 from shared.wire.results import outcome_from_message
 
@@ -59,6 +60,17 @@ class _Kept:
     sent_state: int
 
 
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    """A frame of ``stream`` that is not back; ``sent_at`` is of ``time.monotonic``."""
+
+    photo: Photo
+    bitstream: Bitstream
+    sequence: int
+    sent_at: float
+    deadline_s: float
+
+
 class EdgeSession:
     """A session with one server. Open it with ``with``; use it from one thread at a time.
 
@@ -69,7 +81,8 @@ class EdgeSession:
         fetched once and cached, when the server wants another.
     encoder: an ``EdgeEncoder`` to share between sessions; its bundle is used then.
     tasks: what runs when a call names no tasks; None is every task that the server has.
-    deadline_s: how long a frame may take; None is the server's deadline and a little more.
+    deadline_s: how long a frame may take; None is the server's deadline for its size and a little
+        more.
     """
 
     def __init__(
@@ -218,7 +231,7 @@ class EdgeSession:
         fails alone is in ``result.task_errors``.
         """
         bitstream, finest = self._encode(photo, state, bits_per_pixel, max_bytes, refinable)
-        deadline_s = self._deadline()
+        deadline_s = self._deadline(bitstream)
         sequence, future = self._open_connection().submit(
             bitstream, tasks=self._tasks(tasks), picture=_picture(picture), deadline_s=deadline_s
         )
@@ -240,12 +253,12 @@ class EdgeSession:
 
         Yields each result as it completes, which need not be the order of ``photos``; its
         ``source`` is the photo. A photo that cannot be encoded, or fails at the server, yields a
-        result with ``error`` set, and the rest go on. Raises ``SessionError`` when the session
-        itself fails.
+        result with ``error`` set, and the rest go on; so does one that is not back within its
+        deadline. Raises ``SessionError`` when the session itself fails, after it has yielded all
+        that came back.
         """
         wanted, request = self._tasks(tasks), _picture(picture)
-        deadline_s = self._deadline()
-        in_flight: dict[Future[Reply], tuple[Photo, Bitstream, float]] = {}
+        in_flight: dict[Future[Reply], _InFlight] = {}
         for photo in photos:
             try:
                 bitstream, finest = self._encode(photo, state, bits_per_pixel, max_bytes, refinable)
@@ -255,23 +268,26 @@ class EdgeSession:
                 yield _unsent(photo, error)
                 continue
             connection = self._open_connection()
+            deadline_s = self._deadline(bitstream)
             while connection.credits == 0 and in_flight:
-                yield from self._completed(in_flight, deadline_s)
+                yield from self._completed(in_flight)
             try:
                 sequence, future = connection.submit(
                     bitstream, tasks=wanted, picture=request, deadline_s=deadline_s
                 )
             except SessionError as error:
-                if error.reason != "message_too_large":
+                if error.reason not in {"message_too_large", "deadline_exceeded"}:
+                    while in_flight:
+                        yield from self._completed(in_flight)
                     raise
                 yield _unsent(photo, error)
                 continue
             self._keep(sequence, finest, bitstream.state)
-            in_flight[future] = (photo, bitstream, time.monotonic())
+            in_flight[future] = _InFlight(photo, bitstream, sequence, time.monotonic(), deadline_s)
             if any(future.done() for future in in_flight):
-                yield from self._completed(in_flight, deadline_s)
+                yield from self._completed(in_flight)
         while in_flight:
-            yield from self._completed(in_flight, deadline_s)
+            yield from self._completed(in_flight)
 
     def refine(
         self,
@@ -295,7 +311,7 @@ class EdgeSession:
             raise SessionError(
                 "not_refinable", f"frame {sequence} was sent at state {kept.sent_state} already"
             )
-        deadline_s = self._deadline()
+        deadline_s = self._deadline(kept.bitstream)
         future = self._open_connection().refine(
             sequence,
             layers,
@@ -329,7 +345,7 @@ class EdgeSession:
         started = time.perf_counter()
         try:
             response = ingest_pb2_grpc.IngestServiceStub(self._channel).Analyze(
-                request, timeout=self._deadline()
+                request, timeout=self._deadline(bitstream)
             )
         except grpc.RpcError as error:
             raise error_from_call(error, self.server) from None
@@ -355,10 +371,11 @@ class EdgeSession:
             raise SessionError("closed", "this session is not open; use it in a with statement")
         return self._connection
 
-    def _deadline(self) -> float:
+    def _deadline(self, bitstream: Bitstream) -> float:
         if self._deadline_s is not None:
             return self._deadline_s
-        return self._open_connection().welcome.settings.frame_deadline_s + RESULT_MARGIN_S
+        base_s = self._open_connection().welcome.settings.frame_deadline_s
+        return frame_deadline(base_s, bitstream.width, bitstream.height) + RESULT_MARGIN_S
 
     def _tasks(self, tasks: Iterable[str] | None) -> tuple[str, ...]:
         if tasks is not None:
@@ -400,25 +417,40 @@ class EdgeSession:
         try:
             return _result(future.result(deadline_s), source, bitstream)
         except FutureTimeoutError:
-            raise SessionError(
-                "deadline_exceeded", f"{self.server} gave no result within {deadline_s:g} s"
-            ) from None
+            raise self._too_late(deadline_s) from None
 
-    def _completed(
-        self, in_flight: dict[Future[Reply], tuple[Photo, Bitstream, float]], deadline_s: float
-    ) -> Iterator[FrameResult]:
-        """Wait for at least one of ``in_flight``; yield those that are done, and forget them."""
-        oldest = min(sent_at for _, _, sent_at in in_flight.values())
-        remaining_s = max(0.0, oldest + deadline_s - time.monotonic())
-        done, _ = wait_for(in_flight, timeout=remaining_s, return_when=FIRST_COMPLETED)
-        if not done:
-            raise SessionError(
-                "deadline_exceeded", f"{self.server} gave no result within {deadline_s:g} s"
-            )
-        for future in list(in_flight):
-            if future in done:
-                photo, bitstream, _ = in_flight.pop(future)
-                yield _result(future.result(), photo, bitstream)
+    def _completed(self, in_flight: dict[Future[Reply], _InFlight]) -> Iterator[FrameResult]:
+        """Wait for one of ``in_flight`` at least, or for its deadline; yield what has ended.
+
+        What has ended is forgotten. When the session has failed this raises why, after all that
+        did come back.
+        """
+        first_s = min(one.sent_at + one.deadline_s for one in in_flight.values())
+        wait_for(
+            in_flight,
+            timeout=max(0.0, first_s - time.monotonic()),
+            return_when=FIRST_COMPLETED,
+        )
+        failure: BaseException | None = None
+        for future, one in list(in_flight.items()):
+            if future.done():
+                del in_flight[future]
+                if (error := future.exception()) is not None:
+                    failure = failure or error
+                else:
+                    yield _result(future.result(), one.photo, one.bitstream)
+            elif time.monotonic() >= one.sent_at + one.deadline_s:
+                del in_flight[future]
+                future.cancel()
+                late = self._too_late(one.deadline_s)
+                yield _unsent(one.photo, late, sequence=one.sequence)
+        if failure is not None:
+            raise failure
+
+    def _too_late(self, deadline_s: float) -> SessionError:
+        return SessionError(
+            "deadline_exceeded", f"{self.server} gave no result within {deadline_s:g} s"
+        )
 
 
 def default_device_name() -> str:
@@ -428,7 +460,7 @@ def default_device_name() -> str:
 
 def _read_fwf(path: Path) -> Bitstream:
     try:
-        return Bitstream.from_bytes(path.read_bytes())
+        return Bitstream.from_bytes(path.read_bytes(), allow_cut=True)
     except OSError as error:
         raise PhotoError("unreadable", f"{path}: {error.strerror or error}") from None
 
@@ -489,9 +521,14 @@ def _result(reply: Reply, source: Any, bitstream: Bitstream) -> FrameResult:
     )
 
 
-def _unsent(source: Any, error: FeatherwireError) -> FrameResult:
+def _unsent(source: Any, error: FeatherwireError, *, sequence: int = 0) -> FrameResult:
     return FrameResult(
-        source=source, sequence=0, state=None, payload_bytes=0, round_trip_ms=0.0, error=error
+        source=source,
+        sequence=sequence,
+        state=None,
+        payload_bytes=0,
+        round_trip_ms=0.0,
+        error=error,
     )
 
 

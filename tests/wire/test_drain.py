@@ -17,6 +17,7 @@ from edge_client.session import EdgeSession
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, SessionError
+from shared.wire.deadlines import frame_deadline
 
 from .conftest import FixedTask, ServerThread, server_process
 from .raw_client import RawClient
@@ -125,3 +126,34 @@ def test_an_edge_session_says_that_the_server_drains(
             list(results)
         assert caught.value.reason == "draining"
     assert server.join()
+
+
+def test_a_picture_past_its_deadline_frees_the_worker_and_the_process_ends_well(
+    encoder: EdgeEncoder, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    big = np.zeros((4000, 6000, 3), np.uint8)
+    large = encoder.encode(big, state=4)
+    small = encoder.encode(big[:64, :64], state=4)
+    config = tmp_path / "server.yaml"
+    config.write_text("frame_deadline_s: 1.0\ndeadline_per_megapixel_s: 0\ndrain_deadline_s: 1\n")
+    arguments = ("--bundle", tiny_bundle.origin, "--tasks", "none", "--config", str(config))
+    with server_process(*arguments, log=tmp_path / "log") as (process, ready):
+        with (
+            EdgeSession(ready["listening"], bundle=tiny_bundle) as session,
+            EdgeSession(ready["listening"], bundle=tiny_bundle) as other,
+        ):
+            with pytest.raises(FeatherwireError) as caught:
+                session.send(large, picture=True)
+            assert caught.value.reason == "deadline_exceeded"
+            assert other.send(small, picture=True).picture is not None
+            with pytest.raises(FeatherwireError):
+                session.send(large, picture=True)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert '"event": "stopped"' in (tmp_path / "log").read_text()
+
+
+def test_a_large_picture_may_take_longer() -> None:
+    assert frame_deadline(30.0, 640, 480) == 30.0
+    assert frame_deadline(30.0, 6000, 4000) == pytest.approx(168.0)
+    assert frame_deadline(1.0, 2000, 1000, 0.5) == pytest.approx(1.5)
