@@ -17,6 +17,7 @@ from pydantic_settings import (
 
 from shared.errors import FeatherwireError
 from shared.wire.deadlines import DEADLINE_PER_MEGAPIXEL_S
+from shared.wire.pem import check_tls_files
 from shared.wire.transport import MAX_MESSAGE_BYTES
 
 CONFIG_VARIABLE = "FEATHERWIRE_CONFIG"
@@ -127,6 +128,12 @@ class ServerSettings(BaseSettings):
             raise ValueError("tls_certificate and tls_key belong together")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        try:
+            check_tls_files(
+                ca=self.tls_client_ca, certificate=self.tls_certificate, key=self.tls_key
+            )
+        except FeatherwireError as error:
+            raise ValueError(error.message) from None
         return self
 
     @classmethod

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edge_client.cli.encode import BppOption, BytesOption, JsonOption, StateOption
-from shared.cli import Batch, Outcome, stop_on_error, write_atomically
-from shared.errors import FeatherwireError
+from shared.cli import Batch, ExitCode, Outcome, stop_on_error, write_atomically
+from shared.errors import FeatherwireError, SessionError, TaskError
 
 if TYPE_CHECKING:
     from edge_client.session import FrameResult
@@ -74,14 +76,26 @@ def send(
     """Send photos as features; print what the server finds in them.
 
     As many photos are in flight as the server gives credits for. A photo that fails is reported
-    and the rest go on. With --picture each reconstruction is saved as DIR/STEM.png.
+    and the rest go on. With --picture each reconstruction is saved as DIR/STEM.png. When the server
+    goes away, what came back is printed and saved all the same, and the rest are failures.
     """
+    # Before gRPC is imported: it would write its own lines between ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from edge_client.encoder import RateTarget
-    from edge_client.session import EdgeSession, TlsClientFiles
+    from edge_client.session import EdgeSession, TlsClientFiles, split_address
     from shared.wire.requests import parse_tasks
 
     if picture and output is None:
         raise typer.BadParameter("--picture needs a folder", param_hint="-o")
+    files = TlsClientFiles(tls_ca, tls_certificate, tls_key)
+    try:
+        split_address(server)
+        files.check()
+        wanted = None if tasks is None else parse_tasks(_names(tasks))
+    except SessionError as error:
+        sys.stderr.write(f"error: {error.message} [{error.reason}]\n")
+        raise typer.Exit(ExitCode.USAGE) from None
+    use_tls = tls or files != TlsClientFiles()
     batch = Batch(
         as_json=as_json,
         columns={
@@ -100,13 +114,14 @@ def send(
             server,
             device=device,
             bundle=bundle,
-            tasks=None if tasks is None else parse_tasks(_names(tasks)),
+            tasks=wanted,
             threads=threads,
-            tls=TlsClientFiles(tls_ca, tls_certificate, tls_key) if tls or tls_ca else None,
+            tls=files if use_tls else None,
             connect_timeout_s=timeout_s,
             deadline_s=deadline_s,
         )
         with session:
+            _check_tasks(wanted or (), [*session.available_tasks, *session.unavailable_tasks])
             results = session.stream(
                 photos,
                 picture=picture,
@@ -114,22 +129,62 @@ def send(
                 bits_per_pixel=bpp,
                 max_bytes=max_bytes,
             )
-            for result in results:
-                _take(result, output, batch, outcome)
+            ended = _take_all(results, photos, output, batch, outcome)
     order = {str(path): number for number, path in enumerate(photos)}
     outcome.results.sort(key=lambda record: order[record["photo"]])
-    batch.report(outcome)
+    outcome.failures.sort(key=lambda record: order[record["file"]])
+    try:
+        batch.report(outcome)
+    except typer.Exit:
+        if ended is None:
+            raise
+    if ended is not None:
+        raise typer.Exit(ExitCode.UNREACHABLE)
+    if any("task_errors" in record or "picture_error" in record for record in outcome.results):
+        raise typer.Exit(ExitCode.SOME_FAILED)
+
+
+def _check_tasks(wanted: Iterable[str], known: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in known:
+            raise TaskError(
+                "unknown_task",
+                f"this server has no task {name!r}; it has {', '.join(known) or 'none'}",
+                task=name,
+            )
+
+
+def _take_all(
+    results: Iterator[FrameResult],
+    photos: Sequence[Path],
+    output: Path | None,
+    batch: Batch,
+    outcome: Outcome,
+) -> FeatherwireError | None:
+    """Note every result. When the session ends early: why, and each photo without one fails."""
+    waiting = Counter(str(photo) for photo in photos)
+    try:
+        for result in results:
+            waiting[str(result.source)] -= 1
+            _take(result, output, batch, outcome)
+    except FeatherwireError as error:
+        for photo in waiting.elements():
+            _fail(Path(photo), error, outcome)
+        return error
+    return None
+
+
+def _fail(photo: Path, error: FeatherwireError, outcome: Outcome) -> None:
+    outcome.failures.append({"file": str(photo), **error.to_dict()})
+    sys.stderr.write(f"error: {photo}: {error.message} [{error.reason}]\n")
 
 
 def _take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcome) -> None:
     """Note one result, and save it when there is a folder."""
     photo = Path(result.source)
-    errors = [result.error, *result.task_errors.values(), result.picture_error]
-    for error in errors:
-        if error is not None:
-            outcome.failures.append({"file": str(photo), **error.to_dict()})
-            sys.stderr.write(f"error: {photo}: {error.message} [{error.reason}]\n")
     if result.analysis is None:
+        unknown = SessionError("no_result", "the server sent neither findings nor an error")
+        _fail(photo, result.error or unknown, outcome)
         return
     record: dict[str, Any] = {
         "photo": str(photo),
@@ -141,6 +196,13 @@ def _take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outco
         "found": _found(result),
         "analysis": result.analysis.to_dict(),
     }
+    if result.task_errors:
+        record["task_errors"] = {name: e.to_dict() for name, e in result.task_errors.items()}
+    if result.picture_error is not None:
+        record["picture_error"] = result.picture_error.to_dict()
+    for error in (*result.task_errors.values(), result.picture_error):
+        if error is not None:
+            sys.stderr.write(f"error: {photo}: {error.message} [{error.reason}]\n")
     try:
         if output is not None:
             if result.picture is not None:
@@ -150,11 +212,12 @@ def _take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outco
             target = batch.claim(output / f"{photo.stem}.json", photo)
             write_atomically(target, json.dumps(record, indent=1).encode() + b"\n")
             record["file"] = str(target)
-    except FeatherwireError as error:
-        outcome.failures.append({"file": str(photo), **error.to_dict()})
-        sys.stderr.write(f"error: {photo}: {error.message} [{error.reason}]\n")
-        return
-    outcome.results.append(record)
+    except FeatherwireError as failure:
+        _fail(photo, failure, outcome)
+    except OSError as failure:
+        _fail(photo, FeatherwireError("io_error", str(failure)), outcome)
+    else:
+        outcome.results.append(record)
 
 
 def _found(result: FrameResult) -> str:

@@ -6,8 +6,8 @@ with EdgeSession("localhost:7570") as session:
         ...
 """
 
-from edge_client.session.channel import TlsClientFiles
+from edge_client.session.channel import TlsClientFiles, split_address
 from edge_client.session.result import FrameResult
 from edge_client.session.session import EdgeSession
 
-__all__ = ["EdgeSession", "FrameResult", "TlsClientFiles"]
+__all__ = ["EdgeSession", "FrameResult", "TlsClientFiles", "split_address"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -12,6 +13,7 @@ from google.protobuf.message import DecodeError
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import types_pb2
 from shared.wire import error_from_message
+from shared.wire.pem import check_tls_files
 from shared.wire.transport import ERROR_METADATA_KEY, client_options
 
 _REASON_BY_CODE = {
@@ -29,17 +31,30 @@ class TlsClientFiles:
     certificate: Path | None = None
     key: Path | None = None
 
+    def check(self) -> None:
+        """Raise ``SessionError("bad_tls_files")`` for files that gRPC could not use."""
+        check_tls_files(ca=self.server_ca, certificate=self.certificate, key=self.key)
+
+
+def split_address(server: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``. Raises ``SessionError("bad_address")``."""
+    host, _, port = server.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise SessionError(
+            "bad_address", f"{server!r} is not HOST:PORT, such as localhost:7570 or [::1]:7570"
+        )
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
 
 def open_channel(server: str, tls: TlsClientFiles | None = None) -> grpc.Channel:
     """A channel to ``HOST:PORT``; it connects when it is used.
 
     Raises ``SessionError``: ``bad_address``, or ``bad_tls_files`` for unreadable files.
     """
-    host, _, port = server.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise SessionError("bad_address", f"{server!r} is not HOST:PORT")
+    split_address(server)
     if tls is None:
         return grpc.insecure_channel(server, options=client_options())
+    tls.check()
     try:
         credentials = grpc.ssl_channel_credentials(
             root_certificates=tls.server_ca.read_bytes() if tls.server_ca else None,
@@ -51,14 +66,30 @@ def open_channel(server: str, tls: TlsClientFiles | None = None) -> grpc.Channel
     return grpc.secure_channel(server, credentials, options=client_options())
 
 
-def wait_until_ready(channel: grpc.Channel, server: str, timeout_s: float) -> None:
+def wait_until_ready(
+    channel: grpc.Channel, server: str, timeout_s: float, *, tls: bool = False
+) -> None:
     """Connect. Raises ``SessionError("unreachable")`` when that takes longer."""
     try:
         grpc.channel_ready_future(channel).result(timeout=timeout_s)
     except grpc.FutureTimeoutError:
         raise SessionError(
-            "unreachable", f"no server answered at {server} within {timeout_s:g} s", server=server
+            "unreachable", _why_unready(server, timeout_s, tls=tls), server=server
         ) from None
+
+
+def _why_unready(server: str, timeout_s: float, *, tls: bool) -> str:
+    """gRPC keeps its reason to itself; whether anything listens there says most of it."""
+    try:
+        socket.create_connection(split_address(server), timeout=1.0).close()
+    except OSError:
+        return f"no server answered at {server} within {timeout_s:g} s"
+    if tls:
+        return (
+            f"TLS failed with {server}: it speaks plain text, or its certificate is not signed by "
+            "the CA or not for this name, or it wants a certificate"
+        )
+    return f"{server} takes connections but speaks no plain gRPC; it may want TLS"
 
 
 def error_from_call(error: grpc.RpcError, server: str) -> FeatherwireError:

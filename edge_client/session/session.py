@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import time
@@ -129,7 +130,12 @@ class EdgeSession:
         mine = self._own_bundle()
         self._channel = open_channel(self.server, self._tls)
         try:
-            wait_until_ready(self._channel, self.server, self._connect_timeout_s)
+            wait_until_ready(
+                self._channel,
+                self.server,
+                self._connect_timeout_s,
+                tls=self._tls is not None,
+            )
             hello = Hello(
                 device=self.device,
                 session=self.session,
@@ -459,10 +465,17 @@ def default_device_name() -> str:
 
 
 def _read_fwf(path: Path) -> Bitstream:
+    """A .fwf file; one whose end is missing gives what is complete, with a warning."""
     try:
-        return Bitstream.from_bytes(path.read_bytes(), allow_cut=True)
+        data = path.read_bytes()
     except OSError as error:
         raise PhotoError("unreadable", f"{path}: {error.strerror or error}") from None
+    bitstream = Bitstream.from_bytes(data, allow_cut=True)
+    if bitstream.file_bytes != len(data):
+        logging.getLogger(__name__).warning(
+            "warning: %s is cut; its state %d is complete and is used", path, bitstream.state
+        )
+    return bitstream
 
 
 def _package_version() -> str:

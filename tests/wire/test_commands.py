@@ -7,7 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +22,9 @@ from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from tests.support.pictures import same_picture
 
-from .conftest import ROOT, server_process
+from .conftest import ROOT, FixedTask, ServerThread, server_process
+
+Start = Callable[..., ServerThread]
 
 
 def run(package: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -122,3 +128,139 @@ def test_serve_starts_without_weights_and_says_how_to_get_them(
     events = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     named = {event["task"] for event in events if event["event"] == "task_unavailable"}
     assert named == {"detection", "segmentation", "landmarks"}
+
+
+def test_send_refuses_wrong_usage_before_it_connects(
+    image: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    photo = tmp_path / "one.png"
+    Image.fromarray(image).save(photo)
+    pem = tmp_path / "k.pem"
+    pem.write_text("no key")
+    here = ("--server", "127.0.0.1:1")
+    for arguments, said in (
+        ((*here, "--tls-key", str(pem)), "belong together"),
+        ((*here, "--tls-ca", str(tmp_path / "gone.pem")), "No such file"),
+        ((*here, "--tls-ca", str(pem)), "PEM"),
+        ((*here, "--tls-cert", str(pem), "--tls-key", str(pem)), "PEM"),
+        (("--server", "127.0.0.1"), "HOST:PORT"),
+        (("--server", "127.0.0.1:99999"), "HOST:PORT"),
+        ((*here, "--tasks", "No!"), "snake_case"),
+    ):
+        done = run("edge_client", "send", str(photo), *arguments)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_send_refuses_a_task_that_the_server_does_not_know(
+    start_server: Start, tiny_bundle: Bundle, image: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    server = start_server({"calm": lambda: FixedTask("calm")})
+    Image.fromarray(image).save(tmp_path / "one.png")
+    done = run(
+        "edge_client", "send", str(tmp_path / "one.png"), "--server", server.address,
+        "--bundle", tiny_bundle.origin, "--tasks", "bogus",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "it has calm" in done.stderr
+
+
+def test_a_task_that_failed_is_in_the_record_of_its_photo(
+    start_server: Start, tiny_bundle: Bundle, image: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    server = start_server(
+        {"picky": lambda: FixedTask("picky", fails_at_width=160), "calm": lambda: FixedTask("calm")}
+    )
+    Image.fromarray(image).save(tmp_path / "one.png")
+    done = run(
+        "edge_client", "send", str(tmp_path / "one.png"), "--server", server.address,
+        "--bundle", tiny_bundle.origin, "--json",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    report = json.loads(done.stdout)
+    assert report["failures"] == []
+    (record,) = report["results"]
+    assert set(record["analysis"]["tasks"]) == {"calm"}
+    assert record["task_errors"]["picky"]["reason"] == "internal_error"
+
+
+def test_a_frame_past_the_clients_deadline_fails_alone(
+    start_server: Start, tiny_bundle: Bundle, image: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    class SlowOnNarrow(FixedTask):
+        def run(self, images: Any) -> Any:
+            if images[0].shape[1] == 64:
+                time.sleep(4)
+            return super().run(images)
+
+    server = start_server({"uneven": lambda: SlowOnNarrow("uneven")}, task_workers=2)
+    Image.fromarray(image[:, :64]).save(tmp_path / "narrow.png")
+    Image.fromarray(image).save(tmp_path / "wide.png")
+    done = run(
+        "edge_client", "send", str(tmp_path / "narrow.png"), str(tmp_path / "wide.png"),
+        "--server", server.address, "--bundle", tiny_bundle.origin, "--deadline", "2", "--json",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    report = json.loads(done.stdout)
+    assert [Path(r["photo"]).name for r in report["results"]] == ["wide.png"]
+    (failure,) = report["failures"]
+    assert Path(failure["file"]).name == "narrow.png"
+    assert failure["reason"] == "deadline_exceeded"
+
+
+def test_what_came_back_is_kept_when_the_server_stops(
+    start_server: Start, tiny_bundle: Bundle, image: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    server = start_server({"slow": lambda: FixedTask("slow", 0.2)})
+    photos = []
+    for number in range(40):
+        photos.append(tmp_path / f"{number}.png")
+        Image.fromarray(image).save(photos[-1])
+
+    def stop_later() -> None:
+        while not (tmp_path / "out").is_dir():
+            time.sleep(0.01)
+        server.stop()
+
+    watcher = threading.Thread(target=stop_later, daemon=True)
+    watcher.start()
+    done = run(
+        "edge_client", "send", *map(str, photos), "--server", server.address,
+        "--bundle", tiny_bundle.origin, "-o", str(tmp_path / "out"), "--json",
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    report = json.loads(done.stdout)
+    kept = [record["photo"] for record in report["results"]]
+    lost = [failure["file"] for failure in report["failures"]]
+    assert kept
+    assert lost
+    assert sorted(kept + lost) == sorted(map(str, photos))
+    assert {failure["reason"] for failure in report["failures"]} == {"draining"}
+
+
+def test_a_cut_file_is_sent_at_the_state_that_is_complete(
+    server: str, tiny_bundle: Bundle, encoder: EdgeEncoder, image: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.fwf"
+    cut.write_bytes(encoder.encode(image).to_bytes()[:-1])
+    done = run(
+        "edge_client", "send", str(cut), "--server", server, "--bundle", tiny_bundle.origin,
+        "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["results"][0]["state"] == 1
+    assert "is cut; its state 1" in done.stderr
+
+
+def test_send_says_when_tls_is_what_fails(
+    server: str, image: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    Image.fromarray(image).save(tmp_path / "one.png")
+    done = run(
+        "edge_client", "send", str(tmp_path / "one.png"), "--server", server, "--tls",
+        "--timeout", "1",
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert done.stderr.startswith("error: TLS failed with ")
+    assert len(done.stderr.splitlines()) == 1  # gRPC's own lines are not among it
