@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 
-from cloud_server.engine import LocalEngine, WorkerCounts
+from cloud_server.engine import LocalEngine, TaskStatus, WorkerCounts
 from cloud_server.engine.local import TaskRunner
 from cloud_server.ingest.bundles import BundleServicer
 from cloud_server.ingest.server import Server, TlsFiles
@@ -18,8 +18,11 @@ from cloud_server.ingest.sessions import SessionLimits
 from cloud_server.ingest.stream import StreamLimits
 from cloud_server.models import ModelStore
 from cloud_server.settings import ServerSettings
-from cloud_server.tasks import open_task
+from cloud_server.tasks import open_task, task_names
 from shared.bundle import Bundle
+from shared.errors import FeatherwireError, ModelError, TaskError
+
+FETCH_ALL = "featherwire-cloud models fetch"
 
 
 async def open_server(
@@ -28,8 +31,11 @@ async def open_server(
     """Load everything; the server does not listen yet. Raises ``FeatherwireError``.
 
     ``more_tasks`` opens tasks of the caller's own, by name, beside those of the settings. Tasks
-    whose weights are missing are logged by name, with the command that gets them.
+    whose weights are missing are logged by name, with the command that gets them; when that is
+    all tasks, or one whose back end the settings name, this raises ModelError.
     """
+    _check_names(settings)
+    _check_device(settings.device)
     if settings.torch_threads is not None:
         import torch
 
@@ -53,6 +59,11 @@ async def open_server(
     for status in engine.tasks.values():
         if status.unavailable is not None:
             log.warning("task_unavailable", task=status.name, **status.unavailable.to_dict())
+    try:
+        _check_usable(settings, engine.tasks)
+    except FeatherwireError:
+        await engine.close()
+        raise
     ingest = IngestServicer(
         engine,
         bundle_id=bundle.id,
@@ -94,9 +105,50 @@ def package_version() -> str:
         return "0"
 
 
+def _check_names(settings: ServerSettings) -> None:
+    known = task_names()
+    for name in settings.tasks:
+        if name not in known:
+            raise TaskError(
+                "unknown_task", f"no task {name!r}; known are {', '.join(known)}", task=name
+            )
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise TaskError("bad_device", f"device {device!r} cannot be used: {reason}") from None
+
+
+def _check_usable(settings: ServerSettings, tasks: Mapping[str, TaskStatus]) -> None:
+    """Raise when a back end that was named cannot run, or when no task can at all."""
+    for name, backend in _backends(settings).items():
+        error = tasks[name].unavailable if name in tasks else None
+        if backend is not None and error is not None:
+            raise error
+    errors = [status.unavailable for status in tasks.values() if status.unavailable is not None]
+    if not settings.tasks or len(errors) < len(tasks):
+        return
+    if len(errors) == 1:
+        raise errors[0]
+    raise ModelError(
+        "weights_missing",
+        f"none of {', '.join(tasks)} can run, and `--tasks none` was not asked for",
+        command=FETCH_ALL,
+    )
+
+
+def _backends(settings: ServerSettings) -> dict[str, str | None]:
+    return {"detection": settings.detector, "segmentation": settings.segmenter}
+
+
 def _task_openers(settings: ServerSettings) -> dict[str, Callable[[], TaskRunner]]:
     store = ModelStore(models_dirs=[settings.models_dir] if settings.models_dir else [])
-    backends = {"detection": settings.detector, "segmentation": settings.segmenter}
+    backends = _backends(settings)
     return {
         name: functools.partial(
             open_task,

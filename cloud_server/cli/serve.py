@@ -86,6 +86,8 @@ def serve(
     import os
     import sys
 
+    # Before gRPC is imported: it would write its own lines between the log's.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from cloud_server.logs import configure_logs
     from cloud_server.settings import ServerSettings, split_names
     from shared.cli import ExitCode, stop_on_error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +21,7 @@ from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from tests.support.pictures import same_picture
 
-from .conftest import ROOT, FixedTask, ServerThread, server_process
+from .conftest import ROOT, FixedTask, ServerThread
 
 Start = Callable[..., ServerThread]
 
@@ -106,26 +105,40 @@ def test_serve_refuses_what_it_cannot_do(tmp_path: Path, server: str, tiny_bundl
     assert "cannot listen" in taken.stderr
 
 
-def test_serve_starts_without_weights_and_says_how_to_get_them(
+def test_serve_says_wrong_usage_in_a_line(tmp_path: Path, tiny_bundle: Bundle) -> None:
+    gone = ("--tls-cert", str(tmp_path / "gone.pem"), "--tls-key", str(tmp_path / "gone.key"))
+    for arguments, said in (
+        (("--tasks", "bogus"), "known are detection"),
+        (("--tasks", "none", "--device", "banana"), "device 'banana' cannot be used"),
+        (("--tasks", "none", *gone), "gone.pem: No such file"),
+    ):
+        done = run("cloud_server", "serve", "--bundle", tiny_bundle.origin, *arguments)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_serve_does_not_start_without_the_weights_that_were_named(tiny_bundle: Bundle) -> None:
+    done = run(
+        "cloud_server", "serve", "--bundle", tiny_bundle.origin, "--listen", "127.0.0.1:0",
+        "--tasks", "detection", "--detector", "nosuch.pt",
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_without_any_weights_says_how_to_get_them(
     tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
-    log = tmp_path / "log"
-    previous = os.environ.get("FEATHERWIRE_MODELS")
-    os.environ["FEATHERWIRE_MODELS"] = str(tmp_path / "no-models")
-    try:
-        with server_process("--bundle", tiny_bundle.origin, log=log) as (process, ready):
-            assert ready["tasks"] == []
-            assert set(ready["unavailable"]) == {"detection", "segmentation", "landmarks"}
-            for error in ready["unavailable"].values():
-                assert error["command"].startswith("featherwire-cloud models fetch ")
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(15) == 0
-    finally:
-        if previous is None:
-            del os.environ["FEATHERWIRE_MODELS"]
-        else:
-            os.environ["FEATHERWIRE_MODELS"] = previous
-    events = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    done = run(
+        "cloud_server", "serve", "--bundle", tiny_bundle.origin, "--listen", "127.0.0.1:0",
+        "--json", FEATHERWIRE_MODELS=str(tmp_path / "no-models"),
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["command"] == "featherwire-cloud models fetch"
+    assert "get it with: featherwire-cloud models fetch" in done.stderr
+    events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     named = {event["task"] for event in events if event["event"] == "task_unavailable"}
     assert named == {"detection", "segmentation", "landmarks"}
 

@@ -6,7 +6,7 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -19,9 +19,11 @@ from cloud_server.engine.picture import encode_picture
 from cloud_server.engine.stage import Stage
 from cloud_server.ingest.cache import OwnedCache
 from cloud_server.ingest.sessions import Session, SessionLimits, SessionRegistry
+from cloud_server.reconstruct import Reconstructor
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
-from shared.errors import FeatherwireError, PhotoError
+from shared.codec import open_codec
+from shared.errors import FeatherwireError, PhotoError, TaskError
 from shared.wire import PictureEncoding, PictureRequest
 
 # -- stage ---------------------------------------------------------------------------------------
@@ -233,3 +235,52 @@ def test_the_cache_keeps_within_its_budgets(puts: list[tuple[str, int, int]]) ->
     assert cache.total_bytes == 0
     cache.put("a", 1, 1, 101)
     assert cache.get("a", 1) is None
+
+
+def test_a_reconstruction_asks_whether_to_stop_before_every_tile(
+    tiny_bundle: Bundle, encoder: EdgeEncoder
+) -> None:
+    bitstream = encoder.encode(np.zeros((1040, 2064, 3), np.uint8), state=4)  # 2 x 3 tiles
+    latents = open_codec(tiny_bundle).decode(bitstream)
+    reconstructor = Reconstructor.from_bundle(tiny_bundle)
+    asked = 0
+
+    def count() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > allowed
+
+    allowed = 99
+    assert reconstructor.reconstruct([latents], should_stop=count)[0].shape == (1040, 2064, 3)
+    assert asked >= 6 + 1
+    asked, allowed = 0, 3
+    with pytest.raises(TaskError) as caught:
+        reconstructor.reconstruct([latents], should_stop=count)
+    assert caught.value.reason == "cancelled"
+    assert asked == 4
+
+
+async def test_a_worker_whose_callers_gave_up_is_told_to_stop() -> None:
+    stopped = threading.Event()
+
+    def handle(items: list[int], should_stop: Callable[[], bool]) -> list[int]:
+        if items == [1]:
+            while not should_stop():
+                time.sleep(0.01)
+            stopped.set()
+            raise TaskError("cancelled", "nobody waits")
+        return items
+
+    stage: Stage[int, int] = Stage("s", queue_size=9)
+    stage.start_stoppable([handle])
+    job = asyncio.create_task(stage.run(1))
+    await asyncio.sleep(0.05)
+    assert not stopped.is_set()
+    job.cancel()
+    assert (await asyncio.wait_for(stage.run(2), 5)).value == 2
+    assert stopped.is_set()
+    stuck = asyncio.create_task(stage.run(1))
+    await asyncio.sleep(0.05)
+    assert await stage.close(timeout_s=5)
+    with pytest.raises(FeatherwireError, match="nobody waits"):
+        await stuck
