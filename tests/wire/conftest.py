@@ -27,6 +27,7 @@ from shared.results import Box, Detection, ModelInfo, TaskResult
 from tests.support.tiny_bundle import make_tiny_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVE = "from cloud_server.cli import main; main()"
 BOX = Box(x_min=1, y_min=2, x_max=3, y_max=4)
 
 
@@ -125,10 +126,9 @@ def start_server(tiny_bundle: Bundle) -> Iterator[Callable[..., ServerThread]]:
 
 @contextmanager
 def server_process(
-    *arguments: str, log: Path | None = None
+    *arguments: str, log: Path | None = None, code: str = SERVE
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """``featherwire-cloud serve`` as a process; yields it and the JSON line it prints."""
-    code = "from cloud_server.cli import main; main()"
     command = [sys.executable, "-c", code, "serve", "--listen", "127.0.0.1:0", "--json", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with open(log or os.devnull, "w") as stderr:

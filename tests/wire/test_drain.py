@@ -157,3 +157,40 @@ def test_a_large_picture_may_take_longer() -> None:
     assert frame_deadline(30.0, 640, 480) == 30.0
     assert frame_deadline(30.0, 6000, 4000) == pytest.approx(168.0)
     assert frame_deadline(1.0, 2000, 1000, 0.5) == pytest.approx(1.5)
+
+
+BUSY_SERVER = """
+import time
+import torch
+import cloud_server.service as service
+from cloud_server.cli import main
+
+class Busy:
+    models = []
+    def run(self, images):
+        matrix = torch.rand(512, 512)
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            matrix = torch.nn.functional.normalize(matrix @ matrix)
+        return []
+
+service.open_task = lambda *arguments, **options: Busy()
+main()
+"""
+
+
+def test_a_process_with_a_busy_worker_ends_without_an_abort(
+    bitstream: Bitstream, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    arguments = ("--bundle", tiny_bundle.origin, "--tasks", "detection", "--drain-deadline", "0.2")
+    log = tmp_path / "log"
+    with server_process(*arguments, log=log, code=BUSY_SERVER) as (process, ready):
+        client = RawClient(ready["listening"])
+        client.hello()
+        client.frame(1, bitstream, tasks=("detection",))
+        client.wait_for("ack")
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 1  # a frame was cut
+        client.close()
+    assert '"workers_stopped": false' in log.read_text()
