@@ -72,8 +72,8 @@ def test_fetch_that_fails_ends_with_3_and_says_why(run, wheel, catalogue):
     assert json.loads(result.stdout)["error"]["reason"] == "download_failed"
 
 
-def test_an_unknown_model_ends_with_3(run):
-    assert run("fetch", "nothing").exit_code == 3
+def test_an_unknown_model_is_wrong_usage(run):
+    assert run("fetch", "nothing").exit_code == 2
 
 
 def test_a_url_in_a_catalogue_of_ones_own_is_fetched(run, web, tmp_path):
