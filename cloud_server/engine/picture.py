@@ -13,7 +13,6 @@ from shared.wire import Picture, PictureEncoding, PictureRequest
 from shared.wire.transport import MAX_PICTURE_BYTES
 
 DEFAULT_WEBP_QUALITY = 90
-WEBP_MAX_SIDE = 16383
 
 
 def encode_picture(

@@ -5,13 +5,11 @@ from __future__ import annotations
 from shared.cli.batch import Batch, Outcome, write_atomically
 from shared.cli.exits import ExitCode, stop_on_error
 from shared.cli.files import read_file
-from shared.cli.version import add_version
 
 __all__ = [
     "Batch",
     "ExitCode",
     "Outcome",
-    "add_version",
     "read_file",
     "stop_on_error",
     "write_atomically",

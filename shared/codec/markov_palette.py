@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -62,27 +62,21 @@ class MarkovPaletteCodec:
 
     def encode_indices(self, indices: Indices, *, finest: int = 0) -> Iterator[Layer]:
         """Layers from the coarsest state to ``finest``; indices are those of state 0."""
+        contexts = self._contexts({name: grid.shape for name, grid in indices.items()})
         for state in range(self.palette.coarsest_state, finest - 1, -1):
             encoder = BitEncoder()
-            for plane, depth, grid in self._steps(indices, state):
-                leaf_depth = self.palette.trees[plane].depth
-                bits = ((grid >> (leaf_depth - depth - 1)) & 1).astype(np.uint8).reshape(-1)
-                self._contexts(plane, grid.shape).split(
-                    grid >> (leaf_depth - depth),
-                    depth,
-                    self._encoding(plane, bits, encoder),
-                )
+            for plane, depth in self._steps(state):
+                nodes, bits = self._known_split(plane, depth, indices[plane])
+                contexts[plane].split(nodes, depth, self._encoding(plane, bits, encoder))
             yield Layer(state, encoder.payload())
 
     def observe(self, indices: Indices, counts: ContextObserver) -> None:
         """Count every split's bit in its context over the whole chain; for making tables."""
+        contexts = self._contexts({name: grid.shape for name, grid in indices.items()})
         for state in range(self.palette.coarsest_state, -1, -1):
-            for plane, depth, grid in self._steps(indices, state):
-                leaf_depth = self.palette.trees[plane].depth
-                bits = ((grid >> (leaf_depth - depth - 1)) & 1).astype(np.uint8).reshape(-1)
-                self._contexts(plane, grid.shape).split(
-                    grid >> (leaf_depth - depth), depth, _counting(counts[plane], bits)
-                )
+            for plane, depth in self._steps(state):
+                nodes, bits = self._known_split(plane, depth, indices[plane])
+                contexts[plane].split(nodes, depth, _counting(counts[plane], bits))
 
     def decode(self, bitstream: Bitstream) -> Latents:
         """See :meth:`shared.codec.base.Codec.decode`."""
@@ -97,17 +91,15 @@ class MarkovPaletteCodec:
         ``bad_payload``.
         """
         self._check(bitstream)
-        grids = {
-            plane.name: np.zeros(self._grid(plane.scale, bitstream), np.int32)
-            for plane in self.palette.planes
-        }
+        shapes = {p.name: self._grid(p.scale, bitstream) for p in self.palette.planes}
+        grids = {name: np.zeros(shape, np.int32) for name, shape in shapes.items()}
+        contexts = self._contexts(shapes)
         for layer in bitstream.layers:
             try:
                 decoder = BitDecoder(layer.payload)
-                for plane, depth, grid in self._steps(grids, layer.state):
+                for plane, depth in self._steps(layer.state):
                     exchange = self._decoding(plane, decoder)
-                    contexts = self._contexts(plane, grid.shape)
-                    grids[plane] = contexts.split(grids[plane], depth, exchange)
+                    grids[plane] = contexts[plane].split(grids[plane], depth, exchange)
                 decoder.finish()
             except BitstreamError as error:
                 raise BitstreamError(
@@ -115,20 +107,27 @@ class MarkovPaletteCodec:
                 ) from None
         return grids
 
-    def _steps(
-        self, grids: Indices, state: int
-    ) -> Iterator[tuple[str, int, npt.NDArray[np.int32]]]:
-        """The splits of a layer in their order: (plane, depth, that plane's grid)."""
+    def _steps(self, state: int) -> Iterator[tuple[str, int]]:
+        """The splits of a layer in their order: (plane, depth)."""
         before, after = self.palette.depths(state + 1), self.palette.depths(state)
         for plane in self.palette.planes:
             for depth in range(before[plane.name], after[plane.name]):
-                yield plane.name, depth, grids[plane.name]
+                yield plane.name, depth
 
-    def _contexts(self, plane: str, shape: tuple[int, ...]) -> PlaneContexts:
-        height, width = shape
-        return PlaneContexts(
-            self.palette.trees[plane], self._tables[plane].thresholds, height, width
-        )
+    def _known_split(
+        self, plane: str, depth: int, leaves: npt.NDArray[np.int32]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+        """Nodes at ``depth`` [h, w] and the bits that split them [h * w], from leaf indices."""
+        below = self.palette.trees[plane].depth - depth
+        bits = ((leaves >> (below - 1)) & 1).astype(np.uint8).reshape(-1)
+        return leaves >> below, bits
+
+    def _contexts(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, PlaneContexts]:
+        """What runs the splits of every plane, on grids of these shapes."""
+        return {
+            name: PlaneContexts(self.palette.trees[name], self._tables[name].thresholds, *shape)
+            for name, shape in shapes.items()
+        }
 
     def _encoding(self, plane: str, bits: npt.NDArray[np.uint8], encoder: BitEncoder) -> Exchange:
         table = self._tables[plane].probabilities.reshape(-1)

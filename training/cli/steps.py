@@ -133,7 +133,7 @@ def palette(
     from training.steps.palette import merge_costs
 
     with stop_on_error(as_json=as_json):
-        costs = merge_costs(write_palette(load_recipe(recipe), RunFiles(run)))
+        costs = merge_costs(write_palette(load_recipe(recipe), RunFiles(run)).palette)
     rounded = {name: [round(cost, 6) for cost in row] for name, row in costs.items()}
     _print({"merge_cost_fine_to_coarse": rounded}, as_json)
 

@@ -11,7 +11,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -53,6 +52,7 @@ class Fit:
         self.cache, self.run = cache, run
         self.path = run / "checkpoint.safetensors"
         self.step = 0
+        self._recent: dict[str, list[Tensor]] = {plane.name: [] for plane in config.planes}
         self.average = {
             f"{prefix}/{key}": value.detach().clone()
             for prefix, module in self._trained().items()
@@ -181,8 +181,6 @@ class Fit:
 
     def _maybe_rebuild(self, scales: tuple[Tensor, Tensor]) -> None:
         config = self.config
-        if not hasattr(self, "_recent"):
-            self._recent: dict[str, list[Tensor]] = {plane.name: [] for plane in config.planes}
         with torch.no_grad():
             for name, vectors in self.palette.vectors(scales).items():
                 keep = torch.randperm(len(vectors), device=vectors.device)[: 256 * config.batch]
@@ -244,8 +242,3 @@ class Fit:
         with (self.run / "log.jsonl").open("a") as log:
             rounded = {key: round(value, 5) for key, value in figures.items()}
             log.write(json.dumps({"step": self.step, **rounded}) + "\n")
-
-
-def with_steps(config: FitConfig, joint: int, decoder: int) -> FitConfig:
-    """The same settings with other step counts."""
-    return replace(config, joint_steps=joint, decoder_steps=decoder)

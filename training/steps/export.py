@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import save
 
 from cloud_server.reconstruct.networks import Decoder
 from shared.bundle import Bundle
+from shared.codec import MarkovPaletteCodec
 from shared.palette import DiffusionState, MarkovPalette
 from shared.preprocess import pad_to_multiple
 from training.export import extractor_to_onnx
@@ -69,19 +69,18 @@ def trained_extractor(recipe: Recipe, files: RunFiles) -> Extractor:
     return extractor.eval()
 
 
-def write_palette(recipe: Recipe, files: RunFiles) -> MarkovPalette:
+def write_palette(recipe: Recipe, files: RunFiles) -> MarkovPaletteCodec:
     """The palette step: a bundle with the palette and even odds, for the tables step."""
     palette = palette_from_checkpoint(recipe, files.checkpoint)
-    make_codec(recipe, palette, flat_tables(recipe), files.untabled)
-    return palette
+    return make_codec(recipe, palette, flat_tables(recipe), files.untabled)
 
 
 def write_tables(
     recipe: Recipe, files: RunFiles, progress: Callable[[int, int], None]
 ) -> dict[str, Any]:
     """The tables step: counts, tables, and the states' typical rates; returns figures."""
-    palette = write_palette(recipe, files)
-    codec = make_codec(recipe, palette, flat_tables(recipe), files.untabled)
+    codec = write_palette(recipe, files)
+    palette = codec.palette
     if not (files.cache / "photos.json").exists():
         raise RecipeError("step_missing", f"{files.cache} is empty; run the photos step first")
     cache = PhotoCache(files.cache)
@@ -131,12 +130,6 @@ def write_bundle(recipe: Recipe, files: RunFiles, output: Path, card: str | None
         contents["MODEL_CARD.md"] = card.encode()
     manifest = manifest_of(recipe, draft.manifest.states, decoder=config.to_dict())
     return Bundle.create(output, manifest, contents)
-
-
-def training_log(files: RunFiles) -> list[dict[str, float]]:
-    """The fit step's log, one record per 20 steps."""
-    path = files.folder / "log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _restorer_variances(
