@@ -109,7 +109,8 @@ class Server:
         stopping = asyncio.create_task(self._server.stop(self._drain_deadline_s))
         forced = asyncio.create_task(self._force.wait())
         await asyncio.wait({stopping, forced}, return_when=asyncio.FIRST_COMPLETED)
-        drained = not self._force.is_set() and self._ingest.open_streams == 0
+        left = self._ingest.open_streams + self._ingest.cut_streams
+        drained = not self._force.is_set() and left == 0
         forced.cancel()
         if self._force.is_set():
             await self._server.stop(0)

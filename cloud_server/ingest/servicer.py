@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ from shared.wire.transport import MAX_FRAME_BYTES
 if TYPE_CHECKING:
     ConnectContext = grpc.aio.ServicerContext[ingest_pb2.ConnectRequest, ingest_pb2.ConnectResponse]
     AnalyzeContext = grpc.aio.ServicerContext[ingest_pb2.AnalyzeRequest, ingest_pb2.AnalyzeResponse]
+
+_TIMER_SLACK_S = 0.05  # gRPC's timer and the loop's may differ a little
 
 
 class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
@@ -54,6 +57,8 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._calls = 0
         self._max_calls = max_calls
         self._draining = False
+        self._cut_from = math.inf
+        self.cut_streams = 0
         self._settings = self._server_settings(max_message_bytes)
 
     # grpc.aio also takes a coroutine that writes to its context; the stubs know generators only.
@@ -83,6 +88,11 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._streams.add(stream)
         try:
             await stream.run(request_iterator, context.write)
+        except asyncio.CancelledError:
+            # At the drain's deadline gRPC cancels what is left; a client may also just go away.
+            if asyncio.get_running_loop().time() >= self._cut_from:
+                self.cut_streams += 1
+            raise
         except FeatherwireError as error:
             structlog.get_logger().warning(
                 "stream_refused", peer=context.peer(), reason=error.reason, error=error.message
@@ -122,6 +132,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     def drain(self, deadline_s: float) -> None:
         """Refuse new streams and calls, and let those there are come to their end."""
         self._draining = True
+        self._cut_from = asyncio.get_running_loop().time() + deadline_s - _TIMER_SLACK_S
         for stream in self._streams:
             stream.drain(deadline_s)
 
