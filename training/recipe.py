@@ -54,14 +54,15 @@ class ExtractorPart(_Part):
     texture_channels: int = Field(12, ge=1, le=256)
     widths: tuple[int, int, int] = (64, 128, 192)
     blocks: int = Field(2, ge=0, le=16)
+    texture_blocks: int = Field(1, ge=0, le=16)
 
 
 class DecoderPart(_Part):
     """The cloud network's shape."""
 
     restorer_width: int = Field(96, ge=4, le=1024)
-    widths: tuple[int, int, int, int] = (192, 128, 64, 32)
-    blocks: tuple[int, int, int, int] = (2, 3, 2, 1)
+    widths: tuple[int, ...] = Field((192, 128, 64, 32), min_length=2, max_length=4)
+    blocks: tuple[int, ...] = Field((2, 3, 2, 1), min_length=2, max_length=4)
     embedding: int = Field(64, ge=4, le=1024)
 
 
@@ -72,15 +73,17 @@ class FitPart(_Part):
     batch: int = Field(8, ge=1, le=4096)
     joint_steps: int = Field(5000, ge=1)
     decoder_steps: int = Field(2000, ge=0)
-    perceptual_from: float = Field(0.4, ge=0, le=1)
-    learning_rate: float = Field(5e-4, gt=0, lt=1)
-    decoder_learning_rate: float = Field(3e-4, gt=0, lt=1)
+    perceptual_from: float = Field(0.1, ge=0, le=1)
+    learning_rate: float = Field(1e-3, gt=0, lt=1)
+    decoder_learning_rate: float = Field(5e-4, gt=0, lt=1)
     squared_weight: float = Field(2.0, ge=0)
-    perceptual_weight: float = Field(0.12, ge=0)
+    perceptual_weight: float = Field(0.6, ge=0)
     latent_weight: float = Field(0.2, ge=0)
     commitment_weight: float = Field(1.0, ge=0)
-    float_steps: int = Field(200, ge=0)
-    settle_steps: int = Field(900, ge=1)
+    linear_samples: int = Field(384, ge=1)
+    start_from: str = ""
+    float_steps: int = Field(20, ge=0)
+    settle_steps: int = Field(400, ge=1)
     rebuild_every: int = Field(60, ge=1)
     rebuild_every_early: int = Field(10, ge=1)
     tree_samples: int = Field(16384, ge=256)

@@ -25,8 +25,8 @@ class DecoderConfig:
     texture_channels: int
     states: int
     restorer_width: int = 96
-    widths: tuple[int, int, int, int] = (192, 128, 64, 32)
-    blocks: tuple[int, int, int, int] = (2, 3, 2, 1)
+    widths: tuple[int, ...] = (192, 128, 64, 32)
+    blocks: tuple[int, ...] = (2, 3, 2, 1)
     embedding: int = 64
     variances: tuple[tuple[float, float], ...] = ()
     """Mean squared error of the restorer's (semantic, texture) estimates at every state."""
@@ -41,9 +41,9 @@ class DecoderConfig:
 
         Two per residual block and one per entering or lifting convolution, at each stride.
         """
-        reach = (1 + 2 * self.blocks[0] + 1) + (1 + 2 * self.blocks[1] + 1) / 2
-        reach += (2 * self.blocks[2] + 1) / 4 + (2 * self.blocks[3] + 2) / 8
-        return math.ceil(reach)
+        return math.ceil(
+            sum((2 * blocks + 2) / 2**level for level, blocks in enumerate(self.blocks))
+        )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DecoderConfig:
@@ -119,13 +119,29 @@ class StateEmbedding(nn.Module):
         return self.mix(self.table(state))
 
 
+class TexturePrediction(nn.Module):
+    """What the semantic latents say of texture, of which only the residual is sent."""
+
+    def __init__(self, semantic_channels: int, texture_channels: int) -> None:
+        super().__init__()
+        self.weights = nn.Conv2d(semantic_channels, 4 * texture_channels, 3, padding=1)
+
+    def forward(self, semantic: Tensor) -> Tensor:
+        """[n, C16, h, w] -> [n, C8, 2h, 2w]."""
+        return nn.functional.pixel_shuffle(self.weights(semantic), 2)
+
+
 class LatentRestorer(nn.Module):
-    """D(c(I_t), t): the conditional mean of the fine latents given the received colours."""
+    """D(c(I_t), t): the conditional mean of the fine latents given the received colours.
+
+    Texture goes in and comes out as the residual that is coded.
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         width, embedding = config.restorer_width, config.embedding
         self.embed = StateEmbedding(config.states, embedding)
+        self.prediction = TexturePrediction(config.semantic_channels, config.texture_channels)
         self.enter_semantic = nn.Conv2d(config.semantic_channels, width, 3, padding=1)
         self.semantic = FilmStack(width, 2, embedding)
         self.leave_semantic = nn.Conv2d(width, config.semantic_channels, 3, padding=1)
@@ -138,17 +154,41 @@ class LatentRestorer(nn.Module):
         """[n, C16, h, w], [n, C8, 2h, 2w], int64 [n] -> estimates of the same shapes."""
         embedded = self.embed(state)
         coarse = self.semantic(self.enter_semantic(semantic), embedded)
-        fine = self.texture(self.enter_texture(texture) + self.lift(coarse), embedded)
+        whole = texture + self.prediction(semantic)
+        fine = self.texture(self.enter_texture(whole) + self.lift(coarse), embedded)
         return semantic + self.leave_semantic(coarse), texture + self.leave_texture(fine)
 
 
+class LinearSynthesis(nn.Module):
+    """Pixels as a linear function of each position's latents and its eight neighbours'.
+
+    Training starts here, at the least squares solution; the network adds what is not linear.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.semantic = nn.Conv2d(config.semantic_channels, 3 * 16**2, 3, padding=1)
+        self.texture = nn.Conv2d(config.texture_channels, 3 * 8**2, 3, padding=1)
+
+    def forward(self, semantic: Tensor, texture: Tensor) -> Tensor:
+        """[n, C16, h, w], [n, C8, 2h, 2w] -> [n, 3, 16h, 16w]."""
+        coarse = nn.functional.pixel_shuffle(self.semantic(semantic), 16)
+        return coarse + nn.functional.pixel_shuffle(self.texture(texture), 8)
+
+
 class Synthesis(nn.Module):
-    """Pixels from latents: four resolutions, overlapping transposed convolutions between them."""
+    """Pixels from latents: a linear part, and a network at strides 16, 8, 4 (and so on).
+
+    Between resolutions and at the end are overlapping transposed convolutions: anything else
+    leaves a grid of dots.
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         widths, embedding = config.widths, config.embedding
         self.embed = StateEmbedding(config.states, embedding)
+        self.prediction = TexturePrediction(config.semantic_channels, config.texture_channels)
+        self.linear = LinearSynthesis(config)
         self.enter_semantic = nn.Conv2d(config.semantic_channels, widths[0], 3, padding=1)
         self.enter_texture = nn.Conv2d(config.texture_channels, widths[1], 3, padding=1)
         self.stacks = nn.ModuleList(
@@ -159,17 +199,19 @@ class Synthesis(nn.Module):
             nn.ConvTranspose2d(here, there, 4, stride=2, padding=1)
             for here, there in pairwise(widths)
         )
-        self.leave = nn.ConvTranspose2d(widths[-1], 3, 6, stride=2, padding=2)
+        stride = 16 >> (len(widths) - 1)
+        self.leave = nn.ConvTranspose2d(widths[-1], 3, stride + 4, stride=stride, padding=2)
 
     def forward(self, semantic: Tensor, texture: Tensor, state: Tensor) -> Tensor:
         """[n, C16, h, w], [n, C8, 2h, 2w], int64 [n] -> [n, 3, 16h, 16w] around -0.5..0.5."""
         embedded = self.embed(state)
+        texture = texture + self.prediction(semantic)
         x = self.stacks[0](self.enter_semantic(semantic), embedded)
         x = self.lifts[0](x) + self.enter_texture(texture)
         x = self.stacks[1](x, embedded)
-        x = self.stacks[2](self.lifts[1](x), embedded)
-        x = self.stacks[3](self.lifts[2](x), embedded)
-        return self.leave(nn.functional.silu(x))
+        for lift, stack in zip(self.lifts[1:], self.stacks[2:], strict=True):
+            x = stack(lift(x), embedded)
+        return self.leave(nn.functional.silu(x)) + self.linear(semantic, texture)
 
 
 class Decoder(nn.Module):
@@ -186,8 +228,8 @@ class Decoder(nn.Module):
                 if isinstance(module, FilmBlock):
                     module.second.weight.mul_(0.25)
             for leaving in (self.restorer.leave_semantic, self.restorer.leave_texture):
-                leaving.weight.mul_(0.1)
-            self.synthesis.leave.weight.mul_(0.1)
+                leaving.weight.zero_()
+            self.synthesis.leave.weight.zero_()
 
     def forward(
         self, semantic: Tensor, texture: Tensor, state: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shared.palette.chain import DiffusionState, MarkovPalette, PlaneSpec
+from shared.palette.prediction import ScalePrediction
 from shared.palette.tree import PaletteTree
 
-__all__ = ["DiffusionState", "MarkovPalette", "PaletteTree", "PlaneSpec"]
+__all__ = ["DiffusionState", "MarkovPalette", "PaletteTree", "PlaneSpec", "ScalePrediction"]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.errors import BundleError
+from shared.palette.prediction import ScalePrediction
 from shared.palette.tree import MAX_CHANNELS, MAX_DEPTH, FloatArray, IndexArray, PaletteTree
 
 Indices = dict[str, IndexArray]
@@ -50,11 +51,16 @@ class MarkovPalette:
         planes: Sequence[PlaneSpec],
         trees: Mapping[str, PaletteTree],
         states: Sequence[DiffusionState],
+        predictions: Mapping[str, ScalePrediction] | None = None,
     ) -> None:
-        """Raises BundleError when the trees or the table do not fit the planes."""
+        """predictions: of scales that are quantised as residuals, by scale.
+
+        Raises BundleError when trees, table or predictions do not fit the planes.
+        """
         self.planes = tuple(planes)
         self.trees = {plane.name: trees[plane.name] for plane in planes}
         self.states = tuple(states)
+        self.predictions = dict(predictions or {})
         self._check()
 
     @property
@@ -72,13 +78,35 @@ class MarkovPalette:
     def encode(self, features: Features) -> Indices:
         """Nearest leaves: features per scale float32 [C, h, w] -> indices int32 [h, w] a plane."""
         indices: Indices = {}
+        remaining: dict[str, FloatArray] = {}
         for plane in self.planes:
+            if plane.scale not in remaining:
+                remaining[plane.scale] = self.residual(features, plane.scale, indices)
             stop = plane.first_channel + plane.channels
-            vectors = features[plane.scale][plane.first_channel : stop]
+            vectors = remaining[plane.scale][plane.first_channel : stop]
             height, width = vectors.shape[1:]
             flat = np.ascontiguousarray(vectors.reshape(plane.channels, -1).T)
             indices[plane.name] = self.trees[plane.name].nearest_leaf(flat).reshape(height, width)
         return indices
+
+    def residual(self, features: Features, scale: str, indices: Indices) -> FloatArray:
+        """A scale's features less what its source's leaf colours predict: float32 [C, h, w].
+
+        indices: those of state 0 of the source's planes. Without a prediction nothing changes.
+        """
+        values = features[scale]
+        prediction = self.predictions.get(scale)
+        if prediction is None:
+            return values
+        colours = np.concatenate(
+            [
+                self.trees[plane.name].colours(plane.depth)[indices[plane.name]]
+                for plane in self.planes
+                if plane.scale == prediction.source
+            ],
+            axis=2,
+        ).transpose(2, 0, 1)
+        return values - prediction.predict(colours, len(values))
 
     def merge(self, indices: Indices, from_state: int, to_state: int) -> Indices:
         """Run the forward chain: indices at ``from_state`` -> indices at a coarser state."""
@@ -99,12 +127,16 @@ class MarkovPalette:
         return {scale: np.concatenate(groups) for scale, groups in scales.items()}
 
     def distortion(self, features: Features, indices: Indices, state: int) -> float:
-        """Mean squared error per element between features and the colours of ``state``.
+        """Mean squared error per element between what is quantised and the colours of
+        ``state``.
 
         indices are those of state 0.
         """
         decoded = self.decode(self.merge(indices, 0, state), state)
-        errors = [np.square(features[scale] - grid).ravel() for scale, grid in decoded.items()]
+        errors = [
+            np.square(self.residual(features, scale, indices) - grid).ravel()
+            for scale, grid in decoded.items()
+        ]
         return float(np.concatenate(errors).mean())
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
@@ -112,6 +144,8 @@ class MarkovPalette:
         arrays: dict[str, npt.NDArray[np.generic]] = {}
         for name, tree in self.trees.items():
             arrays |= tree.to_arrays(name)
+        for prediction in self.predictions.values():
+            arrays |= prediction.to_arrays()
         return arrays
 
     @classmethod
@@ -123,7 +157,8 @@ class MarkovPalette:
     ) -> MarkovPalette:
         """Read palette.npz's arrays. Raises BundleError if they do not fit planes and states."""
         trees = {plane.name: PaletteTree.from_arrays(plane.name, arrays) for plane in planes}
-        return cls(planes, trees, states)
+        predictions = ScalePrediction.from_arrays((plane.scale for plane in planes), arrays)
+        return cls(planes, trees, states, predictions)
 
     def _check(self) -> None:
         for plane in self.planes:
@@ -140,6 +175,7 @@ class MarkovPalette:
                 if plane.first_channel != expected:
                     raise BundleError("bad_planes", f"scale {scale}: planes leave a gap")
                 expected += plane.channels
+            self._check_prediction(scale, expected)
         finer = tuple(plane.depth for plane in self.planes)
         for position, row in enumerate(self.states):
             if row.state != position or len(row.depths) != len(self.planes):
@@ -149,3 +185,14 @@ class MarkovPalette:
             finer = row.depths
         if not self.states:
             raise BundleError("bad_states", "the state table is empty")
+
+    def _check_prediction(self, scale: str, channels: int) -> None:
+        prediction = self.predictions.get(scale)
+        if prediction is None:
+            return
+        prediction.ratio(channels)
+        order = [plane.scale for plane in self.planes]
+        source = sum(plane.channels for plane in self.planes if plane.scale == prediction.source)
+        last = len(order) - 1 - order[::-1].index(prediction.source)
+        if last > order.index(scale) or prediction.weight.shape[1] != source:
+            raise BundleError("bad_palette", f"the prediction of {scale} does not fit its source")

@@ -86,8 +86,8 @@ def make_tiny_bundle(folder: Path) -> Bundle:
         texture_channels=3,
         states=len(DEPTHS),
         restorer_width=8,
-        widths=(16, 12, 8, 8),
-        blocks=(1, 1, 1, 1),
+        widths=(16, 12, 8),
+        blocks=(1, 1, 1),
         embedding=8,
         variances=((0.1, 0.1), (0.1, 0.3), (0.1, 0.5), (0.3, 0.5), (0.6, 0.5)),
     )

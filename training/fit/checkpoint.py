@@ -1,4 +1,4 @@
-"""Checkpoints as safetensors: weights, their moving average, and Adam's moments. No pickle."""
+"""Checkpoints as safetensors: weights, their moving average, and the optimiser's moments. No pickle."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def save(
     if optimiser is not None:
         for number, state in optimiser.state_dict()["state"].items():
             for key, value in state.items():
-                tensors[f"adam/{number}/{key}"] = torch.as_tensor(value).detach().cpu().clone()
+                tensors[f"moments/{number}/{key}"] = torch.as_tensor(value).detach().cpu().clone()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"facts": json.dumps(facts)})
@@ -54,7 +54,7 @@ def load(
         return
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        if key.startswith("adam/"):
+        if key.startswith("moments/"):
             _, number, name = key.split("/")
             state.setdefault(int(number), {})[name] = value
     if state:

@@ -23,6 +23,8 @@ class FitConfig:
     For ``float_steps`` nothing is quantised. Until ``settle_steps`` the trees are rebuilt every
     ``rebuild_every_early`` steps and coarser states join one by one: an extractor that changes
     fast outruns its palettes, and its latents run into their bound.
+
+    ``start_from`` is a checkpoint to take weights from instead of the best linear codec.
     """
 
     planes: tuple[PlaneLayout, ...]
@@ -31,16 +33,18 @@ class FitConfig:
     batch: int = 8
     joint_steps: int = 6000
     decoder_steps: int = 3000
-    perceptual_from: float = 0.4
-    learning_rate: float = 6e-4
-    decoder_learning_rate: float = 3e-4
+    perceptual_from: float = 0.1
+    learning_rate: float = 1e-3
+    decoder_learning_rate: float = 5e-4
     warmup_steps: int = 100
     squared_weight: float = 2.0
-    perceptual_weight: float = 0.12
+    perceptual_weight: float = 0.6
     latent_weight: float = 0.2
     commitment_weight: float = 1.0
-    float_steps: int = 200
-    settle_steps: int = 900
+    linear_samples: int = 384
+    start_from: str = ""
+    float_steps: int = 20
+    settle_steps: int = 400
     rebuild_every: int = 60
     rebuild_every_early: int = 10
     tree_samples: int = 16384

@@ -1,7 +1,8 @@
 """The optimisation: extractor, palettes and decoder together, then the decoder alone.
 
+start          the best linear codec (see :mod:`training.fit.linear`)
 joint stage    a random state for every sample, straight-through colours, trees rebuilt often;
-               L1-heavy first, the perceptual distance joins on half of each batch later
+               the perceptual distance joins on half of each batch a little later
 decoder stage  extractor and trees frozen (trees fitted on a large sample), decoder refined
 """
 
@@ -20,7 +21,10 @@ from cloud_server.reconstruct.networks import Decoder, DecoderConfig
 from training.fit import checkpoint
 from training.fit.config import FitConfig
 from training.fit.data import PhotoCache, batches
+from training.fit.linear import initialise_linear
+from training.fit.muon import Muon
 from training.fit.quantise import TrainingPalette
+from training.fit.warm_start import warm_start
 from training.networks.extractor import Extractor, ExtractorConfig
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -76,6 +80,8 @@ class Fit:
             self.config.batch,
             self.config.seed + self.step,
         )
+        if self.step == 0:
+            self._start(source)
         while self.step < self.total_steps:
             if self.step == self.config.joint_steps:
                 self._freeze(source)
@@ -113,9 +119,8 @@ class Fit:
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
         state = torch.randint(self._states_now(), (len(picture),), device=self.device)
-        with self._autocast(), torch.set_grad_enabled(not decoder_only):
-            latents = self.extractor(picture)
-        scales = (latents[0].float(), latents[1].float())
+        with torch.set_grad_enabled(not decoder_only):
+            scales = self._features(picture)
         if bool(self.palette.ready):
             colours, commitment = self.palette(scales, state)
         else:
@@ -154,6 +159,27 @@ class Fit:
         if not decoder_only:
             self._maybe_rebuild(scales)
         return figures
+
+    def _features(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """Semantic latents, and what texture is left once their colours have predicted it."""
+        with self._autocast():
+            semantic, texture = self.extractor(picture)
+        semantic = semantic.float()
+        colours = self.palette.leaves(0, semantic) if bool(self.palette.ready) else semantic
+        predicted = self.extractor.prediction(colours)
+        return semantic, texture.float() - predicted
+
+    def _start(self, source: Iterator[Tensor]) -> None:
+        count = max(1, self.config.linear_samples // self.config.batch)
+        pictures = torch.cat([next(source) for _ in range(count)]).to(self.device)
+        if self.config.start_from:
+            start = Path(self.config.start_from)
+            warm_start(self.extractor, self.decoder, self.palette, pictures, start)
+        else:
+            initialise_linear(self.extractor, self.decoder, self.palette, pictures)
+        for prefix, module in self._trained().items():
+            for key, value in module.state_dict().items():
+                self.average[f"{prefix}/{key}"].copy_(value)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
@@ -198,7 +224,7 @@ class Fit:
         samples: dict[str, list[Tensor]] = {plane.name: [] for plane in self.config.planes}
         with torch.no_grad():
             for _ in range(max(1, 1600 // self.config.batch)):
-                latents = self.extractor(next(source).to(self.device))
+                latents = self._features(next(source).to(self.device))
                 for name, vectors in self.palette.vectors(latents).items():
                     keep = torch.randperm(len(vectors), device=vectors.device)
                     samples[name].append(vectors[keep[: 128 * self.config.batch]])
@@ -208,8 +234,7 @@ class Fit:
 
     def _new_optimiser(self, *, decoder_only: bool) -> torch.optim.Optimizer:
         modules = [self.decoder] if decoder_only else [self.extractor, self.decoder]
-        parameters = [p for module in modules for p in module.parameters()]
-        return torch.optim.Adam(parameters, lr=self.config.learning_rate, betas=(0.9, 0.99))
+        return Muon(modules)
 
     def _trained(self) -> dict[str, nn.Module]:
         return {"extractor": self.extractor, "decoder": self.decoder}

@@ -41,8 +41,8 @@ class TrainingPalette(nn.Module):
 
     @torch.no_grad()
     def rebuild(self, vectors: dict[str, Tensor]) -> None:
-        """Fit every tree anew on a sample of its plane's vectors: float32 [n, channels] each."""
-        for plane in self.planes:
+        """Fit trees anew on a sample of their planes' vectors: float32 [n, channels] each."""
+        for plane in (plane for plane in self.planes if plane.name in vectors):
             leaves, counts = fit_leaves(vectors[plane.name], plane.depth)
             self.heap(plane).copy_(heap_of(leaves, counts))
             self.counts(plane).copy_(counts)
@@ -51,9 +51,36 @@ class TrainingPalette(nn.Module):
     def vectors(self, scales: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """The planes' vectors: [n * h * w, channels] each."""
         return {
-            plane.name: self._part(scales, plane).permute(0, 2, 3, 1).reshape(-1, plane.channels)
-            for plane in self.planes
+            plane.name: self._vectors(scales[plane.scale], plane) for plane in self.planes
         }
+
+    @staticmethod
+    def _vectors(values: Tensor, plane: PlaneLayout) -> Tensor:
+        part = values[:, plane.first_channel : plane.first_channel + plane.channels]
+        return part.permute(0, 2, 3, 1).reshape(-1, plane.channels)
+
+    @torch.no_grad()
+    def refit(self, scale: int, values: Tensor, rows: int = 16384) -> Tensor:
+        """Fit the trees of one scale on its values [n, C, h, w]; returns their colours."""
+        vectors = {
+            plane.name: self._vectors(values, plane)
+            for plane in self.planes
+            if plane.scale == scale
+        }
+        self.rebuild({name: v[torch.randperm(len(v))[:rows]] for name, v in vectors.items()})
+        return self.leaves(scale, values)
+
+    def leaves(self, scale: int, values: Tensor) -> Tensor:
+        """One scale's colours at state 0, with straight-through gradients: [n, C, h, w]."""
+        flat = values.detach()
+        parts = []
+        for plane in (plane for plane in self.planes if plane.scale == scale):
+            part = flat[:, plane.first_channel : plane.first_channel + plane.channels]
+            part = part.permute(0, 2, 3, 1)
+            centres = self.heap(plane)[-(2**plane.depth) :]
+            leaf = nearest(part.reshape(-1, plane.channels), centres)
+            parts.append(centres[leaf].view(part.shape).permute(0, 3, 1, 2))
+        return values + torch.cat(parts, 1) - flat
 
     def forward(
         self, scales: tuple[Tensor, Tensor], state: Tensor

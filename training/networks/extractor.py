@@ -1,7 +1,13 @@
 """The edge's feature extractor: two scales, convolutions and ReLU, no normalisation.
 
-The latents are bounded by a tanh: without it their scale runs away from palettes that are
-rebuilt only now and then, and training diverges.
+Each scale is a linear projection of overlapping blocks (which training starts from, at the
+picture's principal components) plus what the convolutions add to it. The latents are bounded by a
+tanh: without it their scale runs away from palettes that are rebuilt only now and then, and
+training diverges.
+
+Texture is predicted from the semantic colours, and only the residual is quantised. The
+prediction closes the loop over the semantic quantiser, so it is not part of the network that is
+exported: it travels with the palette (see :mod:`shared.palette.prediction`).
 """
 
 from __future__ import annotations
@@ -13,21 +19,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cloud_server.reconstruct.networks import initialise
+from cloud_server.reconstruct.networks import TexturePrediction, initialise
 
 LATENT_BOUND = 2.0
 SEMANTIC_STRIDE = 16
 TEXTURE_STRIDE = 8
+LATENT_GAIN = 0.04
+"""Scale of the heads' outputs: lets their weights, and their updates, have the usual size."""
 
 
 @dataclass(frozen=True)
 class ExtractorConfig:
-    """Latent channels per scale, widths at strides 4, 8 and 16, residual blocks at stride 16."""
+    """Latent channels per scale, widths at strides 4, 8 and 16, residual blocks at stride 16
+    (``blocks``) and at stride 8 (one, and ``texture_blocks`` that only texture goes through)."""
 
     semantic_channels: int = 16
     texture_channels: int = 12
     widths: tuple[int, int, int] = (64, 128, 192)
     blocks: int = 2
+    texture_blocks: int = 1
 
     @property
     def halo_positions(self) -> int:
@@ -64,10 +74,16 @@ class Extractor(nn.Module):
         self.quarter = nn.Conv2d(quarter, quarter, 3, padding=1)
         self.to_eighth = nn.Conv2d(quarter, eighth, 4, stride=2, padding=1)
         self.eighth = ResidualBlock(eighth)
+        self.texture_blocks = nn.ModuleList(
+            ResidualBlock(eighth) for _ in range(config.texture_blocks)
+        )
         self.texture = nn.Conv2d(eighth, config.texture_channels, 1)
         self.to_sixteenth = nn.Conv2d(eighth, sixteenth, 4, stride=2, padding=1)
         self.sixteenth = nn.ModuleList(ResidualBlock(sixteenth) for _ in range(config.blocks))
         self.semantic = nn.Conv2d(sixteenth, config.semantic_channels, 1)
+        self.semantic_linear = _projection(config.semantic_channels, SEMANTIC_STRIDE)
+        self.texture_linear = _projection(config.texture_channels, TEXTURE_STRIDE)
+        self.prediction = TexturePrediction(config.semantic_channels, config.texture_channels)
         initialise(self)
         with torch.no_grad():
             self.stem.weight.mul_(2.0)  # pictures in -0.5..0.5 have a small variance
@@ -75,15 +91,28 @@ class Extractor(nn.Module):
                 if isinstance(module, ResidualBlock):
                     module.second.weight.mul_(0.25)
             for head in (self.semantic, self.texture):
-                head.weight.mul_(0.5)
+                head.weight.zero_()  # the linear projections come first
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         """[n, 3, H, W] in -0.5..0.5, sides multiples of 16 -> (semantic, texture) in -2..2."""
         relu = nn.functional.relu
         x = relu(self.quarter(relu(self.stem(picture))))
         x = self.eighth(relu(self.to_eighth(x)))
-        texture = LATENT_BOUND * torch.tanh(self.texture(x))
+        detail = x
+        for block in self.texture_blocks:
+            detail = block(detail)
+        texture = self.texture(detail) + self.texture_linear(picture)
         x = relu(self.to_sixteenth(x))
         for block in self.sixteenth:
             x = block(x)
-        return LATENT_BOUND * torch.tanh(self.semantic(x)), texture
+        semantic = self.semantic(x) + self.semantic_linear(picture)
+        return bounded(semantic), bounded(texture)
+
+
+def bounded(values: Tensor) -> Tensor:
+    """The heads' outputs -> latents in -2..2, with slope 0.08 at 0."""
+    return LATENT_BOUND * torch.tanh(LATENT_GAIN * values)
+
+
+def _projection(channels: int, stride: int) -> nn.Conv2d:
+    return nn.Conv2d(3, channels, 2 * stride, stride=stride, padding=stride // 2)

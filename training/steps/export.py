@@ -148,8 +148,9 @@ def _restorer_variances(
             crop = np.array(cache[int(number)][:256, :256])
             padded = pad_to_multiple(crop, max(scale.stride for scale in recipe.scales))
             picture = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255 - 0.5
-            latents = dict(zip(("semantic", "texture"), extractor(picture), strict=True))
-            indices = palette.encode({name: grid[0].numpy() for name, grid in latents.items()})
+            outputs = zip(("semantic", "texture"), extractor(picture), strict=True)
+            features = {name: grid[0].numpy() for name, grid in outputs}
+            indices = palette.encode(features)
             for state in range(len(recipe.states)):
                 colours = palette.decode(palette.merge(indices, 0, state), state)
                 estimates = decoder.restorer(
@@ -158,7 +159,7 @@ def _restorer_variances(
                     torch.tensor([state]),
                 )
                 for column, estimate in enumerate(estimates):
-                    truth = latents[("semantic", "texture")[column]]
-                    errors[state, column] += float((estimate - truth).square().mean())
+                    truth = palette.residual(features, ("semantic", "texture")[column], indices)
+                    errors[state, column] += float(np.square(estimate[0].numpy() - truth).mean())
     means = errors / len(chosen)
     return tuple((round(float(row[0]), 6), round(float(row[1]), 6)) for row in means)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.palette import DiffusionState, MarkovPalette, PaletteTree
+from shared.palette import DiffusionState, MarkovPalette, PaletteTree, ScalePrediction
 from training.fit import checkpoint
 from training.recipe import Recipe, RecipeError
 
@@ -30,7 +30,13 @@ def palette_from_checkpoint(recipe: Recipe, path: Path) -> MarkovPalette:
         DiffusionState(state=number, depths=depths, typical_bits_per_pixel=0.0)
         for number, depths in enumerate(recipe.states)
     ]
-    return MarkovPalette(recipe.planes, trees, states)
+    return MarkovPalette(recipe.planes, trees, states, {"texture": _prediction(path)})
+
+
+def _prediction(path: Path) -> ScalePrediction:
+    weights = checkpoint.averaged(path, "extractor")
+    weight, bias = weights["prediction.weights.weight"], weights["prediction.weights.bias"]
+    return ScalePrediction("texture", "semantic", weight.float().numpy(), bias.float().numpy())
 
 
 def merge_costs(palette: MarkovPalette) -> dict[str, list[float]]:
