@@ -1,62 +1,86 @@
-"""The feature extractor: a bundle's ONNX file, run whole or in tiles."""
+"""The feature extractor: one of a bundle's ONNX files, run whole or in tiles."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from shared.bundle import Bundle
+from edge_client.precision import (
+    Precision,
+    PrecisionChoice,
+    default_cache_dir,
+    fastest,
+    machine_facts,
+    recall,
+    remember,
+)
+from shared.bundle import Bundle, Manifest
 from shared.errors import BundleError
 from shared.preprocess import pad_to_multiple
 
 Pixels = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 
-EXTRACTOR_FILE = "extractor.onnx"
+EXTRACTOR_FILES: dict[Precision, str] = {
+    "fp32": "extractor.onnx",
+    "int8": "extractor-int8.onnx",
+}
+PRECISION_VARIABLE = "FEATHERWIRE_PRECISION"
 TILE_POSITIONS = 64
 """Side of a tile in positions of the coarsest grid: 1024 pixels at stride 16."""
+_TRIAL_PIXELS = 256
 
 
 class FeatureExtractor:
     """image uint8 [H, W, 3] -> features float32 [C, h, w] per scale."""
 
-    def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
-        """threads: for one picture. Raises BundleError when the ONNX file does not fit."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        wanted = [
-            name
-            for name in ("CUDAExecutionProvider", "CPUExecutionProvider")
-            if name in ort.get_available_providers()
-        ]
-        try:
-            self._session = ort.InferenceSession(
-                bundle.read(EXTRACTOR_FILE), options, providers=wanted
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int = 1,
+        precision: PrecisionChoice | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
+        """threads: for one picture.
+
+        precision: ``fp32``, ``int8``, or ``auto``, which takes what a short measurement on this
+        machine finds faster and remembers it in ``cache_dir`` (the user's cache by default);
+        None is what FEATHERWIRE_PRECISION says, else ``auto``. A bundle without the int8 file,
+        and a machine with a GPU, get fp32 from ``auto``. The two differ in a small share of
+        indices, which a decoder takes as they come.
+
+        Raises BundleError: ``unknown_precision``; ``missing_file`` for int8 that the bundle does
+        not have; ``bad_extractor`` for an ONNX file that does not fit the bundle.
+        """
+        wanted = precision or os.environ.get(PRECISION_VARIABLE) or "auto"
+        if wanted not in ("auto", "fp32", "int8"):
+            raise BundleError(
+                "unknown_precision", f"there is no precision {wanted!r}: auto, fp32 or int8"
             )
-        except BundleError:
-            raise
-        except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base class
-            raise BundleError("bad_extractor", f"{EXTRACTOR_FILE}: {error}") from None
         manifest = bundle.manifest
         self._scales = {scale.name: scale for scale in manifest.scales}
         self._multiple = manifest.input_multiple
         self._halo = manifest.halo_positions
-        outputs = {output.name for output in self._session.get_outputs()}
-        missing = set(self._scales) - outputs
-        if missing:
-            raise BundleError(
-                "bad_extractor", f"{EXTRACTOR_FILE} lacks outputs {', '.join(sorted(missing))}"
-            )
+        if wanted == "auto":
+            self._network = _fastest_network(bundle, threads, cache_dir)
+        else:
+            self._network = _Network(bundle, "int8" if wanted == "int8" else "fp32", threads)
+
+    @property
+    def precision(self) -> Precision:
+        """The arithmetic in use."""
+        return self._network.precision
 
     @property
     def providers(self) -> list[str]:
         """The execution providers in use, most wanted first."""
-        return list(self._session.get_providers())
+        return self._network.providers
 
     def __call__(self, image: Pixels) -> dict[str, FloatArray]:
         """Features of the picture padded to the bundle's multiple: float32 [C, h, w] a scale.
@@ -67,7 +91,7 @@ class FeatureExtractor:
         padded = pad_to_multiple(image, self._multiple)
         rows, columns = (side // self._multiple for side in padded.shape[:2])
         if rows * columns <= (TILE_POSITIONS + 2 * self._halo) ** 2:
-            return self._run(padded)
+            return self._network(padded)
         features = {
             name: np.empty(
                 (
@@ -98,7 +122,7 @@ class FeatureExtractor:
             first_row * step : (bottom + self._halo) * step,
             first_column * step : (right + self._halo) * step,
         ]
-        for name, values in self._run(np.ascontiguousarray(tile)).items():
+        for name, values in self._network(np.ascontiguousarray(tile)).items():
             ratio = step // self._scales[name].stride
             features[name][:, top * ratio : bottom * ratio, left * ratio : right * ratio] = values[
                 :,
@@ -106,13 +130,90 @@ class FeatureExtractor:
                 (left - first_column) * ratio : (right - first_column) * ratio,
             ]
 
-    def _run(self, image: Pixels) -> dict[str, FloatArray]:
+
+class _Network:
+    """One ONNX file in a session: padded image uint8 [H, W, 3] -> features per scale."""
+
+    def __init__(self, bundle: Bundle, precision: Precision, threads: int) -> None:
+        self.precision = precision
+        self._file = EXTRACTOR_FILES[precision]
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Plans for one size: photos and tiles have many, and a plan holds all of its peak memory.
+        options.enable_mem_pattern = False
+        data = bundle.read(self._file)
+        try:
+            self._session = ort.InferenceSession(data, options, providers=_providers(precision))
+        except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base class
+            raise self._refusal(str(error)) from None
+        self._check(bundle.manifest)
+        self._scales = {scale.name: scale for scale in bundle.manifest.scales}
+
+    @property
+    def providers(self) -> list[str]:
+        return list(self._session.get_providers())
+
+    def __call__(self, image: Pixels) -> dict[str, FloatArray]:
         names = list(self._scales)
-        outputs = self._session.run(names, {self._session.get_inputs()[0].name: image})
-        return {
+        try:
+            outputs = self._session.run(names, {"image": image})
+        except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base class
+            raise self._refusal(str(error)) from None
+        features = {
             name: np.asarray(values, np.float32)
             for name, values in zip(names, outputs, strict=True)
         }
+        height, width = image.shape[:2]
+        for name, scale in self._scales.items():
+            expected = (scale.channels, height // scale.stride, width // scale.stride)
+            if features[name].shape != expected:
+                shape = "x".join(map(str, features[name].shape))
+                raise self._refusal(f"{name} is {shape}, not {'x'.join(map(str, expected))}")
+            if not np.isfinite(features[name]).all():
+                raise self._refusal(f"{name} is not finite")
+        return features
+
+    def _check(self, manifest: Manifest) -> None:
+        inputs = [(value.name, value.type) for value in self._session.get_inputs()]
+        if inputs != [("image", "tensor(uint8)")]:
+            raise self._refusal(f"its inputs are {inputs}, not one uint8 tensor 'image'")
+        outputs = {output.name for output in self._session.get_outputs()}
+        missing = {scale.name for scale in manifest.scales} - outputs
+        if missing:
+            raise self._refusal(f"it lacks outputs {', '.join(sorted(missing))}")
+
+    def _refusal(self, what: str) -> BundleError:
+        return BundleError("bad_extractor", f"{self._file}: {what}")
+
+
+def _fastest_network(bundle: Bundle, threads: int, cache_dir: Path | None) -> _Network:
+    """What ``auto`` means; see :class:`FeatureExtractor`."""
+    on_gpu = _providers("fp32")[0] != "CPUExecutionProvider"
+    if on_gpu or EXTRACTOR_FILES["int8"] not in bundle.manifest.files:
+        return _Network(bundle, "fp32", threads)
+    folder = cache_dir if cache_dir is not None else default_cache_dir()
+    facts = {"bundle": bundle.id, **machine_facts(ort.__version__, threads)}
+    known = recall(folder, facts)
+    if known is not None:
+        return _Network(bundle, known, threads)
+    int8, fp32 = _Network(bundle, "int8", threads), _Network(bundle, "fp32", threads)
+    step = bundle.manifest.input_multiple
+    side = max(1, _TRIAL_PIXELS // step) * step
+    picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    chosen, milliseconds = fastest({"int8": lambda: int8(picture), "fp32": lambda: fp32(picture)})
+    remember(folder, facts, chosen, milliseconds)
+    return int8 if chosen == "int8" else fp32
+
+
+def _providers(precision: Precision) -> list[str]:
+    """int8 runs on the CPU, for which it is made."""
+    wanted = ["CPUExecutionProvider"]
+    if precision == "fp32":
+        wanted.insert(0, "CUDAExecutionProvider")
+    available = ort.get_available_providers()
+    return [name for name in wanted if name in available]
 
 
 def _spans(positions: int) -> Iterator[tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from shared.bundle import Bundle
 from shared.codec import MarkovPaletteCodec
 from shared.palette import DiffusionState, MarkovPalette
 from shared.preprocess import pad_to_multiple
-from training.export import extractor_to_onnx
+from training.export import calibrate, extractor_to_int8_onnx, extractor_to_onnx
 from training.fit import checkpoint
 from training.fit.data import PhotoCache
 from training.networks.extractor import Extractor
@@ -30,6 +30,10 @@ from training.steps.tables import (
     training_indices,
     typical_bits_per_pixel,
 )
+
+CALIBRATION_PHOTOS = 32
+"""What int8's ranges and rounding are fitted on."""
+_VARIANCE_PHOTOS = 48
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,9 @@ def write_bundle(recipe: Recipe, files: RunFiles, output: Path, card: str | None
     config = recipe.decoder_config()
     contents = {name: draft.read(name) for name in ("palette.npz", "contexts.npz")}
     extractor = trained_extractor(recipe, files)
+    calibration = calibrate(extractor, _sample_pictures(recipe, files, CALIBRATION_PHOTOS))
     contents["extractor.onnx"] = extractor_to_onnx(extractor)
+    contents["extractor-int8.onnx"] = extractor_to_int8_onnx(extractor, calibration)
     decoder = Decoder(config)
     decoder.load_state_dict(checkpoint.averaged(files.checkpoint, "decoder"))
     config = replace(
@@ -140,14 +146,9 @@ def _restorer_variances(
     How sure it is: the backward chain's sampler needs to know.
     """
     palette = palette_from_checkpoint(recipe, files.checkpoint)
-    cache = PhotoCache(files.cache)
-    chosen = np.random.default_rng(recipe.fit.seed).choice(len(cache), 48, p=cache.chances)
     errors = np.zeros((len(recipe.states), 2))
     with torch.inference_mode():
-        for number in chosen:
-            crop = np.array(cache[int(number)][:256, :256])
-            padded = pad_to_multiple(crop, max(scale.stride for scale in recipe.scales))
-            picture = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255 - 0.5
+        for picture in _sample_pictures(recipe, files, _VARIANCE_PHOTOS):
             outputs = zip(("semantic", "texture"), extractor(picture), strict=True)
             features = {name: grid[0].numpy() for name, grid in outputs}
             indices = palette.encode(features)
@@ -161,5 +162,14 @@ def _restorer_variances(
                 for column, estimate in enumerate(estimates):
                     truth = palette.residual(features, ("semantic", "texture")[column], indices)
                     errors[state, column] += float(np.square(estimate[0].numpy() - truth).mean())
-    means = errors / len(chosen)
+    means = errors / _VARIANCE_PHOTOS
     return tuple((round(float(row[0]), 6), round(float(row[1]), 6)) for row in means)
+
+
+def _sample_pictures(recipe: Recipe, files: RunFiles, count: int) -> Iterator[torch.Tensor]:
+    """Corners of random training photos: float32 [1, 3, H, W] in -0.5..0.5, sides up to 256."""
+    cache = PhotoCache(files.cache)
+    for number in np.random.default_rng(recipe.fit.seed).choice(len(cache), count, p=cache.chances):
+        crop = np.array(cache[int(number)][:256, :256])
+        padded = pad_to_multiple(crop, max(scale.stride for scale in recipe.scales))
+        yield torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255 - 0.5
