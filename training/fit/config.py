@@ -39,6 +39,10 @@ class FitConfig:
     warmup_steps: int = 100
     squared_weight: float = 2.0
     perceptual_weight: float = 0.6
+    detector_weight: float = 0.0
+    classifier_weight: float = 0.0
+    features_from: float = 0.1
+    texture_weight: float = 0.0
     latent_weight: float = 0.2
     commitment_weight: float = 1.0
     linear_samples: int = 384
@@ -52,3 +56,8 @@ class FitConfig:
     seed: int = 1
     checkpoint_every: int = 500
     threads: int = 2
+
+    @property
+    def feature_weights(self) -> dict[str, float]:
+        """Weights of the feature-matching losses, by the losses' names."""
+        return {"detector": self.detector_weight, "classifier": self.classifier_weight}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -20,13 +20,17 @@ from torch import Tensor, nn
 from cloud_server.reconstruct.networks import Decoder, DecoderConfig
 from training.fit import checkpoint
 from training.fit.config import FitConfig
-from training.fit.data import PhotoCache, batches
+from training.fit.contrastive import texture_contrast
+from training.fit.data import PhotoCache, batches, labelled_batches
+from training.fit.labels import TextureLabels
 from training.fit.linear import initialise_linear
 from training.fit.muon import Muon
 from training.fit.quantise import TrainingPalette
 from training.fit.warm_start import warm_start
-from training.networks.extractor import Extractor, ExtractorConfig
+from training.networks.extractor import SEMANTIC_STRIDE, Extractor, ExtractorConfig
 
+Batch = tuple[Tensor, Tensor | None]
+"""Pictures [n, 3, H, W], and the texture labels of their semantic positions if there are any."""
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
@@ -44,8 +48,15 @@ class Fit:
         device: str = "cpu",
         bf16: bool = True,
         perceptual: nn.Module | None = None,
+        features: Mapping[str, nn.Module] | None = None,
+        labels: TextureLabels | None = None,
     ) -> None:
-        """cache: folder of the photos step. run: folder for checkpoint and log."""
+        """cache: folder of the photos step. run: folder for checkpoint and log.
+
+        perceptual: the LPIPS-like distance. features: feature-matching distances by name, as
+        ``config.feature_weights`` has them. labels: textures of the cache's photos, for the
+        contrastive loss.
+        """
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
         self.config, self.device, self.bf16 = config, torch.device(device), bf16
@@ -53,6 +64,13 @@ class Fit:
         self.decoder = Decoder(decoder).to(self.device)
         self.palette = TrainingPalette(config.planes, config.states).to(self.device)
         self.perceptual = perceptual.to(self.device) if perceptual is not None else None
+        weights = config.feature_weights
+        self.features = {
+            name: module.to(self.device)
+            for name, module in sorted((features or {}).items())
+            if weights[name] > 0
+        }
+        self.labels = labels if config.texture_weight > 0 else None
         self.cache, self.run = cache, run
         self.path = run / "checkpoint.safetensors"
         self.step = 0
@@ -74,18 +92,13 @@ class Fit:
     def train(self, progress: Progress, *, max_seconds: float = math.inf) -> bool:
         """Run until done or out of time; returns whether all steps are done."""
         started = time.monotonic()
-        source = batches(
-            PhotoCache(self.cache),
-            self.config.crop,
-            self.config.batch,
-            self.config.seed + self.step,
-        )
+        source = self._source()
         if self.step == 0:
             self._start(source)
         while self.step < self.total_steps:
             if self.step == self.config.joint_steps:
                 self._freeze(source)
-            figures = self._one_step(next(source))
+            figures = self._one_step(*next(source))
             self.step += 1
             if self.step % 20 == 0:
                 progress(self.step, self.total_steps, figures)
@@ -111,7 +124,16 @@ class Fit:
             },
         )
 
-    def _one_step(self, picture: Tensor) -> dict[str, float]:
+    def _source(self) -> Iterator[Batch]:
+        cache, config = PhotoCache(self.cache), self.config
+        seed = config.seed + self.step
+        if self.labels is not None:
+            return labelled_batches(
+                cache, self.labels, config.crop, SEMANTIC_STRIDE, config.batch, seed
+            )
+        return ((batch, None) for batch in batches(cache, config.crop, config.batch, seed))
+
+    def _one_step(self, picture: Tensor, labels: Tensor | None) -> dict[str, float]:
         config = self.config
         picture = picture.to(self.device, non_blocking=True)
         picture = picture.contiguous(memory_format=torch.channels_last)
@@ -120,7 +142,7 @@ class Fit:
             group["lr"] = self._learning_rate()
         state = torch.randint(self._states_now(), (len(picture),), device=self.device)
         with torch.set_grad_enabled(not decoder_only):
-            scales = self._features(picture)
+            scales = self._scales(picture)
         if bool(self.palette.ready):
             colours, commitment = self.palette(scales, state)
         else:
@@ -148,6 +170,11 @@ class Fit:
                 distance = self.perceptual(restored[half], picture[half]).float().mean()
             loss = loss + config.perceptual_weight * distance
             figures["lpips"] = float(distance.detach())
+        loss = loss + self._feature_loss(restored, picture, figures)
+        if labels is not None and not decoder_only:
+            contrast = texture_contrast(scales[0], labels.to(self.device))
+            loss = loss + config.texture_weight * contrast
+            figures["texture"] = float(contrast.detach())
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(
@@ -160,7 +187,7 @@ class Fit:
             self._maybe_rebuild(scales)
         return figures
 
-    def _features(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+    def _scales(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         """Semantic latents, and what texture is left once their colours have predicted it."""
         with self._autocast():
             semantic, texture = self.extractor(picture)
@@ -169,9 +196,9 @@ class Fit:
         predicted = self.extractor.prediction(colours)
         return semantic, texture.float() - predicted
 
-    def _start(self, source: Iterator[Tensor]) -> None:
+    def _start(self, source: Iterator[Batch]) -> None:
         count = max(1, self.config.linear_samples // self.config.batch)
-        pictures = torch.cat([next(source) for _ in range(count)]).to(self.device)
+        pictures = torch.cat([next(source)[0] for _ in range(count)]).to(self.device)
         if self.config.start_from:
             start = Path(self.config.start_from)
             warm_start(self.extractor, self.decoder, self.palette, pictures, start)
@@ -180,6 +207,19 @@ class Fit:
         for prefix, module in self._trained().items():
             for key, value in module.state_dict().items():
                 self.average[f"{prefix}/{key}"].copy_(value)
+
+    def _feature_loss(
+        self, restored: Tensor, picture: Tensor, figures: dict[str, float]
+    ) -> Tensor | float:
+        """One network a step, in turn, on the half of the batch that the perceptual loss leaves."""
+        if not self.features or self.step < self.config.features_from * self.config.joint_steps:
+            return 0.0
+        name = list(self.features)[self.step % len(self.features)]
+        half = slice(len(picture) // 2, None)
+        with self._autocast():
+            distance = self.features[name](restored[half], picture[half]).float().mean()
+        figures[name] = float(distance.detach())
+        return len(self.features) * self.config.feature_weights[name] * distance
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
@@ -218,13 +258,13 @@ class Fit:
         if self.step >= config.float_steps and self.step % every == 0:
             self.palette.rebuild({name: torch.cat(v) for name, v in self._recent.items()})
 
-    def _freeze(self, source: Iterator[Tensor]) -> None:
+    def _freeze(self, source: Iterator[Batch]) -> None:
         """Averaged weights take over; the trees are fitted on a large sample and then stay."""
         self._load_average()
         samples: dict[str, list[Tensor]] = {plane.name: [] for plane in self.config.planes}
         with torch.no_grad():
             for _ in range(max(1, 1600 // self.config.batch)):
-                latents = self._features(next(source).to(self.device))
+                latents = self._scales(next(source)[0].to(self.device))
                 for name, vectors in self.palette.vectors(latents).items():
                     keep = torch.randperm(len(vectors), device=vectors.device)
                     samples[name].append(vectors[keep[: 128 * self.config.batch]])
