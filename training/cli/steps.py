@@ -1,4 +1,4 @@
-"""featherwire-train photos, fit, palette, tables, export."""
+"""featherwire-train photos, texture, plan, fit, palette, tables, export."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEFAULT_RUN = Path("runs/picture")
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    for command in (photos, plan, fit, palette, tables, export):
+    for command in (photos, texture, plan, fit, palette, tables, export):
         app.command(command.__name__)(command)
 
 
@@ -59,6 +59,38 @@ def photos(
         {"photos": len(index["photos"]), "left_out": index["left_out"], "sha256": index["sha256"]},
         as_json,
     )
+
+
+def texture(
+    recipe: RecipeOption = None,
+    run: RunOption = DEFAULT_RUN,
+    depth: Annotated[int, typer.Option(min=1, max=12, help="2**DEPTH textures.")] = 6,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Photos that the textures are found on; all are labelled.")
+    ] = 800,
+    as_json: JsonOption = False,
+) -> None:
+    """Label the training photos' patches by texture, for the fit step's contrastive loss."""
+    from safetensors.torch import load_file
+
+    from cloud_server.models import ModelStore
+    from training.fit.features.classifier import WEIGHTS
+    from training.recipe import load_recipe
+    from training.steps.export import RunFiles
+    from training.steps.texture import TextureSettings, make_labels
+
+    with stop_on_error(as_json=as_json):
+        followed = load_recipe(recipe)
+        files = RunFiles(run)
+        _need(files.cache / "photos.json", "photos")
+        weights = load_file(ModelStore().path(WEIGHTS))
+        settings = TextureSettings(depth=depth, sample_photos=sample)
+        with _bar("texture") as advance:
+            figures = make_labels(
+                files.cache, weights, settings, followed.fit.seed,
+                lambda step, total: advance(step, total, {}),
+            )  # fmt: skip
+    _print(figures, as_json)
 
 
 def plan(
