@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.palette.chain import DiffusionState, MarkovPalette, PlaneSpec
+from shared.palette.chain import DiffusionState, MarkovPalette, Pass, PlaneSpec
 from shared.palette.tree import PaletteTree
 
-__all__ = ["DiffusionState", "MarkovPalette", "PaletteTree", "PlaneSpec"]
+__all__ = ["DiffusionState", "MarkovPalette", "PaletteTree", "Pass", "PlaneSpec"]

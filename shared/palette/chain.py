@@ -7,7 +7,7 @@ a depth in every plane's tree, so that its indices are prefixes of the finest st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,19 @@ from shared.palette.tree import MAX_CHANNELS, MAX_DEPTH, FloatArray, IndexArray,
 
 Indices = dict[str, IndexArray]
 Features = Mapping[str, FloatArray]
+Depths = dict[str, npt.NDArray[np.uint8]]
+"""How deep each position of a plane is described: uint8 [h, w]."""
+
+
+class Pass(NamedTuple):
+    """One step of the stream: the nodes of ``plane`` at ``depth`` split, at half the positions.
+
+    side: 0 where row + column is even, 1 where it is odd.
+    """
+
+    plane: str
+    depth: int
+    side: int
 
 
 class PlaneSpec(BaseModel):
@@ -69,16 +82,29 @@ class MarkovPalette:
         depths = self.states[state].depths
         return {plane.name: depth for plane, depth in zip(self.planes, depths, strict=True)}
 
+    def passes(self, state: int) -> tuple[Pass, ...]:
+        """What leads from state ``state + 1`` to ``state``, in the stream's order."""
+        before, after = self.depths(state + 1), self.depths(state)
+        return tuple(
+            Pass(plane.name, depth, side)
+            for plane in self.planes
+            for depth in range(before[plane.name], after[plane.name])
+            for side in range(2)
+        )
+
     def encode(self, features: Features) -> Indices:
         """Nearest leaves: features per scale float32 [C, h, w] -> indices int32 [h, w] a plane."""
         indices: Indices = {}
         for plane in self.planes:
-            stop = plane.first_channel + plane.channels
-            vectors = features[plane.scale][plane.first_channel : stop]
-            height, width = vectors.shape[1:]
-            flat = np.ascontiguousarray(vectors.reshape(plane.channels, -1).T)
-            indices[plane.name] = self.trees[plane.name].nearest_leaf(flat).reshape(height, width)
+            leaves = self.trees[plane.name].nearest_leaf(self.vectors(features, plane))
+            indices[plane.name] = leaves.reshape(features[plane.scale].shape[1:])
         return indices
+
+    def vectors(self, features: Features, plane: PlaneSpec) -> FloatArray:
+        """What ``plane`` quantises: its channels at every position, float32 [h * w, channels]."""
+        stop = plane.first_channel + plane.channels
+        channels = features[plane.scale][plane.first_channel : stop]
+        return np.ascontiguousarray(channels.reshape(plane.channels, -1).T)
 
     def merge(self, indices: Indices, from_state: int, to_state: int) -> Indices:
         """Run the forward chain: indices at ``from_state`` -> indices at a coarser state."""
@@ -96,6 +122,18 @@ class MarkovPalette:
             scales.setdefault(plane.scale, []).append(
                 colours[indices[plane.name]].transpose(2, 0, 1)
             )
+        return {scale: np.concatenate(groups) for scale, groups in scales.items()}
+
+    def decode_mixed(self, indices: Indices, depths: Depths) -> dict[str, FloatArray]:
+        """Colours of nodes that lie at a depth of their own at every position.
+
+        indices: int32 [h, w] a plane. Returns float32 [C, h, w] for every scale.
+        """
+        scales: dict[str, list[FloatArray]] = {}
+        for plane in self.planes:
+            name = plane.name
+            colours = self.trees[name].node_colours(indices[name], depths[name])
+            scales.setdefault(plane.scale, []).append(colours.transpose(2, 0, 1))
         return {scale: np.concatenate(groups) for scale, groups in scales.items()}
 
     def distortion(self, features: Features, indices: Indices, state: int) -> float:
