@@ -17,6 +17,7 @@ from edge_client.encoder import EdgeEncoder
 from edge_client.extractor import FeatureExtractor
 from shared.bundle import Bundle
 from shared.codec import open_codec
+from shared.codec.markov_palette import MarkovPaletteCodec
 from shared.preprocess import pad_to_multiple
 from training.evaluate.rivals import Rival, rivals
 
@@ -78,12 +79,12 @@ def _ours(bundle: Bundle, pixels: Pixels) -> dict[str, Job]:
         "  of it pad": lambda: pad_to_multiple(pixels, multiple),
         "  of it network": lambda: extractor(padded),
     }
-    quantise = getattr(codec, "quantise", None)
-    encode_indices = getattr(codec, "encode_indices", None)
-    if quantise is not None and encode_indices is not None:
-        indices = quantise(features)
-        jobs["  of it quantise"] = lambda: quantise(features)
-        jobs["  of it contexts and coding, all states"] = lambda: list(encode_indices(indices))
+    if isinstance(codec, MarkovPaletteCodec):
+        indices = codec.quantise(features)
+        jobs["  of it quantise"] = lambda: codec.quantise(features)
+        jobs["  of it contexts and coding, all states"] = lambda: list(
+            codec.encode_indices(indices)
+        )
     jobs["ours decode, all states"] = lambda: decoder.picture(whole)
     return jobs
 
