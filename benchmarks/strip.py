@@ -19,16 +19,21 @@ _LABEL = 18
 _MOST_BYTES = 150_000
 
 
-def write_strip(bundle: Bundle, pixels: Pixels, path: Path) -> None:
+def write_strip(
+    bundle: Bundle, pixels: Pixels, window: tuple[int, int, int, int], path: Path
+) -> None:
     """Write a WebP picture of at most 150 kB: original first, then states coarse to fine.
 
-    pixels: uint8 [H, W, 3]. Pictures keep their size, so that what is lost can be seen.
+    pixels: uint8 [H, W, 3], coded whole; window: what is shown of it, (left, top, right, bottom),
+    at its own size, so that what is lost can be seen. Bytes are of the whole photo's file.
     """
     states = States(BundleCoder(bundle))
     area = pixels.shape[0] * pixels.shape[1]
-    cells = [("original", pixels)]
+    left, top, right, bottom = window
+    cells = [("original", pixels[top:bottom, left:right])]
     for state, size, decoded in states.points(pixels, states.knobs):
-        cells.append((f"state {state}: {size} bytes, {8 * size / area:.3f} bpp", decoded))
+        label = f"state {state}: {size} bytes, {8 * size / area:.3f} bpp"
+        cells.append((label, decoded[top:bottom, left:right]))
     sheet = _sheet(cells)
     for quality in range(92, 40, -4):
         sheet.save(path, "WEBP", quality=quality, method=6)

@@ -38,8 +38,9 @@ def test_every_stage_of_the_encoder_is_timed_beside_avif(
 def test_the_strip_shows_the_original_and_every_state(
     bundle: Bundle, photos: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    pixels = np.ascontiguousarray(photos["chelsea"][:96, :128])
-    write_strip(bundle, pixels, tmp_path / "strip.webp")
+    photo = np.ascontiguousarray(photos["chelsea"][:160, :192])
+    pixels = photo[32:128, 20:148]
+    write_strip(bundle, photo, (20, 32, 148, 128), tmp_path / "strip.webp")
     assert (tmp_path / "strip.webp").stat().st_size <= 150_000
     sheet = np.asarray(Image.open(tmp_path / "strip.webp").convert("RGB")).astype(int)
     cells = 1 + len(bundle.manifest.states)

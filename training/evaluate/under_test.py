@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+import torch
 
 from cloud_server.reconstruct import Reconstructor
 from shared.bitstream import Bitstream
@@ -50,8 +51,10 @@ class BundleCoder:
     def __init__(self, bundle: Bundle) -> None:
         """Raises BundleError for a damaged bundle."""
         self.bundle = bundle
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
         self._session = ort.InferenceSession(
-            bundle.read("extractor.onnx"), providers=["CPUExecutionProvider"]
+            bundle.read("extractor.onnx"), options, providers=["CPUExecutionProvider"]
         )
         self._codec = open_codec(bundle)
         self._reconstructor = Reconstructor.from_bundle(bundle)
