@@ -13,7 +13,7 @@ from shared.bundle import Bundle
 from shared.codec import RateTarget, open_codec
 from shared.errors import BudgetError
 from shared.limits import DEFAULT_LIMITS, Limits
-from shared.preprocess import from_array, load_photo
+from shared.preprocess import block_detail, from_array, load_photo
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -80,7 +80,14 @@ class EdgeEncoder:
             image = load_photo(photo, limits=self._limits)
         height, width = image.shape[:2]
         features = self._extractor(image)
-        return self._codec.encode(features, width, height, target, rate_weight=self._rate_weight)
+        return self._codec.encode(
+            features,
+            width,
+            height,
+            target,
+            rate_weight=self._rate_weight,
+            detail=None if target.psnr_db is None else block_detail(image),
+        )
 
     def check(self, target: RateTarget) -> None:
         """Raise BudgetError ``unknown_state``, or BundleError ``no_psnr_model``."""

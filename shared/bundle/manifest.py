@@ -82,7 +82,7 @@ class Manifest(BaseModel):
             if len(self.psnr_model.rows) != len(self.states):
                 raise ValueError("the PSNR model needs a row for every state")
             for row in self.psnr_model.rows:
-                if not set(row.distortion) | set(row.detail) <= set(scales):
+                if not set(row.distortion) <= set(scales):
                     raise ValueError("the PSNR model names an unknown scale")
         if len({plane.name for plane in self.planes}) != len(self.planes):
             raise ValueError("two planes share a name")

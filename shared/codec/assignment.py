@@ -21,7 +21,7 @@ import numpy.typing as npt
 from shared.palette import MarkovPalette, PaletteTree, Pass
 from shared.palette.chain import Features
 
-CANDIDATES: Final = 8
+CANDIDATES: Final = 4
 """Leaves a position that are kept in view: those of least cost by the static odds."""
 
 _ONE: Final = np.float32(1 << 16)

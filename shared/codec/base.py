@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,12 +59,14 @@ class Codec(Protocol):
         target: RateTarget = FINEST,
         *,
         rate_weight: float = 0.0,
+        detail: Sequence[float] | None = None,
     ) -> Bitstream:
         """The picture's bitstream at ``target``.
 
         features: as for :meth:`layers`. width, height: of the picture before padding, in pixels.
         A budget is met by the finest whole layers that fit, then as many passes of the next one.
-        rate_weight: squared error of a feature vector that one bit is worth. Raises BudgetError
+        rate_weight: squared error of a feature vector that one bit is worth. detail: of the photo,
+        see :func:`shared.preprocess.block_detail`; a PSNR target needs it. Raises BudgetError
         ``budget_too_small`` when the coarsest state takes more than the budget,
         ``target_unreachable`` when not even the finest state is expected to have the PSNR; what
         :meth:`check` raises; and ValueError when features and size do not fit each other.

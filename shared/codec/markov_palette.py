@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -76,13 +76,14 @@ class MarkovPaletteCodec:
         target: RateTarget = FINEST,
         *,
         rate_weight: float = 0.0,
+        detail: Sequence[float] | None = None,
     ) -> Bitstream:
         """See :meth:`shared.codec.base.Codec.encode`."""
         if target.psnr_db is not None or rate_weight == 0:
             indices = self.quantise(features, rate_weight)
             state, passes = target.state or 0, 0
             if target.psnr_db is not None:
-                state, passes = self._reaching(features, indices, target)
+                state, passes = self._reaching(features, indices, target, detail)
             return self.code(
                 indices,
                 width,
@@ -318,15 +319,22 @@ class MarkovPaletteCodec:
         return {p.name: features[p.scale].shape[1:] for p in self.palette.planes}
 
     def _reaching(
-        self, features: Features, indices: Indices, target: RateTarget
+        self,
+        features: Features,
+        indices: Indices,
+        target: RateTarget,
+        detail: Sequence[float] | None,
     ) -> tuple[int, int]:
         """The coarsest state, and passes after it, from which ``target.psnr_db`` is expected."""
         self.check(target)
         model, wanted = self._bundle.manifest.psnr_model, target.psnr_db
         assert model is not None
         assert wanted is not None
+        if detail is None:
+            raise ValueError("a PSNR target needs the photo's detail")
         expected = -math.inf
-        for state, passes, expected in model.path(DistortionTable(self.palette, features, indices)):
+        table = DistortionTable(self.palette, features, indices)
+        for state, passes, expected in model.path(table, detail):
             if expected >= wanted:
                 return state, passes
         if target.best_effort:

@@ -42,19 +42,12 @@ class DistortionTable:
         depths = {name: [depth, depth] for name, depth in self._palette.depths(state).items()}
         for step in self._palette.passes(state - 1)[:passes] if passes else ():
             depths[step.plane][step.side] = step.depth + 1
-        return self._sum(depths)
-
-    def detail(self) -> dict[str, float]:
-        """Mean squared error of every scale with one colour a plane: what there is to describe."""
-        return self._sum({name: [0, 0] for name in self._errors})
-
-    def passes(self, state: int) -> int:
-        """How many passes the layer of ``state`` has."""
-        return len(self._palette.passes(state))
-
-    def _sum(self, depths: dict[str, list[int]]) -> dict[str, float]:
         totals = dict.fromkeys(self._elements, 0.0)
         for plane in self._palette.planes:
             for side, depth in enumerate(depths[plane.name]):
                 totals[plane.scale] += float(self._errors[plane.name][depth, side])
         return {scale: total / self._elements[scale] for scale, total in totals.items()}
+
+    def passes(self, state: int) -> int:
+        """How many passes the layer of ``state`` has."""
+        return len(self._palette.passes(state))

@@ -32,18 +32,3 @@ def test_the_table_gives_what_decoding_loses(codec: MarkovPaletteCodec) -> None:
     for state in range(5):
         whole = sum(table.at(state)[scale] * values[scale].size for scale in values) / elements
         assert whole == pytest.approx(codec.palette.distortion(values, indices, state), rel=1e-4)
-
-
-def test_detail_is_what_one_colour_a_plane_loses(codec: MarkovPaletteCodec) -> None:
-    values = features(150, 90)
-    table = DistortionTable(codec.palette, values, codec.quantise(values))
-    for scale, lost in table.detail().items():
-        root = np.concatenate(
-            [
-                codec.palette.trees[plane.name].colours(0)[0]
-                for plane in codec.palette.planes
-                if plane.scale == scale
-            ]
-        )
-        expected = np.square(values[scale] - root[:, None, None]).mean()
-        assert lost == pytest.approx(expected, rel=1e-4)
