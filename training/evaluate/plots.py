@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _STYLES = {
     OURS: ("#c2185b", "-", "o"),
-    "bypass": ("#7b1fa2", "", "*"),
+    "bypass": ("#7b1fa2", "--", ""),
     "avif": ("#1565c0", "-", "s"),
     "avif-half": ("#1565c0", "--", "s"),
     "avif-quarter": ("#1565c0", ":", "s"),
@@ -53,13 +53,20 @@ def plot_all(tables: Mapping[str, MetricTable], folder: Path) -> list[Path]:
 
 
 def draw(axes: Axes, table: MetricTable) -> None:
-    """One metric's curves; a band is the 95 % interval of ours over photos."""
+    """One metric's curves; a band is the 95 % interval of ours over photos.
+
+    A codec beyond the picture's rates (the null codec) is a level line: a bound on ours.
+    """
     for codec in table.codecs:
         columns = table.columns(codec)
         colour, line, marker = _STYLES.get(codec, _OTHER)
         rates, values = table.rates[:, columns], table.values[:, columns]
+        if rates[0].min() > _RATES[1]:
+            text = f"{codec} ({rates[0].min():.1f} bpp)"
+            axes.axhline(values[0].max(), color=colour, linestyle="--", linewidth=0.8, label=text)
+            continue
         axes.plot(
-            rates[0], values[0], line or "none", color=colour, marker=marker, markersize=4,
+            rates[0], values[0], line, color=colour, marker=marker, markersize=4,
             linewidth=2.2 if codec == OURS else 1.2, label=codec,
         )  # fmt: skip
         if codec == OURS and len(values) > 1:
