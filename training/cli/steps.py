@@ -171,15 +171,21 @@ def palette(
 
 
 def tables(
-    recipe: RecipeOption = None, run: RunOption = DEFAULT_RUN, as_json: JsonOption = False
+    recipe: RecipeOption = None,
+    run: RunOption = DEFAULT_RUN,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    as_json: JsonOption = False,
 ) -> None:
-    """Count the splits of training photos in their contexts and write the probability tables."""
+    """Fit the context networks to the indices of training photos; say what they save."""
     from training.recipe import load_recipe
     from training.steps.export import RunFiles, write_tables
 
     with stop_on_error(as_json=as_json), _bar("tables") as advance:
         figures = write_tables(
-            load_recipe(recipe), RunFiles(run), lambda step, total: advance(step, total, {})
+            load_recipe(recipe),
+            RunFiles(run),
+            lambda step, total: advance(step, total, {}),
+            device=device,
         )
     _print(figures, as_json)
 
