@@ -70,7 +70,8 @@ def curves(bundle: Bundle, arguments: argparse.Namespace) -> None:
             fetch=True,
             cache=arguments.cache or default_cache_dir(),
         )
-        photos = evaluation_photos(sources, arguments.side, load_recipe(None))
+        found = evaluation_photos(sources, arguments.side, load_recipe(None))
+        photos = islice(found, 0, None, arguments.every)
         results = evaluate(islice(photos, arguments.limit), plan, _say)
     write_results(arguments.output / name, results, _say)
     print(markdown(results.document))
@@ -103,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("photos", nargs="*", type=Path, help="none: packaged photos")
     parser.add_argument("--bundle", default=None, help="folder, zip or name; default: the packaged")
     parser.add_argument("--limit", type=int, default=None, help="at most so many photos")
+    parser.add_argument("--every", type=int, default=1, help="take every so-manieth photo")
     parser.add_argument("--vgg-limit", type=int, default=None, help="VGG's metrics on so many")
     parser.add_argument("--side", type=int, default=512, help="long side of photos, in pixels")
     parser.add_argument("--metrics", default=",".join(GROUPS), help="groups, comma-separated")

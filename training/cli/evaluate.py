@@ -33,6 +33,9 @@ def evaluate(
         Path | None, typer.Option("-o", "--output", help="Folder for JSON, table.md and plots.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many photos.")] = None,
+    every: Annotated[
+        int, typer.Option(min=1, help="Take every so-manieth photo: more people of a set of faces.")
+    ] = 1,
     side: Annotated[int, typer.Option(min=64, help="Reduce photos to this long side.")] = 512,
     metrics: Annotated[
         str, typer.Option(help="Groups of metrics, comma-separated.")
@@ -87,7 +90,8 @@ def evaluate(
             resamples=resamples,
             cache=None if fresh else cache or default_cache_dir(),
         )
-        chosen = islice(evaluation_photos(photos, side, load_recipe(recipe)), limit)
+        found = islice(evaluation_photos(photos, side, load_recipe(recipe)), 0, None, every)
+        chosen = islice(found, limit)
         results = measure_and_compare(chosen, plan, say)
     if not results.measurements.points:
         typer.echo("error: no readable photo [no_photos]", err=True)
