@@ -18,19 +18,21 @@ def texture_contrast(
     in the same picture count neither way: their patches overlap, and being near is no merit.
 
     latents: [n, channels, h, w]. labels: int [n, h, w], NO_LABEL where there is none. At most
-    ``samples`` positions are drawn (torch's generator of the latents' device). The latents are
-    taken as they lie around their mean, so that what is compared is a direction in the space
-    that the palette divides. Returns a mean over the positions that have a positive; 0 when
-    there is none.
+    ``samples`` positions take part, evenly spaced (no chance is used up: a run with this loss
+    sees the crops and states of one without). The latents are taken as they lie around their
+    mean, so that what is compared is a direction in the space that the palette divides. Returns
+    a float32 mean over the positions that have a positive; 0 when there is none. Call it outside
+    autocast.
     """
     count, channels = latents.shape[:2]
     values = latents.permute(0, 2, 3, 1).reshape(-1, channels).float()
     flat = labels.reshape(-1).long()
     picture = torch.arange(count, device=flat.device).repeat_interleave(len(flat) // count)
-    drawn = torch.randperm(len(flat), device=flat.device)
-    drawn = drawn[flat[drawn] != NO_LABEL][:samples]
+    drawn = (flat != NO_LABEL).nonzero()[:, 0]
     if len(drawn) == 0:
         return latents.sum() * 0.0
+    if len(drawn) > samples:
+        drawn = drawn[torch.arange(samples, device=drawn.device) * len(drawn) // samples]
     centre = values.detach().mean(0)
     values, flat, picture = F.normalize(values[drawn] - centre, dim=1), flat[drawn], picture[drawn]
     same = flat[:, None] == flat[None]
