@@ -8,7 +8,7 @@ PIP    := $(BIN)/pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 DEMO_EXTRAS := edge,cloud,tasks,demo
-ALL_EXTRAS  := edge,cloud,tasks,ultralytics,train,dev
+ALL_EXTRAS  := edge,cloud,tasks,ultralytics,train,jxl,dev
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-demo models demo test lint format bench stubs stubs-check clean
@@ -54,8 +54,9 @@ format: setup ## Let ruff rewrite what `lint` would complain about
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup models ## Measure: rate, agreement of the tasks, speed
-	$(BIN)/python -m benchmarks
+# BENCH_ARGS: other photos, --limit, --cache ...: make bench BENCH_ARGS="set.tar --limit 20"
+bench: setup models ## Measure: rate, perception, accuracy, times, memory beside the rivals'
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 stubs: setup ## Make the Python stubs from protos/ again
 	$(BIN)/python -m shared.proto.generate

@@ -1,139 +1,123 @@
-"""`make bench`: rate and distortion beside the rivals', and times as ratios in one run.
+"""`make bench`: rate, distortion, perception and accuracy beside the rivals', times, memory.
 
-    python -m benchmarks [PHOTO|FOLDER|TAR ...] [--limit N]
+    python -m benchmarks [PHOTO|FOLDER|TAR ...] [--limit N] [--cache FOLDER]
 
-Without photos it takes those that packages ship. Results go to benchmarks/results/.
+Without photos it takes those that packages ship. Results go to benchmarks/results/SET/; what was
+measured before is taken from the cache, so that a new bundle costs only its own points.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from benchmarks.demo.photos import write_photos
-from cloud_server.decoding import BitstreamDecoder
-from cloud_server.models import ModelStore
-from edge_client.encoder import EdgeEncoder
+from benchmarks.demo.processes import DemoError
+from benchmarks.memory import edge_peak_megabytes
+from benchmarks.speed import speed_table, speeds
+from benchmarks.strip import write_strip
 from shared.bundle import Bundle
-from shared.errors import ModelError
-from training.evaluate.curves import BundleUnderTest, averages, markdown, measure
-from training.evaluate.metrics import Metrics
-from training.evaluate.rivals import rivals
-from training.steps.photos import evaluation_photos
+from shared.errors import FeatherwireError
+from training.evaluate.cache import default_cache_dir
+from training.evaluate.metrics import GROUPS
+from training.evaluate.photos import evaluation_photos
+from training.evaluate.report import markdown
+from training.evaluate.run import Plan, evaluate, write_results
+from training.recipe import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
-LONG_SIDE = 512
+PACKAGED = "packaged"
+CATS_FACE = (60, 20, 360, 220)
 
 
 def main() -> int:
-    """Measure, write results, print the tables."""
-    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("photos", nargs="*", type=Path)
-    parser.add_argument("--limit", type=int, default=None)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+    """Measure, write results, print the tables; 1 when something could not be measured."""
+    arguments = _parser().parse_args()
     torch.set_num_threads(1)
-    bundle = Bundle.load()
-    with tempfile.TemporaryDirectory() as folder:
-        sources = arguments.photos or write_photos(Path(folder), lambda text: None)
-        points = measure(
-            islice(evaluation_photos(sources, LONG_SIDE), arguments.limit),
-            BundleUnderTest(bundle),
-            rivals(),
-            metrics(),
-            lambda name: print(name, file=sys.stderr),
-        )
-    times = speeds(bundle)
-    rows = averages(points)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    document = {"bundle": bundle.id, "averages": rows, "times": times, "points": points}
-    (arguments.output / "picture.json").write_text(json.dumps(document, indent=1) + "\n")
-    text = f"Bundle `{bundle.id[:16]}`, {rows[0]['photos']} photos.\n\n" + markdown(rows)
-    text += "\n" + times_table(times)
-    (arguments.output / "picture.md").write_text(text)
-    print(text)
+    try:
+        bundle = Bundle.load(arguments.bundle)
+        if not arguments.only_times:
+            curves(bundle, arguments)
+        if not arguments.no_times:
+            times_and_strip(bundle, arguments)
+    except (FeatherwireError, DemoError) as error:
+        _say(f"error: {error}")
+        return 1
     return 0
 
 
-def metrics() -> Metrics:
-    """With the LPIPS-like distance when its weights can be had."""
-    store = ModelStore()
-    try:
-        for name in ("squeezenet-1.1", "lpips-squeeze"):
-            store.fetch(name)
-        return Metrics(store.path("squeezenet-1.1"), store.path("lpips-squeeze"))
-    except ModelError as error:
-        print(f"note: no LPIPS-like distance: {error.message}", file=sys.stderr)
-        return Metrics()
+def curves(bundle: Bundle, arguments: argparse.Namespace) -> None:
+    """The curves of one set of photos, into a folder of its name."""
+    with tempfile.TemporaryDirectory() as folder:
+        packaged = not arguments.photos
+        sources = write_photos(Path(folder), _say) if packaged else arguments.photos
+        name = PACKAGED if packaged else "+".join(path.stem for path in sources[:4])
+        plan = Plan(
+            bundle,
+            name,
+            arguments.side,
+            groups=arguments.metrics.split(","),
+            limits={} if arguments.vgg_limit is None else {"vgg": arguments.vgg_limit},
+            resamples=arguments.resamples,
+            fetch=True,
+            cache=arguments.cache or default_cache_dir(),
+        )
+        found = evaluation_photos(sources, arguments.side, load_recipe(None))
+        photos = islice(found, 0, None, arguments.every)
+        results = evaluate(islice(photos, arguments.limit), plan, _say)
+    write_results(arguments.output / name, results, _say)
+    print(markdown(results.document))
 
 
-def speeds(bundle: Bundle) -> list[dict[str, Any]]:
-    """Median milliseconds for one 512x512 photo on one thread, interleaved with AVIF's."""
+def times_and_strip(bundle: Bundle, arguments: argparse.Namespace) -> None:
+    """Times, memory and the strip, which do not depend on the set of photos."""
     from skimage import data
 
     pixels = np.ascontiguousarray(data.astronaut())
-    encoder, decoder = EdgeEncoder(bundle, threads=1), BitstreamDecoder(bundle)
-    bitstream = encoder.encode(pixels)
-    avif = _save(pixels, "AVIF", quality=36, speed=6)
-    jobs: dict[str, Callable[[], object]] = {
-        "featherwire encode, finest state": lambda: encoder.encode(pixels),
-        "featherwire decode, finest state": lambda: decoder.picture(bitstream),
-        "AVIF encode, speed 6, quality 36": lambda: _save(pixels, "AVIF", quality=36, speed=6),
-        "AVIF decode": lambda: np.asarray(Image.open(io.BytesIO(avif))),
-        "WebP encode, quality 30": lambda: _save(pixels, "WEBP", quality=30),
-        "JPEG encode, quality 30": lambda: _save(pixels, "JPEG", quality=30),
+    rows = speeds(bundle, pixels)
+    memory = edge_peak_megabytes(pixels, arguments.bundle)
+    document: dict[str, Any] = {
+        "bundle": bundle.id,
+        "times": rows,
+        "edge_peak_megabytes": memory,
     }
-    taken: dict[str, list[float]] = {name: [] for name in jobs}
-    for name, milliseconds in _interleaved(jobs, rounds=7):
-        taken[name].append(milliseconds)
-    reference = statistics.median(taken["AVIF encode, speed 6, quality 36"])
-    return [
-        {
-            "job": name,
-            "milliseconds": round(statistics.median(values), 2),
-            "relative_to_avif_encode": round(statistics.median(values) / reference, 3),
-        }
-        for name, values in taken.items()
-    ]
+    text = f"Bundle `{bundle.id[:16]}`.\n\n" + speed_table(rows, pixels)
+    text += f"\n`featherwire-edge encode` of that photo: {memory:.0f} MB of memory at most.\n"
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "speed.json").write_text(json.dumps(document, indent=1) + "\n")
+    (arguments.output / "speed.md").write_text(text)
+    cat = np.ascontiguousarray(data.chelsea())
+    write_strip(bundle, cat, CATS_FACE, arguments.output / "states.webp")
+    print(text)
 
 
-def times_table(times: list[dict[str, Any]]) -> str:
-    """The times as Markdown."""
-    lines = ["| 512x512, one thread | ms | relative to AVIF encode |", "| --- | ---: | ---: |"]
-    lines += [
-        f"| {t['job']} | {t['milliseconds']} | {t['relative_to_avif_encode']} |" for t in times
-    ]
-    return "\n".join(lines) + "\n"
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("photos", nargs="*", type=Path, help="none: packaged photos")
+    parser.add_argument("--bundle", default=None, help="folder, zip or name; default: the packaged")
+    parser.add_argument("--limit", type=int, default=None, help="at most so many photos")
+    parser.add_argument("--every", type=int, default=1, help="take every so-manieth photo")
+    parser.add_argument("--vgg-limit", type=int, default=None, help="VGG's metrics on so many")
+    parser.add_argument("--side", type=int, default=512, help="long side of photos, in pixels")
+    parser.add_argument("--metrics", default=",".join(GROUPS), help="groups, comma-separated")
+    parser.add_argument("--resamples", type=int, default=500, help="for intervals")
+    parser.add_argument("--cache", type=Path, default=None, help="folder of points measured before")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of results")
+    parser.add_argument("--no-times", action="store_true", help="curves alone")
+    parser.add_argument("--only-times", action="store_true", help="times, memory and strip alone")
+    return parser
 
 
-def _interleaved(jobs: dict[str, Callable[[], object]], rounds: int) -> Iterator[tuple[str, float]]:
-    for job in jobs.values():
-        job()
-    for _ in range(rounds):
-        for name, job in jobs.items():
-            started = time.perf_counter()
-            job()
-            yield name, 1000 * (time.perf_counter() - started)
-
-
-def _save(pixels: np.ndarray, kind: str, **settings: int) -> bytes:
-    buffer = io.BytesIO()
-    extra: dict[str, Any] = {"max_threads": 1} if kind == "AVIF" else {}
-    Image.fromarray(pixels).save(buffer, kind, **settings, **extra)
-    return buffer.getvalue()
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_client.extractor import FeatureExtractor
-from shared.bitstream import Bitstream, Layer
-from shared.bitstream.container import HEADER_BYTES, layer_bytes
+from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import open_codec
+from shared.codec import RateTarget, open_codec
 from shared.errors import BudgetError
 from shared.limits import DEFAULT_LIMITS, Limits
-from shared.preprocess import from_array, load_photo
+from shared.preprocess import block_detail, from_array, load_photo
 
 Pixels = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class RateTarget:
-    """What a picture may cost: at most one field is set; none means the finest state.
-
-    state: a diffusion state, 0 finest. bits_per_pixel: of the whole file, per pixel of the
-    picture. max_bytes: of the whole file.
-    """
-
-    state: int | None = None
-    bits_per_pixel: float | None = None
-    max_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        given = [v for v in (self.state, self.bits_per_pixel, self.max_bytes) if v is not None]
-        if len(given) > 1:
-            raise BudgetError("two_targets", "give one of state, bits per pixel and bytes")
-        if any(not value >= 0 for value in given):
-            raise BudgetError("bad_target", f"a rate target must not be negative: {given[0]}")
-
-    def budget_bytes(self, width: int, height: int) -> int | None:
-        """The file's byte budget for a picture of that size, if the target is a rate."""
-        if self.bits_per_pixel is not None:
-            return int(min(self.bits_per_pixel * width * height / 8, 2**53))
-        return self.max_bytes
 
 
 class EdgeEncoder:
@@ -55,9 +27,20 @@ class EdgeEncoder:
         *,
         threads: int = 1,
         limits: Limits = DEFAULT_LIMITS,
+        rate_weight: float | None = None,
     ) -> None:
-        """bundle: the default picture bundle when None. Raises BundleError when damaged."""
+        """bundle: the default picture bundle when None. Raises BundleError when damaged.
+
+        rate_weight: the squared error of a feature vector that one bit is worth (the lambda of
+        entropy-constrained quantisation); 0 takes the nearest colours, None is the bundle's own.
+        Raises BudgetError ``bad_target`` when it is negative or no number.
+        """
         self.bundle = bundle if bundle is not None else Bundle.load()
+        if rate_weight is None:
+            rate_weight = self.bundle.manifest.rate_weight or 0.0
+        if not 0 <= rate_weight < float("inf"):
+            raise BudgetError("bad_target", f"a rate weight must not be negative: {rate_weight}")
+        self._rate_weight = rate_weight
         self._limits = limits
         self._extractor = FeatureExtractor(self.bundle, threads=threads)
         self._codec = open_codec(self.bundle)
@@ -69,50 +52,43 @@ class EdgeEncoder:
         state: int | None = None,
         bits_per_pixel: float | None = None,
         max_bytes: int | None = None,
+        psnr_db: float | None = None,
+        best_effort: bool = False,
     ) -> Bitstream:
         """Encode a photo (a path, a file's bytes, or uint8 [H, W, 3] RGB) at a rate.
 
-        At most one target is given; a rate is met from below by the finest state that fits.
-        Raises PhotoError for what is no picture or has a refused size, and BudgetError
-        ``unknown_state`` or ``budget_too_small``.
+        At most one target is given. Bits and bytes are never exceeded: the finest whole layers
+        that fit, then as many passes of the next one as fit. For ``psnr_db`` the file is the
+        smallest whose reconstruction is expected to reach it, by the bundle's own model; see
+        :class:`shared.bundle.PsnrModel` for what share of photos does.
+
+        Raises PhotoError for what is no picture or has a refused size; BudgetError
+        ``unknown_state``, ``budget_too_small``, or ``target_unreachable`` when even the finest
+        state is not expected to reach ``psnr_db`` (with ``best_effort`` that state is returned);
+        BundleError ``no_psnr_model``.
         """
-        target = RateTarget(state, bits_per_pixel, max_bytes)
+        return self.encode_at(
+            photo, RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
+        )
+
+    def encode_at(self, photo: str | Path | bytes | Pixels, target: RateTarget) -> Bitstream:
+        """:meth:`encode` for a target that is one already."""
         self.check(target)
         if isinstance(photo, np.ndarray):
             image = from_array(photo, limits=self._limits)
         else:
             image = load_photo(photo, limits=self._limits)
         height, width = image.shape[:2]
-        layers = self._layers(image, target)
-        return Bitstream(self.bundle.short_id, width, height, layers[-1].state, tuple(layers))
-
-    def _layers(self, image: Pixels, target: RateTarget) -> list[Layer]:
-        height, width = image.shape[:2]
-        budget = target.budget_bytes(width, height)
-        finest = target.state or 0
-        layers: list[Layer] = []
-        total = HEADER_BYTES
-        for layer in self._codec.layers(self._extractor(image)):
-            total += layer_bytes(len(layer.payload))
-            if budget is not None and total > budget:
-                break
-            layers.append(layer)
-            if layer.state == finest:
-                break
-        if not layers:
-            coarsest = self.bundle.manifest.coarsest_state
-            raise BudgetError(
-                "budget_too_small",
-                f"the budget is {budget} bytes, but state {coarsest}, the coarsest, takes {total}",
-                budget_bytes=budget,
-                needed_bytes=total,
-            )
-        return layers
+        features = self._extractor(image)
+        return self._codec.encode(
+            features,
+            width,
+            height,
+            target,
+            rate_weight=self._rate_weight,
+            detail=None if target.psnr_db is None else block_detail(image),
+        )
 
     def check(self, target: RateTarget) -> None:
-        """Raise BudgetError ``unknown_state`` for a state that the bundle does not have."""
-        coarsest = self.bundle.manifest.coarsest_state
-        if target.state is not None and target.state > coarsest:
-            raise BudgetError(
-                "unknown_state", f"there is no state {target.state}; there are 0 to {coarsest}"
-            )
+        """Raise BudgetError ``unknown_state``, or BundleError ``no_psnr_model``."""
+        self._codec.check(target)

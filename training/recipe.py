@@ -12,6 +12,7 @@ from cloud_server.reconstruct.networks import DecoderConfig
 from shared.bundle import ScaleSpec
 from shared.errors import FeatherwireError
 from shared.palette import PlaneSpec
+from training.contexts.fit import ContextSettings
 from training.fit.config import FitConfig, PlaneLayout
 from training.networks.extractor import (
     SEMANTIC_STRIDE,
@@ -99,13 +100,21 @@ class FitPart(_Part):
 
 
 class TablesPart(_Part):
-    """How the entropy tables are counted."""
+    """How the context networks are fitted; see :class:`training.contexts.fit.ContextSettings`."""
 
-    photos: int = Field(600, ge=1, description="training photos to count on")
-    prior: float = Field(12.0, gt=0, description="weight of the pooled table, in bits seen")
-    thresholds: tuple[int, ...] = (
-        -96, -64, -44, -32, -24, -16, -10, -5, 5, 10, 16, 24, 32, 44, 64, 96,
-    )  # fmt: skip
+    photos: int = Field(1200, ge=1, description="training photos to fit on and to measure on")
+    held_out: int = Field(150, ge=1, description="of these to measure on; at most a sixth")
+    hidden: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field((48, 32), min_length=1)
+    width: int = Field(16, ge=1, le=1024)
+    trunk: int = Field(128, ge=1, le=1024)
+    features: int = Field(24, ge=1, le=256)
+    steps: int = Field(2400, ge=1)
+    batch: int = Field(2048, ge=2, le=2**20)
+    learning_rate: float = Field(4e-3, gt=0, lt=1)
+
+    def context_settings(self, seed: int) -> ContextSettings:
+        """The fit's plain settings."""
+        return ContextSettings(**self.model_dump(exclude={"photos", "held_out"}), seed=seed)
 
 
 class Recipe(_Part):

@@ -174,7 +174,8 @@ class LocalEngine:
             raise BundleError(
                 "bundle_mismatch",
                 f"the frame was written with bundle {frame.bitstream.bundle_id.hex()}..., this "
-                f"server decodes {self._bundle.id}",
+                f"server decodes {self._bundle.id}; fetch that one with BundleService.GetBundle, "
+                "or send without a bundle of your own, and encode the photo again",
                 bundle_id=self._bundle.id,
             )
         decoded = await self._decode.run(frame.bitstream)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_server.models.backbones import efficientnet_lite0, ssd_mobilenetv3_backbone
+from cloud_server.models.vgg import dists_weights, hed_vgg16
 from shared.errors import ModelError
 
 Tensors = dict[str, NDArray[np.float32]]
@@ -70,6 +72,10 @@ def lpips_head(data: bytes) -> Tensors:
 CONVERTERS: dict[str, Callable[[bytes], Tensors]] = {
     "squeezenet_pickle": squeezenet_from_pickle,
     "lpips_head": lpips_head,
+    "hed_vgg16": hed_vgg16,
+    "dists_weights": dists_weights,
+    "ssd_mobilenetv3_backbone": ssd_mobilenetv3_backbone,
+    "efficientnet_lite0": efficientnet_lite0,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ Pixels = npt.NDArray[np.uint8]
 WEIGHTS_FILE = "decoder.safetensors"
 TILE_POSITIONS = 64
 """Side of a tile in positions of the semantic grid: 64 positions are 1024 pixels."""
+
+FINER_FROM = 0.5
+"""Share of a layer's splits from which a partial layer counts as the finer state."""
 
 
 class Reconstructor:
@@ -89,7 +92,7 @@ class Reconstructor:
         _check(should_stop)
         semantic = self._stack(batch, "semantic")
         texture = self._stack(batch, "texture")
-        state = torch.tensor([latents.state for latents in batch], device=self._device)
+        state = torch.tensor([_told_state(latents) for latents in batch], device=self._device)
         rows, columns = semantic.shape[2:]
         canvas = np.empty((len(batch), rows * self._stride, columns * self._stride, 3), np.uint8)
         with torch.inference_mode():
@@ -114,13 +117,19 @@ class Reconstructor:
         scheduler = self._open_scheduler()
         scheduler.set_timesteps(latents.state)
         generator = torch.Generator().manual_seed(seed)
-        nodes = {
-            name: torch.from_numpy(grid.astype(np.int64))[None].to(self._device)
+        received = {
+            name: (self._grid(grid), self._grid(latents.depths[name]))
             for name, grid in latents.indices.items()
         }
+        depths = self._palette.depths(latents.state)
+        nodes = {name: grid >> (deep - depths[name]) for name, (grid, deep) in received.items()}
         with torch.inference_mode():
             for timestep in scheduler.timesteps.tolist():
-                colours = scheduler.colours(nodes, timestep)
+                first = timestep == latents.state
+                if first:  # a partial layer makes some of these colours finer than the state's
+                    colours = {name: self._stack([latents], name) for name in latents.scales}
+                else:
+                    colours = scheduler.colours(nodes, timestep)
                 state = torch.tensor([timestep], device=self._device)
                 semantic, texture = self._decoder.restorer(
                     colours["semantic"], colours["texture"], state
@@ -129,7 +138,9 @@ class Reconstructor:
                     zip(("semantic", "texture"), config.variances[timestep], strict=True)
                 )
                 estimates = {"semantic": semantic, "texture": texture}
-                nodes = scheduler.step(estimates, timestep, nodes, variances, generator).prev_sample
+                nodes = scheduler.step(
+                    estimates, timestep, nodes, variances, generator, received if first else None
+                ).prev_sample
         return nodes
 
     def _sample(self, batch: Sequence[Latents], seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,10 +191,19 @@ class Reconstructor:
             pixels.permute(0, 2, 3, 1).cpu().numpy()
         )
 
+    def _grid(self, values: npt.NDArray[np.integer[Any]]) -> Tensor:
+        """[h, w] -> int64 [1, h, w]."""
+        return torch.from_numpy(values.astype(np.int64))[None].to(self._device)
+
     def _stack(self, batch: Sequence[Latents], scale: str) -> Tensor:
         return torch.from_numpy(np.stack([latents.scales[scale] for latents in batch])).to(
             self._device
         )
+
+
+def _told_state(latents: Latents) -> int:
+    """The state that the networks are told: the next finer one once most of it has come."""
+    return latents.state - (latents.progress >= FINER_FROM)
 
 
 def _check(should_stop: Callable[[], bool] | None) -> None:

@@ -13,6 +13,7 @@ node that was received, so that a sample never contradicts what was sent.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -80,11 +81,14 @@ class MarkovPaletteScheduler(SchedulerMixin, ConfigMixin):
         sample: dict[str, Tensor],
         variances: dict[str, float],
         generator: torch.Generator | None = None,
+        received: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     ) -> MarkovPaletteSchedulerOutput:
         """One step from state ``timestep`` to ``timestep - 1``.
 
         model_output: estimates of the fine latents per scale, float32 [n, C, h, w]. sample: nodes
         of every plane at ``timestep``, int64 [n, h, w]. variances: of the estimates, per element.
+        received: nodes and their depths, int64 [n, h, w] a plane, none finer than ``timestep - 1``:
+        where one is deeper than ``timestep``, its splits are taken instead of drawn.
         """
         before = self._palette.depths(timestep)
         after = self._palette.depths(timestep - 1)
@@ -93,7 +97,7 @@ class MarkovPaletteScheduler(SchedulerMixin, ConfigMixin):
             channels = slice(plane.first_channel, plane.first_channel + plane.channels)
             estimate = model_output[plane.scale][:, channels].permute(0, 2, 3, 1)
             for depth in range(before[plane.name], after[plane.name]):
-                finer[plane.name] = self._split(
+                drawn = self._split(
                     plane.name,
                     finer[plane.name],
                     depth,
@@ -101,6 +105,11 @@ class MarkovPaletteScheduler(SchedulerMixin, ConfigMixin):
                     variances[plane.scale],
                     generator,
                 )
+                if received is not None:
+                    nodes, depths = received[plane.name]
+                    known = nodes >> (depths - depth - 1).clamp_min(0)
+                    drawn = torch.where(depths > depth, known, drawn)
+                finer[plane.name] = drawn
         return MarkovPaletteSchedulerOutput(prev_sample=finer)
 
     def _split(

@@ -20,6 +20,22 @@ BppOption = Annotated[
     float | None, typer.Option("--bpp", min=0, help="At most so many bits per pixel.")
 ]
 BytesOption = Annotated[int | None, typer.Option("--bytes", min=0, help="At most so many bytes.")]
+PsnrOption = Annotated[
+    float | None,
+    typer.Option("--psnr", min=0, help="At least so many decibels, as the bundle expects them."),
+]
+BestEffortOption = Annotated[
+    bool, typer.Option("--best-effort", help="With --psnr: the finest state where it is too high.")
+]
+LambdaOption = Annotated[
+    float | None,
+    typer.Option(
+        "--lambda",
+        min=0,
+        help="Squared error in a feature vector that one bit is worth; 0 is the nearest colour. "
+        "Default: the bundle's.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -34,6 +50,9 @@ def encode(
     state: StateOption = None,
     bpp: BppOption = None,
     max_bytes: BytesOption = None,
+    psnr_db: PsnrOption = None,
+    best_effort: BestEffortOption = False,
+    rate_weight: LambdaOption = None,
     bundle: BundleOption = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for one photo.")] = 1,
     as_json: JsonOption = False,
@@ -41,14 +60,17 @@ def encode(
     """Encode photos: PHOTO.jpg becomes DIR/PHOTO.fwf.
 
     Without a rate every photo is encoded at the finest state; `truncate` makes it smaller later
-    without encoding again. With --bpp or --bytes each photo gets the finest state that fits.
+    without encoding again. With --bpp or --bytes each photo gets the finest layers that fit, and
+    then as much of the next one as does. With --psnr it gets the fewest bits with which its
+    reconstruction is expected to be that good; a photo for which none suffice is an error.
     """
-    from edge_client.encoder import EdgeEncoder, RateTarget
+    from edge_client.encoder import EdgeEncoder
     from shared.bundle import Bundle
+    from shared.codec import RateTarget
 
     with stop_on_error(as_json=as_json):
-        target_rate = RateTarget(state, bpp, max_bytes)
-        encoder = EdgeEncoder(Bundle.load(bundle), threads=threads)
+        target_rate = RateTarget(state, bpp, max_bytes, psnr_db, best_effort)
+        encoder = EdgeEncoder(Bundle.load(bundle), threads=threads, rate_weight=rate_weight)
         encoder.check(target_rate)
     batch = Batch(
         as_json=as_json,
@@ -57,6 +79,7 @@ def encode(
             "width": "width",
             "height": "height",
             "state": "state",
+            "passes": "passes",
             "bytes": "bytes",
             "bits_per_pixel": "bits/pixel",
             "file": "file",
@@ -65,7 +88,7 @@ def encode(
 
     def one(photo: Path) -> dict[str, Any]:
         target = batch.claim(output / f"{photo.stem}.fwf", photo)
-        bitstream = encoder.encode(photo, state=state, bits_per_pixel=bpp, max_bytes=max_bytes)
+        bitstream = encoder.encode_at(photo, target_rate)
         data = bitstream.to_bytes()
         write_atomically(target, data)
         return {
@@ -74,6 +97,7 @@ def encode(
             "width": bitstream.width,
             "height": bitstream.height,
             "state": bitstream.state,
+            "passes": bitstream.partial.passes if bitstream.partial else 0,
             "bytes": len(data),
             "bits_per_pixel": round(bitstream.bits_per_pixel, 6),
             "bundle": encoder.bundle.short_id.hex(),

@@ -23,6 +23,8 @@ def inspect(
 ) -> None:
     """Show bundle, size, and every state present with the bytes of the file truncated there.
 
+    A part of the next layer is shown with its passes, and of how many when the bundle is known.
+
     A file whose end is missing shows the states that are complete and is marked as cut.
     """
     from shared.bitstream import Bitstream
@@ -48,6 +50,15 @@ def inspect(
             {"state": state, "bytes": size, "bits_per_pixel": round(8 * size / pixels, 6)}
             for state, size in bitstream.cumulative_bytes().items()
         ]
+        partial = None
+        if bitstream.partial is not None:
+            here = bitstream.partial.state
+            partial = {
+                "state": here,
+                "passes": bitstream.partial.passes,
+                "of_passes": known.manifest.passes(here) if known and name else None,
+                "bytes": bitstream.file_bytes,
+            }
         return {
             "file": str(path),
             "bundle": bitstream.bundle_id.hex(),
@@ -57,11 +68,13 @@ def inspect(
             "height": bitstream.height,
             "state": bitstream.state,
             "bytes": len(data),
-            "complete_bytes": states[-1]["bytes"],
+            "complete_bytes": bitstream.file_bytes,
             "bits_per_pixel": round(8 * len(data) / pixels, 6),
             "states": states,
+            "partial": partial,
             "cut": damage.to_dict() if damage else None,
             "states_text": "  ".join(f"{row['state']}:{row['bytes']}" for row in states)
+            + _partial_text(partial)
             + ("  (cut)" if damage else ""),
         }
 
@@ -75,3 +88,11 @@ def inspect(
             "states_text": "state:bytes up to it",
         },
     ).run(files, one)
+
+
+def _partial_text(partial: dict[str, Any] | None) -> str:
+    """Such as ``  3:2040 (5 of 12 passes)``."""
+    if partial is None:
+        return ""
+    of_all = f" of {partial['of_passes']}" if partial["of_passes"] else ""
+    return f"  {partial['state']}:{partial['bytes']} ({partial['passes']}{of_all} passes)"

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edge_client.cli.encode import BppOption, BytesOption, JsonOption, StateOption
+from edge_client.cli.encode import (
+    BestEffortOption,
+    BppOption,
+    BytesOption,
+    JsonOption,
+    PsnrOption,
+    StateOption,
+)
 from shared.cli import Batch, ExitCode, Outcome, stop_on_error, write_atomically
 from shared.errors import FeatherwireError, SessionError, TaskError
 
@@ -46,6 +53,8 @@ def send(
     state: StateOption = None,
     bpp: BppOption = None,
     max_bytes: BytesOption = None,
+    psnr_db: PsnrOption = None,
+    best_effort: BestEffortOption = False,
     bundle: Annotated[
         str | None,
         typer.Option("--bundle", help="Bundle folder, zip or name. Default: the server's."),
@@ -81,8 +90,8 @@ def send(
     """
     # Before gRPC is imported: it would write its own lines between ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from edge_client.encoder import RateTarget
     from edge_client.session import EdgeSession, TlsClientFiles, split_address
+    from shared.codec import RateTarget
     from shared.wire.requests import parse_tasks
 
     if picture and output is None:
@@ -109,7 +118,7 @@ def send(
     )
     outcome = Outcome()
     with stop_on_error(as_json=as_json):
-        RateTarget(state, bpp, max_bytes)
+        RateTarget(state, bpp, max_bytes, psnr_db)
         session = EdgeSession(
             server,
             device=device,
@@ -128,6 +137,8 @@ def send(
                 state=state,
                 bits_per_pixel=bpp,
                 max_bytes=max_bytes,
+                psnr_db=psnr_db,
+                best_effort=best_effort,
             )
             ended = _take_all(results, photos, output, batch, outcome)
     order = {str(path): number for number, path in enumerate(photos)}

@@ -1,4 +1,4 @@
-"""featherwire-edge truncate: a coarser state of a .fwf file, without encoding again."""
+"""featherwire-edge truncate: smaller .fwf files from .fwf files, without the photos."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from edge_client.cli.encode import JsonOption
-from shared.cli import Batch, read_file, write_atomically
+from edge_client.cli.encode import BppOption, BundleOption, BytesOption, JsonOption
+from shared.cli import Batch, read_file, stop_on_error, write_atomically
+from shared.errors import BudgetError
 from shared.limits import DEFAULT_LIMITS
 
 
@@ -19,18 +20,35 @@ def register(app: typer.Typer) -> None:
 
 def truncate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE.fwf...", help=".fwf files.")],
-    state: Annotated[int, typer.Option("--state", min=0, help="The state to keep, 0 finest.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")],
+    state: Annotated[
+        int | None, typer.Option("--state", min=0, help="The state to keep, 0 finest.")
+    ] = None,
+    bpp: BppOption = None,
+    max_bytes: BytesOption = None,
+    bundle: BundleOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Drop the layers finer than a state: the same bytes as encoding at that state."""
-    from shared.bitstream import Bitstream
+    """Make files smaller: the same bytes as encoding at that state, or within that budget.
 
+    --state drops layers and needs no bundle. --bpp and --bytes keep a part of the next layer too,
+    for which the bundle of the files is read, but no photo.
+    """
+    from shared.bitstream import Bitstream
+    from shared.bundle import Bundle
+    from shared.codec import RateTarget, open_codec
+
+    with stop_on_error(as_json=as_json):
+        target_rate = RateTarget(state, bpp, max_bytes)
+        if target_rate == RateTarget():
+            raise BudgetError("no_target", "give --state, --bpp or --bytes")
+        codec = open_codec(Bundle.load(bundle)) if state is None else None
     batch = Batch(
         as_json=as_json,
         columns={
             "file": "file",
             "state": "state",
+            "passes": "passes",
             "bytes": "bytes",
             "bits_per_pixel": "bits/pixel",
         },
@@ -39,13 +57,19 @@ def truncate(
     def one(path: Path) -> dict[str, Any]:
         target = batch.claim(output / f"{path.stem}.fwf", path)
         source = read_file(path, max_bytes=DEFAULT_LIMITS.max_file_bytes)
-        bitstream = Bitstream.from_bytes(source, allow_cut=True).truncate(state)
+        bitstream = Bitstream.from_bytes(source, allow_cut=True)
+        if state is not None:
+            bitstream = bitstream.truncate(state)
+        budget = target_rate.budget_bytes(bitstream.width, bitstream.height)
+        if codec is not None and budget is not None:
+            bitstream = codec.shorten(bitstream, budget)
         data = bitstream.to_bytes()
         write_atomically(target, data)
         return {
             "source": str(path),
             "file": str(target),
             "state": bitstream.state,
+            "passes": bitstream.partial.passes if bitstream.partial else 0,
             "bytes": len(data),
             "bits_per_pixel": round(bitstream.bits_per_pixel, 6),
         }

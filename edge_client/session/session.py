@@ -33,6 +33,7 @@ from edge_client.session.connection import Connection, Reply
 from edge_client.session.result import FrameResult
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
+from shared.codec import Codec, RateTarget, open_codec
 from shared.errors import BudgetError, BundleError, FeatherwireError, PhotoError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
 from shared.wire import PictureEncoding, PictureRequest, error_from_message
@@ -115,6 +116,7 @@ class EdgeSession:
         self._channel: grpc.Channel | None = None
         self._connection: Connection | None = None
         self._bundle: Bundle | None = None
+        self._codec: Codec | None = None
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
 
     # -- life ------------------------------------------------------------------------------------
@@ -227,16 +229,20 @@ class EdgeSession:
         state: int | None = None,
         bits_per_pixel: float | None = None,
         max_bytes: int | None = None,
+        psnr_db: float | None = None,
+        best_effort: bool = False,
         refinable: bool = False,
     ) -> FrameResult:
         """Send one photo and wait for its result.
 
-        At most one of ``state``, ``bits_per_pixel`` and ``max_bytes``; none is the finest state.
-        ``refinable`` keeps the finer layers here, so that ``refine`` can send them later.
+        At most one of ``state``, ``bits_per_pixel``, ``max_bytes`` and ``psnr_db``, which mean what
+        they mean to ``EdgeEncoder.encode``; none is the finest state. ``refinable`` keeps the finer
+        layers here, so that ``refine`` can send them later.
         Raises ``FeatherwireError`` when the photo, the frame or the session fails; a task that
         fails alone is in ``result.task_errors``.
         """
-        bitstream, finest = self._encode(photo, state, bits_per_pixel, max_bytes, refinable)
+        rate = RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
+        bitstream, finest = self._encode(photo, rate, refinable)
         deadline_s = self._deadline(bitstream)
         sequence, future = self._open_connection().submit(
             bitstream, tasks=self._tasks(tasks), picture=_picture(picture), deadline_s=deadline_s
@@ -253,6 +259,8 @@ class EdgeSession:
         state: int | None = None,
         bits_per_pixel: float | None = None,
         max_bytes: int | None = None,
+        psnr_db: float | None = None,
+        best_effort: bool = False,
         refinable: bool = False,
     ) -> Iterator[FrameResult]:
         """Send many photos, with as many in flight as the server gives credits for.
@@ -264,10 +272,11 @@ class EdgeSession:
         that came back.
         """
         wanted, request = self._tasks(tasks), _picture(picture)
+        rate = RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
         in_flight: dict[Future[Reply], _InFlight] = {}
         for photo in photos:
             try:
-                bitstream, finest = self._encode(photo, state, bits_per_pixel, max_bytes, refinable)
+                bitstream, finest = self._encode(photo, rate, refinable)
             except SessionError:
                 raise
             except FeatherwireError as error:
@@ -338,9 +347,12 @@ class EdgeSession:
         state: int | None = None,
         bits_per_pixel: float | None = None,
         max_bytes: int | None = None,
+        psnr_db: float | None = None,
+        best_effort: bool = False,
     ) -> FrameResult:
         """Like ``send``, as one unary call outside the stream: no credits, no sequence."""
-        bitstream, _ = self._encode(photo, state, bits_per_pixel, max_bytes, False)
+        rate = RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
+        bitstream, _ = self._encode(photo, rate, False)
         self._open_connection()
         assert self._channel is not None
         request = ingest_pb2.AnalyzeRequest(
@@ -389,26 +401,30 @@ class EdgeSession:
         return self.available_tasks if self._default_tasks is None else self._default_tasks
 
     def _encode(
-        self,
-        photo: Photo,
-        state: int | None,
-        bits_per_pixel: float | None,
-        max_bytes: int | None,
-        refinable: bool,
+        self, photo: Photo, rate: RateTarget, refinable: bool
     ) -> tuple[Bitstream, Bitstream | None]:
         """The frame to send, and the finest one when it shall be kept."""
         if isinstance(photo, str | Path) and Path(photo).suffix.lower() == ".fwf":
             photo = _read_fwf(Path(photo))
         if not isinstance(photo, Bitstream):
-            if not refinable:
-                bitstream = self.encoder.encode(
-                    photo, state=state, bits_per_pixel=bits_per_pixel, max_bytes=max_bytes
-                )
-                return bitstream, None
+            if not refinable or rate.psnr_db is not None:
+                frame = self.encoder.encode_at(photo, rate)
+                return frame, self.encoder.encode(photo) if refinable else None
             photo = self.encoder.encode(photo)
-        wanted = _finest_within(photo, state, bits_per_pixel, max_bytes)
-        cut = photo if wanted == photo.state else photo.truncate(wanted)
-        return cut, photo if refinable else None
+        return self._cut(photo, rate), photo if refinable else None
+
+    def _cut(self, bitstream: Bitstream, rate: RateTarget) -> Bitstream:
+        """What ``EdgeEncoder.encode`` would have made of the photo, from ready layers."""
+        if rate.psnr_db is not None:
+            raise BudgetError("no_photo", "a PSNR target needs the photo, not its features")
+        if rate.state is not None:
+            return bitstream.truncate(rate.state)
+        budget = rate.budget_bytes(bitstream.width, bitstream.height)
+        if budget is None or bitstream.file_bytes <= budget:
+            return bitstream
+        if self._codec is None:
+            self._codec = open_codec(self.bundle)
+        return self._codec.shorten(bitstream, budget)
 
     def _keep(self, sequence: int, finest: Bitstream | None, sent_state: int) -> None:
         if finest is None:
@@ -495,27 +511,6 @@ def _picture(wish: PictureWish) -> PictureRequest | None:
     except ValueError:
         known = ", ".join(PictureEncoding)
         raise SessionError("unknown_encoding", f"no encoding {wish!r}; there are {known}") from None
-
-
-def _finest_within(
-    bitstream: Bitstream, state: int | None, bits_per_pixel: float | None, max_bytes: int | None
-) -> int:
-    """The finest state present that meets the rate; ``EdgeEncoder.encode`` for ready layers."""
-    if sum(rate is not None for rate in (state, bits_per_pixel, max_bytes)) > 1:
-        raise BudgetError("two_targets", "give one of state, bits per pixel and bytes")
-    if state is not None:
-        return state
-    if bits_per_pixel is None and max_bytes is None:
-        return bitstream.state
-    if bits_per_pixel is not None:
-        max_bytes = int(bits_per_pixel * bitstream.width * bitstream.height / 8)
-    sizes = bitstream.cumulative_bytes()
-    within = [s for s, size in sizes.items() if max_bytes is None or size <= max_bytes]
-    if not within:
-        raise BudgetError(
-            "budget_too_small", f"the coarsest state takes {min(sizes.values())} bytes"
-        )
-    return min(within)
 
 
 def _result(reply: Reply, source: Any, bitstream: Bitstream) -> FrameResult:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from shared.bitstream.container import FORMAT_VERSION, MAGIC, Bitstream, Layer
+from shared.bitstream.container import FORMAT_VERSION, MAGIC, Bitstream, Layer, PartialLayer
 
-__all__ = ["FORMAT_VERSION", "MAGIC", "Bitstream", "Layer"]
+__all__ = ["FORMAT_VERSION", "MAGIC", "Bitstream", "Layer", "PartialLayer"]

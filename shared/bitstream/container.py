@@ -12,12 +12,17 @@ from shared.errors import BitstreamError
 from shared.limits import DEFAULT_LIMITS, Limits
 
 MAGIC = b"\x89FWF"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 is version 2 without partial layers."""
 BUNDLE_ID_BYTES = 8
 _HEADER = struct.Struct("<4sB8sHHBB")
 _CRC = struct.Struct("<I")
+_PASSES = struct.Struct("<H")
 HEADER_BYTES = _HEADER.size + _CRC.size
+MAX_PASSES = 2**14 - 1
 _MAX_STATE = 255
+_PARTIAL_FLAG = 0x80
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +35,30 @@ class Layer:
     @property
     def crc32c(self) -> int:
         """CRC-32C of the state (one byte) and the payload, for transport of a lone layer."""
-        return int(google_crc32c.extend(google_crc32c.value(bytes([self.state])), self.payload))
+        return _chain(0, _label(self.state), self.payload)
+
+
+@dataclass(frozen=True, slots=True)
+class PartialLayer:
+    """The first ``passes`` (1 to 2**14 - 1) of a layer's passes: one range coder message."""
+
+    state: int
+    passes: int
+    payload: bytes
+
+    @property
+    def crc32c(self) -> int:
+        """CRC-32C of the state (one byte), the passes (two) and the payload, for transport."""
+        return _chain(0, _label(self.state, self.passes), self.payload)
 
 
 @dataclass(frozen=True, slots=True)
 class Bitstream:
     """One picture as an embedded bitstream.
 
-    bundle_id: first 8 bytes of the bundle's id. width, height: pixels. state: the finest state
-    present. layers: coarsest first, states falling by one down to ``state``.
+    bundle_id: first 8 bytes of the bundle's id. width, height: pixels. state: the finest complete
+    state. layers: whole, coarsest first, states falling by one down to ``state``. partial: what
+    has come of the next finer layer.
     """
 
     bundle_id: bytes
@@ -46,6 +66,7 @@ class Bitstream:
     height: int
     state: int
     layers: tuple[Layer, ...]
+    partial: PartialLayer | None = None
 
     def to_bytes(self) -> bytes:
         """The .fwf file. Raises BitstreamError when the fields contradict each other."""
@@ -57,13 +78,18 @@ class Bitstream:
             self.width,
             self.height,
             self.state,
-            len(self.layers),
+            len(self.layers) | (_PARTIAL_FLAG if self.partial is not None else 0),
         )
         parts = [header, _CRC.pack(google_crc32c.value(header))]
         crc = _chain_start(header)
         for layer in self.layers:
-            crc = _chain(crc, layer.state, layer.payload)
+            crc = _chain(crc, _label(layer.state), layer.payload)
             parts += [varint.encode(len(layer.payload)), _CRC.pack(crc), layer.payload]
+        if self.partial is not None:
+            payload = self.partial.payload
+            crc = _chain(crc, _label(self.partial.state, self.partial.passes), payload)
+            parts += [varint.encode(self.partial.passes), varint.encode(len(payload))]
+            parts += [_CRC.pack(crc), payload]
         return b"".join(parts)
 
     @classmethod
@@ -75,34 +101,36 @@ class Bitstream:
         With ``allow_cut`` a file whose end is missing yields the finest state that is complete;
         any other damage raises all the same. Raises BitstreamError with reason ``bad_magic``,
         ``bad_version``, ``truncated``, ``crc_mismatch``, ``limit_exceeded``, ``bad_size``,
-        ``bad_state``, ``bad_length`` or ``trailing_bytes``, and the offset.
+        ``bad_state``, ``bad_passes``, ``bad_length`` or ``trailing_bytes``, and the offset.
         """
         if len(data) > limits.max_file_bytes:
             raise BitstreamError(
                 "limit_exceeded",
                 f"the file has {len(data)} bytes, more than {limits.max_file_bytes}",
             )
-        width, height, state, count, bundle_id = _parse_header(data, limits)
+        width, height, state, count, bundle_id, has_partial = _parse_header(data, limits)
         layers: list[Layer] = []
         offset = HEADER_BYTES
         crc = _chain_start(data[: _HEADER.size])
-        for position in range(count):
-            here = state + count - 1 - position
-            try:
-                payload, offset, crc = _parse_layer(data, offset, crc, here, limits)
-            except BitstreamError as error:
-                if allow_cut and error.reason == "truncated" and layers:
-                    return cls(bundle_id, width, height, layers[-1].state, tuple(layers))
-                raise
-            layers.append(Layer(here, payload))
+        partial: PartialLayer | None = None
+        try:
+            for here in range(state + count - 1, state - 1, -1):
+                payload, offset, crc = _parse_layer(data, offset, crc, here, None, limits)
+                layers.append(Layer(here, payload))
+            if has_partial:
+                partial, offset = _parse_partial(data, offset, crc, state - 1, limits)
+        except BitstreamError as error:
+            if allow_cut and error.reason == "truncated" and layers:
+                return cls(bundle_id, width, height, layers[-1].state, tuple(layers))
+            raise
         if offset != len(data):
             raise BitstreamError(
                 "trailing_bytes", f"{len(data) - offset} bytes follow the last layer", offset=offset
             )
-        return cls(bundle_id, width, height, state, tuple(layers))
+        return cls(bundle_id, width, height, state, tuple(layers), partial)
 
     def truncate(self, state: int) -> Bitstream:
-        """The same picture at a coarser ``state``, without decoding anything.
+        """The same picture at a complete ``state``, without decoding anything.
 
         Raises BitstreamError ``bad_state`` when that state is not present.
         """
@@ -116,7 +144,7 @@ class Bitstream:
         return Bitstream(self.bundle_id, self.width, self.height, state, kept)
 
     def cumulative_bytes(self) -> dict[int, int]:
-        """Bytes of the whole file when truncated to each state present, coarsest first."""
+        """Bytes of the file when truncated to each complete state, coarsest first."""
         total = HEADER_BYTES
         sizes: dict[int, int] = {}
         for layer in self.layers:
@@ -127,7 +155,10 @@ class Bitstream:
     @property
     def file_bytes(self) -> int:
         """Length of :meth:`to_bytes`'s result."""
-        return HEADER_BYTES + sum(layer_bytes(len(layer.payload)) for layer in self.layers)
+        total = HEADER_BYTES + sum(layer_bytes(len(layer.payload)) for layer in self.layers)
+        if self.partial is not None:
+            total += partial_layer_bytes(self.partial.passes, len(self.partial.payload))
+        return total
 
     @property
     def bits_per_pixel(self) -> float:
@@ -142,7 +173,12 @@ class Bitstream:
         expected = range(self.state + len(self.layers) - 1, self.state - 1, -1)
         if [layer.state for layer in self.layers] != list(expected):
             raise BitstreamError("bad_state", "layers must fall by one state each")
-        for layer in self.layers:
+        if self.partial is not None:
+            _check_partial(self.partial.state, self.partial.passes, self.state)
+        everything: list[Layer | PartialLayer] = [*self.layers]
+        if self.partial is not None:
+            everything.append(self.partial)
+        for layer in everything:
             if len(layer.payload) > limits.max_layer_bytes:
                 raise BitstreamError(
                     "limit_exceeded", f"layer of state {layer.state}: {len(layer.payload)} bytes"
@@ -154,16 +190,26 @@ def layer_bytes(payload_bytes: int) -> int:
     return len(varint.encode(payload_bytes)) + _CRC.size + payload_bytes
 
 
+def partial_layer_bytes(passes: int, payload_bytes: int) -> int:
+    """Bytes that the first ``passes`` of a layer take in the file, framing included."""
+    return len(varint.encode(passes)) + layer_bytes(payload_bytes)
+
+
 def _chain_start(header: bytes) -> int:
     """The checksums begin with what truncation leaves alone: bundle id, width and height."""
     return int(google_crc32c.value(header[5:17]))
 
 
-def _chain(crc: int, state: int, payload: bytes) -> int:
-    return int(google_crc32c.extend(google_crc32c.extend(crc, bytes([state])), payload))
+def _chain(crc: int, label: bytes, payload: bytes) -> int:
+    return int(google_crc32c.extend(google_crc32c.extend(crc, label), payload))
 
 
-def _parse_header(data: bytes, limits: Limits) -> tuple[int, int, int, int, bytes]:
+def _label(state: int, passes: int | None = None) -> bytes:
+    """Which layer, or the first passes of which: what its checksum covers before the payload."""
+    return bytes([state]) + (b"" if passes is None else _PASSES.pack(passes))
+
+
+def _parse_header(data: bytes, limits: Limits) -> tuple[int, int, int, int, bytes, bool]:
     if not data.startswith(MAGIC):
         if MAGIC.startswith(data):
             raise BitstreamError("truncated", "the data end inside the header", offset=len(data))
@@ -171,17 +217,24 @@ def _parse_header(data: bytes, limits: Limits) -> tuple[int, int, int, int, byte
     if len(data) < HEADER_BYTES:
         raise BitstreamError("truncated", "the data end inside the header", offset=len(data))
     _, version, bundle_id, width, height, state, count = _HEADER.unpack_from(data)
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise BitstreamError(
             "bad_version",
-            f"format version {version} is not supported; this software reads {FORMAT_VERSION}",
+            f"the file has format version {version}, but this release of Featherwire reads "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}; use the release that wrote it, or a "
+            "newer one",
             offset=4,
         )
     (crc,) = _CRC.unpack_from(data, _HEADER.size)
     if crc != google_crc32c.value(data[: _HEADER.size]):
         raise BitstreamError("crc_mismatch", "the header is damaged", offset=_HEADER.size)
+    has_partial = version > 1 and bool(count & _PARTIAL_FLAG)
+    if has_partial:
+        count -= _PARTIAL_FLAG
     _check_header(width, height, state, count, limits)
-    return width, height, state, count, bundle_id
+    if has_partial and state == 0:
+        raise BitstreamError("bad_state", "nothing can follow state 0", offset=18)
+    return width, height, state, count, bundle_id, has_partial
 
 
 def _check_header(width: int, height: int, state: int, count: int, limits: Limits) -> None:
@@ -198,9 +251,30 @@ def _check_header(width: int, height: int, state: int, count: int, limits: Limit
         raise BitstreamError("bad_state", f"state {state} with {count} layers", offset=17)
 
 
-def _parse_layer(
+def _check_partial(state: int, passes: int, whole_state: int) -> None:
+    if state != whole_state - 1 or state < 0:
+        raise BitstreamError("bad_state", f"a partial layer of state {state} after {whole_state}")
+    if not 1 <= passes <= MAX_PASSES:
+        raise BitstreamError("bad_passes", f"{passes} passes; there are 1 to {MAX_PASSES}")
+
+
+def _parse_partial(
     data: bytes, offset: int, crc: int, state: int, limits: Limits
+) -> tuple[PartialLayer, int]:
+    start = offset
+    passes, offset = varint.decode(data, offset)
+    if not 1 <= passes <= MAX_PASSES:
+        raise BitstreamError(
+            "bad_passes", f"{passes} passes; there are 1 to {MAX_PASSES}", offset=start
+        )
+    payload, offset, _ = _parse_layer(data, offset, crc, state, passes, limits)
+    return PartialLayer(state, passes, payload), offset
+
+
+def _parse_layer(
+    data: bytes, offset: int, crc: int, state: int, passes: int | None, limits: Limits
 ) -> tuple[bytes, int, int]:
+    """Length, checksum and payload; ``passes`` of a partial layer."""
     start = offset
     length, offset = varint.decode(data, offset)
     if length > limits.max_layer_bytes:
@@ -216,7 +290,7 @@ def _parse_layer(
     (expected,) = _CRC.unpack_from(data, offset)
     offset += _CRC.size
     payload = data[offset : offset + length]
-    crc = _chain(crc, state, payload)
+    crc = _chain(crc, _label(state, passes), payload)
     if crc != expected:
         raise BitstreamError(
             "crc_mismatch", f"the layer of state {state} is damaged", offset=offset

@@ -9,5 +9,14 @@ from shared.bundle.manifest import (
     ScaleSpec,
     canonical_json,
 )
+from shared.bundle.psnr import PsnrModel, PsnrRow
 
-__all__ = ["Bundle", "BundleFile", "Manifest", "ScaleSpec", "canonical_json"]
+__all__ = [
+    "Bundle",
+    "BundleFile",
+    "Manifest",
+    "PsnrModel",
+    "PsnrRow",
+    "ScaleSpec",
+    "canonical_json",
+]

@@ -81,7 +81,9 @@ class Bundle:
         complete = Manifest.model_validate({**manifest.model_dump(), "files": entries})
         for name, data in files.items():
             (folder / name).write_bytes(data)
-        text = json.dumps(complete.model_dump(mode="json"), indent=1, sort_keys=True)
+        text = json.dumps(
+            complete.model_dump(mode="json", exclude_none=True), indent=1, sort_keys=True
+        )
         (folder / MANIFEST_NAME).write_text(text + "\n")
         return cls(complete, _Folder(folder), str(folder))
 
@@ -118,7 +120,9 @@ class Bundle:
         """
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            manifest = json.dumps(self.manifest.model_dump(mode="json"), sort_keys=True)
+            manifest = json.dumps(
+                self.manifest.model_dump(mode="json", exclude_none=True), sort_keys=True
+            )
             contents = {MANIFEST_NAME: manifest.encode()}
             contents |= {n: self.read(n) for n in sorted(self.manifest.files) if n not in without}
             for name, data in contents.items():

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shared.bundle.psnr import PsnrModel
 from shared.errors import BundleError
 from shared.palette import DiffusionState, PlaneSpec
 
@@ -57,6 +58,12 @@ class Manifest(BaseModel):
         le=64,
         description="positions of the coarsest grid around a tile that reach its features",
     )
+    psnr_model: PsnrModel | None = Field(
+        default=None, description="what PSNR to expect; None: no target can be set"
+    )
+    rate_weight: float | None = Field(
+        default=None, ge=0, description="what one bit is worth to the encoder, unless told; None: 0"
+    )
     decoder: dict[str, Any] = Field(default_factory=dict, description="the decoder's own settings")
     files: dict[FileName, BundleFile]
 
@@ -71,6 +78,12 @@ class Manifest(BaseModel):
                 raise ValueError(f"plane {plane.name} names an unknown scale {plane.scale}")
             if plane.first_channel + plane.channels > scales[plane.scale].channels:
                 raise ValueError(f"plane {plane.name} runs past the channels of its scale")
+        if self.psnr_model is not None:
+            if len(self.psnr_model.rows) != len(self.states):
+                raise ValueError("the PSNR model needs a row for every state")
+            for row in self.psnr_model.rows:
+                if not set(row.distortion) <= set(scales):
+                    raise ValueError("the PSNR model names an unknown scale")
         if len({plane.name for plane in self.planes}) != len(self.planes):
             raise ValueError("two planes share a name")
         return self
@@ -79,6 +92,11 @@ class Manifest(BaseModel):
     def coarsest_state(self) -> int:
         """The coarsest diffusion state; the finest is 0."""
         return len(self.states) - 1
+
+    def passes(self, state: int) -> int:
+        """Passes of the layer that leads to ``state``: two a split of every plane."""
+        coarser = self.states[state + 1].depths if state < self.coarsest_state else ()
+        return 2 * (sum(self.states[state].depths) - sum(coarser))
 
     @property
     def id(self) -> str:
@@ -98,5 +116,5 @@ class Manifest(BaseModel):
 
 def canonical_json(manifest: Manifest) -> bytes:
     """The manifest as JSON with sorted keys and no spaces: the bytes that are hashed."""
-    values = manifest.model_dump(mode="json")
+    values = manifest.model_dump(mode="json", exclude_none=True)
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()

@@ -29,6 +29,7 @@ _USAGE_REASONS = frozenset(
         "bad_option",
         "bad_recipe",
         "bad_target",
+        "no_target",
         "two_targets",
         "unknown_backend",
         "unknown_model",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.bitstream import Bitstream, Layer
-from shared.palette.chain import Features, Indices
+from shared.codec.rate import FINEST, RateTarget
+from shared.palette.chain import Depths, Features, Indices
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -19,8 +20,10 @@ FloatArray = npt.NDArray[np.float32]
 class Latents:
     """What a bitstream says: quantised features per scale (float32 [C, h, w]) at ``state``.
 
-    width, height: of the picture before padding, in pixels. indices: what the features were looked
-    up from, int32 [h, w] a plane.
+    state: the finest complete state. width, height: of the picture before padding, in pixels.
+    indices: what the features were looked up from, int32 [h, w] a plane: nodes at ``depths``,
+    which are those of the state, or greater where a partial layer refines it. progress: how much
+    of the way to the next finer state the partial layer's passes cover, 0 without one, below 1.
     """
 
     scales: dict[str, FloatArray]
@@ -28,6 +31,8 @@ class Latents:
     state: int
     width: int
     height: int
+    depths: Depths
+    progress: float = 0.0
 
 
 class Codec(Protocol):
@@ -38,6 +43,39 @@ class Codec(Protocol):
 
         features: float32 [C, h, w] per scale of the padded picture. Raises ValueError when
         scales are missing or of a wrong shape.
+        """
+
+    def check(self, target: RateTarget) -> None:
+        """Whether the bundle can aim at ``target`` at all.
+
+        Raises BudgetError ``unknown_state`` or BundleError ``no_psnr_model``.
+        """
+
+    def encode(
+        self,
+        features: Features,
+        width: int,
+        height: int,
+        target: RateTarget = FINEST,
+        *,
+        rate_weight: float = 0.0,
+        detail: Sequence[float] | None = None,
+    ) -> Bitstream:
+        """The picture's bitstream at ``target``.
+
+        features: as for :meth:`layers`. width, height: of the picture before padding, in pixels.
+        A budget is met by the finest whole layers that fit, then as many passes of the next one.
+        rate_weight: squared error of a feature vector that one bit is worth. detail: of the photo,
+        see :func:`shared.preprocess.block_detail`; a PSNR target needs it. Raises BudgetError
+        ``budget_too_small`` when the coarsest state takes more than the budget,
+        ``target_unreachable`` when not even the finest state is expected to have the PSNR; what
+        :meth:`check` raises; and ValueError when features and size do not fit each other.
+        """
+
+    def shorten(self, bitstream: Bitstream, max_bytes: int) -> Bitstream:
+        """What encoding with ``max_bytes`` gives, from a finer bitstream instead of the photo.
+
+        Raises BitstreamError as :meth:`decode` does, and BudgetError as :meth:`encode` does.
         """
 
     def decode(self, bitstream: Bitstream) -> Latents:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from shared.bitstream import Bitstream, Layer
+from shared.bitstream import Bitstream, Layer, PartialLayer
+from shared.bitstream.container import HEADER_BYTES, layer_bytes, partial_layer_bytes
 from shared.bundle import Bundle
+from shared.codec.assignment import RateAwareAssignment
 from shared.codec.base import Latents
+from shared.codec.rate import FINEST, RateTarget
 from shared.codec.registry import register_codec
-from shared.entropy import BitDecoder, BitEncoder, ContextTables, Exchange, PlaneContexts
-from shared.errors import BitstreamError, BundleError
-from shared.palette import MarkovPalette
-from shared.palette.chain import Features, Indices
+from shared.entropy import BitDecoder, BitEncoder, ContextModel, PictureContexts
+from shared.errors import BitstreamError, BudgetError, BundleError
+from shared.palette import MarkovPalette, Pass
+from shared.palette.chain import Depths, Features, Indices
+from shared.palette.distortion import DistortionTable
 
 PALETTE_FILE = "palette.npz"
 CONTEXTS_FILE = "contexts.npz"
 _WORST_BITS_PER_SPLIT = 16
 _MESSAGE_SLACK_BYTES = 16
 
-ContextObserver = dict[str, npt.NDArray[np.int64]]
-"""Counts of bits: plane -> int64 [2, number of contexts] (bit 0, bit 1); training fills it."""
+Bits = npt.NDArray[np.uint8]
+BitSource = Callable[[Pass, npt.NDArray[np.int64], npt.NDArray[np.uint16]], Bits]
+"""Says the bits of a pass, given its positions (flat) and the odds of each: uint8 [n]."""
 
 
 @register_codec("markov-palette")
@@ -30,133 +36,337 @@ class MarkovPaletteCodec:
     """Encodes features to layers and decodes layers to colours; see the design of the codec."""
 
     def __init__(self, bundle: Bundle) -> None:
-        """Raises BundleError when palettes or tables are damaged or do not fit the manifest."""
+        """Raises BundleError when palettes or contexts are damaged or do not fit the manifest."""
         manifest = bundle.manifest
-        palette = MarkovPalette.from_arrays(
+        self.palette = MarkovPalette.from_arrays(
             manifest.planes, manifest.states, bundle.read_arrays(PALETTE_FILE)
         )
-        arrays = bundle.read_arrays(CONTEXTS_FILE)
-        tables = {p.name: ContextTables.from_arrays(p.name, arrays) for p in manifest.planes}
-        for plane in manifest.planes:
-            nodes = tables[plane.name].probabilities.shape[1]
-            if nodes != 2**plane.depth - 1:
-                raise BundleError("bad_contexts", f"plane {plane.name}: {nodes} context nodes")
-        self.palette = palette
+        self._contexts = ContextModel.from_arrays(
+            manifest.planes, self.palette, bundle.read_arrays(CONTEXTS_FILE)
+        )
         self._bundle = bundle
-        self._tables = tables
         self._strides = {scale.name: scale.stride for scale in manifest.scales}
         self._channels = {scale.name: scale.channels for scale in manifest.scales}
+
+    # -- to bits ---------------------------------------------------------------------------------
+
+    def check(self, target: RateTarget) -> None:
+        """See :meth:`shared.codec.base.Codec.check`."""
+        if target.state is not None and target.state > self.palette.coarsest_state:
+            raise BudgetError(
+                "unknown_state",
+                f"there is no state {target.state}; there are 0 to {self.palette.coarsest_state}",
+            )
+        if target.psnr_db is not None and self._bundle.manifest.psnr_model is None:
+            raise BundleError(
+                "no_psnr_model",
+                f"bundle {self._bundle.manifest.name} does not say what PSNR to expect of it; give "
+                "a state, bits per pixel or bytes",
+            )
 
     def layers(self, features: Features) -> Iterator[Layer]:
         """See :meth:`shared.codec.base.Codec.layers`."""
         return self.encode_indices(self.quantise(features))
 
-    def quantise(self, features: Features) -> Indices:
-        """Indices at state 0: int32 [h, w] a plane. Raises ValueError on wrong features."""
+    def encode(
+        self,
+        features: Features,
+        width: int,
+        height: int,
+        target: RateTarget = FINEST,
+        *,
+        rate_weight: float = 0.0,
+        detail: Sequence[float] | None = None,
+    ) -> Bitstream:
+        """See :meth:`shared.codec.base.Codec.encode`."""
+        if target.psnr_db is not None or rate_weight == 0:
+            indices = self.quantise(features, rate_weight)
+            state, passes = target.state or 0, 0
+            if target.psnr_db is not None:
+                state, passes = self._reaching(features, indices, target, detail)
+            return self.code(
+                indices,
+                width,
+                height,
+                state=state,
+                passes=passes,
+                max_bytes=target.budget_bytes(width, height),
+            )
+        # The decisions need the odds that coding needs: both in one walk.
+        self._check_features(features)
+        self._check_extent(self._shapes(features), width, height)
+        bits_of = RateAwareAssignment(self.palette, features, rate_weight).bits
+        budget = target.budget_bytes(width, height)
+        return self._compose(width, height, lambda _: bits_of, target.state or 0, 0, budget)
+
+    def quantise(self, features: Features, rate_weight: float = 0.0) -> Indices:
+        """Indices at state 0: int32 [h, w] a plane. Raises ValueError on wrong features.
+
+        The nearest leaves, or with a ``rate_weight`` above 0 those of
+        :class:`~shared.codec.assignment.RateAwareAssignment`.
+        """
+        self._check_features(features)
+        if rate_weight == 0:
+            return self.palette.encode(features)
+        contexts = self._contexts.open(self._shapes(features))
+        assignment = RateAwareAssignment(self.palette, features, rate_weight)
+        for state in range(self.palette.coarsest_state, -1, -1):
+            for step in self.palette.passes(state):
+                positions = contexts.positions(step.plane, step.side)
+                contexts.advance(
+                    *step, assignment.bits(step, positions, contexts.probabilities(*step))
+                )
+        return {plane.name: contexts.indices(plane.name) for plane in self.palette.planes}
+
+    def encode_indices(self, indices: Indices, *, finest: int = 0) -> Iterator[Layer]:
+        """Layers from the coarsest state to ``finest``; indices are those of state 0."""
+        contexts = self._contexts.open({name: grid.shape for name, grid in indices.items()})
+        bits_of = self._known_bits(indices)
+        for state in range(self.palette.coarsest_state, finest - 1, -1):
+            yield _whole(self._code_layer(contexts, state, bits_of))
+
+    def code(
+        self,
+        indices: Indices,
+        width: int,
+        height: int,
+        *,
+        state: int = 0,
+        passes: int = 0,
+        max_bytes: int | None = None,
+    ) -> Bitstream:
+        """The bitstream of indices (of state 0): down to ``state`` and ``passes`` of the next.
+
+        max_bytes: of the whole file; less is coded where that is not enough. Raises as
+        :meth:`encode` does, and ValueError when there are no such passes.
+        """
+        self._check_extent({name: grid.shape for name, grid in indices.items()}, width, height)
+        if passes and not 0 < passes < len(self.palette.passes(state - 1) if state else ()):
+            raise ValueError(f"state {state} cannot be followed by {passes} passes")
+        bits_of = self._known_bits(indices)
+        return self._compose(width, height, lambda _: bits_of, state, passes, max_bytes)
+
+    def shorten(self, bitstream: Bitstream, max_bytes: int) -> Bitstream:
+        """See :meth:`shared.codec.base.Codec.shorten`."""
+        self._check(bitstream)
+        if bitstream.file_bytes <= max_bytes:
+            return bitstream
+        parts: dict[int, bytes] = {layer.state: layer.payload for layer in bitstream.layers}
+        passes = 0
+        if bitstream.partial is not None:
+            parts[bitstream.partial.state] = bitstream.partial.payload
+            passes = bitstream.partial.passes
+        shorter = self._compose(
+            bitstream.width,
+            bitstream.height,
+            lambda state: _read_bits(BitDecoder(parts[state])),
+            bitstream.state,
+            passes,
+            max_bytes,
+        )
+        if shorter.layers != bitstream.layers[: len(shorter.layers)]:
+            raise BitstreamError("bad_payload", "no encoder writes such layers")
+        return shorter
+
+    # -- from bits -------------------------------------------------------------------------------
+
+    def decode(self, bitstream: Bitstream) -> Latents:
+        """See :meth:`shared.codec.base.Codec.decode`."""
+        contexts = self._read(bitstream)
+        names = [plane.name for plane in self.palette.planes]
+        indices = {name: contexts.indices(name) for name in names}
+        depths: Depths = {name: contexts.depths(name) for name in names}
+        return Latents(
+            self.palette.decode_mixed(indices, depths),
+            indices,
+            bitstream.state,
+            bitstream.width,
+            bitstream.height,
+            depths,
+            self._progress(bitstream, contexts),
+        )
+
+    def decode_indices(self, bitstream: Bitstream) -> Indices:
+        """Indices at the bitstream's state, finer where a partial layer refines it.
+
+        Returns int32 [h, w] a plane. Raises BitstreamError: ``wrong_bundle``, ``bad_state``,
+        ``bad_passes``, ``limit_exceeded``, ``bad_payload``.
+        """
+        contexts = self._read(bitstream)
+        return {plane.name: contexts.indices(plane.name) for plane in self.palette.planes}
+
+    def _read(self, bitstream: Bitstream) -> PictureContexts:
+        self._check(bitstream)
+        contexts = self._contexts.open(self._grids(bitstream.width, bitstream.height))
+        for layer in bitstream.layers:
+            self._read_layer(contexts, layer.state, layer.payload, None)
+        if (partial := bitstream.partial) is not None:
+            self._read_layer(contexts, partial.state, partial.payload, partial.passes)
+        return contexts
+
+    def _read_layer(
+        self, contexts: PictureContexts, state: int, payload: bytes, passes: int | None
+    ) -> None:
+        try:
+            decoder = BitDecoder(payload)
+            for step in self.palette.passes(state)[:passes]:
+                contexts.advance(*step, decoder.decode(contexts.probabilities(*step)))
+            decoder.finish()
+        except BitstreamError as error:
+            raise BitstreamError(error.reason, f"layer of state {state}: {error.message}") from None
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    def _compose(
+        self,
+        width: int,
+        height: int,
+        source: Callable[[int], BitSource],
+        state: int,
+        passes: int,
+        max_bytes: int | None,
+    ) -> Bitstream:
+        """Code layers down to ``state`` and ``passes`` of the next while they fit."""
+        contexts = self._contexts.open(self._grids(width, height))
+        coarsest = self.palette.coarsest_state
+        layers = [_whole(self._code_layer(contexts, coarsest, source(coarsest)))]
+        total = HEADER_BYTES + layer_bytes(len(layers[0].payload))
+        if max_bytes is not None and total > max_bytes:
+            raise BudgetError(
+                "budget_too_small",
+                f"the budget is {max_bytes} bytes, but state {coarsest}, the coarsest, takes "
+                f"{total}",
+                budget_bytes=max_bytes,
+                needed_bytes=total,
+            )
+        partial: PartialLayer | None = None
+        for here in range(coarsest - 1, state - 1 - bool(passes), -1):
+            coded = self._code_layer(
+                contexts,
+                here,
+                source(here),
+                passes=passes if here < state else None,
+                room=None if max_bytes is None else max_bytes - total,
+            )
+            if not isinstance(coded, Layer):
+                partial = coded
+                break
+            layers.append(coded)
+            total += layer_bytes(len(coded.payload))
+        return Bitstream(
+            self._bundle.short_id, width, height, layers[-1].state, tuple(layers), partial
+        )
+
+    def _code_layer(
+        self,
+        contexts: PictureContexts,
+        state: int,
+        bits_of: BitSource,
+        *,
+        passes: int | None = None,
+        room: int | None = None,
+    ) -> Layer | PartialLayer | None:
+        """The layer; or its first ``passes``; or those that fit into ``room`` bytes, if any do.
+
+        After fewer than all passes ``contexts`` are spent.
+        """
+        steps = self.palette.passes(state)
+        encoder = BitEncoder()
+        fitting: PartialLayer | None = None
+        for number, step in enumerate(steps, 1):
+            odds = contexts.probabilities(*step)
+            bits = bits_of(step, contexts.positions(step.plane, step.side), odds)
+            contexts.advance(*step, bits)
+            encoder.encode(bits, odds)
+            if number == len(steps) or (room is None and number != passes):
+                continue
+            payload = encoder.payload()
+            # A message only grows: once even the shortest framing is too long, so is all to come.
+            if room is not None and layer_bytes(len(payload)) > room:
+                return fitting
+            if room is None or partial_layer_bytes(number, len(payload)) <= room:
+                fitting = PartialLayer(state, number, payload)
+            if number == passes:
+                return fitting
+        payload = encoder.payload()
+        if room is not None and layer_bytes(len(payload)) > room:
+            return fitting
+        return Layer(state, payload)
+
+    def _known_bits(self, leaves: Indices) -> BitSource:
+        flat = {name: grid.reshape(-1) for name, grid in leaves.items()}
+
+        def bits_of(
+            step: Pass, positions: npt.NDArray[np.int64], odds: npt.NDArray[np.uint16]
+        ) -> Bits:
+            below = self.palette.trees[step.plane].depth - step.depth - 1
+            return ((flat[step.plane][positions] >> below) & 1).astype(np.uint8)
+
+        return bits_of
+
+    def _check_features(self, features: Features) -> None:
         for name, channels in self._channels.items():
             if name not in features or features[name].ndim != 3:
                 raise ValueError(f"features of scale {name!r} are missing or not [C, h, w]")
             if features[name].shape[0] != channels or not np.isfinite(features[name]).all():
                 raise ValueError(f"features of scale {name!r} must be {channels} finite channels")
-        return self.palette.encode(features)
 
-    def encode_indices(self, indices: Indices, *, finest: int = 0) -> Iterator[Layer]:
-        """Layers from the coarsest state to ``finest``; indices are those of state 0."""
-        contexts = self._contexts({name: grid.shape for name, grid in indices.items()})
-        for state in range(self.palette.coarsest_state, finest - 1, -1):
-            encoder = BitEncoder()
-            for plane, depth in self._steps(state):
-                nodes, bits = self._known_split(plane, depth, indices[plane])
-                contexts[plane].split(nodes, depth, self._encoding(plane, bits, encoder))
-            yield Layer(state, encoder.payload())
+    def _check_extent(self, shapes: Mapping[str, tuple[int, ...]], width: int, height: int) -> None:
+        if shapes != self._grids(width, height):
+            raise ValueError(f"these are not the grids of a picture of {width}x{height} pixels")
 
-    def observe(self, indices: Indices, counts: ContextObserver) -> None:
-        """Count every split's bit in its context over the whole chain; for making tables."""
-        contexts = self._contexts({name: grid.shape for name, grid in indices.items()})
-        for state in range(self.palette.coarsest_state, -1, -1):
-            for plane, depth in self._steps(state):
-                nodes, bits = self._known_split(plane, depth, indices[plane])
-                contexts[plane].split(nodes, depth, _counting(counts[plane], bits))
+    def _shapes(self, features: Features) -> dict[str, tuple[int, ...]]:
+        return {p.name: features[p.scale].shape[1:] for p in self.palette.planes}
 
-    def decode(self, bitstream: Bitstream) -> Latents:
-        """See :meth:`shared.codec.base.Codec.decode`."""
-        indices = self.decode_indices(bitstream)
-        scales = self.palette.decode(indices, bitstream.state)
-        return Latents(scales, indices, bitstream.state, bitstream.width, bitstream.height)
+    def _reaching(
+        self,
+        features: Features,
+        indices: Indices,
+        target: RateTarget,
+        detail: Sequence[float] | None,
+    ) -> tuple[int, int]:
+        """The coarsest state, and passes after it, from which ``target.psnr_db`` is expected."""
+        self.check(target)
+        model, wanted = self._bundle.manifest.psnr_model, target.psnr_db
+        assert model is not None
+        assert wanted is not None
+        if detail is None:
+            raise ValueError("a PSNR target needs the photo's detail")
+        expected = -math.inf
+        table = DistortionTable(self.palette, features, indices)
+        for state, passes, expected in model.path(table, detail):
+            if expected >= wanted:
+                return state, passes
+        if target.best_effort:
+            return 0, 0
+        raise BudgetError(
+            "target_unreachable",
+            f"{wanted:g} dB are wanted, but only {expected:.2f} are expected of the finest state",
+            wanted_db=wanted,
+            expected_db=round(expected, 2),
+        )
 
-    def decode_indices(self, bitstream: Bitstream) -> Indices:
-        """Indices at the bitstream's state: int32 [h, w] a plane.
+    def _progress(self, bitstream: Bitstream, contexts: PictureContexts) -> float:
+        """The share of the next layer's splits that a partial layer brings."""
+        if bitstream.partial is None:
+            return 0.0
+        splits = [
+            len(contexts.positions(step.plane, step.side))
+            for step in self.palette.passes(bitstream.partial.state)
+        ]
+        return sum(splits[: bitstream.partial.passes]) / max(1, sum(splits))
 
-        Raises BitstreamError: ``wrong_bundle``, ``bad_state``, ``limit_exceeded``,
-        ``bad_payload``.
-        """
-        self._check(bitstream)
-        shapes = {p.name: self._grid(p.scale, bitstream) for p in self.palette.planes}
-        grids = {name: np.zeros(shape, np.int32) for name, shape in shapes.items()}
-        contexts = self._contexts(shapes)
-        for layer in bitstream.layers:
-            try:
-                decoder = BitDecoder(layer.payload)
-                for plane, depth in self._steps(layer.state):
-                    exchange = self._decoding(plane, decoder)
-                    grids[plane] = contexts[plane].split(grids[plane], depth, exchange)
-                decoder.finish()
-            except BitstreamError as error:
-                raise BitstreamError(
-                    error.reason, f"layer of state {layer.state}: {error.message}"
-                ) from None
-        return grids
-
-    def _steps(self, state: int) -> Iterator[tuple[str, int]]:
-        """The splits of a layer in their order: (plane, depth)."""
-        before, after = self.palette.depths(state + 1), self.palette.depths(state)
-        for plane in self.palette.planes:
-            for depth in range(before[plane.name], after[plane.name]):
-                yield plane.name, depth
-
-    def _known_split(
-        self, plane: str, depth: int, leaves: npt.NDArray[np.int32]
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
-        """Nodes at ``depth`` [h, w] and the bits that split them [h * w], from leaf indices."""
-        below = self.palette.trees[plane].depth - depth
-        bits = ((leaves >> (below - 1)) & 1).astype(np.uint8).reshape(-1)
-        return leaves >> below, bits
-
-    def _contexts(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, PlaneContexts]:
-        """What runs the splits of every plane, on grids of these shapes."""
-        return {
-            name: PlaneContexts(self.palette.trees[name], self._tables[name].thresholds, *shape)
-            for name, shape in shapes.items()
-        }
-
-    def _encoding(self, plane: str, bits: npt.NDArray[np.uint8], encoder: BitEncoder) -> Exchange:
-        table = self._tables[plane].probabilities.reshape(-1)
-
-        def exchange(
-            contexts: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
-        ) -> npt.NDArray[np.uint8]:
-            here = bits[positions]
-            encoder.encode(here, table[contexts])
-            return here
-
-        return exchange
-
-    def _decoding(self, plane: str, decoder: BitDecoder) -> Exchange:
-        table = self._tables[plane].probabilities.reshape(-1)
-
-        def exchange(
-            contexts: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
-        ) -> npt.NDArray[np.uint8]:
-            return decoder.decode(table[contexts])
-
-        return exchange
-
-    def _grid(self, scale: str, bitstream: Bitstream) -> tuple[int, int]:
+    def _grids(self, width: int, height: int) -> dict[str, tuple[int, int]]:
+        """Rows and columns of positions of every plane, the picture being padded."""
         multiple = self._bundle.manifest.input_multiple
-        stride = self._strides[scale]
-        rows = -(-bitstream.height // multiple) * multiple // stride
-        columns = -(-bitstream.width // multiple) * multiple // stride
-        return rows, columns
+        rows, columns = (-(-side // multiple) * multiple for side in (height, width))
+        return {
+            plane.name: (
+                rows // self._strides[plane.scale],
+                columns // self._strides[plane.scale],
+            )
+            for plane in self.palette.planes
+        }
 
     def _check(self, bitstream: Bitstream) -> None:
         bitstream.check()
@@ -164,8 +374,9 @@ class MarkovPaletteCodec:
             raise BitstreamError(
                 "wrong_bundle",
                 f"made with bundle {bitstream.bundle_id.hex()}, but this is "
-                f"{self._bundle.manifest.name} {self._bundle.short_id.hex()}; "
-                "open it with the bundle it was made with (--bundle)",
+                f"{self._bundle.manifest.name} {self._bundle.short_id.hex()}; open it with the "
+                "bundle it was made with (--bundle FOLDER or ZIP, from the release that wrote it), "
+                "or encode the photo again with this one",
                 wanted=bitstream.bundle_id.hex(),
                 have=self._bundle.short_id.hex(),
             )
@@ -175,30 +386,42 @@ class MarkovPaletteCodec:
                 f"begins at state {bitstream.layers[0].state}; "
                 f"this bundle's coarsest is {self.palette.coarsest_state}",
             )
+        grids = self._grids(bitstream.width, bitstream.height)
         for layer in bitstream.layers:
-            before = self.palette.depths(layer.state + 1)
-            after = self.palette.depths(layer.state)
-            splits = sum(
-                (after[plane.name] - before[plane.name])
-                * int(np.prod(self._grid(plane.scale, bitstream)))
-                for plane in self.palette.planes
-            )
-            if len(layer.payload) > splits * _WORST_BITS_PER_SPLIT // 8 + _MESSAGE_SLACK_BYTES:
+            self._check_payload(layer, self.palette.passes(layer.state), grids)
+        if (partial := bitstream.partial) is not None:
+            steps = self.palette.passes(partial.state)
+            if partial.passes >= len(steps):
                 raise BitstreamError(
-                    "limit_exceeded",
-                    f"layer of state {layer.state}: {len(layer.payload)} bytes are more than "
-                    f"{splits} splits can take",
+                    "bad_passes",
+                    f"{partial.passes} passes of state {partial.state}; its layer has "
+                    f"{len(steps)}, and one with all of them is no partial layer",
                 )
+            self._check_payload(partial, steps[: partial.passes], grids)
+
+    def _check_payload(
+        self,
+        layer: Layer | PartialLayer,
+        steps: tuple[Pass, ...],
+        grids: dict[str, tuple[int, int]],
+    ) -> None:
+        # A pass takes every other position, rounded up.
+        splits = sum((grids[step.plane][0] * grids[step.plane][1] + 1) // 2 for step in steps)
+        if len(layer.payload) > splits * _WORST_BITS_PER_SPLIT // 8 + _MESSAGE_SLACK_BYTES:
+            raise BitstreamError(
+                "limit_exceeded",
+                f"layer of state {layer.state}: {len(layer.payload)} bytes are more than "
+                f"{splits} splits can take",
+            )
 
 
-def _counting(counts: npt.NDArray[np.int64], bits: npt.NDArray[np.uint8]) -> Exchange:
-    def exchange(
-        contexts: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.uint8]:
-        here = bits[positions]
-        width = counts.shape[1]
-        flat = np.bincount(here * np.int64(width) + contexts, minlength=2 * width)
-        np.add(counts, flat.reshape(2, width), out=counts)
-        return here
+def _whole(coded: Layer | PartialLayer | None) -> Layer:
+    assert isinstance(coded, Layer), "without a limit a layer is coded whole"
+    return coded
 
-    return exchange
+
+def _read_bits(decoder: BitDecoder) -> BitSource:
+    def bits_of(step: Pass, positions: npt.NDArray[np.int64], odds: npt.NDArray[np.uint16]) -> Bits:
+        return decoder.decode(odds)
+
+    return bits_of

@@ -1,16 +1,17 @@
-"""Entropy coding of palette splits: integer contexts, integer tables, a range coder."""
+"""Entropy coding of palette splits: an integer context model, and a range coder."""
 
 from __future__ import annotations
 
-from shared.entropy.contexts import Exchange, PlaneContexts
+from shared.entropy.network import PlaneNetwork
+from shared.entropy.picture_contexts import ContextModel, PictureContexts
+from shared.entropy.probability import PROBABILITY_ONE
 from shared.entropy.range_coder import BitDecoder, BitEncoder
-from shared.entropy.tables import PROBABILITY_ONE, ContextTables
 
 __all__ = [
     "PROBABILITY_ONE",
     "BitDecoder",
     "BitEncoder",
-    "ContextTables",
-    "Exchange",
-    "PlaneContexts",
+    "ContextModel",
+    "PictureContexts",
+    "PlaneNetwork",
 ]

@@ -11,7 +11,7 @@ import constriction
 import numpy as np
 import numpy.typing as npt
 
-from shared.entropy.tables import PROBABILITY_ONE
+from shared.entropy.probability import PROBABILITY_ONE
 from shared.errors import BitstreamError
 
 Bits = npt.NDArray[np.uint8]

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from shared.palette.chain import DiffusionState, MarkovPalette, PlaneSpec
+from shared.palette.chain import DiffusionState, MarkovPalette, Pass, PlaneSpec
 from shared.palette.prediction import ScalePrediction
 from shared.palette.tree import PaletteTree
 
-__all__ = ["DiffusionState", "MarkovPalette", "PaletteTree", "PlaneSpec", "ScalePrediction"]
+__all__ = [
+    "DiffusionState",
+    "MarkovPalette",
+    "PaletteTree",
+    "Pass",
+    "PlaneSpec",
+    "ScalePrediction",
+]

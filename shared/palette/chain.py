@@ -7,7 +7,7 @@ a depth in every plane's tree, so that its indices are prefixes of the finest st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,19 @@ from shared.palette.tree import MAX_CHANNELS, MAX_DEPTH, FloatArray, IndexArray,
 
 Indices = dict[str, IndexArray]
 Features = Mapping[str, FloatArray]
+Depths = dict[str, npt.NDArray[np.uint8]]
+"""How deep each position of a plane is described: uint8 [h, w]."""
+
+
+class Pass(NamedTuple):
+    """One step of the stream: the nodes of ``plane`` at ``depth`` split, at half the positions.
+
+    side: 0 where row + column is even, 1 where it is odd.
+    """
+
+    plane: str
+    depth: int
+    side: int
 
 
 class PlaneSpec(BaseModel):
@@ -75,6 +88,16 @@ class MarkovPalette:
         depths = self.states[state].depths
         return {plane.name: depth for plane, depth in zip(self.planes, depths, strict=True)}
 
+    def passes(self, state: int) -> tuple[Pass, ...]:
+        """What leads from state ``state + 1`` to ``state``, in the stream's order."""
+        before, after = self.depths(state + 1), self.depths(state)
+        return tuple(
+            Pass(plane.name, depth, side)
+            for plane in self.planes
+            for depth in range(before[plane.name], after[plane.name])
+            for side in range(2)
+        )
+
     def encode(self, features: Features) -> Indices:
         """Nearest leaves: features per scale float32 [C, h, w] -> indices int32 [h, w] a plane."""
         indices: Indices = {}
@@ -82,12 +105,18 @@ class MarkovPalette:
         for plane in self.planes:
             if plane.scale not in remaining:
                 remaining[plane.scale] = self.residual(features, plane.scale, indices)
-            stop = plane.first_channel + plane.channels
-            vectors = remaining[plane.scale][plane.first_channel : stop]
-            height, width = vectors.shape[1:]
-            flat = np.ascontiguousarray(vectors.reshape(plane.channels, -1).T)
-            indices[plane.name] = self.trees[plane.name].nearest_leaf(flat).reshape(height, width)
+            leaves = self.trees[plane.name].nearest_leaf(self.vectors(remaining, plane))
+            indices[plane.name] = leaves.reshape(features[plane.scale].shape[1:])
         return indices
+
+    def vectors(self, values: Features, plane: PlaneSpec) -> FloatArray:
+        """A plane's channels at every position: float32 [h * w, channels].
+
+        values: of its scale, less the prediction if there is one; float32 [C, h, w].
+        """
+        stop = plane.first_channel + plane.channels
+        channels = values[plane.scale][plane.first_channel : stop]
+        return np.ascontiguousarray(channels.reshape(plane.channels, -1).T)
 
     def residual(self, features: Features, scale: str, indices: Indices) -> FloatArray:
         """A scale's features less what its source's leaf colours predict: float32 [C, h, w].
@@ -124,6 +153,18 @@ class MarkovPalette:
             scales.setdefault(plane.scale, []).append(
                 colours[indices[plane.name]].transpose(2, 0, 1)
             )
+        return {scale: np.concatenate(groups) for scale, groups in scales.items()}
+
+    def decode_mixed(self, indices: Indices, depths: Depths) -> dict[str, FloatArray]:
+        """Colours of nodes that lie at a depth of their own at every position.
+
+        indices: int32 [h, w] a plane. Returns float32 [C, h, w] for every scale.
+        """
+        scales: dict[str, list[FloatArray]] = {}
+        for plane in self.planes:
+            name = plane.name
+            colours = self.trees[name].node_colours(indices[name], depths[name])
+            scales.setdefault(plane.scale, []).append(colours.transpose(2, 0, 1))
         return {scale: np.concatenate(groups) for scale, groups in scales.items()}
 
     def distortion(self, features: Features, indices: Indices, state: int) -> float:
@@ -196,3 +237,17 @@ class MarkovPalette:
         last = len(order) - 1 - order[::-1].index(prediction.source)
         if last > order.index(scale) or prediction.weight.shape[1] != source:
             raise BundleError("bad_palette", f"the prediction of {scale} does not fit its source")
+        for row in self.states:
+            depths = dict(zip(self.planes, row.depths, strict=True))
+            begun = any(depth for plane, depth in depths.items() if plane.scale == scale)
+            whole = all(
+                depth == plane.depth
+                for plane, depth in depths.items()
+                if plane.scale == prediction.source
+            )
+            if begun and not whole:
+                raise BundleError(
+                    "bad_states",
+                    f"state {row.state} has some of {scale}, but not all of "
+                    f"{prediction.source}, from which it is predicted",
+                )

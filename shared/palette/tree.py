@@ -97,6 +97,15 @@ class PaletteTree:
         scale = np.float32(2.0**-self.exponent)
         return self.integer_colours(depth).astype(np.float32) * scale
 
+    def node_colours(self, nodes: IndexArray, depths: npt.NDArray[np.uint8]) -> FloatArray:
+        """Colours of ``nodes`` (int32 [...]) that lie at ``depths`` (of the same shape).
+
+        Returns float32 [..., channels].
+        """
+        rows = (1 << depths.astype(np.int32)) - 1 + nodes
+        scale = np.float32(2.0**-self.exponent)
+        return np.asarray(self.nodes[rows], np.float32) * scale
+
     def merge_map(self, depth: int) -> IndexArray:
         """The forward step's map from the colours of ``depth`` onto those of ``depth - 1``."""
         return np.arange(2**depth, dtype=np.int32) >> 1
@@ -111,6 +120,17 @@ class PaletteTree:
         total = np.maximum(weights.sum(1), 1.0)
         distance = np.square(pairs[:, 0] - pairs[:, 1]).sum(1)
         return np.asarray(weights.prod(1) / total * distance)
+
+    def static_bits(self) -> list[FloatArray]:
+        """What each node costs by the training counts alone: float32 [2**d] for every depth d.
+
+        ``-log2`` of its share of the vectors, each leaf having half a vector more than it had.
+        """
+        counts = self.counts.astype(np.float64) + 0.5
+        return [
+            -np.log2(counts.reshape(2**depth, -1).sum(1) / counts.sum()).astype(np.float32)
+            for depth in range(self.depth + 1)
+        ]
 
     def nearest_leaf(self, vectors: FloatArray) -> IndexArray:
         """The leaf nearest to each vector by a full search.

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from shared.bitstream import Bitstream, Layer
+from shared.bitstream import Bitstream, Layer, PartialLayer
+from shared.bitstream.container import MAX_PASSES
 from shared.errors import BitstreamError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import ingest_pb2, types_pb2
@@ -138,7 +139,8 @@ def parse_features(message: types_pb2.Features, limits: Limits = DEFAULT_LIMITS)
         width=message.width,
         height=message.height,
         state=message.state,
-        layers=_layers(message.layers, limits),
+        layers=_layers(message.layers, limits, len(message.partial.payload)),
+        partial=_partial(message) if message.HasField("partial") else None,
     )
     bitstream.check(limits)
     return bitstream
@@ -210,6 +212,7 @@ def features_message(bitstream: Bitstream) -> types_pb2.Features:
         height=bitstream.height,
         state=bitstream.state,
         layers=[_layer_message(layer) for layer in bitstream.layers],
+        partial=_partial_message(bitstream.partial),
     )
 
 
@@ -225,13 +228,15 @@ def picture_request_message(request: PictureRequest | None) -> types_pb2.Picture
 # -- parts ---------------------------------------------------------------------------------------
 
 
-def _layers(messages: Iterable[types_pb2.Layer], limits: Limits) -> tuple[Layer, ...]:
+def _layers(
+    messages: Iterable[types_pb2.Layer], limits: Limits, partial_bytes: int = 0
+) -> tuple[Layer, ...]:
     messages = list(messages)
     if not 1 <= len(messages) <= limits.max_layers:
         raise BitstreamError(
             "limit_exceeded", f"{len(messages)} layers, not 1 to {limits.max_layers}"
         )
-    total_bytes = sum(len(message.payload) for message in messages)
+    total_bytes = partial_bytes + sum(len(message.payload) for message in messages)
     max_bytes = min(MAX_FRAME_BYTES, limits.max_file_bytes)
     if total_bytes > max_bytes:
         raise BitstreamError(
@@ -254,6 +259,24 @@ def _layers(messages: Iterable[types_pb2.Layer], limits: Limits) -> tuple[Layer,
             raise BitstreamError("crc_mismatch", f"the layer of state {message.state} is damaged")
         layers.append(layer)
     return tuple(layers)
+
+
+def _partial(features: types_pb2.Features) -> PartialLayer:
+    message = features.partial
+    if not 1 <= features.state <= MAX_STATE or not 1 <= message.passes <= MAX_PASSES:
+        raise BitstreamError(
+            "bad_passes", f"{message.passes} passes after state {features.state} are impossible"
+        )
+    layer = PartialLayer(features.state - 1, message.passes, message.payload)
+    if layer.crc32c != message.crc32c:
+        raise BitstreamError("crc_mismatch", f"the layer of state {layer.state} is damaged")
+    return layer
+
+
+def _partial_message(layer: PartialLayer | None) -> types_pb2.PartialLayer | None:
+    if layer is None:
+        return None
+    return types_pb2.PartialLayer(passes=layer.passes, payload=layer.payload, crc32c=layer.crc32c)
 
 
 def _layer_message(layer: Layer) -> types_pb2.Layer:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.bitstream import Bitstream, Layer, varint
-from shared.bitstream.container import HEADER_BYTES
+from shared.bitstream import Bitstream, Layer, PartialLayer, varint
+from shared.bitstream.container import HEADER_BYTES, MAX_PASSES
 from shared.errors import BitstreamError
 from shared.limits import Limits
 
@@ -36,36 +36,109 @@ def header_with(data: bytes, **fields: int) -> bytes:
     return bytes(header) + crc + data[HEADER_BYTES:]
 
 
-bitstreams = st.builds(
-    lambda payloads, finest, width, height, bundle_id: Bitstream(
-        bundle_id,
-        width,
-        height,
+@st.composite
+def bitstreams(draw: st.DrawFn) -> Bitstream:
+    payloads = draw(st.lists(st.binary(max_size=300), min_size=1, max_size=12))
+    finest = draw(st.integers(0, 200))
+    top = finest + len(payloads) - 1
+    partial = None
+    if finest > 0 and draw(st.booleans()):
+        passes = draw(st.integers(1, MAX_PASSES))
+        partial = PartialLayer(finest - 1, passes, draw(st.binary(max_size=300)))
+    return Bitstream(
+        draw(st.binary(min_size=8, max_size=8)),
+        draw(st.integers(16, 8192)),
+        draw(st.integers(16, 8192)),
         finest,
-        tuple(Layer(finest + len(payloads) - 1 - k, p) for k, p in enumerate(payloads)),
-    ),
-    st.lists(st.binary(max_size=300), min_size=1, max_size=12),
-    st.integers(0, 200),
-    st.integers(16, 8192),
-    st.integers(16, 8192),
-    st.binary(min_size=8, max_size=8),
-)
+        tuple(Layer(top - k, payload) for k, payload in enumerate(payloads)),
+        partial,
+    )
 
 
-@given(bitstreams)
+@given(bitstreams())
 def test_a_file_reads_back_as_what_was_written(bitstream: Bitstream) -> None:
     data = bitstream.to_bytes()
     assert Bitstream.from_bytes(data) == bitstream
     assert len(data) == bitstream.file_bytes
 
 
-@given(bitstreams)
+@given(bitstreams())
 def test_every_prefix_holds_the_states_that_are_complete(bitstream: Bitstream) -> None:
     data = bitstream.to_bytes()
     for state, size in bitstream.cumulative_bytes().items():
         truncated = bitstream.truncate(state)
         assert len(truncated.to_bytes()) == size
         assert Bitstream.from_bytes(data[:size], allow_cut=True) == truncated
+
+
+def make_partial() -> Bitstream:
+    return dataclasses.replace(make(finest=1), partial=PartialLayer(0, 200, b"\x05" * 30))
+
+
+@pytest.mark.parametrize("length", range(make_partial().file_bytes))
+def test_a_file_cut_in_its_partial_layer_is_read_without_it(length: int) -> None:
+    whole = make_partial()
+    cut = whole.to_bytes()[:length]
+    with pytest.raises(BitstreamError) as refused:
+        Bitstream.from_bytes(cut)
+    assert refused.value.reason == "truncated"
+    if length >= whole.cumulative_bytes()[3]:
+        read = Bitstream.from_bytes(cut, allow_cut=True)
+        assert read == whole.truncate(read.state)
+        assert read.partial is None
+
+
+def test_every_byte_of_a_partial_layer_is_under_its_checksum() -> None:
+    data = make_partial().to_bytes()
+    for offset in range(make(finest=1).file_bytes, len(data)):
+        damaged = bytearray(data)
+        damaged[offset] ^= 1
+        with pytest.raises(BitstreamError):
+            Bitstream.from_bytes(bytes(damaged), allow_cut=False)
+
+
+def test_a_partial_layer_costs_nothing_where_there_is_none() -> None:
+    """The flag is a bit of the number of layers."""
+    data, plain = make_partial().to_bytes(), make(finest=1).to_bytes()
+    assert data[18] == plain[18] | 0x80
+    assert data[HEADER_BYTES : len(plain)] == plain[HEADER_BYTES:]
+    # passes (two LEB128 bytes), length, checksum, payload
+    assert len(data) == len(plain) + 2 + 1 + 4 + 30
+
+
+@pytest.mark.parametrize(
+    ("passes", "reason"), [(b"\x00", "bad_passes"), (b"\xff\xff\x01", "bad_passes"),
+                          (b"\x80\x00", "bad_length"), (b"\x05", "crc_mismatch")]
+)  # fmt: skip
+def test_forged_numbers_of_passes_are_named(passes: bytes, reason: str) -> None:
+    data = make_partial().to_bytes()
+    place = make(finest=1).file_bytes
+    with pytest.raises(BitstreamError) as refused:
+        Bitstream.from_bytes(data[:place] + passes + data[place + 2 :])
+    assert refused.value.reason == reason
+
+
+def test_nothing_follows_the_finest_state() -> None:
+    with pytest.raises(BitstreamError) as refused:
+        Bitstream.from_bytes(header_with(make().to_bytes(), layers=3 | 0x80))
+    assert refused.value.reason == "bad_state"
+    with pytest.raises(BitstreamError):
+        dataclasses.replace(make(), partial=PartialLayer(-1, 1, b"")).to_bytes()
+
+
+def test_version_1_is_read_and_written_again_as_today() -> None:
+    today = make().to_bytes()
+    assert Bitstream.from_bytes(header_with(today, version=1)) == make()
+    # It had no partial layers: what would be their flag is a number of layers that it refuses.
+    with pytest.raises(BitstreamError) as refused:
+        Bitstream.from_bytes(header_with(make_partial().to_bytes(), version=1))
+    assert refused.value.reason == "limit_exceeded"
+
+
+def test_another_version_says_what_to_do() -> None:
+    with pytest.raises(BitstreamError, match="use the release that wrote it") as refused:
+        Bitstream.from_bytes(header_with(make().to_bytes(), version=3))
+    assert refused.value.reason == "bad_version"
 
 
 @pytest.mark.parametrize("length", range(make().file_bytes))
@@ -87,7 +160,8 @@ def test_a_cut_file_is_refused_or_read_coarser_but_never_wrong(length: int) -> N
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"version": 2}, "bad_version"),
+        ({"version": 3}, "bad_version"),
+        ({"version": 0}, "bad_version"),
         ({"width": 15}, "bad_size"),
         ({"height": 0}, "bad_size"),
         ({"width": 8193}, "bad_size"),
@@ -211,6 +285,7 @@ def test_errors_carry_reason_offset_and_message_for_machines() -> None:
 def test_a_lone_layers_checksum_covers_its_state() -> None:
     assert Layer(1, b"abc").crc32c != Layer(2, b"abc").crc32c
     assert Layer(1, b"abc").crc32c == google_crc32c.value(b"\x01abc")
+    assert PartialLayer(1, 2, b"abc").crc32c == google_crc32c.value(b"\x01\x02\0abc")
 
 
 def test_bits_per_pixel_counts_the_whole_file() -> None:

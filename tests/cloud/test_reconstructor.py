@@ -53,6 +53,25 @@ def test_a_batch_of_states_gives_what_each_alone_gives(bundle: Bundle, data: byt
     assert worker.reconstruct([]) == []
 
 
+def test_a_partial_layer_comes_between_the_states_around_it(bundle: Bundle, data: bytes) -> None:
+    from shared.bitstream import Bitstream
+    from shared.codec import MarkovPaletteCodec
+
+    codec = open_codec(bundle)
+    assert isinstance(codec, MarkovPaletteCodec)
+    worker = Reconstructor.from_bundle(bundle)
+    indices = codec.decode_indices(Bitstream.from_bytes(data))
+    told = []
+    for passes in range(4):
+        latents = codec.decode(codec.code(indices, 600, 400, state=1, passes=passes))
+        told.append(latents.progress)
+        picture = worker.reconstruct([latents])[0]
+        for state, equal in ((1, passes == 0), (0, False)):
+            whole = worker.reconstruct([latents_of(bundle, data, state)])[0]
+            assert np.array_equal(picture, whole) == equal
+    assert told == pytest.approx([0, 0.25, 0.5, 0.75])
+
+
 def test_tiles_leave_no_seam(bundle: Bundle, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Reconstructor.from_bundle(bundle)
     latents = latents_of(bundle, data)

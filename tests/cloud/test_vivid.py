@@ -50,6 +50,26 @@ def test_merging_a_sample_gives_exactly_what_was_received(
             np.testing.assert_array_equal(merged[name], grid)
 
 
+@pytest.mark.parametrize("place", [(4, 1), (4, 5), (3, 3), (2, 1), (1, 2), (1, 3)])
+def test_a_sample_keeps_what_a_partial_layer_brought(
+    bundle: Bundle, codec: MarkovPaletteCodec, photos: dict[str, np.ndarray], place: tuple[int, int]
+) -> None:
+    """Every position, at the depth that it was received at; the rest is drawn."""
+    photo = photos["chelsea"]
+    height, width = photo.shape[:2]
+    whole = EdgeEncoder(bundle).encode(photo)
+    state, passes = place
+    indices = codec.decode_indices(whole)
+    received = codec.decode(codec.code(indices, width, height, state=state, passes=passes))
+    drawn = Reconstructor.from_bundle(bundle).sample_indices(received, 4)
+    other = Reconstructor.from_bundle(bundle).sample_indices(received, 5)
+    for name, grid in received.indices.items():
+        below = codec.palette.trees[name].depth - received.depths[name].astype(int)
+        np.testing.assert_array_equal(drawn[name][0].numpy() >> below, grid)
+    if state > 1:  # enough is left to draw
+        assert any(not torch.equal(drawn[name], other[name]) for name in drawn)
+
+
 def test_encoding_a_samples_colours_again_gives_the_received_indices(
     bundle: Bundle, codec: MarkovPaletteCodec, latents: list[Latents]
 ) -> None:

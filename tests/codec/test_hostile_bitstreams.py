@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import time
 from pathlib import Path
@@ -55,12 +56,16 @@ def test_damaged_files_are_refused_or_decode_to_a_true_state(bundle: Bundle) -> 
     assert isinstance(codec, MarkovPaletteCodec)
     original = encode(bundle, 75, 50)
     data, other = original.to_bytes(), encode(bundle, 75, 50, seed=1).to_bytes()
-    true = {state: codec.decode_indices(original.truncate(state)) for state in range(5)}
+    indices = codec.decode_indices(original)
+    partial = codec.code(indices, 75, 50, state=2, passes=1)
+    sources = (data, partial.to_bytes())
+    known = {(s, 0): codec.decode_indices(original.truncate(s)) for s in range(5)}
+    known[2, 1] = codec.decode_indices(partial)
     foreign = {s: codec.decode_indices(Bitstream.from_bytes(other).truncate(s)) for s in range(5)}
     rng = np.random.default_rng(20)
     refused, reasons = 0, set()
     for _ in range(DAMAGED):
-        mutated = mutate(data, other, rng)
+        mutated = mutate(sources[int(rng.integers(2))], other, rng)
         started = time.perf_counter()
         try:
             bitstream = Bitstream.from_bytes(mutated, allow_cut=True)
@@ -69,10 +74,11 @@ def test_damaged_files_are_refused_or_decode_to_a_true_state(bundle: Bundle) -> 
             refused += 1
             reasons.add(error.reason)
         else:
-            candidates = [true[bitstream.state], foreign[bitstream.state]]
+            passes = bitstream.partial.passes if bitstream.partial else 0
+            candidates = [known[bitstream.state, passes], foreign[bitstream.state]]
             assert any(
-                all(np.array_equal(decoded[name], known[name]) for name in known)
-                for known in candidates
+                all(np.array_equal(decoded[name], candidate[name]) for name in candidate)
+                for candidate in candidates
             )
         assert time.perf_counter() - started < HANG_S
     assert refused > DAMAGED // 2
@@ -94,17 +100,27 @@ def reseal(bitstream: Bitstream, rng: np.random.Generator) -> bytes:
         layers.append(Layer(layer.state, bytes(payload)))
     sides = rng.integers(16, 200, 2)
     width, height = (int(s) for s in sides) if rng.random() < 0.3 else (75, 50)
-    return Bitstream(bitstream.bundle_id, width, height, bitstream.state, tuple(layers)).to_bytes()
+    partial = bitstream.partial
+    if partial is not None and rng.random() < 0.7:
+        payload = bytearray(partial.payload)
+        if payload and rng.random() < 0.5:
+            payload[int(rng.integers(len(payload)))] ^= 1 << int(rng.integers(8))
+        passes = int(rng.integers(1, 9)) if rng.random() < 0.5 else partial.passes
+        partial = dataclasses.replace(partial, passes=passes, payload=bytes(payload))
+    return Bitstream(
+        bitstream.bundle_id, width, height, bitstream.state, tuple(layers), partial
+    ).to_bytes()
 
 
 def test_forged_payloads_with_valid_checksums_never_crash(bundle: Bundle) -> None:
     codec = open_codec(bundle)
     assert isinstance(codec, MarkovPaletteCodec)
     original = encode(bundle, 75, 50)
+    partial = codec.code(codec.decode_indices(original), 75, 50, state=1, passes=2)
     rng = np.random.default_rng(21)
     outcomes, reasons = {"refused": 0, "decoded": 0}, set()
     for _ in range(RESEALED):
-        data = reseal(original, rng)
+        data = reseal((original, partial)[int(rng.integers(2))], rng)
         started = time.perf_counter()
         try:
             indices = codec.decode_indices(Bitstream.from_bytes(data))
@@ -117,7 +133,7 @@ def test_forged_payloads_with_valid_checksums_never_crash(bundle: Bundle) -> Non
             outcomes["decoded"] += 1
         assert time.perf_counter() - started < HANG_S
     assert all(outcomes.values())
-    assert reasons <= {"bad_payload", "limit_exceeded"}
+    assert reasons <= {"bad_payload", "limit_exceeded", "bad_passes"}
 
 
 def test_a_small_file_cannot_ask_for_much_memory(bundle: Bundle, tmp_path: Path) -> None:

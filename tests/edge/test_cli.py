@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,6 +16,8 @@ from typer.testing import CliRunner, Result
 
 from edge_client.cli import build_app
 from shared.bitstream import Bitstream
+from shared.bundle import Bundle
+from tests.edge.test_encoder import with_model
 from tests.support.tiny_bundle import make_tiny_bundle
 
 
@@ -116,6 +119,91 @@ def test_inspect_lists_every_state_and_truncate_makes_it(
         assert made["bytes"] == row["bytes"]
     absent = run("truncate", tmp_path / "coarser" / "flower.fwf", "--state", 9, "-o", tmp_path)
     assert absent.exit_code == 1
+
+
+def test_truncating_to_a_budget_is_encoding_within_it(
+    bundle: str, tmp_path: Path, photo_files: dict[str, Path]
+) -> None:
+    photo = photo_files["flower"]
+    run("encode", photo, "-o", tmp_path, "--bundle", bundle)
+    whole = tmp_path / "flower.fwf"
+    states = run_json("inspect", whole)["results"][0]["states"]
+    budget = (states[-1]["bytes"] + states[-2]["bytes"]) // 2
+    target, again = tmp_path / "shorter", tmp_path / "again"
+    made = run_json("truncate", whole, "--bytes", budget, "-o", target, "--bundle", bundle)
+    record = made["results"][0]
+    assert (record["state"], record["bytes"] <= budget) == (1, True)
+    assert 0 < record["passes"] < 4
+    one = run_json("encode", photo, "-o", again, "--bytes", budget, "--bundle", bundle)
+    assert one["results"][0]["passes"] == record["passes"]
+    assert (target / "flower.fwf").read_bytes() == (again / "flower.fwf").read_bytes()
+    # Dropping the part of a layer leaves the state before it.
+    run("truncate", target / "flower.fwf", "--state", 1, "-o", tmp_path / "one")
+    run("truncate", whole, "--state", 1, "-o", tmp_path / "other")
+    assert (tmp_path / "one/flower.fwf").read_bytes() == (
+        tmp_path / "other/flower.fwf"
+    ).read_bytes()
+    shown = run_json("inspect", target / "flower.fwf")["results"][0]
+    partial = {"state": 0, "passes": record["passes"], "of_passes": None, "bytes": record["bytes"]}
+    assert shown["partial"] == partial
+    assert shown["bytes"] == shown["complete_bytes"] == record["bytes"]
+    assert f"({record['passes']} passes)" in shown["states_text"]
+    by_rate = run_json("truncate", whole, "--bpp", 0.05, "-o", target, "--bundle", bundle)
+    assert by_rate["results"][0]["bits_per_pixel"] <= 0.05
+
+
+def test_truncate_wants_one_target_and_the_files_own_bundle(
+    bundle: str, tmp_path: Path, photo_files: dict[str, Path]
+) -> None:
+    run("encode", photo_files["flower"], "-o", tmp_path, "--bundle", bundle)
+    file, out = tmp_path / "flower.fwf", tmp_path / "out"
+    assert run("truncate", file, "-o", out).exit_code == 2
+    assert run("truncate", file, "-o", out, "--state", 1, "--bytes", 500).exit_code == 2
+    small = run("truncate", file, "-o", out, "--bytes", 10, "--bundle", bundle)
+    assert (small.exit_code, "budget_too_small" in small.stderr) == (1, True)
+    data = bytearray(file.read_bytes())
+    foreign = Bitstream.from_bytes(bytes(data))
+    (tmp_path / "foreign.fwf").write_bytes(
+        dataclasses.replace(foreign, bundle_id=b"otherone").to_bytes()
+    )
+    result = run(
+        "truncate",
+        tmp_path / "foreign.fwf",
+        "-o",
+        out,
+        "--bytes",
+        900,
+        "--bundle",
+        bundle,
+        "--json",
+    )
+    failure = json.loads(result.stdout)["failures"][0]
+    assert failure["reason"] == "wrong_bundle"
+    assert b"otherone".hex() in failure["message"]
+    assert "encode the photo again" in failure["message"]
+
+
+def test_psnr_and_lambda_reach_the_files(
+    tmp_path: Path, bundle: str, photo_files: dict[str, Path]
+) -> None:
+    made = with_model(Bundle.load(bundle), tmp_path / "bundle").origin
+    photo = photo_files["astronaut"]
+
+    def one(*options: object) -> dict[str, Any]:
+        arguments = ("encode", photo, "-o", tmp_path, "--bundle", made, *options)
+        record: dict[str, Any] = run_json(*arguments)["results"][0]
+        return record
+
+    sizes = [one("--psnr", level)["bytes"] for level in (20, 22, 23, 24)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+    assert one("--psnr", 90, "--best-effort")["state"] == 0
+    refused = run("encode", photo, "-o", tmp_path, "--bundle", made, "--psnr", 90)
+    assert (refused.exit_code, "target_unreachable" in refused.stderr) == (1, True)
+    plain = run("encode", photo, "-o", tmp_path, "--bundle", bundle, "--psnr", 20)
+    assert (plain.exit_code, "no_psnr_model" in plain.stderr) == (3, True)
+    assert one("--lambda", 0.5)["bytes"] < one()["bytes"]
+    assert run("encode", photo, "-o", tmp_path, "--lambda", -1).exit_code == 2
 
 
 def test_inspect_marks_a_cut_file_and_refuses_a_damaged_one(

@@ -10,9 +10,11 @@ import pytest
 from edge_client import extractor as extractor_module
 from edge_client.encoder import EdgeEncoder
 from edge_client.extractor import FeatureExtractor
-from shared.bundle import Bundle
-from shared.codec import open_codec
+from shared.bundle import Bundle, PsnrModel, PsnrRow
+from shared.codec import MarkovPaletteCodec, open_codec
 from shared.errors import BudgetError, BundleError, PhotoError
+from shared.palette.distortion import DistortionTable
+from shared.preprocess import block_detail
 from tests.support.tiny_bundle import make_codec_bundle, make_tiny_bundle
 
 
@@ -66,6 +68,96 @@ def test_a_budget_that_nothing_meets_says_what_it_would_take(
     assert refused.value.details == {"budget_bytes": needed - 1, "needed_bytes": needed}
 
 
+def test_a_budget_between_two_states_is_filled_with_passes(
+    encoder: EdgeEncoder, photo: np.ndarray
+) -> None:
+    whole = encoder.encode(photo)
+    sizes = whole.cumulative_bytes()
+    codec = open_codec(encoder.bundle)
+    filled = 0
+    for budget in range(sizes[4], sizes[0], (sizes[0] - sizes[4]) // 20):
+        made = encoder.encode(photo, max_bytes=budget)
+        assert made.file_bytes <= budget
+        assert made.to_bytes() == codec.shorten(whole, budget).to_bytes()
+        filled += made.partial is not None
+    assert filled > 10
+
+
+def with_model(bundle: Bundle, folder: Path) -> Bundle:
+    """The tiny bundle with a PSNR model: decibels of the distortion of both scales."""
+    rows = tuple(
+        PsnrRow(intercept=-2.0, distortion={"semantic": 1.0, "texture": 0.5}, detail=(0.1, 0, 0),
+                margin_db=0.5)
+        for _ in bundle.manifest.states
+    )  # fmt: skip
+    manifest = bundle.manifest.model_copy(update={"psnr_model": PsnrModel(rows=rows, share=0.9)})
+    return Bundle.create(folder, manifest, {n: bundle.read(n) for n in bundle.manifest.files})
+
+
+def test_a_psnr_target_gets_the_fewest_passes_that_are_expected_to_reach_it(
+    bundle: Bundle, photo: np.ndarray, tmp_path: Path
+) -> None:
+    made = with_model(bundle, tmp_path)
+    encoder, codec = EdgeEncoder(made), open_codec(made)
+    assert isinstance(codec, MarkovPaletteCodec)
+    features = FeatureExtractor(made)(photo)
+    indices = codec.quantise(features)
+    model = made.manifest.psnr_model
+    assert model is not None
+    path = list(model.path(DistortionTable(codec.palette, features, indices), block_detail(photo)))
+    assert [(s, p) for s, p, _ in path if p == 0] == [(s, 0) for s in (4, 3, 2, 1, 0)]
+    assert len(path) == sum(made.manifest.passes(state) for state in range(4)) + 1
+    levels = [level for _, _, level in path]
+    assert levels == sorted(levels)
+    for _, _, level in path[1:]:
+        if level - levels[0] < 1e-6:
+            continue
+        first = next((s, p) for s, p, reached in path if reached >= level - 1e-7)
+        coded = encoder.encode(photo, psnr_db=level - 1e-7)
+        assert (coded.state, coded.partial.passes if coded.partial else 0) == first
+        expected = codec.code(indices, 512, 512, state=first[0], passes=first[1])
+        assert coded.to_bytes() == expected.to_bytes()
+    assert encoder.encode(photo, psnr_db=0).state == 4
+
+
+def test_a_psnr_out_of_reach_is_an_error_unless_the_best_is_enough(
+    bundle: Bundle, photo: np.ndarray, tmp_path: Path
+) -> None:
+    encoder = EdgeEncoder(with_model(bundle, tmp_path))
+    with pytest.raises(BudgetError, match="of the finest state") as refused:
+        encoder.encode(photo, psnr_db=90)
+    assert refused.value.reason == "target_unreachable"
+    assert refused.value.details["wanted_db"] == 90
+    assert refused.value.details["expected_db"] < 90
+    best = encoder.encode(photo, psnr_db=90, best_effort=True)
+    assert best.to_bytes() == encoder.encode(photo).to_bytes()
+
+
+def test_a_bundle_without_a_psnr_model_says_so_before_any_photo_is_read(
+    encoder: EdgeEncoder,
+) -> None:
+    with pytest.raises(BundleError, match="give a state, bits per pixel or bytes") as refused:
+        encoder.encode("no such photo.jpg", psnr_db=30)
+    assert refused.value.reason == "no_psnr_model"
+
+
+def test_a_rate_weight_saves_bits_and_the_bundle_may_have_one_of_its_own(
+    bundle: Bundle, encoder: EdgeEncoder, photo: np.ndarray, tmp_path: Path
+) -> None:
+    nearest = encoder.encode(photo)
+    weighted = EdgeEncoder(bundle, rate_weight=0.5).encode(photo)
+    assert weighted.file_bytes < nearest.file_bytes
+    manifest = bundle.manifest.model_copy(update={"rate_weight": 0.5})
+    files = {name: bundle.read(name) for name in bundle.manifest.files}
+    own = Bundle.create(tmp_path, manifest, files)
+    assert EdgeEncoder(own).encode(photo).layers == weighted.layers
+    assert EdgeEncoder(own, rate_weight=0).encode(photo).layers == nearest.layers
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(BudgetError) as refused:
+            EdgeEncoder(bundle, rate_weight=wrong)
+        assert refused.value.reason == "bad_target"
+
+
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
@@ -74,6 +166,8 @@ def test_a_budget_that_nothing_meets_says_what_it_would_take(
         ({"bits_per_pixel": -0.1}, "bad_target"),
         ({"bits_per_pixel": float("nan")}, "bad_target"),
         ({"state": 1, "max_bytes": 100}, "two_targets"),
+        ({"psnr_db": 30.0, "max_bytes": 100}, "two_targets"),
+        ({"psnr_db": -1.0}, "bad_target"),
     ],
 )
 def test_senseless_targets_are_refused(

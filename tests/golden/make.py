@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.codec import MarkovPaletteCodec, open_codec
 from tests.support.tiny_bundle import make_codec_bundle
 
 FOLDER = Path(__file__).parent
 SIZES = ((16, 16), (33, 97), (320, 200))
+POINTS = ((4, 0), (4, 5), (3, 0), (2, 0), (2, 1), (1, 0), (1, 2), (0, 0))
+"""(state, passes of the next layer) of the tiny chain."""
 
 
 def index_hash(indices: dict[str, np.ndarray]) -> str:
@@ -52,11 +53,11 @@ def main() -> None:
     assert isinstance(codec, MarkovPaletteCodec)
     records = []
     for width, height in SIZES:
-        layers = tuple(codec.layers(smooth_features(width, height)))
-        whole = Bitstream(bundle.short_id, width, height, 0, layers)
-        for state in range(bundle.manifest.coarsest_state + 1):
-            bitstream = whole.truncate(state)
-            name = f"{width}x{height}-state{state}.fwf"
+        indices = codec.quantise(smooth_features(width, height))
+        for state, passes in POINTS:
+            bitstream = codec.code(indices, width, height, state=state, passes=passes)
+            part = f"-passes{passes}" if passes else ""
+            name = f"{width}x{height}-state{state}{part}.fwf"
             (FOLDER / name).write_bytes(bitstream.to_bytes())
             records.append(
                 {

@@ -34,7 +34,10 @@ def requirements(*extras: str) -> list[Requirement]:
 @pytest.mark.parametrize(
     ("file", "extras"),
     [
-        ("constraints.txt", ("edge", "cloud", "tasks", "ultralytics", "train", "demo", "dev")),
+        (
+            "constraints.txt",
+            ("edge", "cloud", "tasks", "ultralytics", "train", "jxl", "demo", "dev"),
+        ),
         ("constraints-edge.txt", ("edge",)),
     ],
 )

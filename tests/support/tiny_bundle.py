@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from shared.bundle import Bundle, Manifest, ScaleSpec
-from shared.entropy import ContextTables
-from shared.palette import DiffusionState, PaletteTree, PlaneSpec
+from shared.palette import DiffusionState, MarkovPalette, PaletteTree, PlaneSpec
+from tests.support.tiny_contexts import tiny_contexts
 
 PLANES = (
     PlaneSpec(name="semantic_0", scale="semantic", first_channel=0, channels=4, depth=5),
@@ -25,41 +25,42 @@ SCALES = (
     ScaleSpec(name="semantic", stride=16, channels=8),
     ScaleSpec(name="texture", stride=8, channels=3),
 )
-THRESHOLDS = np.array([-40, -20, -8, 8, 20, 40], np.int32)
+STATES = tuple(
+    DiffusionState(state=number, depths=depths, typical_bits_per_pixel=sum(depths) / 100)
+    for number, depths in enumerate(DEPTHS)
+)
 
 
-def codec_files(seed: int = 7) -> dict[str, bytes]:
-    """palette.npz and contexts.npz of the tiny bundle."""
+def tiny_palette(seed: int = 7) -> MarkovPalette:
+    """The tiny bundle's palette: random colours, sorted a little."""
     rng = np.random.default_rng(seed)
-    palette: dict[str, np.ndarray] = {}
-    contexts: dict[str, np.ndarray] = {}
+    trees = {}
     for plane in PLANES:
         leaves = rng.standard_normal((2**plane.depth, plane.channels))
         order = np.lexsort((leaves[:, 1], np.round(leaves[:, 0])))
         counts = rng.integers(1, 1000, 2**plane.depth)
-        tree = PaletteTree.from_leaves(leaves[order], counts)
-        palette |= tree.to_arrays(plane.name)
-        shape = (2, 2**plane.depth - 1, len(THRESHOLDS) + 1)
-        slope = np.linspace(0.1, 0.9, shape[2])
-        chance = np.clip(slope + rng.uniform(-0.08, 0.08, shape), 0.02, 0.98)
-        table = (chance * 65536).astype(np.uint16)
-        contexts |= ContextTables(THRESHOLDS, table).to_arrays(plane.name)
-    return {"palette.npz": _npz(palette), "contexts.npz": _npz(contexts)}
+        trees[plane.name] = PaletteTree.from_leaves(leaves[order], counts)
+    return MarkovPalette(PLANES, trees, STATES)
+
+
+def codec_files(seed: int = 7) -> dict[str, bytes]:
+    """palette.npz and contexts.npz of the tiny bundle."""
+    palette = tiny_palette(seed)
+    return {
+        "palette.npz": _npz(palette.to_arrays()),
+        "contexts.npz": _npz(tiny_contexts(palette).to_arrays()),
+    }
 
 
 def tiny_manifest(**changes: object) -> Manifest:
     """The tiny bundle's manifest, before its files are known."""
-    states = tuple(
-        DiffusionState(state=number, depths=depths, typical_bits_per_pixel=sum(depths) / 100)
-        for number, depths in enumerate(DEPTHS)
-    )
     values: dict[str, object] = {
         "name": "tiny",
         "version": "1",
         "codec": "markov-palette",
         "scales": SCALES,
         "planes": PLANES,
-        "states": states,
+        "states": STATES,
         "input_multiple": 16,
         "halo_positions": 8,
         "files": {},

@@ -1,13 +1,10 @@
-"""Parts of the fit step: trees, straight-through colours, the perceptual distance, rivals."""
+"""Parts of the fit step: trees, straight-through colours; CompressAI's models as rivals."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
-from training.evaluate.metrics import Metrics
-from training.evaluate.rivals import rivals, smallest_within
 from training.fit.bisect import fit_leaves, heap_of, nearest
 from training.fit.config import PlaneLayout
 from training.fit.quantise import TrainingPalette
@@ -89,55 +86,6 @@ def test_a_plane_at_its_root_passes_no_gradient_on() -> None:
     assert float(leaves[1].grad.abs().max()) == 0
     assert leaves[0].grad is not None
     torch.testing.assert_close(leaves[0].grad, torch.full_like(leaves[0], 1 / 3))
-
-
-@pytest.fixture(scope="module")
-def metrics() -> Metrics:
-    from cloud_server.models import ModelStore
-    from shared.errors import ModelError
-
-    store = ModelStore()
-    try:
-        for name in ("squeezenet-1.1", "lpips-squeeze"):
-            store.fetch(name)
-    except ModelError as error:
-        pytest.skip(f"the perceptual weights cannot be had: {error.message}")
-    return Metrics(store.path("squeezenet-1.1"), store.path("lpips-squeeze"))
-
-
-def test_distances_grow_as_jpeg_gets_coarser(
-    metrics: Metrics, photos: dict[str, np.ndarray]
-) -> None:
-    photo = photos["astronaut"]
-    jpeg = next(rival for rival in rivals() if rival.name == "jpeg")
-    rows = [metrics(photo, jpeg.code(photo, quality)[1]) for quality in (60, 20, 5)]
-    assert [row["lpips_like"] for row in rows] == sorted(row["lpips_like"] for row in rows)
-    assert [row["psnr"] for row in rows] == sorted((row["psnr"] for row in rows), reverse=True)
-    assert metrics(photo, photo)["lpips_like"] == pytest.approx(0, abs=1e-6)
-
-
-def test_distances_grow_with_blur(metrics: Metrics, photos: dict[str, np.ndarray]) -> None:
-    from PIL import Image, ImageFilter
-
-    photo = photos["astronaut"]
-    blurred = [
-        np.asarray(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(radius)))
-        for radius in (1, 2, 4)
-    ]
-    distances = [metrics(photo, picture)["lpips_like"] for picture in blurred]
-    assert 0.02 < distances[0] < 0.7 * distances[1] < 0.7 * distances[2]
-
-
-def test_rivals_keep_within_a_budget(photos: dict[str, np.ndarray]) -> None:
-    photo = photos["chelsea"]
-    for rival in rivals():
-        found = smallest_within(rival, photo, 6000)
-        assert found is not None
-        quality, size, decoded = found
-        assert size <= 6000
-        assert decoded.shape == photo.shape
-        assert rival.code(photo, quality)[0] == size
-        assert smallest_within(rival, photo, 30) is None
 
 
 def test_compressai_models_code_real_strings(photos: dict[str, np.ndarray]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.bitstream import Bitstream, Layer
+from shared.bitstream import Bitstream, Layer, PartialLayer
 from shared.errors import (
     BitstreamError,
     BudgetError,
@@ -161,8 +161,11 @@ def bitstreams(draw: st.DrawFn) -> Bitstream:
         Layer(state + len(payloads) - 1 - number, payload)
         for number, payload in enumerate(payloads)
     )
+    partial = None
+    if state and draw(st.booleans()):
+        partial = PartialLayer(state - 1, draw(st.integers(1, 999)), draw(st.binary(max_size=30)))
     return Bitstream(
-        draw(st.binary(min_size=8, max_size=8)), draw(sides), draw(sides), state, layers
+        draw(st.binary(min_size=8, max_size=8)), draw(sides), draw(sides), state, layers, partial
     )
 
 
@@ -329,6 +332,30 @@ def test_a_bad_frame_message_is_refused(change: Any) -> None:
     with pytest.raises(SessionError) as caught:
         parse_frame(frame)
     assert caught.value.reason == "invalid_message"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda f: setattr(f.partial, "passes", 0), "bad_passes"),
+        (lambda f: setattr(f.partial, "passes", 2**32 - 1), "bad_passes"),
+        (lambda f: setattr(f.partial, "passes", 3), "crc_mismatch"),
+        (lambda f: setattr(f.partial, "payload", b"fouz"), "crc_mismatch"),
+        (lambda f: setattr(f.partial, "crc32c", 1), "crc_mismatch"),
+        (lambda f: (setattr(f, "state", 0), setattr(f.layers[-1], "state", 0)), "bad_state"),
+        (lambda f: setattr(f, "state", 0), "bad_passes"),
+        (lambda f: setattr(f.partial, "payload", bytes(25 * 2**20)), "limit_exceeded"),
+    ],
+)
+def test_a_forged_partial_layer_is_refused(change: Any, reason: str) -> None:
+    layers = (Layer(2, b"four"), Layer(1, b"four"))
+    good = Bitstream(b"8" * 8, 64, 64, 1, layers, PartialLayer(0, 2, b"four"))
+    message = frame_message(Frame(1, good)).features
+    assert parse_features(message) == good
+    change(message)
+    with pytest.raises(BitstreamError) as caught:
+        parse_features(message)
+    assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from edge_client.session import EdgeSession
 from edge_client.session.channel import error_from_call
 from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
-from shared.errors import BundleError, FeatherwireError, SessionError
+from shared.errors import BudgetError, BundleError, FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc, types_pb2
 from shared.wire import PictureRequest
 from shared.wire.requests import (
@@ -98,6 +98,8 @@ def test_a_device_that_insists_on_another_bundle_is_told_which_to_use(
     error = client.all("error")[0]
     assert error.reason == "bundle_mismatch"
     assert tiny_bundle.id in error.details["bundle_id"]
+    assert "fetch it" in error.message
+    assert "without a bundle of its own" in error.message
     assert client.error is not None
     assert client.error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert error_from_call(client.error, server).reason == "bundle_mismatch"
@@ -204,6 +206,46 @@ def test_refining_gives_what_the_finer_state_would_have_given(
         with pytest.raises(SessionError) as caught:
             session.refine(coarse.sequence, state=0)
         assert caught.value.reason == "not_refinable"
+
+
+def test_refining_replaces_a_partial_layer_by_the_whole_one(
+    server: str, encoder: EdgeEncoder, image: NDArray[np.uint8]
+) -> None:
+    sizes = encoder.encode(image).cumulative_bytes()
+    budget = (sizes[1] + sizes[0]) // 2 + 8
+    within = encoder.encode(image, max_bytes=budget)
+    assert within.partial is not None
+    with EdgeSession(server, encoder=encoder) as session:
+        coarse = session.send(image, state=within.state, picture=True)
+        first = session.send(image, max_bytes=budget, refinable=True, picture=True)
+        assert (first.state, first.payload_bytes) == (within.state, within.file_bytes)
+        assert first.analysis is not None
+        assert first.analysis.payload_bytes == within.file_bytes
+        # What came of the layer is in the picture, and all of it after the refinement.
+        assert not same_picture(first.image(), coarse.image())
+        refined = session.refine(first.sequence, state=within.state - 1, picture=True)
+        assert refined.state == within.state - 1
+        direct = session.send(image, state=within.state - 1, picture=True)
+        assert same_picture(refined.image(), direct.image())
+        assert not same_picture(refined.image(), first.image())
+
+
+def test_ready_features_are_shortened_to_a_budget_without_the_photo(
+    server: str, encoder: EdgeEncoder, image: NDArray[np.uint8]
+) -> None:
+    whole = encoder.encode(image)
+    with EdgeSession(server, encoder=encoder) as session:
+        for budget in (min(whole.cumulative_bytes().values()), whole.file_bytes - 40):
+            sent = session.send(whole, max_bytes=budget, picture=True)
+            direct = session.send(image, max_bytes=budget, picture=True)
+            assert sent.payload_bytes == direct.payload_bytes <= budget
+            assert same_picture(sent.image(), direct.image())
+        with pytest.raises(BudgetError) as caught:
+            session.send(whole, max_bytes=20)
+        assert caught.value.reason == "budget_too_small"
+        with pytest.raises(BudgetError) as caught:
+            session.send(whole, psnr_db=30)
+        assert caught.value.reason == "no_photo"
 
 
 def test_refining_a_frame_that_is_not_kept_or_leaves_a_gap_fails_alone(
@@ -331,6 +373,8 @@ def test_analyze_needs_no_stream(
         with pytest.raises(BundleError) as caught:
             session.analyze(other)
         assert caught.value.reason == "bundle_mismatch"
+        assert encoder.bundle.id in caught.value.message
+        assert "encode the photo again" in caught.value.message
 
 
 def test_photos_that_cannot_be_read_are_reported_and_the_rest_goes_on(

@@ -1,4 +1,4 @@
-"""featherwire-train evaluate: rate and distortion beside the rivals', on photos of your choice."""
+"""featherwire-train evaluate: a bundle beside the rivals, on photos never trained on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from shared.cli import stop_on_error
-from training.cli.steps import JsonOption
+from training.cli.steps import JsonOption, RecipeOption
+
+_ALL_METRICS = "pixels,squeeze,vgg,tasks"
 
 
 def register(app: typer.Typer) -> None:
@@ -20,62 +22,86 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     photos: Annotated[
-        list[Path], typer.Argument(help="Photos, folders or tars, never trained on.")
+        list[Path],
+        typer.Argument(
+            help="Photos, folders or tars; of what the recipe trains on, what it keeps out."
+        ),
     ],
     bundle: Annotated[str | None, typer.Option(help="Bundle folder, zip or name.")] = None,
+    recipe: RecipeOption = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for curves.json and table.md.")
+        Path | None, typer.Option("-o", "--output", help="Folder for JSON, table.md and plots.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many photos.")] = None,
+    every: Annotated[
+        int, typer.Option(min=1, help="Take every so-manieth photo: more people of a set of faces.")
+    ] = 1,
     side: Annotated[int, typer.Option(min=64, help="Reduce photos to this long side.")] = 512,
-    rivals: Annotated[bool, typer.Option(help="Measure JPEG, WebP and AVIF too.")] = True,
+    metrics: Annotated[
+        str, typer.Option(help="Groups of metrics, comma-separated.")
+    ] = _ALL_METRICS,
+    vgg_limit: Annotated[
+        int | None, typer.Option(min=0, help="VGG's metrics, the slow ones, on so many photos.")
+    ] = None,
+    rivals: Annotated[bool, typer.Option(help="Measure JPEG, WebP, AVIF and JPEG XL too.")] = True,
     neural: Annotated[
         str | None,
         typer.Option(help="A CompressAI architecture too (mbt2018-mean ...); downloads weights."),
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of points measured before. Default: ~/.cache/featherwire/bench."),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Use and keep no cache.")] = False,
+    resamples: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Resamples of the photos, for intervals.")
+    ] = 500,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure every state of a bundle, and rivals at several qualities: whole files, PSNR,
-    MS-SSIM, and the LPIPS-like distance (when its weights have been fetched)."""
+    """Measure every state of a bundle, and rivals at several qualities: whole files; pixels,
+    perception, and what tasks still find; rate differences with intervals."""
     from itertools import islice
 
-    from cloud_server.models import ModelStore
     from shared.bundle import Bundle
-    from shared.errors import ModelError
-    from training.evaluate.curves import BundleUnderTest, averages, markdown, measure
-    from training.evaluate.metrics import Metrics
+    from training.evaluate.cache import default_cache_dir
+    from training.evaluate.photos import evaluation_photos
+    from training.evaluate.report import averages_table, markdown
     from training.evaluate.rivals import rivals as all_rivals
-    from training.steps.photos import evaluation_photos
+    from training.evaluate.run import Plan, write_results
+    from training.evaluate.run import evaluate as measure_and_compare
+    from training.recipe import load_recipe
+
+    def say(text: str) -> None:
+        typer.echo(text, err=True)
 
     with stop_on_error(as_json=as_json):
-        store = ModelStore()
-        try:
-            metrics = Metrics(store.path("squeezenet-1.1"), store.path("lpips-squeeze"))
-        except ModelError as error:
-            typer.echo(f"note: no LPIPS-like distance: {error.message}", err=True)
-            metrics = Metrics()
         others = all_rivals() if rivals else []
         if neural is not None:
             from training.evaluate.neural import neural_rivals
 
             others += neural_rivals(neural)
-        points = measure(
-            islice(evaluation_photos(photos, side), limit),
-            BundleUnderTest(Bundle.load(bundle)),
-            others,
-            metrics,
-            lambda name: typer.echo(name, err=True),
+        plan = Plan(
+            Bundle.load(bundle),
+            "+".join(path.stem for path in photos[:4]),
+            side,
+            groups=metrics.split(","),
+            rivals=others,
+            limits={} if vgg_limit is None else {"vgg": vgg_limit},
+            resamples=resamples,
+            cache=None if fresh else cache or default_cache_dir(),
         )
-    if not points:
+        found = islice(evaluation_photos(photos, side, load_recipe(recipe)), 0, None, every)
+        chosen = islice(found, limit)
+        results = measure_and_compare(chosen, plan, say)
+    if not results.measurements.points:
         typer.echo("error: no readable photo [no_photos]", err=True)
         raise typer.Exit(1)
-    rows = averages(points)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "curves.json").write_text(json.dumps({"points": points, "averages": rows}))
-        (output / "table.md").write_text(markdown(rows))
+        write_results(output, results, say)
     if as_json:
-        json.dump({"averages": rows, "points": points}, sys.stdout)
+        json.dump(results.document, sys.stdout)
         sys.stdout.write("\n")
+    elif rivals:
+        typer.echo(markdown(results.document), nl=False)
     else:
-        typer.echo(markdown(rows), nl=False)
+        typer.echo(averages_table(results.document["averages"]), nl=False)

@@ -1,4 +1,4 @@
-"""featherwire-train photos, fit, palette, tables, export."""
+"""featherwire-train photos, texture, plan, fit, palette, tables, export."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from shared.cli import stop_on_error
 if TYPE_CHECKING:
     from torch import nn
 
+    from training.fit.loop import Fit
+    from training.recipe import Recipe
+
 RecipeOption = Annotated[
     Path | None, typer.Option("--recipe", help="Recipe file. Default: the picture bundle's.")
 ]
@@ -27,7 +30,7 @@ DEFAULT_RUN = Path("runs/picture")
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    for command in (photos, plan, fit, palette, tables, export):
+    for command in (photos, texture, plan, fit, palette, tables, export):
         app.command(command.__name__)(command)
 
 
@@ -47,7 +50,7 @@ def photos(
         for part in [*(s.path for s in followed.photos.sources), *followed.photos.exclude]:
             if not (data / part).exists():
                 raise RecipeError("not_found", f"{data / part} does not exist")
-        with _bar("photos") as advance:
+        with progress_bar("photos") as advance:
             index = make_cache(
                 followed.photo_sources(data),
                 [data / part for part in followed.photos.exclude],
@@ -55,10 +58,42 @@ def photos(
                 short_side=followed.photos.short_side,
                 progress=lambda name: advance(None, None, {}),
             )
-    _print(
+    print_values(
         {"photos": len(index["photos"]), "left_out": index["left_out"], "sha256": index["sha256"]},
         as_json,
     )
+
+
+def texture(
+    recipe: RecipeOption = None,
+    run: RunOption = DEFAULT_RUN,
+    depth: Annotated[int, typer.Option(min=1, max=12, help="2**DEPTH textures.")] = 6,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Photos that the textures are found on; all are labelled.")
+    ] = 800,
+    as_json: JsonOption = False,
+) -> None:
+    """Label the training photos' patches by texture, for the fit step's contrastive loss."""
+    from safetensors.torch import load_file
+
+    from cloud_server.models import ModelStore
+    from training.fit.features.classifier import WEIGHTS
+    from training.recipe import load_recipe
+    from training.steps.export import RunFiles
+    from training.steps.texture import TextureSettings, make_labels
+
+    with stop_on_error(as_json=as_json):
+        followed = load_recipe(recipe)
+        files = RunFiles(run)
+        need(files.cache / "photos.json", "photos")
+        weights = load_file(ModelStore().path(WEIGHTS))
+        settings = TextureSettings(depth=depth, sample_photos=sample)
+        with progress_bar("texture") as advance:
+            figures = make_labels(
+                files.cache, weights, settings, followed.fit.seed,
+                lambda step, total: advance(step, total, {}),
+            )  # fmt: skip
+    print_values(figures, as_json)
 
 
 def plan(
@@ -80,7 +115,7 @@ def plan(
         "bf16": followed.fit.bf16,
     }
     output.write_text(json.dumps(values, indent=1) + "\n")
-    _print({"plan": str(output)}, as_json)
+    print_values({"plan": str(output)}, as_json)
 
 
 def fit(
@@ -99,7 +134,6 @@ def fit(
     as_json: JsonOption = False,
 ) -> None:
     """Train extractor, palettes and decoder; started again it goes on from its checkpoint."""
-    from training.fit.loop import Fit
     from training.recipe import load_recipe
     from training.steps.export import RunFiles
 
@@ -107,21 +141,12 @@ def fit(
     with stop_on_error(as_json=as_json):
         followed = load_recipe(recipe, {k: v for k, v in changes.items() if v is not None})
         files = RunFiles(run)
-        _need(files.cache / "photos.json", "photos")
-        job = Fit(
-            followed.fit_config(),
-            followed.extractor_config(),
-            followed.decoder_config(),
-            cache=files.cache,
-            run=run,
-            device=device,
-            bf16=followed.fit.bf16,
-            perceptual=_perceptual() if perceptual else None,
-        )
+        need(files.cache / "photos.json", "photos")
+        job = fit_job(followed, files.cache, run, device, perceptual=perceptual)
         limit = math.inf if max_minutes is None else 60 * max_minutes
-        with _bar("fit") as advance:
+        with progress_bar("fit") as advance:
             done = job.train(advance, max_seconds=limit)
-    _print({"done": done, "step": job.step, "steps": job.total_steps}, as_json)
+    print_values({"done": done, "step": job.step, "steps": job.total_steps}, as_json)
 
 
 def palette(
@@ -135,21 +160,27 @@ def palette(
     with stop_on_error(as_json=as_json):
         costs = merge_costs(write_palette(load_recipe(recipe), RunFiles(run)).palette)
     rounded = {name: [round(cost, 6) for cost in row] for name, row in costs.items()}
-    _print({"merge_cost_fine_to_coarse": rounded}, as_json)
+    print_values({"merge_cost_fine_to_coarse": rounded}, as_json)
 
 
 def tables(
-    recipe: RecipeOption = None, run: RunOption = DEFAULT_RUN, as_json: JsonOption = False
+    recipe: RecipeOption = None,
+    run: RunOption = DEFAULT_RUN,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    as_json: JsonOption = False,
 ) -> None:
-    """Count the splits of training photos in their contexts and write the probability tables."""
+    """Fit the context networks to the indices of training photos; say what they save."""
     from training.recipe import load_recipe
     from training.steps.export import RunFiles, write_tables
 
-    with stop_on_error(as_json=as_json), _bar("tables") as advance:
+    with stop_on_error(as_json=as_json), progress_bar("tables") as advance:
         figures = write_tables(
-            load_recipe(recipe), RunFiles(run), lambda step, total: advance(step, total, {})
+            load_recipe(recipe),
+            RunFiles(run),
+            lambda step, total: advance(step, total, {}),
+            device=device,
         )
-    _print(figures, as_json)
+    print_values(figures, as_json)
 
 
 def export(
@@ -170,7 +201,34 @@ def export(
         bundle = write_bundle(load_recipe(recipe), RunFiles(run), output, text)
         bundle.verify()
     sizes = {name: entry.size_bytes for name, entry in bundle.manifest.files.items()}
-    _print({"bundle": str(output), "id": bundle.id, "bytes": sizes}, as_json)
+    print_values({"bundle": str(output), "id": bundle.id, "bytes": sizes}, as_json)
+
+
+def fit_job(recipe: Recipe, cache: Path, run: Path, device: str, *, perceptual: bool) -> Fit:
+    """The fit step of a recipe, with the losses that it wants from the model store.
+
+    Raises ModelError ``weights_missing`` for a loss whose weights are not here.
+    """
+    from cloud_server.models import ModelStore
+    from training.fit.features.losses import MODELS, load_losses
+    from training.fit.labels import TextureLabels
+    from training.fit.loop import Fit
+
+    config = recipe.fit_config()
+    store = ModelStore()
+    wanted = {name: store.path(MODELS[name]) for name, w in config.feature_weights.items() if w > 0}
+    return Fit(
+        config,
+        recipe.extractor_config(),
+        recipe.decoder_config(),
+        cache=cache,
+        run=run,
+        device=device,
+        bf16=recipe.fit.bf16,
+        perceptual=_perceptual() if perceptual else None,
+        features=load_losses(wanted),
+        labels=TextureLabels.load(cache) if config.texture_weight > 0 else None,
+    )
 
 
 def _perceptual() -> nn.Module:
@@ -185,14 +243,16 @@ def _perceptual() -> nn.Module:
     )
 
 
-def _need(path: Path, step: str) -> None:
+def need(path: Path, step: str) -> None:
+    """Raise RecipeError ``step_missing`` when a step's result is not there."""
     from training.recipe import RecipeError
 
     if not path.exists():
         raise RecipeError("step_missing", f"{path} is missing; run the {step} step first")
 
 
-def _print(values: dict[str, Any], as_json: bool) -> None:
+def print_values(values: dict[str, Any], as_json: bool) -> None:
+    """A command's result on stdout: one JSON document, or a line for each value."""
     if as_json:
         json.dump(values, sys.stdout, indent=1)
         sys.stdout.write("\n")
@@ -202,7 +262,7 @@ def _print(values: dict[str, Any], as_json: bool) -> None:
 
 
 @contextmanager
-def _bar(name: str) -> Iterator[Callable[[int | None, int | None, dict[str, float]], None]]:
+def progress_bar(name: str) -> Iterator[Callable[[int | None, int | None, dict[str, float]], None]]:
     """A progress bar on stderr: call it with (step, total, figures), any of them None."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

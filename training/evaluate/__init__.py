@@ -1,1 +1,1 @@
-"""Rate and distortion of bundles and of rival codecs, whole files against whole files."""
+"""Rate, distortion, perception and accuracy of bundles beside rival codecs, whole files."""

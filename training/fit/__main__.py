@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 
 from cloud_server.reconstruct.networks import DecoderConfig
 from training.fit.config import FitConfig, PlaneLayout
+from training.fit.features.losses import load_losses
+from training.fit.labels import TextureLabels
 from training.fit.loop import Fit
 from training.fit.perceptual import PerceptualDistance
 from training.networks.extractor import ExtractorConfig
@@ -48,11 +50,17 @@ def main() -> int:
     parser.add_argument("--max-minutes", type=float, default=math.inf)
     parser.add_argument("--backbone", type=Path, help="squeezenet safetensors, for the LPIPS loss")
     parser.add_argument("--heads", type=Path, help="its LPIPS heads")
+    parser.add_argument("--detector", type=Path, help="its backbone, for detector_weight")
+    parser.add_argument("--classifier", type=Path, help="its weights, for classifier_weight")
     given = parser.parse_args()
     config, extractor, decoder, bf16 = read_plan(json.loads(given.plan.read_text()))
     perceptual = None
     if given.backbone and given.heads:
         perceptual = PerceptualDistance(load_file(given.backbone), load_file(given.heads))
+    files = {"detector": given.detector, "classifier": given.classifier}
+    missing = [n for n, w in config.feature_weights.items() if w > 0 and files[n] is None]
+    if missing:
+        parser.error(f"the plan has losses whose weights are not given: --{' --'.join(missing)}")
     job = Fit(
         config,
         extractor,
@@ -62,6 +70,8 @@ def main() -> int:
         device=given.device,
         bf16=bf16,
         perceptual=perceptual,
+        features=load_losses({name: file for name, file in files.items() if file is not None}),
+        labels=TextureLabels.load(given.run / "cache") if config.texture_weight > 0 else None,
     )
 
     def tell(step: int, total: int, figures: dict[str, float]) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
+
+from training.fit.crops import Crop, random_crop
+from training.fit.labels import TextureLabels
+
+_Item = TypeVar("_Item")
 
 
 class PhotoCache:
@@ -33,34 +38,55 @@ class PhotoCache:
         return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
 
 
-def random_crop(photo: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """A square crop, taken at a random scale (down to half size) and mirrored half the time."""
-    height, width = photo.shape[:2]
-    largest = min(height, width, 2 * side)
-    take = int(rng.integers(min(side, largest), largest + 1)) if rng.random() < 0.5 else side
-    take = min(take, largest)
-    top = int(rng.integers(0, height - take + 1))
-    left = int(rng.integers(0, width - take + 1))
-    crop = photo[top : top + take, left : left + take]
-    if take != side:
-        crop = np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.LANCZOS))
-    return crop[:, ::-1] if rng.random() < 0.5 else crop
-
-
 def batches(cache: PhotoCache, side: int, batch: int, seed: int) -> Iterator[Tensor]:
     """Endless batches float32 [batch, 3, side, side] in -0.5..0.5, made by a worker thread."""
-    ready: queue.Queue[Tensor] = queue.Queue(maxsize=6)
+    rng = np.random.default_rng(seed)
+    return _ahead(lambda: _pictures(cache, _draw(cache, side, batch, rng), side))
+
+
+def labelled_batches(
+    cache: PhotoCache, labels: TextureLabels, side: int, stride: int, batch: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same crops as :func:`batches`, with the texture at each position of a scale.
+
+    The labels are int64 [batch, side / stride, side / stride], ``NO_LABEL`` where there is none.
+    """
+    rng = np.random.default_rng(seed)
+
+    def make() -> tuple[Tensor, Tensor]:
+        drawn = _draw(cache, side, batch, rng)
+        found = np.stack([labels.crop(number, crop, side, stride) for number, crop in drawn])
+        return _pictures(cache, drawn, side), torch.from_numpy(found).long()
+
+    return _ahead(make)
+
+
+def _draw(
+    cache: PhotoCache, side: int, batch: int, rng: np.random.Generator
+) -> list[tuple[int, Crop]]:
+    drawn = []
+    for number in rng.choice(len(cache), batch, p=cache.chances):
+        entry = cache.entries[number]
+        drawn.append((int(number), random_crop(entry["height"], entry["width"], side, rng)))
+    return drawn
+
+
+def _pictures(cache: PhotoCache, drawn: list[tuple[int, Crop]], side: int) -> Tensor:
+    crops = np.stack([crop.cut(cache[number], side) for number, crop in drawn])
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).float().div_(255).sub_(0.5)
+
+
+def _ahead(make: Callable[[], _Item]) -> Iterator[_Item]:
+    """What ``make`` returns, for ever, a few items ahead in a thread."""
+    ready: queue.Queue[_Item] = queue.Queue(maxsize=6)
     stop = threading.Event()
 
     def produce() -> None:
-        rng = np.random.default_rng(seed)
         while not stop.is_set():
-            numbers = rng.choice(len(cache), batch, p=cache.chances)
-            crops = np.stack([random_crop(cache[int(n)], side, rng) for n in numbers])
-            tensor = torch.from_numpy(crops).permute(0, 3, 1, 2).float().div_(255).sub_(0.5)
+            item = make()
             while not stop.is_set():
                 try:
-                    ready.put(tensor, timeout=0.5)
+                    ready.put(item, timeout=0.5)
                     break
                 except queue.Full:
                     continue

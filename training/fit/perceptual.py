@@ -1,8 +1,11 @@
 """An LPIPS-like distance: SqueezeNet 1.1 features with the published linear heads.
 
 Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR
-2018. The backbone is the original Caffe SqueezeNet 1.1, not torchvision's, so values are close
-to, but not equal to, those of the lpips package.
+2018. The backbone is the original Caffe SqueezeNet 1.1. The heads were fitted to torchvision's,
+which its author trained from scratch (pytorch/vision pull request 49), so that the two networks'
+channels do not correspond: a head's weights here fall on channels that they were not chosen for.
+What carries over is the balance between stages and that all weights are positive. Values compare
+with each other, not with those of the lpips package. Pooling rounds up, as in both networks.
 """
 
 from __future__ import annotations

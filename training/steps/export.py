@@ -1,4 +1,4 @@
-"""The export step: checkpoint, palette and tables into a bundle that edge and cloud can load."""
+"""The export step: checkpoint, palette and contexts into a bundle that edge and cloud can load."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from shared.bundle import Bundle
 from shared.codec import MarkovPaletteCodec
 from shared.palette import DiffusionState, MarkovPalette
 from shared.preprocess import pad_to_multiple
+from training.contexts.fit import even_contexts, fit_contexts
 from training.export import calibrate, extractor_to_int8_onnx, extractor_to_onnx
 from training.fit import checkpoint
 from training.fit.data import PhotoCache
@@ -23,12 +24,10 @@ from training.networks.extractor import Extractor
 from training.recipe import Recipe, RecipeError
 from training.steps.palette import palette_from_checkpoint
 from training.steps.tables import (
-    count_and_smooth,
-    flat_tables,
+    compare_contexts,
     make_codec,
     manifest_of,
     training_indices,
-    typical_bits_per_pixel,
 )
 
 CALIBRATION_PHOTOS = 32
@@ -76,41 +75,53 @@ def trained_extractor(recipe: Recipe, files: RunFiles) -> Extractor:
 def write_palette(recipe: Recipe, files: RunFiles) -> MarkovPaletteCodec:
     """The palette step: a bundle with the palette and even odds, for the tables step."""
     palette = palette_from_checkpoint(recipe, files.checkpoint)
-    return make_codec(recipe, palette, flat_tables(recipe), files.untabled)
+    return make_codec(recipe, palette, even_contexts(palette), files.untabled)
 
 
 def write_tables(
-    recipe: Recipe, files: RunFiles, progress: Callable[[int, int], None]
+    recipe: Recipe,
+    files: RunFiles,
+    progress: Callable[[int, int], None],
+    *,
+    device: str = "cpu",
 ) -> dict[str, Any]:
-    """The tables step: counts, tables, and the states' typical rates; returns figures."""
-    codec = write_palette(recipe, files)
-    palette = codec.palette
+    """The tables step: context networks, and the states' typical rates; returns figures.
+
+    progress: called with (step, steps), first for photos, then for the fit. device: the fit's.
+    The figures are measured on photos that the networks were not fitted to.
+    """
+    palette = write_palette(recipe, files).palette
     if not (files.cache / "photos.json").exists():
         raise RecipeError("step_missing", f"{files.cache} is empty; run the photos step first")
-    cache = PhotoCache(files.cache)
+    settings = recipe.tables
     samples = training_indices(
-        trained_extractor(recipe, files), palette, cache, recipe.tables.photos,
+        trained_extractor(recipe, files), palette, PhotoCache(files.cache), settings.photos,
         recipe.fit.seed, progress,
     )  # fmt: skip
-    # Savings are measured on photos that were not counted.
-    held_out = max(1, len(samples) // 6)
-    without = typical_bits_per_pixel(codec, samples[:held_out])
-    trial = count_and_smooth(recipe, codec, samples[held_out:] or samples)
-    measured = make_codec(recipe, palette, trial, files.folder / "trial")
-    with_tables = typical_bits_per_pixel(measured, samples[:held_out])
-    tables = count_and_smooth(recipe, codec, samples)
-    final = make_codec(recipe, palette, tables, files.folder / "trial")
-    rates = typical_bits_per_pixel(final, samples)
+    count = max(1, min(len(samples) // 6, settings.held_out))
+    held_out, fitted_on = samples[:count], samples[count:] or samples
+    contexts = fit_contexts(
+        palette,
+        [indices for indices, _ in fitted_on],
+        settings.context_settings(recipe.fit.seed),
+        device=device,
+        progress=progress,
+    )
+    compared = compare_contexts(
+        recipe, palette, contexts, fitted_on, held_out, files.folder / "trial"
+    )
+    rates = compared["networks"]
     states = tuple(
-        DiffusionState(state=n, depths=depths, typical_bits_per_pixel=round(rates[n], 5))
+        DiffusionState(state=n, depths=depths, typical_bits_per_pixel=rates[n])
         for n, depths in enumerate(recipe.states)
     )
-    make_codec(recipe, MarkovPalette(recipe.planes, palette.trees, states), tables, files.draft)
+    make_codec(recipe, MarkovPalette(recipe.planes, palette.trees, states), contexts, files.draft)
+    strides = {scale.name: scale.stride for scale in recipe.scales}
     return {
-        "photos": len(samples),
-        "bits_per_pixel": [round(value, 5) for value in rates],
-        "held_out_bits_per_pixel_even_odds": [round(value, 5) for value in without],
-        "held_out_bits_per_pixel": [round(value, 5) for value in with_tables],
+        "photos": len(fitted_on),
+        "held_out_photos": len(held_out),
+        "held_out_bits_per_pixel": compared,
+        "multiply_adds_per_pixel": round(contexts.macs_per_pixel(strides), 1),
     }
 
 

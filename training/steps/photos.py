@@ -107,18 +107,28 @@ def difference_hash(pixels: Pixels) -> int:
     return int.from_bytes(bits.tobytes(), "big")
 
 
+def held_out_groups(source: PhotoSource) -> set[str]:
+    """The groups (people) of a source that are kept out of training; empty without any."""
+    if not source.group or not source.hold_out_every:
+        return set()
+    groups = sorted({_group(source.group, name) for name, _ in _files(source.path)})
+    return set(groups[:: source.hold_out_every])
+
+
+def is_held_out(source: PhotoSource, name: str, groups: set[str]) -> bool:
+    """Whether a photo of the source belongs to one of its held-out groups."""
+    return bool(source.group) and _group(source.group or "", name) in groups
+
+
 def _trained_on(
     sources: Iterable[PhotoSource],
 ) -> Iterator[tuple[PhotoSource, str, Pixels, str | None]]:
     for source in sources:
-        held_out: set[str] = set()
-        if source.group and source.hold_out_every:
-            groups = sorted({_group(source.group, name) for name, _ in _files(source.path)})
-            held_out = set(groups[:: source.hold_out_every])
+        held_out = held_out_groups(source)
         for name, pixels, problem in _photos(source.path):
             if any(part in name for part in source.skip):
                 continue
-            if source.group and _group(source.group, name) in held_out:
+            if is_held_out(source, name, held_out):
                 continue
             yield source, name, pixels, problem
 
@@ -153,11 +163,8 @@ def _files(source: Path) -> Iterator[tuple[str, bytes]]:
         yield source.name, source.read_bytes()
 
 
-def evaluation_photos(sources: Iterable[Path], long_side: int) -> Iterator[tuple[str, Pixels]]:
-    """Readable photos with their names, reduced so that the long side is at most ``long_side``."""
-    for source in sources:
-        for name, pixels, problem in _photos(source):
-            if problem is None:
-                height, width = pixels.shape[:2]
-                short = round(min(height, width) * min(1.0, long_side / max(height, width)))
-                yield name, reduce_to(pixels, short)
+def readable_photos(source: Path) -> Iterator[tuple[str, Pixels]]:
+    """Names and pixels (uint8 [H, W, 3]) of the photos in a folder, tar or file."""
+    for name, pixels, problem in _photos(source):
+        if problem is None:
+            yield name, pixels

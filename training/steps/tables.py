@@ -1,4 +1,4 @@
-"""The tables step: count every split in its context over training photos, then smooth."""
+"""The tables step: indices of training photos, and what context models make of them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,13 @@ from torch import nn
 from shared.bitstream.container import HEADER_BYTES, layer_bytes
 from shared.bundle import Bundle, Manifest
 from shared.codec import MarkovPaletteCodec
-from shared.entropy import PROBABILITY_ONE, ContextTables
-from shared.entropy.tables import PASSES
+from shared.entropy import ContextModel
 from shared.palette import DiffusionState, MarkovPalette
 from shared.palette.chain import Indices
 from shared.preprocess import pad_to_multiple
+from training.contexts.fit import even_contexts, static_contexts
 from training.fit.data import PhotoCache
 from training.recipe import Recipe
-
-_LEAST = 24
-"""Smallest probability of either bit over 2**16: bounds what one surprise may cost, 11.4 bits."""
 
 
 def npz(arrays: dict[str, npt.NDArray[np.generic]]) -> bytes:
@@ -51,27 +48,11 @@ def manifest_of(recipe: Recipe, states: tuple[DiffusionState, ...], **more: Any)
     return Manifest.model_validate(values | more)
 
 
-def flat_tables(recipe: Recipe) -> dict[str, ContextTables]:
-    """Even odds everywhere: what counting starts from."""
-    thresholds = np.array(recipe.tables.thresholds, np.int32)
-    shape = len(thresholds) + 1
-    return {
-        plane.name: ContextTables(
-            thresholds,
-            np.full((PASSES, 2**plane.depth - 1, shape), PROBABILITY_ONE // 2, np.uint16),
-        )
-        for plane in recipe.planes
-    }
-
-
 def make_codec(
-    recipe: Recipe, palette: MarkovPalette, tables: dict[str, ContextTables], folder: Path
+    recipe: Recipe, palette: MarkovPalette, contexts: ContextModel, folder: Path
 ) -> MarkovPaletteCodec:
-    """A codec over a draft bundle in ``folder`` (palette and tables, no networks)."""
-    arrays: dict[str, npt.NDArray[np.generic]] = {}
-    for name, table in tables.items():
-        arrays |= table.to_arrays(name)
-    files = {"palette.npz": npz(palette.to_arrays()), "contexts.npz": npz(arrays)}
+    """A codec over a draft bundle in ``folder`` (palette and contexts, no networks)."""
+    files = {"palette.npz": npz(palette.to_arrays()), "contexts.npz": npz(contexts.to_arrays())}
     return MarkovPaletteCodec(Bundle.create(folder, manifest_of(recipe, palette.states), files))
 
 
@@ -100,26 +81,6 @@ def training_indices(
     return result
 
 
-def count_and_smooth(
-    recipe: Recipe, codec: MarkovPaletteCodec, samples: list[tuple[Indices, int]]
-) -> dict[str, ContextTables]:
-    """Probabilities from counts, shrunk towards the table pooled over the nodes of a depth."""
-    thresholds = np.array(recipe.tables.thresholds, np.int32)
-    bins = len(thresholds) + 1
-    counts = {
-        plane.name: np.zeros((2, PASSES * (2**plane.depth - 1) * bins), np.int64)
-        for plane in recipe.planes
-    }
-    for indices, _ in samples:
-        codec.observe(indices, counts)
-    return {
-        plane.name: ContextTables(
-            thresholds, _smooth(counts[plane.name], plane.depth, bins, recipe.tables.prior)
-        )
-        for plane in recipe.planes
-    }
-
-
 def typical_bits_per_pixel(
     codec: MarkovPaletteCodec, samples: list[tuple[Indices, int]]
 ) -> list[float]:
@@ -134,16 +95,25 @@ def typical_bits_per_pixel(
     return [float(value) for value in np.median(np.array(rows), axis=0)]
 
 
-def _smooth(
-    counts: npt.NDArray[np.int64], depth: int, bins: int, prior: float
-) -> npt.NDArray[np.uint16]:
-    zeros, ones = counts.reshape(2, PASSES, 2**depth - 1, bins).astype(np.float64)
-    chance = np.empty_like(ones)
-    for level in range(depth):
-        nodes = slice(2**level - 1, 2 ** (level + 1) - 1)
-        pooled_ones = ones[:, nodes].sum(1, keepdims=True) + 0.5
-        pooled = pooled_ones / (pooled_ones + zeros[:, nodes].sum(1, keepdims=True) + 0.5)
-        seen = ones[:, nodes] + zeros[:, nodes]
-        chance[:, nodes] = (ones[:, nodes] + prior * pooled) / (seen + prior)
-    scaled = np.round(chance * PROBABILITY_ONE)
-    return np.clip(scaled, _LEAST, PROBABILITY_ONE - _LEAST).astype(np.uint16)
+def compare_contexts(
+    recipe: Recipe,
+    palette: MarkovPalette,
+    fitted: ContextModel,
+    counted_on: list[tuple[Indices, int]],
+    held_out: list[tuple[Indices, int]],
+    folder: Path,
+) -> dict[str, list[float]]:
+    """Bits per pixel of held-out photos at every state, by model; and what the networks save.
+
+    ``even_odds``: no model. ``static_tables``: each node's frequency in ``counted_on``.
+    ``networks``: the fitted ones. ``saved``: their share of the static tables' bits.
+    """
+    static = static_contexts(palette, [indices for indices, _ in counted_on])
+    models = {"even_odds": even_contexts(palette), "static_tables": static, "networks": fitted}
+    rates = {
+        name: typical_bits_per_pixel(make_codec(recipe, palette, model, folder), held_out)
+        for name, model in models.items()
+    }
+    pairs = zip(rates["networks"], rates["static_tables"], strict=True)
+    rates["saved"] = [1 - ours / theirs for ours, theirs in pairs]
+    return {name: [round(value, 5) for value in row] for name, row in rates.items()}

@@ -267,7 +267,9 @@ class Refine(_message.Message):
     sequence: _builtins.int
     @_builtins.property
     def layers(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Layer]:
-        """The layers after those already sent, coarsest first, without a gap."""
+        """The whole layers after the whole ones already sent, coarsest first, without a gap. A partial
+        layer that was sent is replaced by the first of them.
+        """
 
     @_builtins.property
     def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...

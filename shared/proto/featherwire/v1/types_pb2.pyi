@@ -123,6 +123,40 @@ class Layer(_message.Message):
 Global___Layer: _TypeAlias = Layer  # noqa: Y015
 
 @_typing.final
+class PartialLayer(_message.Message):
+    """The first passes of the layer that follows the layers of a picture; that layer's state is one less
+    than the finest complete one. It is replaced when the whole layer comes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSES_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    CRC32C_FIELD_NUMBER: _builtins.int
+    passes: _builtins.int
+    """1 to one less than the layer has."""
+    payload: _builtins.bytes
+    """Entropy-coded splits of those passes."""
+    crc32c: _builtins.int
+    """CRC-32C (Castagnoli) of the layer's state as one byte, the passes as two (little-endian), and the
+    payload.
+    """
+    def __init__(
+        self,
+        *,
+        passes: _builtins.int = ...,
+        payload: _builtins.bytes = ...,
+        crc32c: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc32c", b"crc32c", "passes", b"passes", "payload", b"payload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartialLayer: _TypeAlias = PartialLayer  # noqa: Y015
+
+@_typing.final
 class Features(_message.Message):
     """A picture as features: the content of one .fwf file."""
 
@@ -133,16 +167,21 @@ class Features(_message.Message):
     HEIGHT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
     bundle_short_id: _builtins.bytes
     """First eight bytes of the SHA-256 that identifies the bundle which wrote the layers."""
     width: _builtins.int
     """Size of the original picture in pixels, before padding."""
     height: _builtins.int
     state: _builtins.int
-    """Finest state present: the state of the last layer."""
+    """Finest complete state: the state of the last layer."""
     @_builtins.property
     def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Layer]:
         """Coarsest first; states fall by exactly one from layer to layer."""
+
+    @_builtins.property
+    def partial(self) -> Global___PartialLayer:
+        """Part of the next layer, where a byte budget ends inside it."""
 
     def __init__(
         self,
@@ -152,12 +191,15 @@ class Features(_message.Message):
         height: _builtins.int = ...,
         state: _builtins.int = ...,
         layers: _abc.Iterable[Global___Layer] | None = ...,
+        partial: Global___PartialLayer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_partial", b"_partial", "partial", b"partial"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_short_id", b"bundle_short_id", "height", b"height", "layers", b"layers", "state", b"state", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_partial", b"_partial", "bundle_short_id", b"bundle_short_id", "height", b"height", "layers", b"layers", "partial", b"partial", "state", b"state", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__partial: _TypeAlias = _typing.Literal["partial"]  # noqa: Y015
+    _WhichOneofArgType__partial: _TypeAlias = _typing.Literal["_partial", b"_partial"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__partial) -> _WhichOneofReturnType__partial | None: ...
 
 Global___Features: _TypeAlias = Features  # noqa: Y015
 

@@ -1,0 +1,56 @@
+"""One photo and its reconstruction at every state, side by side, for the README."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from shared.bundle import Bundle
+from training.evaluate.under_test import BundleCoder, States
+
+Pixels = npt.NDArray[np.uint8]
+
+_COLUMNS = 4
+_GAP = 6
+_LABEL = 18
+_MOST_BYTES = 150_000
+
+
+def write_strip(
+    bundle: Bundle, pixels: Pixels, window: tuple[int, int, int, int], path: Path
+) -> None:
+    """Write a WebP picture of at most 150 kB: original first, then states coarse to fine.
+
+    pixels: uint8 [H, W, 3], coded whole; window: what is shown of it, (left, top, right, bottom),
+    at its own size, so that what is lost can be seen. Bytes are of the whole photo's file.
+    """
+    states = States(BundleCoder(bundle))
+    area = pixels.shape[0] * pixels.shape[1]
+    left, top, right, bottom = window
+    cells = [("original", pixels[top:bottom, left:right])]
+    for state, size, decoded in states.points(pixels, states.knobs):
+        label = f"state {state}: {size} bytes, {8 * size / area:.3f} bpp"
+        cells.append((label, decoded[top:bottom, left:right]))
+    sheet = _sheet(cells)
+    for quality in range(92, 40, -4):
+        sheet.save(path, "WEBP", quality=quality, method=6)
+        if path.stat().st_size <= _MOST_BYTES:
+            return
+
+
+def _sheet(cells: list[tuple[str, Pixels]]) -> Image.Image:
+    height, width = cells[0][1].shape[:2]
+    rows = -(-len(cells) // _COLUMNS)
+    step = (width + _GAP, height + _LABEL + _GAP)
+    size = (_COLUMNS * step[0] - _GAP, rows * step[1] - _GAP)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(13)
+    for number, (label, pixels) in enumerate(cells):
+        left, top = number % _COLUMNS * step[0], number // _COLUMNS * step[1]
+        draw.text((left + 2, top + 1), label, fill="black", font=font)
+        sheet.paste(Image.fromarray(pixels), (left, top + _LABEL))
+    return sheet

@@ -1,0 +1,1 @@
+"""Fitting the context networks: samples of indices, float networks, rounding to integers."""

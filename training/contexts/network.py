@@ -1,0 +1,246 @@
+"""One plane's context network in floating point, and its rounding to integers.
+
+Weights are a part that all passes share and a part of each pass's own; a node's entry and
+readout are a linear map of its colours and a part of its own. Both are only there to learn
+faster: rounding adds the parts up.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from shared.entropy.network import (
+    ACTIVATION_LIMIT,
+    COLOUR_LIMIT,
+    EXACT_BELOW,
+    ODDS_UNIT,
+    PASSES,
+    PLACE_INPUTS,
+    UNIT,
+    PlaneNetwork,
+    Trunk,
+    input_colours,
+)
+from shared.palette import PaletteTree
+from training.contexts.samples import Batch
+
+_LARGEST = ACTIVATION_LIMIT / UNIT
+_FINEST_SHIFT = 14
+_MARGIN = 0.98
+
+
+class FloatNetwork(nn.Module):
+    """The float twin of :class:`shared.entropy.network.PlaneNetwork`."""
+
+    used: Tensor
+    trunk_used: Tensor
+    colours: Tensor
+    directions: Tensor
+
+    def __init__(
+        self,
+        tree: PaletteTree,
+        mates: tuple[PaletteTree, ...],
+        coarser: tuple[PaletteTree, ...],
+        *,
+        hidden: int,
+        width: int,
+        trunk: int,
+        features: int,
+        ratio: int,
+        prior: Tensor,
+    ) -> None:
+        """prior: float32 [nodes], log odds of every node alone, to start from."""
+        super().__init__()
+        self.depth = tree.depth
+        self.inputs = (8 * _columns(tree), 5 * sum(_columns(mate) for mate in mates))
+        self.features, self.ratio = features if coarser else 0, ratio
+        used = [*_used((tree,), 8), *_used(mates, 5), *([True] * (PLACE_INPUTS + self.features))]
+        self.register_buffer("used", torch.tensor(used)[:, None].float())
+        self.register_buffer("trunk_used", torch.tensor(_used(coarser, 9))[:, None].float())
+        groups, nodes, rows = PASSES * tree.depth, 2**tree.depth - 1, len(used)
+        heap = torch.cat([_inputs(tree, depth) for depth in range(tree.depth + 1)])
+        steps = heap[2::2] - heap[1::2]
+        self.register_buffer("colours", heap[:nodes])
+        self.register_buffer("directions", steps / steps.square().sum(1).mean().sqrt().clamp(1e-3))
+        channels = heap.shape[1]
+
+        def normal(*shape: int, spread: float) -> nn.Parameter:
+            return nn.Parameter(torch.randn(*shape) * spread)
+
+        self.weights = normal(rows, hidden, spread=rows**-0.5)
+        self.own_weights = nn.Parameter(torch.zeros(groups, rows, hidden))
+        self.entry_map = normal(channels, hidden, spread=channels**-0.5)
+        self.entry = nn.Parameter(torch.zeros(nodes, hidden))
+        self.summary = normal(hidden, width, spread=(2 / hidden) ** 0.5)
+        self.own_summary = nn.Parameter(torch.zeros(groups, hidden, width))
+        self.summary_bias = nn.Parameter(torch.full((groups, width), 0.1))
+        self.readout_map = normal(channels, width, spread=0.3 * channels**-0.5)
+        self.readout = nn.Parameter(torch.zeros(nodes, width))
+        self.prior = nn.Parameter(prior.clone())
+        self.trunk: nn.ParameterList | None = None
+        if coarser:
+            inner = 9 * sum(_columns(other) for other in coarser)
+            outer = ratio**2 * features
+            self.trunk = nn.ParameterList(
+                [
+                    normal(inner, trunk, spread=inner**-0.5),
+                    nn.Parameter(torch.zeros(trunk)),
+                    normal(trunk, outer, spread=(2 / trunk) ** 0.5),
+                    nn.Parameter(torch.full((outer,), 0.1)),
+                ]
+            )
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Log odds (natural) of bit 1: float32 [depth, n]."""
+        depth, count, _ = batch.neighbours.shape
+        groups = (PASSES * depth, count // PASSES)
+        weights = self.weights + self.own_weights
+        split = weights.shape[1] - self.features
+        hidden = torch.bmm(batch.neighbours.view(*groups, -1), weights[:, :split])
+        if self.trunk is not None and batch.coarse is not None:
+            first, bias, second, outer_bias = self.trunk
+            inner = (batch.coarse @ first + bias).clamp(0, _LARGEST)
+            # Each position's own phase only: a quarter of the outputs.
+            phases = (inner @ second + outer_bias).view(*inner.shape[:2], -1, self.features)
+            rows = torch.arange(count, device=inner.device)
+            place = phases[:, rows, batch.phase].clamp(0, _LARGEST)
+            seen = place[list(batch.trunk_of)].view(*groups, -1)
+            hidden = torch.baddbmm(hidden, seen, weights[:, split:])
+        nodes = self._nodes(batch.leaf)
+        entry, readout = self._node_parts()
+        hidden = hidden.view(depth, count, -1) + nn.functional.embedding(nodes, entry)
+        hidden = hidden.clamp(0, _LARGEST)
+        summary = torch.bmm(hidden.view(*groups, -1), self.summary + self.own_summary)
+        summary = (summary + self.summary_bias[:, None]).clamp(0, _LARGEST)
+        odds = summary.view(depth, count, -1) * nn.functional.embedding(nodes, readout)
+        return odds.sum(2) + self.prior[nodes]
+
+    def bits(self, leaf: Tensor) -> Tensor:
+        """The bits that split the nodes above ``leaf`` (int64 [n]): float32 [depth, n]."""
+        return torch.stack([(leaf >> (self.depth - d - 1)) & 1 for d in range(self.depth)]).float()
+
+    def rounded(self) -> PlaneNetwork:
+        """The integer network, on the finest grids that the exactness bound allows."""
+        entry, readout = (part.detach() for part in self._node_parts())
+        weights = ((self.weights + self.own_weights) * self.used).detach()
+        summary = (self.summary + self.own_summary).detach()
+        groups = PASSES * self.depth
+        heap = np.repeat(np.arange(self.depth), 2 ** np.arange(self.depth))
+        largest = torch.full((weights.shape[1],), float(ACTIVATION_LIMIT))
+        largest[: sum(self.inputs)] = COLOUR_LIMIT
+        largest[sum(self.inputs) : sum(self.inputs) + PLACE_INPUTS] = UNIT
+        shifts = np.zeros((3, groups), np.int32)
+        hidden_weights = np.zeros(weights.shape, np.int16)
+        summary_weights = np.zeros(summary.shape, np.int16)
+        summary_bias = np.zeros(self.summary_bias.shape, np.int32)
+        integer_entry = np.zeros(entry.shape, np.int32)
+        integer_readout = np.zeros(readout.shape, np.int16)
+        integer_prior = np.zeros(self.prior.shape, np.int32)
+        for depth in range(self.depth):
+            rows = torch.from_numpy(np.flatnonzero(heap == depth)).to(entry.device)
+            here = slice(PASSES * depth, PASSES * (depth + 1))
+            both = weights[here]
+            # A node's entry and readout serve both passes, so these share their grid.
+            shift = _finest(both, largest, entry[rows].abs().amax(0))
+            shifts[0, here] = shift
+            hidden_weights[here] = _int(both, shift)
+            integer_entry[rows.cpu().numpy()] = _bias(entry[rows], shift)
+            for group in range(here.start, here.stop):
+                bias = self.summary_bias[group].detach()
+                inner = _finest(summary[group][None], _activations(summary), bias.abs())
+                shifts[1, group] = inner
+                summary_weights[group] = _int(summary[group], inner)
+                summary_bias[group] = _bias(bias, inner)
+            prior = self.prior[rows].detach()
+            columns = readout[rows].T[None]
+            outer = _finest(columns, _activations(columns), prior.abs())
+            down = outer + (UNIT // ODDS_UNIT).bit_length() - 1
+            shifts[2, here] = down
+            integer_readout[rows.cpu().numpy()] = _int(readout[rows], outer)
+            scaled = (prior.double() * UNIT * 2.0**outer).round().long() + (1 << down >> 1)
+            integer_prior[rows.cpu().numpy()] = scaled.cpu().numpy()
+        own, mates = self.inputs
+        return PlaneNetwork(
+            own=np.ascontiguousarray(hidden_weights[:, :own]),
+            mates=np.ascontiguousarray(hidden_weights[:, own : own + mates]),
+            place=np.ascontiguousarray(hidden_weights[:, own + mates :]),
+            entry=integer_entry,
+            summary=summary_weights,
+            summary_bias=summary_bias,
+            readout=integer_readout,
+            prior=integer_prior,
+            shifts=shifts,
+            trunk=self._rounded_trunk(),
+        )
+
+    def _rounded_trunk(self) -> Trunk | None:
+        if self.trunk is None:
+            return None
+        first, bias, second, outer_bias = (part.detach() for part in self.trunk)
+        first = first * self.trunk_used
+        shift = _finest(first[None], torch.full((len(first),), float(COLOUR_LIMIT)), bias.abs())
+        outer = _finest(second[None], _activations(second[None]), outer_bias.abs())
+        return Trunk(
+            weights=_int(first, shift),
+            bias=_bias(bias, shift),
+            phase_weights=_int(second, outer),
+            phase_bias=_bias(outer_bias, outer),
+            shifts=np.array([shift, outer], np.int32),
+        )
+
+    def _node_parts(self) -> tuple[Tensor, Tensor]:
+        return (
+            self.colours @ self.entry_map + self.entry,
+            self.directions @ self.readout_map + self.readout,
+        )
+
+    def _nodes(self, leaf: Tensor) -> Tensor:
+        """Heap rows of the nodes above ``leaf``: int64 [depth, n]."""
+        return torch.stack([(leaf >> (self.depth - d)) + 2**d - 1 for d in range(self.depth)])
+
+
+def _columns(tree: PaletteTree) -> int:
+    return int(input_colours(tree, 0).shape[1])
+
+
+def _inputs(tree: PaletteTree, depth: int) -> Tensor:
+    return torch.from_numpy(input_colours(tree, depth)) / UNIT
+
+
+def _used(trees: tuple[PaletteTree, ...], steps: int) -> list[bool]:
+    """Which input columns carry a colour, and which only fill a row."""
+    return steps * [c < tree.channels for tree in trees for c in range(_columns(tree))]
+
+
+def _activations(weights: Tensor) -> Tensor:
+    return torch.full((weights.shape[1],), float(ACTIVATION_LIMIT))
+
+
+def _finest(weights: Tensor, largest: Tensor, bias: Tensor) -> int:
+    """The largest shift at which every sum of [groups, inputs, outputs] weights is exact.
+
+    largest: the largest integer at each input. bias: largest absolute bias of each output.
+    """
+    sums = torch.einsum("gio,i->go", weights.abs().double().cpu(), largest.double())
+    worst = float((sums + UNIT * bias.double().cpu()).max())
+    peak = float(weights.abs().max()) * 2.0
+    by_sum = math.floor(math.log2(_MARGIN * EXACT_BELOW / max(worst, 1.0)))
+    by_range = math.floor(math.log2(2**16 * _MARGIN / max(peak, 1e-9)))
+    return max(0, min(_FINEST_SHIFT, by_sum, by_range))
+
+
+def _int(weights: Tensor, shift: int) -> npt.NDArray[np.int16]:
+    rounded = (weights.double() * 2.0**shift).round().cpu().numpy()
+    return np.clip(rounded, -32767, 32767).astype(np.int16)
+
+
+def _bias(values: Tensor, shift: int) -> npt.NDArray[np.int32]:
+    """On the grid of the sums, and half a step up: the shift then rounds to nearest."""
+    scaled = (values.double() * UNIT * 2.0**shift).round().long() + (1 << shift >> 1)
+    return scaled.cpu().numpy().astype(np.int32)
