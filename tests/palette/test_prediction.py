@@ -62,7 +62,9 @@ def test_the_fine_scale_is_quantised_as_what_the_coarse_colours_leave() -> None:
     }
     indices = predicted.encode(features)
     colours = plain.decode(plain.encode(features), 0)["coarse"]
-    left = features["fine"] - ScalePrediction("fine", "coarse", *weight_and_bias).predict(colours, 3)
+    left = features["fine"] - ScalePrediction("fine", "coarse", *weight_and_bias).predict(
+        colours, 3
+    )
     expected = plain.encode({**features, "fine": left})
     for name in ("a", "b", "c", "d"):
         np.testing.assert_array_equal(indices[name], expected[name])
@@ -74,9 +76,7 @@ def test_the_fine_scale_is_quantised_as_what_the_coarse_colours_leave() -> None:
 def test_it_survives_the_file() -> None:
     kept = palette({"fine": ScalePrediction("fine", "coarse", *weights())})
     again = MarkovPalette.from_arrays(PLANES, STATES, kept.to_arrays())
-    np.testing.assert_array_equal(
-        again.predictions["fine"].weight, kept.predictions["fine"].weight
-    )
+    np.testing.assert_array_equal(again.predictions["fine"].weight, kept.predictions["fine"].weight)
 
 
 @pytest.mark.parametrize(

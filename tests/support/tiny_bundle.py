@@ -80,7 +80,7 @@ def make_tiny_bundle(folder: Path) -> Bundle:
 
     from cloud_server.reconstruct.networks import Decoder, DecoderConfig
     from training.export import extractor_to_onnx
-    from training.networks.extractor import Extractor, ExtractorConfig
+    from training.networks.extractor import LATENT_GAIN, Extractor, ExtractorConfig
 
     config = DecoderConfig(
         semantic_channels=8,
@@ -100,6 +100,8 @@ def make_tiny_bundle(folder: Path) -> Bundle:
             spread = 0.7 / max(1.0, float(np.sqrt(parameter[0].numel())))
             values = rng.standard_normal(tuple(parameter.shape)) * spread
             parameter.data.copy_(torch.from_numpy(values.astype(np.float32)))
+    for head in (extractor.semantic, extractor.texture):
+        head.weight.data.div_(LATENT_GAIN)
     files = codec_files() | {
         "extractor.onnx": extractor_to_onnx(extractor.eval()),
         "decoder.safetensors": save(dict(decoder.state_dict())),

@@ -66,7 +66,9 @@ def test_orthogonal_updates_have_nearly_equal_singular_values() -> None:
 def test_muon_fits_and_resumes_where_it_was() -> None:
     def network() -> torch.nn.Module:
         torch.manual_seed(1)
-        return torch.nn.Sequential(torch.nn.Linear(24, 32), torch.nn.ReLU(), torch.nn.Linear(32, 24))
+        return torch.nn.Sequential(
+            torch.nn.Linear(24, 32), torch.nn.ReLU(), torch.nn.Linear(32, 24)
+        )
 
     inputs = torch.randn(64, 24, generator=torch.Generator().manual_seed(2))
 

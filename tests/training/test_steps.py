@@ -37,7 +37,8 @@ RECIPE = {
     "states": [[5, 3], [5, 1], [4, 0], [2, 0]],
     "fit": {
         "crop": 64, "batch": 4, "joint_steps": 60, "decoder_steps": 20, "float_steps": 10,
-        "settle_steps": 30, "tree_samples": 1024, "linear_samples": 16, "checkpoint_every": 20, "threads": 1,
+        "settle_steps": 30, "tree_samples": 1024, "linear_samples": 16, "checkpoint_every": 20,
+        "threads": 1,
     },
     "tables": {"photos": 6},
 }  # fmt: skip

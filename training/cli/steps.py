@@ -227,7 +227,7 @@ def fit_job(recipe: Recipe, cache: Path, run: Path, device: str, *, perceptual: 
         bf16=recipe.fit.bf16,
         perceptual=_perceptual() if perceptual else None,
         features=load_losses(wanted),
-        labels=TextureLabels.load(cache) if config.texture_weight > 0 else None,
+        labels=TextureLabels(cache) if config.texture_weight > 0 else None,
     )
 
 

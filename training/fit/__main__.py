@@ -71,7 +71,7 @@ def main() -> int:
         bf16=bf16,
         perceptual=perceptual,
         features=load_losses({name: file for name, file in files.items() if file is not None}),
-        labels=TextureLabels.load(given.run / "cache") if config.texture_weight > 0 else None,
+        labels=TextureLabels(given.run / "cache") if config.texture_weight > 0 else None,
     )
 
     def tell(step: int, total: int, figures: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints as safetensors: weights, their moving average, and the optimiser's moments. No pickle."""
+"""Checkpoints as safetensors: weights, their average, the optimiser's moments. No pickle."""
 
 from __future__ import annotations
 

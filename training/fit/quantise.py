@@ -50,9 +50,7 @@ class TrainingPalette(nn.Module):
 
     def vectors(self, scales: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """The planes' vectors: [n * h * w, channels] each."""
-        return {
-            plane.name: self._vectors(scales[plane.scale], plane) for plane in self.planes
-        }
+        return {plane.name: self._vectors(scales[plane.scale], plane) for plane in self.planes}
 
     @staticmethod
     def _vectors(values: Tensor, plane: PlaneLayout) -> Tensor:
