@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from edge_client.precision import (
     machine_facts,
     recall,
     remember,
+    trial_clock,
 )
 from shared.bundle import Bundle, Manifest
 from shared.errors import BundleError
@@ -202,7 +203,11 @@ def _fastest_network(bundle: Bundle, threads: int, cache_dir: Path | None) -> _N
     step = bundle.manifest.input_multiple
     side = max(1, _TRIAL_PIXELS // step) * step
     picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-    chosen, milliseconds = fastest({"int8": lambda: int8(picture), "fp32": lambda: fp32(picture)})
+    runs: dict[Precision, Callable[[], object]] = {
+        "int8": lambda: int8(picture),
+        "fp32": lambda: fp32(picture),
+    }
+    chosen, milliseconds = fastest(runs, trial_clock(threads))
     remember(folder, facts, chosen, milliseconds)
     return int8 if chosen == "int8" else fp32
 

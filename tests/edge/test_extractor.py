@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,14 @@ from edge_client import extractor as extractor_module
 from edge_client import precision as precision_module
 from edge_client.encoder import EdgeEncoder
 from edge_client.extractor import EXTRACTOR_FILES, PRECISION_VARIABLE, FeatureExtractor
-from edge_client.precision import Precision, default_cache_dir, fastest, recall, remember
+from edge_client.precision import (
+    Precision,
+    default_cache_dir,
+    fastest,
+    recall,
+    remember,
+    trial_clock,
+)
 from shared.bundle import Bundle
 from shared.codec import open_codec
 from shared.errors import BundleError
@@ -72,7 +80,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def refuse_to_measure(_: object) -> None:
+def refuse_to_measure(*_: object) -> None:
     raise AssertionError("this must not measure")
 
 
@@ -193,7 +201,9 @@ def test_precisions_that_are_not_there(bundle: Bundle, files: dict[str, bytes], 
 def test_the_choice_is_measured_once_and_remembered(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, cache: Path, winner: Precision
 ) -> None:
-    monkeypatch.setattr(extractor_module, "fastest", lambda runs: (winner, dict.fromkeys(runs, 1)))
+    monkeypatch.setattr(
+        extractor_module, "fastest", lambda runs, _: (winner, dict.fromkeys(runs, 1))
+    )
     assert FeatureExtractor(bundle).precision == winner
     (entry,) = cache.iterdir()
     kept = json.loads(entry.read_text())
@@ -218,11 +228,15 @@ def test_a_real_measurement_finds_one_of_the_two(bundle: Bundle, cache: Path) ->
 def test_a_choice_for_another_machine_is_stale(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, fact: str
 ) -> None:
-    monkeypatch.setattr(extractor_module, "fastest", lambda runs: ("int8", dict.fromkeys(runs, 1)))
+    monkeypatch.setattr(
+        extractor_module, "fastest", lambda runs, _: ("int8", dict.fromkeys(runs, 1))
+    )
     assert FeatureExtractor(bundle).precision == "int8"
     real = extractor_module.machine_facts
     monkeypatch.setattr(extractor_module, "machine_facts", lambda *a: {**real(*a), fact: "other"})
-    monkeypatch.setattr(extractor_module, "fastest", lambda runs: ("fp32", dict.fromkeys(runs, 1)))
+    monkeypatch.setattr(
+        extractor_module, "fastest", lambda runs, _: ("fp32", dict.fromkeys(runs, 1))
+    )
     assert FeatureExtractor(bundle).precision == "fp32"
 
 
@@ -280,11 +294,30 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
 
 
 def test_only_a_clear_win_makes_it_int8() -> None:
-    def pause(seconds: float) -> None:
-        time.sleep(seconds)
+    now = 0.0
 
-    chosen, taken = fastest({"int8": lambda: pause(0.002), "fp32": lambda: pause(0.02)})
-    assert chosen == "int8"
-    assert taken["int8"] < taken["fp32"]
-    assert fastest({"int8": lambda: pause(0.02), "fp32": lambda: pause(0.02)})[0] == "fp32"
-    assert fastest({"int8": lambda: pause(0.02), "fp32": lambda: pause(0.002)})[0] == "fp32"
+    def passes(*seconds: float) -> Callable[[], None]:
+        turns = iter(seconds)
+
+        def run() -> None:
+            nonlocal now
+            now += next(turns)
+
+        return run
+
+    def choice(int8: tuple[float, ...], fp32: tuple[float, ...]) -> tuple[str, dict[str, float]]:
+        return fastest({"int8": passes(*int8), "fp32": passes(*fp32)}, lambda: now)
+
+    # The first call does not count, nor does a turn in which something else ran.
+    assert choice((9, 2, 7, 3), (1, 4, 4, 4)) == ("int8", {"int8": 2000, "fp32": 4000})
+    assert choice((1, 4, 4, 4), (9, 4, 4, 4))[0] == "fp32"
+    assert choice((1, 3.7, 4, 4), (1, 4, 4, 4))[0] == "fp32"
+    assert choice((1, 3.5, 9, 9), (1, 4, 9, 9))[0] == "int8"
+
+
+def test_other_processes_turns_do_not_count() -> None:
+    clock = trial_clock(1)
+    started = clock()
+    time.sleep(0.05)
+    assert clock() - started < 0.04
+    assert trial_clock(2) is time.perf_counter
