@@ -38,7 +38,8 @@ def ablate(
         str, typer.Option(help="The recipe's fit setting that differs.")
     ] = "texture_weight",
     value: Annotated[
-        list[float] | None, typer.Option(help="Its values, each a run; the first is the baseline.")
+        list[float] | None,
+        typer.Option(help="Its values, each a run; the first is the baseline. Default: 0, 0.004."),
     ] = None,
     recipe: RecipeOption = None,
     run: RunOption = DEFAULT_RUN,
@@ -88,7 +89,7 @@ def ablate(
         need(cache / "photos.json", "photos")
         recipes = {
             f"{setting} {number:g}": load_recipe(recipe, {**changes, setting: number})
-            for number in value or [0.0, 0.1]
+            for number in value or [0.0, 0.004]
         }
         if len(recipes) < 2:
             raise RecipeError("bad_recipe", "an ablation needs two different values or more")

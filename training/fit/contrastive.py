@@ -12,9 +12,12 @@ from training.fit.labels import NO_LABEL
 def texture_contrast(
     latents: Tensor, labels: Tensor, *, temperature: float = 0.1, samples: int = 768
 ) -> Tensor:
-    """InfoNCE with every position of the same label in another picture as a positive.
+    """InfoNCE with the positions of the same label in other pictures as one positive.
 
-    (Khosla et al., "Supervised Contrastive Learning", 2020, L_out.) Positions of the same label
+    (Khosla et al., "Supervised Contrastive Learning", 2020, L_in without the count of positives:
+    minus the logarithm of the share of a position's neighbourhood that has its label.) The other
+    form, L_out, wants every positive near; but a texture comes in many colours, which latents
+    have to tell apart, and it is enough to be near some of one's own. Positions of the same label
     in the same picture count neither way: their patches overlap, and being near is no merit.
 
     latents: [n, channels, h, w]. labels: int [n, h, w], NO_LABEL where there is none. At most
@@ -39,11 +42,10 @@ def texture_contrast(
     apart = picture[:, None] != picture[None]
     positive, negative = same & apart, ~same
     similarity = values @ values.T / temperature
-    scores = similarity.masked_fill(~(positive | negative), -torch.inf)
-    log_share = similarity - scores.logsumexp(1, keepdim=True)
-    positives = positive.sum(1)
-    each = (log_share * positive).sum(1) / positives.clamp_min(1)
-    anchors = positives > 0
+    anchors = positive.any(1)
     if not bool(anchors.any()):
         return latents.sum() * 0.0
-    return -each[anchors].mean()
+    similarity, positive, negative = similarity[anchors], positive[anchors], negative[anchors]
+    own = similarity.masked_fill(~positive, -torch.inf).logsumexp(1)
+    all_of_them = similarity.masked_fill(~(positive | negative), -torch.inf).logsumexp(1)
+    return (all_of_them - own).mean()
