@@ -77,7 +77,7 @@ def _ours(bundle: Bundle, pixels: Pixels) -> dict[str, Job]:
         "ours encode, all states": lambda: encoder.encode(pixels),
         f"ours encode, state {middle}": lambda: encoder.encode(pixels, state=middle),
         "  of it pad": lambda: pad_to_multiple(pixels, multiple),
-        "  of it network": lambda: extractor(padded),
+        f"  of it network ({extractor.precision})": lambda: extractor(padded),
     }
     if isinstance(codec, MarkovPaletteCodec):
         indices = codec.quantise(features)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_client.extractor import FeatureExtractor
+from edge_client.precision import PrecisionChoice
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.codec import RateTarget, open_codec
@@ -28,12 +29,14 @@ class EdgeEncoder:
         threads: int = 1,
         limits: Limits = DEFAULT_LIMITS,
         rate_weight: float | None = None,
+        precision: PrecisionChoice | None = None,
     ) -> None:
         """bundle: the default picture bundle when None. Raises BundleError when damaged.
 
         rate_weight: the squared error of a feature vector that one bit is worth (the lambda of
         entropy-constrained quantisation); 0 takes the nearest colours, None is the bundle's own.
-        Raises BudgetError ``bad_target`` when it is negative or no number.
+        precision: of the network, see :class:`FeatureExtractor`. Raises BudgetError ``bad_target``
+        when the rate weight is negative or no number.
         """
         self.bundle = bundle if bundle is not None else Bundle.load()
         if rate_weight is None:
@@ -42,7 +45,7 @@ class EdgeEncoder:
             raise BudgetError("bad_target", f"a rate weight must not be negative: {rate_weight}")
         self._rate_weight = rate_weight
         self._limits = limits
-        self._extractor = FeatureExtractor(self.bundle, threads=threads)
+        self._extractor = FeatureExtractor(self.bundle, threads=threads, precision=precision)
         self._codec = open_codec(self.bundle)
 
     def encode(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,14 @@ def _sklearn(name: str) -> Callable[[], Any]:
         return load_sample_image(name)
 
     return load
+
+
+@pytest.fixture(scope="session", autouse=True)
+def precision_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a test measures of this machine stays out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEATHERWIRE_PRECISION_CACHE", str(tmp_path_factory.mktemp("precision")))
+        yield
 
 
 # A woman; a cup on a table; a cat; a rocket; a temple; a flower.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -36,6 +36,13 @@ LambdaOption = Annotated[
         "Default: the bundle's.",
     ),
 ]
+PrecisionOption = Annotated[
+    Literal["auto", "fp32", "int8"] | None,
+    typer.Option(
+        help="The network's arithmetic; auto takes what is faster on this machine. "
+        "Default: FEATHERWIRE_PRECISION, or auto."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -54,6 +61,7 @@ def encode(
     best_effort: BestEffortOption = False,
     rate_weight: LambdaOption = None,
     bundle: BundleOption = None,
+    precision: PrecisionOption = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for one photo.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -70,7 +78,9 @@ def encode(
 
     with stop_on_error(as_json=as_json):
         target_rate = RateTarget(state, bpp, max_bytes, psnr_db, best_effort)
-        encoder = EdgeEncoder(Bundle.load(bundle), threads=threads, rate_weight=rate_weight)
+        encoder = EdgeEncoder(
+            Bundle.load(bundle), threads=threads, rate_weight=rate_weight, precision=precision
+        )
         encoder.check(target_rate)
     batch = Batch(
         as_json=as_json,

@@ -29,7 +29,7 @@ def main() -> None:
     bundle = Bundle.load()
     codec = open_codec(bundle)
     assert isinstance(codec, MarkovPaletteCodec)
-    bitstream = EdgeEncoder(bundle).encode(np.ascontiguousarray(data.coffee()))
+    bitstream = EdgeEncoder(bundle, precision="fp32").encode(np.ascontiguousarray(data.coffee()))
     (FOLDER / "coffee.fwf").write_bytes(bitstream.to_bytes())
     decoder = BitstreamDecoder(bundle)
     for state in STATES_PICTURED:

@@ -56,7 +56,7 @@ def test_the_golden_pictures_look_the_same(bundle: Bundle, golden: Bitstream, st
 def test_finer_states_cost_more_and_look_better(
     bundle: Bundle, photos: dict[str, np.ndarray]
 ) -> None:
-    encoder, decoder = EdgeEncoder(bundle), BitstreamDecoder(bundle)
+    encoder, decoder = EdgeEncoder(bundle, precision="fp32"), BitstreamDecoder(bundle)
     errors: dict[int, list[float]] = {}
     for name in ("astronaut", "chelsea", "coffee"):
         whole = encoder.encode(photos[name])
@@ -71,7 +71,7 @@ def test_finer_states_cost_more_and_look_better(
 
 def test_flat_pictures_stay_flat_and_keep_their_colour(bundle: Bundle) -> None:
     """No dot grid, no seams at padding, no shift of colour beyond a first bundle's share."""
-    encoder, decoder = EdgeEncoder(bundle), BitstreamDecoder(bundle)
+    encoder, decoder = EdgeEncoder(bundle, precision="fp32"), BitstreamDecoder(bundle)
     for colour in ((128, 128, 128), (40, 60, 90), (220, 200, 180)):
         image = np.full((100, 150, 3), colour, np.uint8)
         picture = decoder.picture(encoder.encode(image)).astype(float)
@@ -83,7 +83,7 @@ def test_the_largest_picture_goes_through_in_tiles(bundle: Bundle) -> None:
     """8192 pixels wide, few high: more tiles than one, both ways."""
     ramp = np.linspace(0, 255, 8192).astype(np.uint8)
     image = np.repeat(np.repeat(ramp[None, :, None], 33, 0), 3, 2)
-    bitstream = EdgeEncoder(bundle).encode(image, state=3)
+    bitstream = EdgeEncoder(bundle, precision="fp32").encode(image, state=3)
     picture = BitstreamDecoder(bundle).picture(bitstream)
     assert picture.shape == image.shape
     assert float(np.abs(picture.astype(float) - image).mean()) < 15

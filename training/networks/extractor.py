@@ -42,8 +42,10 @@ class ExtractorConfig:
     @property
     def halo_positions(self) -> int:
         """Semantic positions around a tile beyond which nothing reaches its features."""
-        pixels = 3 + 4 + 2 * 4 + 2 * 8 + 2 * 8 + 2 * self.blocks * SEMANTIC_STRIDE
-        return math.ceil(pixels / SEMANTIC_STRIDE)
+        shared = 3 + 4 + 2 * 4 + 2 * TEXTURE_STRIDE
+        semantic = 2 * TEXTURE_STRIDE + 2 * self.blocks * SEMANTIC_STRIDE
+        texture = 2 * self.texture_blocks * TEXTURE_STRIDE
+        return math.ceil((shared + max(semantic, texture)) / SEMANTIC_STRIDE)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
