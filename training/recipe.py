@@ -130,6 +130,7 @@ class Recipe(_Part):
     states: tuple[tuple[Annotated[int, Field(ge=0, le=12)], ...], ...] = Field(min_length=1)
     fit: FitPart = FitPart()
     tables: TablesPart = TablesPart()
+    psnr_photos: int = Field(0, ge=0, description="photos the PSNR model is fitted on; 0: none")
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -214,7 +214,8 @@ class Fit:
         """One network a step, in turn, on the half of the batch that the perceptual loss leaves."""
         if not self.features or self.step < self.config.features_from * self.config.joint_steps:
             return 0.0
-        name = list(self.features)[self.step % len(self.features)]
+        turn = self.step + self.step // 20  # so that the log, every 20 steps, shows each of them
+        name = list(self.features)[turn % len(self.features)]
         half = slice(len(picture) // 2, None)
         with self._autocast():
             distance = self.features[name](restored[half], picture[half]).float().mean()

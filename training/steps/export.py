@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
 import torch
 from safetensors.torch import save
 
+from cloud_server.reconstruct import Reconstructor
 from cloud_server.reconstruct.networks import Decoder
-from shared.bundle import Bundle
+from shared.bundle import Bundle, PsnrModel
 from shared.codec import MarkovPaletteCodec
 from shared.palette import DiffusionState, MarkovPalette
 from shared.preprocess import pad_to_multiple
@@ -22,6 +25,7 @@ from training.fit import checkpoint
 from training.fit.data import PhotoCache
 from training.networks.extractor import Extractor
 from training.recipe import Recipe, RecipeError
+from training.steps.distortion import fit_psnr_model
 from training.steps.palette import palette_from_checkpoint
 from training.steps.tables import (
     compare_contexts,
@@ -30,6 +34,10 @@ from training.steps.tables import (
     training_indices,
 )
 
+Pixels = npt.NDArray[np.uint8]
+
+PSNR_SHARE = 0.9
+"""Share of photos that are to keep what the PSNR model promises."""
 CALIBRATION_PHOTOS = 32
 """What int8's ranges and rounding are fitted on."""
 _VARIANCE_PHOTOS = 48
@@ -146,7 +154,36 @@ def write_bundle(recipe: Recipe, files: RunFiles, output: Path, card: str | None
     if card is not None:
         contents["MODEL_CARD.md"] = card.encode()
     manifest = manifest_of(recipe, draft.manifest.states, decoder=config.to_dict())
-    return Bundle.create(output, manifest, contents)
+    bundle = Bundle.create(output, manifest, contents)
+    if recipe.psnr_photos:
+        manifest = manifest.model_copy(update={"psnr_model": _psnr_model(recipe, files, bundle)})
+        bundle = Bundle.create(output, manifest, contents)
+    return bundle
+
+
+def _psnr_model(recipe: Recipe, files: RunFiles, bundle: Bundle) -> PsnrModel:
+    """What PSNR to expect, fitted on whole training photos with the extractor that is exported."""
+    codec = MarkovPaletteCodec(bundle)
+    session = ort.InferenceSession(
+        bundle.read("extractor.onnx"), providers=["CPUExecutionProvider"]
+    )
+    multiple = bundle.manifest.input_multiple
+
+    def extract(photo: Pixels) -> dict[str, npt.NDArray[np.float32]]:
+        outputs = session.run(["semantic", "texture"], {"image": pad_to_multiple(photo, multiple)})
+        return dict(zip(("semantic", "texture"), outputs, strict=True))
+
+    cache = PhotoCache(files.cache)
+    chosen = np.random.default_rng(recipe.fit.seed + 1).choice(
+        len(cache), min(recipe.psnr_photos, len(cache)), replace=False, p=cache.chances
+    )
+    return fit_psnr_model(
+        codec,
+        Reconstructor.from_bundle(bundle),
+        extract,
+        (np.array(cache[int(number)]) for number in chosen),
+        share=PSNR_SHARE,
+    )
 
 
 def _restorer_variances(
