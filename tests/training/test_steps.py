@@ -96,7 +96,7 @@ def test_the_steps_make_a_bundle_that_codes_photos(
     costs = run_json("palette", *common(data, trained))["merge_cost_fine_to_coarse"]
     assert [len(row) for row in costs.values()] == [5, 3]
     figures = run_json("tables", *common(data, trained))
-    rates = figures["bits_per_pixel"]
+    rates = figures["held_out_bits_per_pixel"]["networks"]
     assert rates == sorted(rates, reverse=True)
     exported = run_json("export", "-o", tmp_path / "bundle", *common(data, trained))
     bundle = Bundle.load(tmp_path / "bundle")

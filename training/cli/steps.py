@@ -207,14 +207,17 @@ def export(
 def fit_job(recipe: Recipe, cache: Path, run: Path, device: str, *, perceptual: bool) -> Fit:
     """The fit step of a recipe, with the losses that it wants from the model store.
 
-    Raises ModelError ``weights_missing`` for a loss whose weights are not here.
+    Raises ModelError ``weights_missing`` for a loss whose weights are not here, RecipeError
+    ``step_missing`` when it wants textures that nobody has labelled.
     """
     from cloud_server.models import ModelStore
     from training.fit.features.losses import MODELS, load_losses
-    from training.fit.labels import TextureLabels
+    from training.fit.labels import LABELS_FILE, TextureLabels
     from training.fit.loop import Fit
 
     config = recipe.fit_config()
+    if config.texture_weight > 0:
+        need(cache / LABELS_FILE, "texture")
     store = ModelStore()
     wanted = {name: store.path(MODELS[name]) for name, w in config.feature_weights.items() if w > 0}
     return Fit(
