@@ -78,6 +78,7 @@ class FitPart(_Part):
     learning_rate: float = Field(1e-3, gt=0, lt=1)
     decoder_learning_rate: float = Field(5e-4, gt=0, lt=1)
     squared_weight: float = Field(2.0, ge=0)
+    flat_weight: float = Field(0.0, ge=0)
     perceptual_weight: float = Field(0.6, ge=0)
     detector_weight: float = Field(0.0, ge=0)
     classifier_weight: float = Field(0.0, ge=0)

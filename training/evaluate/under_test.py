@@ -17,6 +17,7 @@ from shared.bundle import Bundle
 from shared.codec import open_codec
 from shared.preprocess import pad_to_multiple
 
+CARD_FILE = "MODEL_CARD.md"
 Pixels = npt.NDArray[np.uint8]
 Coded = tuple[int, int, Pixels]
 """(knob, file bytes, decoded pixels)."""
@@ -58,6 +59,9 @@ class BundleCoder:
         )
         self._codec = open_codec(bundle)
         self._reconstructor = Reconstructor.from_bundle(bundle)
+        files = {k: v for k, v in bundle.manifest.files.items() if k != CARD_FILE}
+        self.identity = bundle.manifest.model_copy(update={"files": files}).id
+        """The bundle's id, were it not for its card: a new text changes no picture."""
 
     def features(self, pixels: Pixels) -> dict[str, npt.NDArray[np.float32]]:
         """float32 [C, h, w] a scale, of the padded picture."""
@@ -92,7 +96,7 @@ class States:
 
     def __init__(self, coder: BundleCoder) -> None:
         self._coder = coder
-        self.identity = f"featherwire/{coder.bundle.id}"
+        self.identity = f"featherwire/{coder.identity}"
         self.knobs = tuple(range(coder.bundle.manifest.coarsest_state, -1, -1))
 
     def points(self, pixels: Pixels, knobs: Sequence[int]) -> Iterator[Coded]:
@@ -112,7 +116,7 @@ class Bypass:
 
     def __init__(self, coder: BundleCoder) -> None:
         self._coder = coder
-        self.identity = f"bypass/{coder.bundle.id}"
+        self.identity = f"bypass/{coder.identity}"
 
     def points(self, pixels: Pixels, knobs: Sequence[int]) -> Iterator[Coded]:
         """The photo from unquantised features."""

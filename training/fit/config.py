@@ -38,6 +38,7 @@ class FitConfig:
     decoder_learning_rate: float = 5e-4
     warmup_steps: int = 100
     squared_weight: float = 2.0
+    flat_weight: float = 0.0
     perceptual_weight: float = 0.6
     detector_weight: float = 0.0
     classifier_weight: float = 0.0

@@ -34,6 +34,18 @@ Batch = tuple[Tensor, Tensor | None]
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
+def flatness(picture: Tensor) -> Tensor:
+    """Where the eye sees the slightest pattern: near 1 on flat areas, near 0 on texture.
+
+    picture: [n, 3, H, W] in -0.5..0.5. Returns exp(-deviation / 4 grey levels) of each pixel's
+    9 x 9 neighbourhood (the channels' mean), [n, 1, H, W]; our own, crude, masking model.
+    """
+    grey = picture.mean(1, keepdim=True)
+    mean = nn.functional.avg_pool2d(grey, 9, 1, 4, count_include_pad=False)
+    square = nn.functional.avg_pool2d(grey.square(), 9, 1, 4, count_include_pad=False)
+    return torch.exp(-(square - mean.square()).clamp_min(0).sqrt() * 255 / 4)
+
+
 class Fit:
     """One run in one folder; start it again and it goes on from its last checkpoint."""
 
@@ -151,7 +163,10 @@ class Fit:
             restored, estimates = self.decoder(*colours, state)
         restored = restored.float()
         error = restored - picture
-        loss = error.abs().mean() + config.squared_weight * error.square().mean()
+        visible = error.abs()
+        if config.flat_weight > 0:
+            visible = visible * (1 + config.flat_weight * flatness(picture))
+        loss = visible.mean() + config.squared_weight * error.square().mean()
         latent = sum(
             (estimate.float() - scale.detach()).square().mean()
             for estimate, scale in zip(estimates, scales, strict=True)
