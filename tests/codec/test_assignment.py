@@ -35,8 +35,13 @@ def features() -> dict[str, np.ndarray]:
 
 
 def squared_error(codec: MarkovPaletteCodec, features: dict[str, np.ndarray], rate: float) -> float:
-    decoded = codec.palette.decode(codec.quantise(features, rate), 0)
-    return float(sum(np.square(features[name] - grid).sum() for name, grid in decoded.items()))
+    palette, indices = codec.palette, codec.quantise(features, rate)
+    return float(
+        sum(
+            np.square(palette.residual(features, name, indices) - grid).sum()
+            for name, grid in palette.decode(indices, 0).items()
+        )
+    )
 
 
 def test_bits_fall_and_error_rises_with_the_weight(

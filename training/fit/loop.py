@@ -46,6 +46,19 @@ def flatness(picture: Tensor) -> Tensor:
     return torch.exp(-(square - mean.square()).clamp_min(0).sqrt() * 255 / 4)
 
 
+def shifted(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both pictures' same random window, up to 32 pixels smaller, its corner anywhere.
+
+    A decoder whose grid always lies the same way on the strides of the networks that judge it
+    learns a grid of dots that they like.
+    """
+    margin = min(32, first.shape[-1] - 32)
+    top, left = (int(offset) for offset in torch.randint(margin + 1, (2,)))
+    rows = slice(top, top + first.shape[-2] - margin)
+    columns = slice(left, left + first.shape[-1] - margin)
+    return first[..., rows, columns], second[..., rows, columns]
+
+
 class Fit:
     """One run in one folder; start it again and it goes on from its last checkpoint."""
 
@@ -182,7 +195,8 @@ class Fit:
             half = slice(0, max(1, len(picture) // 2))
             with self._autocast():
                 assert self.perceptual is not None
-                distance = self.perceptual(restored[half], picture[half]).float().mean()
+                pair = shifted(restored[half], picture[half])
+                distance = self.perceptual(*pair).float().mean()
             loss = loss + config.perceptual_weight * distance
             figures["lpips"] = float(distance.detach())
         loss = loss + self._feature_loss(restored, picture, figures)
@@ -233,7 +247,8 @@ class Fit:
         name = list(self.features)[turn % len(self.features)]
         half = slice(len(picture) // 2, None)
         with self._autocast():
-            distance = self.features[name](restored[half], picture[half]).float().mean()
+            pair = shifted(restored[half], picture[half])
+            distance = self.features[name](*pair).float().mean()
         figures[name] = float(distance.detach())
         return len(self.features) * self.config.feature_weights[name] * distance
 
