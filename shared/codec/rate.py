@@ -30,6 +30,8 @@ class RateTarget:
             raise BudgetError("two_targets", "give one of state, bits per pixel, bytes and PSNR")
         if any(not value >= 0 for value in given):
             raise BudgetError("bad_target", f"a rate target must not be negative: {given[0]}")
+        if self.best_effort and self.psnr_db is None:
+            raise BudgetError("bad_target", "best effort is for a PSNR target, and there is none")
 
     def budget_bytes(self, width: int, height: int) -> int | None:
         """The file's byte budget for a picture of that size, if the target is a rate."""

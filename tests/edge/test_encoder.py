@@ -165,6 +165,7 @@ def test_a_rate_weight_saves_bits_and_the_bundle_may_have_one_of_its_own(
         ({"state": -1}, "bad_target"),
         ({"bits_per_pixel": -0.1}, "bad_target"),
         ({"bits_per_pixel": float("nan")}, "bad_target"),
+        ({"state": 1, "best_effort": True}, "bad_target"),
         ({"state": 1, "max_bytes": 100}, "two_targets"),
         ({"psnr_db": 30.0, "max_bytes": 100}, "two_targets"),
         ({"psnr_db": -1.0}, "bad_target"),
