@@ -11,16 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
-from cloud_server.reconstruct import Reconstructor
-from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import Latents, open_codec
-from shared.codec.markov_palette import PALETTE_FILE
-from shared.palette import MarkovPalette
+from shared.codec import Latents
 from shared.palette.chain import Indices
-from shared.preprocess import pad_to_multiple
+from training.evaluate.under_test import BundleCoder
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -44,26 +39,15 @@ class ConsistencyCheck:
 
     def __init__(self, bundle: Bundle) -> None:
         """Raises BundleError for a damaged bundle, or one whose decoder cannot sample."""
-        manifest = bundle.manifest
-        self._bundle = bundle
-        self._session = ort.InferenceSession(
-            bundle.read("extractor.onnx"), providers=["CPUExecutionProvider"]
-        )
-        self._codec = open_codec(bundle)
-        self._reconstructor = Reconstructor.from_bundle(bundle)
-        self._palette = MarkovPalette.from_arrays(
-            manifest.planes, manifest.states, bundle.read_arrays(PALETTE_FILE)
-        )
+        self._coder = BundleCoder(bundle)
 
     def run(self, photos: Iterable[Pixels], states: Iterable[int], seed: int) -> list[Agreement]:
         """Agreement at every one of ``states`` (1 or coarser), averaged over photos."""
         shares: dict[int, list[tuple[float, float, float]]] = {state: [] for state in states}
         for number, pixels in enumerate(photos):
-            height, width = pixels.shape[:2]
-            layers = tuple(self._codec.layers(self._features(pixels)))
-            whole = Bitstream(self._bundle.short_id, width, height, 0, layers)
+            whole = self._coder.bitstream(pixels)
             for state, found in shares.items():
-                latents = self._codec.decode(whole.truncate(state))
+                latents = self._coder.codec.decode(whole.truncate(state))
                 found.append(self._one(latents, seed + number))
         return [
             Agreement(state, len(found), *(float(v) for v in np.mean(found, axis=0)))
@@ -72,27 +56,23 @@ class ConsistencyCheck:
         ]
 
     def _one(self, latents: Latents, seed: int) -> tuple[float, float, float]:
+        coder = self._coder
         drawn = {
             name: grid[0].cpu().numpy().astype(np.int32)
-            for name, grid in self._reconstructor.sample_indices(latents, seed).items()
+            for name, grid in coder.reconstructor.sample_indices(latents, seed).items()
         }
-        vivid = self._reconstructor.reconstruct([latents], vivid_seed=seed)[0]
-        faithful = self._reconstructor.reconstruct([latents])[0]
-        again = [self._palette.encode(self._features(picture)) for picture in (vivid, faithful)]
+        vivid = coder.reconstructor.reconstruct([latents], vivid_seed=seed)[0]
+        faithful = coder.reconstructor.reconstruct([latents])[0]
+        again = [coder.codec.quantise(coder.features(picture)) for picture in (vivid, faithful)]
         first, second, third = (
             self._share(latents.indices, indices, latents.state) for indices in (drawn, *again)
         )
         return first, second, third
 
     def _share(self, received: Mapping[str, np.ndarray], finest: Indices, state: int) -> float:
-        merged = self._palette.merge(finest, 0, state)
-        depths = self._palette.depths(state)
+        palette = self._coder.codec.palette
+        merged, depths = palette.merge(finest, 0, state), palette.depths(state)
         equal = [
             (merged[name] == received[name]).ravel() for name, depth in depths.items() if depth
         ]
         return float(np.concatenate(equal).mean())
-
-    def _features(self, pixels: Pixels) -> dict[str, npt.NDArray[np.float32]]:
-        padded = pad_to_multiple(pixels, self._bundle.manifest.input_multiple)
-        names = [scale.name for scale in self._bundle.manifest.scales]
-        return dict(zip(names, self._session.run(names, {"image": padded}), strict=True))

@@ -14,7 +14,7 @@ import torch
 from cloud_server.reconstruct import Reconstructor
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import open_codec
+from shared.codec import MarkovPaletteCodec
 from shared.preprocess import pad_to_multiple
 
 CARD_FILE = "MODEL_CARD.md"
@@ -57,8 +57,8 @@ class BundleCoder:
         self._session = ort.InferenceSession(
             bundle.read("extractor.onnx"), options, providers=["CPUExecutionProvider"]
         )
-        self._codec = open_codec(bundle)
-        self._reconstructor = Reconstructor.from_bundle(bundle)
+        self.codec = MarkovPaletteCodec(bundle)
+        self.reconstructor = Reconstructor.from_bundle(bundle)
         files = {k: v for k, v in bundle.manifest.files.items() if k != CARD_FILE}
         self.identity = bundle.manifest.model_copy(update={"files": files}).id
         """The bundle's id, were it not for its card: a new text changes no picture."""
@@ -72,20 +72,23 @@ class BundleCoder:
     def bitstream(self, pixels: Pixels) -> Bitstream:
         """The picture at state 0, all layers."""
         height, width = pixels.shape[:2]
-        layers = tuple(self._codec.layers(self.features(pixels)))
+        layers = tuple(self.codec.layers(self.features(pixels)))
         return Bitstream(self.bundle.short_id, width, height, 0, layers)
 
     def picture(self, bitstream: Bitstream) -> Pixels:
         """The faithful reconstruction."""
-        return self._reconstructor.reconstruct([self._codec.decode(bitstream)])[0]
+        return self.reconstructor.reconstruct([self.codec.decode(bitstream)])[0]
 
     def picture_of_float16(self, pixels: Pixels) -> tuple[int, Pixels]:
         """(bytes of the features as float16, their reconstruction): no palette, no entropy code."""
         halves = {name: f.astype(np.float16) for name, f in self.features(pixels).items()}
-        exact = {name: half.astype(np.float32) for name, half in halves.items()}
-        latents = replace(self._codec.decode(self.bitstream(pixels)), scales=exact)
+        sent = {name: half.astype(np.float32) for name, half in halves.items()}
+        latents = self.codec.decode(self.bitstream(pixels))
+        # What decoders take of a predicted scale is its residual.
+        exact = {name: self.codec.palette.residual(sent, name, latents.indices) for name in sent}
+        latents = replace(latents, scales=exact)
         size = sum(half.nbytes for half in halves.values())
-        return size, self._reconstructor.reconstruct([latents])[0]
+        return size, self.reconstructor.reconstruct([latents])[0]
 
 
 class States:
@@ -116,7 +119,7 @@ class Bypass:
 
     def __init__(self, coder: BundleCoder) -> None:
         self._coder = coder
-        self.identity = f"bypass/{coder.identity}"
+        self.identity = f"float16/{coder.identity}"
 
     def points(self, pixels: Pixels, knobs: Sequence[int]) -> Iterator[Coded]:
         """The photo from unquantised features."""

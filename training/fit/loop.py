@@ -100,11 +100,7 @@ class Fit:
         self.path = run / "checkpoint.safetensors"
         self.step = 0
         self._recent: dict[str, list[Tensor]] = {plane.name: [] for plane in config.planes}
-        self.average = {
-            f"{prefix}/{key}": value.detach().clone()
-            for prefix, module in self._trained().items()
-            for key, value in module.state_dict().items()
-        }
+        self.average = self._weights()
         self.optimiser = self._new_optimiser(decoder_only=False)
         if self.path.exists():
             self._resume()
@@ -233,9 +229,7 @@ class Fit:
             warm_start(self.extractor, self.decoder, self.palette, pictures, start)
         else:
             initialise_linear(self.extractor, self.decoder, self.palette, pictures)
-        for prefix, module in self._trained().items():
-            for key, value in module.state_dict().items():
-                self.average[f"{prefix}/{key}"].copy_(value)
+        self.average = self._weights()
 
     def _feature_loss(
         self, restored: Tensor, picture: Tensor, figures: dict[str, float]
@@ -309,6 +303,14 @@ class Fit:
 
     def _trained(self) -> dict[str, nn.Module]:
         return {"extractor": self.extractor, "decoder": self.decoder}
+
+    def _weights(self) -> dict[str, Tensor]:
+        """A copy of both networks' weights, as the average has them."""
+        return {
+            f"{prefix}/{key}": value.detach().clone()
+            for prefix, module in self._trained().items()
+            for key, value in module.state_dict().items()
+        }
 
     @torch.no_grad()
     def _update_average(self) -> None:

@@ -54,8 +54,7 @@ class TrainingPalette(nn.Module):
 
     @staticmethod
     def _vectors(values: Tensor, plane: PlaneLayout) -> Tensor:
-        part = values[:, plane.first_channel : plane.first_channel + plane.channels]
-        return part.permute(0, 2, 3, 1).reshape(-1, plane.channels)
+        return _part(values, plane).reshape(-1, plane.channels)
 
     @torch.no_grad()
     def refit(self, scale: int, values: Tensor, rows: int = 16384) -> Tensor:
@@ -73,8 +72,7 @@ class TrainingPalette(nn.Module):
         flat = values.detach()
         parts = []
         for plane in (plane for plane in self.planes if plane.scale == scale):
-            part = flat[:, plane.first_channel : plane.first_channel + plane.channels]
-            part = part.permute(0, 2, 3, 1)
+            part = _part(flat, plane)
             centres = self.heap(plane)[-(2**plane.depth) :]
             leaf = nearest(part.reshape(-1, plane.channels), centres)
             parts.append(centres[leaf].view(part.shape).permute(0, 3, 1, 2))
@@ -92,7 +90,7 @@ class TrainingPalette(nn.Module):
         parts: list[list[Tensor]] = [[], []]
         commitment = scales[0].new_zeros(())
         for number, plane in enumerate(self.planes):
-            values = self._part(scales, plane).permute(0, 2, 3, 1)
+            values = _part(scales[plane.scale], plane)
             shape = values.shape
             flat = values.reshape(-1, plane.channels)
             heap = self.heap(plane)
@@ -109,6 +107,8 @@ class TrainingPalette(nn.Module):
             parts[plane.scale].append(quantised.view(shape).permute(0, 3, 1, 2))
         return (torch.cat(parts[0], 1), torch.cat(parts[1], 1)), commitment / len(self.planes)
 
-    @staticmethod
-    def _part(scales: tuple[Tensor, Tensor], plane: PlaneLayout) -> Tensor:
-        return scales[plane.scale][:, plane.first_channel : plane.first_channel + plane.channels]
+
+def _part(values: Tensor, plane: PlaneLayout) -> Tensor:
+    """A plane's channels of its scale, [n, C, h, w] -> [n, h, w, channels]."""
+    part = values[:, plane.first_channel : plane.first_channel + plane.channels]
+    return part.permute(0, 2, 3, 1)

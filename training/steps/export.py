@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnxruntime as ort
 import torch
 from safetensors.torch import save
 
-from cloud_server.reconstruct import Reconstructor
 from cloud_server.reconstruct.networks import Decoder
 from shared.bundle import Bundle, PsnrModel
 from shared.codec import MarkovPaletteCodec
 from shared.palette import DiffusionState, MarkovPalette
 from shared.preprocess import pad_to_multiple
 from training.contexts.fit import even_contexts, fit_contexts
+from training.evaluate.under_test import BundleCoder
 from training.export import calibrate, extractor_to_int8_onnx, extractor_to_onnx
 from training.fit import checkpoint
 from training.fit.data import PhotoCache
@@ -33,8 +31,6 @@ from training.steps.tables import (
     manifest_of,
     training_indices,
 )
-
-Pixels = npt.NDArray[np.uint8]
 
 PSNR_SHARE = 0.9
 """Share of photos that are to keep what the PSNR model promises."""
@@ -163,24 +159,15 @@ def write_bundle(recipe: Recipe, files: RunFiles, output: Path, card: str | None
 
 def _psnr_model(recipe: Recipe, files: RunFiles, bundle: Bundle) -> PsnrModel:
     """What PSNR to expect, fitted on whole training photos with the extractor that is exported."""
-    codec = MarkovPaletteCodec(bundle)
-    session = ort.InferenceSession(
-        bundle.read("extractor.onnx"), providers=["CPUExecutionProvider"]
-    )
-    multiple = bundle.manifest.input_multiple
-
-    def extract(photo: Pixels) -> dict[str, npt.NDArray[np.float32]]:
-        outputs = session.run(["semantic", "texture"], {"image": pad_to_multiple(photo, multiple)})
-        return dict(zip(("semantic", "texture"), outputs, strict=True))
-
+    coder = BundleCoder(bundle)
     cache = PhotoCache(files.cache)
     chosen = np.random.default_rng(recipe.fit.seed + 1).choice(
         len(cache), min(recipe.psnr_photos, len(cache)), replace=False, p=cache.chances
     )
     return fit_psnr_model(
-        codec,
-        Reconstructor.from_bundle(bundle),
-        extract,
+        coder.codec,
+        coder.reconstructor,
+        coder.features,
         (np.array(cache[int(number)]) for number in chosen),
         share=PSNR_SHARE,
     )
