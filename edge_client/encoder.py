@@ -34,14 +34,13 @@ class EdgeEncoder:
         """bundle: the default picture bundle when None. Raises BundleError when damaged.
 
         rate_weight: the squared error of a feature vector that one bit is worth (the lambda of
-        entropy-constrained quantisation); 0 takes the nearest colours, None is the bundle's own.
+        entropy-constrained quantisation); 0 takes the nearest colours, None is what the bundle's
+        palette was made for.
         precision: of the network, see :class:`FeatureExtractor`. Raises BudgetError ``bad_target``
         when the rate weight is negative or no number.
         """
         self.bundle = bundle if bundle is not None else Bundle.load()
-        if rate_weight is None:
-            rate_weight = self.bundle.manifest.rate_weight or 0.0
-        if not 0 <= rate_weight < float("inf"):
+        if rate_weight is not None and not 0 <= rate_weight < float("inf"):
             raise BudgetError("bad_target", f"a rate weight must not be negative: {rate_weight}")
         self._rate_weight = rate_weight
         self._limits = limits

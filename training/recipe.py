@@ -67,6 +67,27 @@ class DecoderPart(_Part):
     embedding: int = Field(64, ge=4, le=1024)
 
 
+class PlanePart(PlaneSpec):
+    """A plane of the bundle, and what bits are worth in it.
+
+    rate_weights: at every split, as a share of the variance of the plane's vectors; without them
+    its tree is made for nearest leaves.
+    """
+
+    rate_weights: tuple[Annotated[float, Field(ge=0, le=100)], ...] = ()
+
+    @model_validator(mode="after")
+    def _one_a_split(self) -> PlanePart:
+        if len(self.rate_weights) not in (0, self.depth):
+            raise ValueError(f"plane {self.name} needs a rate weight for each of its splits")
+        return self
+
+    @property
+    def spec(self) -> PlaneSpec:
+        """What the manifest says of it."""
+        return PlaneSpec(**self.model_dump(exclude={"rate_weights"}))
+
+
 class FitPart(_Part):
     """The optimisation; see :class:`training.fit.config.FitConfig` for the meaning."""
 
@@ -127,7 +148,7 @@ class Recipe(_Part):
     photos: PhotosPart
     extractor: ExtractorPart = ExtractorPart()
     decoder: DecoderPart = DecoderPart()
-    planes: tuple[PlaneSpec, ...] = Field(min_length=1)
+    planes: tuple[PlanePart, ...] = Field(min_length=1)
     states: tuple[tuple[Annotated[int, Field(ge=0, le=12)], ...], ...] = Field(min_length=1)
     fit: FitPart = FitPart()
     tables: TablesPart = TablesPart()
@@ -157,6 +178,11 @@ class Recipe(_Part):
             ),
         )
 
+    @property
+    def plane_specs(self) -> tuple[PlaneSpec, ...]:
+        """The planes as the manifest has them."""
+        return tuple(plane.spec for plane in self.planes)
+
     def photo_sources(self, data: Path) -> list[PhotoSource]:
         """The training sources with paths below ``data``."""
         return [
@@ -168,7 +194,14 @@ class Recipe(_Part):
         """The fit step's plain settings."""
         order = [scale.name for scale in self.scales]
         layout = tuple(
-            PlaneLayout(p.name, order.index(p.scale), p.first_channel, p.channels, p.depth)
+            PlaneLayout(
+                p.name,
+                order.index(p.scale),
+                p.first_channel,
+                p.channels,
+                p.depth,
+                p.rate_weights,
+            )
             for p in self.planes
         )
         values = self.fit.model_dump(exclude={"bf16"})

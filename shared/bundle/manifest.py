@@ -61,9 +61,6 @@ class Manifest(BaseModel):
     psnr_model: PsnrModel | None = Field(
         default=None, description="what PSNR to expect; None: no target can be set"
     )
-    rate_weight: float | None = Field(
-        default=None, ge=0, description="what one bit is worth to the encoder, unless told; None: 0"
-    )
     decoder: dict[str, Any] = Field(default_factory=dict, description="the decoder's own settings")
     files: dict[FileName, BundleFile]
 

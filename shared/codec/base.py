@@ -58,14 +58,15 @@ class Codec(Protocol):
         height: int,
         target: RateTarget = FINEST,
         *,
-        rate_weight: float = 0.0,
+        rate_weight: float | None = None,
         detail: Sequence[float] | None = None,
     ) -> Bitstream:
         """The picture's bitstream at ``target``.
 
         features: as for :meth:`layers`. width, height: of the picture before padding, in pixels.
         A budget is met by the finest whole layers that fit, then as many passes of the next one.
-        rate_weight: squared error of a feature vector that one bit is worth. detail: of the photo,
+        rate_weight: squared error of a feature vector that one bit is worth; None is what the
+        palette was made for. detail: of the photo,
         see :func:`shared.preprocess.block_detail`; a PSNR target needs it. Raises BudgetError
         ``budget_too_small`` when the coarsest state takes more than the budget,
         ``target_unreachable`` when not even the finest state is expected to have the PSNR; what

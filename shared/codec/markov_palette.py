@@ -75,11 +75,11 @@ class MarkovPaletteCodec:
         height: int,
         target: RateTarget = FINEST,
         *,
-        rate_weight: float = 0.0,
+        rate_weight: float | None = None,
         detail: Sequence[float] | None = None,
     ) -> Bitstream:
         """See :meth:`shared.codec.base.Codec.encode`."""
-        if target.psnr_db is not None or rate_weight == 0:
+        if target.psnr_db is not None or not rate_weight:
             indices = self.quantise(features, rate_weight)
             state, passes = target.state or 0, 0
             if target.psnr_db is not None:
@@ -99,15 +99,16 @@ class MarkovPaletteCodec:
         budget = target.budget_bytes(width, height)
         return self._compose(width, height, lambda _: bits_of, target.state or 0, 0, budget)
 
-    def quantise(self, features: Features, rate_weight: float = 0.0) -> Indices:
+    def quantise(self, features: Features, rate_weight: float | None = None) -> Indices:
         """Indices at state 0: int32 [h, w] a plane. Raises ValueError on wrong features.
 
-        The nearest leaves, or with a ``rate_weight`` above 0 those of
+        Those that the palette was made for (:meth:`PaletteTree.leaf`); or the nearest leaves with
+        a ``rate_weight`` of 0; or with a greater one those of
         :class:`~shared.codec.assignment.RateAwareAssignment`.
         """
         self._check_features(features)
-        if rate_weight == 0:
-            return self.palette.encode(features)
+        if not rate_weight:
+            return self.palette.encode(features, nearest=rate_weight is not None)
         contexts = self._contexts.open(self._shapes(features))
         assignment = RateAwareAssignment(self.palette, features, rate_weight)
         for state in range(self.palette.coarsest_state, -1, -1):

@@ -98,14 +98,18 @@ class MarkovPalette:
             for side in range(2)
         )
 
-    def encode(self, features: Features) -> Indices:
-        """Nearest leaves: features per scale float32 [C, h, w] -> indices int32 [h, w] a plane."""
+    def encode(self, features: Features, *, nearest: bool = False) -> Indices:
+        """Features per scale float32 [C, h, w] -> indices of state 0, int32 [h, w] a plane.
+
+        The leaves are those of :meth:`PaletteTree.leaf`, or the nearest ones.
+        """
         indices: Indices = {}
         remaining: dict[str, FloatArray] = {}
         for plane in self.planes:
             if plane.scale not in remaining:
                 remaining[plane.scale] = self.residual(features, plane.scale, indices)
-            leaves = self.trees[plane.name].nearest_leaf(self.vectors(remaining, plane))
+            tree, vectors = self.trees[plane.name], self.vectors(remaining, plane)
+            leaves = tree.nearest_leaf(vectors) if nearest else tree.leaf(vectors)
             indices[plane.name] = leaves.reshape(features[plane.scale].shape[1:])
         return indices
 

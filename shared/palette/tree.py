@@ -8,7 +8,7 @@ in heap order: node ``k`` of depth ``d`` is row ``2**d - 1 + k``, its children a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,11 +32,14 @@ class PaletteTree:
 
     nodes: int16 [2**(depth+1) - 1, channels], heap order. counts: uint32 [2**depth], how many
     training vectors each leaf stands for. exponent: a colour's value is ``node * 2**-exponent``.
+    rate_weights: the squared error that one bit was worth at every split when the tree was made
+    (the lambda of entropy-constrained quantisation); none when it was made for nearest leaves.
     """
 
     nodes: Int16Array
     counts: npt.NDArray[np.uint32]
     exponent: int
+    rate_weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         rows = self.nodes.shape[0] + 1 if self.nodes.ndim == 2 else 0
@@ -56,10 +59,21 @@ class PaletteTree:
             raise BundleError("bad_palette", f"palette counts must be uint32 [{2**depth}]")
         if not -32 <= self.exponent <= 32:
             raise BundleError("bad_palette", f"palette exponent {self.exponent} is out of range")
+        weights = np.asarray(self.rate_weights, np.float64)
+        if (
+            weights.shape not in ((0,), (depth,))
+            or not (weights >= 0).all() & (weights < 1e9).all()
+        ):
+            raise BundleError(
+                "bad_palette", "rate weights must be numbers of 0 or more, one a split"
+            )
 
     @classmethod
     def from_leaves(
-        cls, leaves: npt.NDArray[np.floating[Any]], counts: npt.NDArray[np.integer[Any]]
+        cls,
+        leaves: npt.NDArray[np.floating[Any]],
+        counts: npt.NDArray[np.integer[Any]],
+        rate_weights: Sequence[float] = (),
     ) -> PaletteTree:
         """Build the tree above ``leaves`` (float [2**depth, channels]) weighted by ``counts``.
 
@@ -76,7 +90,7 @@ class PaletteTree:
         largest = float(np.abs(heap).max(initial=0.0))
         exponent = int(np.floor(np.log2(4095.0 / largest))) if largest > 0 else 0
         nodes = np.round(heap * 2.0**exponent).astype(np.int16)
-        return cls(nodes, np.asarray(counts).astype(np.uint32), exponent)
+        return cls(nodes, np.asarray(counts).astype(np.uint32), exponent, tuple(rate_weights))
 
     @property
     def depth(self) -> int:
@@ -124,13 +138,15 @@ class PaletteTree:
     def static_bits(self) -> list[FloatArray]:
         """What each node costs by the training counts alone: float32 [2**d] for every depth d.
 
-        ``-log2`` of its share of the vectors, each leaf having half a vector more than it had.
+        The sum over the splits that lead to it of ``-log2`` of its side's share, each side having
+        half a vector more than it had.
         """
-        counts = self.counts.astype(np.float64) + 0.5
-        return [
-            -np.log2(counts.reshape(2**depth, -1).sum(1) / counts.sum()).astype(np.float32)
-            for depth in range(self.depth + 1)
-        ]
+        bits = [np.zeros(1)]
+        for depth in range(1, self.depth + 1):
+            sizes = self.counts.astype(np.float64).reshape(2**depth, -1).sum(1).reshape(-1, 2) + 0.5
+            split = -np.log2(sizes / sizes.sum(1, keepdims=True))
+            bits.append(np.repeat(bits[-1], 2) + split.ravel())
+        return [values.astype(np.float32) for values in bits]
 
     def nearest_leaf(self, vectors: FloatArray) -> IndexArray:
         """The leaf nearest to each vector by a full search.
@@ -145,13 +161,35 @@ class PaletteTree:
             out[block] = np.argmax(vectors[block] @ leaves.T - half_norms, axis=1)
         return out
 
+    def leaf(self, vectors: FloatArray) -> IndexArray:
+        """The leaf that stands for each vector: float32 [n, channels] -> int32 [n].
+
+        The nearest one; or, in a tree with rate weights, split by split the child of least
+        ``|z - c|**2 + weight * bits`` by the static odds, ties to the lower index.
+        """
+        if not self.rate_weights:
+            return self.nearest_leaf(vectors)
+        node: IndexArray = np.zeros(len(vectors), np.int32)
+        static = self.static_bits()
+        for depth, weight in enumerate(self.rate_weights, 1):
+            # |z - c|**2 without |z|**2, which is the same for both children.
+            colours, bits = self.colours(depth), static[depth] - np.repeat(static[depth - 1], 2)
+            costs = np.square(colours).sum(1) + np.float32(weight) * bits
+            steps = np.float32(2) * (colours[1::2] - colours[::2])
+            gain = np.einsum("nc,nc->n", vectors, steps[node]) - (costs[1::2] - costs[::2])[node]
+            node = 2 * node + (gain > 0)
+        return node
+
     def to_arrays(self, prefix: str) -> dict[str, npt.NDArray[np.generic]]:
         """Named arrays for an .npz file; :meth:`from_arrays` is the inverse."""
-        return {
+        arrays: dict[str, npt.NDArray[np.generic]] = {
             f"{prefix}.nodes": self.nodes,
             f"{prefix}.counts": self.counts,
             f"{prefix}.exponent": np.array(self.exponent, np.int32),
         }
+        if self.rate_weights:
+            arrays[f"{prefix}.rate_weights"] = np.array(self.rate_weights, np.float32)
+        return arrays
 
     @classmethod
     def from_arrays(cls, prefix: str, arrays: Mapping[str, npt.NDArray[np.generic]]) -> PaletteTree:
@@ -159,6 +197,7 @@ class PaletteTree:
         try:
             nodes, counts = arrays[f"{prefix}.nodes"], arrays[f"{prefix}.counts"]
             exponent = int(np.asarray(arrays[f"{prefix}.exponent"], np.int64).item())
+            weights = np.asarray(arrays.get(f"{prefix}.rate_weights", ()), np.float64).tolist()
         except (KeyError, ValueError, TypeError) as error:
             raise BundleError("bad_palette", f"the palette of plane {prefix!r}: {error}") from None
-        return cls(nodes, counts, exponent)  # type: ignore[arg-type]  # dtypes checked above
+        return cls(nodes, counts, exponent, tuple(weights))  # type: ignore[arg-type]  # dtypes checked above

@@ -53,11 +53,9 @@ def test_senseless_rows_are_refused(changes: dict[str, object]) -> None:
 def test_it_is_under_the_id_and_absent_it_changes_none(tmp_path: Path) -> None:
     plain = Bundle.create(tmp_path / "plain", tiny_manifest(), codec_files())
     model = PsnrModel(rows=(ROW,) * 5, share=0.9)
-    manifest = tiny_manifest(psnr_model=model, rate_weight=0.25)
+    manifest = tiny_manifest(psnr_model=model)
     made = Bundle.create(tmp_path / "made", manifest, codec_files())
     assert made.id != plain.id
     read = Bundle.from_zip_bytes(Bundle.load(tmp_path / "made").to_zip())
-    assert (read.id, read.manifest.psnr_model, read.manifest.rate_weight) == (made.id, model, 0.25)
-    text = (tmp_path / "plain" / "manifest.json").read_text()
-    assert "psnr_model" not in text
-    assert "rate_weight" not in text
+    assert (read.id, read.manifest.psnr_model) == (made.id, model)
+    assert "psnr_model" not in (tmp_path / "plain" / "manifest.json").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +49,74 @@ def test_wards_cost_is_the_squared_error_that_a_merge_adds() -> None:
     merged = np.repeat(tree.colours(1).astype(float), 2, axis=0)
     added = (counts[:, None] * (leaves - merged) ** 2).sum(1).reshape(2, 2).sum(1)
     np.testing.assert_allclose(tree.merge_cost(2), added, rtol=1e-2)
+
+
+def flat_and_detail(count: int = 4000) -> np.ndarray:
+    """Much is next to nothing and little is large: what photos are made of."""
+    rng = np.random.default_rng(1)
+    spread = 0.3 * np.exp(rng.standard_normal((count, 1)))
+    return (spread * rng.standard_normal((count, 3))).astype(np.float32)
+
+
+def rate_aware_tree(vectors: np.ndarray, weights: list[float]) -> PaletteTree:
+    from training.fit.bisect import fit_leaves_for_rate
+
+    leaves, counts = fit_leaves_for_rate(torch.from_numpy(vectors), weights)
+    return PaletteTree.from_leaves(leaves.numpy(), counts.numpy(), weights)
+
+
+def test_a_tree_made_for_the_rate_costs_less_at_equal_error() -> None:
+    from training.fit.bisect import fit_leaves
+
+    vectors = flat_and_detail()
+    leaves, counts = fit_leaves(torch.from_numpy(vectors), 4)
+    plain = PaletteTree.from_leaves(leaves.numpy(), counts.numpy())
+    aware = rate_aware_tree(vectors, [0.3] * 6)
+
+    def bits_and_error(tree: PaletteTree) -> tuple[float, float]:
+        leaf = tree.leaf(vectors)
+        share = np.bincount(leaf) / len(leaf)
+        share = share[share > 0]
+        error = np.square(vectors - tree.colours(tree.depth)[leaf]).sum(1).mean()
+        return float(-(share * np.log2(share)).sum()), float(error)
+
+    (plain_bits, plain_error), (bits, error) = bits_and_error(plain), bits_and_error(aware)
+    assert error < plain_error
+    assert bits < 0.6 * plain_bits
+
+
+def test_leaves_for_the_rate_are_chosen_split_by_split() -> None:
+    vectors = flat_and_detail(500)
+    weights = [0.1, 0.05, 0.02]
+    tree = rate_aware_tree(vectors, weights)
+    counts = tree.counts.astype(float)
+    for vector, leaf in zip(vectors, tree.leaf(vectors), strict=True):
+        node = 0
+        for depth, weight in enumerate(weights, 1):
+            sizes = counts.reshape(2**depth, -1).sum(1)[2 * node : 2 * node + 2] + 0.5
+            bits = -np.log2(sizes / sizes.sum())
+            pair = tree.colours(depth)[2 * node : 2 * node + 2]
+            costs = np.square(vector - pair).sum(1) + weight * bits
+            node = 2 * node + int(leaf >> (3 - depth) & 1)
+            assert costs[node & 1] <= costs.min() + 1e-5
+        assert node == leaf
+
+
+@pytest.mark.parametrize("weights", [(0.1,), (0.1, -1.0), (0.1, float("nan")), (0.1, 1e12)])
+def test_senseless_rate_weights_are_refused(weights: tuple[float, ...]) -> None:
+    tree = tree_of(depth=2)
+    with pytest.raises(BundleError) as refused:
+        PaletteTree(tree.nodes, tree.counts, tree.exponent, weights)
+    assert refused.value.reason == "bad_palette"
+    arrays = tree.to_arrays("a") | {"a.rate_weights": np.array(weights, np.float32)}
+    with pytest.raises(BundleError):
+        PaletteTree.from_arrays("a", arrays)
+
+
+def test_rate_weights_are_stored_with_the_tree() -> None:
+    tree = rate_aware_tree(flat_and_detail(500), [0.5, 0.25])
+    assert PaletteTree.from_arrays("a", tree.to_arrays("a")).rate_weights == (0.5, 0.25)
+    assert "a.rate_weights" not in tree_of().to_arrays("a")
 
 
 def test_the_merge_map_takes_siblings_to_their_parent() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
+from shared.palette import PaletteTree
 from training.fit.bisect import fit_leaves, heap_of, nearest
 from training.fit.config import PlaneLayout
 from training.fit.quantise import TrainingPalette
@@ -50,6 +52,22 @@ def test_fewer_different_vectors_than_leaves_are_no_problem() -> None:
     assert torch.isfinite(leaves).all()
     assert int(counts.sum()) == 100
     assert error_of(vectors, leaves) < 1e-9
+
+
+def test_training_and_the_edge_choose_the_same_leaves_by_rate() -> None:
+    plane = PlaneLayout("a", 0, 0, 4, 5, (0.2, 0.1, 0.05, 0.02, 0.01))
+    palette = TrainingPalette((plane,), ((5,),))
+    vectors = cloud()
+    palette.rebuild({"a": vectors})
+    weights = palette.rate_weights(plane)
+    assert weights[0] == pytest.approx(0.2 * float(vectors.var(0, correction=0).sum()))
+    leaves = palette.heap(plane)[-32:]
+    tree = PaletteTree.from_leaves(leaves.numpy(), palette.counts(plane).numpy(), weights)
+    grid = vectors.T.reshape(1, 4, 40, 100)
+    colours = palette.leaves(0, grid)[0].flatten(1).T
+    same = (leaves[tree.leaf(vectors.numpy())] - colours).abs().amax(1) < 1e-4
+    # But for those that lie between two children by less than the integer grid.
+    assert float(same.float().mean()) > 0.99
 
 
 PLANES = (PlaneLayout("a", 0, 0, 4, 3), PlaneLayout("b", 1, 0, 2, 2))

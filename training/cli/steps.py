@@ -242,7 +242,7 @@ def _perceptual() -> nn.Module:
 
     store = ModelStore()
     return PerceptualDistance(
-        load_file(store.path("squeezenet-1.1")), load_file(store.path("lpips-squeeze"))
+        load_file(store.path("squeezenet-1.1")), load_file(store.path("lpips-squeeze")), even=True
     )
 
 

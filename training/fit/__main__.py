@@ -56,7 +56,9 @@ def main() -> int:
     config, extractor, decoder, bf16 = read_plan(json.loads(given.plan.read_text()))
     perceptual = None
     if given.backbone and given.heads:
-        perceptual = PerceptualDistance(load_file(given.backbone), load_file(given.heads))
+        perceptual = PerceptualDistance(
+            load_file(given.backbone), load_file(given.heads), even=True
+        )
     files = {"detector": given.detector, "classifier": given.classifier}
     missing = [n for n, w in config.feature_weights.items() if w > 0 and files[n] is None]
     if missing:

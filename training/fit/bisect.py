@@ -1,6 +1,15 @@
-"""Bisecting k-means: a complete binary tree of colours, all nodes of a depth split at once."""
+"""Bisecting k-means: a complete binary tree of colours, all nodes of a depth split at once.
+
+With rate weights it is entropy-constrained (Chou, Lookabaugh and Gray 1989, node by node): a
+vector goes to the child of least ``|z - c|**2 + weight * bits``. What is common gathers around
+one colour that costs next to nothing, and what is rare is told apart at the price of its bits;
+without the weights every leaf is about as common as any other, and flat areas cost as much as
+detail does.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -38,6 +47,49 @@ def fit_leaves(
         means, sizes = _means(vectors, member, 2**depth)
         centres = torch.where((sizes == 0)[:, None], centres, means)
     return centres, torch.bincount(nearest(vectors, centres), minlength=2**depth)
+
+
+def fit_leaves_for_rate(
+    vectors: Tensor, rate_weights: Sequence[float], *, split_steps: int = 12
+) -> tuple[Tensor, Tensor]:
+    """As :func:`fit_leaves`, the splits at every depth weighing bits as ``rate_weights`` say."""
+    member = torch.zeros(len(vectors), dtype=torch.long, device=vectors.device)
+    centres = vectors.mean(0, keepdim=True)
+    sizes = torch.tensor([len(vectors)], device=vectors.device)
+    for level, weight in enumerate(rate_weights):
+        nodes = 2**level
+        offsets = vectors - centres[member]
+        axis = _principal_axes(offsets, member, nodes)
+        side = ((offsets * axis[member]).sum(1) > 0).long()
+        parents = centres.repeat_interleave(2, 0)
+        for _ in range(split_steps):
+            means, sizes = _means(vectors, member * 2 + side, 2 * nodes)
+            children = torch.where((sizes == 0)[:, None], parents, means)
+            side = cheaper_child(vectors, member, children, split_bits(sizes), weight)
+        member = member * 2 + side
+        means, sizes = _means(vectors, member, 2 * nodes)
+        centres = torch.where((sizes == 0)[:, None], parents, means)
+    return centres, sizes
+
+
+def split_bits(sizes: Tensor) -> Tensor:
+    """Bits from each node's parent to it, by the counts of a depth's nodes: float32 [nodes].
+
+    Every node has half a vector more than it had.
+    """
+    pairs = sizes.view(-1, 2).float() + 0.5
+    return -torch.log2(pairs / pairs.sum(1, keepdim=True)).flatten()
+
+
+def cheaper_child(
+    vectors: Tensor, member: Tensor, children: Tensor, bits: Tensor, weight: float
+) -> Tensor:
+    """Which child of its node ``member`` each vector takes: int64 [n], 0 or 1."""
+    costs = [
+        (vectors - children[child]).square().sum(1) + weight * bits[child]
+        for child in (2 * member, 2 * member + 1)
+    ]
+    return (costs[1] < costs[0]).long()
 
 
 def heap_of(leaves: Tensor, counts: Tensor) -> Tensor:

@@ -7,13 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PlaneLayout:
-    """One plane: which scale (0 semantic, 1 texture), its channels, and its tree's depth."""
+    """One plane: which scale (0 semantic, 1 texture), its channels, and its tree's depth.
+
+    rate_weights: what a bit is worth at every split, as a share of the vectors' variance; without
+    them vectors take their nearest leaves.
+    """
 
     name: str
     scale: int
     first_channel: int
     channels: int
     depth: int
+    rate_weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

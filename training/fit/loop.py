@@ -47,12 +47,24 @@ def flatness(picture: Tensor) -> Tensor:
 
 
 def shifted(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Both pictures' same random window, up to 32 pixels smaller, its corner anywhere.
+    """Both pictures' same random window, 32 pixels smaller; half of the times a part of it, twice
+    as large.
 
     A decoder whose grid always lies the same way on the strides of the networks that judge it
-    learns a grid of dots that they like.
+    learns a grid of dots that they like; and of what they see at half resolution only, they
+    see the pixels when it is enlarged.
     """
-    margin = min(32, first.shape[-1] - 32)
+    first, second = _window(first, second, 32)
+    if torch.rand(()) < 0.5:
+        return first, second
+    halves = _window(first, second, first.shape[-1] // 2)
+    return tuple(
+        nn.functional.interpolate(half, scale_factor=2, mode="bilinear") for half in halves
+    )  # type: ignore[return-value]
+
+
+def _window(first: Tensor, second: Tensor, smaller: int) -> tuple[Tensor, Tensor]:
+    margin = min(smaller, first.shape[-1] - 32)
     top, left = (int(offset) for offset in torch.randint(margin + 1, (2,)))
     rows = slice(top, top + first.shape[-2] - margin)
     columns = slice(left, left + first.shape[-1] - margin)
@@ -186,6 +198,7 @@ class Fit:
             "psnr": -10 * math.log10(max(float(error.detach().square().mean()), 1e-9)),
             "commitment": float(commitment.detach()),
             "latent": float(torch.as_tensor(latent).detach()),
+            "bits": self.palette.static_bits_per_pixel(),
         }
         if self._perceptual_now():
             half = slice(0, max(1, len(picture) // 2))

@@ -30,10 +30,24 @@ class PerceptualDistance(nn.Module):
 
     means: Tensor
 
-    def __init__(self, backbone: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> None:
-        """backbone: ``features.*`` as torchvision names them; heads: ``lin{k}.weight``."""
+    def __init__(
+        self,
+        backbone: Mapping[str, Tensor],
+        heads: Mapping[str, Tensor],
+        *,
+        even: bool = False,
+    ) -> None:
+        """backbone: ``features.*`` as torchvision names them; heads: ``lin{k}.weight``.
+
+        even: all channels of a stage weigh what they weigh on average, see above; a loss that is
+        so is better for what other networks see.
+        """
         super().__init__()
         self.weights = nn.ParameterDict()
+        if even:
+            heads = {
+                name: torch.full_like(head, float(head.mean())) for name, head in heads.items()
+            }
         for name, value in [*backbone.items(), *heads.items()]:
             if not name.startswith("classifier"):
                 frozen = nn.Parameter(value.float().clone(), requires_grad=False)

@@ -7,7 +7,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from training.fit.bisect import fit_leaves, heap_of, nearest
+from training.fit.bisect import (
+    cheaper_child,
+    fit_leaves,
+    fit_leaves_for_rate,
+    heap_of,
+    nearest,
+    split_bits,
+)
 from training.fit.config import PlaneLayout
 
 
@@ -30,6 +37,7 @@ class TrainingPalette(nn.Module):
             self.register_buffer(
                 f"counts_{plane.name}", torch.zeros(2**plane.depth, dtype=torch.long)
             )
+            self.register_buffer(f"variance_{plane.name}", torch.ones(()))
 
     def heap(self, plane: PlaneLayout) -> Tensor:
         """The plane's nodes in heap order: [2**(depth+1) - 1, channels]."""
@@ -39,14 +47,37 @@ class TrainingPalette(nn.Module):
         """How many vectors chose each leaf when the tree was built."""
         return cast(Tensor, getattr(self, f"counts_{plane.name}"))
 
+    def rate_weights(self, plane: PlaneLayout) -> list[float]:
+        """What a bit is worth at every split, in squared error of this plane's vectors.
+
+        The layout's are shares of the variance, or latents that grow would escape them.
+        """
+        variance = float(getattr(self, f"variance_{plane.name}"))
+        return [weight * variance for weight in plane.rate_weights]
+
     @torch.no_grad()
     def rebuild(self, vectors: dict[str, Tensor]) -> None:
         """Fit trees anew on a sample of their planes' vectors: float32 [n, channels] each."""
         for plane in (plane for plane in self.planes if plane.name in vectors):
-            leaves, counts = fit_leaves(vectors[plane.name], plane.depth)
+            mine = vectors[plane.name]
+            variance = mine.var(0, correction=0).sum()
+            cast(Tensor, getattr(self, f"variance_{plane.name}")).copy_(variance)
+            if plane.rate_weights:
+                leaves, counts = fit_leaves_for_rate(mine, self.rate_weights(plane))
+            else:
+                leaves, counts = fit_leaves(mine, plane.depth)
             self.heap(plane).copy_(heap_of(leaves, counts))
             self.counts(plane).copy_(counts)
         self.ready.fill_(True)
+
+    def static_bits_per_pixel(self) -> float:
+        """Entropy of the leaves of all planes when the trees were built, strides 16 and 8."""
+        total = 0.0
+        for plane in self.planes:
+            shares = self.counts(plane).float() / self.counts(plane).sum().clamp_min(1)
+            entropy = -(shares * shares.clamp_min(1e-9).log2()).sum()
+            total += float(entropy) * 4**plane.scale / 256
+        return total
 
     def vectors(self, scales: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """The planes' vectors: [n * h * w, channels] each."""
@@ -73,10 +104,22 @@ class TrainingPalette(nn.Module):
         parts = []
         for plane in (plane for plane in self.planes if plane.scale == scale):
             part = _part(flat, plane)
+            leaf = self._assign(plane, part.reshape(-1, plane.channels))
             centres = self.heap(plane)[-(2**plane.depth) :]
-            leaf = nearest(part.reshape(-1, plane.channels), centres)
             parts.append(centres[leaf].view(part.shape).permute(0, 3, 1, 2))
         return values + torch.cat(parts, 1) - flat
+
+    def _assign(self, plane: PlaneLayout, vectors: Tensor) -> Tensor:
+        """The leaf of each vector [n, channels]: nearest, or split by split of least cost."""
+        heap = self.heap(plane)
+        if not plane.rate_weights:
+            return nearest(vectors, heap[-(2**plane.depth) :])
+        node = torch.zeros(len(vectors), dtype=torch.long, device=vectors.device)
+        for depth, weight in enumerate(self.rate_weights(plane), 1):
+            children = heap[2**depth - 1 : 2 ** (depth + 1) - 1]
+            bits = split_bits(self.counts(plane).view(2**depth, -1).sum(1))
+            node = 2 * node + cheaper_child(vectors, node, children, bits, weight)
+        return node
 
     def forward(
         self, scales: tuple[Tensor, Tensor], state: Tensor
@@ -94,7 +137,7 @@ class TrainingPalette(nn.Module):
             shape = values.shape
             flat = values.reshape(-1, plane.channels)
             heap = self.heap(plane)
-            leaf = nearest(flat.detach(), heap[-(2**plane.depth) :])
+            leaf = self._assign(plane, flat.detach())
             depth = self.depths[state, number].repeat_interleave(shape[1] * shape[2])
             node = (leaf >> (plane.depth - depth)) + (1 << depth) - 1
             colours = heap[node]

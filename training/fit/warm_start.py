@@ -79,7 +79,9 @@ def _take(module: nn.Module, values: dict[str, Tensor]) -> None:
 
 
 def _nearest_states(wanted: Tensor, there: Tensor, palette: TrainingPalette) -> Tensor:
-    """For every state the other run's state of about the same rate: int64 [states]."""
+    """For every state the other run's: in order if there are as many, else by rate: [states]."""
+    if len(wanted) == len(there):
+        return torch.arange(len(wanted))
     area = torch.tensor([4.0**plane.scale for plane in palette.planes], device=there.device)
     if there.shape[1] != len(area):
         return torch.linspace(0, len(there) - 1, len(wanted)).round().long()

@@ -119,7 +119,9 @@ def write_tables(
         DiffusionState(state=n, depths=depths, typical_bits_per_pixel=rates[n])
         for n, depths in enumerate(recipe.states)
     )
-    make_codec(recipe, MarkovPalette(recipe.planes, palette.trees, states), contexts, files.draft)
+    make_codec(
+        recipe, MarkovPalette(recipe.plane_specs, palette.trees, states), contexts, files.draft
+    )
     strides = {scale.name: scale.stride for scale in recipe.scales}
     return {
         "photos": len(fitted_on),

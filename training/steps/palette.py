@@ -25,12 +25,14 @@ def palette_from_checkpoint(recipe: Recipe, path: Path) -> MarkovPalette:
     for plane in recipe.planes:
         leaves = tensors[f"heap_{plane.name}"].numpy()[-(2**plane.depth) :]
         counts = tensors[f"counts_{plane.name}"].numpy()
-        trees[plane.name] = PaletteTree.from_leaves(leaves, counts)
+        variance = float(tensors[f"variance_{plane.name}"])
+        weights = [share * variance for share in plane.rate_weights]
+        trees[plane.name] = PaletteTree.from_leaves(leaves, counts, weights)
     states = [
         DiffusionState(state=number, depths=depths, typical_bits_per_pixel=0.0)
         for number, depths in enumerate(recipe.states)
     ]
-    return MarkovPalette(recipe.planes, trees, states, {"texture": _prediction(path)})
+    return MarkovPalette(recipe.plane_specs, trees, states, {"texture": _prediction(path)})
 
 
 def _prediction(path: Path) -> ScalePrediction:

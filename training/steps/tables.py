@@ -39,7 +39,7 @@ def manifest_of(recipe: Recipe, states: tuple[DiffusionState, ...], **more: Any)
         "description": recipe.description,
         "codec": "markov-palette",
         "scales": recipe.scales,
-        "planes": recipe.planes,
+        "planes": recipe.plane_specs,
         "states": states,
         "input_multiple": max(scale.stride for scale in recipe.scales),
         "halo_positions": recipe.extractor_config().halo_positions,
