@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,20 @@ from shared.preprocess import load_photo
 from shared.results import AnalysisResult
 
 Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Analysed:
+    """A file's picture (uint8 [H, W, 3] RGB) and what was found in it.
+
+    passes: that the file has of the layer after its state; None for a photo. warning: what is
+    wrong with a file that was decoded all the same.
+    """
+
+    picture: Pixels
+    result: AnalysisResult
+    passes: int | None
+    warning: str | None
 
 
 class Analyzer:
@@ -48,21 +63,23 @@ class Analyzer:
 
     def analyze(
         self, data: bytes, state: int | None = None, *, features: bool | None = None
-    ) -> tuple[Pixels, AnalysisResult, str | None]:
-        """(picture uint8 [H, W, 3], what was found in it, a warning about the file or None).
+    ) -> Analysed:
+        """Run every task on one file.
 
         data: a .fwf file or a photo; its first bytes tell, unless ``features`` says which it has
         to be. state: decode at this coarser state. Raises BitstreamError,
         BundleError, PhotoError or TaskError.
         """
         started = time.perf_counter()
-        warning = None
+        passes: int | None = None
+        warning: str | None = None
         if features is None:
             features = data.startswith(MAGIC)
         if features:
             decoder = self._open_decoder()
             bitstream, warning = decoder.parse(data, state)
             picture = decoder.picture(bitstream)
+            passes = bitstream.passes
             described = {
                 "state": bitstream.state,
                 "bundle_id": decoder.bundle.id,
@@ -88,7 +105,7 @@ class Analyzer:
                 **described,
             }
         )
-        return picture, analysis, warning
+        return Analysed(picture, analysis, passes, warning)
 
     def _open_decoder(self) -> BitstreamDecoder:
         if self._decoder is None:

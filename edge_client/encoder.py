@@ -37,11 +37,14 @@ class EdgeEncoder:
         entropy-constrained quantisation); 0 takes the nearest colours, None is what the bundle's
         palette was made for.
         precision: of the network, see :class:`FeatureExtractor`. Raises BudgetError ``bad_target``
-        when the rate weight is negative or no number.
+        when the rate weight is negative or no finite number.
         """
         self.bundle = bundle if bundle is not None else Bundle.load()
         if rate_weight is not None and not 0 <= rate_weight < float("inf"):
-            raise BudgetError("bad_target", f"a rate weight must not be negative: {rate_weight}")
+            raise BudgetError(
+                "bad_target",
+                f"a rate weight must be a finite number, and not negative: {rate_weight}",
+            )
         self._rate_weight = rate_weight
         self._limits = limits
         self._extractor = FeatureExtractor(self.bundle, threads=threads, precision=precision)

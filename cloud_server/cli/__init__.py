@@ -10,7 +10,7 @@ _COMMANDS = ("serve", "decode", "analyze", "models")
 _ABOUT = (
     "Decode features, reconstruct pictures, and run vision tasks on them.\n\n"
     "Exit status: 0 all done, 1 some files failed, 2 wrong usage, 3 a bundle or weights are "
-    "missing or damaged, 4 a peer is unreachable or refused."
+    "missing or damaged, 4 a peer is unreachable or refused, 130 interrupted."
 )
 
 

@@ -59,6 +59,7 @@ def analyze(
         columns={
             "file": "file",
             "state": "state",
+            "passes": "passes",
             "payload_bytes": "bytes",
             "bits_per_pixel": "bits/pixel",
             "found": "found",
@@ -68,21 +69,23 @@ def analyze(
     def one(path: Path) -> dict[str, Any]:
         target = _drawing_of(path, annotate, batch) if annotate else None
         started = time.perf_counter()
-        picture, result, warning = analyzer.analyze(
+        analysed = analyzer.analyze(
             read_file(path), state, features=True if path.suffix.lower() == ".fwf" else None
         )
         elapsed = 1000 * (time.perf_counter() - started)
-        if warning:
-            typer.echo(f"warning: {path}: {warning}", err=True)
+        result = analysed.result
+        if analysed.warning:
+            typer.echo(f"warning: {path}: {analysed.warning}", err=True)
         if target is not None:
-            write_atomically(target, png_bytes(draw(picture, result.tasks.values())))
+            write_atomically(target, png_bytes(draw(analysed.picture, result.tasks.values())))
         found = [f"{len(task.found)} {name}" for name, task in result.tasks.items()]
         return {
             "file": str(path),
             **result.to_dict(),
+            "passes": analysed.passes,
             "total_milliseconds": round(elapsed, 2),
             "annotated": str(target) if target else None,
-            "warning": warning,
+            "warning": analysed.warning,
             "found": ", ".join(found),
         }
 

@@ -8,7 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from shared.cli import Batch, read_file, stop_on_error, write_atomically
+from shared.cli import (
+    RATE_COLUMNS,
+    Batch,
+    rate_record,
+    read_file,
+    stop_on_error,
+    write_atomically,
+)
 
 BundleOption = Annotated[
     str | None,
@@ -60,8 +67,7 @@ def decode(
             "file": "file",
             "width": "width",
             "height": "height",
-            "state": "state",
-            "bytes": "bytes",
+            **RATE_COLUMNS,
             "picture": "picture",
         },
     )
@@ -80,9 +86,7 @@ def decode(
             "picture": str(target),
             "width": bitstream.width,
             "height": bitstream.height,
-            "state": bitstream.state,
-            "bytes": bitstream.file_bytes,
-            "bits_per_pixel": round(bitstream.bits_per_pixel, 6),
+            **rate_record(bitstream),
             "milliseconds": round(elapsed, 2),
             "warning": warning,
         }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared.cli import ExitCode, stop_on_error
+from shared.cli import ExitCode, print_table, stop_on_error
 
 if TYPE_CHECKING:
     from cloud_server.models import ModelStatus, ModelStore
@@ -126,25 +126,15 @@ def _print(
         json.dump({"models": [*(model.to_dict() for model in found), *more]}, sys.stdout, indent=1)
         sys.stdout.write("\n")
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for heading in ("model", "state", "MB", "licence", "SHA-256", "source"):
-        table.add_column(
-            heading,
-            justify="right" if heading == "MB" else "left",
-            no_wrap=heading in ("model", "state"),
-            overflow="fold",
-        )
+    rows = []
     for model in found:
         size = f"{model.file_bytes / 1e6:.2f}"
         source = model.source.partition(" (")[0]
-        table.add_row(model.name, model.state, size, model.licence, model.sha256[:8], source)
-    for extra in more:
-        table.add_row(extra["name"], extra["state"], "", extra["licence"], "", extra["path"])
-    # Into a file or a pipe a table may be wide.
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160
-    console.print(table)
+        rows.append((model.name, model.state, size, model.licence, model.sha256[:8], source))
+    rows += [(one["name"], one["state"], "", one["licence"], "", one["path"]) for one in more]
+    print_table(
+        ("model", "state", "MB", "licence", "SHA-256", "source"),
+        rows,
+        right={"MB"},
+        unbroken={"model", "state"},
+    )

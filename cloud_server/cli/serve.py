@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from shared.cli import finite
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
@@ -51,7 +53,11 @@ def serve(
     ] = None,
     drain_deadline_s: Annotated[
         float | None,
-        typer.Option("--drain-deadline", help="Seconds for frames in flight on SIGTERM."),
+        typer.Option(
+            "--drain-deadline",
+            parser=finite("seconds for frames in flight"),
+            help="Seconds for frames in flight on SIGTERM.",
+        ),
     ] = None,
     tls_certificate: Annotated[Path | None, typer.Option("--tls-cert", help="PEM file.")] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")] = None,

@@ -13,7 +13,13 @@ from shared.errors import ModelError, TaskError
 
 
 class LiteModel:
-    """One interpreter; for one thread at a time."""
+    """One interpreter; for one thread at a time.
+
+    The first of a process makes LiteRT write ``INFO: Created TensorFlow Lite XNNPACK delegate`` to
+    file descriptor 2. Its logger has no setting outside C++, and the descriptor is the whole
+    process's: turned away for a moment, it would lose what other threads, children, or a crash
+    write, so the line stays.
+    """
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         try:

@@ -7,7 +7,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from shared.cli import Batch, stop_on_error, write_atomically
+from shared.cli import (
+    RATE_COLUMNS,
+    Batch,
+    finite,
+    rate_record,
+    stop_on_error,
+    write_atomically,
+)
 
 BundleOption = Annotated[
     str | None,
@@ -17,12 +24,23 @@ StateOption = Annotated[
     int | None, typer.Option("--state", min=0, help="Diffusion state: 0 is the finest.")
 ]
 BppOption = Annotated[
-    float | None, typer.Option("--bpp", min=0, help="At most so many bits per pixel.")
+    float | None,
+    typer.Option(
+        "--bpp",
+        min=0,
+        parser=finite("bits per pixel", minimum=0),
+        help="At most so many bits per pixel.",
+    ),
 ]
 BytesOption = Annotated[int | None, typer.Option("--bytes", min=0, help="At most so many bytes.")]
 PsnrOption = Annotated[
     float | None,
-    typer.Option("--psnr", min=0, help="At least so many decibels, as the bundle expects them."),
+    typer.Option(
+        "--psnr",
+        min=0,
+        parser=finite("a PSNR in decibels", minimum=0),
+        help="At least so many decibels, as the bundle expects them.",
+    ),
 ]
 BestEffortOption = Annotated[
     bool, typer.Option("--best-effort", help="With --psnr: the finest state where it is too high.")
@@ -32,6 +50,7 @@ LambdaOption = Annotated[
     typer.Option(
         "--lambda",
         min=0,
+        parser=finite("the squared error that one bit is worth", minimum=0),
         help="Squared error in a feature vector that one bit is worth; 0 is the nearest colour. "
         "Default: the bundle's.",
     ),
@@ -88,10 +107,7 @@ def encode(
             "photo": "photo",
             "width": "width",
             "height": "height",
-            "state": "state",
-            "passes": "passes",
-            "bytes": "bytes",
-            "bits_per_pixel": "bits/pixel",
+            **RATE_COLUMNS,
             "file": "file",
         },
     )
@@ -99,17 +115,13 @@ def encode(
     def one(photo: Path) -> dict[str, Any]:
         target = batch.claim(output / f"{photo.stem}.fwf", photo)
         bitstream = encoder.encode_at(photo, target_rate)
-        data = bitstream.to_bytes()
-        write_atomically(target, data)
+        write_atomically(target, bitstream.to_bytes())
         return {
             "photo": str(photo),
             "file": str(target),
             "width": bitstream.width,
             "height": bitstream.height,
-            "state": bitstream.state,
-            "passes": bitstream.partial.passes if bitstream.partial else 0,
-            "bytes": len(data),
-            "bits_per_pixel": round(bitstream.bits_per_pixel, 6),
+            **rate_record(bitstream),
             "bundle": encoder.bundle.short_id.hex(),
             "bundle_id": encoder.bundle.id,
         }

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edge_client.cli.encode import JsonOption
 from shared.cli import Batch, read_file
 from shared.limits import DEFAULT_LIMITS
+
+if TYPE_CHECKING:
+    from shared.bitstream import Bitstream
+    from shared.bundle import Bundle
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +29,8 @@ def inspect(
 
     A part of the next layer is shown with its passes, and of how many when the bundle is known.
 
-    A file whose end is missing shows the states that are complete and is marked as cut.
+    A file whose end is missing shows the states that are complete and is marked as cut. One that
+    was made with another bundle than the packaged one is shown, with a warning.
     """
     from shared.bitstream import Bitstream
     from shared.bundle import Bundle
@@ -46,6 +51,9 @@ def inspect(
             bitstream = Bitstream.from_bytes(data, allow_cut=True)
         pixels = bitstream.width * bitstream.height
         name = known.manifest.name if known and known.short_id == bitstream.bundle_id else None
+        warning = _foreign_text(bitstream, known) if known and not name else None
+        if warning:
+            typer.echo(f"warning: {path}: {warning}", err=True)
         states = [
             {"state": state, "bytes": size, "bits_per_pixel": round(8 * size / pixels, 6)}
             for state, size in bitstream.cumulative_bytes().items()
@@ -73,6 +81,7 @@ def inspect(
             "states": states,
             "partial": partial,
             "cut": damage.to_dict() if damage else None,
+            "warning": warning,
             "states_text": "  ".join(f"{row['state']}:{row['bytes']}" for row in states)
             + _partial_text(partial)
             + ("  (cut)" if damage else ""),
@@ -88,6 +97,13 @@ def inspect(
             "states_text": "state:bytes up to it",
         },
     ).run(files, one)
+
+
+def _foreign_text(bitstream: Bitstream, packaged: Bundle) -> str:
+    return (
+        f"made with bundle {bitstream.bundle_id.hex()}; the packaged one, "
+        f"{packaged.manifest.name} {packaged.short_id.hex()}, is another and cannot decode it"
+    )
 
 
 def _partial_text(partial: dict[str, Any] | None) -> str:

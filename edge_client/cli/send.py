@@ -20,7 +20,15 @@ from edge_client.cli.encode import (
     PsnrOption,
     StateOption,
 )
-from shared.cli import Batch, ExitCode, Outcome, stop_on_error, write_atomically
+from shared.cli import (
+    RATE_COLUMNS,
+    Batch,
+    ExitCode,
+    Outcome,
+    finite,
+    stop_on_error,
+    write_atomically,
+)
 from shared.errors import FeatherwireError, SessionError, TaskError
 
 if TYPE_CHECKING:
@@ -63,12 +71,21 @@ def send(
         str | None, typer.Option("--device", help="Name of this device. Default: its host name.")
     ] = None,
     timeout_s: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the server's answer.")
+        float,
+        typer.Option(
+            "--timeout",
+            min=0.1,
+            parser=finite("seconds to wait", minimum=0.1),
+            help="Seconds to wait for the server's answer.",
+        ),
     ] = 10.0,
     deadline_s: Annotated[
         float | None,
         typer.Option(
-            "--deadline", min=0.1, help="Seconds a frame may take. Default: the server's."
+            "--deadline",
+            min=0.1,
+            parser=finite("seconds for a frame", minimum=0.1),
+            help="Seconds a frame may take. Default: the server's.",
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for one photo.")] = 1,
@@ -109,9 +126,7 @@ def send(
         as_json=as_json,
         columns={
             "photo": "photo",
-            "state": "state",
-            "bytes": "bytes",
-            "bits_per_pixel": "bits/pixel",
+            **RATE_COLUMNS,
             "round_trip_ms": "ms",
             "found": "found",
         },
@@ -201,6 +216,7 @@ def _take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outco
         "photo": str(photo),
         "sequence": result.sequence,
         "state": result.state,
+        "passes": result.passes,
         "bytes": result.payload_bytes,
         "bits_per_pixel": round(result.analysis.bits_per_pixel, 6),
         "round_trip_ms": round(result.round_trip_ms, 2),

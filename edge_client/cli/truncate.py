@@ -8,7 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from edge_client.cli.encode import BppOption, BundleOption, BytesOption, JsonOption
-from shared.cli import Batch, read_file, stop_on_error, write_atomically
+from shared.cli import (
+    RATE_COLUMNS,
+    Batch,
+    rate_record,
+    read_file,
+    stop_on_error,
+    write_atomically,
+)
 from shared.errors import BudgetError
 from shared.limits import DEFAULT_LIMITS
 
@@ -43,16 +50,7 @@ def truncate(
         if target_rate == RateTarget():
             raise BudgetError("no_target", "give --state, --bpp or --bytes")
         codec = open_codec(Bundle.load(bundle)) if state is None else None
-    batch = Batch(
-        as_json=as_json,
-        columns={
-            "file": "file",
-            "state": "state",
-            "passes": "passes",
-            "bytes": "bytes",
-            "bits_per_pixel": "bits/pixel",
-        },
-    )
+    batch = Batch(as_json=as_json, columns={"file": "file", **RATE_COLUMNS})
 
     def one(path: Path) -> dict[str, Any]:
         target = batch.claim(output / f"{path.stem}.fwf", path)
@@ -63,15 +61,7 @@ def truncate(
         budget = target_rate.budget_bytes(bitstream.width, bitstream.height)
         if codec is not None and budget is not None:
             bitstream = codec.shorten(bitstream, budget)
-        data = bitstream.to_bytes()
-        write_atomically(target, data)
-        return {
-            "source": str(path),
-            "file": str(target),
-            "state": bitstream.state,
-            "passes": bitstream.partial.passes if bitstream.partial else 0,
-            "bytes": len(data),
-            "bits_per_pixel": round(bitstream.bits_per_pixel, 6),
-        }
+        write_atomically(target, bitstream.to_bytes())
+        return {"source": str(path), "file": str(target), **rate_record(bitstream)}
 
     batch.run(files, one)

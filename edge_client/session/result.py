@@ -20,6 +20,7 @@ class FrameResult:
 
     ``source`` is what was given to ``send`` or ``stream``. ``sequence`` is 0 when the frame never
     left, because it could not be encoded. ``round_trip_ms`` runs from sending to the result.
+    ``passes`` were sent of the layer after ``state``, 0 when the frame ended with that state.
     """
 
     source: Any
@@ -27,6 +28,7 @@ class FrameResult:
     state: int | None
     payload_bytes: int
     round_trip_ms: float
+    passes: int = 0
     analysis: AnalysisResult | None = None
     error: FeatherwireError | None = None
     task_errors: dict[str, FeatherwireError] = field(default_factory=dict)

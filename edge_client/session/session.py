@@ -521,6 +521,7 @@ def _result(reply: Reply, source: Any, bitstream: Bitstream) -> FrameResult:
         state=reply.state,
         payload_bytes=bitstream.file_bytes,
         round_trip_ms=reply.round_trip_ms,
+        passes=bitstream.passes,
         analysis=outcome.analysis,
         error=outcome.error,
         task_errors=outcome.task_errors,

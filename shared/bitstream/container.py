@@ -153,6 +153,11 @@ class Bitstream:
         return sizes
 
     @property
+    def passes(self) -> int:
+        """Passes that have come of the next finer layer; 0 where there is no part of it."""
+        return self.partial.passes if self.partial is not None else 0
+
+    @property
     def file_bytes(self) -> int:
         """Length of :meth:`to_bytes`'s result."""
         total = HEADER_BYTES + sum(layer_bytes(len(layer.payload)) for layer in self.layers)

@@ -5,11 +5,18 @@ from __future__ import annotations
 from shared.cli.batch import Batch, Outcome, write_atomically
 from shared.cli.exits import ExitCode, stop_on_error
 from shared.cli.files import read_file
+from shared.cli.options import finite
+from shared.cli.rate import RATE_COLUMNS, rate_record
+from shared.cli.tables import print_table
 
 __all__ = [
+    "RATE_COLUMNS",
     "Batch",
     "ExitCode",
     "Outcome",
+    "finite",
+    "print_table",
+    "rate_record",
     "read_file",
     "stop_on_error",
     "write_atomically",

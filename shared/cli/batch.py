@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from shared.cli.exits import ExitCode
+from shared.cli.tables import print_table
 from shared.errors import FeatherwireError
 
 Record = Mapping[str, Any]
@@ -87,20 +88,17 @@ class Batch:
         sys.stderr.write(f"error: {path}: {error['message']} [{error['reason']}]\n")
 
     def _print_table(self, results: Sequence[Record]) -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=self._title or None)
         numeric = {
-            key
-            for key in self._columns
+            heading
+            for key, heading in self._columns.items()
             if all(isinstance(record.get(key), int | float | None) for record in results)
         }
-        for key, heading in self._columns.items():
-            table.add_column(heading, justify="right" if key in numeric else "left")
-        for record in results:
-            table.add_row(*(_cell(record.get(key)) for key in self._columns))
-        Console().print(table)
+        print_table(
+            list(self._columns.values()),
+            [[_cell(record.get(key)) for key in self._columns] for record in results],
+            right=numeric,
+            title=self._title or None,
+        )
 
 
 def write_atomically(path: Path, data: bytes) -> None:

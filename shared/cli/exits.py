@@ -21,6 +21,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     MISSING = 3
     UNREACHABLE = 4
+    INTERRUPTED = 130  # typer's own, on Ctrl-C
 
 
 _USAGE_REASONS = frozenset(

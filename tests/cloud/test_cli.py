@@ -15,6 +15,8 @@ from cloud_server.cli import build_app
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
+from shared.cli import ExitCode
+from shared.codec import open_codec
 from tests.support.tiny_bundle import make_tiny_bundle
 
 
@@ -65,6 +67,42 @@ def test_decoding_at_a_state_is_decoding_the_truncated_file(
         run("decode", *arguments, "-o", tmp_path / target, "--bundle", bundle.origin)
     first, second = (np.asarray(Image.open(tmp_path / t / "chelsea.png")) for t in "ab")
     np.testing.assert_array_equal(first, second)
+
+
+def test_the_passes_of_a_partial_layer_are_shown(
+    bundle: Bundle, encoded: Path, photo_files: dict[str, Path], tmp_path: Path
+) -> None:
+    whole = Bitstream.from_bytes((encoded / "chelsea.fwf").read_bytes())
+    sizes = whole.cumulative_bytes()
+    shorter = open_codec(bundle).shorten(whole, (sizes[0] + sizes[1]) // 2)
+    path = tmp_path / "part-of-a-layer.fwf"
+    path.write_bytes(shorter.to_bytes())
+    assert shorter.passes > 0
+    files = (path, encoded / "chelsea.fwf")
+    where = ("--bundle", bundle.origin)
+    decode = ("decode", *files, "-o", tmp_path / "out", *where)
+    records = run_json(*decode)["results"]
+    assert [(r["state"], r["passes"]) for r in records] == [(1, shorter.passes), (0, 0)]
+    assert [r["bytes"] for r in records] == [shorter.file_bytes, whole.file_bytes]
+    analyze = ("analyze", *files, photo_files["chelsea"], "--tasks", "none", *where)
+    records = run_json(*analyze)["results"]
+    shown = [(r["state"], r["passes"]) for r in records]
+    assert shown == [(1, shorter.passes), (0, 0), (None, None)]
+    for words in (decode, analyze):
+        table = run(*words).stdout
+        assert "passes" in table
+        assert str(path) in table
+
+
+def test_help_lists_every_exit_status() -> None:
+    said = run("--help").stdout.partition("Exit status:")[2].partition("╭")[0]
+    assert [int(word) for word in said.split() if word.isdigit()] == list(ExitCode)
+
+
+def test_a_drain_deadline_that_is_no_number_is_wrong_usage_in_words() -> None:
+    result = run("serve", "--drain-deadline", "nan")
+    assert result.exit_code == 2
+    assert "must be a finite number" in " ".join(result.stderr.replace("│", " ").split())
 
 
 def test_damaged_files_give_no_picture_and_cut_ones_a_coarser_one(

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from edge_client.cli import build_app
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
+from shared.cli import ExitCode
 from tests.edge.test_encoder import with_model
 from tests.support.tiny_bundle import make_tiny_bundle
 
@@ -265,10 +266,71 @@ def test_version_is_printed() -> None:
     assert result.stdout.strip()
 
 
-def test_people_get_a_table(bundle: str, tmp_path: Path, photo_files: dict[str, Path]) -> None:
-    result = run("encode", photo_files["flower"], "-o", tmp_path, "--bundle", bundle)
+def test_people_get_a_table_with_whole_names(
+    bundle: str, tmp_path: Path, photo_files: dict[str, Path]
+) -> None:
+    photo = tmp_path / f"{'a-long-name-' * 9}[red].png"
+    photo.write_bytes(photo_files["flower"].read_bytes())
+    made, shorter = tmp_path / f"{photo.stem}.fwf", tmp_path / "shorter"
+    for words, shown in (
+        (("encode", photo, "-o", tmp_path, "--bundle", bundle), (photo, made, "bits/pixel")),
+        (("inspect", made), (made, "state:bytes")),
+        (("truncate", made, "--state", 2, "-o", shorter), (shorter / made.name, "passes")),
+    ):
+        result = run(*words)
+        assert result.exit_code == 0
+        for text in shown:
+            assert str(text) in result.stdout, words[0]
+
+
+def test_inspect_warns_of_a_file_that_the_packaged_bundle_cannot_decode(
+    bundle: str, tmp_path: Path, photo_files: dict[str, Path]
+) -> None:
+    run("encode", photo_files["flower"], "-o", tmp_path, "--bundle", bundle)
+    foreign = tmp_path / "flower.fwf"
+    wanted, packaged = Bundle.load(bundle).short_id, Bundle.load().short_id
+    own = dataclasses.replace(Bitstream.from_bytes(foreign.read_bytes()), bundle_id=packaged)
+    (tmp_path / "own.fwf").write_bytes(own.to_bytes())
+    result = run("inspect", foreign, tmp_path / "own.fwf", "--json")
     assert result.exit_code == 0
-    assert "bits/pixel" in result.stdout
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"warning: {foreign}: made with bundle {wanted.hex()}")
+    assert packaged.hex() in line
+    told = [record["warning"] for record in json.loads(result.stdout)["results"]]
+    assert told == [line.removeprefix(f"warning: {foreign}: "), None]
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "meaning", "least"),
+    [
+        ("encode", "--bpp", "bits per pixel", "0"),
+        ("encode", "--psnr", "a PSNR in decibels", "0"),
+        ("encode", "--lambda", "the squared error that one bit is worth", "0"),
+        ("truncate", "--bpp", "bits per pixel", "0"),
+        ("send", "--timeout", "seconds to wait", "0.1"),
+        ("send", "--deadline", "seconds for a frame", "0.1"),
+    ],
+)
+def test_what_is_no_finite_number_is_wrong_usage_in_words(
+    command: str, option: str, meaning: str, least: str, tmp_path: Path
+) -> None:
+    where = ("--server", "127.0.0.1:1") if command == "send" else ("-o", tmp_path)
+    for number, wrong in (
+        ("nan", "a finite number"),
+        ("inf", "a finite number"),
+        ("-inf", "a finite number"),
+        ("much", "a finite number"),
+        ("-1", f"at least {least}"),
+    ):
+        result = run(command, tmp_path / "none.fwf", *where, option, number)
+        assert result.exit_code == 2
+        said = " ".join(result.stderr.replace("│", " ").split())
+        assert f"{meaning} must be {wrong}, not {number}" in said
+
+
+def test_help_lists_every_exit_status() -> None:
+    said = run("--help").stdout.partition("Exit status:")[2].partition("╭")[0]
+    assert [int(word) for word in said.split() if word.isdigit()] == list(ExitCode)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["encode", "--help"], ["send", "--help"]])

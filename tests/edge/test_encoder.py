@@ -153,6 +153,7 @@ def test_a_rate_weight_saves_bits_and_0_is_the_nearest_colours(
         with pytest.raises(BudgetError) as refused:
             EdgeEncoder(bundle, rate_weight=wrong)
         assert refused.value.reason == "bad_target"
+        assert "must be a finite number" in refused.value.message
 
 
 @pytest.mark.parametrize(

@@ -66,13 +66,33 @@ def test_send_prints_json_and_saves_pictures(
 def test_send_prints_a_table_for_people(
     server: str, tiny_bundle: Bundle, image: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    Image.fromarray(image).save(tmp_path / "one.png")
+    photo = tmp_path / f"{'a-long-name-' * 9}.png"
+    Image.fromarray(image).save(photo)
     done = run(
-        "edge_client", "send", str(tmp_path / "one.png"),
+        "edge_client", "send", str(photo),
         "--server", server, "--bundle", tiny_bundle.origin, "--bpp", "1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "bits/pixel" in done.stdout
+    assert str(photo) in done.stdout
+
+
+def test_send_shows_the_passes_of_a_partial_layer(
+    server: str, tiny_bundle: Bundle, encoder: EdgeEncoder, image: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    sizes = encoder.encode(image).cumulative_bytes()
+    budget = (sizes[0] + sizes[1]) // 2
+    expected = encoder.encode(image, max_bytes=budget)
+    assert expected.passes > 0
+    Image.fromarray(image).save(tmp_path / "one.png")
+    done = run(
+        "edge_client", "send", str(tmp_path / "one.png"),
+        "--server", server, "--bundle", tiny_bundle.origin, "--bytes", str(budget), "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)["results"]
+    assert (record["state"], record["passes"]) == (expected.state, expected.passes)
+    assert record["bytes"] == expected.file_bytes
 
 
 def test_exit_codes_tell_scripts_what_went_wrong(
