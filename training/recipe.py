@@ -34,7 +34,7 @@ class SourcePart(_Part):
     """Photos to train on; see :class:`training.steps.photos.PhotoSource`."""
 
     path: str = Field(description="a folder, tar or photo, relative to --data")
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, ge=0)
     skip: tuple[str, ...] = ()
     group: str | None = None
     hold_out_every: int = Field(0, ge=0)

@@ -217,6 +217,15 @@ def test_every_seventh_person_is_kept_out(tmp_path: Path) -> None:
     assert kept == set("ABCDEFGHIJ") - {"A", "H"}
 
 
+def test_of_a_source_of_weight_0_nothing_is_drawn(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((80, 80, 3), 99, np.uint8)).save(tmp_path / name / "x.png")
+    sources = [PhotoSource(tmp_path / "a"), PhotoSource(tmp_path / "b", weight=0)]
+    index = make_cache(sources, [], tmp_path / "cache", short_side=64)
+    assert [photo["weight"] for photo in index["photos"]] == [1.0]
+
+
 def test_the_difference_hash_knows_a_photo_again(photos: dict[str, np.ndarray]) -> None:
     hashes = {name: difference_hash(photo) for name, photo in photos.items()}
     for name, photo in photos.items():

@@ -26,7 +26,8 @@ Pixels = npt.NDArray[np.uint8]
 class PhotoSource:
     """A folder, tar or photo to train on.
 
-    weight: how often its photos are drawn, relative to 1. skip: photos whose name contains one of
+    weight: how often its photos are drawn, relative to 1; of a source of weight 0 only the held-out
+    groups are of use. skip: photos whose name contains one of
     these are not photos to train on (label pictures, validation parts). group: a regular
     expression whose first group names what a photo shows (a person); of the sorted names every
     ``hold_out_every``-th is kept out of training, for evaluation.
@@ -123,7 +124,7 @@ def is_held_out(source: PhotoSource, name: str, groups: set[str]) -> bool:
 def _trained_on(
     sources: Iterable[PhotoSource],
 ) -> Iterator[tuple[PhotoSource, str, Pixels, str | None]]:
-    for source in sources:
+    for source in (source for source in sources if source.weight > 0):
         held_out = held_out_groups(source)
         for name, pixels, problem in _photos(source.path):
             if any(part in name for part in source.skip):
