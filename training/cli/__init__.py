@@ -11,7 +11,8 @@ _ABOUT = (
     "Make a bundle from photos: photos, fit, palette, tables, export; then evaluate.\n\n"
     "Every step reads one YAML recipe and one run folder, and can be run again: fit goes on "
     "from its last checkpoint.\n\n"
-    "Exit status: 0 done, 1 failed, 2 wrong usage, 3 a bundle or weights are missing."
+    "Exit status: 0 done, 1 failed, 2 wrong usage, 3 a bundle or weights are missing, "
+    "130 interrupted."
 )
 
 
