@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from shared.errors import BudgetError
@@ -28,7 +29,7 @@ class RateTarget:
         given = [value for value in targets if value is not None]
         if len(given) > 1:
             raise BudgetError("two_targets", "give one of state, bits per pixel, bytes and PSNR")
-        if any(not value >= 0 for value in given):
+        if any(not 0 <= value < math.inf for value in given):
             raise BudgetError("bad_target", f"a rate target must be a finite number of 0 or more: {given[0]}")
         if self.best_effort and self.psnr_db is None:
             raise BudgetError("bad_target", "best effort is for a PSNR target, and there is none")
