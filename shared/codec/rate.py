@@ -30,7 +30,8 @@ class RateTarget:
         if len(given) > 1:
             raise BudgetError("two_targets", "give one of state, bits per pixel, bytes and PSNR")
         if any(not 0 <= value < math.inf for value in given):
-            raise BudgetError("bad_target", f"a rate target must be a finite number of 0 or more: {given[0]}")
+            text = f"a rate target must be a finite number of 0 or more: {given[0]}"
+            raise BudgetError("bad_target", text)
         if self.best_effort and self.psnr_db is None:
             raise BudgetError("bad_target", "best effort is for a PSNR target, and there is none")
 
