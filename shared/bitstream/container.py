@@ -12,9 +12,7 @@ from shared.errors import BitstreamError
 from shared.limits import DEFAULT_LIMITS, Limits
 
 MAGIC = b"\x89FWF"
-FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)
-"""Version 1 is version 2 without partial layers."""
+FORMAT_VERSION = 3
 BUNDLE_ID_BYTES = 8
 _HEADER = struct.Struct("<4sB8sHHBB")
 _CRC = struct.Struct("<I")
@@ -222,18 +220,17 @@ def _parse_header(data: bytes, limits: Limits) -> tuple[int, int, int, int, byte
     if len(data) < HEADER_BYTES:
         raise BitstreamError("truncated", "the data end inside the header", offset=len(data))
     _, version, bundle_id, width, height, state, count = _HEADER.unpack_from(data)
-    if version not in READABLE_VERSIONS:
+    if version != FORMAT_VERSION:
         raise BitstreamError(
             "bad_version",
             f"the file has format version {version}, but this release of Featherwire reads "
-            f"{' and '.join(map(str, READABLE_VERSIONS))}; use the release that wrote it, or a "
-            "newer one",
+            f"{FORMAT_VERSION}; use the release that wrote it, or a newer one",
             offset=4,
         )
     (crc,) = _CRC.unpack_from(data, _HEADER.size)
     if crc != google_crc32c.value(data[: _HEADER.size]):
         raise BitstreamError("crc_mismatch", "the header is damaged", offset=_HEADER.size)
-    has_partial = version > 1 and bool(count & _PARTIAL_FLAG)
+    has_partial = bool(count & _PARTIAL_FLAG)
     if has_partial:
         count -= _PARTIAL_FLAG
     _check_header(width, height, state, count, limits)

@@ -17,7 +17,9 @@ from shared.errors import BitstreamError
 Bits = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.uint16]
 
-WORD_BYTES = 4
+_WORD_BYTES = 4
+_STATE_BYTES = 8
+"""The coder's interval: two words of 32 bits, after those that are settled."""
 
 
 def _model() -> object:
@@ -41,8 +43,25 @@ class BitEncoder:
             self._coder.encode(bits.astype(np.int32), self._model, _fractions(probabilities))
 
     def payload(self) -> bytes:
-        """The message: whole 32-bit words, little-endian; empty for no information."""
-        return bytes(self._coder.get_compressed().astype("<u4").tobytes())
+        """The message: the fewest bytes after which the decoder may read zeros for ever."""
+        words: bytes = self._coder.get_compressed().astype(">u4").tobytes()
+        settled, (lower, size) = self._coder.pos()
+        kept = _WORD_BYTES * int(settled)
+        # The coder's own end lies inside its interval; it says where the interval lies, in case
+        # that its lower end was carried over into the settled words.
+        inside = int.from_bytes(words[kept:].ljust(_STATE_BYTES, b"\0"), "big")
+        lower = inside - (inside - int(lower)) % 2 ** (8 * _STATE_BYTES)
+        return words[:kept] + _shortest(lower, min(lower + int(size), 2 ** (8 * _STATE_BYTES)))
+
+
+def _shortest(lower: int, upper: int) -> bytes:
+    """The shortest prefix of a number of eight bytes from ``lower`` to below ``upper``."""
+    for length in range(_STATE_BYTES):
+        step = 2 ** (8 * (_STATE_BYTES - length))
+        value: int = -(-max(lower, 0) // step) * step
+        if value < upper:
+            return value.to_bytes(_STATE_BYTES, "big")[:length]
+    return max(lower, 0).to_bytes(_STATE_BYTES, "big")
 
 
 class BitDecoder:
@@ -53,10 +72,9 @@ class BitDecoder:
     """
 
     def __init__(self, payload: bytes) -> None:
-        """Raises BitstreamError ``bad_payload`` unless ``payload`` is whole words."""
-        if len(payload) % WORD_BYTES:
-            raise BitstreamError("bad_payload", f"{len(payload)} bytes are no whole 32-bit words")
-        words = np.frombuffer(payload, "<u4").astype(np.uint32)
+        """payload: any bytes; what they lack to whole words, and then to come, is zeros."""
+        zeros = bytes(-len(payload) % _WORD_BYTES + _STATE_BYTES)
+        words = np.frombuffer(payload + zeros, ">u4").astype(np.uint32)
         self._coder = constriction.stream.queue.RangeDecoder(words)
         self._model = _model()
         self._payload = payload

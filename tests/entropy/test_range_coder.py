@@ -28,19 +28,28 @@ def test_bits_come_back_in_pieces_of_any_size(seed: int, size: int, piece: int) 
     decoder.finish()
 
 
-def test_the_coder_comes_within_a_word_or_two_of_the_entropy() -> None:
-    bits, chances = random_message(3, 20000)
+@given(st.integers(0, 10**6), st.sampled_from([0, 1, 3, 50, 2000]))
+def test_the_coder_comes_within_two_bytes_of_the_entropy(seed: int, size: int) -> None:
+    bits, chances = random_message(seed, size)
     encoder = BitEncoder()
     encoder.encode(bits, chances)
     p = chances / PROBABILITY_ONE
     ideal = -np.log2(np.where(bits == 1, p, 1 - p)).sum()
-    assert ideal <= 8 * len(encoder.payload()) + 1 <= ideal + 80
+    # Its odds have 24 bits: that costs a little more.
+    assert 8 * len(encoder.payload()) <= 1.0001 * ideal + 16
 
 
-def test_payloads_that_are_no_whole_words_are_refused() -> None:
-    with pytest.raises(BitstreamError) as refused:
-        BitDecoder(b"abc")
-    assert refused.value.reason == "bad_payload"
+@given(st.integers(0, 10**6), st.integers(0, 400))
+def test_no_byte_can_be_left_away(seed: int, size: int) -> None:
+    bits, chances = random_message(seed, size)
+    encoder = BitEncoder()
+    encoder.encode(bits, chances)
+    payload = encoder.payload()
+    if not payload:
+        assert size == 0 or (bits == BitDecoder(b"").decode(chances)).all()
+        return
+    shorter = BitDecoder(payload[:-1]).decode(chances)
+    assert not payload[-1] or (shorter != bits).any()
 
 
 def test_a_message_that_is_not_used_up_is_refused() -> None:
@@ -54,7 +63,7 @@ def test_a_message_that_is_not_used_up_is_refused() -> None:
     assert refused.value.reason == "bad_payload"
 
 
-@pytest.mark.parametrize("change", ["empty", "zeros behind", "last word gone", "bit flipped"])
+@pytest.mark.parametrize("change", ["empty", "zeros behind", "last byte gone", "a byte behind"])
 def test_only_what_an_encoder_would_write_is_accepted(change: str) -> None:
     """Also a message that decodes to something: a damaged layer is refused, not shown."""
     bits, chances = random_message(8, 600)
@@ -63,9 +72,9 @@ def test_only_what_an_encoder_would_write_is_accepted(change: str) -> None:
     payload = encoder.payload()
     damaged = {
         "empty": b"",
-        "zeros behind": payload + bytes(4),
-        "last word gone": payload[:-4],
-        "bit flipped": payload[:-1] + bytes([payload[-1] ^ 0x01]),
+        "zeros behind": payload + bytes(1),
+        "last byte gone": payload[:-1],
+        "a byte behind": payload + b"\1",
     }[change]
 
     def read() -> None:

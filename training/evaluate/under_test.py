@@ -12,7 +12,7 @@ import onnxruntime as ort
 import torch
 
 from cloud_server.reconstruct import Reconstructor
-from shared.bitstream import Bitstream
+from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
 from shared.codec import MarkovPaletteCodec
 from shared.preprocess import pad_to_multiple
@@ -99,7 +99,7 @@ class States:
 
     def __init__(self, coder: BundleCoder) -> None:
         self._coder = coder
-        self.identity = f"featherwire/{coder.identity}"
+        self.identity = f"featherwire/{FORMAT_VERSION}/{coder.identity}"
         self.knobs = tuple(range(coder.bundle.manifest.coarsest_state, -1, -1))
 
     def points(self, pixels: Pixels, knobs: Sequence[int]) -> Iterator[Coded]:

@@ -1,0 +1,1 @@
+"""A frozen network cut in two: a bottleneck for the edge, and a tail for the cloud that fits it."""
