@@ -1,4 +1,4 @@
-"""Tasks on one file at a time, for commands: a .fwf is reconstructed, a photo taken as it is."""
+"""Tasks on one file at a time, for commands: photos, reconstructions of .fwf files, or features."""
 
 from __future__ import annotations
 
@@ -9,57 +9,59 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cloud_server.decoding import BitstreamDecoder
+from cloud_server.decoding import Decoders, parse
 from cloud_server.models import ModelStore
-from cloud_server.tasks import open_task
+from cloud_server.tasks import open_task, task_names
+from cloud_server.tasks.base import Task
 from shared.bitstream import MAGIC
-from shared.bundle import Bundle
+from shared.bundle import Bundle, packaged_names
+from shared.errors import TaskError
 from shared.preprocess import load_photo
-from shared.results import AnalysisResult
+from shared.results import AnalysisResult, TaskResult
 
 Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class Analysed:
-    """A file's picture (uint8 [H, W, 3] RGB) and what was found in it.
+    """What was found in a file, and its picture: uint8 [H, W, 3] RGB, None of mere features.
 
     passes: that the file has of the layer after its state; None for a photo. warning: what is
     wrong with a file that was decoded all the same.
     """
 
-    picture: Pixels
+    picture: Pixels | None
     result: AnalysisResult
     passes: int | None
     warning: str | None
 
 
 class Analyzer:
-    """Opens tasks once, then analyses any number of files."""
+    """Opens what it needs once, then analyses any number of files."""
 
     def __init__(
         self,
-        tasks: Sequence[str],
+        tasks: Sequence[str] | None = None,
         *,
         bundle: str | None = None,
         backends: Mapping[str, str | None] | None = None,
         device: str = "cpu",
         store: ModelStore | None = None,
     ) -> None:
-        """backends: task name -> back end or weights, where not the embedded one.
+        """tasks: None runs all that a file has enough for. bundle: None takes the packaged one
+        that a file was made with. backends: task name -> back end or weights, where not the
+        embedded one; features are only good for the network that they were cut from.
 
-        Raises ModelError when weights are missing, TaskError for an unknown task.
-
-        The bundle is loaded when the first .fwf comes: photos alone need none.
+        Raises TaskError for an unknown task. Models and bundles are loaded when a file needs them.
         """
-        store = store or ModelStore()
-        chosen = backends or {}
-        self._tasks = {
-            name: open_task(name, store, chosen.get(name), device=device) for name in tasks
-        }
-        self._bundle_source = bundle
+        self._store = store or ModelStore()
+        self._backends = backends or {}
         self._device = device
-        self._decoder: BitstreamDecoder | None = None
+        self._decoders = Decoders(bundle, device=device)
+        self._wanted = None if tasks is None else tuple(dict.fromkeys(tasks))
+        for name in self._wanted or ():
+            self._check_name(name)
+        self._tasks: dict[str, Task] = {}
 
     def analyze(
         self, data: bytes, state: int | None = None, *, features: bool | None = None
@@ -68,47 +70,95 @@ class Analyzer:
 
         data: a .fwf file or a photo; its first bytes tell, unless ``features`` says which it has
         to be. state: decode at this coarser state. Raises BitstreamError,
-        BundleError, PhotoError or TaskError.
+        BundleError, PhotoError, ModelError or TaskError: ``needs_picture`` for a task that the
+        file's features are not enough for.
         """
-        started = time.perf_counter()
-        passes: int | None = None
-        warning: str | None = None
         if features is None:
             features = data.startswith(MAGIC)
-        if features:
-            decoder = self._open_decoder()
-            bitstream, warning = decoder.parse(data, state)
-            picture = decoder.picture(bitstream)
-            passes = bitstream.passes
-            described = {
-                "state": bitstream.state,
-                "bundle_id": decoder.bundle.id,
-                "payload_bytes": bitstream.file_bytes,
-            }
-            stage = "reconstruct"
-        else:
-            picture = np.asarray(load_photo(data))
-            described = {"state": None, "bundle_id": None, "payload_bytes": len(data)}
-            stage = "load"
-        milliseconds = {stage: 1000 * (time.perf_counter() - started)}
-        results = {name: task.run([picture])[0] for name, task in self._tasks.items()}
-        height, width = picture.shape[:2]
-        for name, result in results.items():
-            milliseconds[name] = sum(result.milliseconds.values())
-        analysis = AnalysisResult.model_validate(
-            {
-                "width": width,
-                "height": height,
-                "bits_per_pixel": 8 * described["payload_bytes"] / (width * height),
-                "tasks": results,
-                "milliseconds": milliseconds,
-                **described,
-            }
-        )
-        return Analysed(picture, analysis, passes, warning)
+        return self._analyze_features(data, state) if features else self._analyze_photo(data)
 
-    def _open_decoder(self) -> BitstreamDecoder:
-        if self._decoder is None:
-            bundle = Bundle.load(self._bundle_source)
-            self._decoder = BitstreamDecoder(bundle, device=self._device)
-        return self._decoder
+    def _analyze_photo(self, data: bytes) -> Analysed:
+        started = time.perf_counter()
+        picture = np.asarray(load_photo(data))
+        milliseconds = {"load": 1000 * (time.perf_counter() - started)}
+        names = task_names() if self._wanted is None else self._wanted
+        results = {name: self._open_task(name).run([picture])[0] for name in names}
+        height, width = picture.shape[:2]
+        return Analysed(
+            picture, _analysis(width, height, len(data), results, milliseconds), None, None
+        )
+
+    def _analyze_features(self, data: bytes, state: int | None) -> Analysed:
+        started = time.perf_counter()
+        bitstream, warning = parse(data, state)
+        decoder = self._decoders.of(bitstream)
+        names = self._wanted
+        if names is None:
+            names = task_names() if decoder.makes_pictures else tuple(decoder.tails)
+        picture = decoder.picture(bitstream) if decoder.makes_pictures else None
+        latents = decoder.latents(bitstream) if decoder.tails or picture is None else None
+        stage = "decode" if picture is None else "reconstruct"
+        milliseconds = {stage: 1000 * (time.perf_counter() - started)}
+        results: dict[str, TaskResult] = {}
+        for name in names:
+            if name in decoder.tails and latents is not None:
+                results[name] = decoder.tails[name].run([latents])[0]
+            elif picture is not None:
+                results[name] = self._open_task(name).run([picture])[0]
+            else:
+                raise TaskError(
+                    "needs_picture",
+                    f"{name} needs a picture, and bundle {decoder.bundle.manifest.name} carries "
+                    f"features for {', '.join(decoder.tails)} alone",
+                    task=name,
+                )
+        analysis = _analysis(
+            bitstream.width,
+            bitstream.height,
+            bitstream.file_bytes,
+            results,
+            milliseconds,
+            state=bitstream.state,
+            bundle_id=decoder.bundle.id,
+        )
+        return Analysed(picture, analysis, bitstream.passes, warning)
+
+    def _check_name(self, name: str) -> None:
+        known = dict.fromkeys(task_names())
+        given = self._decoders.bundle
+        bundles = [given] if given else map(Bundle.load, packaged_names())
+        for bundle in bundles:
+            known |= dict.fromkeys(tail.task for tail in bundle.manifest.tails or ())
+        if name not in known:
+            text = f"no task {name!r}; known are {', '.join(known)}"
+            raise TaskError("unknown_task", text, task=name)
+
+    def _open_task(self, name: str) -> Task:
+        if name not in self._tasks:
+            self._tasks[name] = open_task(
+                name, self._store, self._backends.get(name), device=self._device
+            )
+        return self._tasks[name]
+
+
+def _analysis(
+    width: int,
+    height: int,
+    payload_bytes: int,
+    results: dict[str, TaskResult],
+    milliseconds: dict[str, float],
+    *,
+    state: int | None = None,
+    bundle_id: str | None = None,
+) -> AnalysisResult:
+    times = {name: sum(result.milliseconds.values()) for name, result in results.items()}
+    return AnalysisResult(
+        width=width,
+        height=height,
+        state=state,
+        bundle_id=bundle_id,
+        payload_bytes=payload_bytes,
+        bits_per_pixel=8 * payload_bytes / (width * height),
+        tasks=results,
+        milliseconds=milliseconds | times,
+    )

@@ -10,48 +10,93 @@ import torch
 from PIL import Image
 
 from cloud_server.reconstruct import Reconstructor
+from cloud_server.reconstruct.reconstructor import makes_pictures, no_picture
+from cloud_server.tails import open_tails
 from shared.bitstream import Bitstream
-from shared.bundle import Bundle
-from shared.codec import open_codec
+from shared.bundle import Bundle, packaged_bundle_of
+from shared.codec import Latents, open_codec
 from shared.errors import BitstreamError, TaskError
 
 
+def parse(data: bytes, state: int | None = None) -> tuple[Bitstream, str | None]:
+    """The bitstream (at ``state``, if given) and a warning when the file's end is missing.
+
+    Raises BitstreamError as :meth:`Bitstream.from_bytes` and ``truncate`` do.
+    """
+    warning = None
+    try:
+        bitstream = Bitstream.from_bytes(data)
+    except BitstreamError as error:
+        bitstream = Bitstream.from_bytes(data, allow_cut=True)
+        warning = f"{error.message}; state {bitstream.state} is the finest that is complete"
+    return (bitstream if state is None else bitstream.truncate(state)), warning
+
+
 class BitstreamDecoder:
-    """Parses and decodes .fwf bytes with one bundle."""
+    """Decodes bitstreams of one bundle."""
 
     def __init__(self, bundle: Bundle, *, device: str = "cpu") -> None:
         """Raises BundleError for a damaged bundle, TaskError for a device that is not there."""
-        try:
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise TaskError("bad_device", f"device {device!r} cannot be used: {reason}") from None
+        check_device(device)
         self.bundle = bundle
         self._codec = open_codec(bundle)
-        self._reconstructor = Reconstructor.from_bundle(bundle, device=device)
+        self._reconstructor = (
+            Reconstructor.from_bundle(bundle, device=device) if makes_pictures(bundle) else None
+        )
+        self.tails = open_tails(bundle, device=device)
+        """Tasks that run on this bundle's features, by name."""
 
-    def parse(self, data: bytes, state: int | None = None) -> tuple[Bitstream, str | None]:
-        """The bitstream (at ``state``, if given) and a warning when the file's end is missing.
+    @property
+    def makes_pictures(self) -> bool:
+        """Whether there is a picture to be had of this bundle's features."""
+        return self._reconstructor is not None
 
-        Raises BitstreamError as :meth:`Bitstream.from_bytes` and ``truncate`` do.
-        """
-        warning = None
-        try:
-            bitstream = Bitstream.from_bytes(data)
-        except BitstreamError as error:
-            bitstream = Bitstream.from_bytes(data, allow_cut=True)
-            warning = f"{error.message}; state {bitstream.state} is the finest that is complete"
-        return (bitstream if state is None else bitstream.truncate(state)), warning
+    def latents(self, bitstream: Bitstream) -> Latents:
+        """The decoded features. Raises BitstreamError."""
+        return self._codec.decode(bitstream)
 
     def picture(
         self, bitstream: Bitstream, *, vivid_seed: int | None = None
     ) -> npt.NDArray[np.uint8]:
         """The reconstruction: uint8 [height, width, 3] RGB. Raises BitstreamError.
 
-        Faithful without, sampled with ``vivid_seed``; see :class:`Reconstructor`.
+        Faithful without, sampled with ``vivid_seed``; see :class:`Reconstructor`. Raises
+        BundleError ``no_picture`` for a bundle of features that are no picture's.
         """
-        latents = self._codec.decode(bitstream)
+        latents = self.latents(bitstream)
+        if self._reconstructor is None:
+            raise no_picture(self.bundle)
         return self._reconstructor.reconstruct([latents], vivid_seed=vivid_seed)[0]
+
+
+class Decoders:
+    """A decoder for each bundle that files were made with, opened when the first file comes."""
+
+    def __init__(self, bundle: str | None = None, *, device: str = "cpu") -> None:
+        """bundle: for all files; None takes the packaged one that each file was made with.
+
+        Raises BundleError, or TaskError for a device that is not there.
+        """
+        check_device(device)
+        self.bundle = None if bundle is None else Bundle.load(bundle)
+        self._device = device
+        self._open: dict[bytes, BitstreamDecoder] = {}
+
+    def of(self, bitstream: Bitstream) -> BitstreamDecoder:
+        """The decoder for a bitstream; the default bundle's, which says so, for a foreign one."""
+        bundle = self.bundle or packaged_bundle_of(bitstream.bundle_id) or Bundle.load()
+        if bundle.short_id not in self._open:
+            self._open[bundle.short_id] = BitstreamDecoder(bundle, device=self._device)
+        return self._open[bundle.short_id]
+
+
+def check_device(device: str) -> None:
+    """Raise TaskError ``bad_device`` when torch cannot use it."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise TaskError("bad_device", f"device {device!r} cannot be used: {reason}") from None
 
 
 def png_bytes(picture: npt.NDArray[np.uint8]) -> bytes:

@@ -65,6 +65,7 @@ class FeatureExtractor:
                 "unknown_precision", f"there is no precision {wanted!r}: auto, fp32 or int8"
             )
         manifest = bundle.manifest
+        self._manifest = manifest
         self._scales = {scale.name: scale for scale in manifest.scales}
         self._multiple = manifest.input_multiple
         self._halo = manifest.halo_positions
@@ -84,11 +85,15 @@ class FeatureExtractor:
         return self._network.providers
 
     def __call__(self, image: Pixels) -> dict[str, FloatArray]:
-        """Features of the picture padded to the bundle's multiple: float32 [C, h, w] a scale.
+        """Features of the picture, padded to the bundle's multiple or brought to its size:
+        float32 [C, h, w] a scale.
 
         Tiles overlap by more than the network can see, so that large pictures have the features
         they would have whole (up to floating point noise, which only the encoder sees).
         """
+        placement = self._manifest.placement(image.shape[1], image.shape[0])
+        if placement is not None:
+            return self._network(placement.apply(image))
         padded = pad_to_multiple(image, self._multiple)
         rows, columns = (side // self._multiple for side in padded.shape[:2])
         if rows * columns <= (TILE_POSITIONS + 2 * self._halo) ** 2:
@@ -202,7 +207,8 @@ def _fastest_network(bundle: Bundle, threads: int, cache_dir: Path | None) -> _N
     int8, fp32 = _Network(bundle, "int8", threads), _Network(bundle, "fp32", threads)
     step = bundle.manifest.input_multiple
     side = max(1, _TRIAL_PIXELS // step) * step
-    picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    shape = (*bundle.manifest.grid_pixels(side, side), 3)
+    picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     runs: dict[Precision, Callable[[], object]] = {
         "int8": lambda: int8(picture),
         "fp32": lambda: fp32(picture),

@@ -10,7 +10,7 @@ import typer
 
 from cloud_server.cli.decode import BundleOption, DeviceOption, JsonOption, StateOption
 from shared.cli import Batch, read_file, stop_on_error, write_atomically
-from shared.errors import FeatherwireError
+from shared.errors import FeatherwireError, ModelError, TaskError
 
 
 def register(app: typer.Typer) -> None:
@@ -23,8 +23,13 @@ def analyze(
         list[Path], typer.Argument(metavar="FILE.fwf|PHOTO...", help=".fwf files or photos.")
     ],
     tasks: Annotated[
-        str, typer.Option("--tasks", help="Comma-separated: detection, segmentation, landmarks.")
-    ] = "detection,segmentation,landmarks",
+        str | None,
+        typer.Option(
+            "--tasks",
+            help="Comma-separated: detection, segmentation, landmarks. "
+            "Default: all that a file has enough for.",
+        ),
+    ] = None,
     detector: Annotated[
         str | None,
         typer.Option("--detector", help="Weights of another detector, such as yolo11n.pt."),
@@ -41,7 +46,9 @@ def analyze(
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Run tasks on reconstructions (FILE.fwf), or on photos: the uncompressed reference.
+    """Run tasks on FILE.fwf: on the reconstruction, or on features that a task was made for.
+
+    Photos are analysed as they are: the uncompressed reference.
 
     --annotate writes DIR/STEM.png, or DIR/NAME.png for the second of two files with one stem.
     """
@@ -50,8 +57,10 @@ def analyze(
     from cloud_server.tasks.annotate import annotate as draw
 
     with stop_on_error(as_json=as_json):
-        names = [name.strip() for name in tasks.split(",") if name.strip()]
-        names = [] if names == ["none"] else names
+        names = None
+        if tasks is not None:
+            names = [name.strip() for name in tasks.split(",") if name.strip()]
+            names = [] if names == ["none"] else names
         backends = {"detection": detector, "segmentation": segmenter}
         analyzer = Analyzer(names, bundle=bundle, backends=backends, device=device)
     batch = Batch(
@@ -69,14 +78,23 @@ def analyze(
     def one(path: Path) -> dict[str, Any]:
         target = _drawing_of(path, annotate, batch) if annotate else None
         started = time.perf_counter()
-        analysed = analyzer.analyze(
-            read_file(path), state, features=True if path.suffix.lower() == ".fwf" else None
-        )
+        data = read_file(path)
+        try:
+            analysed = analyzer.analyze(
+                data, state, features=True if path.suffix.lower() == ".fwf" else None
+            )
+        except ModelError:  # what lacks for one file lacks for all
+            with stop_on_error(as_json=as_json):
+                raise
         elapsed = 1000 * (time.perf_counter() - started)
         result = analysed.result
         if analysed.warning:
             typer.echo(f"warning: {path}: {analysed.warning}", err=True)
         if target is not None:
+            if analysed.picture is None:
+                raise TaskError(
+                    "needs_picture", f"{path} holds features of no picture: nothing to draw into"
+                )
             write_atomically(target, png_bytes(draw(analysed.picture, result.tasks.values())))
         found = [f"{len(task.found)} {name}" for name, task in result.tasks.items()]
         return {

@@ -56,11 +56,10 @@ def decode(
     A file whose end is missing is decoded at the finest state that is complete, with a warning;
     any other damage is an error, and no picture is written.
     """
-    from cloud_server.decoding import BitstreamDecoder, png_bytes
-    from shared.bundle import Bundle
+    from cloud_server.decoding import Decoders, parse, png_bytes
 
     with stop_on_error(as_json=as_json):
-        decoder = BitstreamDecoder(Bundle.load(bundle), device=device)
+        decoders = Decoders(bundle, device=device)
     batch = Batch(
         as_json=as_json,
         columns={
@@ -75,8 +74,8 @@ def decode(
     def one(path: Path) -> dict[str, Any]:
         target = batch.claim(output / f"{path.stem}.png", path)
         started = time.perf_counter()
-        bitstream, warning = decoder.parse(read_file(path), state)
-        picture = decoder.picture(bitstream, vivid_seed=seed if vivid else None)
+        bitstream, warning = parse(read_file(path), state)
+        picture = decoders.of(bitstream).picture(bitstream, vivid_seed=seed if vivid else None)
         elapsed = 1000 * (time.perf_counter() - started)
         if warning:
             typer.echo(f"warning: {path}: {warning}", err=True)

@@ -201,6 +201,21 @@ class Reconstructor:
         )
 
 
+def makes_pictures(bundle: Bundle) -> bool:
+    """Whether the bundle says how to make pictures of its features."""
+    return WEIGHTS_FILE in bundle.manifest.files
+
+
+def no_picture(bundle: Bundle) -> BundleError:
+    """What is wrong with asking for a picture where there are only a task's features."""
+    tasks = ", ".join(tail.task for tail in bundle.manifest.tails or ()) or "nothing here"
+    return BundleError(
+        "no_picture",
+        f"bundle {bundle.manifest.name} carries features for {tasks}, and no picture; encode the "
+        "photo with the picture bundle to see it",
+    )
+
+
 def _told_state(latents: Latents) -> int:
     """The state that the networks are told: the next finer one once most of it has come."""
     return latents.state - (latents.progress >= FINER_FROM)

@@ -5,18 +5,31 @@ from __future__ import annotations
 from shared.bundle.bundle import Bundle
 from shared.bundle.manifest import (
     BundleFile,
+    ChainSpec,
     Manifest,
+    ResizeSpec,
     ScaleSpec,
+    TailClass,
+    TailModel,
+    TailSpec,
     canonical_json,
 )
+from shared.bundle.packaged import packaged_bundle_of, packaged_names
 from shared.bundle.psnr import PsnrModel, PsnrRow
 
 __all__ = [
     "Bundle",
     "BundleFile",
+    "ChainSpec",
     "Manifest",
     "PsnrModel",
     "PsnrRow",
+    "ResizeSpec",
     "ScaleSpec",
+    "TailClass",
+    "TailModel",
+    "TailSpec",
     "canonical_json",
+    "packaged_bundle_of",
+    "packaged_names",
 ]

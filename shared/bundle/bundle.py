@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.bundle.manifest import BundleFile, Manifest
+from shared.bundle.packaged import DEFAULT_NAME, PACKAGED_FOLDER, packaged_names
 from shared.errors import BundleError
 from shared.limits import DEFAULT_LIMITS, Limits
 
@@ -172,12 +173,11 @@ class _Zip:
 
 
 def _resolve(source: str | Path | None) -> Path:
-    packaged = Path(__file__).resolve().parent.parent / "bundles"
     if source is None:
-        return packaged / "picture"
+        return PACKAGED_FOLDER / DEFAULT_NAME
     if isinstance(source, str) and source.replace("-", "").isalnum() and not Path(source).exists():
-        if (packaged / source).is_dir():
-            return packaged / source
-        known = ", ".join(sorted(path.name for path in packaged.iterdir() if path.is_dir()))
+        if (PACKAGED_FOLDER / source).is_dir():
+            return PACKAGED_FOLDER / source
+        known = ", ".join(packaged_names())
         raise BundleError("not_found", f"there is no bundle {source!r}; there is: {known}")
     return Path(source)

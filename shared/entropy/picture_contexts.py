@@ -210,7 +210,7 @@ def known_depths(palette: MarkovPalette) -> dict[tuple[str, int], dict[str, int]
     """Depth of every plane when the stream comes to (plane, depth)."""
     depths = {plane.name: 0 for plane in palette.planes}
     known = {}
-    for state in range(palette.coarsest_state, -1, -1):
+    for state in range(palette.coarsest_state, palette.finest_state - 1, -1):
         for plane, depth, side in palette.passes(state):
             if side == 0:
                 known[plane, depth] = dict(depths)

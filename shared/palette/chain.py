@@ -74,18 +74,25 @@ class MarkovPalette:
         self.trees = {plane.name: trees[plane.name] for plane in planes}
         self.states = tuple(states)
         self.predictions = dict(predictions or {})
+        if not self.states:
+            raise BundleError("bad_states", "the state table is empty")
         self._check()
 
     @property
+    def finest_state(self) -> int:
+        """The first state of the chain: 0, unless finer chains come before it in the bundle."""
+        return self.states[0].state
+
+    @property
     def coarsest_state(self) -> int:
-        """The last state of the chain; the finest is 0."""
-        return len(self.states) - 1
+        """The last state of the chain."""
+        return self.states[-1].state
 
     def depths(self, state: int) -> dict[str, int]:
         """Each plane's depth at ``state``; past the coarsest state every depth is 0."""
         if state > self.coarsest_state:
             return {plane.name: 0 for plane in self.planes}
-        depths = self.states[state].depths
+        depths = self.states[state - self.finest_state].depths
         return {plane.name: depth for plane, depth in zip(self.planes, depths, strict=True)}
 
     def passes(self, state: int) -> tuple[Pass, ...]:
@@ -99,7 +106,7 @@ class MarkovPalette:
         )
 
     def encode(self, features: Features, *, nearest: bool = False) -> Indices:
-        """Features per scale float32 [C, h, w] -> indices of state 0, int32 [h, w] a plane.
+        """Features per scale float32 [C, h, w] -> finest indices, int32 [h, w] a plane.
 
         The leaves are those of :meth:`PaletteTree.leaf`, or the nearest ones.
         """
@@ -125,7 +132,7 @@ class MarkovPalette:
     def residual(self, features: Features, scale: str, indices: Indices) -> FloatArray:
         """A scale's features less what its source's leaf colours predict: float32 [C, h, w].
 
-        indices: those of state 0 of the source's planes. Without a prediction nothing changes.
+        indices: the finest of the source's planes. Without a prediction nothing changes.
         """
         values = features[scale]
         prediction = self.predictions.get(scale)
@@ -175,9 +182,9 @@ class MarkovPalette:
         """Mean squared error per element between what is quantised and the colours of
         ``state``.
 
-        indices are those of state 0.
+        indices are those of the finest state.
         """
-        decoded = self.decode(self.merge(indices, 0, state), state)
+        decoded = self.decode(self.merge(indices, self.finest_state, state), state)
         errors = [
             np.square(self.residual(features, scale, indices) - grid).ravel()
             for scale, grid in decoded.items()
@@ -223,13 +230,11 @@ class MarkovPalette:
             self._check_prediction(scale, expected)
         finer = tuple(plane.depth for plane in self.planes)
         for position, row in enumerate(self.states):
-            if row.state != position or len(row.depths) != len(self.planes):
+            if row.state != self.finest_state + position or len(row.depths) != len(self.planes):
                 raise BundleError("bad_states", f"row {position} of the state table is malformed")
             if any(here > above for here, above in zip(row.depths, finer, strict=True)):
-                raise BundleError("bad_states", f"state {position} is finer than the one before")
+                raise BundleError("bad_states", f"state {row.state} is finer than the one before")
             finer = row.depths
-        if not self.states:
-            raise BundleError("bad_states", "the state table is empty")
 
     def _check_prediction(self, scale: str, channels: int) -> None:
         prediction = self.predictions.get(scale)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_server.decoding import BitstreamDecoder
+from cloud_server.decoding import BitstreamDecoder, parse
 from cloud_server.reconstruct import Reconstructor, reconstructor
 from cloud_server.reconstruct.networks import Decoder, DecoderConfig
 from edge_client.encoder import EdgeEncoder
@@ -37,7 +37,7 @@ def latents_of(bundle: Bundle, data: bytes, state: int = 0) -> Latents:
 
 def test_pictures_have_the_size_of_the_original(bundle: Bundle, data: bytes) -> None:
     decoder = BitstreamDecoder(bundle)
-    bitstream, warning = decoder.parse(data)
+    bitstream, warning = parse(data)
     picture = decoder.picture(bitstream)
     assert (picture.shape, picture.dtype, warning) == ((400, 600, 3), np.uint8, None)
 
@@ -105,19 +105,18 @@ def test_a_cut_file_gives_the_finest_complete_state_with_a_warning(
     from shared.bitstream import Bitstream
 
     size = Bitstream.from_bytes(data).cumulative_bytes()[2]
-    decoder = BitstreamDecoder(bundle)
-    bitstream, warning = decoder.parse(data[: size + 3])
+    bitstream, warning = parse(data[: size + 3])
     assert bitstream.state == 2
     assert warning is not None
     assert "state 2 is the finest" in warning
     for damaged in (data[:-1] + bytes([data[-1] ^ 1]), data[:20], b"junk"):
         with pytest.raises(BitstreamError):
-            decoder.parse(damaged)
+            parse(damaged)
 
 
 def test_a_state_the_file_lacks_is_refused(bundle: Bundle, data: bytes) -> None:
     with pytest.raises(BitstreamError, match="state 7 is not present"):
-        BitstreamDecoder(bundle).parse(data, 7)
+        parse(data, 7)
 
 
 def test_decoders_that_do_not_fit_are_refused(bundle: Bundle, tmp_path: Path) -> None:
