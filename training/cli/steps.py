@@ -17,6 +17,7 @@ from shared.cli import stop_on_error
 if TYPE_CHECKING:
     from torch import nn
 
+    from training.fit.labels import TextureLabels
     from training.fit.loop import Fit
     from training.recipe import Recipe
 
@@ -212,7 +213,7 @@ def fit_job(recipe: Recipe, cache: Path, run: Path, device: str, *, perceptual: 
     """
     from cloud_server.models import ModelStore
     from training.fit.features.losses import MODELS, load_losses
-    from training.fit.labels import LABELS_FILE, TextureLabels
+    from training.fit.labels import LABELS_FILE
     from training.fit.loop import Fit
 
     config = recipe.fit_config()
@@ -230,8 +231,18 @@ def fit_job(recipe: Recipe, cache: Path, run: Path, device: str, *, perceptual: 
         bf16=recipe.fit.bf16,
         perceptual=_perceptual() if perceptual else None,
         features=load_losses(wanted),
-        labels=TextureLabels(cache) if config.texture_weight > 0 else None,
+        labels=_labels(cache) if config.texture_weight > 0 else None,
     )
+
+
+def _labels(cache: Path) -> TextureLabels:
+    from training.fit.labels import TextureLabels
+    from training.recipe import RecipeError
+
+    try:
+        return TextureLabels(cache)
+    except ValueError as error:
+        raise RecipeError("step_missing", str(error)) from None
 
 
 def _perceptual() -> nn.Module:

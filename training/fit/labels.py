@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,5 +80,7 @@ class TextureLabels:
 
 
 def fingerprint(folder: Path) -> str:
-    """The SHA-256 of a photo cache's index, which names and places every photo."""
-    return hashlib.sha256((folder / "photos.json").read_bytes()).hexdigest()
+    """The SHA-256 of a photo cache's photos: names, sizes and places, whatever they weigh."""
+    photos = json.loads((folder / "photos.json").read_text())["photos"]
+    rows = [[photo[key] for key in ("name", "height", "width", "offset")] for photo in photos]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
