@@ -20,21 +20,26 @@ from typing import Any, TypeVar
 
 import structlog
 
-from cloud_server.engine import Engine, EngineFrame
-from cloud_server.ingest.sessions import Session, SessionRegistry
+from cloud_server.engine import Engine, EngineFrame, EngineOutcome
+from cloud_server.ingest.refinement import RefinePolicy, refined
+from cloud_server.ingest.served import ServedBundles
+from cloud_server.ingest.sessions import Session, SessionRegistry, Version
 from shared.bitstream import Bitstream
-from shared.errors import BitstreamError, FeatherwireError, SessionError
+from shared.errors import FeatherwireError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
-from shared.proto.featherwire.v1 import ingest_pb2
-from shared.wire import FrameOutcome, PictureRequest, error_to_message
+from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
+from shared.wire import FrameOutcome, error_from_message, error_to_message
 from shared.wire.deadlines import DEADLINE_PER_MEGAPIXEL_S, frame_deadline
-from shared.wire.requests import Hello, parse_frame, parse_hello, parse_refine
+from shared.wire.requests import parse_frame, parse_hello, parse_refine
 from shared.wire.results import outcome_to_message
 
 Parsed = TypeVar("Parsed")
 
 INLINE_BYTES = 256 * 2**10
 """Frames up to this size are checked on the event loop (0.1 ms); larger ones in a thread."""
+
+OPEN_COMMANDS = 256
+"""Commands whose replies are still listened for; the oldest are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +78,20 @@ class Stream:
         *,
         engine: Engine,
         sessions: SessionRegistry,
-        bundle_id: str,
+        bundles: ServedBundles,
         settings: ingest_pb2.ServerSettings,
         server_version: str,
         limits: StreamLimits,
         picture_limits: Limits = DEFAULT_LIMITS,
+        refine_policy: RefinePolicy | None = None,
     ) -> None:
         self._engine = engine
         self._sessions = sessions
-        self._bundle_id = bundle_id
+        self._bundles = bundles
+        self._refine_policy = refine_policy
+        # Short ids of the bundles in which the client can describe a frame.
+        self._of_client: frozenset[bytes] = frozenset()
+        self._open_commands: deque[str] = deque(maxlen=OPEN_COMMANDS)
         self._settings = settings
         self._server_version = server_version
         self._limits = limits
@@ -100,8 +110,16 @@ class Stream:
 
     # -- for the session and the server ----------------------------------------------------------
 
-    def deliver(self, result: ingest_pb2.Result) -> None:
-        """A frame of this session is done (this stream's, or one of the stream before)."""
+    def deliver(self, result: ingest_pb2.Result, command: fleet_pb2.Command | None) -> None:
+        """A frame of this session is done (this stream's, or one of the stream before).
+
+        The command comes first, so that a client that has the result knows whether to wait for
+        another one. It is not given to a client that lacks the bundle, or has said Bye.
+        """
+        running = self._state is State.RUNNING
+        if running and command and command.refine_frame.bundle_short_id in self._of_client:
+            self._open_commands.append(command.command_id)
+            self._send(command=command)
         self._send(result=result)
         self._grant()
 
@@ -205,7 +223,7 @@ class Stream:
         if request.WhichOneof("message") != "hello":
             raise SessionError("no_hello", "the first message of a stream must be Hello")
         hello = parse_hello(request.hello)
-        self._check_bundle(hello)
+        self._of_client = self._bundles.agree(hello)
         session = self._sessions.attach((hello.device, hello.session), self)
         self._session = session
         self._log = self._log.bind(device=hello.device, session=hello.session)
@@ -216,23 +234,14 @@ class Stream:
                 protocol_version=request.hello.protocol_version,
                 resume_after_sequence=session.resume_after_sequence,
                 credits=self._credits,
-                bundle_id=self._bundle_id,
+                bundle_id=self._bundles.wanted.id,
+                accepted_bundle_ids=self._bundles.ids,
                 settings=self._settings,
                 server_version=self._server_version,
             )
         )
         for result in self._sessions.results_after(session, hello.last_result_seen):
             self._send(result=result)
-
-    def _check_bundle(self, hello: Hello) -> None:
-        if hello.bundle_id in (None, self._bundle_id) or hello.can_switch_bundle:
-            return
-        raise SessionError(
-            "bundle_mismatch",
-            f"this server takes bundle {self._bundle_id}, not {hello.bundle_id}; fetch it with "
-            "BundleService.GetBundle, or start the client without a bundle of its own",
-            bundle_id=self._bundle_id,
-        )
 
     async def _take(self, request: ingest_pb2.ConnectRequest) -> None:
         match request.WhichOneof("message"):
@@ -246,12 +255,22 @@ class Stream:
                     self._send(heartbeat=beat)
             case "bye":
                 self._finish()
-            case "result_credit" | "command_reply":
-                pass  # this server limits results by the frames' credits, and gives no commands
+            case "command_reply":
+                self._take_reply(request.command_reply)
+            case "result_credit":
+                pass  # this server limits results by the frames' credits
             case "hello":
                 raise SessionError("invalid_message", "Hello may only open a stream")
             case _:
                 raise SessionError("invalid_message", "a message of no known kind")
+
+    def _take_reply(self, reply: fleet_pb2.CommandReply) -> None:
+        if reply.command_id not in self._open_commands:
+            return  # forgotten, or never given
+        self._open_commands.remove(reply.command_id)
+        if reply.HasField("error"):
+            error = error_from_message(reply.error)
+            self._log.info("command_refused", command=reply.command_id, reason=error.reason)
 
     async def _take_frame(self, message: ingest_pb2.Frame) -> None:
         self._spend()
@@ -259,8 +278,11 @@ class Stream:
         if not 1 <= message.sequence < 2**63:
             parse_frame(message, self._picture_limits)  # says what is wrong
         sequence = message.sequence
+        version = (b"", 0)
+        if message.features:
+            version = (message.features[0].bundle_short_id, message.features[0].state)
         if session.accepted(sequence):
-            self._repeat(sequence, message.features.state)
+            self._repeat(sequence, version)
             return
         try:
             frame = await _checked(
@@ -268,67 +290,64 @@ class Stream:
             )
         except FeatherwireError as error:
             # Only this frame is wrong; its sequence stays free, so that it can be sent again.
-            self._reject(sequence, message.features.state, error)
+            self._reject(sequence, version, error)
             return
-        self._sessions.keep_frame(session, sequence, frame.bitstream)
-        self._start(sequence, frame.bitstream, frame.tasks, frame.picture)
+        self._sessions.keep_frame(session, sequence, frame.bitstreams)
+        deadline_s = self._limits.deadline_of(frame.bitstreams[0])
+        self._start(
+            sequence, version, EngineFrame(frame.bitstreams, frame.tasks, frame.picture, deadline_s)
+        )
 
     async def _take_refine(self, message: ingest_pb2.Refine) -> None:
         self._spend()
         session = self._require_session()
-        state = message.layers[-1].state if message.layers else 0
         sequence = message.sequence
+        kept = self._sessions.frame(session, sequence)
+        bundle_id = message.bundle_short_id
+        if not bundle_id and kept is not None:
+            bundle_id = kept[0].bundle_id
+        version = (bundle_id, message.layers[-1].state if message.layers else 0)
         try:
             refine = await _checked(
                 lambda: parse_refine(message, self._picture_limits), message.ByteSize()
             )
-            if session.knows(sequence, state):
-                self._repeat(sequence, state)
+            if session.knows(sequence, version):
+                self._repeat(sequence, version)
                 return
-            kept = self._sessions.frame(session, sequence)
             if kept is None:
                 raise SessionError(
                     "refine_evicted",
                     f"the layers of frame {sequence} are no longer kept; send the frame again as "
                     "a new one",
                 )
-            if refine.layers[0].state != kept.state - 1:
-                raise BitstreamError(
-                    "layer_gap",
-                    f"frame {sequence} is kept at state {kept.state}; the next layer must be of "
-                    f"state {kept.state - 1}, not {refine.layers[0].state}",
-                )
-            merged = Bitstream(
-                kept.bundle_id, kept.width, kept.height, state, kept.layers + refine.layers
-            )
-            merged.check(self._picture_limits)
+            merged = refined(kept, refine, self._bundles, self._picture_limits)
         except FeatherwireError as error:
-            self._reject(sequence, state, error)
+            self._reject(sequence, version, error)
             return
         self._sessions.keep_frame(session, sequence, merged)
-        self._start(sequence, merged, refine.tasks, refine.picture)
+        deadline_s = self._limits.deadline_of(merged[0])
+        self._start(
+            sequence,
+            version,
+            EngineFrame(merged, refine.tasks, refine.picture, deadline_s, refined=bundle_id),
+        )
 
     # -- frames ----------------------------------------------------------------------------------
 
-    def _start(
-        self,
-        sequence: int,
-        bitstream: Bitstream,
-        tasks: tuple[str, ...],
-        picture: PictureRequest | None,
-    ) -> None:
-        frame = EngineFrame(bitstream, tasks, picture, self._limits.deadline_of(bitstream))
+    def _start(self, sequence: int, version: Version, frame: EngineFrame) -> None:
         session = self._require_session()
-        session.accept(sequence, bitstream.state)
-        self._send(ack=ingest_pb2.Ack(sequence=sequence, state=bitstream.state))
-        self._pixels += bitstream.width * bitstream.height
-        task = asyncio.create_task(self._process(session, sequence, frame))
+        session.accept(sequence, version)
+        bundle_id, state = version
+        self._send(ack=ingest_pb2.Ack(sequence=sequence, state=state, bundle_short_id=bundle_id))
+        self._pixels += frame.pixels
+        task = asyncio.create_task(self._process(session, sequence, version, frame))
         self._in_flight.add(task)
         task.add_done_callback(self._processed)
 
-    async def _process(self, session: Session, sequence: int, frame: EngineFrame) -> None:
+    async def _process(
+        self, session: Session, sequence: int, version: Version, frame: EngineFrame
+    ) -> None:
         """Analyse and hand the outcome to the session, which may have another stream by then."""
-        state = frame.bitstream.state
         try:
             outcome = await self._engine.submit(frame)
             if outcome.error is not None:
@@ -340,25 +359,29 @@ class Stream:
                 )
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets its result
             self._log.error("frame_crashed", sequence=sequence, exc_info=error)
-            outcome = FrameOutcome(
+            outcome = EngineOutcome(
                 error=FeatherwireError("internal_error", "the frame could not be processed")
             )
-        self._pixels -= frame.bitstream.width * frame.bitstream.height
-        result = ingest_pb2.Result(
-            sequence=sequence, state=state, outcome=outcome_to_message(outcome)
-        )
-        self._sessions.complete(session, sequence, state, result)
+        self._pixels -= frame.pixels
+        policy = self._refine_policy
+        command = policy.command(sequence, frame, outcome) if policy is not None else None
+        result = _result(sequence, version, outcome)
+        self._sessions.complete(session, sequence, version, result, command)
 
     def _processed(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
         self._changed.set()
 
-    def _repeat(self, sequence: int, state: int) -> None:
+    def _repeat(self, sequence: int, version: Version) -> None:
         """The frame was accepted before: acknowledge it, and repeat its result if it has one."""
         session = self._require_session()
-        self._send(ack=ingest_pb2.Ack(sequence=sequence, state=state, duplicate=True))
-        result_id = session.result_id(sequence, state)
-        if result_id is None and session.knows(sequence, state):
+        bundle_id, state = version
+        ack = ingest_pb2.Ack(
+            sequence=sequence, state=state, duplicate=True, bundle_short_id=bundle_id
+        )
+        self._send(ack=ack)
+        result_id = session.result_id(sequence, version)
+        if result_id is None and session.knows(sequence, version):
             self._grant()  # in flight: its result is on its way, and brings its own credit
             return
         result = self._sessions.kept_result(session, result_id) if result_id else None
@@ -368,17 +391,16 @@ class Stream:
         else:
             self._reject(
                 sequence,
-                state,
+                version,
                 SessionError(
                     "result_not_kept",
                     f"frame {sequence} was processed before, and its result is no longer kept",
                 ),
             )
 
-    def _reject(self, sequence: int, state: int, error: FeatherwireError) -> None:
+    def _reject(self, sequence: int, version: Version, error: FeatherwireError) -> None:
         """A result that says why the frame was not taken; it has no number and is not kept."""
-        outcome = outcome_to_message(FrameOutcome(error=error))
-        self._send(result=ingest_pb2.Result(sequence=sequence, state=state, outcome=outcome))
+        self._send(result=_result(sequence, version, FrameOutcome(error=error)))
         self._grant()
 
     # -- credits and queues ----------------------------------------------------------------------
@@ -424,3 +446,13 @@ async def _checked(parse: Callable[[], Parsed], message_bytes: int) -> Parsed:
     if message_bytes <= INLINE_BYTES:
         return parse()
     return await asyncio.to_thread(parse)
+
+
+def _result(sequence: int, version: Version, outcome: FrameOutcome) -> ingest_pb2.Result:
+    bundle_id, state = version
+    return ingest_pb2.Result(
+        sequence=sequence,
+        state=state,
+        outcome=outcome_to_message(outcome),
+        bundle_short_id=bundle_id,
+    )

@@ -112,7 +112,12 @@ def start_server(tiny_bundle: Bundle) -> Iterator[Callable[..., ServerThread]]:
     servers: list[ServerThread] = []
 
     def start(tasks: dict[str, Callable[[], Any]] | None = None, **settings: Any) -> ServerThread:
-        defaults = {"bundle": tiny_bundle.origin, "tasks": (), "drain_deadline_s": 5.0}
+        defaults = {
+            "bundle": tiny_bundle.origin,
+            "bundles": (),
+            "tasks": (),
+            "drain_deadline_s": 5.0,
+        }
         server = ServerThread(ServerSettings.load(None, **(defaults | settings)), tasks or {})
         servers.append(server)
         return server
@@ -149,5 +154,8 @@ def server_process(
 @pytest.fixture(scope="module")
 def server(tiny_bundle: Bundle) -> Iterator[str]:
     """HOST:PORT of a server process without tasks."""
-    with server_process("--bundle", tiny_bundle.origin, "--tasks", "none") as (_, ready):
+    with server_process("--bundle", tiny_bundle.origin, "--bundles", "none", "--tasks", "none") as (
+        _,
+        ready,
+    ):
         yield ready["listening"]

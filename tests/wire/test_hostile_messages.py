@@ -56,7 +56,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 
 
 def _frame(encoder: EdgeEncoder, image: NDArray[np.uint8]) -> bytes:
-    frame = Frame(3, encoder.encode(image, state=3), ("detection",))
+    frame = Frame(3, (encoder.encode(image, state=3),), ("detection",))
     message = frame_message(frame)
     message.captured_at.seconds = 1_700_000_000
     message.picture.quality = 5
@@ -67,10 +67,11 @@ def _parse_and_decode(encoder: EdgeEncoder) -> Callable[[Any], Any]:
     codec = open_codec(encoder.bundle)
 
     def parse(message: ingest_pb2.Frame) -> Any:
-        bitstream = parse_frame(message).bitstream
-        if bitstream.width * bitstream.height <= 2**20:
-            codec.decode(bitstream)
-        return bitstream
+        bitstreams = parse_frame(message).bitstreams
+        for bitstream in bitstreams:
+            if bitstream.width * bitstream.height <= 2**20:
+                codec.decode(bitstream)
+        return bitstreams
 
     return parse
 
