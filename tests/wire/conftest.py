@@ -24,6 +24,7 @@ from cloud_server.settings import ServerSettings
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from shared.results import Box, Detection, ModelInfo, TaskResult
+from tests.support.feature_bundle import make_feature_bundle
 from tests.support.tiny_bundle import make_tiny_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +55,17 @@ class FixedTask:
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return make_tiny_bundle(tmp_path_factory.mktemp("tiny-bundle"))
+
+
+@pytest.fixture(scope="session")
+def feature_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Features alone, with a tail that detects red and blue blocks."""
+    return make_feature_bundle(tmp_path_factory.mktemp("feature-bundle"))
+
+
+@pytest.fixture(scope="session")
+def feature_encoder(feature_bundle: Bundle) -> EdgeEncoder:
+    return EdgeEncoder(feature_bundle)
 
 
 @pytest.fixture(scope="session")
