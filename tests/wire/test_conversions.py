@@ -285,7 +285,9 @@ def test_frames_come_back(
     picture: PictureRequest | None,
     captured_at: datetime | None,
 ) -> None:
-    others = tuple(replace(bitstream, bundle_id=bytes([n] * 8)) for n in more - set(bitstream.bundle_id))
+    others = tuple(
+        replace(bitstream, bundle_id=bytes([n] * 8)) for n in more - set(bitstream.bundle_id)
+    )
     frame = Frame(sequence, (bitstream, *others), wanted, picture, captured_at)
     data = frame_message(frame).SerializeToString()
     assert parse_frame(ingest_pb2.Frame.FromString(data)) == frame

@@ -16,7 +16,7 @@ from cloud_server.decoding import BitstreamDecoder
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
 from edge_client.session.channel import error_from_call
-from shared.bitstream import Bitstream, Layer
+from shared.bitstream import Layer
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc, ingest_pb2
@@ -89,9 +89,7 @@ def test_a_picture_alone_runs_every_task_on_the_picture(
 def test_a_task_that_only_tails_do_is_not_asked_of_a_picture(
     start_server: Start, feature_bundle: Bundle, encoder: EdgeEncoder, red: NDArray[np.uint8]
 ) -> None:
-    server = start_server(
-        {"calm": lambda: FixedTask("calm")}, bundles=(feature_bundle.origin,)
-    )
+    server = start_server({"calm": lambda: FixedTask("calm")}, bundles=(feature_bundle.origin,))
     with EdgeSession(server.address, encoder=encoder) as session:
         assert session.available_tasks == ("calm", "detection")
         assert set(session.send(red, state=4).raise_for_error().tasks) == {"calm"}
@@ -133,9 +131,7 @@ def test_a_client_with_any_of_the_bundles_need_not_switch(
     ids = [tiny_bundle.id, feature_bundle.id]
     for number, bundle_id in enumerate(ids):
         client = RawClient(both.address)
-        welcome = client.hello(
-            session=f"s{number}", bundle_id=bundle_id, can_switch_bundle=False
-        )
+        welcome = client.hello(session=f"s{number}", bundle_id=bundle_id, can_switch_bundle=False)
         assert (welcome.bundle_id, list(welcome.accepted_bundle_ids)) == (tiny_bundle.id, ids)
         client.close()
     with EdgeSession(both.address, bundle=feature_bundle) as session:
@@ -167,7 +163,10 @@ def test_every_bundle_is_handed_over_without_what_only_the_cloud_needs(
         listed = stub.ListBundles(bundles_pb2.ListBundlesRequest())
         assert [info.name for info in listed.bundles] == ["tiny", "tiny-features"]
         assert listed.current_bundle_id == tiny_bundle.id
-        for bundle, missing in ((tiny_bundle, "decoder.safetensors"), (feature_bundle, "tail.onnx")):
+        for bundle, missing in (
+            (tiny_bundle, "decoder.safetensors"),
+            (feature_bundle, "tail.onnx"),
+        ):
             chunks = list(stub.GetBundle(bundles_pb2.GetBundleRequest(bundle_id=bundle.id)))
             handed = Bundle.from_zip_bytes(b"".join(chunk.data for chunk in chunks))
             assert handed.id == bundle.id == chunks[0].info.bundle_id
