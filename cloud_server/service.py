@@ -13,12 +13,12 @@ from cloud_server.engine import LocalEngine, TaskStatus, WorkerCounts
 from cloud_server.engine.lane import TAIL_THRESHOLD
 from cloud_server.engine.local import TaskRunner
 from cloud_server.ingest.bundles import BundleServicer
+from cloud_server.ingest.intake import StreamLimits
 from cloud_server.ingest.refinement import RefinePolicy
 from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.server import Server, TlsFiles
 from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.ingest.sessions import SessionLimits
-from cloud_server.ingest.stream import StreamLimits
 from cloud_server.models import ModelStore
 from cloud_server.settings import ServerSettings
 from cloud_server.tasks import open_task, task_names

@@ -11,11 +11,12 @@ import grpc
 import structlog
 
 from cloud_server.engine import Engine, EngineFrame
+from cloud_server.ingest.intake import StreamLimits
 from cloud_server.ingest.refinement import RefinePolicy
 from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.sessions import SessionLimits, SessionRegistry
 from cloud_server.ingest.status import abort
-from cloud_server.ingest.stream import Stream, StreamLimits
+from cloud_server.ingest.stream import Stream
 from shared.errors import FeatherwireError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc, types_pb2

@@ -11,69 +11,34 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import grpc
 
 from edge_client.session.channel import error_from_call
 from edge_client.session.kept import KeptFrames, Part, Refinement
+from edge_client.session.pending import (
+    Commanded,
+    Key,
+    Pending,
+    Reply,
+    key_of,
+    refine_request,
+    resolve,
+)
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2, ingest_pb2_grpc
-from shared.wire import PROTOCOL_VERSION, FrameOutcome, PictureRequest, error_from_message
+from shared.wire import PROTOCOL_VERSION, PictureRequest, error_from_message
 from shared.wire.commands import command_reply, parse_refine_command
 from shared.wire.requests import (
     Frame,
     Hello,
-    Refine,
     frame_message,
     hello_message,
-    refine_message,
 )
 from shared.wire.results import outcome_from_message
 
 MAX_CREDITS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An outcome as it came: milliseconds since its request was sent, and the frame's numbers.
-
-    ``state`` is of the bundle with short id ``bundle_id``. ``refinement`` is there when the server
-    has asked for more layers of the frame: the reply to those.
-    """
-
-    outcome: FrameOutcome
-    sequence: int
-    state: int
-    round_trip_ms: float
-    bundle_id: bytes = b""
-    payload_bytes: int = 0
-    passes: int = 0
-    refinement: Future[Reply] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    payload_bytes: int
-    passes: int = 0
-    refines: bool = False
-    future: Future[Reply] = field(default_factory=Future)
-    sent_at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Commanded:
-    """Layers that the server has asked for, waiting for credit."""
-
-    command_id: str
-    refinement: Refinement
-    request: ingest_pb2.ConnectRequest
-    pending: _Pending
-
-
-_Key = tuple[int, bytes, int]
-"""Sequence, short id of the bundle, state: what a result is of."""
 
 
 class Connection:
@@ -96,8 +61,8 @@ class Connection:
         self.server = server
         self._kept = kept if kept is not None else KeptFrames()
         self._changed = threading.Condition()
-        self._pending: dict[_Key, _Pending] = {}
-        self._commanded: deque[_Commanded] = deque()
+        self._pending: dict[Key, Pending] = {}
+        self._commanded: deque[Commanded] = deque()
         # By sequence: what will come of a command, until the frame's own result has come.
         self._refinements: dict[int, Future[Reply]] = {}
         self._credits = 0
@@ -162,19 +127,19 @@ class Connection:
             self._last_sequence = sequence
             # Before the frame is sent: the server may ask for more at once.
             self._kept.keep(sequence, parts, *(later or (tasks, picture)))
-            pending = _Pending(sum(one.file_bytes for one in sent), first.passes)
+            pending = Pending(sum(one.file_bytes for one in sent), first.passes)
             self._post(request, (sequence, first.bundle_id, first.state), pending)
         return sequence, pending.future
 
     def refine(self, refinement: Refinement, *, deadline_s: float) -> Future[Reply]:
         """Send finer layers of an earlier frame; raises like ``submit``."""
-        request = _refine_request(refinement)
+        request = refine_request(refinement)
         deadline = time.monotonic() + deadline_s
         with self._changed:
             self._wait_for_credit(deadline, deadline_s)
             self._check_size(request)
-            pending = _Pending(refinement.payload_bytes, refines=True)
-            self._post(request, _key(refinement), pending)
+            pending = Pending(refinement.payload_bytes, refines=True)
+            self._post(request, key_of(refinement), pending)
         return pending.future
 
     def close(self, timeout_s: float = 10.0) -> None:
@@ -200,7 +165,7 @@ class Connection:
             self._changed.wait(remaining_s)
         self._raise_unless_open()
 
-    def _post(self, request: ingest_pb2.ConnectRequest, key: _Key, pending: _Pending) -> None:
+    def _post(self, request: ingest_pb2.ConnectRequest, key: Key, pending: Pending) -> None:
         self._credits -= 1
         self._pending[key] = replace(pending, sent_at=time.perf_counter())
         self._requests.put(request)
@@ -209,7 +174,7 @@ class Connection:
         """Send what the server has asked for, as far as there is credit."""
         while self._commanded and self._credits > 0:
             one = self._commanded.popleft()
-            self._post(one.request, _key(one.refinement), one.pending)
+            self._post(one.request, key_of(one.refinement), one.pending)
             self._requests.put(command_reply(one.command_id))
 
     def _raise_unless_open(self) -> None:
@@ -276,7 +241,7 @@ class Connection:
             self._commanded.clear()
             self._changed.notify_all()
         for one in pending:
-            _resolve(one.future, self._failure)
+            resolve(one.future, self._failure)
 
     def _take(self, response: ingest_pb2.ConnectResponse) -> None:
         match response.WhichOneof("message"):
@@ -300,7 +265,7 @@ class Connection:
                     self._commanded.clear()
                     self._changed.notify_all()
                 for one in refused:
-                    _resolve(one.pending.future, _draining(self.server))
+                    resolve(one.pending.future, _draining(self.server))
             case "error":
                 # The status that follows says that the stream is over.
                 error = error_from_message(response.error)
@@ -339,15 +304,15 @@ class Connection:
             if self._closing or self._draining:
                 raise SessionError("closed", "this session is about to end")
             refinement = self._kept.refinement(wanted.sequence, wanted.bundle_id, wanted.state)
-            request = _refine_request(refinement)
+            request = refine_request(refinement)
             self._check_size(request)
         except FeatherwireError as error:
             self._requests.put(command_reply(command.command_id, error))
             return
         self._kept.sent(refinement)
-        pending = _Pending(refinement.payload_bytes, refines=True)
+        pending = Pending(refinement.payload_bytes, refines=True)
         with self._changed:
-            self._commanded.append(_Commanded(command.command_id, refinement, request, pending))
+            self._commanded.append(Commanded(command.command_id, refinement, request, pending))
             if any(sequence == wanted.sequence for sequence, _, _ in self._pending):
                 self._refinements[wanted.sequence] = pending.future
             self._send_commanded()
@@ -366,7 +331,7 @@ class Connection:
         try:
             outcome = outcome_from_message(result.outcome)
         except FeatherwireError as error:
-            _resolve(pending.future, error)
+            resolve(pending.future, error)
             return
         reply = Reply(
             outcome,
@@ -378,32 +343,7 @@ class Connection:
             pending.passes,
             refinement,
         )
-        _resolve(pending.future, reply)
-
-
-def _key(refinement: Refinement) -> _Key:
-    return refinement.sequence, refinement.bundle_id, refinement.state
-
-
-def _refine_request(refinement: Refinement) -> ingest_pb2.ConnectRequest:
-    message = refine_message(
-        Refine(
-            refinement.sequence,
-            refinement.layers,
-            refinement.tasks,
-            refinement.picture,
-            refinement.bundle_id,
-        )
-    )
-    return ingest_pb2.ConnectRequest(refine=message)
-
-
-def _resolve(future: Future[Reply], outcome: Reply | FeatherwireError) -> None:
-    with suppress(Exception):  # cancelled in this moment: nobody waits any more
-        if isinstance(outcome, Reply):
-            future.set_result(outcome)
-        else:
-            future.set_exception(outcome)
+        resolve(pending.future, reply)
 
 
 def _draining(server: str) -> SessionError:

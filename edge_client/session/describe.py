@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,9 +50,9 @@ class Describer:
             self._encoders[bundle.short_id] = EdgeEncoder(bundle, threads=self._threads)
         return self._encoders[bundle.short_id]
 
-    def bundles_of(self, parts: Sequence[Part]) -> tuple[Bundle, ...]:
-        """The bundles of ``parts``; one that is not of this session is taken for its first."""
-        return tuple(self.also.get(part.bundle_id, self.bundle) for part in parts)
+    def bundles(self, short_ids: Iterable[bytes]) -> tuple[Bundle, ...]:
+        """The bundles of these ids; one that is not of this session is taken for its first."""
+        return tuple(self.also.get(short_id, self.bundle) for short_id in short_ids)
 
     def describe(
         self,

@@ -14,7 +14,7 @@ from shared.results import AnalysisResult, TaskResult
 from shared.wire import Picture
 
 if TYPE_CHECKING:
-    from edge_client.session.connection import Reply
+    from edge_client.session.pending import Reply
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from concurrent.futures import wait as wait_for
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -22,23 +21,22 @@ from edge_client.session.channel import (
     open_channel,
     wait_until_ready,
 )
-from edge_client.session.connection import Connection, Reply
+from edge_client.session.connection import Connection
 from edge_client.session.describe import Describer, Photo
+from edge_client.session.framing import Framer, Outgoing, SendWith
 from edge_client.session.identity import default_device_name, package_version
-from edge_client.session.kept import KEPT_BYTES, KEPT_FRAMES, KeptFrames, Part
+from edge_client.session.in_flight import InFlight, too_late
+from edge_client.session.kept import KEPT_BYTES, KEPT_FRAMES, KeptFrames
+from edge_client.session.pending import Reply
 from edge_client.session.result import FrameResult, failed, received
 from edge_client.session.wishes import (
     PictureWish,
-    ServerTasks,
-    picture_at_once,
     picture_request,
 )
 from shared.bundle import Bundle
 from shared.codec import RateTarget
 from shared.errors import BundleError, FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
-from shared.wire import PictureRequest
-from shared.wire.deadlines import frame_deadline
 from shared.wire.features import features_message
 from shared.wire.requests import Hello, parse_tasks, picture_request_message
 from shared.wire.results import outcome_from_message
@@ -46,36 +44,7 @@ from shared.wire.results import outcome_from_message
 if TYPE_CHECKING:
     from edge_client.encoder import EdgeEncoder
 
-RESULT_MARGIN_S = 5.0
-
 BundleSource = Bundle | str | Path
-SendWith = Iterable[str] | Mapping[str, int | None]
-"""Names or ids of ``also`` bundles; or each with its state, None for the finest."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Outgoing:
-    """A frame ready to go: what is asked of it at once, and when more of it is sent."""
-
-    parts: tuple[Part, ...]
-    tasks: tuple[str, ...]
-    picture: PictureRequest | None
-    later: tuple[tuple[str, ...], PictureRequest | None]
-    deadline_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class _InFlight:
-    """A frame of ``stream`` that is not back; ``sent_at`` is of ``time.monotonic``.
-
-    ``before``: the result that is being refined, if that is what is awaited.
-    """
-
-    photo: Any
-    sequence: int
-    sent_at: float
-    deadline_s: float
-    before: FrameResult | None = None
 
 
 class EdgeSession:
@@ -127,9 +96,7 @@ class EdgeSession:
         self._bundle_cache_dir = bundle_cache_dir
         self._channel: grpc.Channel | None = None
         self._connection: Connection | None = None
-        self._describer: Describer | None = None
-        self._server_tasks: ServerTasks | None = None
-        self._named: dict[str, Bundle] = {}
+        self._framer: Framer | None = None
         self._kept = KeptFrames(kept_frames, kept_bytes)
 
     # -- life ------------------------------------------------------------------------------------
@@ -169,7 +136,6 @@ class EdgeSession:
             )
             welcome = self._connection.welcome
             accepted = welcome.accepted_bundle_ids or [welcome.bundle_id]
-            self._server_tasks = ServerTasks(welcome.settings)
             if mine is None or mine.id not in accepted:
                 mine = obtain_bundle(
                     self._channel, self.server, welcome.bundle_id, cache_dir=self._bundle_cache_dir
@@ -178,12 +144,18 @@ class EdgeSession:
                 if bundle.id not in accepted:
                     raise _refused(bundle, self.server)
             shared = self._encoder if self._encoder and self._encoder.bundle.id == mine.id else None
-            self._named = {
+            given = {
                 str(source): bundle
                 for source, bundle in zip(self._given_also, also, strict=True)
                 if not isinstance(source, Bundle)
             }
-            self._describer = Describer(mine, also, encoder=shared, threads=self._threads)
+            self._framer = Framer(
+                Describer(mine, also, encoder=shared, threads=self._threads),
+                welcome.settings,
+                also=given,
+                tasks=self._default_tasks,
+                deadline_s=self._deadline_s,
+            )
         except BaseException:
             self.close()
             raise
@@ -214,12 +186,12 @@ class EdgeSession:
     @property
     def bundle(self) -> Bundle:
         """The bundle on which both ends agreed."""
-        return self._describing().bundle
+        return self._framing().describer.bundle
 
     @property
     def also(self) -> tuple[Bundle, ...]:
         """The bundles with which photos are encoded beside it."""
-        return tuple(self._describing().also.values())
+        return tuple(self._framing().describer.also.values())
 
     @property
     def credits(self) -> int:
@@ -229,17 +201,17 @@ class EdgeSession:
     @property
     def available_tasks(self) -> tuple[str, ...]:
         """Tasks that this server can run, on what one or another bundle says of a picture."""
-        return self._tasks_of_server().available
+        return self._framing().server_tasks.available
 
     @property
     def unavailable_tasks(self) -> dict[str, FeatherwireError]:
         """Tasks that this server cannot run, and why."""
-        return dict(self._tasks_of_server().unavailable)
+        return dict(self._framing().server_tasks.unavailable)
 
     @property
     def encoder(self) -> EdgeEncoder:
         """The encoder for the agreed bundle, made when it is first needed."""
-        return self._describing().encoder(self.bundle)
+        return self._framing().describer.encoder(self.bundle)
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -273,7 +245,7 @@ class EdgeSession:
         fails alone is in ``result.task_errors``.
         """
         rate = RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
-        frame = self._frame(photo, rate, tasks, picture, refinable, send_with)
+        frame = self._framing().frame(photo, rate, tasks, picture, refinable, send_with)
         _, future = self._submit(frame)
         reply = self._await(future, frame.deadline_s)
         result = _whole(received(reply, photo))
@@ -311,32 +283,33 @@ class EdgeSession:
         wanted = None if tasks is None else parse_tasks(tasks)
         request = picture_request(picture)
         rate = RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
-        with_ = self._send_with(send_with)
-        in_flight: dict[Future[Reply], _InFlight] = {}
+        framing = self._framing()
+        with_ = framing.at_once(send_with)
+        in_flight = InFlight(self.server)
         for photo in photos:
             try:
-                frame = self._frame(photo, rate, wanted, request, refinable, with_)
+                frame = framing.frame(photo, rate, wanted, request, refinable, with_)
             except SessionError:
                 raise
             except FeatherwireError as error:
                 yield failed(photo, error)
                 continue
             while self._open_connection().credits == 0 and in_flight:
-                yield from self._completed(in_flight)
+                yield from in_flight.completed()
             try:
                 sequence, future = self._submit(frame)
             except SessionError as error:
                 if error.reason not in {"message_too_large", "deadline_exceeded"}:
                     while in_flight:
-                        yield from self._completed(in_flight)
+                        yield from in_flight.completed()
                     raise
                 yield failed(photo, error)
                 continue
-            in_flight[future] = _InFlight(photo, sequence, time.monotonic(), frame.deadline_s)
-            if any(future.done() for future in in_flight):
-                yield from self._completed(in_flight)
+            in_flight.add(future, photo, sequence, frame.deadline_s)
+            if in_flight.any_done:
+                yield from in_flight.completed()
         while in_flight:
-            yield from self._completed(in_flight)
+            yield from in_flight.completed()
 
     def refine(
         self,
@@ -355,17 +328,16 @@ class EdgeSession:
         they are no longer here, and ``refine_evicted`` when the server no longer has the layers
         before them.
         """
-        short_id = b"" if bundle is None else self._also(bundle).short_id
+        framing = self._framing()
+        short_id = b"" if bundle is None else framing.also(bundle).short_id
         refinement = self._kept.refinement(sequence, short_id, state)
-        describing = self._describing()
-        ids = dict.fromkeys((*self._kept.sent_bundles(sequence), refinement.bundle_id))
-        bundles = [describing.also.get(one, describing.bundle) for one in ids]
+        ids = (*self._kept.sent_bundles(sequence), refinement.bundle_id)
         refinement = replace(
             refinement,
-            tasks=self._wanted_tasks(tasks, bundles),
+            tasks=framing.wanted_tasks(tasks, framing.describer.bundles(dict.fromkeys(ids))),
             picture=picture_request(picture),
         )
-        deadline_s = self._deadline_for(*self._kept.size(sequence))
+        deadline_s = framing.deadline_of(*self._kept.size(sequence))
         future = self._open_connection().refine(refinement, deadline_s=deadline_s)
         result = _whole(received(self._await(future, deadline_s), sequence))
         self._kept.sent(refinement)
@@ -388,7 +360,7 @@ class EdgeSession:
         nothing is kept."""
         rate = RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
         self._open_connection()
-        frame = self._frame(photo, rate, tasks, picture, False, send_with, keep=False)
+        frame = self._framing().frame(photo, rate, tasks, picture, False, send_with, keep=False)
         assert self._channel is not None
         sent = [part.sent for part in frame.parts if part.sent is not None]
         request = ingest_pb2.AnalyzeRequest(
@@ -429,77 +401,12 @@ class EdgeSession:
             raise SessionError("closed", "this session is not open; use it in a with statement")
         return self._connection
 
-    def _describing(self) -> Describer:
+    def _framing(self) -> Framer:
         self._open_connection()
-        assert self._describer is not None
-        return self._describer
+        assert self._framer is not None
+        return self._framer
 
-    def _tasks_of_server(self) -> ServerTasks:
-        self._open_connection()
-        assert self._server_tasks is not None
-        return self._server_tasks
-
-    def _deadline_for(self, width: int, height: int) -> float:
-        if self._deadline_s is not None:
-            return self._deadline_s
-        base_s = self._open_connection().welcome.settings.frame_deadline_s
-        return frame_deadline(base_s, width, height) + RESULT_MARGIN_S
-
-    def _wanted_tasks(
-        self, tasks: Iterable[str] | None, bundles: Iterable[Bundle]
-    ) -> tuple[str, ...]:
-        """``tasks``, or the session's, or all that ``bundles`` are enough for."""
-        if tasks is not None:
-            return parse_tasks(tasks)
-        if self._default_tasks is not None:
-            return self._default_tasks
-        return self._tasks_of_server().all_on(tuple(bundles))
-
-    def _also(self, name: str) -> Bundle:
-        """One of the further bundles, by name, id, or as it was given."""
-        given = self._named.get(name)
-        for bundle in self._describing().also.values():
-            if bundle is given or name in (bundle.manifest.name, bundle.id):
-                return bundle
-        known = ", ".join(bundle.manifest.name for bundle in self.also) or "none"
-        raise SessionError(
-            "unknown_bundle", f"no bundle {name!r} beside the first; there is {known}"
-        )
-
-    def _send_with(self, names: SendWith) -> dict[str, int | None]:
-        """By id, so that it can be given again; raises ``SessionError("unknown_bundle")``."""
-        states = names if isinstance(names, Mapping) else dict.fromkeys(names)
-        return {self._also(name).id: state for name, state in states.items()}
-
-    def _frame(
-        self,
-        photo: Photo,
-        rate: RateTarget,
-        tasks: Iterable[str] | None,
-        picture: PictureWish,
-        refinable: bool,
-        send_with: SendWith,
-        *,
-        keep: bool = True,
-    ) -> _Outgoing:
-        describing = self._describing()
-        at_once = {self._also(name).short_id: s for name, s in self._send_with(send_with).items()}
-        parts = describing.describe(photo, rate, refinable=refinable, send_with=at_once, keep=keep)
-        sent = describing.bundles_of([part for part in parts if part.sent is not None])
-        kept = describing.bundles_of([part for part in parts if part.sent is None])
-        wanted = self._wanted_tasks(tasks, (*sent, *kept))
-        request = picture_request(picture)
-        first = parts[0].sent
-        assert first is not None, "the first part is always sent"
-        return _Outgoing(
-            parts,
-            self._tasks_of_server().at_once(wanted, sent, kept),
-            picture_at_once(request, sent, kept),
-            (wanted, request),
-            self._deadline_for(first.width, first.height),
-        )
-
-    def _submit(self, frame: _Outgoing) -> tuple[int, Future[Reply]]:
+    def _submit(self, frame: Outgoing) -> tuple[int, Future[Reply]]:
         return self._open_connection().submit(
             frame.parts,
             tasks=frame.tasks,
@@ -512,49 +419,7 @@ class EdgeSession:
         try:
             return future.result(deadline_s)
         except FutureTimeoutError:
-            raise self._too_late(deadline_s) from None
-
-    def _completed(self, in_flight: dict[Future[Reply], _InFlight]) -> Iterator[FrameResult]:
-        """Wait for one of ``in_flight`` at least, or for its deadline; yield what has ended.
-
-        What has ended is forgotten, and a refinement of it that is to come takes its place. When
-        the session has failed this raises why, after all that did come back.
-        """
-        first_s = min(one.sent_at + one.deadline_s for one in in_flight.values())
-        wait_for(
-            in_flight,
-            timeout=max(0.0, first_s - time.monotonic()),
-            return_when=FIRST_COMPLETED,
-        )
-        failure: BaseException | None = None
-        for future, one in list(in_flight.items()):
-            if future.done():
-                del in_flight[future]
-                error = future.exception()
-                if error is None:
-                    reply = future.result()
-                    result = received(reply, one.photo, before=one.before)
-                    if reply.refinement is not None:
-                        in_flight[reply.refinement] = replace(
-                            one, sent_at=time.monotonic(), before=result
-                        )
-                    yield result
-                elif one.before is not None and isinstance(error, FeatherwireError):
-                    yield failed(one.photo, error, sequence=one.sequence, before=one.before)
-                else:
-                    failure = failure or error
-            elif time.monotonic() >= one.sent_at + one.deadline_s:
-                del in_flight[future]
-                future.cancel()
-                late = self._too_late(one.deadline_s)
-                yield failed(one.photo, late, sequence=one.sequence, before=one.before)
-        if failure is not None:
-            raise failure
-
-    def _too_late(self, deadline_s: float) -> SessionError:
-        return SessionError(
-            "deadline_exceeded", f"{self.server} gave no result within {deadline_s:g} s"
-        )
+            raise too_late(self.server, deadline_s) from None
 
 
 def _load(source: BundleSource) -> Bundle:
