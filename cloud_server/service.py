@@ -20,6 +20,7 @@ from cloud_server.ingest.server import Server, TlsFiles
 from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.ingest.sessions import SessionLimits
 from cloud_server.models import ModelStore
+from cloud_server.reconstruct.reconstructor import makes_pictures
 from cloud_server.settings import ServerSettings
 from cloud_server.tasks import open_task, task_names
 from shared.bundle import Bundle, packaged_names
@@ -49,7 +50,11 @@ async def open_server(
     policy = _refine_policy(settings, bundles)
     engine = await LocalEngine.open(
         *bundles,
-        tasks={**_task_openers(settings), **(more_tasks or {})},
+        # Where no bundle makes pictures there is nothing that these could be run on.
+        tasks={
+            **(_task_openers(settings) if any(map(makes_pictures, bundles)) else {}),
+            **(more_tasks or {}),
+        },
         device=settings.device,
         workers=WorkerCounts(
             decode=settings.decode_workers,
@@ -64,8 +69,8 @@ async def open_server(
     )
     log = structlog.get_logger()
     for status in engine.tasks.values():
-        if status.unavailable is not None:
-            log.warning("task_unavailable", task=status.name, **status.unavailable.to_dict())
+        if status.picture_error is not None:
+            log.warning("task_unavailable", task=status.name, **status.picture_error.to_dict())
     try:
         _check_usable(settings, engine.tasks)
     except FeatherwireError:
@@ -166,19 +171,19 @@ def _check_device(device: str) -> None:
 
 
 def _check_usable(settings: ServerSettings, tasks: Mapping[str, TaskStatus]) -> None:
-    """Raise when a back end that was named cannot run, or when no task can at all."""
+    """Raise when a back end that was named cannot run, or when no task on pictures can at all."""
     for name, backend in _backends(settings).items():
-        error = tasks[name].unavailable if name in tasks else None
+        error = tasks[name].picture_error if name in tasks else None
         if backend is not None and error is not None:
             raise error
-    errors = [status.unavailable for status in tasks.values() if status.unavailable is not None]
-    if not settings.tasks or len(errors) < len(tasks):
+    errors = [one.picture_error for one in tasks.values() if one.picture_error is not None]
+    if not settings.tasks or not errors or any(one.on_pictures for one in tasks.values()):
         return
     if len(errors) == 1:
         raise errors[0]
     raise ModelError(
         "weights_missing",
-        f"none of {', '.join(tasks)} can run, and `--tasks none` was not asked for",
+        f"none of {', '.join(settings.tasks)} can run, and `--tasks none` was not asked for",
         command=FETCH_ALL,
     )
 

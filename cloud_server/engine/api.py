@@ -53,8 +53,9 @@ class EngineOutcome(FrameOutcome):
 class TaskStatus:
     """A task of the engine, and why it cannot run when it cannot.
 
-    ``on_features``: a tail of a bundle does it. ``on_pictures``: it runs on reconstructions; when
-    only that cannot be had here, and a tail can do the task, ``unavailable`` is None.
+    ``on_features``: a tail of a bundle does it. ``on_pictures``: it runs on reconstructions.
+    ``picture_error`` is why not, where it should; when a tail can do the task all the same,
+    ``unavailable`` is None.
     """
 
     name: str
@@ -62,6 +63,7 @@ class TaskStatus:
     unavailable: FeatherwireError | None = None
     on_pictures: bool = True
     on_features: bool = False
+    picture_error: FeatherwireError | None = None
 
 
 class Engine(Protocol):

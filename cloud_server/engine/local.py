@@ -136,7 +136,9 @@ class LocalEngine:
             runners = [open_one() for _ in range(self._workers.task)]
         except FeatherwireError as error:
             self._unavailable[name] = error
-            self._tasks[name] = TaskStatus(name, unavailable=error)
+            self._tasks[name] = TaskStatus(
+                name, unavailable=error, on_pictures=False, picture_error=error
+            )
             return
         stage: Stage[Image, TaskResult] = Stage(
             f"task.{name}",
@@ -152,7 +154,11 @@ class LocalEngine:
         before = self._tasks[name].models if name in self._tasks else ()
         new = tuple(model for model in models if model not in before)
         self._tasks[name] = TaskStatus(
-            name, models=before + new, on_pictures=on_pictures, on_features=True
+            name,
+            models=before + new,
+            on_pictures=on_pictures,
+            on_features=True,
+            picture_error=self._unavailable.get(name),
         )
 
     def _stages(self) -> list[Stage[Any, Any]]:

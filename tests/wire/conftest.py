@@ -123,7 +123,9 @@ def start_server(tiny_bundle: Bundle) -> Iterator[Callable[..., ServerThread]]:
     """Starts servers: ``start_server({"slow": lambda: FixedTask(...)}, **settings)``."""
     servers: list[ServerThread] = []
 
-    def start(tasks: dict[str, Callable[[], Any]] | None = None, **settings: Any) -> ServerThread:
+    def start(
+        tasks: dict[str, Callable[[], Any]] | None = None, /, **settings: Any
+    ) -> ServerThread:
         defaults = {
             "bundle": tiny_bundle.origin,
             "bundles": (),

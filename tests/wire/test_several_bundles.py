@@ -18,7 +18,7 @@ from edge_client.session import EdgeSession
 from edge_client.session.channel import error_from_call
 from shared.bitstream import Layer
 from shared.bundle import Bundle
-from shared.errors import FeatherwireError, SessionError
+from shared.errors import FeatherwireError, ModelError, SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc, ingest_pb2
 from shared.wire import PictureRequest
 from shared.wire.features import features_message
@@ -345,3 +345,30 @@ def test_a_server_opens_the_packaged_bundles_beside_its_own(
     client = RawClient(only.address)
     assert list(client.hello().accepted_bundle_ids) == [feature_bundle.id, tiny_bundle.id]
     client.close()
+
+
+def test_a_server_of_features_alone_needs_no_weights_for_pictures(
+    start_server: Start, feature_bundle: Bundle, tmp_path: Path, red: NDArray[np.uint8],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("FEATHERWIRE_MODELS", str(tmp_path))
+    tasks = ("detection", "segmentation")
+    server = start_server(bundle=feature_bundle.origin, bundles=(), tasks=tasks)
+    with EdgeSession(server.address, bundle=feature_bundle) as session:
+        assert session.available_tasks == ("detection",)
+        assert models(session.send(red).raise_for_error()) == ["blocks"]
+
+
+def test_weights_that_lack_are_told_although_a_tail_does_the_task(
+    start_server: Start, feature_bundle: Bundle, encoder: EdgeEncoder, red: NDArray[np.uint8]
+) -> None:
+    def open_without_weights() -> Any:
+        raise ModelError("weights_missing", "no weights", command="fetch them")
+
+    tasks = {"detection": open_without_weights, "calm": lambda: FixedTask("calm")}
+    server = start_server(tasks, bundles=(feature_bundle.origin,))
+    with EdgeSession(server.address, encoder=encoder) as session:
+        assert session.available_tasks == ("detection", "calm")
+        assert set(session.send(red, state=4).raise_for_error().tasks) == {"calm"}
+        result = session.send(red, state=4, tasks=["detection"])
+    assert result.task_errors["detection"].reason == "weights_missing"
