@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,23 @@ from edge_client.session.channel import error_from_call
 from shared.bitstream import Layer
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, ModelError, SessionError
-from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc, ingest_pb2
+from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc, fleet_pb2, ingest_pb2
 from shared.wire import PictureRequest
 from shared.wire.features import features_message
-from shared.wire.requests import Refine, refine_message
+from shared.wire.requests import (
+    Frame,
+    Hello,
+    Refine,
+    frame_message,
+    hello_message,
+    refine_message,
+)
 from shared.wire.transport import client_options
 from tests.support.pictures import same_picture
 
 from .conftest import FixedTask, ServerThread
 from .raw_client import RawClient
+from .test_hostile_messages import mutate
 
 Start = Callable[..., ServerThread]
 
@@ -372,3 +382,35 @@ def test_weights_that_lack_are_told_although_a_tail_does_the_task(
         assert set(session.send(red, state=4).raise_for_error().tasks) == {"calm"}
         result = session.send(red, state=4, tasks=["detection"])
     assert result.task_errors["detection"].reason == "weights_missing"
+
+
+def test_damaged_pairs_and_refinements_on_the_socket_leave_the_server_serving(
+    both: ServerThread, encoder: EdgeEncoder, feature_encoder: EdgeEncoder, red: NDArray[np.uint8]
+) -> None:
+    rng = random.Random("several")
+    features, picture = feature_encoder.encode(red, state=1), encoder.encode(red, state=3)
+    finer = encoder.encode(red).layers[2:]
+    good = [
+        ingest_pb2.ConnectRequest(hello=hello_message(Hello("d", "s", can_switch_bundle=True))),
+        ingest_pb2.ConnectRequest(frame=frame_message(Frame(1, (features, picture)))),
+        ingest_pb2.ConnectRequest(
+            refine=refine_message(Refine(1, finer, ("calm",), bundle_id=picture.bundle_id))
+        ),
+        ingest_pb2.ConnectRequest(command_reply=fleet_pb2.CommandReply(command_id="refine-1")),
+    ]
+    data = [message.SerializeToString() for message in good]
+    codes = []
+    with grpc.insecure_channel(both.address, options=client_options()) as channel:
+        connect = channel.stream_stream("/featherwire.v1.IngestService/Connect")
+        for round_number in range(120):
+            messages = list(data)
+            place = 1 + round_number % 3
+            messages[place] = mutate(messages[place], rng)
+            call = connect(iter(messages), timeout=20)
+            with suppress(grpc.RpcError):
+                assert len(list(call)) < 50
+            codes.append(call.code())
+    assert grpc.StatusCode.DEADLINE_EXCEEDED not in codes
+    assert sum(code is not grpc.StatusCode.OK for code in codes) > 10
+    with EdgeSession(both.address, encoder=encoder) as session:
+        assert session.send(red, state=4).analysis is not None
