@@ -20,6 +20,7 @@ from edge_client.session.kept import KeptFrames, Part, Refinement
 from edge_client.session.pending import (
     Commanded,
     Key,
+    Parked,
     Pending,
     Reply,
     key_of,
@@ -65,6 +66,7 @@ class Connection:
         self._commanded: deque[Commanded] = deque()
         # By sequence: what will come of a command, until the frame's own result has come.
         self._refinements: dict[int, Future[Reply]] = {}
+        self._parked: dict[int, Parked] = {}
         self._credits = 0
         self._last_sequence = 0
         self._welcome: ingest_pb2.Welcome | None = None
@@ -106,11 +108,13 @@ class Connection:
         picture: PictureRequest | None,
         deadline_s: float,
         later: tuple[tuple[str, ...], PictureRequest | None] | None = None,
+        more: bool = False,
     ) -> tuple[int, Future[Reply]]:
         """Send a frame as soon as there is credit; returns its sequence and its reply to come.
 
         parts: what was sent of these goes out, the rest is kept; the first one is sent. later: the
-        tasks and picture of a commanded refinement, when they are not the same.
+        tasks and picture of a commanded refinement, when they are not the same. more: further
+        parts are being made, and ``finish`` brings them.
         Raises ``SessionError``: deadline_exceeded while waiting for credit, message_too_large,
         draining, or why the stream has ended.
         """
@@ -126,10 +130,18 @@ class Connection:
             self._check_size(request)
             self._last_sequence = sequence
             # Before the frame is sent: the server may ask for more at once.
-            self._kept.keep(sequence, parts, *(later or (tasks, picture)))
+            self._kept.keep(sequence, parts, *(later or (tasks, picture)), more=more)
             pending = Pending(sum(one.file_bytes for one in sent), first.passes)
             self._post(request, (sequence, first.bundle_id, first.state), pending)
         return sequence, pending.future
+
+    def finish(self, sequence: int, parts: tuple[Part, ...]) -> None:
+        """Keep further parts of a frame, and send of them what the server has asked for."""
+        self._kept.finish(sequence, parts)
+        with self._changed:
+            asked = self._parked.pop(sequence, None)
+        if asked is not None:
+            self._answer(asked)
 
     def refine(self, refinement: Refinement, *, deadline_s: float) -> Future[Reply]:
         """Send finer layers of an earlier frame; raises like ``submit``."""
@@ -298,23 +310,37 @@ class Connection:
             self._changed.notify_all()
 
     def _take_command(self, command: fleet_pb2.Command) -> None:
-        """Queue the layers that are asked for, or say why not."""
+        """Answer, or keep the command until what it asks for has been made."""
         try:
             wanted = parse_refine_command(command)
-            if self._closing or self._draining:
-                raise SessionError("closed", "this session is about to end")
-            refinement = self._kept.refinement(wanted.sequence, wanted.bundle_id, wanted.state)
-            request = refine_request(refinement)
-            self._check_size(request)
         except FeatherwireError as error:
             self._requests.put(command_reply(command.command_id, error))
             return
-        self._kept.sent(refinement)
-        pending = Pending(refinement.payload_bytes, refines=True)
+        asked = Parked(command.command_id, wanted, Future())
         with self._changed:
-            self._commanded.append(Commanded(command.command_id, refinement, request, pending))
             if any(sequence == wanted.sequence for sequence, _, _ in self._pending):
-                self._refinements[wanted.sequence] = pending.future
+                self._refinements.setdefault(wanted.sequence, asked.reply)
+            if wanted.sequence not in self._parked and self._kept.unfinished(wanted.sequence):
+                self._parked[wanted.sequence] = asked
+                return
+        self._answer(asked)
+
+    def _answer(self, asked: Parked) -> None:
+        """Queue the layers that are asked for, or say why not."""
+        wanted = asked.wanted
+        with self._changed:
+            try:
+                self._raise_unless_open()
+                refinement = self._kept.refinement(wanted.sequence, wanted.bundle_id, wanted.state)
+                request = refine_request(refinement)
+                self._check_size(request)
+            except FeatherwireError as error:
+                self._requests.put(command_reply(asked.command_id, error))
+                resolve(asked.reply, error)
+                return
+            self._kept.sent(refinement)
+            pending = Pending(refinement.payload_bytes, refines=True, future=asked.reply)
+            self._commanded.append(Commanded(asked.command_id, refinement, request, pending))
             self._send_commanded()
 
     def _take_result(self, result: ingest_pb2.Result) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 
 Photo = str | Path | bytes | NDArray[np.uint8] | Bitstream
 """A picture file or its bytes, uint8 HxWx3 RGB, or what was encoded: a Bitstream or .fwf file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A photo by the bundles of which something is sent, and what makes the others' parts."""
+
+    parts: tuple[Part, ...]
+    others: tuple[Bundle, ...] = ()
+    make_others: Callable[[], tuple[Part, ...]] = tuple
 
 
 class Describer:
@@ -62,12 +72,12 @@ class Describer:
         refinable: bool = False,
         send_with: Mapping[bytes, int | None] | None = None,
         keep: bool = True,
-    ) -> tuple[Part, ...]:
+    ) -> Description:
         """The photo by every bundle, the first one's part first, at ``rate``.
 
         refinable: keep the finer layers of the first one too. send_with: of which others (short
-        ids) a state is sent at once, None for the finest; the rest of them is only kept.
-        Without ``keep`` there are only the parts that are sent.
+        ids) a state is sent at once, None for the finest; the rest of them is only kept, and
+        encoded later, when the frame is on its way. Without ``keep`` there is no such rest.
         What is encoded already has no other parts. Raises PhotoError, also ``no_photo`` where
         ``send_with`` needs one; BudgetError and BitstreamError as ``EdgeEncoder`` does.
         """
@@ -77,7 +87,7 @@ class Describer:
         if isinstance(photo, Bitstream):
             if at_once:
                 raise PhotoError("no_photo", "another bundle needs the photo, not its features")
-            return (Part(self._cut(photo, rate), photo if refinable else None),)
+            return Description((Part(self._cut(photo, rate), photo if refinable else None),))
         pixels: str | Path | bytes | NDArray[np.uint8] = photo
         if self.also and not isinstance(photo, np.ndarray):
             pixels = np.asarray(load_photo(photo))
@@ -90,9 +100,12 @@ class Describer:
             if short_id in at_once:
                 target = RateTarget(state=at_once[short_id])
                 parts.append(Part(*self.encoder(bundle).encode_kept(pixels, target)))
-            elif keep:
-                parts.append(Part(None, self.encoder(bundle).encode(pixels)))
-        return tuple(parts)
+        others = tuple(one for one in self.also.values() if keep and one.short_id not in at_once)
+
+        def make_others() -> tuple[Part, ...]:
+            return tuple(Part(None, self.encoder(one).encode(pixels)) for one in others)
+
+        return Description(tuple(parts), others, make_others)
 
     def _cut(self, bitstream: Bitstream, rate: RateTarget) -> Bitstream:
         """What ``EdgeEncoder.encode`` would have made of the photo, from ready layers."""

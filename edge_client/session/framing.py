@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edge_client.session.describe import Describer, Photo
@@ -29,13 +29,17 @@ SendWith = Iterable[str] | Mapping[str, int | None]
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A frame ready to go: what is asked of it at once, and when more of it is sent."""
+    """A frame ready to go: what is asked of it at once, and when more of it is sent.
+
+    ``make_others`` makes the parts of which nothing is sent, None when there are none.
+    """
 
     parts: tuple[Part, ...]
     tasks: tuple[str, ...]
     picture: PictureRequest | None
     later: tuple[tuple[str, ...], PictureRequest | None]
     deadline_s: float
+    make_others: Callable[[], tuple[Part, ...]] | None
 
 
 class Framer:
@@ -77,11 +81,11 @@ class Framer:
         Raises what ``Describer.describe`` does, and ``SessionError``: unknown_bundle,
         unknown_encoding, invalid_message.
         """
-        parts = self.describer.describe(
+        described = self.describer.describe(
             photo, rate, refinable=refinable, send_with=self._short_ids(send_with), keep=keep
         )
-        sent = self.describer.bundles(part.bundle_id for part in parts if part.sent is not None)
-        kept = self.describer.bundles(part.bundle_id for part in parts if part.sent is None)
+        parts, kept = described.parts, described.others
+        sent = self.describer.bundles(part.bundle_id for part in parts)
         wanted = self.wanted_tasks(tasks, (*sent, *kept))
         request = picture_request(picture)
         first = parts[0].sent
@@ -92,6 +96,7 @@ class Framer:
             picture_at_once(request, sent, kept),
             (wanted, request),
             self.deadline_of(first.width, first.height),
+            described.make_others if kept else None,
         )
 
     def wanted_tasks(

@@ -68,6 +68,8 @@ class InFlight:
                 if error is None:
                     yield self._received(future.result(), one)
                 elif one.before is not None and isinstance(error, FeatherwireError):
+                    if error.reason == "not_refinable":
+                        continue  # the server asked for what was never kept
                     yield failed(one.photo, error, sequence=one.sequence, before=one.before)
                 else:
                     failure = failure or error

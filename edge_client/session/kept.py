@@ -73,6 +73,7 @@ class KeptFrames:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._frames: OrderedDict[int, _Frame] = OrderedDict()
+        self._unfinished: dict[int, _Frame] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -89,20 +90,41 @@ class KeptFrames:
         parts: Sequence[Part],
         tasks: tuple[str, ...],
         picture: PictureRequest | None,
+        *,
+        more: bool = False,
     ) -> None:
         """Keep a frame, unless there is nothing more of it than was sent.
 
-        ``tasks`` and ``picture`` are what a refinement that the server commands asks for.
+        ``tasks`` and ``picture`` are what a refinement that the server commands asks for. With
+        ``more`` further parts are being made, and ``finish`` brings them.
         """
         frame = _Frame(tuple(parts), tasks, picture)
+        with self._lock:
+            if more:
+                self._unfinished[sequence] = frame
+            else:
+                self._keep(sequence, frame)
+
+    def finish(self, sequence: int, parts: Sequence[Part]) -> None:
+        """The further parts of a frame are here."""
+        with self._lock:
+            frame = self._unfinished.pop(sequence, None)
+            if frame is not None:
+                self._keep(sequence, replace(frame, parts=(*frame.parts, *parts)))
+
+    def unfinished(self, sequence: int) -> bool:
+        """Whether further parts of a frame are being made."""
+        with self._lock:
+            return sequence in self._unfinished
+
+    def _keep(self, sequence: int, frame: _Frame) -> None:
         if frame.kept_bytes == 0:
             return
-        with self._lock:
-            self._frames[sequence] = frame
-            self._bytes += frame.kept_bytes
-            while len(self._frames) > self._max_frames or self._bytes > self._max_bytes:
-                _, oldest = self._frames.popitem(last=False)
-                self._bytes -= oldest.kept_bytes
+        self._frames[sequence] = frame
+        self._bytes += frame.kept_bytes
+        while len(self._frames) > self._max_frames or self._bytes > self._max_bytes:
+            _, oldest = self._frames.popitem(last=False)
+            self._bytes -= oldest.kept_bytes
 
     def refinement(self, sequence: int, bundle_id: bytes, state: int) -> Refinement:
         """The layers that a frame's part still lacks up to ``state``.

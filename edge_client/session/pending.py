@@ -10,6 +10,7 @@ from edge_client.session.kept import Refinement
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import FrameOutcome
+from shared.wire.commands import RefineCommand
 from shared.wire.requests import Refine, refine_message
 
 
@@ -51,6 +52,15 @@ class Commanded:
     refinement: Refinement
     request: ingest_pb2.ConnectRequest
     pending: Pending
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A command about a frame of which more is being made; ``reply`` is of what comes of it."""
+
+    command_id: str
+    wanted: RefineCommand
+    reply: Future[Reply]
 
 
 Key = tuple[int, bytes, int]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -26,7 +27,7 @@ from edge_client.session.describe import Describer, Photo
 from edge_client.session.framing import Framer, Outgoing, SendWith
 from edge_client.session.identity import default_device_name, package_version
 from edge_client.session.in_flight import InFlight, too_late
-from edge_client.session.kept import KEPT_BYTES, KEPT_FRAMES, KeptFrames
+from edge_client.session.kept import KEPT_BYTES, KEPT_FRAMES, KeptFrames, Part
 from edge_client.session.pending import Reply
 from edge_client.session.result import FrameResult, failed, received
 from edge_client.session.wishes import (
@@ -56,8 +57,8 @@ class EdgeSession:
     bundle: a Bundle, or a folder, zip or name. None takes the packaged one, or the server's own,
         fetched once and cached, when the server wants another.
     encoder: an ``EdgeEncoder`` to share between sessions; its bundle is used then.
-    also: further bundles, as for ``bundle``. Each photo is encoded with them too, and what is not
-        sent is kept here for when the server asks for it, or ``refine`` does: of the last
+    also: further bundles, as for ``bundle``. Each photo is encoded with them too, once it is on
+        its way, and what is not sent is kept here for when the server asks for it, or ``refine`` does: of the last
         ``kept_frames`` frames, in ``kept_bytes`` bytes at most.
     tasks: what runs when a call names no tasks; None is every task that the server has.
     deadline_s: how long a frame may take; None is the server's deadline for its size and a little
@@ -246,7 +247,8 @@ class EdgeSession:
         """
         rate = RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
         frame = self._framing().frame(photo, rate, tasks, picture, refinable, send_with)
-        _, future = self._submit(frame)
+        sequence, future = self._submit(frame)
+        self._finish(sequence, frame)
         reply = self._await(future, frame.deadline_s)
         result = _whole(received(reply, photo))
         if not wait_refined or reply.refinement is None:
@@ -306,6 +308,7 @@ class EdgeSession:
                 yield failed(photo, error)
                 continue
             in_flight.add(future, photo, sequence, frame.deadline_s)
+            self._finish(sequence, frame)
             if in_flight.any_done:
                 yield from in_flight.completed()
         while in_flight:
@@ -413,7 +416,22 @@ class EdgeSession:
             picture=frame.picture,
             deadline_s=frame.deadline_s,
             later=frame.later,
+            more=frame.make_others is not None,
         )
+
+    def _finish(self, sequence: int, frame: Outgoing) -> None:
+        """Encode what is only kept, while the frame is on its way."""
+        if frame.make_others is None:
+            return
+        parts: tuple[Part, ...] = ()
+        try:
+            parts = frame.make_others()
+        except FeatherwireError as error:
+            logging.getLogger(__name__).warning(
+                "warning: frame %d cannot be refined: %s", sequence, error.message
+            )
+        finally:
+            self._open_connection().finish(sequence, parts)
 
     def _await(self, future: Future[Reply], deadline_s: float) -> Reply:
         try:

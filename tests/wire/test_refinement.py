@@ -24,7 +24,7 @@ from edge_client.session.kept import KeptFrames, Part
 from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
 from shared.codec import RateTarget
-from shared.errors import FeatherwireError, SessionError
+from shared.errors import FeatherwireError, PhotoError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2
 from shared.wire import PictureRequest
 from shared.wire.requests import Refine, refine_message
@@ -209,6 +209,49 @@ def test_send_waits_for_what_the_server_asked_for(
     assert (sure.refined, not_waited_for.refined) == (False, False)
 
 
+def test_a_frame_leaves_before_what_is_only_kept_of_it_is_encoded(
+    asking: Any, feature_bundle: Bundle, tiny_bundle: Bundle, encoder: EdgeEncoder,
+    grey: NDArray[np.uint8],
+) -> None:  # fmt: skip
+    results: list[float] = []
+
+    class SlowEncoder:
+        def encode(self, photo: Any) -> Bitstream:
+            time.sleep(1.0)
+            results.append(time.monotonic())
+            return encoder.encode(photo)
+
+    address = asking().address
+    with EdgeSession(address, bundle=feature_bundle, also=[tiny_bundle]) as session:
+        session.send(grey, state=1)  # opens what is opened once
+        session._framing().describer._encoders[tiny_bundle.short_id] = SlowEncoder()  # type: ignore[assignment]
+        refined = session.send(grey, wait_refined=True)
+        streamed = list(session.stream([grey, grey]))
+    assert refined.refined
+    assert refined.before is not None
+    assert refined.before.round_trip_ms < 900
+    assert sorted((one.sequence, one.refined) for one in streamed) == [
+        (3, False), (3, True), (4, False), (4, True),
+    ]  # fmt: skip
+    assert len(results) == 3
+
+
+def test_what_cannot_be_encoded_in_the_second_place_leaves_the_frame_alone(
+    asking: Any, feature_bundle: Bundle, tiny_bundle: Bundle, grey: NDArray[np.uint8]
+) -> None:
+    class BrokenEncoder:
+        def encode(self, photo: Any) -> Bitstream:
+            raise PhotoError("unreadable", "not by this one")
+
+    address = asking().address
+    with EdgeSession(address, bundle=feature_bundle, also=[tiny_bundle]) as session:
+        session._framing().describer._encoders[tiny_bundle.short_id] = BrokenEncoder()  # type: ignore[assignment]
+        result = session.send(grey, wait_refined=True)
+    assert result.refine_error is not None
+    assert result.refine_error.reason == "not_refinable"
+    assert set(result.tasks) == {"detection"}
+
+
 def test_the_policy_may_ask_for_finer_layers_of_the_same_bundle(
     asking: Any, feature_bundle: Bundle, grey: NDArray[np.uint8]
 ) -> None:
@@ -251,8 +294,11 @@ def test_a_frame_that_is_no_longer_kept_is_refused_with_its_reason(
                 result = session.send(grey, wait_refined=True)
                 assert not result.refined
                 assert result.tasks["detection"].detections == []
+                assert result.refine_error is not None
+                assert result.refine_error.reason == "not_refinable"
+                assert [one.error for one in session.stream([grey])] == [None]
         deadline = time.monotonic() + 5
-        while sum(log["event"] == "command_refused" for log in logs) < 2:
+        while sum(log["event"] == "command_refused" for log in logs) < 4:
             assert time.monotonic() < deadline, logs
             time.sleep(0.01)
     refusals = [log for log in logs if log["event"] == "command_refused"]
