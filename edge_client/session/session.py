@@ -58,8 +58,8 @@ class EdgeSession:
         fetched once and cached, when the server wants another.
     encoder: an ``EdgeEncoder`` to share between sessions; its bundle is used then.
     also: further bundles, as for ``bundle``. Each photo is encoded with them too, once it is on
-        its way, and what is not sent is kept here for when the server asks for it, or ``refine`` does: of the last
-        ``kept_frames`` frames, in ``kept_bytes`` bytes at most.
+        its way, and what is not sent is kept here for when the server asks for it, or ``refine``
+        does: of the last ``kept_frames`` frames, in ``kept_bytes`` bytes at most.
     tasks: what runs when a call names no tasks; None is every task that the server has.
     deadline_s: how long a frame may take; None is the server's deadline for its size and a little
         more.
