@@ -1,25 +1,29 @@
-"""Puts a server together from its settings: bundle, tasks, engine, gRPC."""
+"""Puts a server together from its settings: bundles, tasks, engine, gRPC."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 
 from cloud_server.engine import LocalEngine, TaskStatus, WorkerCounts
+from cloud_server.engine.lane import TAIL_THRESHOLD
 from cloud_server.engine.local import TaskRunner
 from cloud_server.ingest.bundles import BundleServicer
+from cloud_server.ingest.intake import StreamLimits
+from cloud_server.ingest.refinement import RefinePolicy
+from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.server import Server, TlsFiles
 from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.ingest.sessions import SessionLimits
-from cloud_server.ingest.stream import StreamLimits
 from cloud_server.models import ModelStore
+from cloud_server.reconstruct.reconstructor import makes_pictures
 from cloud_server.settings import ServerSettings
 from cloud_server.tasks import open_task, task_names
-from shared.bundle import Bundle
+from shared.bundle import Bundle, packaged_names
 from shared.errors import FeatherwireError, ModelError, TaskError
 
 FETCH_ALL = "featherwire-cloud models fetch"
@@ -27,8 +31,10 @@ FETCH_ALL = "featherwire-cloud models fetch"
 
 async def open_server(
     settings: ServerSettings, *, more_tasks: Mapping[str, Callable[[], TaskRunner]] | None = None
-) -> tuple[Server, LocalEngine, Bundle]:
+) -> tuple[Server, LocalEngine, tuple[Bundle, ...]]:
     """Load everything; the server does not listen yet. Raises ``FeatherwireError``.
+
+    The bundles are those that are served, the one first that clients shall use.
 
     ``more_tasks`` opens tasks of the caller's own, by name, beside those of the settings. Tasks
     whose weights are missing are logged by name, with the command that gets them; when that is
@@ -40,10 +46,15 @@ async def open_server(
         import torch
 
         torch.set_num_threads(settings.torch_threads)
-    bundle = await asyncio.to_thread(Bundle.load, settings.bundle)
+    bundles = await asyncio.to_thread(_load_bundles, settings)
+    policy = _refine_policy(settings, bundles)
     engine = await LocalEngine.open(
-        bundle,
-        tasks={**_task_openers(settings), **(more_tasks or {})},
+        *bundles,
+        # Where no bundle makes pictures there is nothing that these could be run on.
+        tasks={
+            **(_task_openers(settings) if any(map(makes_pictures, bundles)) else {}),
+            **(more_tasks or {}),
+        },
         device=settings.device,
         workers=WorkerCounts(
             decode=settings.decode_workers,
@@ -54,11 +65,12 @@ async def open_server(
             max_batch=settings.max_batch,
             max_delay_s=settings.max_batch_delay_s,
         ),
+        score_threshold=TAIL_THRESHOLD if policy is None else policy.low,
     )
     log = structlog.get_logger()
     for status in engine.tasks.values():
-        if status.unavailable is not None:
-            log.warning("task_unavailable", task=status.name, **status.unavailable.to_dict())
+        if status.picture_error is not None:
+            log.warning("task_unavailable", task=status.name, **status.picture_error.to_dict())
     try:
         _check_usable(settings, engine.tasks)
     except FeatherwireError:
@@ -66,7 +78,8 @@ async def open_server(
         raise
     ingest = IngestServicer(
         engine,
-        bundle_id=bundle.id,
+        bundles=ServedBundles(bundles),
+        refine_policy=policy,
         server_version=package_version(),
         max_message_bytes=settings.max_message_bytes,
         max_streams=settings.max_streams,
@@ -89,12 +102,12 @@ async def open_server(
     server = Server(
         engine,
         ingest,
-        await asyncio.to_thread(BundleServicer, bundle),
+        await asyncio.to_thread(BundleServicer, *bundles),
         max_message_bytes=settings.max_message_bytes,
         drain_deadline_s=settings.drain_deadline_s,
         tls=_tls(settings),
     )
-    return server, engine, bundle
+    return server, engine, bundles
 
 
 def package_version() -> str:
@@ -103,6 +116,39 @@ def package_version() -> str:
         return version("featherwire")
     except PackageNotFoundError:
         return "0"
+
+
+def _load_bundles(settings: ServerSettings) -> tuple[Bundle, ...]:
+    """The bundle of the settings, then those beside it; each once."""
+    names = packaged_names() if settings.bundles is None else settings.bundles
+    if settings.bundle is None and settings.bundles:
+        first = Bundle.load(names[0])
+    else:
+        first = Bundle.load(settings.bundle)
+    bundles = {first.id: first}
+    for name in names:
+        bundle = Bundle.load(name)
+        bundles.setdefault(bundle.id, bundle)
+    return tuple(bundles.values())
+
+
+def _refine_policy(settings: ServerSettings, bundles: Sequence[Bundle]) -> RefinePolicy | None:
+    if settings.refine_band is None:
+        return None
+    named = settings.refine_bundle or bundles[0].id
+    for bundle in bundles:
+        if named in (bundle.manifest.name, bundle.id):
+            if settings.refine_state > bundle.manifest.coarsest_state:
+                raise FeatherwireError(
+                    "invalid_settings",
+                    f"refine_state: bundle {bundle.manifest.name} has states 0 to "
+                    f"{bundle.manifest.coarsest_state}",
+                )
+            return RefinePolicy(*settings.refine_band, bundle.short_id, settings.refine_state)
+    known = ", ".join(bundle.manifest.name for bundle in bundles)
+    raise FeatherwireError(
+        "invalid_settings", f"refine_bundle: {named!r} is not served here; there is: {known}"
+    )
 
 
 def _check_names(settings: ServerSettings) -> None:
@@ -125,19 +171,19 @@ def _check_device(device: str) -> None:
 
 
 def _check_usable(settings: ServerSettings, tasks: Mapping[str, TaskStatus]) -> None:
-    """Raise when a back end that was named cannot run, or when no task can at all."""
+    """Raise when a back end that was named cannot run, or when no task on pictures can at all."""
     for name, backend in _backends(settings).items():
-        error = tasks[name].unavailable if name in tasks else None
+        error = tasks[name].picture_error if name in tasks else None
         if backend is not None and error is not None:
             raise error
-    errors = [status.unavailable for status in tasks.values() if status.unavailable is not None]
-    if not settings.tasks or len(errors) < len(tasks):
+    errors = [one.picture_error for one in tasks.values() if one.picture_error is not None]
+    if not settings.tasks or not errors or any(one.on_pictures for one in tasks.values()):
         return
     if len(errors) == 1:
         raise errors[0]
     raise ModelError(
         "weights_missing",
-        f"none of {', '.join(tasks)} can run, and `--tasks none` was not asked for",
+        f"none of {', '.join(settings.tasks)} can run, and `--tasks none` was not asked for",
         command=FETCH_ALL,
     )
 

@@ -32,9 +32,15 @@ class ServerSettings(BaseSettings):
     listen: str = Field(
         default="127.0.0.1:7570", description="HOST:PORT; port 0 chooses a free one"
     )
-    bundle: str | None = Field(default=None, description="folder, zip or name; none: the packaged")
+    bundle: str | None = Field(
+        default=None, description="that clients shall use: folder, zip or name; none: the packaged"
+    )
+    bundles: Annotated[tuple[str, ...] | None, NoDecode] = Field(
+        default=None, description="those served beside it; none: the others that are packaged"
+    )
     tasks: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=("detection", "segmentation", "landmarks"), description="tasks to open at start-up"
+        default=("detection", "segmentation", "landmarks"),
+        description="tasks on pictures to open at start-up; those on features come with a bundle",
     )
     detector: str | None = Field(
         default=None, description="back end of detection, such as yolo11n.pt; none: the embedded"
@@ -54,6 +60,15 @@ class ServerSettings(BaseSettings):
     queue_size: int = Field(default=16, ge=1, le=1024, description="items inside one stage")
     max_batch: int = Field(default=4, ge=1, le=256, description="frames a reconstruction")
     max_batch_delay_s: float = Field(default=0.005, ge=0, le=1)
+
+    # Refinement: what the server asks for after a doubtful detection
+    refine_band: Annotated[tuple[float, float] | None, NoDecode] = Field(
+        default=None, description="scores, low:high; none: it never asks"
+    )
+    refine_bundle: str | None = Field(
+        default=None, description="name or id of a bundle served; none: the first"
+    )
+    refine_state: int = Field(default=0, ge=0, le=255)
 
     # Bounds
     max_streams: int = Field(default=256, ge=1, le=100_000)
@@ -117,10 +132,22 @@ class ServerSettings(BaseSettings):
             raise ValueError("is HOST:PORT, such as 127.0.0.1:7570 or [::]:7570")
         return listen
 
-    @field_validator("tasks", mode="before")
+    @field_validator("tasks", "bundles", mode="before")
     @classmethod
-    def _split(cls, tasks: Any) -> Any:
-        return split_names(tasks) if isinstance(tasks, str) else tasks
+    def _split(cls, names: Any) -> Any:
+        return split_names(names) if isinstance(names, str) else names
+
+    @field_validator("refine_band", mode="before")
+    @classmethod
+    def _split_band(cls, band: Any) -> Any:
+        return tuple(band.split(":")) if isinstance(band, str) else band
+
+    @field_validator("refine_band")
+    @classmethod
+    def _ordered_band(cls, band: tuple[float, float] | None) -> tuple[float, float] | None:
+        if band is not None and not 0 <= band[0] <= band[1] <= 1:
+            raise ValueError("is LOW:HIGH with 0 <= LOW <= HIGH <= 1, such as 0.3:0.6")
+        return band
 
     @model_validator(mode="after")
     def _whole_tls(self) -> ServerSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -79,12 +80,41 @@ class EdgeEncoder:
     def encode_at(self, photo: str | Path | bytes | Pixels, target: RateTarget) -> Bitstream:
         """:meth:`encode` for a target that is one already."""
         self.check(target)
-        if isinstance(photo, np.ndarray):
-            image = from_array(photo, limits=self._limits)
-        else:
-            image = load_photo(photo, limits=self._limits)
-        height, width = image.shape[:2]
+        image = self._load(photo)
+        return self._encode(image, self._extractor(image), target)
+
+    def encode_kept(
+        self, photo: str | Path | bytes | Pixels, target: RateTarget
+    ) -> tuple[Bitstream, Bitstream]:
+        """The photo at ``target``, and at the finest state that its layers can be continued to.
+
+        That is the finest of the chain from which the first one is. The network runs once. Raises
+        like :meth:`encode`.
+        """
+        self.check(target)
+        image = self._load(photo)
         features = self._extractor(image)
+        if target.state is not None:
+            finest = self._encode(image, features, self._finest(target.state))
+            return finest.truncate(target.state), finest
+        bitstream = self._encode(image, features, target)
+        finest_target = self._finest(bitstream.state)
+        if bitstream.state == finest_target.state:
+            return bitstream, bitstream
+        return bitstream, self._encode(image, features, finest_target)
+
+    def _finest(self, state: int) -> RateTarget:
+        return RateTarget(state=self.bundle.manifest.chain_of(state)[0].state)
+
+    def _load(self, photo: str | Path | bytes | Pixels) -> Pixels:
+        if isinstance(photo, np.ndarray):
+            return from_array(photo, limits=self._limits)
+        return load_photo(photo, limits=self._limits)
+
+    def _encode(
+        self, image: Pixels, features: Mapping[str, npt.NDArray[np.float32]], target: RateTarget
+    ) -> Bitstream:
+        height, width = image.shape[:2]
         return self._codec.encode(
             features,
             width,

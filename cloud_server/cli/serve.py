@@ -29,12 +29,20 @@ def serve(
         str | None,
         typer.Option("--bundle", help="Bundle folder, zip or name. Default: the picture bundle."),
     ] = None,
+    bundles: Annotated[
+        str | None,
+        typer.Option(
+            "--bundles",
+            metavar="NAME,NAME",
+            help="Bundles to take beside it, or `none`. Default: all that come with Featherwire.",
+        ),
+    ] = None,
     tasks: Annotated[
         str | None,
         typer.Option(
             "--tasks",
             metavar="NAME,NAME",
-            help="Tasks to open, or `none`. Default: detection,segmentation,landmarks.",
+            help="Tasks on pictures to open, or `none`. Default: detection,segmentation,landmarks.",
         ),
     ] = None,
     detector: Annotated[
@@ -50,6 +58,21 @@ def serve(
     ] = None,
     credits_: Annotated[
         int | None, typer.Option("--credits", help="Frames in flight a stream. Default: 8.")
+    ] = None,
+    refine_band: Annotated[
+        str | None,
+        typer.Option(
+            "--refine-band",
+            metavar="LOW:HIGH",
+            help="Ask for more layers of a frame with a detection of such a score, as 0.3:0.6.",
+        ),
+    ] = None,
+    refine_bundle: Annotated[
+        str | None,
+        typer.Option("--refine-bundle", metavar="NAME", help="Of which bundle. Default: --bundle."),
+    ] = None,
+    refine_state: Annotated[
+        int | None, typer.Option("--refine-state", help="Up to which state. Default: 0.")
     ] = None,
     drain_deadline_s: Annotated[
         float | None,
@@ -104,12 +127,16 @@ def serve(
             config,
             listen=listen,
             bundle=bundle,
+            bundles=None if bundles is None else split_names(bundles),
             tasks=None if tasks is None else split_names(tasks),
             detector=detector,
             segmenter=segmenter,
             device=device,
             models_dir=models_dir,
             credits=credits_,
+            refine_band=refine_band,
+            refine_bundle=refine_bundle,
+            refine_state=refine_state,
             drain_deadline_s=drain_deadline_s,
             tls_certificate=tls_certificate,
             tls_key=tls_key,
@@ -130,7 +157,8 @@ def serve(
         server.stop_on_signals()
         ready = {
             "listening": address,
-            "bundle": opened.id,
+            "bundle": opened[0].id,
+            "bundles": {bundle.manifest.name: bundle.id for bundle in opened},
             "tasks": [s.name for s in engine.tasks.values() if s.unavailable is None],
             "unavailable": {
                 s.name: s.unavailable.to_dict()
@@ -159,7 +187,10 @@ def serve(
 
 def _print_ready(ready: Mapping[str, object]) -> None:
     print(f"listening on {ready['listening']}")
-    print(f"bundle {ready['bundle']}")
+    bundles = ready["bundles"]
+    if isinstance(bundles, dict):
+        for name, bundle_id in bundles.items():
+            print(f"bundle {bundle_id} ({name})")
     tasks = ready["tasks"]
     print("tasks " + (", ".join(tasks) if isinstance(tasks, list) and tasks else "none"))
     unavailable = ready["unavailable"]

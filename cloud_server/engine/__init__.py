@@ -1,11 +1,23 @@
 """The engine: frames in, outcomes out, everything heavy in workers.
 
-submit ── decode ── reconstruct ──┬── task ── task ──┬── outcome
-          (codec)   (batched by   └── picture ───────┘
-                     shape)
+         ┌─ of one bundle ───────────────────────────────┐
+submit ──┤ decode ──┬── tail ── tail                     ├── outcome
+         │ (codec)  └── reconstruct ──┬── task ── task   │
+         └──────────────(by shape)────└── picture ───────┘
+
+A frame may carry bitstreams of several bundles; each has its own part (``lane``), the tasks and the
+picture encoder are shared.
 """
 
-from cloud_server.engine.api import Engine, EngineFrame, TaskStatus
-from cloud_server.engine.local import LocalEngine, WorkerCounts
+from cloud_server.engine.api import Engine, EngineFrame, EngineOutcome, TaskStatus
+from cloud_server.engine.lane import WorkerCounts
+from cloud_server.engine.local import LocalEngine
 
-__all__ = ["Engine", "EngineFrame", "LocalEngine", "TaskStatus", "WorkerCounts"]
+__all__ = [
+    "Engine",
+    "EngineFrame",
+    "EngineOutcome",
+    "LocalEngine",
+    "TaskStatus",
+    "WorkerCounts",
+]

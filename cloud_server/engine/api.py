@@ -13,21 +13,57 @@ from shared.wire import FrameOutcome, PictureRequest
 
 @dataclass(frozen=True, slots=True)
 class EngineFrame:
-    """One frame to analyse. ``deadline_s`` counts from ``submit``."""
+    """One frame to analyse. ``deadline_s`` counts from ``submit``.
 
-    bitstream: Bitstream
+    ``bitstreams``: one or more descriptions of the one picture, each by another bundle. A task that
+    a tail of one of these bundles does runs on features; the others, and the picture itself, need
+    a bundle that makes pictures. ``refined`` is the short id of the bundle whose layers have just
+    come: a task that it has enough for runs on it, also where another bundle's tail could.
+    """
+
+    bitstreams: tuple[Bitstream, ...]
     tasks: tuple[str, ...] = ()
     picture: PictureRequest | None = None
     deadline_s: float = 30.0
+    refined: bytes | None = None
+
+    @property
+    def pixels(self) -> int:
+        """Width times height of the picture."""
+        return self.bitstreams[0].width * self.bitstreams[0].height
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of all bitstreams, headers included."""
+        return sum(bitstream.file_bytes for bitstream in self.bitstreams)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOutcome(FrameOutcome):
+    """An outcome, and what it does not tell: ``doubts``.
+
+    Those are scores (0 to 1) of detections below the threshold of results, down to the one that the
+    engine was opened with.
+    """
+
+    doubts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
-    """A task that was asked for at start-up, and why it cannot run when it cannot."""
+    """A task of the engine, and why it cannot run when it cannot.
+
+    ``on_features``: a tail of a bundle does it. ``on_pictures``: it runs on reconstructions.
+    ``picture_error`` is why not, where it should; when a tail can do the task all the same,
+    ``unavailable`` is None.
+    """
 
     name: str
     models: tuple[ModelInfo, ...] = ()
     unavailable: FeatherwireError | None = None
+    on_pictures: bool = True
+    on_features: bool = False
+    picture_error: FeatherwireError | None = None
 
 
 class Engine(Protocol):
@@ -41,7 +77,7 @@ class Engine(Protocol):
     def alive(self) -> bool:
         """Whether every worker runs."""
 
-    async def submit(self, frame: EngineFrame) -> FrameOutcome:
+    async def submit(self, frame: EngineFrame) -> EngineOutcome:
         """Analyse one frame. Failures are inside the outcome; only cancellation raises."""
 
     async def close(self) -> bool:

@@ -1,37 +1,25 @@
-"""The engine inside the server's process: worker threads around codec, reconstructor, tasks."""
+"""The engine inside the server's process: worker threads around codecs, networks and tasks."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cloud_server.engine.api import EngineFrame, TaskStatus
+from cloud_server.engine.api import EngineFrame, EngineOutcome, TaskStatus
+from cloud_server.engine.frame import FrameRun
+from cloud_server.engine.lane import TAIL_THRESHOLD, BundleLane, Image, WorkerCounts, each
 from cloud_server.engine.picture import encode_picture
-from cloud_server.engine.stage import Done, Stage, StoppableHandler
-from cloud_server.reconstruct import Reconstructor
+from cloud_server.engine.stage import Done, Stage
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import Latents, open_codec
 from shared.errors import BundleError, FeatherwireError, TaskError
-from shared.results import AnalysisResult, ModelInfo, TaskResult
-from shared.wire import FrameOutcome, Picture, PictureRequest
-
-Image = NDArray[np.uint8]
-A = TypeVar("A")
-B = TypeVar("B")
-
-LARGE_PIXELS = 4_000_000
-"""Pictures of more pixels are reconstructed by a worker of their own, so that others pass them."""
+from shared.results import ModelInfo, TaskResult
+from shared.wire import Picture, PictureRequest
 
 
 class TaskRunner(Protocol):
-    """What the engine needs of a task; see ``cloud_server.tasks``."""
+    """What the engine needs of a task on pictures; see ``cloud_server.tasks``."""
 
     @property
     def models(self) -> list[ModelInfo]: ...
@@ -39,66 +27,39 @@ class TaskRunner(Protocol):
     def run(self, images: Sequence[Image]) -> list[TaskResult]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerCounts:
-    """Threads for each stage, and how frames are put together.
-
-    ``queue_size`` bounds each stage; ``max_delay_s`` is how long a reconstruction may wait for
-    others of its shape.
-    """
-
-    decode: int = 1
-    reconstruct: int = 1
-    task: int = 1
-    picture: int = 1
-    queue_size: int = 16
-    max_batch: int = 4
-    max_task_batch: int = 1
-    max_delay_s: float = 0.005
-
-
 class LocalEngine:
     """Stages of threads; one model instance a thread. Made by ``LocalEngine.open``."""
 
-    def __init__(self, bundle: Bundle, workers: WorkerCounts) -> None:
-        self._bundle = bundle
-        self._tasks: dict[str, TaskStatus] = {}
-        queue = workers.queue_size
-        self._decode: Stage[Bitstream, Latents] = Stage("decode", queue_size=queue)
-        self._reconstruct: Stage[Latents, Image] = Stage(
-            "reconstruct",
-            queue_size=max(queue, workers.max_batch),
-            max_batch=workers.max_batch,
-            max_delay_s=workers.max_delay_s,
-            key=latent_shapes,
-            expecting=lambda: self._decode.pending > 0,
-        )
-        self._reconstruct_large: Stage[Latents, Image] = Stage(
-            "reconstruct-large", queue_size=queue
-        )
-        self._picture: Stage[tuple[Image, PictureRequest], Picture] = Stage(
-            "picture", queue_size=queue
-        )
-        self._task_stages: dict[str, Stage[Image, TaskResult]] = {}
+    def __init__(self, workers: WorkerCounts) -> None:
         self._workers = workers
+        self._lanes: dict[bytes, BundleLane] = {}
+        self._tasks: dict[str, TaskStatus] = {}
+        self._unavailable: dict[str, FeatherwireError] = {}
+        self._task_stages: dict[str, Stage[Image, TaskResult]] = {}
+        self._picture: Stage[tuple[Image, PictureRequest], Picture] = Stage(
+            "picture", queue_size=workers.queue_size
+        )
 
     @classmethod
     async def open(
         cls,
-        bundle: Bundle,
-        *,
+        *bundles: Bundle,
         tasks: Mapping[str, Callable[[], TaskRunner]] | None = None,
         device: str = "cpu",
         workers: WorkerCounts | None = None,
+        score_threshold: float = TAIL_THRESHOLD,
     ) -> LocalEngine:
         """Load every model and start the workers.
 
-        ``tasks`` opens each task by name, once for each of its workers. A task whose opener
-        raises is reported in ``engine.tasks`` as unavailable, and the rest go on; a codec or
-        reconstructor that cannot be opened raises.
+        ``bundles``: one or more, the one that clients shall use first. ``tasks`` opens each task on
+        pictures by name, once for each of its workers. A task whose opener raises is reported in
+        ``engine.tasks`` as unavailable, and the rest go on; a codec, reconstructor or tail that
+        cannot be opened raises. ``score_threshold``: down to which tails report ``doubts``.
         """
-        engine = cls(bundle, workers or WorkerCounts())
-        await asyncio.to_thread(engine._open, dict(tasks or {}), device)
+        engine = cls(workers or WorkerCounts())
+        await asyncio.to_thread(
+            engine._open, bundles, dict(tasks or {}), device, min(score_threshold, TAIL_THRESHOLD)
+        )
         return engine
 
     @property
@@ -109,44 +70,75 @@ class LocalEngine:
     def alive(self) -> bool:
         return all(stage.alive for stage in self._stages())
 
-    async def submit(self, frame: EngineFrame) -> FrameOutcome:
-        started = time.perf_counter()
-        milliseconds: dict[str, float] = {}
-        try:
-            async with asyncio.timeout(frame.deadline_s):
-                image = await self._image(frame, milliseconds)
-        except TimeoutError:
-            return FrameOutcome(error=_deadline_exceeded(frame.deadline_s))
-        except FeatherwireError as error:
-            return FrameOutcome(error=error)
-        return await self._analyse(frame, image, milliseconds, started)
+    async def submit(self, frame: EngineFrame) -> EngineOutcome:
+        return await FrameRun(self, frame).outcome()
 
     async def close(self) -> bool:
         return all(await asyncio.gather(*(stage.close() for stage in self._stages())))
 
-    # -- start-up ----------------------------------------------------------------------------
+    # -- for the run of a frame ------------------------------------------------------------------
 
-    def _open(self, tasks: dict[str, Callable[[], TaskRunner]], device: str) -> None:
-        workers = self._workers
-        codecs = [open_codec(self._bundle) for _ in range(workers.decode)]
-        self._decode.start([_each(codec.decode) for codec in codecs])
-        self._reconstruct.start_stoppable(
-            [self._open_reconstructor(device) for _ in range(workers.reconstruct)]
-        )
-        self._reconstruct_large.start_stoppable([self._open_reconstructor(device)])
-        self._picture.start([_each(_encode) for _ in range(workers.picture)])
+    def lane_of(self, bitstream: Bitstream) -> BundleLane:
+        """The bundle's part. Raises ``BundleError("bundle_mismatch")``."""
+        lane = self._lanes.get(bitstream.bundle_id)
+        if lane is None:
+            raise unknown_bundle(bitstream.bundle_id, [one.bundle for one in self._lanes.values()])
+        return lane
+
+    def on_pictures(self, task: str) -> bool:
+        """Whether the task can run on a picture here."""
+        return task in self._task_stages
+
+    def cannot_run(self, task: str) -> FeatherwireError:
+        """Why a task cannot be run on the picture of a frame that has one."""
+        if task in self._unavailable:
+            return self._unavailable[task]
+        if task in self._tasks:
+            named = [one.bundle.manifest.name for one in self._lanes.values() if task in one.models]
+            return TaskError(
+                "needs_features",
+                f"{task} runs on features of bundle {' or '.join(named)} alone on this server",
+                task=task,
+            )
+        known = ", ".join(sorted(self._tasks)) or "none"
+        return TaskError("unknown_task", f"no task {task!r} on this server; it has: {known}")
+
+    async def run_task(self, task: str, image: Image) -> Done[TaskResult]:
+        """A task on a picture, uint8 HxWx3."""
+        return await self._task_stages[task].run(image)
+
+    async def encode(self, image: Image, request: PictureRequest) -> Done[Picture]:
+        """The picture as it was asked for."""
+        return await self._picture.run((image, request))
+
+    # -- start-up --------------------------------------------------------------------------------
+
+    def _open(
+        self,
+        bundles: Sequence[Bundle],
+        tasks: dict[str, Callable[[], TaskRunner]],
+        device: str,
+        score_threshold: float,
+    ) -> None:
+        for bundle in bundles:
+            self._lanes[bundle.short_id] = BundleLane(
+                bundle, self._workers, device=device, score_threshold=score_threshold
+            )
+        self._picture.start([each(_encode) for _ in range(self._workers.picture)])
         for name, open_one in tasks.items():
             self._open_task(name, open_one)
-
-    def _open_reconstructor(self, device: str) -> StoppableHandler[Latents, Image]:
-        reconstructor = Reconstructor.from_bundle(self._bundle, device=device)
-        return lambda batch, should_stop: reconstructor.reconstruct(batch, should_stop=should_stop)
+        for lane in self._lanes.values():
+            for name, models in lane.models.items():
+                self._add_tail(name, models)
 
     def _open_task(self, name: str, open_one: Callable[[], TaskRunner]) -> None:
         try:
             runners = [open_one() for _ in range(self._workers.task)]
         except FeatherwireError as error:
-            self._tasks[name] = TaskStatus(name, unavailable=error)
+            self._unavailable[name] = error
+            self._tasks[name] = TaskStatus(
+                name, unavailable=error, on_pictures=False, picture_error=error
+            )
             return
         stage: Stage[Image, TaskResult] = Stage(
             f"task.{name}",
@@ -157,138 +149,34 @@ class LocalEngine:
         self._task_stages[name] = stage
         self._tasks[name] = TaskStatus(name, models=tuple(runners[0].models))
 
+    def _add_tail(self, name: str, models: tuple[ModelInfo, ...]) -> None:
+        on_pictures = name in self._task_stages
+        before = self._tasks[name].models if name in self._tasks else ()
+        new = tuple(model for model in models if model not in before)
+        self._tasks[name] = TaskStatus(
+            name,
+            models=before + new,
+            on_pictures=on_pictures,
+            on_features=True,
+            picture_error=self._unavailable.get(name),
+        )
+
     def _stages(self) -> list[Stage[Any, Any]]:
-        return [
-            self._decode,
-            self._reconstruct,
-            self._reconstruct_large,
-            self._picture,
-            *self._task_stages.values(),
-        ]
-
-    # -- one frame ---------------------------------------------------------------------------
-
-    async def _image(self, frame: EngineFrame, milliseconds: dict[str, float]) -> Image | None:
-        """The reconstruction, uint8 HxWx3; None when nothing asks for it."""
-        if frame.bitstream.bundle_id != self._bundle.short_id:
-            raise BundleError(
-                "bundle_mismatch",
-                f"the frame was written with bundle {frame.bitstream.bundle_id.hex()}..., this "
-                f"server decodes {self._bundle.id}; fetch that one with BundleService.GetBundle, "
-                "or send without a bundle of your own, and encode the photo again",
-                bundle_id=self._bundle.id,
-            )
-        decoded = await self._decode.run(frame.bitstream)
-        _note(milliseconds, "decode", decoded)
-        if frame.picture is None and not any(name in self._task_stages for name in frame.tasks):
-            return None
-        large = frame.bitstream.width * frame.bitstream.height > LARGE_PIXELS
-        lane = self._reconstruct_large if large else self._reconstruct
-        reconstructed = await lane.run(decoded.value)
-        _note(milliseconds, "reconstruct", reconstructed)
-        return reconstructed.value
-
-    async def _analyse(
-        self,
-        frame: EngineFrame,
-        image: Image | None,
-        milliseconds: dict[str, float],
-        started: float,
-    ) -> FrameOutcome:
-        """Run the tasks and encode the picture side by side; what is late or fails says so."""
-        jobs: dict[str, asyncio.Task[Done[TaskResult]]] = {}
-        errors: dict[str, FeatherwireError] = {}
-        for name in dict.fromkeys(frame.tasks):
-            if name in self._task_stages and image is not None:
-                jobs[name] = asyncio.create_task(self._task_stages[name].run(image))
-            else:
-                errors[name] = self._cannot_run(name)
-        picture_job: asyncio.Task[Done[Picture]] | None = None
-        if frame.picture is not None and image is not None:
-            picture_job = asyncio.create_task(self._picture.run((image, frame.picture)))
-        everything = [*jobs.values(), *([picture_job] if picture_job else [])]
-        try:
-            if everything:
-                remaining_s = frame.deadline_s - (time.perf_counter() - started)
-                await asyncio.wait(everything, timeout=max(0.0, remaining_s))
-        finally:
-            for job in everything:
-                job.cancel()  # no effect on those that are done
-        results: dict[str, TaskResult] = {}
-        for name, job in jobs.items():
-            done = _outcome_of(job, frame.deadline_s)
-            if isinstance(done, Done):
-                _note(milliseconds, f"task.{name}", done)
-                results[name] = done.value
-            else:
-                errors[name] = done
-        encoded = _outcome_of(picture_job, frame.deadline_s) if picture_job else None
-        if isinstance(encoded, Done):
-            _note(milliseconds, "picture", encoded)
-        milliseconds["total"] = (time.perf_counter() - started) * 1e3
-        return FrameOutcome(
-            analysis=self._analysis(frame.bitstream, results, milliseconds),
-            task_errors=errors,
-            picture=encoded.value if isinstance(encoded, Done) else None,
-            picture_error=encoded if isinstance(encoded, FeatherwireError) else None,
-        )
-
-    def _analysis(
-        self, bitstream: Bitstream, results: dict[str, TaskResult], milliseconds: dict[str, float]
-    ) -> AnalysisResult:
-        payload_bytes = bitstream.file_bytes
-        return AnalysisResult(
-            width=bitstream.width,
-            height=bitstream.height,
-            state=bitstream.state,
-            bundle_id=self._bundle.id,
-            payload_bytes=payload_bytes,
-            bits_per_pixel=bitstream.bits_per_pixel,
-            tasks=results,
-            milliseconds=milliseconds,
-        )
-
-    def _cannot_run(self, name: str) -> FeatherwireError:
-        status = self._tasks.get(name)
-        if status is not None and status.unavailable is not None:
-            return status.unavailable
-        known = ", ".join(sorted(self._tasks)) or "none"
-        return TaskError("unknown_task", f"no task {name!r} on this server; it has: {known}")
+        lanes = [stage for lane in self._lanes.values() for stage in lane.stages]
+        return [*lanes, self._picture, *self._task_stages.values()]
 
 
-def latent_shapes(latents: Latents) -> Hashable:
-    """What two frames must share to be reconstructed in one batch: the shape of every scale."""
-    return tuple((name, array.shape) for name, array in sorted(latents.scales.items()))
-
-
-def _each(function: Callable[[A], B]) -> Callable[[list[A]], list[B]]:
-    """A handler of batches from a function of one item."""
-    return lambda items: [function(item) for item in items]
+def unknown_bundle(short_id: bytes, bundles: Sequence[Bundle]) -> BundleError:
+    """What is wrong with a bitstream of a bundle that is not here."""
+    ids = ", ".join(bundle.id for bundle in bundles)
+    return BundleError(
+        "bundle_mismatch",
+        f"the frame was written with bundle {short_id.hex()}..., this server decodes {ids}; fetch "
+        "that with BundleService.GetBundle, or send without a bundle of your own, and encode the "
+        "photo again",
+        bundle_id=bundles[0].id,
+    )
 
 
 def _encode(item: tuple[Image, PictureRequest]) -> Picture:
     return encode_picture(*item)
-
-
-def _note(milliseconds: dict[str, float], name: str, done: Done[Any]) -> None:
-    """Add a stage's time; waiting times of all stages are summed as ``queue``."""
-    milliseconds[name] = done.run_ms
-    milliseconds["queue"] = milliseconds.get("queue", 0.0) + done.queue_ms
-
-
-def _outcome_of(job: asyncio.Task[Done[B]], deadline_s: float) -> Done[B] | FeatherwireError:
-    """What a finished or abandoned job came to."""
-    if not job.done() or job.cancelled():
-        return _deadline_exceeded(deadline_s)
-    error = job.exception()
-    if error is None:
-        return job.result()
-    if isinstance(error, FeatherwireError):
-        return error
-    raise error
-
-
-def _deadline_exceeded(deadline_s: float) -> FeatherwireError:
-    return FeatherwireError(
-        "deadline_exceeded", f"not done within {deadline_s:g} s", deadline_s=deadline_s
-    )

@@ -1,4 +1,4 @@
-"""Hand-over of the server's bundle to devices that have another, or none."""
+"""Hand-over of the server's bundles to devices that have others, or none."""
 
 from __future__ import annotations
 
@@ -25,54 +25,64 @@ if TYPE_CHECKING:
 
 
 class BundleServicer(bundles_pb2_grpc.BundleServiceServicer):
-    """Serves one bundle, as the zip that a device needs: all of it but the decoder's weights."""
+    """Serves bundles, each as the zip that a device needs: all but decoder weights and tails."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        """Reads and packs the bundle; call it off the event loop."""
-        manifest = bundle.manifest
-        self._zip = bundle.to_zip(without=frozenset({WEIGHTS_FILE}))
-        self._info = bundles_pb2.BundleInfo(
-            bundle_id=bundle.id,
-            name=manifest.name,
-            version=manifest.version,
-            codec=manifest.codec,
-            zip_bytes=len(self._zip),
-            zip_sha256=hashlib.sha256(self._zip).hexdigest(),
-            states=[
-                bundles_pb2.BundleState(
-                    state=row.state, typical_bits_per_pixel=row.typical_bits_per_pixel
-                )
-                for row in manifest.states
-            ],
-        )
+    def __init__(self, *bundles: Bundle) -> None:
+        """bundles: the one first that devices shall use.
+
+        Reads and packs them; call it off the event loop.
+        """
+        self._packed = {bundle.id: _pack(bundle) for bundle in bundles}
+        self._current_id = bundles[0].id
 
     async def ListBundles(
         self, request: bundles_pb2.ListBundlesRequest, context: ListContext
     ) -> bundles_pb2.ListBundlesResponse:
         return bundles_pb2.ListBundlesResponse(
-            bundles=[self._info], current_bundle_id=self._info.bundle_id
+            bundles=[info for info, _ in self._packed.values()],
+            current_bundle_id=self._current_id,
         )
 
     async def GetBundle(
         self, request: bundles_pb2.GetBundleRequest, context: GetContext
     ) -> AsyncIterator[bundles_pb2.GetBundleResponse]:
-        if request.bundle_id not in ("", self._info.bundle_id):
+        packed = self._packed.get(request.bundle_id or self._current_id)
+        if packed is None:
             await abort(
                 context,
                 BundleError(
                     "not_found",
                     f"this server has no bundle {request.bundle_id[:64]}; it has "
-                    f"{self._info.bundle_id}",
+                    f"{', '.join(self._packed)}",
                 ),
             )
-        if request.offset_bytes > len(self._zip):
-            await abort(
-                context,
-                BundleError("bad_offset", f"the zip has {len(self._zip)} bytes"),
-            )
-        info: bundles_pb2.BundleInfo | None = self._info
-        for start in range(request.offset_bytes, len(self._zip) or 1, BUNDLE_CHUNK_BYTES):
+        described, data = packed
+        if request.offset_bytes > len(data):
+            await abort(context, BundleError("bad_offset", f"the zip has {len(data)} bytes"))
+        info: bundles_pb2.BundleInfo | None = described
+        for start in range(request.offset_bytes, len(data) or 1, BUNDLE_CHUNK_BYTES):
             yield bundles_pb2.GetBundleResponse(
-                info=info, offset_bytes=start, data=self._zip[start : start + BUNDLE_CHUNK_BYTES]
+                info=info, offset_bytes=start, data=data[start : start + BUNDLE_CHUNK_BYTES]
             )
             info = None
+
+
+def _pack(bundle: Bundle) -> tuple[bundles_pb2.BundleInfo, bytes]:
+    manifest = bundle.manifest
+    only_cloud = {WEIGHTS_FILE, *(tail.file for tail in manifest.tails or ())}
+    data = bundle.to_zip(without=frozenset(only_cloud))
+    info = bundles_pb2.BundleInfo(
+        bundle_id=bundle.id,
+        name=manifest.name,
+        version=manifest.version,
+        codec=manifest.codec,
+        zip_bytes=len(data),
+        zip_sha256=hashlib.sha256(data).hexdigest(),
+        states=[
+            bundles_pb2.BundleState(
+                state=row.state, typical_bits_per_pixel=row.typical_bits_per_pixel
+            )
+            for row in manifest.states
+        ],
+    )
+    return info, data

@@ -11,14 +11,18 @@ import grpc
 import structlog
 
 from cloud_server.engine import Engine, EngineFrame
+from cloud_server.ingest.intake import StreamLimits
+from cloud_server.ingest.refinement import RefinePolicy
+from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.sessions import SessionLimits, SessionRegistry
 from cloud_server.ingest.status import abort
-from cloud_server.ingest.stream import Stream, StreamLimits
+from cloud_server.ingest.stream import Stream
 from shared.errors import FeatherwireError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc, types_pb2
 from shared.wire import error_to_message
-from shared.wire.requests import parse_features, parse_picture_request, parse_tasks
+from shared.wire.features import parse_bitstreams
+from shared.wire.requests import parse_picture_request, parse_tasks
 from shared.wire.results import model_to_message, outcome_to_message
 from shared.wire.transport import MAX_FRAME_BYTES
 
@@ -36,7 +40,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self,
         engine: Engine,
         *,
-        bundle_id: str,
+        bundles: ServedBundles,
         server_version: str,
         max_message_bytes: int,
         max_streams: int = 256,
@@ -44,9 +48,11 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         stream_limits: StreamLimits | None = None,
         session_limits: SessionLimits | None = None,
         picture_limits: Limits = DEFAULT_LIMITS,
+        refine_policy: RefinePolicy | None = None,
     ) -> None:
         self._engine = engine
-        self._bundle_id = bundle_id
+        self._bundles = bundles
+        self._refine_policy = refine_policy
         self._server_version = server_version
         self._stream_limits = stream_limits or StreamLimits()
         self._picture_limits = picture_limits
@@ -79,11 +85,12 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         stream = Stream(
             engine=self._engine,
             sessions=self._sessions,
-            bundle_id=self._bundle_id,
+            bundles=self._bundles,
             settings=self._settings,
             server_version=self._server_version,
             limits=self._stream_limits,
             picture_limits=self._picture_limits,
+            refine_policy=self._refine_policy,
         )
         self._streams.add(stream)
         try:
@@ -142,12 +149,12 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         return len(self._streams)
 
     def _engine_frame(self, request: ingest_pb2.AnalyzeRequest) -> EngineFrame:
-        bitstream = parse_features(request.features, self._picture_limits)
+        bitstreams = parse_bitstreams(request.features, self._picture_limits)
         return EngineFrame(
-            bitstream,
+            bitstreams,
             parse_tasks(request.tasks),
             parse_picture_request(request.picture) if request.HasField("picture") else None,
-            self._stream_limits.deadline_of(bitstream),
+            self._stream_limits.deadline_of(bitstreams[0]),
         )
 
     def _server_settings(self, max_message_bytes: int) -> ingest_pb2.ServerSettings:
@@ -165,6 +172,8 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             if status.unavailable is not None:
                 info.unavailable.CopyFrom(error_to_message(status.unavailable))
             settings.tasks.append(info)
+            if status.on_features and not status.on_pictures:
+                settings.feature_tasks.append(status.name)
         return settings
 
 

@@ -13,17 +13,20 @@ from typing import Protocol
 
 from cloud_server.ingest.cache import OwnedCache
 from shared.bitstream import Bitstream
-from shared.proto.featherwire.v1 import ingest_pb2
+from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
 
 SessionKey = tuple[str, str]
 """Device and session, as the client named them."""
+
+Version = tuple[bytes, int]
+"""Of which bundle (short id) layers have come last, and their finest state."""
 
 
 class Outlet(Protocol):
     """Where a session's results go: the stream that is attached to it."""
 
-    def deliver(self, result: ingest_pb2.Result) -> None:
-        """Take a result of a frame that has just been completed."""
+    def deliver(self, result: ingest_pb2.Result, command: fleet_pb2.Command | None) -> None:
+        """Take a result of a frame that has just been completed, and what to ask of the device."""
 
     def supersede(self) -> None:
         """Another stream has taken the session over."""
@@ -56,23 +59,23 @@ class Session:
     # Every sequence up to here counts as accepted; those above it are listed one by one.
     floor: int = 0
     accepted_above: set[int] = field(default_factory=set)
-    # State by state, what was accepted of recent frames, with the result once there is one.
-    outcomes: OrderedDict[tuple[int, int], int | None] = field(default_factory=OrderedDict)
+    # Version by version, what was accepted of recent frames, with the result once there is one.
+    outcomes: OrderedDict[tuple[int, Version], int | None] = field(default_factory=OrderedDict)
 
     @property
     def resume_after_sequence(self) -> int:
         """All frames up to this one were accepted."""
         return self.floor
 
-    def knows(self, sequence: int, state: int) -> bool:
-        """Whether this frame was accepted before, at this state."""
-        return (sequence, state) in self.outcomes
+    def knows(self, sequence: int, version: Version) -> bool:
+        """Whether this frame was accepted before, at this bundle's state."""
+        return (sequence, version) in self.outcomes
 
     def accepted(self, sequence: int) -> bool:
         """Whether this frame was accepted before, at any state."""
         return sequence <= self.floor or sequence in self.accepted_above
 
-    def accept(self, sequence: int, state: int) -> None:
+    def accept(self, sequence: int, version: Version) -> None:
         """Remember that the frame will be processed."""
         if not self.accepted(sequence):
             self.accepted_above.add(sequence)
@@ -83,14 +86,14 @@ class Session:
             while self.floor + 1 in self.accepted_above:
                 self.floor += 1
                 self.accepted_above.remove(self.floor)
-        self.outcomes[sequence, state] = None
+        self.outcomes[sequence, version] = None
         if len(self.outcomes) > self.window:
             self.outcomes.popitem(last=False)
         self.in_flight += 1
 
-    def result_id(self, sequence: int, state: int) -> int | None:
+    def result_id(self, sequence: int, version: Version) -> int | None:
         """Number of the frame's result; None while it is in flight or was forgotten."""
-        return self.outcomes.get((sequence, state))
+        return self.outcomes.get((sequence, version))
 
 
 class SessionRegistry:
@@ -103,7 +106,7 @@ class SessionRegistry:
             max_bytes=self._limits.kept_result_bytes,
             max_entries_per_owner=self._limits.kept_results,
         )
-        self._frames: OwnedCache[Bitstream] = OwnedCache(
+        self._frames: OwnedCache[tuple[Bitstream, ...]] = OwnedCache(
             max_bytes=self._limits.kept_frame_bytes,
             max_entries_per_owner=self._limits.kept_frames,
         )
@@ -126,26 +129,37 @@ class SessionRegistry:
         if session.outlet is outlet:
             session.outlet = None
 
-    def keep_frame(self, session: Session, sequence: int, bitstream: Bitstream) -> None:
-        """Keep layers, for a refinement that may follow."""
-        self._frames.put(session.key, sequence, bitstream, bitstream.file_bytes)
+    def keep_frame(
+        self, session: Session, sequence: int, bitstreams: tuple[Bitstream, ...]
+    ) -> None:
+        """Keep a frame's layers, of all its bundles, for a refinement that may follow."""
+        size_bytes = sum(bitstream.file_bytes for bitstream in bitstreams)
+        self._frames.put(session.key, sequence, bitstreams, size_bytes)
 
-    def frame(self, session: Session, sequence: int) -> Bitstream | None:
+    def frame(self, session: Session, sequence: int) -> tuple[Bitstream, ...] | None:
         """Layers that were kept; None when they were dropped."""
         return self._frames.get(session.key, sequence)
 
     def complete(
-        self, session: Session, sequence: int, state: int, result: ingest_pb2.Result
+        self,
+        session: Session,
+        sequence: int,
+        version: Version,
+        result: ingest_pb2.Result,
+        command: fleet_pb2.Command | None = None,
     ) -> None:
-        """Number the result, keep it, and hand it to the stream that is attached now."""
+        """Number the result, keep it, and hand it to the stream that is attached now.
+
+        ``command`` goes with it when there is a stream, and is dropped when there is none.
+        """
         session.in_flight -= 1
         session.last_result_id += 1
         result.result_id = session.last_result_id
-        if (sequence, state) in session.outcomes:
-            session.outcomes[sequence, state] = result.result_id
+        if (sequence, version) in session.outcomes:
+            session.outcomes[sequence, version] = result.result_id
         self._results.put(session.key, result.result_id, result, result.ByteSize())
         if session.outlet is not None:
-            session.outlet.deliver(result)
+            session.outlet.deliver(result, command)
 
     def kept_result(self, session: Session, result_id: int) -> ingest_pb2.Result | None:
         """A result that was kept; None when it was dropped."""

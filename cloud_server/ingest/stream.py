@@ -15,47 +15,23 @@ import enum
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
-from cloud_server.engine import Engine, EngineFrame
+from cloud_server.engine import Engine
+from cloud_server.ingest.intake import Intake, StreamLimits
+from cloud_server.ingest.refinement import RefinePolicy
+from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.sessions import Session, SessionRegistry
-from shared.bitstream import Bitstream
-from shared.errors import BitstreamError, FeatherwireError, SessionError
+from shared.errors import FeatherwireError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
-from shared.proto.featherwire.v1 import ingest_pb2
-from shared.wire import FrameOutcome, PictureRequest, error_to_message
-from shared.wire.deadlines import DEADLINE_PER_MEGAPIXEL_S, frame_deadline
-from shared.wire.requests import Hello, parse_frame, parse_hello, parse_refine
-from shared.wire.results import outcome_to_message
+from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
+from shared.wire import error_from_message, error_to_message
+from shared.wire.requests import parse_hello
 
-Parsed = TypeVar("Parsed")
-
-INLINE_BYTES = 256 * 2**10
-"""Frames up to this size are checked on the event loop (0.1 ms); larger ones in a thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamLimits:
-    """Bounds of one stream; times in seconds."""
-
-    credits: int = 8
-    max_pixels_in_flight: int = 128 * 2**20
-    hello_timeout_s: float = 10.0
-    frame_deadline_s: float = 30.0
-    deadline_per_megapixel_s: float = DEADLINE_PER_MEGAPIXEL_S
-    write_timeout_s: float = 30.0
-
-    def deadline_of(self, bitstream: Bitstream) -> float:
-        """Seconds for a frame; larger pictures have longer."""
-        return frame_deadline(
-            self.frame_deadline_s,
-            bitstream.width,
-            bitstream.height,
-            self.deadline_per_megapixel_s,
-        )
+OPEN_COMMANDS = 256
+"""Commands whose replies are still listened for; the oldest are forgotten."""
 
 
 class State(enum.Enum):
@@ -73,35 +49,52 @@ class Stream:
         *,
         engine: Engine,
         sessions: SessionRegistry,
-        bundle_id: str,
+        bundles: ServedBundles,
         settings: ingest_pb2.ServerSettings,
         server_version: str,
         limits: StreamLimits,
         picture_limits: Limits = DEFAULT_LIMITS,
+        refine_policy: RefinePolicy | None = None,
     ) -> None:
-        self._engine = engine
         self._sessions = sessions
-        self._bundle_id = bundle_id
+        self._bundles = bundles
+        # Short ids of the bundles in which the client can describe a frame.
+        self._of_client: frozenset[bytes] = frozenset()
+        self._open_commands: deque[str] = deque(maxlen=OPEN_COMMANDS)
         self._settings = settings
         self._server_version = server_version
         self._limits = limits
-        self._picture_limits = picture_limits
         self._state = State.RUNNING
         self._session: Session | None = None
         self._credits = 0
-        self._in_flight: set[asyncio.Task[None]] = set()
-        self._pixels = 0
         self._outbox: deque[ingest_pb2.ConnectResponse] = deque()
         # Set whenever something changed that the reader or the writer may wait for.
         self._changed = asyncio.Event()
         self._writing_since: float | None = None
         self._failure: FeatherwireError | None = None
         self._log = structlog.get_logger()
+        self._intake = Intake(
+            self,
+            engine=engine,
+            sessions=sessions,
+            bundles=bundles,
+            limits=limits,
+            picture_limits=picture_limits,
+            refine_policy=refine_policy,
+        )
 
     # -- for the session and the server ----------------------------------------------------------
 
-    def deliver(self, result: ingest_pb2.Result) -> None:
-        """A frame of this session is done (this stream's, or one of the stream before)."""
+    def deliver(self, result: ingest_pb2.Result, command: fleet_pb2.Command | None) -> None:
+        """A frame of this session is done (this stream's, or one of the stream before).
+
+        The command comes first, so that a client that has the result knows whether to wait for
+        another one. It is not given to a client that lacks the bundle, or has said Bye.
+        """
+        running = self._state is State.RUNNING
+        if running and command and command.refine_frame.bundle_short_id in self._of_client:
+            self._open_commands.append(command.command_id)
+            self._send(command=command)
         self._send(result=result)
         self._grant()
 
@@ -121,6 +114,20 @@ class Stream:
             self._failure = error
             self._send(error=error_to_message(error))
             self._finish()
+
+    # -- for the intake --------------------------------------------------------------------------
+
+    def send(self, **message: Any) -> None:
+        """Queue one message, by its field of ConnectResponse."""
+        self._send(**message)
+
+    def grant(self) -> None:
+        """Return one credit, behind the result that it belongs to."""
+        self._grant()
+
+    def changed(self) -> None:
+        """A frame has left: the reader and the writer look again."""
+        self._changed.set()
 
     # -- running ---------------------------------------------------------------------------------
 
@@ -184,7 +191,7 @@ class Stream:
                 await write(response)
                 self._writing_since = None
                 self._changed.set()
-            if self._state is State.FINISHING and (self._failure or not self._in_flight):
+            if self._state is State.FINISHING and (self._failure or not self._intake.in_flight):
                 return
             await self._wait()
 
@@ -205,7 +212,7 @@ class Stream:
         if request.WhichOneof("message") != "hello":
             raise SessionError("no_hello", "the first message of a stream must be Hello")
         hello = parse_hello(request.hello)
-        self._check_bundle(hello)
+        self._of_client = self._bundles.agree(hello)
         session = self._sessions.attach((hello.device, hello.session), self)
         self._session = session
         self._log = self._log.bind(device=hello.device, session=hello.session)
@@ -216,7 +223,8 @@ class Stream:
                 protocol_version=request.hello.protocol_version,
                 resume_after_sequence=session.resume_after_sequence,
                 credits=self._credits,
-                bundle_id=self._bundle_id,
+                bundle_id=self._bundles.wanted.id,
+                accepted_bundle_ids=self._bundles.ids,
                 settings=self._settings,
                 server_version=self._server_version,
             )
@@ -224,162 +232,36 @@ class Stream:
         for result in self._sessions.results_after(session, hello.last_result_seen):
             self._send(result=result)
 
-    def _check_bundle(self, hello: Hello) -> None:
-        if hello.bundle_id in (None, self._bundle_id) or hello.can_switch_bundle:
-            return
-        raise SessionError(
-            "bundle_mismatch",
-            f"this server takes bundle {self._bundle_id}, not {hello.bundle_id}; fetch it with "
-            "BundleService.GetBundle, or start the client without a bundle of its own",
-            bundle_id=self._bundle_id,
-        )
-
     async def _take(self, request: ingest_pb2.ConnectRequest) -> None:
         match request.WhichOneof("message"):
             case "frame":
-                await self._take_frame(request.frame)
+                self._spend()
+                await self._intake.take_frame(self._require_session(), request.frame)
             case "refine":
-                await self._take_refine(request.refine)
+                self._spend()
+                await self._intake.take_refine(self._require_session(), request.refine)
             case "heartbeat":
                 if not request.heartbeat.reply:
                     beat = ingest_pb2.Heartbeat(nonce=request.heartbeat.nonce, reply=True)
                     self._send(heartbeat=beat)
             case "bye":
                 self._finish()
-            case "result_credit" | "command_reply":
-                pass  # this server limits results by the frames' credits, and gives no commands
+            case "command_reply":
+                self._take_reply(request.command_reply)
+            case "result_credit":
+                pass  # this server limits results by the frames' credits
             case "hello":
                 raise SessionError("invalid_message", "Hello may only open a stream")
             case _:
                 raise SessionError("invalid_message", "a message of no known kind")
 
-    async def _take_frame(self, message: ingest_pb2.Frame) -> None:
-        self._spend()
-        session = self._require_session()
-        if not 1 <= message.sequence < 2**63:
-            parse_frame(message, self._picture_limits)  # says what is wrong
-        sequence = message.sequence
-        if session.accepted(sequence):
-            self._repeat(sequence, message.features.state)
-            return
-        try:
-            frame = await _checked(
-                lambda: parse_frame(message, self._picture_limits), message.ByteSize()
-            )
-        except FeatherwireError as error:
-            # Only this frame is wrong; its sequence stays free, so that it can be sent again.
-            self._reject(sequence, message.features.state, error)
-            return
-        self._sessions.keep_frame(session, sequence, frame.bitstream)
-        self._start(sequence, frame.bitstream, frame.tasks, frame.picture)
-
-    async def _take_refine(self, message: ingest_pb2.Refine) -> None:
-        self._spend()
-        session = self._require_session()
-        state = message.layers[-1].state if message.layers else 0
-        sequence = message.sequence
-        try:
-            refine = await _checked(
-                lambda: parse_refine(message, self._picture_limits), message.ByteSize()
-            )
-            if session.knows(sequence, state):
-                self._repeat(sequence, state)
-                return
-            kept = self._sessions.frame(session, sequence)
-            if kept is None:
-                raise SessionError(
-                    "refine_evicted",
-                    f"the layers of frame {sequence} are no longer kept; send the frame again as "
-                    "a new one",
-                )
-            if refine.layers[0].state != kept.state - 1:
-                raise BitstreamError(
-                    "layer_gap",
-                    f"frame {sequence} is kept at state {kept.state}; the next layer must be of "
-                    f"state {kept.state - 1}, not {refine.layers[0].state}",
-                )
-            merged = Bitstream(
-                kept.bundle_id, kept.width, kept.height, state, kept.layers + refine.layers
-            )
-            merged.check(self._picture_limits)
-        except FeatherwireError as error:
-            self._reject(sequence, state, error)
-            return
-        self._sessions.keep_frame(session, sequence, merged)
-        self._start(sequence, merged, refine.tasks, refine.picture)
-
-    # -- frames ----------------------------------------------------------------------------------
-
-    def _start(
-        self,
-        sequence: int,
-        bitstream: Bitstream,
-        tasks: tuple[str, ...],
-        picture: PictureRequest | None,
-    ) -> None:
-        frame = EngineFrame(bitstream, tasks, picture, self._limits.deadline_of(bitstream))
-        session = self._require_session()
-        session.accept(sequence, bitstream.state)
-        self._send(ack=ingest_pb2.Ack(sequence=sequence, state=bitstream.state))
-        self._pixels += bitstream.width * bitstream.height
-        task = asyncio.create_task(self._process(session, sequence, frame))
-        self._in_flight.add(task)
-        task.add_done_callback(self._processed)
-
-    async def _process(self, session: Session, sequence: int, frame: EngineFrame) -> None:
-        """Analyse and hand the outcome to the session, which may have another stream by then."""
-        state = frame.bitstream.state
-        try:
-            outcome = await self._engine.submit(frame)
-            if outcome.error is not None:
-                self._log.warning(
-                    "frame_failed",
-                    sequence=sequence,
-                    reason=outcome.error.reason,
-                    error=outcome.error.message,
-                )
-        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets its result
-            self._log.error("frame_crashed", sequence=sequence, exc_info=error)
-            outcome = FrameOutcome(
-                error=FeatherwireError("internal_error", "the frame could not be processed")
-            )
-        self._pixels -= frame.bitstream.width * frame.bitstream.height
-        result = ingest_pb2.Result(
-            sequence=sequence, state=state, outcome=outcome_to_message(outcome)
-        )
-        self._sessions.complete(session, sequence, state, result)
-
-    def _processed(self, task: asyncio.Task[None]) -> None:
-        self._in_flight.discard(task)
-        self._changed.set()
-
-    def _repeat(self, sequence: int, state: int) -> None:
-        """The frame was accepted before: acknowledge it, and repeat its result if it has one."""
-        session = self._require_session()
-        self._send(ack=ingest_pb2.Ack(sequence=sequence, state=state, duplicate=True))
-        result_id = session.result_id(sequence, state)
-        if result_id is None and session.knows(sequence, state):
-            self._grant()  # in flight: its result is on its way, and brings its own credit
-            return
-        result = self._sessions.kept_result(session, result_id) if result_id else None
-        if result is not None:
-            self._send(result=result)
-            self._grant()
-        else:
-            self._reject(
-                sequence,
-                state,
-                SessionError(
-                    "result_not_kept",
-                    f"frame {sequence} was processed before, and its result is no longer kept",
-                ),
-            )
-
-    def _reject(self, sequence: int, state: int, error: FeatherwireError) -> None:
-        """A result that says why the frame was not taken; it has no number and is not kept."""
-        outcome = outcome_to_message(FrameOutcome(error=error))
-        self._send(result=ingest_pb2.Result(sequence=sequence, state=state, outcome=outcome))
-        self._grant()
+    def _take_reply(self, reply: fleet_pb2.CommandReply) -> None:
+        if reply.command_id not in self._open_commands:
+            return  # forgotten, or never given
+        self._open_commands.remove(reply.command_id)
+        if reply.HasField("error"):
+            error = error_from_message(reply.error)
+            self._log.info("command_refused", command=reply.command_id, reason=error.reason)
 
     # -- credits and queues ----------------------------------------------------------------------
 
@@ -391,7 +273,6 @@ class Stream:
         self._credits -= 1
 
     def _grant(self) -> None:
-        """Return one credit, behind the result that it belongs to."""
         self._credits += 1
         self._send(credit=ingest_pb2.Credit(credits=1))
 
@@ -403,7 +284,7 @@ class Stream:
         """Whether the reader must wait for the writer, or for pixels in flight."""
         return (
             len(self._outbox) > 4 * self._limits.credits + 16
-            or self._pixels > self._limits.max_pixels_in_flight
+            or self._intake.pixels > self._limits.max_pixels_in_flight
         )
 
     async def _wait(self) -> None:
@@ -417,10 +298,3 @@ class Stream:
     def _require_session(self) -> Session:
         assert self._session is not None, "messages are taken after Hello only"
         return self._session
-
-
-async def _checked(parse: Callable[[], Parsed], message_bytes: int) -> Parsed:
-    """Run ``parse`` here when it is quick, in a thread when it is not."""
-    if message_bytes <= INLINE_BYTES:
-        return parse()
-    return await asyncio.to_thread(parse)

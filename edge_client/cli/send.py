@@ -67,6 +67,22 @@ def send(
         str | None,
         typer.Option("--bundle", help="Bundle folder, zip or name. Default: the server's."),
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also",
+            metavar="BUNDLE",
+            help="Encode with this bundle too, and send that when the server asks for it.",
+        ),
+    ] = None,
+    send_with: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="BUNDLE[:STATE]",
+            help="Encode with this bundle too, and send both in one frame.",
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="Name of this device. Default: its host name.")
     ] = None,
@@ -102,8 +118,10 @@ def send(
     """Send photos as features; print what the server finds in them.
 
     As many photos are in flight as the server gives credits for. A photo that fails is reported
-    and the rest go on. With --picture each reconstruction is saved as DIR/STEM.png. When the server
-    goes away, what came back is printed and saved all the same, and the rest are failures.
+    and the rest go on. Where the server asks for more of a photo, what it finds then is a further
+    line, saved as DIR/STEM.refined.json. With --picture each reconstruction is saved as
+    DIR/STEM.png. When the server goes away, what came back is printed and saved all the same, and
+    the rest are failures.
     """
     # Before gRPC is imported: it would write its own lines between ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -121,6 +139,7 @@ def send(
     except SessionError as error:
         sys.stderr.write(f"error: {error.message} [{error.reason}]\n")
         raise typer.Exit(ExitCode.USAGE) from None
+    with_states = {_source(text): _state(text) for text in send_with or ()}
     use_tls = tls or files != TlsClientFiles()
     batch = Batch(
         as_json=as_json,
@@ -138,6 +157,7 @@ def send(
             server,
             device=device,
             bundle=bundle,
+            also=[*dict.fromkeys((*(also or ()), *with_states))],
             tasks=wanted,
             threads=threads,
             tls=files if use_tls else None,
@@ -154,10 +174,11 @@ def send(
                 max_bytes=max_bytes,
                 psnr_db=psnr_db,
                 best_effort=best_effort,
+                send_with=with_states,
             )
             ended = _take_all(results, photos, output, batch, outcome)
     order = {str(path): number for number, path in enumerate(photos)}
-    outcome.results.sort(key=lambda record: order[record["photo"]])
+    outcome.results.sort(key=lambda record: (order[record["photo"]], record["refined"]))
     outcome.failures.sort(key=lambda record: order[record["file"]])
     try:
         batch.report(outcome)
@@ -191,7 +212,7 @@ def _take_all(
     waiting = Counter(str(photo) for photo in photos)
     try:
         for result in results:
-            waiting[str(result.source)] -= 1
+            waiting[str(result.source)] -= not result.refined
             _take(result, output, batch, outcome)
     except FeatherwireError as error:
         for photo in waiting.elements():
@@ -215,6 +236,8 @@ def _take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outco
     record: dict[str, Any] = {
         "photo": str(photo),
         "sequence": result.sequence,
+        "refined": result.refined,
+        "bundle": result.bundle_id.hex(),
         "state": result.state,
         "passes": result.passes,
         "bytes": result.payload_bytes,
@@ -230,13 +253,14 @@ def _take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outco
     for error in (*result.task_errors.values(), result.picture_error):
         if error is not None:
             sys.stderr.write(f"error: {photo}: {error.message} [{error.reason}]\n")
+    stem = f"{photo.stem}.refined" if result.refined else photo.stem
     try:
         if output is not None:
             if result.picture is not None:
-                target = batch.claim(output / f"{photo.stem}.png", photo)
+                target = batch.claim(output / f"{stem}.png", photo)
                 write_atomically(target, result.picture.data)
                 record["picture"] = str(target)
-            target = batch.claim(output / f"{photo.stem}.json", photo)
+            target = batch.claim(output / f"{stem}.json", photo)
             write_atomically(target, json.dumps(record, indent=1).encode() + b"\n")
             record["file"] = str(target)
     except FeatherwireError as failure:
@@ -257,6 +281,17 @@ def _found(result: FrameResult) -> str:
             names = Counter(item.class_name for item in task.detections or task.instances or ())
             parts.append(", ".join(f"{count} {name}" for name, count in names.most_common()))
     return "; ".join(part for part in parts if part) or "-"
+
+
+def _source(text: str) -> str:
+    """The bundle of ``BUNDLE[:STATE]``."""
+    source, _, state = text.rpartition(":")
+    return source if source and state.isdigit() else text
+
+
+def _state(text: str) -> int | None:
+    """The state of ``BUNDLE[:STATE]``; None is the finest."""
+    return None if _source(text) == text else int(text.rpartition(":")[2])
 
 
 def _names(text: str) -> list[str]:

@@ -9,59 +9,64 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
 from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 import grpc
 
 from edge_client.session.channel import error_from_call
-from shared.bitstream import Bitstream, Layer
+from edge_client.session.kept import KeptFrames, Part, Refinement
+from edge_client.session.pending import (
+    Commanded,
+    Key,
+    Parked,
+    Pending,
+    Reply,
+    key_of,
+    refine_request,
+    resolve,
+)
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2, ingest_pb2_grpc
-from shared.wire import PROTOCOL_VERSION, FrameOutcome, PictureRequest, error_from_message
-from shared.wire.failures import error_to_message
+from shared.wire import PROTOCOL_VERSION, PictureRequest, error_from_message
+from shared.wire.commands import command_reply, parse_refine_command
 from shared.wire.requests import (
     Frame,
     Hello,
-    Refine,
     frame_message,
     hello_message,
-    refine_message,
 )
 from shared.wire.results import outcome_from_message
 
 MAX_CREDITS = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An outcome as it came: milliseconds since its request was sent, and the frame's numbers."""
-
-    outcome: FrameOutcome
-    sequence: int
-    state: int
-    round_trip_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    future: Future[Reply]
-    sent_at: float
-
-
 class Connection:
-    """An open stream. ``submit`` and ``refine`` may be called from any thread."""
+    """An open stream. ``submit`` and ``refine`` may be called from any thread.
+
+    When the server asks for more layers of a frame, they are sent from what is kept, as soon as
+    there is credit, and before any further frame.
+    """
 
     def __init__(
-        self, channel: grpc.Channel, server: str, hello: Hello, *, timeout_s: float = 10.0
+        self,
+        channel: grpc.Channel,
+        server: str,
+        hello: Hello,
+        *,
+        kept: KeptFrames | None = None,
+        timeout_s: float = 10.0,
     ) -> None:
         """Say Hello and wait for Welcome. Raises ``SessionError`` when that does not come."""
         self.server = server
+        self._kept = kept if kept is not None else KeptFrames()
         self._changed = threading.Condition()
-        self._pending: dict[tuple[int, int], _Pending] = {}
+        self._pending: dict[Key, Pending] = {}
+        self._commanded: deque[Commanded] = deque()
+        # By sequence: what will come of a command, until the frame's own result has come.
+        self._refinements: dict[int, Future[Reply]] = {}
+        self._parked: dict[int, Parked] = {}
         self._credits = 0
         self._last_sequence = 0
         self._welcome: ingest_pb2.Welcome | None = None
@@ -97,39 +102,57 @@ class Connection:
 
     def submit(
         self,
-        bitstream: Bitstream,
+        parts: tuple[Part, ...],
         *,
         tasks: tuple[str, ...],
         picture: PictureRequest | None,
         deadline_s: float,
+        later: tuple[tuple[str, ...], PictureRequest | None] | None = None,
+        more: bool = False,
     ) -> tuple[int, Future[Reply]]:
         """Send a frame as soon as there is credit; returns its sequence and its reply to come.
 
+        parts: what was sent of these goes out, the rest is kept; the first one is sent. later: the
+        tasks and picture of a commanded refinement, when they are not the same. more: further
+        parts are being made, and ``finish`` brings them.
         Raises ``SessionError``: deadline_exceeded while waiting for credit, message_too_large,
         draining, or why the stream has ended.
         """
-
-        def build(sequence: int) -> ingest_pb2.ConnectRequest:
-            frame = Frame(sequence, bitstream, tasks, picture)
-            message = frame_message(frame)
+        sent = tuple(part.sent for part in parts if part.sent is not None)
+        first = sent[0]
+        deadline = time.monotonic() + deadline_s
+        with self._changed:
+            self._wait_for_credit(deadline, deadline_s)
+            sequence = self._last_sequence + 1
+            message = frame_message(Frame(sequence, sent, tasks, picture))
             message.captured_at.GetCurrentTime()
-            return ingest_pb2.ConnectRequest(frame=message)
+            request = ingest_pb2.ConnectRequest(frame=message)
+            self._check_size(request)
+            self._last_sequence = sequence
+            # Before the frame is sent: the server may ask for more at once.
+            self._kept.keep(sequence, parts, *(later or (tasks, picture)), more=more)
+            pending = Pending(sum(one.file_bytes for one in sent), first.passes)
+            self._post(request, (sequence, first.bundle_id, first.state), pending)
+        return sequence, pending.future
 
-        return self._send(build, None, bitstream.state, deadline_s)
+    def finish(self, sequence: int, parts: tuple[Part, ...]) -> None:
+        """Keep further parts of a frame, and send of them what the server has asked for."""
+        self._kept.finish(sequence, parts)
+        with self._changed:
+            asked = self._parked.pop(sequence, None)
+        if asked is not None:
+            self._answer(asked)
 
-    def refine(
-        self,
-        sequence: int,
-        layers: tuple[Layer, ...],
-        *,
-        tasks: tuple[str, ...],
-        picture: PictureRequest | None,
-        deadline_s: float,
-    ) -> Future[Reply]:
+    def refine(self, refinement: Refinement, *, deadline_s: float) -> Future[Reply]:
         """Send finer layers of an earlier frame; raises like ``submit``."""
-        message = refine_message(Refine(sequence, layers, tasks, picture))
-        request = ingest_pb2.ConnectRequest(refine=message)
-        return self._send(lambda _: request, sequence, layers[-1].state, deadline_s)[1]
+        request = refine_request(refinement)
+        deadline = time.monotonic() + deadline_s
+        with self._changed:
+            self._wait_for_credit(deadline, deadline_s)
+            self._check_size(request)
+            pending = Pending(refinement.payload_bytes, refines=True)
+            self._post(request, key_of(refinement), pending)
+        return pending.future
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Say Bye, give frames in flight ``timeout_s`` to come back, and end the stream."""
@@ -143,39 +166,34 @@ class Connection:
 
     # -- sending ---------------------------------------------------------------------------------
 
-    def _send(
-        self,
-        build: Callable[[int], ingest_pb2.ConnectRequest],
-        sequence: int | None,
-        state: int,
-        deadline_s: float,
-    ) -> tuple[int, Future[Reply]]:
-        deadline = time.monotonic() + deadline_s
-        with self._changed:
-            while self._credits == 0 and self._failure is None and not self._draining:
-                remaining_s = deadline - time.monotonic()
-                if remaining_s <= 0:
-                    raise SessionError(
-                        "deadline_exceeded", f"the server gave no credit within {deadline_s:g} s"
-                    )
-                self._changed.wait(remaining_s)
-            self._raise_unless_open()
-            number = sequence if sequence is not None else self._last_sequence + 1
-            request = build(number)
-            self._check_size(request)
-            if sequence is None:
-                self._last_sequence = number
-            self._credits -= 1
-            pending = _Pending(Future(), time.perf_counter())
-            self._pending[number, state] = pending
-            self._requests.put(request)
-        return number, pending.future
+    def _wait_for_credit(self, deadline: float, deadline_s: float) -> None:
+        """Return when a message may be sent; commanded refinements go first."""
+        while self._credits == 0 and self._failure is None and not self._draining:
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0:
+                raise SessionError(
+                    "deadline_exceeded", f"the server gave no credit within {deadline_s:g} s"
+                )
+            self._changed.wait(remaining_s)
+        self._raise_unless_open()
+
+    def _post(self, request: ingest_pb2.ConnectRequest, key: Key, pending: Pending) -> None:
+        self._credits -= 1
+        self._pending[key] = replace(pending, sent_at=time.perf_counter())
+        self._requests.put(request)
+
+    def _send_commanded(self) -> None:
+        """Send what the server has asked for, as far as there is credit."""
+        while self._commanded and self._credits > 0:
+            one = self._commanded.popleft()
+            self._post(one.request, key_of(one.refinement), one.pending)
+            self._requests.put(command_reply(one.command_id))
 
     def _raise_unless_open(self) -> None:
         if self._failure is not None:
             raise self._failure
         if self._draining:
-            raise SessionError("draining", f"{self.server} is about to stop and takes no frames")
+            raise _draining(self.server)
         if self._closing:
             raise SessionError("closed", "this session is closed")
 
@@ -230,10 +248,12 @@ class Connection:
             if self._failure is None:
                 self._failure = error
             pending = list(self._pending.values())
+            pending += [one.pending for one in self._commanded]
             self._pending.clear()
+            self._commanded.clear()
             self._changed.notify_all()
         for one in pending:
-            _resolve(one.future, self._failure)
+            resolve(one.future, self._failure)
 
     def _take(self, response: ingest_pb2.ConnectResponse) -> None:
         match response.WhichOneof("message"):
@@ -244,6 +264,7 @@ class Connection:
                     self._credits += response.credit.credits
                     if self._credits > MAX_CREDITS:
                         raise _protocol_error(f"{self._credits} credits")
+                    self._send_commanded()
                     self._changed.notify_all()
             case "ack":
                 pass  # nothing is spooled here yet; the result is what a caller awaits
@@ -252,7 +273,11 @@ class Connection:
             case "drain":
                 with self._changed:
                     self._draining = True
+                    refused = list(self._commanded)
+                    self._commanded.clear()
                     self._changed.notify_all()
+                for one in refused:
+                    resolve(one.pending.future, _draining(self.server))
             case "error":
                 # The status that follows says that the stream is over.
                 error = error_from_message(response.error)
@@ -263,7 +288,7 @@ class Connection:
                     beat = ingest_pb2.Heartbeat(nonce=response.heartbeat.nonce, reply=True)
                     self._requests.put(ingest_pb2.ConnectRequest(heartbeat=beat))
             case "command":
-                self._requests.put(_cannot_do(response.command))
+                self._take_command(response.command)
             case _:
                 pass  # from a newer server; what it adds may be ignored
 
@@ -284,36 +309,71 @@ class Connection:
             self._welcome = welcome
             self._changed.notify_all()
 
+    def _take_command(self, command: fleet_pb2.Command) -> None:
+        """Answer, or keep the command until what it asks for has been made."""
+        try:
+            wanted = parse_refine_command(command)
+        except FeatherwireError as error:
+            self._requests.put(command_reply(command.command_id, error))
+            return
+        asked = Parked(command.command_id, wanted, Future())
+        with self._changed:
+            if any(sequence == wanted.sequence for sequence, _, _ in self._pending):
+                self._refinements.setdefault(wanted.sequence, asked.reply)
+            if wanted.sequence not in self._parked and self._kept.unfinished(wanted.sequence):
+                self._parked[wanted.sequence] = asked
+                return
+        self._answer(asked)
+
+    def _answer(self, asked: Parked) -> None:
+        """Queue the layers that are asked for, or say why not."""
+        wanted = asked.wanted
+        with self._changed:
+            try:
+                self._raise_unless_open()
+                refinement = self._kept.refinement(wanted.sequence, wanted.bundle_id, wanted.state)
+                request = refine_request(refinement)
+                self._check_size(request)
+            except FeatherwireError as error:
+                self._requests.put(command_reply(asked.command_id, error))
+                resolve(asked.reply, error)
+                return
+            self._kept.sent(refinement)
+            pending = Pending(refinement.payload_bytes, refines=True, future=asked.reply)
+            self._commanded.append(Commanded(asked.command_id, refinement, request, pending))
+            self._send_commanded()
+
     def _take_result(self, result: ingest_pb2.Result) -> None:
         received_at = time.perf_counter()
+        refinement: Future[Reply] | None = None
         with self._changed:
-            pending = self._pending.pop((result.sequence, result.state), None)
+            key = (result.sequence, result.bundle_short_id, result.state)
+            pending = self._pending.pop(key, None)
+            if pending is not None and not pending.refines:
+                refinement = self._refinements.pop(result.sequence, None)
         if pending is None:
             return  # a repeated result, or one whose caller has given up
         round_trip_ms = (received_at - pending.sent_at) * 1e3
         try:
             outcome = outcome_from_message(result.outcome)
         except FeatherwireError as error:
-            _resolve(pending.future, error)
+            resolve(pending.future, error)
             return
-        reply = Reply(outcome, result.sequence, result.state, round_trip_ms)
-        _resolve(pending.future, reply)
+        reply = Reply(
+            outcome,
+            result.sequence,
+            result.state,
+            round_trip_ms,
+            result.bundle_short_id,
+            pending.payload_bytes,
+            pending.passes,
+            refinement,
+        )
+        resolve(pending.future, reply)
 
 
-def _resolve(future: Future[Reply], outcome: Reply | FeatherwireError) -> None:
-    with suppress(Exception):  # cancelled in this moment: nobody waits any more
-        if isinstance(outcome, Reply):
-            future.set_result(outcome)
-        else:
-            future.set_exception(outcome)
-
-
-def _cannot_do(command: fleet_pb2.Command) -> ingest_pb2.ConnectRequest:
-    error = SessionError("unsupported_command", "this client does not take commands yet")
-    reply: Any = fleet_pb2.CommandReply(
-        command_id=command.command_id, error=error_to_message(error)
-    )
-    return ingest_pb2.ConnectRequest(command_reply=reply)
+def _draining(server: str) -> SessionError:
+    return SessionError("draining", f"{server} is about to stop and takes no frames")
 
 
 def _protocol_error(what: str) -> SessionError:

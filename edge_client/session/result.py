@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from shared.errors import FeatherwireError, PhotoError
 from shared.results import AnalysisResult, TaskResult
 from shared.wire import Picture
 
+if TYPE_CHECKING:
+    from edge_client.session.pending import Reply
+
 
 @dataclass(frozen=True, slots=True)
 class FrameResult:
@@ -20,7 +23,11 @@ class FrameResult:
 
     ``source`` is what was given to ``send`` or ``stream``. ``sequence`` is 0 when the frame never
     left, because it could not be encoded. ``round_trip_ms`` runs from sending to the result.
-    ``passes`` were sent of the layer after ``state``, 0 when the frame ended with that state.
+    ``state`` is of the bundle with short id ``bundle_id``: the frame's first, or the one that was
+    refined. ``payload_bytes`` are of all its bundles. ``passes`` were sent of the layer after
+    ``state``, 0 when the frame ended with that state.
+    ``refined`` says that the server asked for more of the frame, and this is what came of it after
+    the result ``before``. ``refine_error`` says why nothing came, to a caller that waited for it.
     """
 
     source: Any
@@ -34,6 +41,10 @@ class FrameResult:
     task_errors: dict[str, FeatherwireError] = field(default_factory=dict)
     picture: Picture | None = None
     picture_error: FeatherwireError | None = None
+    bundle_id: bytes = b""
+    refined: bool = False
+    before: FrameResult | None = None
+    refine_error: FeatherwireError | None = None
 
     @property
     def tasks(self) -> dict[str, TaskResult]:
@@ -61,3 +72,44 @@ class FrameResult:
                 return np.asarray(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
             raise PhotoError("bad_picture", f"the server's picture is damaged: {error}") from None
+
+
+def received(reply: Reply, source: Any, *, before: FrameResult | None = None) -> FrameResult:
+    """The result of a frame that came back; ``before`` is the one that it refines."""
+    outcome = reply.outcome
+    return FrameResult(
+        source=source,
+        sequence=reply.sequence,
+        state=reply.state,
+        payload_bytes=reply.payload_bytes,
+        round_trip_ms=reply.round_trip_ms,
+        passes=reply.passes,
+        analysis=outcome.analysis,
+        error=outcome.error,
+        task_errors=outcome.task_errors,
+        picture=outcome.picture,
+        picture_error=outcome.picture_error,
+        bundle_id=reply.bundle_id,
+        refined=before is not None,
+        before=before,
+    )
+
+
+def failed(
+    source: Any,
+    error: FeatherwireError,
+    *,
+    sequence: int = 0,
+    before: FrameResult | None = None,
+) -> FrameResult:
+    """The result of a frame, or of a refinement, that never came back."""
+    return FrameResult(
+        source=source,
+        sequence=sequence,
+        state=None,
+        payload_bytes=0,
+        round_trip_ms=0.0,
+        error=error,
+        refined=before is not None,
+        before=before,
+    )

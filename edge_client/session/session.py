@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import logging
-import re
-import socket
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from concurrent.futures import wait as wait_for
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
 
 from edge_client.session.bundles import obtain_bundle
 from edge_client.session.channel import (
@@ -29,48 +22,30 @@ from edge_client.session.channel import (
     open_channel,
     wait_until_ready,
 )
-from edge_client.session.connection import Connection, Reply
-from edge_client.session.result import FrameResult
-from shared.bitstream import Bitstream
+from edge_client.session.connection import Connection
+from edge_client.session.describe import Describer, Photo
+from edge_client.session.framing import Framer, Outgoing, SendWith
+from edge_client.session.identity import default_device_name, package_version
+from edge_client.session.in_flight import InFlight, too_late
+from edge_client.session.kept import KEPT_BYTES, KEPT_FRAMES, KeptFrames, Part
+from edge_client.session.pending import Reply
+from edge_client.session.result import FrameResult, failed, received
+from edge_client.session.wishes import (
+    PictureWish,
+    picture_request,
+)
 from shared.bundle import Bundle
-from shared.codec import Codec, RateTarget, open_codec
-from shared.errors import BudgetError, BundleError, FeatherwireError, PhotoError, SessionError
+from shared.codec import RateTarget
+from shared.errors import BundleError, FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
-from shared.wire import PictureEncoding, PictureRequest, error_from_message
-from shared.wire.deadlines import frame_deadline
-from shared.wire.requests import Hello, features_message, parse_tasks, picture_request_message
+from shared.wire.features import features_message
+from shared.wire.requests import Hello, parse_tasks, picture_request_message
 from shared.wire.results import outcome_from_message
 
 if TYPE_CHECKING:
     from edge_client.encoder import EdgeEncoder
 
-Photo = str | Path | bytes | NDArray[np.uint8] | Bitstream
-"""A picture file or its bytes, uint8 HxWx3 RGB, or what was encoded: a Bitstream or .fwf file."""
-
-PictureWish = bool | str | PictureEncoding | PictureRequest | None
-"""True is PNG; or ``"png"``, ``"webp"``, ``"webp_lossless"``, or a request with a quality."""
-
-KEPT_FOR_REFINEMENT = 64
-RESULT_MARGIN_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """A frame at its finest state, and the state that the server has."""
-
-    bitstream: Bitstream
-    sent_state: int
-
-
-@dataclass(frozen=True, slots=True)
-class _InFlight:
-    """A frame of ``stream`` that is not back; ``sent_at`` is of ``time.monotonic``."""
-
-    photo: Photo
-    bitstream: Bitstream
-    sequence: int
-    sent_at: float
-    deadline_s: float
+BundleSource = Bundle | str | Path
 
 
 class EdgeSession:
@@ -82,6 +57,9 @@ class EdgeSession:
     bundle: a Bundle, or a folder, zip or name. None takes the packaged one, or the server's own,
         fetched once and cached, when the server wants another.
     encoder: an ``EdgeEncoder`` to share between sessions; its bundle is used then.
+    also: further bundles, as for ``bundle``. Each photo is encoded with them too, once it is on
+        its way, and what is not sent is kept here for when the server asks for it, or ``refine``
+        does: of the last ``kept_frames`` frames, in ``kept_bytes`` bytes at most.
     tasks: what runs when a call names no tasks; None is every task that the server has.
     deadline_s: how long a frame may take; None is the server's deadline for its size and a little
         more.
@@ -93,19 +71,23 @@ class EdgeSession:
         *,
         device: str | None = None,
         session: str | None = None,
-        bundle: Bundle | str | Path | None = None,
+        bundle: BundleSource | None = None,
         encoder: EdgeEncoder | None = None,
+        also: Iterable[BundleSource] = (),
         tasks: Iterable[str] | None = None,
         threads: int = 1,
         tls: TlsClientFiles | None = None,
         connect_timeout_s: float = 10.0,
         deadline_s: float | None = None,
         bundle_cache_dir: Path | None = None,
+        kept_frames: int = KEPT_FRAMES,
+        kept_bytes: int = KEPT_BYTES,
     ) -> None:
         self.server = server
         self.device = device or default_device_name()
         self.session = session or uuid.uuid4().hex
         self._given_bundle = encoder.bundle if encoder is not None else bundle
+        self._given_also = tuple(also)
         self._encoder = encoder
         self._default_tasks = None if tasks is None else parse_tasks(tasks)
         self._threads = threads
@@ -115,9 +97,8 @@ class EdgeSession:
         self._bundle_cache_dir = bundle_cache_dir
         self._channel: grpc.Channel | None = None
         self._connection: Connection | None = None
-        self._bundle: Bundle | None = None
-        self._codec: Codec | None = None
-        self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._framer: Framer | None = None
+        self._kept = KeptFrames(kept_frames, kept_bytes)
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -130,6 +111,7 @@ class EdgeSession:
         if self._connection is not None:
             return self
         mine = self._own_bundle()
+        also = [_load(source) for source in self._given_also]
         self._channel = open_channel(self.server, self._tls)
         try:
             wait_until_ready(
@@ -143,17 +125,38 @@ class EdgeSession:
                 session=self.session,
                 bundle_id=mine.id if mine is not None else None,
                 can_switch_bundle=self._given_bundle is None,
-                client_version=_package_version(),
+                client_version=package_version(),
+                also_bundle_ids=tuple(bundle.id for bundle in also),
             )
             self._connection = Connection(
-                self._channel, self.server, hello, timeout_s=self._connect_timeout_s
+                self._channel,
+                self.server,
+                hello,
+                kept=self._kept,
+                timeout_s=self._connect_timeout_s,
             )
-            wanted_id = self._connection.welcome.bundle_id
-            if mine is None or mine.id != wanted_id:
+            welcome = self._connection.welcome
+            accepted = welcome.accepted_bundle_ids or [welcome.bundle_id]
+            if mine is None or mine.id not in accepted:
                 mine = obtain_bundle(
-                    self._channel, self.server, wanted_id, cache_dir=self._bundle_cache_dir
+                    self._channel, self.server, welcome.bundle_id, cache_dir=self._bundle_cache_dir
                 )
-            self._bundle = mine
+            for bundle in also:
+                if bundle.id not in accepted:
+                    raise _refused(bundle, self.server)
+            shared = self._encoder if self._encoder and self._encoder.bundle.id == mine.id else None
+            given = {
+                str(source): bundle
+                for source, bundle in zip(self._given_also, also, strict=True)
+                if not isinstance(source, Bundle)
+            }
+            self._framer = Framer(
+                Describer(mine, also, encoder=shared, threads=self._threads),
+                welcome.settings,
+                also=given,
+                tasks=self._default_tasks,
+                deadline_s=self._deadline_s,
+            )
         except BaseException:
             self.close()
             raise
@@ -184,9 +187,12 @@ class EdgeSession:
     @property
     def bundle(self) -> Bundle:
         """The bundle on which both ends agreed."""
-        self._open_connection()
-        assert self._bundle is not None
-        return self._bundle
+        return self._framing().describer.bundle
+
+    @property
+    def also(self) -> tuple[Bundle, ...]:
+        """The bundles with which photos are encoded beside it."""
+        return tuple(self._framing().describer.also.values())
 
     @property
     def credits(self) -> int:
@@ -195,28 +201,18 @@ class EdgeSession:
 
     @property
     def available_tasks(self) -> tuple[str, ...]:
-        """Tasks that this server can run."""
-        tasks = self._open_connection().welcome.settings.tasks
-        return parse_tasks(task.name for task in tasks if not task.HasField("unavailable"))
+        """Tasks that this server can run, on what one or another bundle says of a picture."""
+        return self._framing().server_tasks.available
 
     @property
     def unavailable_tasks(self) -> dict[str, FeatherwireError]:
         """Tasks that this server cannot run, and why."""
-        tasks = self._open_connection().welcome.settings.tasks
-        return {
-            task.name: error_from_message(task.unavailable)
-            for task in tasks
-            if task.HasField("unavailable")
-        }
+        return dict(self._framing().server_tasks.unavailable)
 
     @property
     def encoder(self) -> EdgeEncoder:
         """The encoder for the agreed bundle, made when it is first needed."""
-        if self._encoder is None:
-            from edge_client.encoder import EdgeEncoder
-
-            self._encoder = EdgeEncoder(self.bundle, threads=self._threads)
-        return self._encoder
+        return self._framing().describer.encoder(self.bundle)
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -232,23 +228,36 @@ class EdgeSession:
         psnr_db: float | None = None,
         best_effort: bool = False,
         refinable: bool = False,
+        send_with: SendWith = (),
+        wait_refined: bool = False,
     ) -> FrameResult:
         """Send one photo and wait for its result.
 
         At most one of ``state``, ``bits_per_pixel``, ``max_bytes`` and ``psnr_db``, which mean what
         they mean to ``EdgeEncoder.encode``; none is the finest state. ``refinable`` keeps the finer
-        layers here, so that ``refine`` can send them later.
+        layers here, so that ``refine`` can send them later. ``send_with`` sends what these of the
+        ``also`` bundles say of the photo in the same frame. A task, or a picture, that only a
+        bundle which is kept back would be enough for is asked for when that is sent.
+
+        With ``wait_refined``, when the server asks for more of this frame after its result, what
+        comes of that is returned (``refined``, with the first result as ``before``); when it fails
+        the first result is, with ``refine_error``.
         Raises ``FeatherwireError`` when the photo, the frame or the session fails; a task that
         fails alone is in ``result.task_errors``.
         """
         rate = RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
-        bitstream, finest = self._encode(photo, rate, refinable)
-        deadline_s = self._deadline(bitstream)
-        sequence, future = self._open_connection().submit(
-            bitstream, tasks=self._tasks(tasks), picture=_picture(picture), deadline_s=deadline_s
-        )
-        self._keep(sequence, finest, bitstream.state)
-        return _whole(self._await(future, photo, bitstream, deadline_s))
+        frame = self._framing().frame(photo, rate, tasks, picture, refinable, send_with)
+        sequence, future = self._submit(frame)
+        self._finish(sequence, frame)
+        reply = self._await(future, frame.deadline_s)
+        result = _whole(received(reply, photo))
+        if not wait_refined or reply.refinement is None:
+            return result
+        try:
+            more = received(self._await(reply.refinement, frame.deadline_s), photo, before=result)
+        except FeatherwireError as error:
+            return replace(result, refine_error=error)
+        return more if more.error is None else replace(result, refine_error=more.error)
 
     def stream(
         self,
@@ -262,80 +271,79 @@ class EdgeSession:
         psnr_db: float | None = None,
         best_effort: bool = False,
         refinable: bool = False,
+        send_with: SendWith = (),
     ) -> Iterator[FrameResult]:
         """Send many photos, with as many in flight as the server gives credits for.
 
         Yields each result as it completes, which need not be the order of ``photos``; its
-        ``source`` is the photo. A photo that cannot be encoded, or fails at the server, yields a
-        result with ``error`` set, and the rest go on; so does one that is not back within its
-        deadline. Raises ``SessionError`` when the session itself fails, after it has yielded all
-        that came back.
+        ``source`` is the photo. Where the server asks for more of a frame after its result, what
+        comes of that is a further result, with ``refined`` set. A photo that cannot be encoded, or
+        fails at the server, yields a result with ``error`` set, and the rest go on; so does one
+        that is not back within its deadline. Raises ``SessionError`` when the session itself fails,
+        after it has yielded all that came back.
         """
-        wanted, request = self._tasks(tasks), _picture(picture)
+        wanted = None if tasks is None else parse_tasks(tasks)
+        request = picture_request(picture)
         rate = RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
-        in_flight: dict[Future[Reply], _InFlight] = {}
+        framing = self._framing()
+        with_ = framing.at_once(send_with)
+        in_flight = InFlight(self.server)
         for photo in photos:
             try:
-                bitstream, finest = self._encode(photo, rate, refinable)
+                frame = framing.frame(photo, rate, wanted, request, refinable, with_)
             except SessionError:
                 raise
             except FeatherwireError as error:
-                yield _unsent(photo, error)
+                yield failed(photo, error)
                 continue
-            connection = self._open_connection()
-            deadline_s = self._deadline(bitstream)
-            while connection.credits == 0 and in_flight:
-                yield from self._completed(in_flight)
+            while self._open_connection().credits == 0 and in_flight:
+                yield from in_flight.completed()
             try:
-                sequence, future = connection.submit(
-                    bitstream, tasks=wanted, picture=request, deadline_s=deadline_s
-                )
+                sequence, future = self._submit(frame)
             except SessionError as error:
                 if error.reason not in {"message_too_large", "deadline_exceeded"}:
                     while in_flight:
-                        yield from self._completed(in_flight)
+                        yield from in_flight.completed()
                     raise
-                yield _unsent(photo, error)
+                yield failed(photo, error)
                 continue
-            self._keep(sequence, finest, bitstream.state)
-            in_flight[future] = _InFlight(photo, bitstream, sequence, time.monotonic(), deadline_s)
-            if any(future.done() for future in in_flight):
-                yield from self._completed(in_flight)
+            in_flight.add(future, photo, sequence, frame.deadline_s)
+            self._finish(sequence, frame)
+            if in_flight.any_done:
+                yield from in_flight.completed()
         while in_flight:
-            yield from self._completed(in_flight)
+            yield from in_flight.completed()
 
     def refine(
         self,
         sequence: int,
         *,
         state: int = 0,
+        bundle: str | None = None,
         tasks: Iterable[str] | None = None,
         picture: PictureWish = None,
     ) -> FrameResult:
-        """Send the layers that a frame (sent with ``refinable=True``) still lacks up to ``state``.
+        """Send the layers that a frame still lacks up to ``state``.
 
-        Raises ``SessionError("not_refinable")`` when they are no longer here, and
-        ``refine_evicted`` when the server no longer has the layers before them.
+        Of the frame's first bundle (sent with ``refinable=True``), or of ``bundle``, one of
+        ``also`` by name or id; such layers begin with the coarsest state, and none finer than the
+        finest that a bitstream goes on to are sent. Raises ``SessionError("not_refinable")`` when
+        they are no longer here, and ``refine_evicted`` when the server no longer has the layers
+        before them.
         """
-        kept = self._kept.get(sequence)
-        if kept is None:
-            raise SessionError("not_refinable", f"the layers of frame {sequence} are not kept here")
-        refined = kept.bitstream.truncate(state)
-        layers = tuple(layer for layer in refined.layers if layer.state < kept.sent_state)
-        if not layers:
-            raise SessionError(
-                "not_refinable", f"frame {sequence} was sent at state {kept.sent_state} already"
-            )
-        deadline_s = self._deadline(kept.bitstream)
-        future = self._open_connection().refine(
-            sequence,
-            layers,
-            tasks=self._tasks(tasks),
-            picture=_picture(picture),
-            deadline_s=deadline_s,
+        framing = self._framing()
+        short_id = b"" if bundle is None else framing.also(bundle).short_id
+        refinement = self._kept.refinement(sequence, short_id, state)
+        ids = (*self._kept.sent_bundles(sequence), refinement.bundle_id)
+        refinement = replace(
+            refinement,
+            tasks=framing.wanted_tasks(tasks, framing.describer.bundles(dict.fromkeys(ids))),
+            picture=picture_request(picture),
         )
-        result = _whole(self._await(future, sequence, refined, deadline_s))
-        self._kept[sequence] = _Kept(kept.bitstream, state)
+        deadline_s = framing.deadline_of(*self._kept.size(sequence))
+        future = self._open_connection().refine(refinement, deadline_s=deadline_s)
+        result = _whole(received(self._await(future, deadline_s), sequence))
+        self._kept.sent(refinement)
         return result
 
     def analyze(
@@ -349,36 +357,43 @@ class EdgeSession:
         max_bytes: int | None = None,
         psnr_db: float | None = None,
         best_effort: bool = False,
+        send_with: SendWith = (),
     ) -> FrameResult:
-        """Like ``send``, as one unary call outside the stream: no credits, no sequence."""
+        """Like ``send``, as one unary call outside the stream: no credits, no sequence, and
+        nothing is kept."""
         rate = RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
-        bitstream, _ = self._encode(photo, rate, False)
         self._open_connection()
+        frame = self._framing().frame(photo, rate, tasks, picture, False, send_with, keep=False)
         assert self._channel is not None
+        sent = [part.sent for part in frame.parts if part.sent is not None]
         request = ingest_pb2.AnalyzeRequest(
-            features=features_message(bitstream),
-            tasks=self._tasks(tasks),
-            picture=picture_request_message(_picture(picture)),
+            features=[features_message(bitstream) for bitstream in sent],
+            tasks=frame.tasks,
+            picture=picture_request_message(frame.picture),
         )
         started = time.perf_counter()
         try:
             response = ingest_pb2_grpc.IngestServiceStub(self._channel).Analyze(
-                request, timeout=self._deadline(bitstream)
+                request, timeout=frame.deadline_s
             )
         except grpc.RpcError as error:
             raise error_from_call(error, self.server) from None
-        round_trip_ms = (time.perf_counter() - started) * 1e3
-        outcome = outcome_from_message(response.outcome)
-        reply = Reply(outcome, 0, bitstream.state, round_trip_ms)
-        return _whole(_result(reply, photo, bitstream))
+        reply = Reply(
+            outcome_from_message(response.outcome),
+            0,
+            sent[0].state,
+            (time.perf_counter() - started) * 1e3,
+            sent[0].bundle_id,
+            sum(bitstream.file_bytes for bitstream in sent),
+            sent[0].passes,
+        )
+        return _whole(received(reply, photo))
 
     # -- parts -----------------------------------------------------------------------------------
 
     def _own_bundle(self) -> Bundle | None:
-        if isinstance(self._given_bundle, Bundle):
-            return self._given_bundle
         if self._given_bundle is not None:
-            return Bundle.load(self._given_bundle)
+            return _load(self._given_bundle)
         try:
             return Bundle.load()
         except BundleError:
@@ -389,155 +404,51 @@ class EdgeSession:
             raise SessionError("closed", "this session is not open; use it in a with statement")
         return self._connection
 
-    def _deadline(self, bitstream: Bitstream) -> float:
-        if self._deadline_s is not None:
-            return self._deadline_s
-        base_s = self._open_connection().welcome.settings.frame_deadline_s
-        return frame_deadline(base_s, bitstream.width, bitstream.height) + RESULT_MARGIN_S
+    def _framing(self) -> Framer:
+        self._open_connection()
+        assert self._framer is not None
+        return self._framer
 
-    def _tasks(self, tasks: Iterable[str] | None) -> tuple[str, ...]:
-        if tasks is not None:
-            return parse_tasks(tasks)
-        return self.available_tasks if self._default_tasks is None else self._default_tasks
+    def _submit(self, frame: Outgoing) -> tuple[int, Future[Reply]]:
+        return self._open_connection().submit(
+            frame.parts,
+            tasks=frame.tasks,
+            picture=frame.picture,
+            deadline_s=frame.deadline_s,
+            later=frame.later,
+            more=frame.make_others is not None,
+        )
 
-    def _encode(
-        self, photo: Photo, rate: RateTarget, refinable: bool
-    ) -> tuple[Bitstream, Bitstream | None]:
-        """The frame to send, and the finest one when it shall be kept."""
-        if isinstance(photo, str | Path) and Path(photo).suffix.lower() == ".fwf":
-            photo = _read_fwf(Path(photo))
-        if not isinstance(photo, Bitstream):
-            if not refinable or rate.psnr_db is not None:
-                frame = self.encoder.encode_at(photo, rate)
-                return frame, self.encoder.encode(photo) if refinable else None
-            photo = self.encoder.encode(photo)
-        return self._cut(photo, rate), photo if refinable else None
-
-    def _cut(self, bitstream: Bitstream, rate: RateTarget) -> Bitstream:
-        """What ``EdgeEncoder.encode`` would have made of the photo, from ready layers."""
-        if rate.psnr_db is not None:
-            raise BudgetError("no_photo", "a PSNR target needs the photo, not its features")
-        if rate.state is not None:
-            return bitstream.truncate(rate.state)
-        budget = rate.budget_bytes(bitstream.width, bitstream.height)
-        if budget is None or bitstream.file_bytes <= budget:
-            return bitstream
-        if self._codec is None:
-            self._codec = open_codec(self.bundle)
-        return self._codec.shorten(bitstream, budget)
-
-    def _keep(self, sequence: int, finest: Bitstream | None, sent_state: int) -> None:
-        if finest is None:
+    def _finish(self, sequence: int, frame: Outgoing) -> None:
+        """Encode what is only kept, while the frame is on its way."""
+        if frame.make_others is None:
             return
-        self._kept[sequence] = _Kept(finest, sent_state)
-        while len(self._kept) > KEPT_FOR_REFINEMENT:
-            self._kept.popitem(last=False)
-
-    def _await(
-        self, future: Future[Reply], source: Any, bitstream: Bitstream, deadline_s: float
-    ) -> FrameResult:
+        parts: tuple[Part, ...] = ()
         try:
-            return _result(future.result(deadline_s), source, bitstream)
+            parts = frame.make_others()
+        except FeatherwireError as error:
+            logging.getLogger(__name__).warning(
+                "warning: frame %d cannot be refined: %s", sequence, error.message
+            )
+        finally:
+            self._open_connection().finish(sequence, parts)
+
+    def _await(self, future: Future[Reply], deadline_s: float) -> Reply:
+        try:
+            return future.result(deadline_s)
         except FutureTimeoutError:
-            raise self._too_late(deadline_s) from None
-
-    def _completed(self, in_flight: dict[Future[Reply], _InFlight]) -> Iterator[FrameResult]:
-        """Wait for one of ``in_flight`` at least, or for its deadline; yield what has ended.
-
-        What has ended is forgotten. When the session has failed this raises why, after all that
-        did come back.
-        """
-        first_s = min(one.sent_at + one.deadline_s for one in in_flight.values())
-        wait_for(
-            in_flight,
-            timeout=max(0.0, first_s - time.monotonic()),
-            return_when=FIRST_COMPLETED,
-        )
-        failure: BaseException | None = None
-        for future, one in list(in_flight.items()):
-            if future.done():
-                del in_flight[future]
-                if (error := future.exception()) is not None:
-                    failure = failure or error
-                else:
-                    yield _result(future.result(), one.photo, one.bitstream)
-            elif time.monotonic() >= one.sent_at + one.deadline_s:
-                del in_flight[future]
-                future.cancel()
-                late = self._too_late(one.deadline_s)
-                yield _unsent(one.photo, late, sequence=one.sequence)
-        if failure is not None:
-            raise failure
-
-    def _too_late(self, deadline_s: float) -> SessionError:
-        return SessionError(
-            "deadline_exceeded", f"{self.server} gave no result within {deadline_s:g} s"
-        )
+            raise too_late(self.server, deadline_s) from None
 
 
-def default_device_name() -> str:
-    """This machine's host name, in the alphabet of device names."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:128] or "device"
+def _load(source: BundleSource) -> Bundle:
+    return source if isinstance(source, Bundle) else Bundle.load(source)
 
 
-def _read_fwf(path: Path) -> Bitstream:
-    """A .fwf file; one whose end is missing gives what is complete, with a warning."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise PhotoError("unreadable", f"{path}: {error.strerror or error}") from None
-    bitstream = Bitstream.from_bytes(data, allow_cut=True)
-    if bitstream.file_bytes != len(data):
-        logging.getLogger(__name__).warning(
-            "warning: %s is cut; its state %d is complete and is used", path, bitstream.state
-        )
-    return bitstream
-
-
-def _package_version() -> str:
-    try:
-        return version("featherwire")
-    except PackageNotFoundError:
-        return "0"
-
-
-def _picture(wish: PictureWish) -> PictureRequest | None:
-    if wish is None or wish is False:
-        return None
-    if isinstance(wish, PictureRequest):
-        return wish
-    try:
-        return PictureRequest(PictureEncoding.PNG if wish is True else PictureEncoding(wish))
-    except ValueError:
-        known = ", ".join(PictureEncoding)
-        raise SessionError("unknown_encoding", f"no encoding {wish!r}; there are {known}") from None
-
-
-def _result(reply: Reply, source: Any, bitstream: Bitstream) -> FrameResult:
-    outcome = reply.outcome
-    return FrameResult(
-        source=source,
-        sequence=reply.sequence,
-        state=reply.state,
-        payload_bytes=bitstream.file_bytes,
-        round_trip_ms=reply.round_trip_ms,
-        passes=bitstream.passes,
-        analysis=outcome.analysis,
-        error=outcome.error,
-        task_errors=outcome.task_errors,
-        picture=outcome.picture,
-        picture_error=outcome.picture_error,
-    )
-
-
-def _unsent(source: Any, error: FeatherwireError, *, sequence: int = 0) -> FrameResult:
-    return FrameResult(
-        source=source,
-        sequence=sequence,
-        state=None,
-        payload_bytes=0,
-        round_trip_ms=0.0,
-        error=error,
+def _refused(bundle: Bundle, server: str) -> SessionError:
+    return SessionError(
+        "bundle_mismatch",
+        f"{server} does not take bundle {bundle.manifest.name} ({bundle.id})",
+        bundle_id=bundle.id,
     )
 
 

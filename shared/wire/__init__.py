@@ -2,6 +2,8 @@
 
 transport   the numbers both ends must agree on: protocol version, caps, keepalive
 outcome     what becomes of a frame, as plain values
+features    layers and bitstreams, both ways
+commands    commands to a device and the replies
 requests    Hello, Frame, Refine: checked on arrival, built for sending
 results     results, outcomes and task lists, both ways
 failures    errors, both ways

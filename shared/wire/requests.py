@@ -13,17 +13,23 @@ from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from shared.bitstream import Bitstream, Layer, PartialLayer
-from shared.bitstream.container import MAX_PASSES
-from shared.errors import BitstreamError, SessionError
+from shared.bitstream import Bitstream, Layer
+from shared.errors import SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import ingest_pb2, types_pb2
+from shared.wire.features import (
+    features_message,
+    layer_message,
+    parse_bitstreams,
+    parse_layers,
+    parse_short_id,
+)
 from shared.wire.outcome import PictureEncoding, PictureRequest
-from shared.wire.transport import MAX_FRAME_BYTES, PROTOCOL_VERSION
+from shared.wire.transport import PROTOCOL_VERSION
 
 MAX_SEQUENCE = 2**63 - 1
-MAX_STATE = 255
 MAX_TASKS = 16
+MAX_BUNDLES = 16
 MAX_LABELS = 32
 
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -45,7 +51,10 @@ NUMBER_BY_ENCODING = {
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A client's opening; ``bundle_id`` is None when the server shall choose."""
+    """A client's opening; ``bundle_id`` is None when the server shall choose.
+
+    ``also_bundle_ids`` are those of which the client can send layers when it is asked.
+    """
 
     device: str
     session: str
@@ -54,14 +63,18 @@ class Hello:
     last_result_seen: int = 0
     client_version: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    also_bundle_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One picture's features and what is wanted of them; ``captured_at`` is aware, or None."""
+    """One picture's features and what is wanted of them; ``captured_at`` is aware, or None.
+
+    ``bitstreams``: one or more, each of another bundle, all of one width and height.
+    """
 
     sequence: int
-    bitstream: Bitstream
+    bitstreams: tuple[Bitstream, ...]
     tasks: tuple[str, ...] = ()
     picture: PictureRequest | None = None
     captured_at: datetime | None = None
@@ -69,12 +82,16 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Refine:
-    """Finer layers for an earlier frame, coarsest first."""
+    """Finer layers for an earlier frame, coarsest first.
+
+    ``bundle_id``: the first eight bytes of its bundle's id; empty is the frame's first bundle.
+    """
 
     sequence: int
     layers: tuple[Layer, ...]
     tasks: tuple[str, ...] = ()
     picture: PictureRequest | None = None
+    bundle_id: bytes = b""
 
 
 # -- arriving ------------------------------------------------------------------------------------
@@ -99,6 +116,10 @@ def parse_hello(message: ingest_pb2.Hello) -> Hello:
         not _NAME.fullmatch(name) or len(value) > 256 for name, value in message.labels.items()
     ):
         raise _invalid("labels", f"are more than {MAX_LABELS}, or too long")
+    if len(message.also_bundle_ids) > MAX_BUNDLES or not all(
+        _BUNDLE_ID.fullmatch(bundle_id) for bundle_id in message.also_bundle_ids
+    ):
+        raise _invalid("also_bundle_ids", f"are more than {MAX_BUNDLES}, or no ids")
     return Hello(
         device=_name("device", message.device),
         session=_name("session", message.session),
@@ -107,6 +128,7 @@ def parse_hello(message: ingest_pb2.Hello) -> Hello:
         last_result_seen=message.last_result_seen,
         client_version=message.client_version,
         labels=dict(message.labels),
+        also_bundle_ids=tuple(dict.fromkeys(message.also_bundle_ids)),
     )
 
 
@@ -116,9 +138,8 @@ def parse_frame(message: ingest_pb2.Frame, limits: Limits = DEFAULT_LIMITS) -> F
     tasks = parse_tasks(message.tasks)
     picture = parse_picture_request(message.picture) if message.HasField("picture") else None
     captured_at = _instant(message.captured_at) if message.HasField("captured_at") else None
-    if not message.HasField("features"):
-        raise _invalid("features", "are missing")
-    return Frame(sequence, parse_features(message.features, limits), tasks, picture, captured_at)
+    bitstreams = parse_bitstreams(message.features, limits)
+    return Frame(sequence, bitstreams, tasks, picture, captured_at)
 
 
 def parse_refine(message: ingest_pb2.Refine, limits: Limits = DEFAULT_LIMITS) -> Refine:
@@ -126,24 +147,8 @@ def parse_refine(message: ingest_pb2.Refine, limits: Limits = DEFAULT_LIMITS) ->
     sequence = _sequence(message.sequence)
     tasks = parse_tasks(message.tasks)
     picture = parse_picture_request(message.picture) if message.HasField("picture") else None
-    return Refine(sequence, _layers(message.layers, limits), tasks, picture)
-
-
-def parse_features(message: types_pb2.Features, limits: Limits = DEFAULT_LIMITS) -> Bitstream:
-    """Check sizes, order and checksums; raises ``BitstreamError``.
-
-    That the layers suit the bundle is the codec's to say.
-    """
-    bitstream = Bitstream(
-        bundle_id=message.bundle_short_id,
-        width=message.width,
-        height=message.height,
-        state=message.state,
-        layers=_layers(message.layers, limits, len(message.partial.payload)),
-        partial=_partial(message) if message.HasField("partial") else None,
-    )
-    bitstream.check(limits)
-    return bitstream
+    bundle_id = parse_short_id(message.bundle_short_id)
+    return Refine(sequence, parse_layers(message.layers, limits), tasks, picture, bundle_id)
 
 
 def parse_tasks(names: Iterable[str]) -> tuple[str, ...]:
@@ -178,6 +183,7 @@ def hello_message(hello: Hello) -> ingest_pb2.Hello:
         last_result_seen=hello.last_result_seen,
         client_version=hello.client_version,
         labels=hello.labels,
+        also_bundle_ids=hello.also_bundle_ids,
     )
 
 
@@ -185,7 +191,7 @@ def frame_message(frame: Frame) -> ingest_pb2.Frame:
     """``frame`` as its message."""
     message = ingest_pb2.Frame(
         sequence=frame.sequence,
-        features=features_message(frame.bitstream),
+        features=[features_message(bitstream) for bitstream in frame.bitstreams],
         tasks=frame.tasks,
         picture=picture_request_message(frame.picture),
     )
@@ -198,21 +204,10 @@ def refine_message(refine: Refine) -> ingest_pb2.Refine:
     """``refine`` as its message."""
     return ingest_pb2.Refine(
         sequence=refine.sequence,
-        layers=[_layer_message(layer) for layer in refine.layers],
+        layers=[layer_message(layer) for layer in refine.layers],
         tasks=refine.tasks,
         picture=picture_request_message(refine.picture),
-    )
-
-
-def features_message(bitstream: Bitstream) -> types_pb2.Features:
-    """A bitstream as its message, each layer with its checksum."""
-    return types_pb2.Features(
-        bundle_short_id=bitstream.bundle_id,
-        width=bitstream.width,
-        height=bitstream.height,
-        state=bitstream.state,
-        layers=[_layer_message(layer) for layer in bitstream.layers],
-        partial=_partial_message(bitstream.partial),
+        bundle_short_id=refine.bundle_id,
     )
 
 
@@ -226,61 +221,6 @@ def picture_request_message(request: PictureRequest | None) -> types_pb2.Picture
 
 
 # -- parts ---------------------------------------------------------------------------------------
-
-
-def _layers(
-    messages: Iterable[types_pb2.Layer], limits: Limits, partial_bytes: int = 0
-) -> tuple[Layer, ...]:
-    messages = list(messages)
-    if not 1 <= len(messages) <= limits.max_layers:
-        raise BitstreamError(
-            "limit_exceeded", f"{len(messages)} layers, not 1 to {limits.max_layers}"
-        )
-    total_bytes = partial_bytes + sum(len(message.payload) for message in messages)
-    max_bytes = min(MAX_FRAME_BYTES, limits.max_file_bytes)
-    if total_bytes > max_bytes:
-        raise BitstreamError(
-            "limit_exceeded", f"the layers take {total_bytes} bytes, more than {max_bytes}"
-        )
-    layers = []
-    for number, message in enumerate(messages):
-        if message.state > MAX_STATE or message.state != messages[0].state - number:
-            raise BitstreamError(
-                "bad_state", f"layer {number} has state {message.state}; states fall by one"
-            )
-        if len(message.payload) > limits.max_layer_bytes:
-            raise BitstreamError(
-                "limit_exceeded",
-                f"layer of state {message.state}: {len(message.payload)} bytes, more than "
-                f"{limits.max_layer_bytes}",
-            )
-        layer = Layer(message.state, message.payload)
-        if layer.crc32c != message.crc32c:
-            raise BitstreamError("crc_mismatch", f"the layer of state {message.state} is damaged")
-        layers.append(layer)
-    return tuple(layers)
-
-
-def _partial(features: types_pb2.Features) -> PartialLayer:
-    message = features.partial
-    if not 1 <= features.state <= MAX_STATE or not 1 <= message.passes <= MAX_PASSES:
-        raise BitstreamError(
-            "bad_passes", f"{message.passes} passes after state {features.state} are impossible"
-        )
-    layer = PartialLayer(features.state - 1, message.passes, message.payload)
-    if layer.crc32c != message.crc32c:
-        raise BitstreamError("crc_mismatch", f"the layer of state {layer.state} is damaged")
-    return layer
-
-
-def _partial_message(layer: PartialLayer | None) -> types_pb2.PartialLayer | None:
-    if layer is None:
-        return None
-    return types_pb2.PartialLayer(passes=layer.passes, payload=layer.payload, crc32c=layer.crc32c)
-
-
-def _layer_message(layer: Layer) -> types_pb2.Layer:
-    return types_pb2.Layer(state=layer.state, payload=layer.payload, crc32c=layer.crc32c)
 
 
 def _sequence(sequence: int) -> int:

@@ -24,6 +24,7 @@ from cloud_server.settings import ServerSettings
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from shared.results import Box, Detection, ModelInfo, TaskResult
+from tests.support.feature_bundle import make_feature_bundle
 from tests.support.tiny_bundle import make_tiny_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +55,17 @@ class FixedTask:
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return make_tiny_bundle(tmp_path_factory.mktemp("tiny-bundle"))
+
+
+@pytest.fixture(scope="session")
+def feature_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Features alone, with a tail that detects red and blue blocks."""
+    return make_feature_bundle(tmp_path_factory.mktemp("feature-bundle"))
+
+
+@pytest.fixture(scope="session")
+def feature_encoder(feature_bundle: Bundle) -> EdgeEncoder:
+    return EdgeEncoder(feature_bundle)
 
 
 @pytest.fixture(scope="session")
@@ -98,9 +110,9 @@ class ServerThread:
             self._loop = asyncio.get_running_loop()
             self.server, self.engine, _ = await open_server(settings, more_tasks=tasks)
             self.address = await self.server.start("127.0.0.1:0")
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # told in the test's own thread
             self._failure = error
-            raise
+            return
         finally:
             self._ready.set()
         self._drained = await self.server.wait()
@@ -111,8 +123,15 @@ def start_server(tiny_bundle: Bundle) -> Iterator[Callable[..., ServerThread]]:
     """Starts servers: ``start_server({"slow": lambda: FixedTask(...)}, **settings)``."""
     servers: list[ServerThread] = []
 
-    def start(tasks: dict[str, Callable[[], Any]] | None = None, **settings: Any) -> ServerThread:
-        defaults = {"bundle": tiny_bundle.origin, "tasks": (), "drain_deadline_s": 5.0}
+    def start(
+        tasks: dict[str, Callable[[], Any]] | None = None, /, **settings: Any
+    ) -> ServerThread:
+        defaults = {
+            "bundle": tiny_bundle.origin,
+            "bundles": (),
+            "tasks": (),
+            "drain_deadline_s": 5.0,
+        }
         server = ServerThread(ServerSettings.load(None, **(defaults | settings)), tasks or {})
         servers.append(server)
         return server
@@ -149,5 +168,8 @@ def server_process(
 @pytest.fixture(scope="module")
 def server(tiny_bundle: Bundle) -> Iterator[str]:
     """HOST:PORT of a server process without tasks."""
-    with server_process("--bundle", tiny_bundle.origin, "--tasks", "none") as (_, ready):
+    with server_process("--bundle", tiny_bundle.origin, "--bundles", "none", "--tasks", "none") as (
+        _,
+        ready,
+    ):
         yield ready["listening"]

@@ -10,9 +10,14 @@ from typing import Any
 
 import grpc
 
+from shared.bitstream import Bitstream
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
 from shared.wire.requests import Frame, Hello, frame_message, hello_message
 from shared.wire.transport import client_options
+
+
+def _together(bitstreams: Any) -> tuple[Bitstream, ...]:
+    return (bitstreams,) if isinstance(bitstreams, Bitstream) else tuple(bitstreams)
 
 
 class RawClient:
@@ -39,7 +44,7 @@ class RawClient:
         self._requests.put(ingest_pb2.ConnectRequest(**message))
 
     def frame(self, sequence: int, bitstream: Any, **fields: Any) -> None:
-        self.say(frame=frame_message(Frame(sequence, bitstream, **fields)))
+        self.say(frame=frame_message(Frame(sequence, _together(bitstream), **fields)))
 
     def half_close(self) -> None:
         self._requests.put(None)

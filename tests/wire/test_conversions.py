@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import string
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +24,7 @@ from shared.errors import (
     TaskError,
 )
 from shared.limits import Limits
-from shared.proto.featherwire.v1 import ingest_pb2
+from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
 from shared.proto.featherwire.v1 import types_pb2 as pb
 from shared.results import (
     AnalysisResult,
@@ -43,14 +44,15 @@ from shared.wire import (
     error_from_message,
     error_to_message,
 )
+from shared.wire.commands import RefineCommand, parse_refine_command
 from shared.wire.failures import is_retryable
+from shared.wire.features import parse_features
 from shared.wire.requests import (
     Frame,
     Hello,
     Refine,
     frame_message,
     hello_message,
-    parse_features,
     parse_frame,
     parse_hello,
     parse_picture_request,
@@ -260,6 +262,7 @@ def test_an_outcome_is_an_analysis_or_an_error() -> None:
         last_result_seen=st.integers(0, 2**63 - 1),
         client_version=st.text(max_size=20),
         labels=st.dictionaries(names, st.text(max_size=20), max_size=4),
+        also_bundle_ids=st.lists(hashes, max_size=3, unique=True).map(tuple),
     )
 )
 def test_hello_comes_back(hello: Hello) -> None:
@@ -269,6 +272,7 @@ def test_hello_comes_back(hello: Hello) -> None:
 @given(
     st.integers(1, 2**63 - 1),
     bitstreams(),
+    st.sets(st.integers(0, 255), max_size=7),
     st.lists(tasks, max_size=4, unique=True).map(tuple),
     st.none() | requests,
     st.none() | st.datetimes(datetime(1970, 1, 1), datetime(9999, 1, 1), timezones=st.just(UTC)),
@@ -276,14 +280,18 @@ def test_hello_comes_back(hello: Hello) -> None:
 def test_frames_come_back(
     sequence: int,
     bitstream: Bitstream,
+    more: set[int],
     wanted: tuple[str, ...],
     picture: PictureRequest | None,
     captured_at: datetime | None,
 ) -> None:
-    frame = Frame(sequence, bitstream, wanted, picture, captured_at)
+    others = tuple(
+        replace(bitstream, bundle_id=bytes([n] * 8)) for n in more - set(bitstream.bundle_id)
+    )
+    frame = Frame(sequence, (bitstream, *others), wanted, picture, captured_at)
     data = frame_message(frame).SerializeToString()
     assert parse_frame(ingest_pb2.Frame.FromString(data)) == frame
-    refine = Refine(sequence, bitstream.layers, wanted, picture)
+    refine = Refine(sequence, bitstream.layers, wanted, picture, bitstream.bundle_id)
     assert parse_refine(refine_message(refine)) == refine
 
 
@@ -324,10 +332,12 @@ def test_a_bad_hello_is_refused(fields: dict[str, Any], reason: str) -> None:
         lambda f: setattr(f.captured_at, "seconds", 2**62),
         lambda f: setattr(f.captured_at, "nanos", -5),
         lambda f: f.ClearField("features"),
+        lambda f: f.features.append(f.features[0]),
+        lambda f: f.features.extend(pb.Features(bundle_short_id=bytes([n] * 8)) for n in range(8)),
     ],
 )
 def test_a_bad_frame_message_is_refused(change: Any) -> None:
-    frame = frame_message(Frame(1, Bitstream(b"8" * 8, 64, 64, 0, (Layer(0, b"x"),))))
+    frame = frame_message(Frame(1, (Bitstream(b"8" * 8, 64, 64, 0, (Layer(0, b"x"),)),)))
     change(frame)
     with pytest.raises(SessionError) as caught:
         parse_frame(frame)
@@ -350,7 +360,7 @@ def test_a_bad_frame_message_is_refused(change: Any) -> None:
 def test_a_forged_partial_layer_is_refused(change: Any, reason: str) -> None:
     layers = (Layer(2, b"four"), Layer(1, b"four"))
     good = Bitstream(b"8" * 8, 64, 64, 1, layers, PartialLayer(0, 2, b"four"))
-    message = frame_message(Frame(1, good)).features
+    message = frame_message(Frame(1, (good,))).features[0]
     assert parse_features(message) == good
     change(message)
     with pytest.raises(BitstreamError) as caught:
@@ -369,11 +379,52 @@ def test_a_forged_partial_layer_is_refused(change: Any, reason: str) -> None:
 )
 def test_features_over_a_limit_are_refused(limits: Limits) -> None:
     bitstream = Bitstream(b"8" * 8, 64, 64, 0, (Layer(1, b"four"), Layer(0, b"four")))
-    message = frame_message(Frame(1, bitstream)).features
+    message = frame_message(Frame(1, (bitstream,))).features[0]
     assert parse_features(message) == bitstream
     with pytest.raises(BitstreamError) as caught:
         parse_features(message, limits)
     assert caught.value.reason in {"limit_exceeded", "bad_size"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda f: setattr(f, "width", 65), "size_mismatch"),
+        (lambda f: setattr(f, "height", 63), "size_mismatch"),
+        (lambda f: setattr(f, "bundle_short_id", b"short"), "bad_bundle_id"),
+        (lambda f: setattr(f.layers[0], "crc32c", 1), "crc_mismatch"),
+        (lambda f: setattr(f.layers[0], "payload", bytes(15 * 2**20)), "limit_exceeded"),
+    ],
+)
+def test_a_forged_second_bitstream_is_refused(change: Any, reason: str) -> None:
+    first = Bitstream(b"8" * 8, 64, 64, 0, (Layer(0, bytes(10 * 2**20)),))
+    second = replace(first, bundle_id=b"9" * 8, layers=(Layer(0, b"x"),))
+    message = frame_message(Frame(1, (first, second)))
+    assert parse_frame(message).bitstreams == (first, second)
+    change(message.features[1])
+    with pytest.raises(BitstreamError) as caught:
+        parse_frame(message)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda c: c.ClearField("refine_frame"), "unsupported_command"),
+        (lambda c: setattr(c.refine_frame, "sequence", 0), "invalid_message"),
+        (lambda c: setattr(c.refine_frame, "sequence", 2**64 - 1), "invalid_message"),
+        (lambda c: setattr(c.refine_frame, "state", 256), "invalid_message"),
+        (lambda c: setattr(c.refine_frame, "bundle_short_id", b"x"), "bad_bundle_id"),
+    ],
+)
+def test_a_command_that_cannot_be_is_refused(change: Any, reason: str) -> None:
+    command = fleet_pb2.Command(command_id="c")
+    command.refine_frame.sequence = 3
+    assert parse_refine_command(command) == RefineCommand(3, b"", 0)
+    change(command)
+    with pytest.raises(FeatherwireError) as caught:
+        parse_refine_command(command)
+    assert caught.value.reason == reason
 
 
 def test_task_names_lose_repetitions_and_encodings_have_a_default() -> None:

@@ -129,7 +129,7 @@ async def test_equal_shapes_are_reconstructed_together_at_different_states(
 ) -> None:
     engine = await LocalEngine.open(tiny_bundle, workers=WorkerCounts(max_batch=4, max_delay_s=0.5))
     frames = [
-        EngineFrame(encoder.encode(picture, state=state), picture=PictureRequest())
+        EngineFrame((encoder.encode(picture, state=state),), picture=PictureRequest())
         for picture, state in ((image, 0), (image, 3), (image[:, :-3], 1), (image[:64], 2))
     ]
     together = await asyncio.gather(*(engine.submit(frame) for frame in frames))
@@ -137,7 +137,7 @@ async def test_equal_shapes_are_reconstructed_together_at_different_states(
     for one, other, frame in zip(together, alone, frames, strict=True):
         assert one.picture is not None
         assert other.picture is not None
-        size = (frame.bitstream.width, frame.bitstream.height)
+        size = (frame.bitstreams[0].width, frame.bitstreams[0].height)
         assert (one.picture.width, one.picture.height) == size
         pixels = [
             np.asarray(Image.open(io.BytesIO(p.data)), np.int16)
@@ -186,7 +186,7 @@ def test_no_frame_is_accepted_twice_whatever_the_order(
     for sequence in sequences:
         if not session.accepted(sequence):
             assert sequence not in taken
-            session.accept(sequence, 0)
+            session.accept(sequence, (b"", 0))
             taken.add(sequence)
         assert session.accepted(sequence)
         assert len(session.accepted_above) <= window
@@ -198,17 +198,17 @@ def test_no_frame_is_accepted_twice_whatever_the_order(
 
 def test_idle_sessions_are_forgotten_oldest_first_and_busy_ones_are_not() -> None:
     class Outlet:
-        def deliver(self, result: object) -> None: ...
+        def deliver(self, result: object, command: object) -> None: ...
 
         def supersede(self) -> None: ...
 
     registry = SessionRegistry(SessionLimits(max_sessions=3))
     busy = registry.attach(("d", "busy"), Outlet())
-    busy.accept(1, 0)
+    busy.accept(1, (b"", 0))
     for number in range(10):
         outlet = Outlet()
         session = registry.attach(("d", f"s{number}"), outlet)
-        session.accept(5, 0)
+        session.accept(5, (b"", 0))
         session.in_flight = 0
         registry.detach(session, outlet)
     assert len(registry) <= 4

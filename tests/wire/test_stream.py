@@ -27,10 +27,10 @@ from shared.bundle import Bundle
 from shared.errors import BudgetError, BundleError, FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc, types_pb2
 from shared.wire import PictureRequest
+from shared.wire.features import features_message
 from shared.wire.requests import (
     Frame,
     Refine,
-    features_message,
     frame_message,
     refine_message,
 )
@@ -283,7 +283,7 @@ def test_a_forged_frame_fails_alone_and_the_stream_goes_on(
     client.hello(session=f"forged-{time.monotonic_ns()}")
     features = features_message(bitstream)
     forge(features)
-    client.say(frame=ingest_pb2.Frame(sequence=1, features=features))
+    client.say(frame=ingest_pb2.Frame(sequence=1, features=[features]))
     assert client.wait_for("result")[0].outcome.error.reason == reason
     client.frame(2, bitstream)
     assert client.wait_for("result", 2)[1].outcome.HasField("analysis")
@@ -343,7 +343,7 @@ def test_an_oversized_message_ends_its_own_call_only(
         features = types_pb2.Features(layers=[types_pb2.Layer(payload=bytes(40 * 2**20))])
         with pytest.raises(grpc.RpcError) as caught:
             ingest_pb2_grpc.IngestServiceStub(channel).Analyze(
-                ingest_pb2.AnalyzeRequest(features=features), timeout=30
+                ingest_pb2.AnalyzeRequest(features=[features]), timeout=30
             )
     assert error_from_call(caught.value, server).reason == "message_too_large"
     with EdgeSession(server, encoder=encoder) as session:
@@ -465,7 +465,7 @@ def test_damaged_requests_on_the_socket_leave_the_server_serving(
     hello = ingest_pb2.Hello(protocol_version=1, device="d", session="s", can_switch_bundle=True)
     good = [
         ingest_pb2.ConnectRequest(hello=hello),
-        ingest_pb2.ConnectRequest(frame=frame_message(Frame(1, bitstream, picture=WANTED))),
+        ingest_pb2.ConnectRequest(frame=frame_message(Frame(1, (bitstream,), picture=WANTED))),
         ingest_pb2.ConnectRequest(refine=refine_message(Refine(1, bitstream.layers[-1:]))),
     ]
     data = [message.SerializeToString() for message in good]

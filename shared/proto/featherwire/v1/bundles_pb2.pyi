@@ -107,7 +107,9 @@ class ListBundlesResponse(_message.Message):
     current_bundle_id: _builtins.str
     """The bundle in which this server wants its frames."""
     @_builtins.property
-    def bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleInfo]: ...
+    def bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleInfo]:
+        """All that this server takes, the wanted one first."""
+
     def __init__(
         self,
         *,

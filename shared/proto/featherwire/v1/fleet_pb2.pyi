@@ -170,23 +170,30 @@ Global___UseBundle: _TypeAlias = UseBundle  # noqa: Y015
 
 @_typing.final
 class RefineFrame(_message.Message):
-    """Asks for more layers of a frame that was already sent."""
+    """Asks for more layers of a frame that was already sent; the device sends a Refine, and replies. It
+    comes before the result that it is about, and names a bundle that the device's Hello names. A device
+    sends what it has up to that state, and at least the coarsest state of the layers that it has kept.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    BUNDLE_SHORT_ID_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     state: _builtins.int
+    bundle_short_id: _builtins.bytes
+    """First eight bytes of the bundle's id; empty is the frame's first bundle."""
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         state: _builtins.int = ...,
+        bundle_short_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_short_id", b"bundle_short_id", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,6 +14,10 @@ One stream carries a session:
                                          <-  Credit{1}                room for one more
     Refine{1, more layers}               ->
                                          <-  Ack{1}  Result{1, finer state}
+                                         <-  Command{refine_frame 2}  Result{2}
+    Refine{2, more layers}               ->
+    CommandReply                         ->
+                                         <-  Ack{2}  Result{2, finer state}
                                          <-  Drain{}                  send no more here
     Bye                                  ->  (end of stream, both ways)
 
@@ -73,6 +77,7 @@ class Hello(_message.Message):
     RESULT_CREDITS_FIELD_NUMBER: _builtins.int
     CLIENT_VERSION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    ALSO_BUNDLE_IDS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol; this file is version 1."""
     device: _builtins.str
@@ -95,6 +100,12 @@ class Hello(_message.Message):
     """For logs and the list of devices."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def also_bundle_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further bundles in which the client can describe a frame, 64 hexadecimal digits each: the server
+        may ask for layers of these with RefineFrame.
+        """
+
     def __init__(
         self,
         *,
@@ -107,10 +118,11 @@ class Hello(_message.Message):
         result_credits: _builtins.int = ...,
         client_version: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        also_bundle_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_id", b"bundle_id", "can_switch_bundle", b"can_switch_bundle", "client_version", b"client_version", "device", b"device", "labels", b"labels", "last_result_seen", b"last_result_seen", "protocol_version", b"protocol_version", "result_credits", b"result_credits", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_bundle_ids", b"also_bundle_ids", "bundle_id", b"bundle_id", "can_switch_bundle", b"can_switch_bundle", "client_version", b"client_version", "device", b"device", "labels", b"labels", "last_result_seen", b"last_result_seen", "protocol_version", b"protocol_version", "result_credits", b"result_credits", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -128,6 +140,7 @@ class Welcome(_message.Message):
     BUNDLE_ID_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
+    ACCEPTED_BUNDLE_IDS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     resume_after_sequence: _builtins.int
     """Every frame up to this sequence was accepted; send again what comes after. 0 is none."""
@@ -139,6 +152,12 @@ class Welcome(_message.Message):
     """For logs."""
     @_builtins.property
     def settings(self) -> Global___ServerSettings: ...
+    @_builtins.property
+    def accepted_bundle_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Every bundle that this server takes, the wanted one first; a client with any of them need not
+        switch.
+        """
+
     def __init__(
         self,
         *,
@@ -148,10 +167,11 @@ class Welcome(_message.Message):
         bundle_id: _builtins.str = ...,
         settings: Global___ServerSettings | None = ...,
         server_version: _builtins.str = ...,
+        accepted_bundle_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_id", b"bundle_id", "credits", b"credits", "protocol_version", b"protocol_version", "resume_after_sequence", b"resume_after_sequence", "server_version", b"server_version", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_bundle_ids", b"accepted_bundle_ids", "bundle_id", b"bundle_id", "credits", b"credits", "protocol_version", b"protocol_version", "resume_after_sequence", b"resume_after_sequence", "server_version", b"server_version", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -170,6 +190,7 @@ class ServerSettings(_message.Message):
     MAX_SIDE_FIELD_NUMBER: _builtins.int
     FRAME_DEADLINE_S_FIELD_NUMBER: _builtins.int
     RATE_POLICY_FIELD_NUMBER: _builtins.int
+    FEATURE_TASKS_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     """Serialised bytes of one message, either way."""
     max_frame_bytes: _builtins.int
@@ -185,6 +206,10 @@ class ServerSettings(_message.Message):
     def rate_policy(self) -> _fleet_pb2.RatePolicy:
         """How the device shall choose its rate, when the operator has a policy."""
 
+    @_builtins.property
+    def feature_tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of the tasks that run on features alone, so that a picture is not enough for them."""
+
     def __init__(
         self,
         *,
@@ -195,10 +220,11 @@ class ServerSettings(_message.Message):
         max_side: _builtins.int = ...,
         frame_deadline_s: _builtins.float = ...,
         rate_policy: _fleet_pb2.RatePolicy | None = ...,
+        feature_tasks: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_rate_policy", b"_rate_policy", "rate_policy", b"rate_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rate_policy", b"_rate_policy", "frame_deadline_s", b"frame_deadline_s", "max_frame_bytes", b"max_frame_bytes", "max_message_bytes", b"max_message_bytes", "max_side", b"max_side", "min_side", b"min_side", "rate_policy", b"rate_policy", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rate_policy", b"_rate_policy", "feature_tasks", b"feature_tasks", "frame_deadline_s", b"frame_deadline_s", "max_frame_bytes", b"max_frame_bytes", "max_message_bytes", b"max_message_bytes", "max_side", b"max_side", "min_side", b"min_side", "rate_policy", b"rate_policy", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__rate_policy: _TypeAlias = _typing.Literal["rate_policy"]  # noqa: Y015
     _WhichOneofArgType__rate_policy: _TypeAlias = _typing.Literal["_rate_policy", b"_rate_policy"]  # noqa: Y015
@@ -224,7 +250,11 @@ class Frame(_message.Message):
         """When the picture was taken, by the device's clock."""
 
     @_builtins.property
-    def features(self) -> _types_pb2.Features: ...
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Features]:
+        """One to eight descriptions of the one picture, each by another bundle, all of one width and height.
+        The state and the bundle of the first stand for the frame.
+        """
+
     @_builtins.property
     def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of tasks to run; none are run when it is empty."""
@@ -238,11 +268,11 @@ class Frame(_message.Message):
         *,
         sequence: _builtins.int = ...,
         captured_at: _timestamp_pb2.Timestamp | None = ...,
-        features: _types_pb2.Features | None = ...,
+        features: _abc.Iterable[_types_pb2.Features] | None = ...,
         tasks: _abc.Iterable[_builtins.str] | None = ...,
         picture: _types_pb2.PictureRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "captured_at", b"captured_at", "features", b"features", "picture", b"picture"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "captured_at", b"captured_at", "picture", b"picture"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "captured_at", b"captured_at", "features", b"features", "picture", b"picture", "sequence", b"sequence", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -255,7 +285,8 @@ Global___Frame: _TypeAlias = Frame  # noqa: Y015
 @_typing.final
 class Refine(_message.Message):
     """Finer layers for a frame that was sent before. Costs one credit. The result carries the frame's
-    sequence and the finer state. A frame that the server no longer keeps: error refine_evicted.
+    sequence, and the bundle and finer state of the layers. A frame that the server no longer keeps:
+    error refine_evicted.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -264,15 +295,23 @@ class Refine(_message.Message):
     LAYERS_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     PICTURE_FIELD_NUMBER: _builtins.int
+    BUNDLE_SHORT_ID_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
+    bundle_short_id: _builtins.bytes
+    """First eight bytes of the bundle's id; empty is the frame's first bundle."""
     @_builtins.property
     def layers(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Layer]:
         """The whole layers after the whole ones already sent, coarsest first, without a gap. A partial
-        layer that was sent is replaced by the first of them.
+        layer that was sent is replaced by the first of them. Of a bundle that the frame does not carry
+        yet they begin with a state that the bundle's bitstreams can begin with.
         """
 
     @_builtins.property
-    def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """A task that both the refined bundle and another one of the frame have enough for runs on the
+        refined one.
+        """
+
     @_builtins.property
     def picture(self) -> _types_pb2.PictureRequest: ...
     def __init__(
@@ -282,10 +321,11 @@ class Refine(_message.Message):
         layers: _abc.Iterable[_types_pb2.Layer] | None = ...,
         tasks: _abc.Iterable[_builtins.str] | None = ...,
         picture: _types_pb2.PictureRequest | None = ...,
+        bundle_short_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "picture", b"picture"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "layers", b"layers", "picture", b"picture", "sequence", b"sequence", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "bundle_short_id", b"bundle_short_id", "layers", b"layers", "picture", b"picture", "sequence", b"sequence", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__picture: _TypeAlias = _typing.Literal["picture"]  # noqa: Y015
     _WhichOneofArgType__picture: _TypeAlias = _typing.Literal["_picture", b"_picture"]  # noqa: Y015
@@ -364,20 +404,24 @@ class Ack(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
+    BUNDLE_SHORT_ID_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     state: _builtins.int
     duplicate: _builtins.bool
     """It had been accepted before; nothing is processed again."""
+    bundle_short_id: _builtins.bytes
+    """Of which bundle the state is: the frame's first, or the refined one."""
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         state: _builtins.int = ...,
         duplicate: _builtins.bool = ...,
+        bundle_short_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_short_id", b"bundle_short_id", "duplicate", b"duplicate", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -414,12 +458,15 @@ class Result(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    BUNDLE_SHORT_ID_FIELD_NUMBER: _builtins.int
     result_id: _builtins.int
     """1, 2, 3, ... within the session, in order of completion."""
     sequence: _builtins.int
     """The frame's."""
     state: _builtins.int
     """State of the frame when it was processed."""
+    bundle_short_id: _builtins.bytes
+    """Of which bundle the state is: the frame's first, or the refined one."""
     @_builtins.property
     def outcome(self) -> _types_pb2.FrameOutcome: ...
     def __init__(
@@ -429,10 +476,11 @@ class Result(_message.Message):
         sequence: _builtins.int = ...,
         state: _builtins.int = ...,
         outcome: _types_pb2.FrameOutcome | None = ...,
+        bundle_short_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "result_id", b"result_id", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_short_id", b"bundle_short_id", "outcome", b"outcome", "result_id", b"result_id", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -568,7 +616,9 @@ class AnalyzeRequest(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     PICTURE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def features(self) -> _types_pb2.Features: ...
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Features]:
+        """As in Frame."""
+
     @_builtins.property
     def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -576,11 +626,11 @@ class AnalyzeRequest(_message.Message):
     def __init__(
         self,
         *,
-        features: _types_pb2.Features | None = ...,
+        features: _abc.Iterable[_types_pb2.Features] | None = ...,
         tasks: _abc.Iterable[_builtins.str] | None = ...,
         picture: _types_pb2.PictureRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "features", b"features", "picture", b"picture"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "picture", b"picture"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "features", b"features", "picture", b"picture", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...

@@ -14,6 +14,10 @@ One stream carries a session:
                                          <-  Credit{1}                room for one more
     Refine{1, more layers}               ->
                                          <-  Ack{1}  Result{1, finer state}
+                                         <-  Command{refine_frame 2}  Result{2}
+    Refine{2, more layers}               ->
+    CommandReply                         ->
+                                         <-  Ack{2}  Result{2, finer state}
                                          <-  Drain{}                  send no more here
     Bye                                  ->  (end of stream, both ways)
 

@@ -1,0 +1,174 @@
+"""What the engine has of one bundle: its decoder, its reconstructor, its tails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud_server.engine.stage import Done, Stage, StoppableHandler
+from cloud_server.reconstruct import Reconstructor
+from cloud_server.reconstruct.reconstructor import makes_pictures
+from cloud_server.tails import open_tails
+from shared.bitstream import Bitstream
+from shared.bundle import Bundle
+from shared.codec import Latents, open_codec
+from shared.results import ModelInfo, TaskResult
+
+Image = NDArray[np.uint8]
+A = TypeVar("A")
+B = TypeVar("B")
+
+LARGE_PIXELS = 4_000_000
+"""Pictures of more pixels are reconstructed by a worker of their own, so that others pass them."""
+
+TAIL_THRESHOLD = 0.5
+"""Score from which a tail's detections are in results."""
+
+
+class TailRunner(Protocol):
+    """What a lane needs of a tail; see ``cloud_server.tails``."""
+
+    @property
+    def models(self) -> list[ModelInfo]: ...
+
+    def run(self, batch: Sequence[Latents]) -> list[TaskResult]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCounts:
+    """Threads for each stage, and how frames are put together.
+
+    ``queue_size`` bounds each stage; ``max_delay_s`` is how long a reconstruction, or a tail, may
+    wait for others of its shape.
+    """
+
+    decode: int = 1
+    reconstruct: int = 1
+    task: int = 1
+    picture: int = 1
+    queue_size: int = 16
+    max_batch: int = 4
+    max_task_batch: int = 1
+    max_delay_s: float = 0.005
+
+
+class BundleLane:
+    """Stages of threads for bitstreams of one bundle; one codec, network or tail a thread."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        workers: WorkerCounts,
+        *,
+        device: str = "cpu",
+        score_threshold: float | None = None,
+    ) -> None:
+        """Load every model and start the workers; slow, so call it off the event loop.
+
+        score_threshold: down to which tails shall report detections (0 to 1), where that is below
+        what results show. Raises BundleError, ModelError or TaskError.
+        """
+        self.bundle = bundle
+        self.makes_pictures = makes_pictures(bundle)
+        self.models: dict[str, tuple[ModelInfo, ...]] = {}
+        """The tails' models, by task."""
+        self._decode: Stage[Bitstream, Latents] = Stage(
+            self._name("decode"), queue_size=workers.queue_size
+        )
+        self._reconstruct: Stage[Latents, Image] = self._batching("reconstruct", workers)
+        self._reconstruct_large: Stage[Latents, Image] = Stage(
+            self._name("reconstruct-large"), queue_size=workers.queue_size
+        )
+        self._tails: dict[str, Stage[Latents, TaskResult]] = {}
+        # All models first: what cannot be opened leaves no threads behind.
+        codecs = [open_codec(bundle) for _ in range(workers.decode)]
+        count = workers.reconstruct + 1 if self.makes_pictures else 0
+        reconstructors = [_open_reconstructor(bundle, device) for _ in range(count)]
+        tails = self._open_tails(workers.task, device, score_threshold)
+        self._decode.start([each(codec.decode) for codec in codecs])
+        if self.makes_pictures:
+            self._reconstruct.start_stoppable(reconstructors[1:])
+            self._reconstruct_large.start_stoppable(reconstructors[:1])
+        for task, runners in tails.items():
+            self._tails[task] = self._batching(f"tail.{task}", workers)
+            self._tails[task].start([runner.run for runner in runners])
+            self.models[task] = tuple(runners[0].models)
+
+    @property
+    def stages(self) -> list[Stage[Any, Any]]:
+        """Those that run."""
+        pictures = [self._reconstruct, self._reconstruct_large] if self.makes_pictures else []
+        return [self._decode, *pictures, *self._tails.values()]
+
+    async def decode(self, bitstream: Bitstream) -> Done[Latents]:
+        """The features that a bitstream describes. Raises BitstreamError."""
+        return await self._decode.run(bitstream)
+
+    async def reconstruct(self, latents: Latents) -> Done[Image]:
+        """The picture, uint8 HxWx3; only of a bundle that ``makes_pictures``."""
+        large = latents.width * latents.height > LARGE_PIXELS
+        stage = self._reconstruct_large if large else self._reconstruct
+        return await stage.run(latents)
+
+    async def tail(self, task: str, latents: Latents) -> Done[TaskResult]:
+        """What a tail finds, down to the threshold that the lane was opened with."""
+        return await self._tails[task].run(latents)
+
+    def _name(self, stage: str) -> str:
+        return f"{self.bundle.manifest.name}.{stage}"
+
+    def _batching(self, stage: str, workers: WorkerCounts) -> Stage[Latents, Any]:
+        return Stage(
+            self._name(stage),
+            queue_size=max(workers.queue_size, workers.max_batch),
+            max_batch=workers.max_batch,
+            max_delay_s=workers.max_delay_s,
+            key=latent_shapes,
+            expecting=lambda: self._decode.pending > 0,
+        )
+
+    def _open_tails(
+        self, count: int, device: str, score_threshold: float | None
+    ) -> dict[str, list[TailRunner]]:
+        """For each task as many tails as workers."""
+        finds_boxes = any(tail.output == "boxes" for tail in self.bundle.manifest.tails or ())
+        opened: dict[str, list[TailRunner]] = {}
+        for _ in range(count):
+            tails = open_tails(
+                self.bundle,
+                device=device,
+                score_threshold=score_threshold if finds_boxes else None,
+            )
+            for task, tail in tails.items():
+                opened.setdefault(task, []).append(tail)
+        return opened
+
+
+def shown(result: TaskResult, threshold: float = TAIL_THRESHOLD) -> tuple[TaskResult, list[float]]:
+    """``result`` with the detections that results show, and the scores of the others."""
+    if result.detections is None:
+        return result, []
+    kept = [item for item in result.detections if item.score >= threshold]
+    doubts = [item.score for item in result.detections if item.score < threshold]
+    if not doubts:
+        return result, []
+    return result.model_copy(update={"detections": kept}), doubts
+
+
+def latent_shapes(latents: Latents) -> Hashable:
+    """What two frames must share to be handled in one batch: the shape of every scale."""
+    return tuple((name, array.shape) for name, array in sorted(latents.scales.items()))
+
+
+def each(function: Callable[[A], B]) -> Callable[[list[A]], list[B]]:
+    """A handler of batches from a function of one item."""
+    return lambda items: [function(item) for item in items]
+
+
+def _open_reconstructor(bundle: Bundle, device: str) -> StoppableHandler[Latents, Image]:
+    reconstructor = Reconstructor.from_bundle(bundle, device=device)
+    return lambda batch, should_stop: reconstructor.reconstruct(batch, should_stop=should_stop)

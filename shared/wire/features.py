@@ -1,0 +1,157 @@
+"""Features on the wire and back: layers, bitstreams, and the several bitstreams of one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from shared.bitstream import Bitstream, Layer, PartialLayer
+from shared.bitstream.container import BUNDLE_ID_BYTES, MAX_PASSES
+from shared.errors import BitstreamError, SessionError
+from shared.limits import DEFAULT_LIMITS, Limits
+from shared.proto.featherwire.v1 import types_pb2
+from shared.wire.transport import MAX_FRAME_BYTES
+
+MAX_STATE = 255
+MAX_BITSTREAMS = 8
+"""Descriptions of one picture in one frame, each by another bundle."""
+
+
+# -- arriving ------------------------------------------------------------------------------------
+
+
+def parse_bitstreams(
+    messages: Sequence[types_pb2.Features], limits: Limits = DEFAULT_LIMITS
+) -> tuple[Bitstream, ...]:
+    """The bitstreams of one picture, in the order in which they came.
+
+    Raises ``SessionError("invalid_message")`` for none, more than eight, or two of one bundle, and
+    ``BitstreamError``: what ``parse_features`` raises, ``limit_exceeded`` for all of them together,
+    ``size_mismatch`` when they are not of one picture.
+    """
+    if not 1 <= len(messages) <= MAX_BITSTREAMS:
+        raise _invalid(f"are {len(messages)}, not 1 to {MAX_BITSTREAMS}")
+    if len({message.bundle_short_id for message in messages}) != len(messages):
+        raise _invalid("of one bundle come twice")
+    check_together(sum(_payload_bytes(message) for message in messages), limits)
+    bitstreams = tuple(parse_features(message, limits) for message in messages)
+    first = bitstreams[0]
+    for other in bitstreams[1:]:
+        if (other.width, other.height) != (first.width, first.height):
+            raise BitstreamError(
+                "size_mismatch",
+                f"{other.width}x{other.height} pixels beside {first.width}x{first.height}: not of "
+                "one picture",
+            )
+    return bitstreams
+
+
+def parse_features(message: types_pb2.Features, limits: Limits = DEFAULT_LIMITS) -> Bitstream:
+    """Check sizes, order and checksums; raises ``BitstreamError``.
+
+    That the layers suit the bundle is the codec's to say.
+    """
+    check_together(_payload_bytes(message), limits)
+    bitstream = Bitstream(
+        bundle_id=message.bundle_short_id,
+        width=message.width,
+        height=message.height,
+        state=message.state,
+        layers=parse_layers(message.layers, limits),
+        partial=_partial(message) if message.HasField("partial") else None,
+    )
+    bitstream.check(limits)
+    return bitstream
+
+
+def parse_layers(
+    messages: Iterable[types_pb2.Layer], limits: Limits = DEFAULT_LIMITS
+) -> tuple[Layer, ...]:
+    """Check number, sizes, order and checksums of whole layers; raises ``BitstreamError``."""
+    messages = list(messages)
+    if not 1 <= len(messages) <= limits.max_layers:
+        raise BitstreamError(
+            "limit_exceeded", f"{len(messages)} layers, not 1 to {limits.max_layers}"
+        )
+    check_together(sum(len(message.payload) for message in messages), limits)
+    layers = []
+    for number, message in enumerate(messages):
+        if message.state > MAX_STATE or message.state != messages[0].state - number:
+            raise BitstreamError(
+                "bad_state", f"layer {number} has state {message.state}; states fall by one"
+            )
+        if len(message.payload) > limits.max_layer_bytes:
+            raise BitstreamError(
+                "limit_exceeded",
+                f"layer of state {message.state}: {len(message.payload)} bytes, more than "
+                f"{limits.max_layer_bytes}",
+            )
+        layer = Layer(message.state, message.payload)
+        if layer.crc32c != message.crc32c:
+            raise BitstreamError("crc_mismatch", f"the layer of state {message.state} is damaged")
+        layers.append(layer)
+    return tuple(layers)
+
+
+def parse_short_id(short_id: bytes) -> bytes:
+    """The first eight bytes of a bundle's id, or none. Raises ``BitstreamError``."""
+    if short_id and len(short_id) != BUNDLE_ID_BYTES:
+        raise BitstreamError("bad_bundle_id", f"a bundle id here has {BUNDLE_ID_BYTES} bytes")
+    return short_id
+
+
+def check_together(total_bytes: int, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Raise ``BitstreamError("limit_exceeded")`` for more bytes of layers than a frame may have."""
+    max_bytes = min(MAX_FRAME_BYTES, limits.max_file_bytes)
+    if total_bytes > max_bytes:
+        raise BitstreamError(
+            "limit_exceeded", f"the layers take {total_bytes} bytes, more than {max_bytes}"
+        )
+
+
+# -- leaving -------------------------------------------------------------------------------------
+
+
+def features_message(bitstream: Bitstream) -> types_pb2.Features:
+    """A bitstream as its message, each layer with its checksum."""
+    return types_pb2.Features(
+        bundle_short_id=bitstream.bundle_id,
+        width=bitstream.width,
+        height=bitstream.height,
+        state=bitstream.state,
+        layers=[layer_message(layer) for layer in bitstream.layers],
+        partial=_partial_message(bitstream.partial),
+    )
+
+
+def layer_message(layer: Layer) -> types_pb2.Layer:
+    """A layer as its message, with its checksum."""
+    return types_pb2.Layer(state=layer.state, payload=layer.payload, crc32c=layer.crc32c)
+
+
+# -- parts ---------------------------------------------------------------------------------------
+
+
+def _payload_bytes(message: types_pb2.Features) -> int:
+    return len(message.partial.payload) + sum(len(layer.payload) for layer in message.layers)
+
+
+def _partial(features: types_pb2.Features) -> PartialLayer:
+    message = features.partial
+    if not 1 <= features.state <= MAX_STATE or not 1 <= message.passes <= MAX_PASSES:
+        raise BitstreamError(
+            "bad_passes", f"{message.passes} passes after state {features.state} are impossible"
+        )
+    layer = PartialLayer(features.state - 1, message.passes, message.payload)
+    if layer.crc32c != message.crc32c:
+        raise BitstreamError("crc_mismatch", f"the layer of state {layer.state} is damaged")
+    return layer
+
+
+def _partial_message(layer: PartialLayer | None) -> types_pb2.PartialLayer | None:
+    if layer is None:
+        return None
+    return types_pb2.PartialLayer(passes=layer.passes, payload=layer.payload, crc32c=layer.crc32c)
+
+
+def _invalid(complaint: str) -> SessionError:
+    return SessionError("invalid_message", f"features {complaint}", field="features")
