@@ -34,15 +34,56 @@ def register(app: typer.Typer) -> None:
     """Add the group of commands to ``app``."""
     group = typer.Typer(no_args_is_help=True)
     for name, command in (
-        ("views", views), ("fit", fit), ("palette", palette), ("tail", tail),
+        ("plan", plan), ("views", views), ("fit", fit), ("palette", palette), ("tail", tail),
         ("tables", tables), ("export", export), ("evaluate", evaluate),
     ):  # fmt: skip
         group.command(name)(command)
     app.add_typer(
         group,
         name="split",
-        help="Cut a frozen network in two: views, fit, palette, tail, tables, export, evaluate.",
+        help="Cut a frozen network in two: plan, views, fit, ... export, evaluate.",
     )
+
+
+def plan(
+    network: Annotated[str, typer.Argument(help="Weights of a YOLO detector, such as yolo11n.pt.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The recipe file to write.")],
+    at: Annotated[
+        str, typer.Option(help="The layer to cut behind; auto takes the fewest values.")
+    ] = "auto",
+    side: Annotated[int, typer.Option(min=32, max=2048, help="The network's input, pixels.")] = 640,
+    edge_share: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="The edge's part of the multiply-adds, for auto."),
+    ] = 1 / 3,
+    name: Annotated[str | None, typer.Option(help="The bundle's. Default: the network's.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the cheapest place to cut a network; write a recipe for the steps after that."""
+    import re
+
+    import yaml
+
+    from cloud_server.models import ModelStore
+    from shared.cli import write_atomically
+    from training.recipe import RecipeError
+    from training.split.plan import plan_recipe
+    from training.split.recipe import CutPart
+    from training.split.yolo import SplitYolo
+
+    with stop_on_error(as_json=as_json):
+        if at != "auto" and not at.isdecimal():
+            raise RecipeError("bad_recipe", f"--at takes auto or a layer's number, not {at!r}")
+        layer = None if at == "auto" else int(at)
+        opened = SplitYolo(ModelStore(), network, side=side, at=layer, most_on_edge=edge_share)
+        cut = CutPart(at=opened.cut.after, side=side, edge_share=max(edge_share, 1e-6))
+        bundle = name or re.sub("[^a-z0-9-]+", "-", opened.info.name.lower()).strip("-")
+        recipe = plan_recipe(opened.info, cut, network, bundle)
+        values = recipe.model_dump(mode="json", exclude_unset=True)
+        text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
+        write_atomically(output, text.encode())
+    rows = [asdict(row) | {"chosen": row == opened.cut} for row in opened.cuts]
+    print_values({"recipe": str(output), "cut": asdict(opened.cut), "cuts": rows}, as_json)
 
 
 def views(
