@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,10 @@ from shared.cli import stop_on_error
 from training.cli.steps import JsonOption, print_values, progress_bar
 
 if TYPE_CHECKING:
+    from shared.bundle import Bundle
+    from training.evaluate.photos import EvaluationPhoto
+    from training.split.evaluate import StateFigures
+    from training.split.evaluate_classes import ClassFigures
     from training.split.recipe import SplitRecipe
     from training.split.steps import SplitFiles
 
@@ -161,25 +165,64 @@ def export(
 
 
 def evaluate(
-    photos: Annotated[Path, typer.Argument(help="A folder or tar with COCO's annotations.")],
+    photos: Annotated[Path, typer.Argument(help="A folder or tar, for AP with annotations.")],
     bundle: Annotated[str, typer.Option(help="Name, folder or zip of the bundle.")] = "detect",
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many photos.")] = None,
+    rivals: Annotated[bool, typer.Option(help="Of classes: measure AVIF files too.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Average precision at every state, from real files."""
+    """Every state from real files: boxes' average precision, or how often classes are the same."""
     import itertools
 
     from shared.bundle import Bundle
     from training.evaluate.photos import evaluation_photos
-    from training.split.evaluate import evaluate_boxes
 
     with stop_on_error(as_json=as_json):
         opened = Bundle.load(bundle)
         chosen = list(itertools.islice(evaluation_photos([photos], 1 << 16), limit))
         with progress_bar("evaluate") as advance:
-            rows = evaluate_boxes(opened, chosen, lambda done, n: advance(done, n, {}))
-    figures = [{k: round(v, 5) for k, v in asdict(row).items()} for row in rows]
-    print_values({"photos": len(chosen), "states": figures}, as_json)
+
+            def report(done: int, total: int) -> None:
+                advance(done, total, {})
+
+            figures = _measured(opened, chosen, rivals, report)
+    print_values({"photos": len(chosen), **figures}, as_json)
+
+
+def _measured(
+    bundle: Bundle,
+    photos: list[EvaluationPhoto],
+    rivals: bool,
+    report: Callable[[int, int], None],
+) -> dict[str, Any]:
+    from training.recipe import RecipeError
+    from training.split.evaluate import evaluate_boxes
+    from training.split.evaluate_classes import best_rival, evaluate_classes
+    from training.split.networks import named_network
+
+    for spec in bundle.manifest.tails or ():
+        if spec.output == "boxes":
+            return {"states": _rounded(evaluate_boxes(bundle, photos, report))}
+        if spec.output == "classes":
+            network = named_network(spec.model.name)
+            states, others = evaluate_classes(
+                bundle, network, photos, rivals=rivals, progress=report
+            )
+            beside = [best_rival(others, row.bytes) for row in states]
+            return {
+                "states": _rounded(states),
+                "best_rival_within": _rounded([row for row in beside if row is not None]),
+                "rivals": _rounded(others),
+            }
+    name = bundle.manifest.name
+    raise RecipeError("nothing_to_evaluate", f"bundle {name} has no tail of boxes or classes")
+
+
+def _rounded(rows: Sequence[StateFigures | ClassFigures]) -> list[dict[str, Any]]:
+    return [
+        {key: round(v, 5) if isinstance(v, float) else v for key, v in asdict(row).items()}
+        for row in rows
+    ]
 
 
 def _seconds(minutes: float | None) -> float:
