@@ -22,7 +22,6 @@ from shared.codec import MarkovPaletteCodec, RateTarget
 from shared.errors import ModelError
 from training.cli import build_app
 from training.recipe import RecipeError
-from training.steps.photos import PhotoSource, make_cache
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ultralytics") is None, reason="ultralytics is not installed"
@@ -113,7 +112,6 @@ def test_a_bundle_of_any_cut_codes_photos(
     (tmp_path / "train").mkdir()
     for name, photo in photos.items():
         Image.fromarray(photo).save(tmp_path / "train" / f"{name}.jpg", quality=95)
-    make_cache([PhotoSource(tmp_path / "train")], [], tmp_path / "cache", short_side=160)
     recipe = tmp_path / "recipe.yaml"
     planned = run_json("split", "plan", "yolo11n.yaml", "--at", at, "--side", SIDE, "-o", recipe)
     crossing = planned["cut"]["crossing"]
@@ -136,7 +134,8 @@ def test_a_bundle_of_any_cut_codes_photos(
         chain["depth"] = depth
     recipe.write_text(yaml.safe_dump(values))
     common = ("--recipe", recipe, "--run", tmp_path)
-    for step in ("views", "fit", "palette", "tail", "tables"):
+    run_json("split", "views", "--photos", tmp_path / "train", *common)
+    for step in ("fit", "palette", "tail", "tables"):
         run_json("split", step, *common)
     run_json("split", "export", "-o", tmp_path / "bundle", *common)
     bundle = Bundle.load(tmp_path / "bundle")

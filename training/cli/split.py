@@ -91,12 +91,23 @@ def plan(
 
 
 def views(
-    recipe: RecipeOption = None, run: RunOption = DEFAULT_RUN, as_json: JsonOption = False
+    recipe: RecipeOption = None,
+    run: RunOption = DEFAULT_RUN,
+    photos: Annotated[
+        Path | None,
+        typer.Option(help="A folder or tar to train on. Default: what the photos step read."),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw augmented views of the training photos, and run the whole network on them once."""
     from training.split import steps
 
-    _run(recipe, run, as_json, "views", lambda r, f, bar: steps.write_views(r, f, bar))
+    def step(r: SplitRecipe, f: SplitFiles, bar: Callable[..., None]) -> dict[str, Any]:
+        if photos is not None:
+            steps.read_photos(photos, f)
+        return steps.write_views(r, f, bar)
+
+    _run(recipe, run, as_json, "views", step)
 
 
 def fit(

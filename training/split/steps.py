@@ -25,9 +25,11 @@ from training.split.recipe import SplitRecipe
 from training.split.start import linear_start
 from training.split.training import Report, train_bottleneck, train_tail
 from training.split.views import Views, make_views
+from training.steps.photos import PhotoSource, make_cache
 from training.steps.tables import npz
 
 _BATCH = 40
+_SHORT_SIDE = 448
 
 Progress = Callable[[int, int], None]
 
@@ -72,6 +74,13 @@ class SplitFiles:
     def contexts(self) -> Path:
         """Context networks of all chains."""
         return self.folder / "contexts.npz"
+
+
+def read_photos(source: Path, files: SplitFiles) -> None:
+    """What the photos step does, of one folder or tar. Raises RecipeError ``not_found``."""
+    if not source.exists():
+        raise RecipeError("not_found", f"{source} does not exist")
+    make_cache([PhotoSource(source)], [], files.cache, short_side=_SHORT_SIDE)
 
 
 def write_views(recipe: SplitRecipe, files: SplitFiles, progress: Progress) -> dict[str, Any]:
