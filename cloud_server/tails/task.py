@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from cloud_server.tails.boxes import detections
+from cloud_server.tails.classes import classifications
+from cloud_server.tails.labels import regions
 from cloud_server.tails.network import FloatArray, TailNetwork
 from cloud_server.tasks.base import Stopwatch, check_threshold
 from shared.bundle import Bundle, TailSpec
 from shared.codec import Latents
-from shared.errors import BundleError
 from shared.preprocess import Placement
 from shared.results import ModelInfo, TaskResult
 
@@ -28,9 +30,9 @@ class TailTask:
         threads: int = 1,
         score_threshold: float | None = None,
     ) -> None:
-        """spec: one of the bundle's tails. Raises BundleError as :class:`TailNetwork` does."""
-        if spec.output != "boxes":
-            raise BundleError("bad_tail", f"{spec.file}: output {spec.output} is not known here")
+        """spec: one of the bundle's tails. score_threshold: of boxes; other kinds of output give
+        what they have. Raises BundleError as :class:`TailNetwork` does.
+        """
         self._manifest = bundle.manifest
         self._spec = spec
         self._network = TailNetwork(bundle, spec, device=device, threads=threads)
@@ -71,16 +73,23 @@ class TailTask:
         watch = Stopwatch()
         watch.milliseconds["inference"] = inference_ms
         with watch.stage("postprocess"):
-            found = detections(
-                output["boxes"],
-                output["scores"],
-                self._spec,
-                self._placement(latents),
-                self._threshold,
-            )
+            found = self._found(output, self._placement(latents))
         return TaskResult(
-            task=self.name, model=self.models, detections=found, milliseconds=watch.milliseconds
+            task=self.name, model=self.models, milliseconds=watch.milliseconds, **found
         )
+
+    def _found(self, output: dict[str, FloatArray], placement: Placement) -> dict[str, Any]:
+        """The list that the kind of output fills, by its name in the result."""
+        scores = output["scores"]
+        match self._spec.output:
+            case "boxes":
+                boxes = output["boxes"]
+                found = detections(boxes, scores, self._spec, placement, self._threshold)
+                return {"detections": found}
+            case "classes":
+                return {"classes": classifications(scores, self._spec)}
+            case "labels":
+                return {"regions": regions(scores, self._spec, placement)}
 
     def _placement(self, latents: Latents) -> Placement:
         """Where the picture lies in what the extractor saw; padding is right and below."""

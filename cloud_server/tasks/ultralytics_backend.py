@@ -41,9 +41,9 @@ class UltralyticsTask:
         self._threshold = check_threshold(DEFAULT_THRESHOLD if threshold is None else threshold)
         self.name = name
         self._device = options.device
-        yolo, version = _import_yolo()
+        yolo, version = import_yolo()
         path = get_yolo(store, model)
-        self._model = _load(yolo, path, _YOLO_TASK[name])
+        self._model = load_yolo(yolo, path, _YOLO_TASK[name])
         self._info = ModelInfo(
             name=path.name,
             version=f"ultralytics {version}",
@@ -111,8 +111,11 @@ class UltralyticsTask:
         return instances
 
 
-def _import_yolo() -> tuple[Any, str]:
-    """Ultralytics' model class and version, without the liberties that it takes by default."""
+def import_yolo() -> tuple[Any, str]:
+    """Ultralytics' model class and version, without the liberties that it takes by default.
+
+    Raises ModelError ``library_missing``.
+    """
     from cloud_server.compat.torchvision_ops import ensure_torchvision
 
     # Read when it is imported: install no packages, load weights without running pickled code.
@@ -134,7 +137,11 @@ def _import_yolo() -> tuple[Any, str]:
     return ultralytics.YOLO, str(ultralytics.__version__)
 
 
-def _load(yolo: Any, path: Path, task: str) -> Any:
+def load_yolo(yolo: Any, path: Path, task: str) -> Any:
+    """The model in a weights file that does ``task`` (Ultralytics' name for it).
+
+    Raises ModelError ``damaged`` or ``wrong_model``.
+    """
     try:
         model = yolo(str(path))
     except Exception as error:  # a checkpoint makes its loader raise anything

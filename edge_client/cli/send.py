@@ -272,11 +272,15 @@ def _take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outco
 
 
 def _found(result: FrameResult) -> str:
-    """How many of what, such as ``2 person, 1 bus; 3 faces``."""
+    """How many of what, such as ``2 person, 1 bus; 3 faces; tabby 71%; road 40%, sky 22%``."""
     parts = []
     for task in result.tasks.values():
         if task.faces is not None:
             parts.append(f"{len(task.faces)} faces")
+        elif task.classes is not None:
+            parts.append(", ".join(f"{c.class_name} {c.score:.0%}" for c in task.classes[:1]))
+        elif task.regions is not None:
+            parts.append(", ".join(f"{r.class_name} {r.share:.0%}" for r in task.regions[:3]))
         else:
             names = Counter(item.class_name for item in task.detections or task.instances or ())
             parts.append(", ".join(f"{count} {name}" for name, count in names.most_common()))

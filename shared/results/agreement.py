@@ -1,5 +1,8 @@
 """How far a task agrees with itself on two versions of a picture: the original and a coarser one.
 
+Classes of the whole picture agree when the best is the same. Regions are matched by class alone,
+and their mean IoU is over all classes that either has, as is usual for semantic segmentation.
+
 Objects are matched one to one, best overlap first; what overlaps less than half, or is of another
 class, does not match. ``f1 = 2 * matched / (reference + candidate)``, and 1 when both found
 nothing. The reference is no ground truth: this measures what the coding changed.
@@ -15,20 +18,32 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.errors import TaskError
 from shared.results.rle import mask_iou
-from shared.results.types import Box, Detection, Face, Instance, TaskResult
+from shared.results.types import (
+    Box,
+    Classification,
+    Detection,
+    Face,
+    Instance,
+    Region,
+    TaskResult,
+)
 
 MATCH_IOU = 0.5
 # Outer corners of the right and the left eye in the 468-point face mesh.
 _RIGHT_EYE, _LEFT_EYE = 33, 263
 
 _Found = TypeVar("_Found", Detection, Instance, Face)
+_OfClass = TypeVar("_OfClass", Classification, Region)
 _Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Agreement(BaseModel):
     """``mean_iou`` is over matched objects (of masks for instances, of boxes otherwise) and None
-    without a match. ``normalised_mean_error`` is only for faces: the mean distance (x, y) of
+    without a match; for regions over all classes, 0 for one that only one of both has; None for
+    classes. ``normalised_mean_error`` is only for faces: the mean distance (x, y) of
     corresponding landmarks over the reference's distance between the outer eye corners.
+    ``same_best`` is only for classes: whether both name the same class first (top-1); their
+    matches are classes that both name.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,6 +55,7 @@ class Agreement(BaseModel):
     f1: _Share
     mean_iou: _Share | None
     normalised_mean_error: float | None = None
+    same_best: bool | None = None
 
 
 def agreement(reference: TaskResult, candidate: TaskResult) -> Agreement:
@@ -56,6 +72,12 @@ def agreement(reference: TaskResult, candidate: TaskResult) -> Agreement:
         pairs = _match(reference.instances, candidate.instances, _same_class_mask_iou)
     elif reference.faces is not None and candidate.faces is not None:
         pairs = _match(reference.faces, candidate.faces, lambda a, b: box_iou(a.box, b.box))
+    elif reference.classes is not None and candidate.classes is not None:
+        pairs = _by_class(reference.classes, candidate.classes, lambda a, b: 1.0)
+    elif reference.regions is not None and candidate.regions is not None:
+        pairs = _by_class(
+            reference.regions, candidate.regions, lambda a, b: mask_iou(a.mask, b.mask)
+        )
     else:
         raise TaskError("not_comparable", f"two {reference.task} results of different kinds")
     total = len(reference.found) + len(candidate.found)
@@ -65,8 +87,9 @@ def agreement(reference: TaskResult, candidate: TaskResult) -> Agreement:
         candidate_count=len(candidate.found),
         matched=len(pairs),
         f1=2 * len(pairs) / total if total else 1.0,
-        mean_iou=float(np.mean([iou for _, _, iou in pairs])) if pairs else None,
+        mean_iou=_mean_iou(reference, candidate, pairs),
         normalised_mean_error=_landmark_error(reference, candidate, pairs),
+        same_best=_same_best(reference, candidate),
     )
 
 
@@ -109,6 +132,40 @@ def _match(
             taken_j.add(j)
             pairs.append((i, j, iou))
     return pairs
+
+
+def _by_class(
+    reference: Sequence[_OfClass],
+    candidate: Sequence[_OfClass],
+    overlap: Callable[[_OfClass, _OfClass], float],
+) -> list[tuple[int, int, float]]:
+    """As :func:`_match`, of what has the same class, however little it overlaps."""
+    rows = {item.class_id: j for j, item in enumerate(candidate)}
+    return [
+        (i, rows[item.class_id], overlap(item, candidate[rows[item.class_id]]))
+        for i, item in enumerate(reference)
+        if item.class_id in rows
+    ]
+
+
+def _mean_iou(
+    reference: TaskResult, candidate: TaskResult, pairs: list[tuple[int, int, float]]
+) -> float | None:
+    if reference.classes is not None:
+        return None
+    count = len(pairs)
+    if reference.regions is not None:
+        count = len(reference.found) + len(candidate.found) - len(pairs)
+    return sum(iou for _, _, iou in pairs) / count if count else None
+
+
+def _same_best(reference: TaskResult, candidate: TaskResult) -> bool | None:
+    if reference.classes is None or candidate.classes is None:
+        return None
+    best = [
+        [item.class_id for item in result[:1]] for result in (reference.classes, candidate.classes)
+    ]
+    return best[0] == best[1]
 
 
 def _landmark_error(

@@ -86,6 +86,25 @@ class Face(_Result):
     landmarks: tuple[Landmark, ...] = ()
 
 
+class Classification(_Result):
+    """A class that the whole picture may belong to; ``score`` is its probability."""
+
+    class_id: int = Field(ge=0)
+    class_name: str
+    score: Score
+
+
+class Region(_Result):
+    """All pixels of one class, of which there may be several pieces; ``mask`` is of the whole
+    picture, and ``share`` the part of the picture that it covers, 0..1.
+    """
+
+    class_id: int = Field(ge=0)
+    class_name: str
+    share: Score
+    mask: RleMask
+
+
 class ModelInfo(_Result):
     """Which weights produced a result; no hash where a back end has no single file."""
 
@@ -95,30 +114,46 @@ class ModelInfo(_Result):
     licence: str
 
 
+Found = list[Detection] | list[Instance] | list[Face] | list[Classification] | list[Region]
+
+
 class TaskResult(_Result):
-    """What one task found in one picture; exactly one of the three lists is not None."""
+    """What one task found in one picture; exactly one of the five lists is not None.
+
+    ``classes`` are the picture's, best first; ``regions`` divide it by class, the largest first.
+    """
 
     task: str
     model: list[ModelInfo]
     detections: list[Detection] | None = None
     instances: list[Instance] | None = None
     faces: list[Face] | None = None
+    classes: list[Classification] | None = None
+    regions: list[Region] | None = None
     milliseconds: dict[str, Milliseconds] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_one_list(self) -> TaskResult:
-        lists = (self.detections, self.instances, self.faces)
-        if sum(found is not None for found in lists) != 1:
-            raise ValueError("a task result has detections, instances or faces: exactly one")
+        if sum(found is not None for found in self._lists) != 1:
+            raise ValueError(
+                "a task result has detections, instances, faces, classes or regions: exactly one"
+            )
+        scores = [found.score for found in self.classes or ()]
+        if scores != sorted(scores, reverse=True):
+            raise ValueError("classes come best first")
         return self
 
     @property
-    def found(self) -> list[Detection] | list[Instance] | list[Face]:
+    def found(self) -> Found:
         """The list that the task filled."""
-        for objects in (self.detections, self.instances, self.faces):
+        for objects in self._lists:
             if objects is not None:
                 return objects
         raise AssertionError("unreachable: validated")
+
+    @property
+    def _lists(self) -> tuple[Found | None, ...]:
+        return (self.detections, self.instances, self.faces, self.classes, self.regions)
 
 
 class AnalysisResult(_Result):

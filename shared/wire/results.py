@@ -18,10 +18,12 @@ from shared.proto.featherwire.v1 import types_pb2 as pb
 from shared.results import (
     AnalysisResult,
     Box,
+    Classification,
     Detection,
     Face,
     Instance,
     ModelInfo,
+    Region,
     RleMask,
     TaskResult,
 )
@@ -33,7 +35,10 @@ from shared.wire.transport import MAX_PICTURE_BYTES
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_OBJECTS = 10_000
-"""Detections, instances or faces of one task in one picture."""
+"""Detections, instances, faces or classes of one task in one picture."""
+
+MAX_REGIONS = 256
+"""Regions of one task in one picture: each has a mask of all of it."""
 
 MAX_POINTS = 10_000
 """Landmarks of one face."""
@@ -141,9 +146,9 @@ def analysis_from_message(
     _at_most("tasks", len(message.tasks), MAX_TASKS)
     tasks = {_name(name): task_from_message(message.tasks[name]) for name in sorted(message.tasks)}
     for name, result in tasks.items():
-        for instance in result.instances or ():
-            if instance.mask.size != (message.height, message.width):
-                raise _invalid(f"a mask of {name} has size {instance.mask.size}")
+        for item in (*(result.instances or ()), *(result.regions or ())):
+            if item.mask.size != (message.height, message.width):
+                raise _invalid(f"a mask of {name} has size {item.mask.size}")
     return _build(
         AnalysisResult,
         width=message.width,
@@ -173,13 +178,20 @@ def task_to_message(result: TaskResult) -> pb.TaskResult:
     elif result.faces is not None:
         message.output = pb.TASK_OUTPUT_FACES
         message.faces.extend(_face_message(item) for item in result.faces)
+    elif result.classes is not None:
+        message.output = pb.TASK_OUTPUT_CLASSES
+        message.classes.extend(_classification_message(item) for item in result.classes)
+    elif result.regions is not None:
+        message.output = pb.TASK_OUTPUT_REGIONS
+        message.regions.extend(_region_message(item) for item in result.regions)
     return message
 
 
 def task_from_message(message: pb.TaskResult) -> TaskResult:
     """Check and convert; raises ``SessionError("invalid_result")``."""
-    for items in (message.detections, message.instances, message.faces):
+    for items in (message.detections, message.instances, message.faces, message.classes):
         _at_most("objects", len(items), MAX_OBJECTS)
+    _at_most("regions", len(message.regions), MAX_REGIONS)
     _at_most("models", len(message.models), MAX_MODELS)
     fields: dict[str, Any] = {}
     match message.output:
@@ -189,6 +201,10 @@ def task_from_message(message: pb.TaskResult) -> TaskResult:
             fields["instances"] = [_instance(item) for item in message.instances]
         case pb.TASK_OUTPUT_FACES:
             fields["faces"] = [_face(item) for item in message.faces]
+        case pb.TASK_OUTPUT_CLASSES:
+            fields["classes"] = [_classification(item) for item in message.classes]
+        case pb.TASK_OUTPUT_REGIONS:
+            fields["regions"] = [_region(item) for item in message.regions]
         case pb.TASK_OUTPUT_UNSPECIFIED:
             pass
         case _:
@@ -258,28 +274,65 @@ def _detection(message: pb.Detection) -> Detection:
 
 
 def _instance_message(item: Instance) -> pb.Instance:
-    height, width = item.mask.size
     return pb.Instance(
         box=_box_message(item.box),
         class_id=item.class_id,
         class_name=item.class_name,
         score=item.score,
-        mask=pb.RleMask(height=height, width=width, counts=item.mask.counts),
+        mask=_mask_message(item.mask),
     )
 
 
 def _instance(message: pb.Instance) -> Instance:
-    _at_most("mask characters", len(message.mask.counts), MAX_MASK_CHARACTERS)
-    mask = _build(
-        RleMask, size=(message.mask.height, message.mask.width), counts=message.mask.counts
-    )
     return _build(
         Instance,
         box=_box(message.box),
         class_id=message.class_id,
         class_name=_name(message.class_name),
         score=_finite(message.score),
-        mask=mask,
+        mask=_mask(message.mask),
+    )
+
+
+def _mask_message(mask: RleMask) -> pb.RleMask:
+    height, width = mask.size
+    return pb.RleMask(height=height, width=width, counts=mask.counts)
+
+
+def _mask(message: pb.RleMask) -> RleMask:
+    _at_most("mask characters", len(message.counts), MAX_MASK_CHARACTERS)
+    return _build(RleMask, size=(message.height, message.width), counts=message.counts)
+
+
+def _classification_message(item: Classification) -> pb.Classification:
+    return pb.Classification(class_id=item.class_id, class_name=item.class_name, score=item.score)
+
+
+def _classification(message: pb.Classification) -> Classification:
+    return _build(
+        Classification,
+        class_id=message.class_id,
+        class_name=_name(message.class_name),
+        score=_finite(message.score),
+    )
+
+
+def _region_message(item: Region) -> pb.ClassRegion:
+    return pb.ClassRegion(
+        class_id=item.class_id,
+        class_name=item.class_name,
+        share=item.share,
+        mask=_mask_message(item.mask),
+    )
+
+
+def _region(message: pb.ClassRegion) -> Region:
+    return _build(
+        Region,
+        class_id=message.class_id,
+        class_name=_name(message.class_name),
+        share=_finite(message.share),
+        mask=_mask(message.mask),
     )
 
 

@@ -11,10 +11,12 @@ from shared.errors import TaskError
 from shared.results import (
     AnalysisResult,
     Box,
+    Classification,
     Detection,
     Face,
     Instance,
     ModelInfo,
+    Region,
     RleMask,
     TaskResult,
     agreement,
@@ -111,6 +113,49 @@ def test_coinciding_eyes_give_no_error_rather_than_a_division_by_zero():
     assert agreement(faces(points), faces(points)).normalised_mean_error is None
 
 
+def classes(*ids: int) -> TaskResult:
+    found = [
+        Classification(class_id=n, class_name=f"c{n}", score=0.9 - 0.1 * k)
+        for k, n in enumerate(ids)
+    ]
+    return TaskResult(task="classification", model=MODEL, classes=found)
+
+
+def regions(labels: np.ndarray) -> TaskResult:
+    found = []
+    for number in np.unique(labels):
+        code = coco.encode(np.asfortranarray((labels == number).astype(np.uint8)))
+        rle = RleMask(size=tuple(code["size"]), counts=code["counts"].decode())
+        share = float((labels == number).mean())
+        found.append(Region(class_id=int(number), class_name=f"c{number}", share=share, mask=rle))
+    return TaskResult(task="parts", model=MODEL, regions=found)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same", "f1"),
+    [
+        ((1, 2, 3), (1, 2, 3), True, 1.0),
+        ((1, 2, 3), (2, 1, 3), False, 1.0),
+        ((1, 2), (1, 3), True, 0.5),
+        ((1,), (), False, 0.0),
+        ((), (), True, 1.0),
+    ],
+)
+def test_classes_agree_when_the_best_is_the_same(first, second, same, f1):
+    found = agreement(classes(*first), classes(*second))
+    assert (found.same_best, found.f1, found.mean_iou) == (same, f1, None)
+
+
+def test_regions_are_compared_by_class_and_a_lost_class_counts_as_nothing():
+    whole = np.zeros((10, 10), int)
+    part = whole.copy()
+    part[:, 8:] = 3
+    assert agreement(regions(part), regions(part)).mean_iou == 1.0
+    found = agreement(regions(part), regions(whole))
+    assert found.mean_iou == pytest.approx((0.8 + 0) / 2)
+    assert (found.matched, found.same_best) == (1, None)
+
+
 def test_different_tasks_do_not_compare():
     with pytest.raises(TaskError, match="against") as caught:
         agreement(detections(), faces())
@@ -140,6 +185,14 @@ def test_a_result_holds_exactly_one_list():
         TaskResult(task="detection", model=MODEL)
     with pytest.raises(ValidationError):
         TaskResult(task="detection", model=MODEL, detections=[], faces=[])
+    with pytest.raises(ValidationError):
+        TaskResult(task="parts", model=MODEL, classes=[], regions=[])
+
+
+def test_classes_come_best_first():
+    worse, better = classes(1, 2).classes[::-1]
+    with pytest.raises(ValidationError, match="best first"):
+        TaskResult(task="classification", model=MODEL, classes=[worse, better])
 
 
 def test_json_names_only_what_a_task_produces():

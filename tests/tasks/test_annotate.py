@@ -7,7 +7,16 @@ import pytest
 
 from cloud_server.tasks.annotate import MIN_LONG_SIDE, annotate
 from cloud_server.tasks.masks import encode_mask
-from shared.results import Box, Detection, Face, Instance, ModelInfo, TaskResult
+from shared.results import (
+    Box,
+    Classification,
+    Detection,
+    Face,
+    Instance,
+    ModelInfo,
+    Region,
+    TaskResult,
+)
 
 MODEL = [ModelInfo(name="m", version="1", licence="MIT")]
 
@@ -58,6 +67,34 @@ def test_masks_tint_what_they_cover_and_nothing_else():
     picture = annotate(np.full((500, 500, 3), 100, np.uint8), [result])
     assert (picture[230:280, 150:350] != 100).any(axis=-1).all()
     assert (picture[320:] == 100).all()
+
+
+def test_regions_are_tinted_and_named_inside():
+    mask = np.zeros((500, 500), np.uint8)
+    mask[:, 250:] = 1
+    found = [
+        Region(class_id=n, class_name=name, share=0.5, mask=encode_mask(part))
+        for n, (name, part) in enumerate({"road": mask, "sky": 1 - mask}.items())
+    ]
+    result = TaskResult(task="parts", model=MODEL, regions=found)
+    picture = annotate(np.full((500, 500, 3), 100, np.uint8), [result])
+    assert (picture != 100).any(axis=-1).all()
+    left, right = picture[400, 100], picture[400, 400]
+    assert (left != right).any()
+    assert (picture[300:, :240] == left).all()
+
+
+@pytest.mark.parametrize("size", [(500, 700), (16, 16)])
+def test_classes_are_listed_in_a_corner(size):
+    found = [
+        Classification(class_id=n, class_name=f"class {n}", score=0.3 - n / 20) for n in range(5)
+    ]
+    result = TaskResult(task="classification", model=MODEL, classes=found)
+    picture = annotate(np.zeros((*size, 3), np.uint8), [result])
+    marked = picture.any(axis=-1)
+    assert marked[:100, :60].mean() > 0.5
+    assert not marked[300:].any()
+    assert not marked[:, picture.shape[1] // 2 :].any()
 
 
 def test_landmarks_are_marked_where_they_are():

@@ -29,10 +29,12 @@ from shared.proto.featherwire.v1 import types_pb2 as pb
 from shared.results import (
     AnalysisResult,
     Box,
+    Classification,
     Detection,
     Face,
     Instance,
     ModelInfo,
+    Region,
     RleMask,
     TaskResult,
 )
@@ -85,16 +87,13 @@ def boxes(draw: st.DrawFn) -> Box:
 @st.composite
 def task_results(draw: st.DrawFn, size: tuple[int, int]) -> TaskResult:
     objects: dict[str, Any] = {"class_id": st.integers(0, 2**32 - 1), "class_name": texts}
-    kind = draw(st.sampled_from(["detections", "instances", "faces"]))
+    kind = draw(st.sampled_from(["detections", "instances", "faces", "classes", "regions"]))
+    masks = st.builds(RleMask, size=st.just(size), counts=texts)
     strategy: st.SearchStrategy[Any] = {
         "detections": st.builds(Detection, box=boxes(), score=scores, **objects),
-        "instances": st.builds(
-            Instance,
-            box=boxes(),
-            score=scores,
-            mask=st.builds(RleMask, size=st.just(size), counts=texts),
-            **objects,
-        ),
+        "instances": st.builds(Instance, box=boxes(), score=scores, mask=masks, **objects),
+        "classes": st.builds(Classification, score=scores, **objects),
+        "regions": st.builds(Region, share=scores, mask=masks, **objects),
         "faces": st.builds(
             Face,
             box=boxes(),
@@ -106,11 +105,14 @@ def task_results(draw: st.DrawFn, size: tuple[int, int]) -> TaskResult:
     models = st.builds(
         ModelInfo, name=texts, version=texts, sha256=st.none() | hashes, licence=texts
     )
+    found = draw(st.lists(strategy, max_size=3))
+    if kind == "classes":
+        found.sort(key=lambda item: -item.score)
     return TaskResult(
         task=draw(tasks),
         model=draw(st.lists(models, max_size=3)),
         milliseconds=draw(st.dictionaries(texts, times, max_size=3)),
-        **{kind: draw(st.lists(strategy, max_size=3))},
+        **{kind: found},
     )
 
 
@@ -442,10 +444,16 @@ def _analysis_message() -> pb.FrameOutcome:
     )
     face = Face(box=detection.box, score=1, key_points=((0, 0),), landmarks=((0, 0, 0),))
     model = ModelInfo(name="m", version="1", licence="l", sha256="0" * 64)
+    tabby, lynx = (
+        Classification(class_id=n, class_name="x", score=score) for n, score in ((1, 0.7), (2, 0.1))
+    )
+    sky = Region(class_id=0, class_name="sky", share=1, mask=instance.mask)
     results = {
         "detection": TaskResult(task="detection", model=[model], detections=[detection]),
         "segmentation": TaskResult(task="segmentation", model=[model], instances=[instance]),
         "landmarks": TaskResult(task="landmarks", model=[model], faces=[face]),
+        "classification": TaskResult(task="classification", model=[model], classes=[tabby, lynx]),
+        "parts": TaskResult(task="parts", model=[model], regions=[sky]),
     }
     analysis = AnalysisResult(
         width=64, height=32, payload_bytes=1, bits_per_pixel=1, tasks=results,
@@ -484,6 +492,18 @@ def _analysis_message() -> pb.FrameOutcome:
         lambda o: setattr(o.analysis.tasks["landmarks"].faces[0].landmarks[0], "z", math.inf),
         lambda o: o.analysis.tasks["landmarks"].faces[0].landmarks.extend([pb.Landmark()] * 10_001),
         lambda o: o.analysis.tasks["landmarks"].faces.extend([pb.Face()] * 10_001),
+        lambda o: setattr(o.analysis.tasks["classification"].classes[0], "score", math.nan),
+        lambda o: setattr(o.analysis.tasks["classification"].classes[0], "score", -0.1),
+        lambda o: setattr(o.analysis.tasks["classification"].classes[1], "score", 0.9),
+        lambda o: setattr(o.analysis.tasks["classification"].classes[0], "class_name", "x" * 300),
+        lambda o: o.analysis.tasks["classification"].classes.extend([pb.Classification()] * 10_001),
+        lambda o: setattr(o.analysis.tasks["parts"].regions[0], "share", 1.5),
+        lambda o: setattr(o.analysis.tasks["parts"].regions[0], "share", math.inf),
+        lambda o: setattr(o.analysis.tasks["parts"].regions[0], "class_name", "x" * 300),
+        lambda o: o.analysis.tasks["parts"].regions[0].ClearField("mask"),
+        lambda o: setattr(o.analysis.tasks["parts"].regions[0].mask, "height", 31),
+        lambda o: setattr(o.analysis.tasks["parts"].regions[0].mask, "counts", "0" * (2**22 + 1)),
+        lambda o: o.analysis.tasks["parts"].regions.extend([pb.ClassRegion()] * 256),
         lambda o: setattr(o.picture, "encoding", 0),
         lambda o: setattr(o.picture, "width", 9000),
         lambda o: setattr(o.picture, "data", b""),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,10 @@ from shared.cli import stop_on_error
 from training.cli.steps import JsonOption, print_values, progress_bar
 
 if TYPE_CHECKING:
+    from shared.bundle import Bundle
+    from training.evaluate.photos import EvaluationPhoto
+    from training.split.evaluate import StateFigures
+    from training.split.evaluate_classes import ClassFigures
     from training.split.recipe import SplitRecipe
     from training.split.steps import SplitFiles
 
@@ -34,24 +38,76 @@ def register(app: typer.Typer) -> None:
     """Add the group of commands to ``app``."""
     group = typer.Typer(no_args_is_help=True)
     for name, command in (
-        ("views", views), ("fit", fit), ("palette", palette), ("tail", tail),
+        ("plan", plan), ("views", views), ("fit", fit), ("palette", palette), ("tail", tail),
         ("tables", tables), ("export", export), ("evaluate", evaluate),
     ):  # fmt: skip
         group.command(name)(command)
     app.add_typer(
         group,
         name="split",
-        help="Cut a frozen network in two: views, fit, palette, tail, tables, export, evaluate.",
+        help="Cut a frozen network in two: plan, views, fit, ... export, evaluate.",
     )
 
 
+def plan(
+    network: Annotated[str, typer.Argument(help="Weights of a YOLO detector, such as yolo11n.pt.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The recipe file to write.")],
+    at: Annotated[
+        str, typer.Option(help="The layer to cut behind; auto takes the fewest values.")
+    ] = "auto",
+    side: Annotated[int, typer.Option(min=32, max=2048, help="The network's input, pixels.")] = 640,
+    edge_share: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="The edge's part of the multiply-adds, for auto."),
+    ] = 1 / 3,
+    name: Annotated[str | None, typer.Option(help="The bundle's. Default: the network's.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the cheapest place to cut a network; write a recipe for the steps after that."""
+    import re
+
+    import yaml
+
+    from cloud_server.models import ModelStore
+    from shared.cli import write_atomically
+    from training.recipe import RecipeError
+    from training.split.plan import plan_recipe
+    from training.split.recipe import CutPart
+    from training.split.yolo import SplitYolo
+
+    with stop_on_error(as_json=as_json):
+        if at != "auto" and not at.isdecimal():
+            raise RecipeError("bad_recipe", f"--at takes auto or a layer's number, not {at!r}")
+        layer = None if at == "auto" else int(at)
+        opened = SplitYolo(ModelStore(), network, side=side, at=layer, most_on_edge=edge_share)
+        cut = CutPart(at=opened.cut.after, side=side, edge_share=max(edge_share, 1e-6))
+        bundle = name or re.sub("[^a-z0-9-]+", "-", opened.info.name.lower()).strip("-")
+        recipe = plan_recipe(opened.info, cut, network, bundle)
+        values = recipe.model_dump(mode="json", exclude_unset=True)
+        text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
+        write_atomically(output, text.encode())
+    rows = [asdict(row) | {"chosen": row == opened.cut} for row in opened.cuts]
+    print_values({"recipe": str(output), "cut": asdict(opened.cut), "cuts": rows}, as_json)
+
+
 def views(
-    recipe: RecipeOption = None, run: RunOption = DEFAULT_RUN, as_json: JsonOption = False
+    recipe: RecipeOption = None,
+    run: RunOption = DEFAULT_RUN,
+    photos: Annotated[
+        Path | None,
+        typer.Option(help="A folder or tar to train on. Default: what the photos step read."),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw augmented views of the training photos, and run the whole network on them once."""
     from training.split import steps
 
-    _run(recipe, run, as_json, "views", lambda r, f, bar: steps.write_views(r, f, bar))
+    def step(r: SplitRecipe, f: SplitFiles, bar: Callable[..., None]) -> dict[str, Any]:
+        if photos is not None:
+            steps.read_photos(photos, f)
+        return steps.write_views(r, f, bar)
+
+    _run(recipe, run, as_json, "views", step)
 
 
 def fit(
@@ -120,25 +176,64 @@ def export(
 
 
 def evaluate(
-    photos: Annotated[Path, typer.Argument(help="A folder or tar with COCO's annotations.")],
+    photos: Annotated[Path, typer.Argument(help="A folder or tar, for AP with annotations.")],
     bundle: Annotated[str, typer.Option(help="Name, folder or zip of the bundle.")] = "detect",
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many photos.")] = None,
+    rivals: Annotated[bool, typer.Option(help="Of classes: measure AVIF files too.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Average precision at every state, from real files."""
+    """Every state from real files: boxes' average precision, or how often classes are the same."""
     import itertools
 
     from shared.bundle import Bundle
     from training.evaluate.photos import evaluation_photos
-    from training.split.evaluate import evaluate_boxes
 
     with stop_on_error(as_json=as_json):
         opened = Bundle.load(bundle)
         chosen = list(itertools.islice(evaluation_photos([photos], 1 << 16), limit))
         with progress_bar("evaluate") as advance:
-            rows = evaluate_boxes(opened, chosen, lambda done, n: advance(done, n, {}))
-    figures = [{k: round(v, 5) for k, v in asdict(row).items()} for row in rows]
-    print_values({"photos": len(chosen), "states": figures}, as_json)
+
+            def report(done: int, total: int) -> None:
+                advance(done, total, {})
+
+            figures = _measured(opened, chosen, rivals, report)
+    print_values({"photos": len(chosen), **figures}, as_json)
+
+
+def _measured(
+    bundle: Bundle,
+    photos: list[EvaluationPhoto],
+    rivals: bool,
+    report: Callable[[int, int], None],
+) -> dict[str, Any]:
+    from training.recipe import RecipeError
+    from training.split.evaluate import evaluate_boxes
+    from training.split.evaluate_classes import best_rival, evaluate_classes
+    from training.split.networks import named_network
+
+    for spec in bundle.manifest.tails or ():
+        if spec.output == "boxes":
+            return {"states": _rounded(evaluate_boxes(bundle, photos, report))}
+        if spec.output == "classes":
+            network = named_network(spec.model.name)
+            states, others = evaluate_classes(
+                bundle, network, photos, rivals=rivals, progress=report
+            )
+            beside = [best_rival(others, row.bytes) for row in states]
+            return {
+                "states": _rounded(states),
+                "best_rival_within": _rounded([row for row in beside if row is not None]),
+                "rivals": _rounded(others),
+            }
+    name = bundle.manifest.name
+    raise RecipeError("nothing_to_evaluate", f"bundle {name} has no tail of boxes or classes")
+
+
+def _rounded(rows: Sequence[StateFigures | ClassFigures]) -> list[dict[str, Any]]:
+    return [
+        {key: round(v, 5) if isinstance(v, float) else v for key, v in asdict(row).items()}
+        for row in rows
+    ]
 
 
 def _seconds(minutes: float | None) -> float:

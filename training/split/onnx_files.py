@@ -115,7 +115,8 @@ def _halved(data: bytes) -> bytes:
         if values.dtype != np.float32 or values.size < _LEAST_HALVED:
             kept.append(tensor)
             continue
-        small = values.astype(np.float16)
+        with np.errstate(over="ignore"):
+            small = values.astype(np.float16)
         if not np.isfinite(small).all():
             kept.append(tensor)
             continue

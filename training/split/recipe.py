@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -104,6 +104,15 @@ class ContextsPart(_Part):
         return ContextSettings(hidden=(self.hidden,), **values)
 
 
+class CutPart(_Part):
+    """Where a network of layers is cut (YOLO's): behind layer ``at``, or at the cheapest place
+    that leaves the edge at most ``edge_share`` of the multiply-adds; its input is side x side."""
+
+    at: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    side: int = Field(640, ge=32, le=2048)
+    edge_share: float = Field(1 / 3, gt=0, le=1)
+
+
 class SplitRecipe(_Part):
     """The whole recipe."""
 
@@ -111,6 +120,7 @@ class SplitRecipe(_Part):
     version: str = "1"
     description: str = ""
     network: str
+    cut: CutPart | None = None
     views: ViewsPart = ViewsPart()
     model: ModelPart = ModelPart()
     bits_per_position: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)

@@ -49,7 +49,8 @@ def linear_start(
     def bits(step: float) -> float:
         return sum(_entropy(v, step) * len(v) / least for v in values.values())
 
-    steps = [_solve(bits, wanted) for wanted in bits_per_position]
+    spread = max(float(v.std(0).max()) for v in values.values())
+    steps = [_solve(bits, wanted, spread) for wanted in bits_per_position]
     # The middle point's step is the unit, so that weights are of ordinary size.
     unit = steps[len(steps) // 2]
     model = CutModel(network.info.scales, settings, torch.tensor(steps) / unit, unit)
@@ -115,9 +116,11 @@ def _entropy(values: Tensor, step: float) -> float:
     return total
 
 
-def _solve(bits: object, wanted: float, low: float = 1e-4, high: float = 1e4) -> float:
-    """The step at which ``bits`` (falling) is ``wanted``, by bisection."""
+def _solve(bits: object, wanted: float, spread: float) -> float:
+    """The step at which ``bits`` (falling) is ``wanted``, by bisection; spread: the greatest
+    standard deviation of what is rounded."""
     assert callable(bits)
+    low, high = 1e-4 * spread, 1e4 * spread
     for _ in range(30):
         middle = math.sqrt(low * high)
         if bits(middle) > wanted:

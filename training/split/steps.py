@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloud_server.models import ModelStore
 from shared.entropy import ContextModel
 from shared.palette import MarkovPalette
 from training.contexts.fit import fit_contexts, static_contexts
@@ -20,19 +19,17 @@ from training.fit.data import PhotoCache
 from training.recipe import RecipeError
 from training.split.bundle import TYPICAL_PIXELS, BundleParts, typical_bytes, write_parts
 from training.split.model import CutModel, load_model, save_model
-from training.split.network import SplitNetwork
+from training.split.networks import open_network
 from training.split.palettes import make_palettes, rated, read_palettes
 from training.split.recipe import SplitRecipe
-from training.split.ssd import WEIGHTS as SSD
-from training.split.ssd import SplitSsd
 from training.split.start import linear_start
 from training.split.training import Report, train_bottleneck, train_tail
 from training.split.views import Views, make_views
+from training.steps.photos import PhotoSource, make_cache
 from training.steps.tables import npz
 
-NETWORKS: dict[str, Callable[[ModelStore], SplitNetwork]] = {SSD: SplitSsd}
-"""What can be cut, by the recipe's ``network``."""
 _BATCH = 40
+_SHORT_SIDE = 448
 
 Progress = Callable[[int, int], None]
 
@@ -79,12 +76,11 @@ class SplitFiles:
         return self.folder / "contexts.npz"
 
 
-def open_network(recipe: SplitRecipe) -> SplitNetwork:
-    """The recipe's network. Raises RecipeError ``bad_recipe``, ModelError."""
-    if recipe.network not in NETWORKS:
-        known = ", ".join(sorted(NETWORKS))
-        raise RecipeError("bad_recipe", f"no network {recipe.network!r}; there is: {known}")
-    return NETWORKS[recipe.network](ModelStore())
+def read_photos(source: Path, files: SplitFiles) -> None:
+    """What the photos step does, of one folder or tar. Raises RecipeError ``not_found``."""
+    if not source.exists():
+        raise RecipeError("not_found", f"{source} does not exist")
+    make_cache([PhotoSource(source)], [], files.cache, short_side=_SHORT_SIDE)
 
 
 def write_views(recipe: SplitRecipe, files: SplitFiles, progress: Progress) -> dict[str, Any]:

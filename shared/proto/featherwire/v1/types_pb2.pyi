@@ -34,6 +34,8 @@ class _TaskOutputEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskOutput
     TASK_OUTPUT_DETECTIONS: _TaskOutput.ValueType  # 1
     TASK_OUTPUT_INSTANCES: _TaskOutput.ValueType  # 2
     TASK_OUTPUT_FACES: _TaskOutput.ValueType  # 3
+    TASK_OUTPUT_CLASSES: _TaskOutput.ValueType  # 4
+    TASK_OUTPUT_REGIONS: _TaskOutput.ValueType  # 5
 
 class TaskOutput(_TaskOutput, metaclass=_TaskOutputEnumTypeWrapper): ...
 
@@ -41,6 +43,8 @@ TASK_OUTPUT_UNSPECIFIED: TaskOutput.ValueType  # 0
 TASK_OUTPUT_DETECTIONS: TaskOutput.ValueType  # 1
 TASK_OUTPUT_INSTANCES: TaskOutput.ValueType  # 2
 TASK_OUTPUT_FACES: TaskOutput.ValueType  # 3
+TASK_OUTPUT_CLASSES: TaskOutput.ValueType  # 4
+TASK_OUTPUT_REGIONS: TaskOutput.ValueType  # 5
 Global___TaskOutput: _TypeAlias = TaskOutput  # noqa: Y015
 
 class _PictureEncoding:
@@ -408,6 +412,66 @@ class Face(_message.Message):
 Global___Face: _TypeAlias = Face  # noqa: Y015
 
 @_typing.final
+class Classification(_message.Message):
+    """A class that the whole picture may belong to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASS_ID_FIELD_NUMBER: _builtins.int
+    CLASS_NAME_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    class_id: _builtins.int
+    class_name: _builtins.str
+    score: _builtins.float
+    """Probability, 0..1."""
+    def __init__(
+        self,
+        *,
+        class_id: _builtins.int = ...,
+        class_name: _builtins.str = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_id", b"class_id", "class_name", b"class_name", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Classification: _TypeAlias = Classification  # noqa: Y015
+
+@_typing.final
+class ClassRegion(_message.Message):
+    """All pixels of one class."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASS_ID_FIELD_NUMBER: _builtins.int
+    CLASS_NAME_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    class_id: _builtins.int
+    class_name: _builtins.str
+    share: _builtins.float
+    """Part of the picture that it covers, 0..1."""
+    @_builtins.property
+    def mask(self) -> Global___RleMask: ...
+    def __init__(
+        self,
+        *,
+        class_id: _builtins.int = ...,
+        class_name: _builtins.str = ...,
+        share: _builtins.float = ...,
+        mask: Global___RleMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mask", b"mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_id", b"class_id", "class_name", b"class_name", "mask", b"mask", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassRegion: _TypeAlias = ClassRegion  # noqa: Y015
+
+@_typing.final
 class ModelInfo(_message.Message):
     """Which weights produced a result."""
 
@@ -473,6 +537,8 @@ class TaskResult(_message.Message):
     INSTANCES_FIELD_NUMBER: _builtins.int
     FACES_FIELD_NUMBER: _builtins.int
     MILLISECONDS_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     output: Global___TaskOutput.ValueType
     """Which list the task produces, so that an empty list differs from an absent one."""
@@ -488,6 +554,14 @@ class TaskResult(_message.Message):
     def milliseconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Milliseconds per stage of the task."""
 
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Classification]:
+        """Best first."""
+
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassRegion]:
+        """Every pixel of the picture is in one region; the largest first."""
+
     def __init__(
         self,
         *,
@@ -498,10 +572,12 @@ class TaskResult(_message.Message):
         instances: _abc.Iterable[Global___Instance] | None = ...,
         faces: _abc.Iterable[Global___Face] | None = ...,
         milliseconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        classes: _abc.Iterable[Global___Classification] | None = ...,
+        regions: _abc.Iterable[Global___ClassRegion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detections", b"detections", "faces", b"faces", "instances", b"instances", "milliseconds", b"milliseconds", "models", b"models", "output", b"output", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "detections", b"detections", "faces", b"faces", "instances", b"instances", "milliseconds", b"milliseconds", "models", b"models", "output", b"output", "regions", b"regions", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
