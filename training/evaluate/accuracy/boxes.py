@@ -19,8 +19,8 @@ from training.evaluate.photos import EvaluationError, EvaluationPhoto
 
 KEPT_SCORE = 0.05
 """Detections below take no part in the average precision."""
-_ROWS_AT_ONCE = 64
-"""Resamples that are weighed together: memory is this times a category's detections."""
+_CELLS = 8_000_000
+"""Resamples times detections that are weighed together, so that memory has a bound."""
 
 
 class Boxes:
@@ -65,8 +65,9 @@ class BoxJudge:
     def resampled(self, outputs: Sequence[Output], weights: Floats) -> Floats:
         """AP, by our own accumulation of pycocotools' matches, for many weightings at once."""
         precision = AveragePrecision(self._truths, outputs)
-        parts = range(0, len(weights), _ROWS_AT_ONCE)
-        return np.concatenate([precision(weights[k : k + _ROWS_AT_ONCE]) for k in parts])
+        step = max(8, _CELLS // max(1, sum(len(rows) for rows in outputs)))
+        parts = range(0, len(weights), step)
+        return np.concatenate([precision(weights[k : k + step]) for k in parts])
 
 
 def rows(found: Iterable[Detection], across: float = 1.0, down: float = 1.0) -> list[list[float]]:

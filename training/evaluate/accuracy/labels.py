@@ -82,14 +82,10 @@ class LabelJudge:
                 else:
                     either[photo, place[given]] += count
         union = weights @ either
-        share = np.divide(
-            weights @ common, union, out=np.full_like(union, np.nan), where=union > 0
-        )
+        share = np.divide(weights @ common, union, out=np.full_like(union, np.nan), where=union > 0)
         known = np.isfinite(share)
         total = np.where(known, share, 0.0).sum(1)
-        return np.divide(
-            total, known.sum(1), out=np.full(len(weights), np.nan), where=known.any(1)
-        )
+        return np.divide(total, known.sum(1), out=np.full(len(weights), np.nan), where=known.any(1))
 
 
 def _greatest(scores: npt.NDArray[np.float32], placement: Placement) -> npt.NDArray[np.int64]:

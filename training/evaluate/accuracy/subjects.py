@@ -65,3 +65,30 @@ class Uncompressed:
         """The photo as it is."""
         for knob in knobs:
             yield Coded(knob, photo.pixels.nbytes, self._network.run(photo.pixels, photo))
+
+
+class Unquantised:
+    """A tail on features that nobody quantised, as float16 for their bytes; the knob is its bits.
+
+    What the cut itself costs, without palette and entropy coding.
+    """
+
+    knobs = (16,)
+
+    def __init__(self, coder: FeatureCoder, network: Network) -> None:
+        """network: the bundle's halves joined."""
+        self._coder, self._network = coder, network
+        self.name = f"{coder.bundle.manifest.name}-unquantised"
+        self.identity = f"unquantised|{network.identity}"
+
+    def points(self, photo: EvaluationPhoto, knobs: Sequence[int]) -> Iterator[Coded]:
+        """The photo through both halves."""
+        manifest = self._coder.bundle.manifest
+        height, width = photo.pixels.shape[:2]
+        rows, columns = manifest.grid_pixels(width, height)
+        values = sum(
+            scale.channels * (rows // scale.stride) * (columns // scale.stride)
+            for scale in manifest.scales
+        )
+        for knob in knobs:
+            yield Coded(knob, values * knob // 8, self._network.run(photo.pixels, photo))

@@ -1,0 +1,143 @@
+"""Refining on uncertainty, offline: few bits first, more only for photos that leave a doubt.
+
+A photo leaves a doubt when a detection of its coarse operating point scores within a band. What is
+refined costs the finer point's bits, and the coarser ones too unless the finer stream is an
+extension of the coarser: layers of one chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from training.evaluate.accuracy.base import Judge
+from training.evaluate.accuracy.points import Column
+from training.evaluate.bootstrap import Floats
+
+Band = tuple[float, float]
+LOWS = (0.1, 0.2, 0.3, 0.4)
+HIGHS = (0.4, 0.5, 0.6, 0.8)
+BANDS: tuple[Band, ...] = tuple((low, high) for low, high in product(LOWS, HIGHS) if low < high)
+KEPT = 0.99
+"""The share of the finest point's accuracy that a chosen band must keep."""
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """A coarse point, and a finer one; extends: the finer stream contains the coarser."""
+
+    coarse: tuple[str, int]
+    fine: tuple[str, int]
+    extends: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A refinement with a band, for every weighting of the photos: float64 [n] each.
+
+    refined: share of photos; bits: per pixel; of_finest: accuracy over always sending the finer
+    point; saved: share of its bits that were not sent.
+    """
+
+    refinement: Refinement
+    band: Band
+    refined: Floats
+    bits: Floats
+    accuracy: Floats
+    of_finest: Floats
+    saved: Floats
+
+    def to_dict(self, row: int) -> dict[str, Any]:
+        """JSON-ready, for one weighting."""
+        return {
+            "coarse": list(self.refinement.coarse),
+            "fine": list(self.refinement.fine),
+            "band": list(self.band),
+            "refined": round(float(self.refined[row]), 4),
+            "bits_per_pixel": round(float(self.bits[row]), 5),
+            "accuracy": round(float(self.accuracy[row]), 5),
+            "of_finest": round(float(self.of_finest[row]), 4),
+            "bits_saved": round(float(self.saved[row]), 4),
+        }
+
+
+def doubtful(outputs: Sequence[npt.ArrayLike], band: Band) -> npt.NDArray[np.bool_]:
+    """Which photos have a detection scored within the band, ends included: bool [photos]."""
+    low, high = band
+    scores = [np.asarray(rows, np.float64).reshape(-1, 6)[:, 1] for rows in outputs]
+    return np.array([bool(((low <= s) & (s <= high)).any()) for s in scores])
+
+
+def outcomes(
+    columns: Mapping[tuple[str, int], Column],
+    refinements: Sequence[Refinement],
+    judge: Judge,
+    weights: Floats,
+    bands: Sequence[Band] = BANDS,
+) -> list[Outcome]:
+    """Every refinement with every band. weights: [n, photos]."""
+    found = []
+    always: dict[tuple[str, int], Floats] = {}
+    for refinement in refinements:
+        coarse, fine = columns[refinement.coarse], columns[refinement.fine]
+        if refinement.fine not in always:
+            always[refinement.fine] = judge.resampled(fine.outputs, weights)
+        more = fine.rates - coarse.rates if refinement.extends else fine.rates
+        for band in bands:
+            refine = doubtful(coarse.outputs, band)
+            pairs = zip(refine, coarse.outputs, fine.outputs, strict=True)
+            accuracy = judge.resampled([b if again else a for again, a, b in pairs], weights)
+            total = weights.sum(1)
+            bits = weights @ (coarse.rates + refine * more) / total
+            found.append(
+                Outcome(
+                    refinement,
+                    band,
+                    weights @ refine / total,
+                    bits,
+                    accuracy,
+                    accuracy / always[refinement.fine],
+                    1 - bits / (weights @ fine.rates / total),
+                )
+            )
+    return found
+
+
+def cheapest(found: Sequence[Outcome], row: int, kept: float = KEPT) -> Outcome | None:
+    """The outcome of fewest bits that keeps so much of the finest's accuracy, by one weighting."""
+    keeping = [one for one in found if one.of_finest[row] >= kept]
+    return min(keeping, key=lambda one: float(one.bits[row]), default=None)
+
+
+def refining(
+    columns: Mapping[tuple[str, int], Column],
+    refinements: Sequence[Refinement],
+    judge: Judge,
+    photos: int,
+) -> dict[str, Any]:
+    """The grid over all photos, and choices made on one half and reported on the other.
+
+    ``grid`` and ``best_of_grid`` are of the photos that they are reported on: flattering.
+    ``halves`` are not: every other photo chooses, the rest report, both ways.
+    """
+    if not refinements:
+        return {"grid": [], "best_of_grid": None, "halves": []}
+    even = (np.arange(photos) % 2 == 0).astype(np.float64)
+    weights = np.stack([np.ones(photos), even, 1 - even])
+    found = outcomes(columns, refinements, judge, weights)
+    best = cheapest(found, 0)
+    halves = []
+    for chosen_on, reported_on in ((1, 2), (2, 1)) if photos > 1 else ():
+        chosen = cheapest(found, chosen_on)
+        halves.append(None if chosen is None else chosen.to_dict(reported_on))
+    return {
+        "kept": KEPT,
+        "grid": [one.to_dict(0) for one in found],
+        "best_of_grid": None if best is None else best.to_dict(0),
+        "halves": halves,
+    }
