@@ -15,6 +15,7 @@ from shared.bundle import Bundle
 from shared.codec import MarkovPaletteCodec, open_codec
 from tests.golden.make import index_hash
 from tests.golden.make_default import FOLDER, STATES_PICTURED
+from training.evaluate.metrics.pixels import PixelDistances
 
 GOLDEN = json.loads((FOLDER / "golden.json").read_text())
 
@@ -57,16 +58,17 @@ def test_finer_states_cost_more_and_look_better(
     bundle: Bundle, photos: dict[str, np.ndarray]
 ) -> None:
     encoder, decoder = EdgeEncoder(bundle, precision="fp32"), BitstreamDecoder(bundle)
-    errors: dict[int, list[float]] = {}
+    likeness: dict[int, list[float]] = {}
     for name in ("astronaut", "chelsea", "coffee"):
         whole = encoder.encode(photos[name])
         sizes = list(whole.cumulative_bytes().values())
         assert sizes == sorted(sizes)
+        distances = PixelDistances().open(photos[name])
         for state in (0, 3, 5, 8):
-            picture = decoder.picture(whole.truncate(state)).astype(float)
-            errors.setdefault(state, []).append(float(np.square(picture - photos[name]).mean()))
-    means = [float(np.mean(values)) for values in errors.values()]
-    assert means == sorted(means)
+            figures = distances(decoder.picture(whole.truncate(state)))
+            likeness.setdefault(state, []).append(figures["ms_ssim"])
+    means = [float(np.mean(values)) for values in likeness.values()]
+    assert means == sorted(means, reverse=True)
 
 
 def test_flat_pictures_stay_flat_and_keep_their_colour(bundle: Bundle) -> None:

@@ -6,7 +6,7 @@ import typer
 
 from shared.cli import app as command_line
 
-_COMMANDS = ("steps", "evaluate", "consistency", "ablate")
+_COMMANDS = ("steps", "split", "evaluate", "consistency", "ablate")
 _ABOUT = (
     "Make a bundle from photos: photos, fit, palette, tables, export; then evaluate.\n\n"
     "Every step reads one YAML recipe and one run folder, and can be run again: fit goes on "

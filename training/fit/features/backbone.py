@@ -37,14 +37,14 @@ class Backbone(nn.Module):
         """tensors: float32, as the store's safetensors file has them. Raises KeyError."""
         super().__init__()
         self.shape = shape
-        self.stem = _convolution(tensors, "stem", stride=2)
+        self.stem = convolution(tensors, "stem", stride=2)
         self.blocks = nn.ModuleList(
             InvertedResidual(tensors, f"blocks.{number}", stride, activation)
             for number, (stride, activation) in enumerate(
                 zip(shape.strides, shape.activations, strict=True)
             )
         )
-        self.last = _convolution(tensors, "last")
+        self.last = convolution(tensors, "last")
         self.requires_grad_(False)
         self.eval()
         self.to(memory_format=torch.channels_last)
@@ -93,12 +93,12 @@ class InvertedResidual(nn.Module):
         super().__init__()
         self.activation = activation
         widens = f"{name}.expand.weight" in tensors
-        self.expand = _convolution(tensors, f"{name}.expand") if widens else None
-        self.depthwise = _convolution(tensors, f"{name}.depthwise", stride=stride)
+        self.expand = convolution(tensors, f"{name}.expand") if widens else None
+        self.depthwise = convolution(tensors, f"{name}.depthwise", stride=stride)
         excites = f"{name}.squeeze.weight" in tensors
-        self.squeeze = _convolution(tensors, f"{name}.squeeze") if excites else None
-        self.excite = _convolution(tensors, f"{name}.excite") if excites else None
-        self.project = _convolution(tensors, f"{name}.project")
+        self.squeeze = convolution(tensors, f"{name}.squeeze") if excites else None
+        self.excite = convolution(tensors, f"{name}.excite") if excites else None
+        self.project = convolution(tensors, f"{name}.project")
         enters = (self.expand or self.depthwise).weight.shape[1 if widens else 0]
         self.residual = stride == 1 and enters == len(self.project.weight)
         self.register_buffer("deviation", tensors[f"{name}.project.deviation"].float().clone())
@@ -118,7 +118,9 @@ class _SameConv2d(nn.Conv2d):
     """A strided convolution padded as TensorFlow's ``SAME``: the odd pixel goes behind."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(F.pad(input, self._margins(input.shape[2], input.shape[3])))
+        # Plain numbers, also where a tracer watches.
+        height, width = int(input.shape[2]), int(input.shape[3])
+        return super().forward(F.pad(input, self._margins(height, width)))
 
     def _margins(self, height: int, width: int) -> tuple[int, int, int, int]:
         (kernel, _), (stride, _) = self.kernel_size, self.stride
@@ -134,7 +136,11 @@ class _SameConv2d(nn.Conv2d):
         )
 
 
-def _convolution(tensors: Mapping[str, Tensor], name: str, stride: int = 1) -> nn.Conv2d:
+def convolution(tensors: Mapping[str, Tensor], name: str, stride: int = 1) -> nn.Conv2d:
+    """The layer whose ``name``.weight (OIHW) and .bias are given; depthwise if I is 1.
+
+    With a stride of 1 it keeps the size; else it is padded as TensorFlow's ``SAME``.
+    """
     weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
     leaves, enters, kernel, _ = weight.shape
     depthwise = enters == 1

@@ -1,0 +1,157 @@
+"""From photos to a feature bundle, run for real on a small scale."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from cloud_server.tails import open_tails
+from shared.bundle import Bundle
+from shared.codec import MarkovPaletteCodec, RateTarget
+from training.cli import build_app
+from training.recipe import RecipeError
+from training.split.model import load_model, tail_outputs
+from training.split.palettes import TreeQuantiser
+from training.split.recipe import SplitRecipe, load_split_recipe
+from training.split.steps import SplitFiles, open_network, palettes_of
+from training.split.views import Views, fitted
+from training.steps.photos import PhotoSource, make_cache
+
+SCALE = "bottleneck"
+RECIPE = {
+    "name": "small",
+    "network": "ssd-mobilenetv3-coco",
+    "views": {"views": 16, "held_out": 1},
+    "model": {
+        "latent": 8, "analysis_width": 8, "analysis_blocks": 1, "synthesis_width": 8,
+        "synthesis_blocks": 1, "rate_width": 8,
+    },
+    "bits_per_position": [24, 12],
+    "start_samples": 16,
+    "fit": {"steps": 3, "batch": 2},
+    "tree_views": 16,
+    "tree_vectors": 4000,
+    "chains": [
+        {"point": 0, "step": 1.0, "channels": {SCALE: [2, 6]}, "depth": 4},
+        {"point": 1, "step": 2.0, "channels": {SCALE: [8]}, "depth": 3, "cuts": [0]},
+    ],
+    "tail": {"steps": 3, "batch": 2},
+    "contexts": {"views": 8, "hidden": 4, "width": 4, "steps": 60, "batch": 64},
+}  # fmt: skip
+
+
+def run_json(*arguments: object) -> Any:
+    result = CliRunner().invoke(build_app(), [str(a) for a in (*arguments, "--json")])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def run(photos: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("split")
+    (folder / "train").mkdir()
+    for name, photo in photos.items():
+        Image.fromarray(photo).save(folder / "train" / f"{name}.jpg", quality=95)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    make_cache([PhotoSource(folder / "train")], [], folder / "cache", short_side=240)
+    common = ("--recipe", folder / "recipe.yaml", "--run", folder)
+    assert run_json("split", "views", *common) == {"views": 17, "held_out": 1}
+    steps = run_json("split", "fit", *common)["steps_of_points"]
+    assert steps == sorted(steps)
+    run_json("split", "palette", *common)
+    run_json("split", "tail", *common)
+    sizes = run_json("split", "tables", *common)
+    assert sizes["networks"][0] > sizes["networks"][1]
+    run_json("split", "export", "-o", folder / "bundle", *common)
+    return folder
+
+
+def test_the_bundle_codes_photos_and_its_tail_takes_what_is_decoded(
+    run: Path, photos: dict[str, np.ndarray]
+) -> None:
+    bundle = Bundle.load(run / "bundle")
+    manifest = bundle.manifest
+    assert [len(states) for _, states in manifest.chain_parts] == [2, 1]
+    assert manifest.starts == (1, 2)
+    codec, (tail,) = MarkovPaletteCodec(bundle), open_tails(bundle).values()
+    photo = photos["chelsea"]
+    height, width = photo.shape[:2]
+    placement = manifest.placement(width, height)
+    assert placement is not None
+    session = ort.InferenceSession(bundle.read("extractor.onnx"))
+    (values,) = session.run([SCALE], {"image": placement.apply(photo)})
+    assert values.shape == (8, 20, 20)
+    sizes = []
+    for state in range(3):
+        coded = codec.encode({SCALE: values}, width, height, RateTarget(state=state))
+        latents = codec.decode(coded)
+        assert latents.state == state
+        (result,) = tail.run([latents])
+        assert result.task == "detection"
+        sizes.append(coded.file_bytes)
+    assert sizes[0] > sizes[1]
+    assert "Apache-2.0" in bundle.read("NOTICE.md").decode()
+
+
+def test_both_files_compute_what_was_trained(run: Path, photos: dict[str, np.ndarray]) -> None:
+    recipe, bundle = load_split_recipe(run / "recipe.yaml"), Bundle.load(run / "bundle")
+    files = SplitFiles(run)
+    network = open_network(recipe)
+    model = load_model(files.tail, network)
+    picture = fitted(photos["china"], 320, 320, "stretch").copy()
+    with torch.no_grad():
+        head = network.head(torch.from_numpy(picture).permute(2, 0, 1)[None].float())
+        latents = model.latents(head)
+    edge = ort.InferenceSession(bundle.read("extractor.onnx"))
+    (values,) = edge.run([SCALE], {"image": picture})
+    np.testing.assert_allclose(values, latents[SCALE][0].numpy(), atol=1e-3)
+    codec = MarkovPaletteCodec(bundle)
+    cloud = ort.InferenceSession(bundle.read("tail.onnx"))
+    for palette in palettes_of(recipe, files):
+        for row in palette.states:
+            colours = TreeQuantiser(palette)({SCALE: torch.from_numpy(values)[None]}, row.state)
+            coded = codec.encode({SCALE: values}, 320, 320, RateTarget(state=row.state))
+            decoded = codec.decode(coded).scales[SCALE]
+            np.testing.assert_array_equal(colours[SCALE][0].numpy(), decoded)
+            state = torch.tensor([row.state])
+            with torch.no_grad():
+                wanted = network.finish(tail_outputs(model, network, colours, state))
+            inputs = {SCALE: decoded[None], "state": state.numpy()}
+            for ours, theirs in zip(cloud.run(["boxes", "scores"], inputs), wanted, strict=True):
+                # Weights are kept as float16.
+                np.testing.assert_allclose(ours, theirs.numpy(), atol=0.02)
+
+
+def test_views_held_out_are_whole_photos_and_never_trained_on(run: Path) -> None:
+    views = Views(run / "views")
+    assert (len(views), views.held_out) == (17, 1)
+    assert views.trained[0] == 1
+    outputs = views.outputs(np.array([0]))
+    assert outputs["logits"].shape == (1, 2034, 80)
+
+
+def test_a_step_before_its_time_says_which_is_missing(run: Path, tmp_path: Path) -> None:
+    words = ["split", "palette", "--recipe", run / "recipe.yaml", "--run", tmp_path]
+    result = CliRunner().invoke(build_app(), [str(word) for word in words])
+    assert result.exit_code != 0
+    assert "run the fit step first" in result.output
+
+
+def test_a_network_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(RecipeError, match="no network"):
+        open_network(SplitRecipe.model_validate({**RECIPE, "network": "none"}))
+
+
+def test_the_packaged_recipe_is_valid() -> None:
+    recipe = load_split_recipe(None)
+    assert recipe.name == "detect"
+    assert all(sum(c.channels[SCALE]) == recipe.model.latent for c in recipe.chains)
