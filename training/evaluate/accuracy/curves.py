@@ -65,8 +65,8 @@ class AccuracyTable:
         return [name for name in subjects if name in self.subjects]
 
     def relative(self, column: int) -> Floats:
-        """An operating point's share of the uncompressed accuracy, every row."""
-        return self.values[:, column] / self.uncompressed
+        """A point's share of the uncompressed accuracy, every row; NaN where that is 0."""
+        return divided(self.values[:, column], self.uncompressed)
 
 
 def accuracy_table(points: Points, judge: Judge, *, resamples: int, seed: int = 0) -> AccuracyTable:
@@ -92,6 +92,12 @@ def accuracy_table(points: Points, judge: Judge, *, resamples: int, seed: int = 
         uncompressed,
         figures,
     )
+
+
+def divided(values: Floats, by: Floats) -> Floats:
+    """values / by, NaN where ``by`` is 0."""
+    known = np.isfinite(by) & (by != 0)
+    return np.divide(values, by, out=np.full(len(values), np.nan), where=known)
 
 
 @dataclass(frozen=True)

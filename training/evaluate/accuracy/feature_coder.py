@@ -57,7 +57,7 @@ class FeatureCoder:
         return pad_to_multiple(picture, manifest.input_multiple)
 
     def placement(self, width: int, height: int) -> Placement:
-        """Where a photo of that size lies in what the extractor sees; padding is right and below."""
+        """Where a photo of that size lies in what the extractor sees, in pixels."""
         manifest = self.bundle.manifest
         placement = manifest.placement(width, height)
         if placement is not None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
-_HEADLINES = {"saving": "bits saved against {}"}
 
 
 def write(folder: Path, document: Mapping[str, Any]) -> None:
@@ -99,55 +98,23 @@ def _points(rows: Sequence[Row]) -> str:
 
 
 def _refining(document: Mapping[str, Any]) -> str:
-    head = [
-        "coarse",
-        "fine",
-        "band of scores",
-        "photos refined",
-        "bits per pixel",
-        "of the finer's accuracy",
-        "of its bits saved",
-    ]
+    kept = f"{document['kept']:.0%}"
+    best, halves = document["best_of_grid"], [h for h in document["halves"] if h is not None]
     parts = [
         "A photo with a detection scored within the band is refined. The grid was measured on the "
-        "photos that it is reported on; the halves below were not: a band was chosen on every other "
-        f"photo (fewest bits that keep {document['kept']:.0%}), and reported on the rest.",
-        "\n".join(
-            [
-                _line(head),
-                _line(["---", "---", *("---:" for _ in head[2:])]),
-                *map(_outcome, document["grid"]),
-            ]
-        ),
+        "photos that it is reported on; the halves were not: every other photo chose what keeps "
+        f"{kept} for the fewest bits, and the rest report it.",
+        _outcomes(document["grid"]),
     ]
-    best = document["best_of_grid"]
-    parts.append(
-        "No band of the grid keeps that much."
-        if best is None
-        else "\n".join(
-            [
-                "The cheapest of the grid that does:",
-                "",
-                _line(head),
-                _line(["---", "---", *("---:" for _ in head[2:])]),
-                _outcome(best),
-            ]
-        )
-    )
-    halves = [half for half in document["halves"] if half is not None]
-    if halves:
-        parts.append(
-            "\n".join(
-                [
-                    "Chosen on one half, reported on the other:",
-                    "",
-                    _line(head),
-                    _line(["---", "---", *("---:" for _ in head[2:])]),
-                    *map(_outcome, halves),
-                ]
-            )
-        )
+    parts += ["The cheapest of the grid that does:", _outcomes([best])] if best else []
+    parts += ["Chosen on one half, reported on the other:", _outcomes(halves)] if halves else []
     return "\n\n".join(parts)
+
+
+def _outcomes(rows: Sequence[Row]) -> str:
+    names = ["coarse", "fine", "band", "refined", "bits per pixel", "of the finer's accuracy"]
+    lines = [_line([*names, "of its bits saved"]), _line(["---"] * 3 + ["---:"] * 4)]
+    return "\n".join([*lines, *map(_outcome, rows)])
 
 
 def _outcome(row: Row) -> str:
@@ -159,7 +126,7 @@ def _outcome(row: Row) -> str:
             f"{low:g} to {high:g}",
             f"{row['refined']:.0%}",
             _number(row["bits_per_pixel"]),
-            f"{row['of_finest']:.1%}",
+            "-" if row["of_finest"] is None else f"{row['of_finest']:.1%}",
             f"{row['bits_saved']:.0%}",
         ]
     )

@@ -35,7 +35,7 @@ def plot(table: AccuracyTable, ours: Sequence[str], label: str, title: str, path
             colour = _COLOURS.get(kind, "#000000")
             if mine:
                 colour = _OURS[list(ours).index(subject) % len(_OURS)]
-            shares = table.values[:, columns] / table.uncompressed[:, None]
+            shares = np.stack([table.relative(column) for column in columns], 1)
             rates = table.rates[0, columns]
             if len(columns) == 1:
                 text = f"{subject} ({rates[0]:.1f} bits per pixel)"

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.evaluate.accuracy.base import Judge
+from training.evaluate.accuracy.curves import divided
 from training.evaluate.accuracy.points import Column
 from training.evaluate.bootstrap import Floats
 
@@ -54,6 +55,7 @@ class Outcome:
 
     def to_dict(self, row: int) -> dict[str, Any]:
         """JSON-ready, for one weighting."""
+        share = float(self.of_finest[row])
         return {
             "coarse": list(self.refinement.coarse),
             "fine": list(self.refinement.fine),
@@ -61,7 +63,7 @@ class Outcome:
             "refined": round(float(self.refined[row]), 4),
             "bits_per_pixel": round(float(self.bits[row]), 5),
             "accuracy": round(float(self.accuracy[row]), 5),
-            "of_finest": round(float(self.of_finest[row]), 4),
+            "of_finest": None if np.isnan(share) else round(share, 4),
             "bits_saved": round(float(self.saved[row]), 4),
         }
 
@@ -101,7 +103,7 @@ def outcomes(
                     weights @ refine / total,
                     bits,
                     accuracy,
-                    accuracy / always[refinement.fine],
+                    divided(accuracy, always[refinement.fine]),
                     1 - bits / (weights @ fine.rates / total),
                 )
             )

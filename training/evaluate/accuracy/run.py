@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cloud_server.models import ModelStore
 from cloud_server.reconstruct.reconstructor import makes_pictures
 from shared.bundle import Bundle
 from training.evaluate.accuracy import page, summary
@@ -33,7 +32,8 @@ class AccuracyPlan:
 
     bundles: with a tail for the task (they are measured by it), or that make pictures (by the
     whole network on their reconstructions), or both. rivals: names, None for all that this Pillow
-    has. cache: None keeps nothing.
+    has. cache: None keeps nothing. network: what pictures are shown to; None is the packaged
+    detector for boxes, and for other kinds the first bundle's halves, joined again.
     """
 
     bundles: Sequence[Bundle]
@@ -42,7 +42,7 @@ class AccuracyPlan:
     rivals: Sequence[str] | None = None
     resamples: int = 300
     cache: Path | None = None
-    store: ModelStore | None = None
+    network: Network | None = None
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,10 @@ def _kind(coders: Sequence[FeatureCoder], task: str) -> Kind:
 
 
 def _network(coders: Sequence[FeatureCoder], kind: Kind, plan: AccuracyPlan) -> Network:
-    """The packaged one for boxes; else the first bundle's own, joined again."""
+    if plan.network is not None:
+        return plan.network
     if kind.name == "boxes":
-        return PackagedDetector(plan.store)
+        return PackagedDetector()
     return UncutNetwork(coders[0], plan.task, kind)
 
 

@@ -34,7 +34,8 @@ def annotated_photos(
     source: a folder with ``annotations/instances_SPLIT.json`` and photos in ``images/SPLIT/``,
     ``images/`` or ``SPLIT/`` (split: which, where there are several); a folder or tar of photos
     with an ``instances.json``; or one whose photos ``NAME.jpg`` have label pictures
-    ``NAME_labels.png``. Of what ``recipe`` trains on only what it holds out. Raises
+    ``NAME_labels.png`` (split: the folder they are in). Of a tar with ``instances.json`` that
+    ``recipe`` trains on only what it holds out. Raises
     EvaluationError: ``not_found``, ``no_annotations``, ``which_split``, ``bad_annotations``,
     ``trained_on``; ``missing_photos`` when none of the annotated photos is there.
     """
@@ -46,7 +47,7 @@ def annotated_photos(
     if any(Path(name).name == ANNOTATIONS for name in names):
         return evaluation_photos([source], _WHOLE, recipe)
     if any(name.endswith(_LABELS) for name in names):
-        return _labelled(source, names)
+        return _labelled(source, names, split)
     raise EvaluationError(
         "no_annotations",
         f"{source} has neither annotations/instances_*.json, nor {ANNOTATIONS}, nor *{_LABELS}",
@@ -80,7 +81,12 @@ def _coco_folder(folder: Path, split: str | None) -> Iterator[EvaluationPhoto]:
         raise EvaluationError("missing_photos", f"none of {len(truths)} photos is in {folder}")
 
 
-def _labelled(source: Path, names: list[str]) -> Iterator[EvaluationPhoto]:
+def _labelled(source: Path, names: list[str], split: str | None) -> Iterator[EvaluationPhoto]:
+    folders = sorted({Path(name).parent.as_posix() for name in names if name.endswith(_LABELS)})
+    chosen = folders[0] if split is None else split
+    if chosen not in folders or (split is None and len(folders) > 1):
+        raise EvaluationError("which_split", f"choose one with --split: {', '.join(folders)}")
+    names = [name for name in names if Path(name).parent.as_posix() == chosen]
     known = set(names)
     pairs = [
         (name, labels)

@@ -83,8 +83,8 @@ def _share_row(
 def _why(table: AccuracyTable, subjects: Sequence[str], share: float) -> str:
     """Why a curve has no such point."""
     columns = [c for name in table.present(subjects) for c in table.columns(name)]
-    if not columns or not np.isfinite(table.uncompressed[0]):
-        return "nothing was measured"
+    if not columns or not table.uncompressed[0] > 0:
+        return "nothing to compare with"
     shares = table.values[0, columns] / table.uncompressed[0]
     if shares.max() < share:
         return f"its best is {shares.max():.1%}"
