@@ -12,7 +12,12 @@ import cv2
 from cloud_server.reconstruct.reconstructor import makes_pictures
 from shared.bundle import Bundle, packaged_names
 from training.evaluate.accuracy.page import markdown
-from training.evaluate.accuracy.run import AccuracyPlan, evaluate_accuracy, write_accuracy
+from training.evaluate.accuracy.run import (
+    AccuracyPlan,
+    evaluate_accuracy,
+    needs_annotations,
+    write_accuracy,
+)
 from training.evaluate.accuracy.sets import annotated_photos
 from training.evaluate.cache import default_cache_dir
 from training.recipe import load_recipe
@@ -29,7 +34,8 @@ def accuracy_curves(arguments: argparse.Namespace, say: Callable[[str], None]) -
             resamples=arguments.resamples,
             cache=arguments.cache or default_cache_dir(),
         )
-        found = annotated_photos(source, load_recipe(None), arguments.split)
+        bare = not needs_annotations(plan.bundles, plan.task)
+        found = annotated_photos(source, load_recipe(None), arguments.split, bare=bare)
         photos = islice(found, 0, None, arguments.every)
         results = evaluate_accuracy(islice(photos, arguments.limit), plan, say)
         write_accuracy(arguments.output / plan.set_name, results, say)

@@ -38,7 +38,12 @@ def accuracy(
 
     from shared.bundle import Bundle
     from training.evaluate.accuracy.page import markdown
-    from training.evaluate.accuracy.run import AccuracyPlan, evaluate_accuracy, write_accuracy
+    from training.evaluate.accuracy.run import (
+        AccuracyPlan,
+        evaluate_accuracy,
+        needs_annotations,
+        write_accuracy,
+    )
     from training.evaluate.accuracy.sets import annotated_photos
     from training.evaluate.cache import default_cache_dir
     from training.recipe import load_recipe
@@ -56,8 +61,10 @@ def accuracy(
             resamples=resamples,
             cache=None if fresh else cache or default_cache_dir(),
         )
-        photos = islice(annotated_photos(source, load_recipe(recipe), split), 0, None, every)
-        results = evaluate_accuracy(islice(photos, limit), plan, say)
+        bare = not needs_annotations(plan.bundles, task)
+        found = annotated_photos(source, load_recipe(recipe), split, bare=bare)
+        photos = islice(islice(found, 0, None, every), limit)
+        results = evaluate_accuracy(photos, plan, say)
         if output is not None:
             write_accuracy(output, results, say)
     if as_json:

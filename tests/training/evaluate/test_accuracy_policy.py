@@ -67,6 +67,9 @@ def test_what_is_refined_costs_the_finer_bits(extends: bool, bits: float) -> Non
     assert right.bits[0] == pytest.approx(bits)
     assert right.saved[0] == pytest.approx(1 - bits / 0.1)
     assert (never.refined[0], never.of_finest[0], never.bits[0]) == (0, 0.5, 0.02)
+    # Every photo at 0.06 bits, between the two points, would be right in about four of five.
+    assert never.plain[0] == pytest.approx(0.5)
+    assert 0.75 < right.plain[0] < 0.95
     assert cheapest([right, never], 0) is right
     assert cheapest([never], 0) is None
 

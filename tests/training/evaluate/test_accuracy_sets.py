@@ -75,6 +75,8 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     assert reason_of(tmp_path / "none") == "not_found"
     write_photos(tmp_path / "bare", "a.jpg")
     assert reason_of(tmp_path / "bare") == "no_annotations"
+    (photo,) = annotated_photos(tmp_path / "bare", bare=True)
+    assert photo.truth is None
     folder = tmp_path / "coco/annotations"
     folder.mkdir(parents=True)
     assert reason_of(tmp_path / "coco") == "no_annotations"

@@ -50,18 +50,8 @@ def _shares(rows: Sequence[Row]) -> str:
     lines.append(_line(["---:", "---", "---:", *("---:" for _ in anchors)]))
     for row in rows:
         bits = _number(row["bits_per_pixel"]) + _brackets(row["interval_95"], ".3f")
-        savings = row.get("savings", {})
-        cells = [_saving(savings.get(name)) for name in anchors]
-        lines.append(
-            _line(
-                [
-                    f"{row['share']:.0%}",
-                    row["subject"],
-                    bits if not row["note"] else row["note"],
-                    *cells,
-                ]
-            )
-        )
+        cells = [_saving(row.get("savings", {}).get(name)) for name in anchors]
+        lines.append(_line([f"{row['share']:.0%}", row["subject"], row["note"] or bits, *cells]))
     return "\n".join(lines)
 
 
@@ -90,7 +80,7 @@ def _points(rows: Sequence[Row]) -> str:
     lines.append(_line(["---", *("---:" for _ in range(3 + len(names)))]))
     for row in rows:
         share = row.get("of_uncompressed")
-        text = "-" if share is None else f"{share:.1%}"
+        text = _share(share)
         text += _brackets(row.get("of_uncompressed_interval_95"), ".0%")
         cells = [row["subject"], str(row["knob"]), _number(row.get("bits_per_pixel")), text]
         lines.append(_line([*cells, *(_number(row.get(name)) for name in names)]))
@@ -113,7 +103,8 @@ def _refining(document: Mapping[str, Any]) -> str:
 
 def _outcomes(rows: Sequence[Row]) -> str:
     names = ["coarse", "fine", "band", "refined", "bits per pixel", "of the finer's accuracy"]
-    lines = [_line([*names, "of its bits saved"]), _line(["---"] * 3 + ["---:"] * 4)]
+    names += ["without a policy at these bits", "of its bits saved"]
+    lines = [_line(names), _line(["---"] * 3 + ["---:"] * 5)]
     return "\n".join([*lines, *map(_outcome, rows)])
 
 
@@ -126,7 +117,8 @@ def _outcome(row: Row) -> str:
             f"{low:g} to {high:g}",
             f"{row['refined']:.0%}",
             _number(row["bits_per_pixel"]),
-            "-" if row["of_finest"] is None else f"{row['of_finest']:.1%}",
+            _share(row["of_finest"]),
+            _share(row["plain_of_finest"]),
             f"{row['bits_saved']:.0%}",
         ]
     )
@@ -138,6 +130,10 @@ def _line(cells: Sequence[str]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
 
 
 def _brackets(pair: Sequence[float] | None, form: str) -> str:

@@ -2,7 +2,8 @@
 
 A photo leaves a doubt when a detection of its coarse operating point scores within a band. What is
 refined costs the finer point's bits, and the coarser ones too unless the finer stream is an
-extension of the coarser: layers of one chain.
+extension of the coarser: layers of one chain. Beside it stands what needs no policy: every photo
+at one operating point between, at as many bits.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from training.evaluate.accuracy.base import Judge
 from training.evaluate.accuracy.curves import divided
 from training.evaluate.accuracy.points import Column
+from training.evaluate.bd_rate import RateCurve
 from training.evaluate.bootstrap import Floats
 
 Band = tuple[float, float]
@@ -42,7 +44,8 @@ class Outcome:
     """A refinement with a band, for every weighting of the photos: float64 [n] each.
 
     refined: share of photos; bits: per pixel; of_finest: accuracy over always sending the finer
-    point; saved: share of its bits that were not sent.
+    point; saved: share of its bits that were not sent; plain: the coarse subject's own curve at
+    these bits, over the same accuracy, NaN where it has no points about them.
     """
 
     refinement: Refinement
@@ -52,18 +55,19 @@ class Outcome:
     accuracy: Floats
     of_finest: Floats
     saved: Floats
+    plain: Floats
 
     def to_dict(self, row: int) -> dict[str, Any]:
         """JSON-ready, for one weighting."""
-        share = float(self.of_finest[row])
         return {
             "coarse": list(self.refinement.coarse),
             "fine": list(self.refinement.fine),
             "band": list(self.band),
             "refined": round(float(self.refined[row]), 4),
             "bits_per_pixel": round(float(self.bits[row]), 5),
-            "accuracy": round(float(self.accuracy[row]), 5),
-            "of_finest": None if np.isnan(share) else round(share, 4),
+            "accuracy": _known(self.accuracy[row]),
+            "of_finest": _known(self.of_finest[row]),
+            "plain_of_finest": _known(self.plain[row]),
             "bits_saved": round(float(self.saved[row]), 4),
         }
 
@@ -84,17 +88,22 @@ def outcomes(
 ) -> list[Outcome]:
     """Every refinement with every band. weights: [n, photos]."""
     found = []
-    always: dict[tuple[str, int], Floats] = {}
+    total = weights.sum(1)
+    always = {
+        fine: judge.resampled(columns[fine].outputs, weights)
+        for fine in dict.fromkeys(refinement.fine for refinement in refinements)
+    }
+    plain = {
+        subject: _curves(columns, subject, judge, weights)
+        for subject in dict.fromkeys(refinement.coarse[0] for refinement in refinements)
+    }
     for refinement in refinements:
         coarse, fine = columns[refinement.coarse], columns[refinement.fine]
-        if refinement.fine not in always:
-            always[refinement.fine] = judge.resampled(fine.outputs, weights)
         more = fine.rates - coarse.rates if refinement.extends else fine.rates
         for band in bands:
             refine = doubtful(coarse.outputs, band)
             pairs = zip(refine, coarse.outputs, fine.outputs, strict=True)
             accuracy = judge.resampled([b if again else a for again, a, b in pairs], weights)
-            total = weights.sum(1)
             bits = weights @ (coarse.rates + refine * more) / total
             found.append(
                 Outcome(
@@ -105,9 +114,30 @@ def outcomes(
                     accuracy,
                     divided(accuracy, always[refinement.fine]),
                     1 - bits / (weights @ fine.rates / total),
+                    divided(
+                        np.array(
+                            [
+                                curve.quality(rate)
+                                for curve, rate in zip(
+                                    plain[refinement.coarse[0]], bits, strict=True
+                                )
+                            ]
+                        ),
+                        always[refinement.fine],
+                    ),
                 )
             )
     return found
+
+
+def _curves(
+    columns: Mapping[tuple[str, int], Column], subject: str, judge: Judge, weights: Floats
+) -> list[RateCurve]:
+    """The subject's own curve, one for every weighting."""
+    mine = [column for (name, _), column in columns.items() if name == subject]
+    values = np.stack([judge.resampled(column.outputs, weights) for column in mine], 1)
+    rates = np.stack([weights @ column.rates / weights.sum(1) for column in mine], 1)
+    return [RateCurve(rate, value) for rate, value in zip(rates, values, strict=True)]
 
 
 def cheapest(found: Sequence[Outcome], row: int, kept: float = KEPT) -> Outcome | None:
@@ -143,3 +173,7 @@ def refining(
         "best_of_grid": None if best is None else best.to_dict(0),
         "halves": halves,
     }
+
+
+def _known(value: float) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None

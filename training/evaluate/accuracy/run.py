@@ -120,6 +120,14 @@ def write_accuracy(folder: Path, results: AccuracyResults, say: Say) -> None:
     plot(results.table, results.ours, results.label, title, path)
 
 
+def needs_annotations(bundles: Sequence[Bundle], task: str) -> bool:
+    """Whether photos without annotations say nothing of the task: all kinds but classes'."""
+    outputs = {
+        t.output for bundle in bundles for t in bundle.manifest.tails or () if t.task == task
+    }
+    return outputs != {"classes"}
+
+
 def _tail_of(bundle: Bundle, task: str) -> bool:
     return any(tail.task == task for tail in bundle.manifest.tails or ())
 

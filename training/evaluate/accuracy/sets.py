@@ -27,7 +27,7 @@ _LABELS = "_labels.png"
 
 
 def annotated_photos(
-    source: Path, recipe: Recipe | None = None, split: str | None = None
+    source: Path, recipe: Recipe | None = None, split: str | None = None, *, bare: bool = False
 ) -> Iterator[EvaluationPhoto]:
     """Photos with their annotations, at their own size.
 
@@ -35,7 +35,7 @@ def annotated_photos(
     ``images/`` or ``SPLIT/`` (split: which, where there are several); a folder or tar of photos
     with an ``instances.json``; or one whose photos ``NAME.jpg`` have label pictures
     ``NAME_labels.png`` (split: the folder they are in). Of a tar with ``instances.json`` that
-    ``recipe`` trains on only what it holds out. Raises
+    ``recipe`` trains on only what it holds out. bare: photos without annotations will do. Raises
     EvaluationError: ``not_found``, ``no_annotations``, ``which_split``, ``bad_annotations``,
     ``trained_on``; ``missing_photos`` when none of the annotated photos is there.
     """
@@ -48,6 +48,8 @@ def annotated_photos(
         return evaluation_photos([source], _WHOLE, recipe)
     if any(name.endswith(_LABELS) for name in names):
         return _labelled(source, names, split)
+    if bare:
+        return evaluation_photos([source], _WHOLE, recipe)
     raise EvaluationError(
         "no_annotations",
         f"{source} has neither annotations/instances_*.json, nor {ANNOTATIONS}, nor *{_LABELS}",
