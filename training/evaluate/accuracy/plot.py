@@ -46,7 +46,7 @@ def plot(table: AccuracyTable, ours: Sequence[str], label: str, title: str, path
                 marker="o" if mine else "", markersize=4, linewidth=2.2 if mine else 1.1,
                 label=subject,
             )  # fmt: skip
-            if mine and len(shares) > 1:
+            if mine and np.isfinite(shares[1:]).any(axis=0).all():
                 ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
                 low, high = np.nanquantile(shares[1:], ends, axis=0)
                 axes.fill_between(rates, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -160,7 +160,7 @@ def refining(
     if not refinements:
         return {"grid": [], "best_of_grid": None, "halves": []}
     even = (np.arange(photos) % 2 == 0).astype(np.float64)
-    weights = np.stack([np.ones(photos), even, 1 - even])
+    weights = np.stack([np.ones(photos), even, 1 - even][: 3 if photos > 1 else 1])
     found = outcomes(columns, refinements, judge, weights)
     best = cheapest(found, 0)
     halves = []
