@@ -92,9 +92,10 @@ def test_boxes_are_weighed_in_parts_as_all_at_once(monkeypatch: pytest.MonkeyPat
     photos = [EvaluationPhoto(str(n), NOTHING, tuple(t)) for n, t in enumerate(truths)]
     judge = kind_of("boxes").judge(photos, [])
     weights = np.random.default_rng(0).integers(0, 3, (20, PHOTOS)).astype(float)
-    whole = judge.resampled(detections, weights)
+    matched = judge.matched(detections)
+    whole = judge.resampled(matched, weights)
     monkeypatch.setattr("training.evaluate.accuracy.boxes._CELLS", 1)
-    np.testing.assert_array_equal(judge.resampled(detections, weights), whole)
+    np.testing.assert_array_equal(judge.resampled(matched, weights), whole)
 
 
 def test_boxes_need_annotations() -> None:
@@ -126,7 +127,7 @@ def test_classes_agree_with_the_uncompressed_networks() -> None:
     found = [output, output, output]
     assert judge.figures(found) == pytest.approx({"top1": 1 / 3, "top5": 2 / 3})
     weights = np.array([[1.0, 1, 1], [2, 0, 1]])
-    assert judge.resampled(found, weights) == pytest.approx([1 / 3, 2 / 3])
+    assert judge.resampled(judge.matched(found), weights) == pytest.approx([1 / 3, 2 / 3])
 
 
 def test_labels_are_compared_where_the_photo_lies_and_void_does_not_count() -> None:
@@ -149,7 +150,7 @@ def test_labels_are_compared_where_the_photo_lies_and_void_does_not_count() -> N
     first, second = (360 + 100) / (360 + 150), (360 + 50) / (360 + 100)
     assert figures["mean_iou"] == pytest.approx((first + second) / 2)
     assert figures["pixel_accuracy"] == pytest.approx((720 + 150) / 920)
-    alone = judge.resampled([output, half_wrong], np.array([[1.0, 0], [0, 1]]))
+    alone = judge.resampled(judge.matched([output, half_wrong]), np.array([[1.0, 0], [0, 1]]))
     assert alone == pytest.approx([1, (100 / 150 + 50 / 100) / 2])
     with pytest.raises(EvaluationError):
         kind.of_tail(

@@ -31,6 +31,9 @@ class ShareRight:
     def figures(self, outputs: Sequence[Output]) -> Figures:
         return {"right": float(self.resampled(outputs, np.ones((1, len(outputs))))[0])}
 
+    def matched(self, outputs: Sequence[Output]) -> list[Output]:
+        return list(outputs)
+
     def resampled(self, outputs: Sequence[Output], weights: Floats) -> Floats:
         right = np.array([float(len(rows) and rows[0][0] == 1) for rows in outputs])
         return weights @ right / weights.sum(1)

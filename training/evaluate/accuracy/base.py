@@ -17,6 +17,8 @@ from training.evaluate.photos import EvaluationPhoto
 Pixels = npt.NDArray[np.uint8]
 Output = Any
 """What a network said of one photo, JSON-ready: lists of numbers."""
+Matched = Any
+"""An output beside the truth of its photo, as a judge keeps it."""
 Figures = dict[str, float | None]
 
 
@@ -35,8 +37,14 @@ class Judge(Protocol):
     def figures(self, outputs: Sequence[Output]) -> Figures:
         """All figures, of every photo's output in the set's order; None where there is none."""
 
-    def resampled(self, outputs: Sequence[Output], weights: Floats) -> Floats:
-        """The headline figure for weights [n, photos], how often each photo counts: [n]."""
+    def matched(self, outputs: Sequence[Output]) -> list[Matched]:
+        """What the headline figure needs of every photo: the slow part, once an operating point."""
+
+    def resampled(self, matched: Sequence[Matched], weights: Floats) -> Floats:
+        """The headline figure for weights [n, photos], how often each photo counts: [n].
+
+        matched: every photo's, of whichever operating point.
+        """
 
 
 class Kind(Protocol):

@@ -13,7 +13,7 @@ from shared.preprocess import Placement
 from shared.results import Detection
 from training.evaluate.accuracy.base import Figures, Output
 from training.evaluate.accuracy.coco_figures import coco_figures
-from training.evaluate.average_precision import AveragePrecision
+from training.evaluate.average_precision import AveragePrecision, PhotoMatches, match_photos
 from training.evaluate.bootstrap import Floats
 from training.evaluate.photos import EvaluationError, EvaluationPhoto
 
@@ -62,10 +62,15 @@ class BoxJudge:
         """``ap``, ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large``."""
         return coco_figures(self._truths, outputs)
 
-    def resampled(self, outputs: Sequence[Output], weights: Floats) -> Floats:
-        """AP, by our own accumulation of pycocotools' matches, for many weightings at once."""
-        precision = AveragePrecision(self._truths, outputs)
-        step = max(8, _CELLS // max(1, sum(len(rows) for rows in outputs)))
+    def matched(self, outputs: Sequence[Output]) -> list[PhotoMatches]:
+        """pycocotools' matches."""
+        return match_photos(self._truths, outputs)
+
+    def resampled(self, matched: Sequence[PhotoMatches], weights: Floats) -> Floats:
+        """AP, by our own accumulation of the matches, for many weightings at once."""
+        precision = AveragePrecision.of(matched)
+        found = sum(len(one.scores) for photo in matched for one in photo if one is not None)
+        step = max(8, _CELLS // max(1, found))
         parts = range(0, len(weights), step)
         return np.concatenate([precision(weights[k : k + step]) for k in parts])
 

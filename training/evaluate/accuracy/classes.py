@@ -54,9 +54,13 @@ class ClassJudge:
             "top5": float(self._hits(outputs, _KEPT).mean()),
         }
 
-    def resampled(self, outputs: Sequence[Output], weights: Floats) -> Floats:
+    def matched(self, outputs: Sequence[Output]) -> list[float]:
+        """1 where the first class is its first, else 0."""
+        return self._hits(outputs, 1).tolist()
+
+    def resampled(self, matched: Sequence[float], weights: Floats) -> Floats:
         """``top1``."""
-        return weights @ self._hits(outputs, 1) / weights.sum(1)
+        return weights @ np.array(matched) / weights.sum(1)
 
     def _hits(self, outputs: Sequence[Output], among: int) -> Floats:
         pairs = zip(self._first, outputs, strict=True)

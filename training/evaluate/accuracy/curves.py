@@ -77,7 +77,7 @@ def accuracy_table(points: Points, judge: Judge, *, resamples: int, seed: int = 
     uncompressed = np.full(len(weights), np.nan)
     for key, column in points.columns.items():
         figures[key] = judge.figures(column.outputs)
-        accuracy = judge.resampled(column.outputs, weights)
+        accuracy = judge.resampled(judge.matched(column.outputs), weights)
         if key[0] == UNCOMPRESSED:
             uncompressed = accuracy
             continue

@@ -69,12 +69,16 @@ class LabelJudge:
             "pixel_accuracy": right / total if total else None,
         }
 
-    def resampled(self, outputs: Sequence[Output], weights: Floats) -> Floats:
+    def matched(self, outputs: Sequence[Output]) -> list[Output]:
+        """The counts as they are."""
+        return list(outputs)
+
+    def resampled(self, matched: Sequence[Output], weights: Floats) -> Floats:
         """``mean_iou``; NaN where no pixel counts."""
-        kinds = sorted({kind for rows in outputs for row in rows for kind in row[:2]})
+        kinds = sorted({kind for rows in matched for row in rows for kind in row[:2]})
         place = {kind: column for column, kind in enumerate(kinds)}
-        common, either = (np.zeros((len(outputs), len(kinds))) for _ in range(2))
-        for photo, rows in enumerate(outputs):
+        common, either = (np.zeros((len(matched), len(kinds))) for _ in range(2))
+        for photo, rows in enumerate(matched):
             for true, given, count in rows:
                 either[photo, place[true]] += count
                 if true == given:

@@ -89,12 +89,14 @@ def _points(rows: Sequence[Row]) -> str:
 
 def _refining(document: Mapping[str, Any]) -> str:
     kept = f"{document['kept']:.0%}"
+    saving = [row for row in document["grid"] if row["bits_saved"] > 0]
     best, halves = document["best_of_grid"], [h for h in document["halves"] if h is not None]
     parts = [
         "A photo with a detection scored within the band is refined. The grid was measured on the "
         "photos that it is reported on; the halves were not: every other photo chose what keeps "
-        f"{kept} for the fewest bits, and the rest report it.",
-        _outcomes(document["grid"]),
+        f"{kept} for the fewest bits, and the rest report it. {len(saving)} of "
+        f"{len(document['grid'])} pairs of points and bands send less than always the finer:",
+        _outcomes(saving),
     ]
     parts += ["The cheapest of the grid that does:", _outcomes([best])] if best else []
     parts += ["Chosen on one half, reported on the other:", _outcomes(halves)] if halves else []

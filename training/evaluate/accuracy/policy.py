@@ -23,9 +23,10 @@ from training.evaluate.bd_rate import RateCurve
 from training.evaluate.bootstrap import Floats
 
 Band = tuple[float, float]
-LOWS = (0.1, 0.2, 0.3, 0.4)
-HIGHS = (0.4, 0.5, 0.6, 0.8)
-BANDS: tuple[Band, ...] = tuple((low, high) for low, high in product(LOWS, HIGHS) if low < high)
+LOWS = (0.3, 0.4, 0.45)
+HIGHS = (0.5, 0.55, 0.6, 0.7)
+BANDS: tuple[Band, ...] = tuple(product(LOWS, HIGHS))
+"""Around 0.5, from which detections count: nearly every photo has a weaker one somewhere."""
 KEPT = 0.99
 """The share of the finest point's accuracy that a chosen band must keep."""
 
@@ -89,20 +90,18 @@ def outcomes(
     """Every refinement with every band. weights: [n, photos]."""
     found = []
     total = weights.sum(1)
-    always = {
-        fine: judge.resampled(columns[fine].outputs, weights)
-        for fine in dict.fromkeys(refinement.fine for refinement in refinements)
+    used = {one.coarse[0] for one in refinements} | {one.fine[0] for one in refinements}
+    matched = {
+        key: judge.matched(column.outputs) for key, column in columns.items() if key[0] in used
     }
-    plain = {
-        subject: _curves(columns, subject, judge, weights)
-        for subject in dict.fromkeys(refinement.coarse[0] for refinement in refinements)
-    }
+    accuracies = {key: judge.resampled(of_key, weights) for key, of_key in matched.items()}
+    plain = {name: _curves(columns, accuracies, name, weights) for name in used}
     for refinement in refinements:
         coarse, fine = columns[refinement.coarse], columns[refinement.fine]
         more = fine.rates - coarse.rates if refinement.extends else fine.rates
         for band in bands:
             refine = doubtful(coarse.outputs, band)
-            pairs = zip(refine, coarse.outputs, fine.outputs, strict=True)
+            pairs = zip(refine, matched[refinement.coarse], matched[refinement.fine], strict=True)
             accuracy = judge.resampled([b if again else a for again, a, b in pairs], weights)
             bits = weights @ (coarse.rates + refine * more) / total
             found.append(
@@ -112,7 +111,7 @@ def outcomes(
                     weights @ refine / total,
                     bits,
                     accuracy,
-                    divided(accuracy, always[refinement.fine]),
+                    divided(accuracy, accuracies[refinement.fine]),
                     1 - bits / (weights @ fine.rates / total),
                     divided(
                         np.array(
@@ -123,7 +122,7 @@ def outcomes(
                                 )
                             ]
                         ),
-                        always[refinement.fine],
+                        accuracies[refinement.fine],
                     ),
                 )
             )
@@ -131,12 +130,15 @@ def outcomes(
 
 
 def _curves(
-    columns: Mapping[tuple[str, int], Column], subject: str, judge: Judge, weights: Floats
+    columns: Mapping[tuple[str, int], Column],
+    accuracies: Mapping[tuple[str, int], Floats],
+    subject: str,
+    weights: Floats,
 ) -> list[RateCurve]:
     """The subject's own curve, one for every weighting."""
-    mine = [column for (name, _), column in columns.items() if name == subject]
-    values = np.stack([judge.resampled(column.outputs, weights) for column in mine], 1)
-    rates = np.stack([weights @ column.rates / weights.sum(1) for column in mine], 1)
+    mine = [key for key in accuracies if key[0] == subject]
+    values = np.stack([accuracies[key] for key in mine], 1)
+    rates = np.stack([weights @ columns[key].rates / weights.sum(1) for key in mine], 1)
     return [RateCurve(rate, value) for rate, value in zip(rates, values, strict=True)]
 
 
