@@ -113,17 +113,7 @@ def outcomes(
                     accuracy,
                     divided(accuracy, accuracies[refinement.fine]),
                     1 - bits / (weights @ fine.rates / total),
-                    divided(
-                        np.array(
-                            [
-                                curve.quality(rate)
-                                for curve, rate in zip(
-                                    plain[refinement.coarse[0]], bits, strict=True
-                                )
-                            ]
-                        ),
-                        accuracies[refinement.fine],
-                    ),
+                    divided(_at(plain[refinement.coarse[0]], bits), accuracies[refinement.fine]),
                 )
             )
     return found
@@ -146,6 +136,11 @@ def cheapest(found: Sequence[Outcome], row: int, kept: float = KEPT) -> Outcome 
     """The outcome of fewest bits that keeps so much of the finest's accuracy, by one weighting."""
     keeping = [one for one in found if one.of_finest[row] >= kept]
     return min(keeping, key=lambda one: float(one.bits[row]), default=None)
+
+
+def _at(curves: Sequence[RateCurve], rates: Floats) -> Floats:
+    """Every curve at its rate; NaN where it has no points about it."""
+    return np.array([curve.quality(rate) for curve, rate in zip(curves, rates, strict=True)])
 
 
 def refining(
