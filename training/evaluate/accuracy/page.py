@@ -26,7 +26,8 @@ def markdown(document: Mapping[str, Any]) -> str:
         f"{document['photos']} photos at their own size, whole files with all headers; bits are "
         f"counted over the original's area. {_sentence(document['headline_label'])} of the "
         f"uncompressed network: {_number(whole['value'])}{_brackets(whole['interval_95'], '.3f')}. "
-        "In brackets 95 % intervals from resampling the photos, the same resamples for all.",
+        "In brackets 95 % intervals from resampling the photos, the same resamples for all; none "
+        "where more than one resample in twenty has no such figure.",
         *(f"Note: {note}." for note in document["notes"]),
         "## Bits at equal accuracy",
         _shares(document["shares"]),
