@@ -41,7 +41,9 @@ RECIPE = {
     "tree_views": 16,
     "tree_vectors": 4000,
     "chains": [
-        {"point": 0, "step": 1.0, "channels": {SCALE: [2, 6]}, "depth": 4},
+        # Entropy-constrained trees, and leaves on the lattice.
+        {"point": 0, "step": 1.0, "channels": {SCALE: [2, 6]}, "depth": 4, "cuts": [0, 2],
+         "bit_worth": [0.17, 0.15]},
         {"point": 1, "step": 2.0, "channels": {SCALE: [8]}, "depth": 3, "cuts": [0]},
     ],
     "tail": {"steps": 3, "batch": 2},

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from shared.palette import DiffusionState, MarkovPalette, PaletteTree, PlaneSpec
-from training.fit.bisect import fit_leaves_for_rate
+from training.fit.bisect import fit_leaves_for_rate, nearest
+from training.split.lattice import lattice_leaves
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,15 @@ class PlaneShape:
 class ChainShape:
     """One operating point.
 
-    planes: by scale, covering its channels. rate_weights: squared error that a bit is worth at
-    the first and at the last split, in between by equal factors. cuts: of each state, finest
-    first, how many splits every plane leaves out (0 first).
+    planes: by scale, covering its channels. step: of the lattice that leaves lie on
+    (:mod:`training.split.lattice`). rate_weights: None; or entropy-constrained trees instead, by
+    the squared error that a bit is worth at the first and at the last split, in between by equal
+    factors. cuts: of each state, finest first, how many splits every plane leaves out (0 first).
     """
 
     planes: dict[str, tuple[PlaneShape, ...]]
-    rate_weights: tuple[float, float]
+    step: float
+    rate_weights: tuple[float, float] | None = None
     cuts: tuple[int, ...] = (0,)
 
 
@@ -56,10 +59,14 @@ def make_palettes(
     trees = {}
     for chain, shape in enumerate(chains):
         for plane in _planes(chain, shape):
-            weights = weights_by_split(shape.rate_weights, plane.depth)
             stop = plane.first_channel + plane.channels
             here = samples[plane.scale][:, plane.first_channel : stop].contiguous()
-            leaves, counts = fit_leaves_for_rate(here, weights)
+            weights: list[float] = []
+            if shape.rate_weights is None:
+                leaves, counts = lattice_leaves(here, shape.step, plane.depth)
+            else:
+                weights = weights_by_split(shape.rate_weights, plane.depth)
+                leaves, counts = fit_leaves_for_rate(here, weights)
             trees[plane.name] = PaletteTree.from_leaves(leaves.numpy(), counts.numpy(), weights)
     return _palettes(chains, trees)
 
@@ -150,8 +157,12 @@ class TreeQuantiser:
             stop = plane.first_channel + plane.channels
             vectors = latents[plane.scale][:, plane.first_channel : stop].permute(0, 2, 3, 1)
             flat = vectors.reshape(-1, plane.channels)
+            depth = self._palette.depths(state)[plane.name]
             node = torch.zeros(len(flat), dtype=torch.long)
-            for split in range(self._palette.depths(state)[plane.name]):
+            if not self._palette.trees[plane.name].rate_weights:
+                node = nearest(flat, self._colours[plane.name][-1]) >> (plane.depth - depth)
+                depth = 0
+            for split in range(depth):
                 colours, costs = self._colours[plane.name][split + 1], self._costs[plane.name]
                 steps = 2 * (colours[1::2] - colours[::2])
                 more = costs[split][1::2] - costs[split][::2]

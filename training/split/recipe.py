@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,7 +47,7 @@ class ModelPart(_Part):
 class StagePart(_Part):
     """See :class:`training.split.training.StageSettings`."""
 
-    steps: int = Field(2400, ge=1)
+    steps: int = Field(2400, ge=0)
     batch: int = Field(8, ge=1)
     learning_rate: float = Field(4e-4, gt=0, lt=1)
     tail_learning_rate: float = Field(1e-4, ge=0, lt=1)
@@ -61,34 +62,38 @@ class StagePart(_Part):
 
 
 class ChainPart(_Part):
-    """A chain: the operating point that its synthesis starts from, its step in the model's units,
-    what a bit is worth at the first and the last split in squared steps, the channels of its
-    planes by scale, how often each splits, and its states: splits left out, finest first."""
+    """A chain: the operating point that its synthesis starts from, its step in the model's units
+    (None: the point's), the channels of its planes by scale, how often each splits, and its
+    states: splits left out, finest first. bit_worth: None for leaves on the lattice; or what a bit
+    is worth at the first and the last split in squared steps, for entropy-constrained trees."""
 
     point: int = Field(ge=0)
-    step: float = Field(gt=0)
-    bit_worth: tuple[float, float] = (0.17, 0.15)
+    step: float | None = Field(None, gt=0)
+    bit_worth: tuple[float, float] | None = None
     channels: dict[str, tuple[Annotated[int, Field(ge=1)], ...]]
     depth: int = Field(8, ge=1, le=MAX_DEPTH)
-    cuts: tuple[Annotated[int, Field(ge=0, lt=MAX_DEPTH)], ...] = (0, 2)
+    cuts: tuple[Annotated[int, Field(ge=0, lt=MAX_DEPTH)], ...] = (0,)
 
-    def shape(self) -> ChainShape:
-        """The chain's plain settings."""
+    def shape(self, steps: Sequence[float]) -> ChainShape:
+        """The chain's plain settings; steps: of the model's points."""
+        step = steps[self.point] if self.step is None else self.step
         planes = {
             scale: tuple(PlaneShape(width, self.depth) for width in widths)
             for scale, widths in self.channels.items()
         }
-        first, last = (worth * self.step**2 for worth in self.bit_worth)
-        return ChainShape(planes, (first, last), self.cuts)
+        weights = None
+        if self.bit_worth is not None:
+            weights = (self.bit_worth[0] * step**2, self.bit_worth[1] * step**2)
+        return ChainShape(planes, step, weights, self.cuts)
 
 
 class ContextsPart(_Part):
-    """How the context networks are fitted: see :class:`training.contexts.fit.ContextSettings`."""
+    """See :class:`training.contexts.fit.ContextSettings`; with 0 steps, static tables."""
 
     views: int = Field(1500, ge=2)
     hidden: int = Field(32, ge=1, le=1024)
     width: int = Field(16, ge=1, le=1024)
-    steps: int = Field(800, ge=1)
+    steps: int = Field(800, ge=0)
     batch: int = Field(1024, ge=2)
     learning_rate: float = Field(4e-3, gt=0, lt=1)
     seed: int = 1

@@ -126,7 +126,7 @@ def write_palettes(recipe: SplitRecipe, files: SplitFiles) -> dict[str, Any]:
     held = np.arange(views.held_out)
     model.reorder(_by_cost(model, latents_of(model, views, held)))
     latents = latents_of(model, views, views.trained[: recipe.tree_views])
-    shapes = [chain.shape() for chain in recipe.chains]
+    shapes = [chain.shape(model.steps.tolist()) for chain in recipe.chains]
     palettes = make_palettes(shapes, latents, recipe.tree_vectors, recipe.fit.seed)
     files.palette.write_bytes(npz({k: v for p in palettes for k, v in p.to_arrays().items()}))
     save_model(files.ordered, model, network)
@@ -170,18 +170,17 @@ def write_contexts(recipe: SplitRecipe, files: SplitFiles, progress: Progress) -
     for palette in palettes:
         seen, measured = indices_of(palette, latents), indices_of(palette, held)
         here = done
-        contexts = fit_contexts(
-            palette,
-            seen,
-            settings,
-            progress=lambda step, _, here=here: progress(here + step, total),
-        )
+        static = contexts = static_contexts(palette, seen)
+        if settings.steps:
+            contexts = fit_contexts(
+                palette,
+                seen,
+                settings,
+                progress=lambda step, _, here=here: progress(here + step, total),
+            )
         arrays |= contexts.to_arrays()
         done += settings.steps * len(palette.planes)
-        for name, made in (
-            ("static_tables", static_contexts(palette, seen)),
-            ("networks", contexts),
-        ):
+        for name, made in (("static_tables", static), ("networks", contexts)):
             bytes_of[name] += typical_bytes(palette, made, measured)
     files.contexts.write_bytes(npz(arrays))
     return bytes_of
@@ -207,8 +206,10 @@ def export(recipe: SplitRecipe, files: SplitFiles, folder: Path, card: str | Non
 def palettes_of(recipe: SplitRecipe, files: SplitFiles) -> list[MarkovPalette]:
     """What the palette step wrote. Raises RecipeError ``step_missing``."""
     _need(files.palette, "palette")
+    # Steps only matter when trees are made.
+    steps = [1.0] * len(recipe.bits_per_position)
     with np.load(files.palette) as arrays:
-        return read_palettes([chain.shape() for chain in recipe.chains], dict(arrays))
+        return read_palettes([chain.shape(steps) for chain in recipe.chains], dict(arrays))
 
 
 def latents_of(model: CutModel, views: Views, chosen: np.ndarray) -> dict[str, Tensor]:

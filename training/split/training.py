@@ -173,7 +173,8 @@ def _descend(
     rates = [group["lr"] for group in optimiser.param_groups]
     begun, step = time.monotonic(), 0
     while True:
-        done = max(step / settings.steps, (time.monotonic() - begun) / max_seconds)
+        through = step / settings.steps if settings.steps else 1.0
+        done = max(through, (time.monotonic() - begun) / max_seconds)
         if done >= 1:
             break
         warm = min(1.0, (step + 1) / settings.warm_up)
