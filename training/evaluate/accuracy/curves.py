@@ -17,11 +17,11 @@ UNCOMPRESSED = "uncompressed"
 SHARES = (0.90, 0.97)
 """Shares of the uncompressed accuracy at which bits are compared."""
 ANCHORS = {
-    "AVIF, best of four sizes": variants("avif"),
+    "AVIF, best of its sizes": variants("avif"),
     "AVIF at the network's input size": ("avif-input",),
-    "JPEG XL, best of four sizes": variants("jxl"),
-    "WebP, best of four sizes": variants("webp"),
-    "JPEG, best of four sizes": variants("jpeg"),
+    "JPEG XL, best of its sizes": variants("jxl"),
+    "WebP, best of its sizes": variants("webp"),
+    "JPEG, best of its sizes": variants("jpeg"),
 }
 _ALL_RATES = (1e-6, 100.0)
 
