@@ -54,7 +54,7 @@ format: setup ## Let ruff rewrite what `lint` would complain about
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# BENCH_ARGS: other photos, --limit, --cache ...: make bench BENCH_ARGS="set.tar --limit 20"
+# BENCH_ARGS: other photos, --limit, --cache ..., or --accuracy SET: make bench BENCH_ARGS="set.tar --limit 20"
 bench: setup models ## Measure: rate, perception, accuracy, times, memory beside the rivals'
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 

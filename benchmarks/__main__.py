@@ -1,9 +1,11 @@
 """`make bench`: rate, distortion, perception and accuracy beside the rivals', times, memory.
 
     python -m benchmarks [PHOTO|FOLDER|TAR ...] [--limit N] [--cache FOLDER]
+    python -m benchmarks --accuracy SET [SET ...] [--task NAME] [--limit N] [--cache FOLDER]
 
 Without photos it takes those that packages ship. Results go to benchmarks/results/SET/; what was
-measured before is taken from the cache, so that a new bundle costs only its own points.
+measured before is taken from the cache, so that a new bundle costs only its own points. With
+--accuracy it measures what tasks keep of their accuracy instead, on annotated sets.
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
+from benchmarks.accuracy import accuracy_curves
 from benchmarks.demo.photos import write_photos
 from benchmarks.demo.processes import DemoError
+from benchmarks.feature_speed import FEATURE_REFERENCE, feature_bundles, feature_speeds
 from benchmarks.memory import edge_peak_megabytes
 from benchmarks.speed import speed_table, speeds
 from benchmarks.strip import write_strip
@@ -35,6 +40,8 @@ from training.recipe import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGED = "packaged"
+FEATURE_PHOTO = (640, 480)
+"""Width and height in pixels of the photo that feature bundles are timed on."""
 CATS_FACE = (60, 20, 360, 220)
 
 
@@ -43,6 +50,9 @@ def main() -> int:
     arguments = _parser().parse_args()
     torch.set_num_threads(1)
     try:
+        if arguments.accuracy:
+            accuracy_curves(arguments, _say)
+            return 0
         bundle = Bundle.load(arguments.bundle)
         if not arguments.only_times:
             curves(bundle, arguments)
@@ -88,9 +98,16 @@ def times_and_strip(bundle: Bundle, arguments: argparse.Namespace) -> None:
         "bundle": bundle.id,
         "times": rows,
         "edge_peak_megabytes": memory,
+        "features": {},
     }
     text = f"Bundle `{bundle.id[:16]}`.\n\n" + speed_table(rows, pixels)
     text += f"\n`featherwire-edge encode` of that photo: {memory:.0f} MB of memory at most.\n"
+    larger = np.asarray(Image.fromarray(pixels).resize(FEATURE_PHOTO))
+    for name, features in feature_bundles().items():
+        times = feature_speeds(features, larger)
+        document["features"][name] = {"bundle": features.id, "times": times}
+        text += f"\nBundle `{name}` (`{features.id[:16]}`).\n\n"
+        text += speed_table(times, larger, FEATURE_REFERENCE)
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "speed.json").write_text(json.dumps(document, indent=1) + "\n")
     (arguments.output / "speed.md").write_text(text)
@@ -102,6 +119,11 @@ def times_and_strip(bundle: Bundle, arguments: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("photos", nargs="*", type=Path, help="none: packaged photos")
+    parser.add_argument(
+        "--accuracy", nargs="+", type=Path, metavar="SET", help="accuracy on annotated sets instead"
+    )
+    parser.add_argument("--task", default="detection", help="with --accuracy: the task")
+    parser.add_argument("--split", default=None, help="with --accuracy: which part of the set")
     parser.add_argument("--bundle", default=None, help="folder, zip or name; default: the packaged")
     parser.add_argument("--limit", type=int, default=None, help="at most so many photos")
     parser.add_argument("--every", type=int, default=1, help="take every so-manieth photo")

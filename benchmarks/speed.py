@@ -34,28 +34,32 @@ def speeds(bundle: Bundle, pixels: Pixels, rounds: int = ROUNDS) -> list[dict[st
 
     pixels: uint8 [H, W, 3]. Jobs take turns, so that a busy machine slows all of them alike.
     """
-    jobs = _ours(bundle, pixels) | _theirs(pixels)
+    return timed(_ours(bundle, pixels) | _theirs(pixels), REFERENCE, rounds)
+
+
+def timed(jobs: Mapping[str, Job], reference: str, rounds: int) -> list[dict[str, Any]]:
+    """Median milliseconds of every job, in turns, and their ratio to the job ``reference``."""
     taken: dict[str, list[float]] = {name: [] for name in jobs}
     for name, milliseconds in _interleaved(jobs, rounds):
         taken[name].append(milliseconds)
-    reference = taken[REFERENCE]
+    beside = taken[reference]
     return [
         {
             "job": name,
             "milliseconds": round(statistics.median(values), 2),
             # The median of ratios within a round: what else the machine does cancels out.
             "relative_to_avif_encode": round(
-                statistics.median(a / b for a, b in zip(values, reference, strict=True)), 3
+                statistics.median(a / b for a, b in zip(values, beside, strict=True)), 3
             ),
         }
         for name, values in taken.items()
     ]
 
 
-def speed_table(rows: list[dict[str, Any]], pixels: Pixels) -> str:
+def speed_table(rows: list[dict[str, Any]], pixels: Pixels, reference: str = "AVIF encode") -> str:
     """The times as Markdown."""
     height, width = pixels.shape[:2]
-    lines = [f"| {width}x{height}, one thread | ms | relative to AVIF encode |"]
+    lines = [f"| {width}x{height}, one thread | ms | relative to {reference} |"]
     lines.append("| --- | ---: | ---: |")
     lines += [
         f"| {row['job']} | {row['milliseconds']} | {row['relative_to_avif_encode']} |"

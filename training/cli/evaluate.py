@@ -1,4 +1,7 @@
-"""featherwire-train evaluate: a bundle beside the rivals, on photos never trained on."""
+"""featherwire-train evaluate: a bundle beside the rivals, on photos never trained on.
+
+With ``--coco`` it is the accuracy of a task instead, see :mod:`training.cli.accuracy`.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,27 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     photos: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             help="Photos, folders or tars; of what the recipe trains on, what it keeps out."
         ),
-    ],
+    ] = None,
     bundle: Annotated[str | None, typer.Option(help="Bundle folder, zip or name.")] = None,
+    coco: Annotated[
+        Path | None,
+        typer.Option(
+            help="Accuracy of --task instead, on an annotated set: a folder with annotations/ and "
+            "images/, a folder or tar with instances.json, or one with *_labels.png."
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="With --coco: which annotations/instances_SPLIT.json.")
+    ] = None,
+    task: Annotated[str, typer.Option(help="With --coco: the task.")] = "detection",
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(help="With --coco: another bundle, feature or picture. Repeatable."),
+    ] = None,
     recipe: RecipeOption = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for JSON, table.md and plots.")
@@ -59,8 +77,34 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure every state of a bundle, and rivals at several qualities: whole files; pixels,
-    perception, and what tasks still find; rate differences with intervals."""
+    perception, and what tasks still find; rate differences with intervals.
+
+    With --coco: what share of a task's uncompressed accuracy is kept for how many bits, photos at
+    their own size."""
     from itertools import islice
+
+    if (coco is None) == (not photos):
+        raise typer.BadParameter("give photos, or an annotated set with --coco DIR, not both")
+    if coco is not None:
+        from training.cli.accuracy import accuracy
+
+        accuracy(
+            coco,
+            [bundle, *(beside or [])],
+            task=task,
+            split=split,
+            recipe=recipe,
+            output=output,
+            limit=limit,
+            every=every,
+            rivals=None if rivals else [],
+            cache=cache,
+            fresh=fresh,
+            resamples=resamples,
+            as_json=as_json,
+        )
+        return
+    assert photos
 
     from shared.bundle import Bundle
     from training.evaluate.cache import default_cache_dir

@@ -23,6 +23,8 @@ Detections = Sequence[Sequence[float]]
 """[COCO category, score, x, y, width, height] each."""
 
 _RECALLS = np.linspace(0.0, 1.0, 101)
+_THRESHOLDS = 10
+"""IoU 0.50, 0.55 ... 0.95, pycocotools' own."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,37 @@ class _Category:
     objects: Floats  # [photos]
 
 
+@dataclass(frozen=True)
+class _Matches:
+    """Detections of one category on one photo, and how many objects there are to find."""
+
+    scores: Floats  # [detections]
+    matched: npt.NDArray[np.bool_]  # [thresholds, detections]
+    ignored: npt.NDArray[np.bool_]  # [thresholds, detections]
+    objects: int
+
+
+PhotoMatches = list[_Matches | None]
+"""A photo's, a category each, in the order of the truths' categories; None for nothing at all."""
+
+
 class AveragePrecision:
     """Detections of a set of photos, matched once."""
 
     def __init__(self, truths: Sequence[Sequence[Truth]], detections: Sequence[Detections]) -> None:
         """truths, detections: one list a photo, boxes in the same pixels."""
-        self._categories = _match(truths, detections)
+        self._gather(match_photos(truths, detections))
+
+    @classmethod
+    def of(cls, matches: Sequence[PhotoMatches]) -> AveragePrecision:
+        """Of photos matched before, all against the truths of one set."""
+        made = cls.__new__(cls)
+        made._gather(matches)
+        return made
+
+    def _gather(self, matches: Sequence[PhotoMatches]) -> None:
+        kinds = range(len(matches[0]) if matches else 0)
+        self._categories = [_gather([photo[kind] for photo in matches]) for kind in kinds]
 
     def __call__(self, weights: Floats) -> Floats:
         """weights: [n, photos], how often each photo counts -> AP [n], 0..1; NaN without objects.
@@ -76,7 +103,13 @@ def _category_precision(category: _Category, weights: Floats, objects: Floats) -
     return sums / len(category.matched)
 
 
-def _match(truths: Sequence[Sequence[Truth]], detections: Sequence[Detections]) -> list[_Category]:
+def match_photos(
+    truths: Sequence[Sequence[Truth]], detections: Sequence[Detections]
+) -> list[PhotoMatches]:
+    """Every photo's detections matched to its objects; what other photos hold changes nothing.
+
+    truths, detections: one list a photo, boxes in the same pixels.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -113,12 +146,25 @@ def _match(truths: Sequence[Sequence[Truth]], detections: Sequence[Detections]) 
         evaluation.params.areaRngLbl = ["all"]
         evaluation.params.maxDets = [100]
         evaluation.evaluate()
-    thresholds = len(evaluation.params.iouThrs)
-    by_category = [
-        evaluation.evalImgs[start : start + len(images)]
-        for start in range(0, len(categories) * len(images), len(images))
+    photos = len(images)
+    return [
+        [_matches(evaluation.evalImgs[k * photos + photo]) for k in range(len(categories))]
+        for photo in range(photos)
     ]
-    return [_gather(records, len(images), thresholds) for records in by_category]
+
+
+def _matches(record) -> _Matches | None:  # type: ignore[no-untyped-def]
+    """pycocotools' record of a category on a photo."""
+    if record is None:
+        return None
+    scores = np.asarray(record["dtScores"], np.float64)
+    shape = (_THRESHOLDS, len(scores))
+    return _Matches(
+        scores,
+        np.asarray(record["dtMatches"]).reshape(shape) > 0,
+        np.asarray(record["dtIgnore"]).reshape(shape) > 0,
+        int(np.count_nonzero(np.asarray(record["gtIgnore"]) == 0)),
+    )
 
 
 def _results(truth, found: list[dict[str, object]]):  # type: ignore[no-untyped-def]
@@ -133,26 +179,18 @@ def _results(truth, found: list[dict[str, object]]):  # type: ignore[no-untyped-
     return empty
 
 
-def _gather(records, photos: int, thresholds: int) -> _Category:  # type: ignore[no-untyped-def]
-    """One category's records, a photo each; None where a photo has neither object nor detection."""
-    objects = np.zeros(photos)
-    scores = [np.empty(0)]
-    numbers = [np.empty(0, np.int64)]
-    matched = [np.empty((thresholds, 0), bool)]
-    ignored = [np.empty((thresholds, 0), bool)]
-    for photo, record in enumerate(records):
-        if record is None:
-            continue
-        objects[photo] = np.count_nonzero(np.asarray(record["gtIgnore"]) == 0)
-        count = len(record["dtScores"])
-        scores.append(np.asarray(record["dtScores"], np.float64))
-        numbers.append(np.full(count, photo))
-        matched.append(np.asarray(record["dtMatches"]).reshape(thresholds, count) > 0)
-        ignored.append(np.asarray(record["dtIgnore"]).reshape(thresholds, count) > 0)
-    order = np.argsort(-np.concatenate(scores), kind="stable")
+def _gather(records: Sequence[_Matches | None]) -> _Category:
+    """One category's, a photo each."""
+    known = [(photo, record) for photo, record in enumerate(records) if record is not None]
+    objects = np.zeros(len(records))
+    for photo, record in known:
+        objects[photo] = record.objects
+    scores = np.concatenate([np.empty(0), *(record.scores for _, record in known)])
+    none = np.empty((_THRESHOLDS, 0), bool)
+    order = np.argsort(-scores, kind="stable")
     return _Category(
-        np.concatenate(numbers)[order],
-        np.concatenate(matched, axis=1)[:, order],
-        np.concatenate(ignored, axis=1)[:, order],
+        np.repeat([p for p, _ in known], [len(r.scores) for _, r in known]).astype(np.int64)[order],
+        np.concatenate([none, *(record.matched for _, record in known)], axis=1)[:, order],
+        np.concatenate([none, *(record.ignored for _, record in known)], axis=1)[:, order],
         objects,
     )

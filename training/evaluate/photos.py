@@ -34,20 +34,29 @@ class EvaluationError(FeatherwireError):
 
 @dataclass(frozen=True)
 class Truth:
-    """An annotated object: COCO's category id and its box [x, y, width, height] in pixels."""
+    """An annotated object: COCO's category id and its box [x, y, width, height] in pixels.
+
+    area: of the object itself in square pixels, by which COCO calls it small, medium or large;
+    None where the annotation has none, and the box's counts.
+    """
 
     category: int
     box: tuple[float, float, float, float]
     crowd: bool
+    area: float | None = None
 
 
 @dataclass(frozen=True)
 class EvaluationPhoto:
-    """uint8 [H, W, 3] pixels; ``truth`` is None where the set has no annotations."""
+    """uint8 [H, W, 3] pixels; ``truth`` is None where the set has no annotations.
+
+    labels: uint8 [H, W], the class of every pixel, of sets that have label pictures.
+    """
 
     name: str
     pixels: Pixels
     truth: tuple[Truth, ...] | None = None
+    labels: Pixels | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -95,22 +104,30 @@ def _trained_source(path: Path, recipe: Recipe | None) -> PhotoSource | None:
 
 def _annotations(path: Path) -> dict[str, tuple[Truth, ...]] | None:
     data = _annotation_bytes(path)
-    if data is None:
-        return None
+    return None if data is None else read_annotations(data, path)
+
+
+def read_annotations(data: bytes, path: Path) -> dict[str, tuple[Truth, ...]]:
+    """Objects by photo's file name, of COCO's JSON; path: for the error's text.
+
+    Raises EvaluationError ``bad_annotations``.
+    """
     try:
         document: dict[str, Any] = json.loads(data)
         names = {image["id"]: str(image["file_name"]) for image in document["images"]}
         found: dict[str, list[Truth]] = {name: [] for name in names.values()}
         for annotation in document["annotations"]:
             x, y, width, height = (float(value) for value in annotation["bbox"])
+            area = annotation.get("area")
             truth = Truth(
                 int(annotation["category_id"]),
                 (x, y, width, height),
                 bool(annotation.get("iscrowd", 0)),
+                None if area is None else float(area),
             )
             found[names[annotation["image_id"]]].append(truth)
     except (ValueError, KeyError, TypeError) as error:
-        raise EvaluationError("bad_annotations", f"{path}: {ANNOTATIONS}: {error!r}") from None
+        raise EvaluationError("bad_annotations", f"{path}: {error!r}") from None
     return {name: tuple(objects) for name, objects in found.items()}
 
 
@@ -137,6 +154,7 @@ def _scaled(
             one.category,
             (one.box[0] * across, one.box[1] * down, one.box[2] * across, one.box[3] * down),
             one.crowd,
+            None if one.area is None else one.area * across * down,
         )
         for one in truth
     )

@@ -71,7 +71,7 @@ def rivals() -> list[Rival]:
         ):
             code = _coder("AVIF", reduce=reduce, speed=6, max_threads=1)
             found.append(Rival(_reduced("avif", reduce), qualities, code, version))
-    jxl = _jpeg_xl_version()
+    jxl = jpeg_xl_version()
     if jxl is not None:
         for reduce, qualities in ((1, (0, 6, 14)), (2, (0, 6, 16, 32))):
             code = _coder("JXL", reduce=reduce, effort=7, num_threads=1)
@@ -92,7 +92,7 @@ def smallest_within(rival: Rival, pixels: Pixels, budget: int) -> tuple[int, int
     return best
 
 
-def _jpeg_xl_version() -> str | None:
+def jpeg_xl_version() -> str | None:
     """What codes JPEG XL; None without the extra `jxl`, whose plugin registers with Pillow."""
     try:
         import pillow_jxl  # noqa: F401  registers itself

@@ -100,7 +100,8 @@ class States:
     def __init__(self, coder: BundleCoder) -> None:
         self._coder = coder
         self.identity = f"featherwire/{FORMAT_VERSION}/{coder.identity}"
-        self.knobs = tuple(range(coder.bundle.manifest.coarsest_state, -1, -1))
+        finest_chain = coder.bundle.manifest.chain_parts[0][1]
+        self.knobs = tuple(range(finest_chain[-1].state, -1, -1))
 
     def points(self, pixels: Pixels, knobs: Sequence[int]) -> Iterator[Coded]:
         """The photo encoded once, and cut to each state."""
