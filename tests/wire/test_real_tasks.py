@@ -84,7 +84,7 @@ def test_findings_over_the_wire_are_those_of_the_tasks(
         server_process(*arguments) as (_, ready),
         EdgeSession(ready["listening"], encoder=encoder) as session,
     ):
-        assert ready["tasks"] == list(TASKS)
+        assert set(TASKS) <= set(ready["tasks"])  # and what tails of other bundles do
         assert session.available_tasks == TASKS
         for name in ("astronaut", "chelsea"):
             result = session.send(photos[name], state=0).raise_for_error()
