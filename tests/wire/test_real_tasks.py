@@ -85,7 +85,7 @@ def test_findings_over_the_wire_are_those_of_the_tasks(
         EdgeSession(ready["listening"], encoder=encoder) as session,
     ):
         assert set(TASKS) <= set(ready["tasks"])  # and what tails of other bundles do
-        assert session.available_tasks == TASKS
+        assert set(TASKS) <= set(session.available_tasks)
         for name in ("astronaut", "chelsea"):
             result = session.send(photos[name], state=0).raise_for_error()
             picture = decoder.picture(encoder.encode(photos[name]))
