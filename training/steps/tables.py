@@ -25,9 +25,9 @@ from training.recipe import Recipe
 
 
 def npz(arrays: dict[str, npt.NDArray[np.generic]]) -> bytes:
-    """The arrays as an uncompressed .npz file."""
+    """The arrays as a compressed .npz file."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub wants a bool somewhere
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub wants a bool somewhere
     return buffer.getvalue()
 
 
