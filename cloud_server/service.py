@@ -121,10 +121,7 @@ def package_version() -> str:
 def _load_bundles(settings: ServerSettings) -> tuple[Bundle, ...]:
     """The bundle of the settings, then those beside it; each once."""
     names = packaged_names() if settings.bundles is None else settings.bundles
-    if settings.bundle is None and settings.bundles:
-        first = Bundle.load(names[0])
-    else:
-        first = Bundle.load(settings.bundle)
+    first = Bundle.load(settings.bundle)
     bundles = {first.id: first}
     for name in names:
         bundle = Bundle.load(name)

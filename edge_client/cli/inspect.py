@@ -13,7 +13,6 @@ from shared.limits import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
     from shared.bitstream import Bitstream
-    from shared.bundle import Bundle
 
 
 def register(app: typer.Typer) -> None:
@@ -30,16 +29,11 @@ def inspect(
     A part of the next layer is shown with its passes, and of how many when the bundle is known.
 
     A file whose end is missing shows the states that are complete and is marked as cut. One that
-    was made with another bundle than the packaged one is shown, with a warning.
+    was made with a bundle that is not packaged is shown, with a warning.
     """
     from shared.bitstream import Bitstream
-    from shared.bundle import Bundle
-    from shared.errors import BitstreamError, BundleError
-
-    try:
-        known = Bundle.load()
-    except BundleError:
-        known = None
+    from shared.bundle import packaged_bundle_of
+    from shared.errors import BitstreamError
 
     def one(path: Path) -> dict[str, Any]:
         data = read_file(path, max_bytes=DEFAULT_LIMITS.max_file_bytes)
@@ -50,8 +44,9 @@ def inspect(
             damage = error
             bitstream = Bitstream.from_bytes(data, allow_cut=True)
         pixels = bitstream.width * bitstream.height
-        name = known.manifest.name if known and known.short_id == bitstream.bundle_id else None
-        warning = _foreign_text(bitstream, known) if known and not name else None
+        known = packaged_bundle_of(bitstream.bundle_id)
+        name = known.manifest.name if known else None
+        warning = None if known else _foreign_text(bitstream)
         if warning:
             typer.echo(f"warning: {path}: {warning}", err=True)
         states = [
@@ -72,6 +67,7 @@ def inspect(
             "bundle": bitstream.bundle_id.hex(),
             "bundle_id": known.id if known and name else None,
             "bundle_name": name,
+            "bundle_text": name or bitstream.bundle_id.hex(),
             "width": bitstream.width,
             "height": bitstream.height,
             "state": bitstream.state,
@@ -91,7 +87,7 @@ def inspect(
         as_json=as_json,
         columns={
             "file": "file",
-            "bundle": "bundle",
+            "bundle_text": "bundle",
             "width": "width",
             "height": "height",
             "states_text": "state:bytes up to it",
@@ -99,10 +95,12 @@ def inspect(
     ).run(files, one)
 
 
-def _foreign_text(bitstream: Bitstream, packaged: Bundle) -> str:
+def _foreign_text(bitstream: Bitstream) -> str:
+    from shared.bundle import packaged_names
+
     return (
-        f"made with bundle {bitstream.bundle_id.hex()}; the packaged one, "
-        f"{packaged.manifest.name} {packaged.short_id.hex()}, is another and cannot decode it"
+        f"made with bundle {bitstream.bundle_id.hex()}, which is none of those that come with this "
+        f"release: {', '.join(packaged_names())}"
     )
 
 

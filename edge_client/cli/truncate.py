@@ -39,17 +39,19 @@ def truncate(
     """Make files smaller: the same bytes as encoding at that state, or within that budget.
 
     --state drops layers and needs no bundle. --bpp and --bytes keep a part of the next layer too,
-    for which the bundle of the files is read, but no photo.
+    for which the bundle of the files is read, but no photo. A file keeps to the chain of states
+    that it was encoded with.
     """
     from shared.bitstream import Bitstream
-    from shared.bundle import Bundle
-    from shared.codec import RateTarget, open_codec
+    from shared.bundle import Bundle, packaged_bundle_of
+    from shared.codec import Codec, RateTarget, open_codec
 
     with stop_on_error(as_json=as_json):
         target_rate = RateTarget(state, bpp, max_bytes)
         if target_rate == RateTarget():
             raise BudgetError("no_target", "give --state, --bpp or --bytes")
-        codec = open_codec(Bundle.load(bundle)) if state is None else None
+        given = Bundle.load(bundle) if bundle is not None and state is None else None
+    codecs: dict[str, Codec] = {}
     batch = Batch(as_json=as_json, columns={"file": "file", **RATE_COLUMNS})
 
     def one(path: Path) -> dict[str, Any]:
@@ -59,7 +61,9 @@ def truncate(
         if state is not None:
             bitstream = bitstream.truncate(state)
         budget = target_rate.budget_bytes(bitstream.width, bitstream.height)
-        if codec is not None and budget is not None:
+        if budget is not None:
+            theirs = given or packaged_bundle_of(bitstream.bundle_id) or Bundle.load()
+            codec = codecs.setdefault(theirs.id, codecs.get(theirs.id) or open_codec(theirs))
             bitstream = codec.shorten(bitstream, budget)
         write_atomically(target, bitstream.to_bytes())
         return {"source": str(path), "file": str(target), **rate_record(bitstream)}

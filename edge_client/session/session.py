@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +35,7 @@ from edge_client.session.wishes import (
     PictureWish,
     picture_request,
 )
-from shared.bundle import Bundle
+from shared.bundle import Bundle, packaged_bundle_of
 from shared.codec import RateTarget
 from shared.errors import BundleError, FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
@@ -110,7 +111,7 @@ class EdgeSession:
         """
         if self._connection is not None:
             return self
-        mine = self._own_bundle()
+        mine = None if self._given_bundle is None else _load(self._given_bundle)
         also = [_load(source) for source in self._given_also]
         self._channel = open_channel(self.server, self._tls)
         try:
@@ -138,7 +139,7 @@ class EdgeSession:
             welcome = self._connection.welcome
             accepted = welcome.accepted_bundle_ids or [welcome.bundle_id]
             if mine is None or mine.id not in accepted:
-                mine = obtain_bundle(
+                mine = _packaged(welcome.bundle_id) or obtain_bundle(
                     self._channel, self.server, welcome.bundle_id, cache_dir=self._bundle_cache_dir
                 )
             for bundle in also:
@@ -391,14 +392,6 @@ class EdgeSession:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _own_bundle(self) -> Bundle | None:
-        if self._given_bundle is not None:
-            return _load(self._given_bundle)
-        try:
-            return Bundle.load()
-        except BundleError:
-            return None  # the server will name one
-
     def _open_connection(self) -> Connection:
         if self._connection is None:
             raise SessionError("closed", "this session is not open; use it in a with statement")
@@ -438,6 +431,14 @@ class EdgeSession:
             return future.result(deadline_s)
         except FutureTimeoutError:
             raise too_late(self.server, deadline_s) from None
+
+
+def _packaged(bundle_id: str) -> Bundle | None:
+    """The bundle of that id, where it comes with Featherwire and is not damaged."""
+    with suppress(BundleError, ValueError):
+        found = packaged_bundle_of(bytes.fromhex(bundle_id[:16]))
+        return found if found is not None and found.id == bundle_id else None
+    return None
 
 
 def _load(source: BundleSource) -> Bundle:

@@ -47,12 +47,15 @@ class Batch:
         outcome = Outcome()
         for number, path in enumerate(paths, 1):
             _progress(number, len(paths), path)
+            before = dict(self._outputs)
             try:
                 outcome.results.append(work(path))
             except FeatherwireError as error:
                 self._failed(outcome, path, error.to_dict())
+                self._outputs = before
             except (OSError, MemoryError) as error:
                 self._failed(outcome, path, _plain(error))
+                self._outputs = before
         self.report(outcome)
 
     def report(self, outcome: Outcome) -> None:
