@@ -27,7 +27,8 @@ def analyze(
         str | None,
         typer.Option(
             "--tasks",
-            help="Comma-separated: detection, segmentation, landmarks. "
+            help="Comma-separated: detection, segmentation, landmarks; or, on features that were "
+            "made for it, another. "
             "Default: all that a file has enough for.",
         ),
     ] = None,

@@ -64,7 +64,8 @@ def serve(
         typer.Option(
             "--refine-band",
             metavar="LOW:HIGH",
-            help="Ask for more layers of a frame with a detection of such a score, as 0.3:0.6.",
+            help="Ask clients for more of a frame with a detection of such a score, as 0.3:0.6. "
+            "They have what they were told to keep: `send --also`.",
         ),
     ] = None,
     refine_bundle: Annotated[
