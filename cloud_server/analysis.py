@@ -95,13 +95,13 @@ class Analyzer:
         names = self._wanted
         if names is None:
             names = task_names() if decoder.makes_pictures else tuple(decoder.tails)
-        picture = decoder.picture(bitstream) if decoder.makes_pictures else None
-        latents = decoder.latents(bitstream) if decoder.tails or picture is None else None
+        latents = decoder.latents(bitstream)
+        picture = decoder.picture_of(latents) if decoder.makes_pictures else None
         stage = "decode" if picture is None else "reconstruct"
         milliseconds = {stage: 1000 * (time.perf_counter() - started)}
         results: dict[str, TaskResult] = {}
         for name in names:
-            if name in decoder.tails and latents is not None:
+            if name in decoder.tails:
                 results[name] = decoder.tails[name].run([latents])[0]
             elif picture is not None:
                 results[name] = self._open_task(name).run([picture])[0]
@@ -125,6 +125,8 @@ class Analyzer:
 
     def _check_name(self, name: str) -> None:
         known = dict.fromkeys(task_names())
+        if name in known:
+            return
         given = self._decoders.bundle
         bundles = [given] if given else map(Bundle.load, packaged_names())
         for bundle in bundles:

@@ -13,7 +13,7 @@ from cloud_server.reconstruct import Reconstructor
 from cloud_server.reconstruct.reconstructor import makes_pictures, no_picture
 from cloud_server.tails import open_tails
 from shared.bitstream import Bitstream
-from shared.bundle import Bundle, packaged_bundle_of
+from shared.bundle import Bundle, bundle_for
 from shared.codec import Latents, open_codec
 from shared.errors import BitstreamError, TaskError
 
@@ -63,7 +63,12 @@ class BitstreamDecoder:
         Faithful without, sampled with ``vivid_seed``; see :class:`Reconstructor`. Raises
         BundleError ``no_picture`` for a bundle of features that are no picture's.
         """
-        latents = self.latents(bitstream)
+        return self.picture_of(self.latents(bitstream), vivid_seed=vivid_seed)
+
+    def picture_of(
+        self, latents: Latents, *, vivid_seed: int | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """:meth:`picture` of features that are decoded already."""
         if self._reconstructor is None:
             raise no_picture(self.bundle)
         return self._reconstructor.reconstruct([latents], vivid_seed=vivid_seed)[0]
@@ -84,7 +89,7 @@ class Decoders:
 
     def of(self, bitstream: Bitstream) -> BitstreamDecoder:
         """The decoder for a bitstream; the default bundle's, which says so, for a foreign one."""
-        bundle = self.bundle or packaged_bundle_of(bitstream.bundle_id) or Bundle.load()
+        bundle = bundle_for(bitstream.bundle_id, self.bundle)
         if bundle.short_id not in self._open:
             self._open[bundle.short_id] = BitstreamDecoder(bundle, device=self._device)
         return self._open[bundle.short_id]

@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 import structlog
 
 from cloud_server.engine import LocalEngine, TaskStatus, WorkerCounts
-from cloud_server.engine.lane import TAIL_THRESHOLD
 from cloud_server.engine.local import TaskRunner
 from cloud_server.ingest.bundles import BundleServicer
 from cloud_server.ingest.intake import StreamLimits
@@ -22,6 +21,7 @@ from cloud_server.ingest.sessions import SessionLimits
 from cloud_server.models import ModelStore
 from cloud_server.reconstruct.reconstructor import makes_pictures
 from cloud_server.settings import ServerSettings
+from cloud_server.tails import DEFAULT_THRESHOLD
 from cloud_server.tasks import open_task, task_names
 from shared.bundle import Bundle, packaged_names
 from shared.errors import FeatherwireError, ModelError, TaskError
@@ -65,7 +65,7 @@ async def open_server(
             max_batch=settings.max_batch,
             max_delay_s=settings.max_batch_delay_s,
         ),
-        score_threshold=TAIL_THRESHOLD if policy is None else policy.low,
+        score_threshold=DEFAULT_THRESHOLD if policy is None else policy.low,
     )
     log = structlog.get_logger()
     for status in engine.tasks.values():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cloud_server.engine.stage import Done, Stage, StoppableHandler
 from cloud_server.reconstruct import Reconstructor
 from cloud_server.reconstruct.reconstructor import makes_pictures
-from cloud_server.tails import open_tails
+from cloud_server.tails import DEFAULT_THRESHOLD, open_tails
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.codec import Latents, open_codec
@@ -24,9 +24,6 @@ B = TypeVar("B")
 
 LARGE_PIXELS = 4_000_000
 """Pictures of more pixels are reconstructed by a worker of their own, so that others pass them."""
-
-TAIL_THRESHOLD = 0.5
-"""Score from which a tail's detections are in results."""
 
 
 class TailRunner(Protocol):
@@ -148,7 +145,9 @@ class BundleLane:
         return opened
 
 
-def shown(result: TaskResult, threshold: float = TAIL_THRESHOLD) -> tuple[TaskResult, list[float]]:
+def shown(
+    result: TaskResult, threshold: float = DEFAULT_THRESHOLD
+) -> tuple[TaskResult, list[float]]:
     """``result`` with the detections that results show, and the scores of the others."""
     if result.detections is None:
         return result, []

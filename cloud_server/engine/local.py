@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 from cloud_server.engine.api import EngineFrame, EngineOutcome, TaskStatus
 from cloud_server.engine.frame import FrameRun
-from cloud_server.engine.lane import TAIL_THRESHOLD, BundleLane, Image, WorkerCounts, each
+from cloud_server.engine.lane import BundleLane, Image, WorkerCounts, each
 from cloud_server.engine.picture import encode_picture
 from cloud_server.engine.stage import Done, Stage
+from cloud_server.tails import DEFAULT_THRESHOLD
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BundleError, FeatherwireError, TaskError
@@ -47,7 +48,7 @@ class LocalEngine:
         tasks: Mapping[str, Callable[[], TaskRunner]] | None = None,
         device: str = "cpu",
         workers: WorkerCounts | None = None,
-        score_threshold: float = TAIL_THRESHOLD,
+        score_threshold: float = DEFAULT_THRESHOLD,
     ) -> LocalEngine:
         """Load every model and start the workers.
 
@@ -58,7 +59,11 @@ class LocalEngine:
         """
         engine = cls(workers or WorkerCounts())
         await asyncio.to_thread(
-            engine._open, bundles, dict(tasks or {}), device, min(score_threshold, TAIL_THRESHOLD)
+            engine._open,
+            bundles,
+            dict(tasks or {}),
+            device,
+            min(score_threshold, DEFAULT_THRESHOLD),
         )
         return engine
 

@@ -3,6 +3,6 @@
 latents ── TailNetwork (ONNX) ── outputs ── boxes | classes | labels ── TaskResult
 """
 
-from cloud_server.tails.task import TailTask, open_tails
+from cloud_server.tails.task import DEFAULT_THRESHOLD, TailTask, open_tails
 
-__all__ = ["TailTask", "open_tails"]
+__all__ = ["DEFAULT_THRESHOLD", "TailTask", "open_tails"]

@@ -43,7 +43,7 @@ def truncate(
     that it was encoded with.
     """
     from shared.bitstream import Bitstream
-    from shared.bundle import Bundle, packaged_bundle_of
+    from shared.bundle import Bundle, bundle_for
     from shared.codec import Codec, RateTarget, open_codec
 
     with stop_on_error(as_json=as_json):
@@ -51,7 +51,7 @@ def truncate(
         if target_rate == RateTarget():
             raise BudgetError("no_target", "give --state, --bpp or --bytes")
         given = Bundle.load(bundle) if bundle is not None and state is None else None
-    codecs: dict[str, Codec] = {}
+    codecs: dict[bytes, Codec] = {}
     batch = Batch(as_json=as_json, columns={"file": "file", **RATE_COLUMNS})
 
     def one(path: Path) -> dict[str, Any]:
@@ -62,9 +62,10 @@ def truncate(
             bitstream = bitstream.truncate(state)
         budget = target_rate.budget_bytes(bitstream.width, bitstream.height)
         if budget is not None:
-            theirs = given or packaged_bundle_of(bitstream.bundle_id) or Bundle.load()
-            codec = codecs.setdefault(theirs.id, codecs.get(theirs.id) or open_codec(theirs))
-            bitstream = codec.shorten(bitstream, budget)
+            short_id = bitstream.bundle_id
+            if short_id not in codecs:
+                codecs[short_id] = open_codec(bundle_for(short_id, given))
+            bitstream = codecs[short_id].shorten(bitstream, budget)
         write_atomically(target, bitstream.to_bytes())
         return {"source": str(path), "file": str(target), **rate_record(bitstream)}
 

@@ -14,7 +14,7 @@ from shared.bundle.manifest import (
     TailSpec,
     canonical_json,
 )
-from shared.bundle.packaged import packaged_bundle_of, packaged_names
+from shared.bundle.packaged import bundle_for, packaged_bundle_of, packaged_names
 from shared.bundle.psnr import PsnrModel, PsnrRow
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "TailClass",
     "TailModel",
     "TailSpec",
+    "bundle_for",
     "canonical_json",
     "packaged_bundle_of",
     "packaged_names",

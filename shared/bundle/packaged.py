@@ -30,6 +30,14 @@ def packaged_bundle_of(short_id: bytes) -> Bundle | None:
     return Bundle.load(PACKAGED_FOLDER / name)
 
 
+def bundle_for(short_id: bytes, given: Bundle | None = None) -> Bundle:
+    """What to open a bitstream with: the given bundle, the packaged one that wrote it, or the
+    default one, whose codec says that the bitstream is not its own. Raises BundleError."""
+    from shared.bundle.bundle import Bundle
+
+    return given or packaged_bundle_of(short_id) or Bundle.load()
+
+
 @cache
 def _short_ids() -> dict[bytes, str]:
     from shared.bundle.bundle import Bundle

@@ -41,21 +41,20 @@ class Batch:
         self._columns = columns
         self._title = title
         self._outputs: dict[Path, Path] = {}
+        self._claimed: list[Path] = []
 
     def run(self, paths: Sequence[Path], work: Callable[[Path], Record]) -> None:
         """Do all files, print the outcome, and raise typer.Exit(1) when some failed."""
         outcome = Outcome()
         for number, path in enumerate(paths, 1):
             _progress(number, len(paths), path)
-            before = dict(self._outputs)
+            self._claimed = []
             try:
                 outcome.results.append(work(path))
             except FeatherwireError as error:
                 self._failed(outcome, path, error.to_dict())
-                self._outputs = before
             except (OSError, MemoryError) as error:
                 self._failed(outcome, path, _plain(error))
-                self._outputs = before
         self.report(outcome)
 
     def report(self, outcome: Outcome) -> None:
@@ -77,7 +76,10 @@ class Batch:
             raise FeatherwireError(
                 "same_file", f"{output} would overwrite its own source; choose another folder"
             )
-        earlier = self._outputs.setdefault(output, source)
+        if output not in self._outputs:
+            self._outputs[output] = source
+            self._claimed.append(output)
+        earlier = self._outputs[output]
         if earlier != source:
             raise FeatherwireError(
                 "duplicate_output",
@@ -85,8 +87,9 @@ class Batch:
             )
         return output
 
-    @staticmethod
-    def _failed(outcome: Outcome, path: Path, error: Record) -> None:
+    def _failed(self, outcome: Outcome, path: Path, error: Record) -> None:
+        for output in self._claimed:  # what was not written is free again
+            del self._outputs[output]
         outcome.failures.append({"file": str(path), **error})
         sys.stderr.write(f"error: {path}: {error['message']} [{error['reason']}]\n")
 
