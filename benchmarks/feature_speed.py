@@ -14,7 +14,6 @@ from edge_client.encoder import EdgeEncoder
 from edge_client.extractor import FeatureExtractor
 from shared.bundle import Bundle, packaged_names
 from shared.codec import open_codec
-from shared.codec.markov_palette import MarkovPaletteCodec
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -52,12 +51,8 @@ def feature_speeds(bundle: Bundle, pixels: Pixels, rounds: int = ROUNDS) -> list
     }
     jobs["  of it resize"] = lambda: placement.apply(pixels)
     jobs[f"  of it network ({extractor.precision})"] = lambda: extractor(seen)
-    codec = open_codec(bundle)
-    if isinstance(codec, MarkovPaletteCodec):
-        chain = codec.chains[0]
-        indices = chain.quantise(features)
-        jobs["  of it quantise"] = lambda: chain.quantise(features)
-        jobs["  of it contexts and coding"] = lambda: list(chain.encode_indices(indices))
+    codec, (height, width) = open_codec(bundle), pixels.shape[:2]
+    jobs["  of it quantising, contexts and coding"] = lambda: codec.encode(features, width, height)
     jobs[FEATURE_REFERENCE] = avif
     return timed(jobs, FEATURE_REFERENCE, rounds)
 

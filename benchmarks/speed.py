@@ -16,8 +16,7 @@ from cloud_server.decoding import BitstreamDecoder
 from edge_client.encoder import EdgeEncoder
 from edge_client.extractor import FeatureExtractor
 from shared.bundle import Bundle
-from shared.codec import open_codec
-from shared.codec.markov_palette import MarkovPaletteCodec
+from shared.codec import MarkovPaletteCodec, open_codec
 from shared.preprocess import pad_to_multiple
 from training.evaluate.rivals import Rival, rivals
 

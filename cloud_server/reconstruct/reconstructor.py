@@ -15,7 +15,7 @@ from torch import Tensor
 from cloud_server.reconstruct.networks import Decoder, DecoderConfig
 from shared.bundle import Bundle
 from shared.codec import Latents
-from shared.codec.markov_palette import PALETTE_FILE
+from shared.codec.chains import PALETTE_FILE
 from shared.errors import BundleError, TaskError
 from shared.palette import MarkovPalette
 from shared.preprocess import crop_to

@@ -33,6 +33,7 @@ def inspect(
     """
     from shared.bitstream import Bitstream
     from shared.bundle import packaged_bundle_of
+    from shared.codec import open_codec
     from shared.errors import BitstreamError
 
     def one(path: Path) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def inspect(
             partial = {
                 "state": here,
                 "passes": bitstream.partial.passes,
-                "of_passes": known.manifest.passes(here) if known and name else None,
+                "of_passes": open_codec(known).passes(here) if known and name else None,
                 "bytes": bitstream.file_bytes,
             }
         return {

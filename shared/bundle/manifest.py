@@ -223,11 +223,6 @@ class Manifest(BaseModel):
         """The coarsest diffusion state; the finest is 0."""
         return len(self.states) - 1
 
-    def passes(self, state: int) -> int:
-        """Passes of the layer that leads to ``state``: two a split of every plane."""
-        rows = {row.state: row.depths for row in self.chain_of(state)}
-        return 2 * (sum(rows[state]) - sum(rows.get(state + 1, ())))
-
     @property
     def id(self) -> str:
         """The bundle's id: SHA-256 of the canonical manifest, 64 hex digits."""

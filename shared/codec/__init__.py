@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from shared.codec.base import Codec, Latents
+from shared.codec.lattice import LatticeCodec
 from shared.codec.markov_palette import MarkovPaletteCodec
 from shared.codec.rate import RateTarget
 from shared.codec.registry import open_codec, register_codec
 
-__all__ = ["Codec", "Latents", "MarkovPaletteCodec", "RateTarget", "open_codec", "register_codec"]
+__all__ = [
+    "Codec",
+    "Latents",
+    "LatticeCodec",
+    "MarkovPaletteCodec",
+    "RateTarget",
+    "open_codec",
+    "register_codec",
+]

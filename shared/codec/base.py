@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from shared.bitstream import Bitstream, Layer
+from shared.bitstream import Bitstream
 from shared.codec.rate import FINEST, RateTarget
 from shared.palette.chain import Depths, Features, Indices
 
@@ -38,12 +38,8 @@ class Latents:
 class Codec(Protocol):
     """The numpy half of a codec, for both ends. Instances hold no per-picture state."""
 
-    def layers(self, features: Features) -> Iterator[Layer]:
-        """Layers from the coarsest state to state 0, each made when it is asked for.
-
-        features: float32 [C, h, w] per scale of the padded picture. Raises ValueError when
-        scales are missing or of a wrong shape.
-        """
+    def passes(self, state: int) -> int:
+        """Passes of the layer that leads to ``state``."""
 
     def check(self, target: RateTarget) -> None:
         """Whether the bundle can aim at ``target`` at all.
@@ -63,14 +59,16 @@ class Codec(Protocol):
     ) -> Bitstream:
         """The picture's bitstream at ``target``.
 
-        features: as for :meth:`layers`. width, height: of the picture before padding, in pixels.
+        features: float32 [C, h, w] per scale of the padded picture. width, height: of the picture
+        before padding, in pixels.
         A budget is met by the finest whole layers that fit, then as many passes of the next one.
         rate_weight: squared error of a feature vector that one bit is worth; None is what the
         palette was made for. detail: of the photo,
         see :func:`shared.preprocess.block_detail`; a PSNR target needs it. Raises BudgetError
         ``budget_too_small`` when the coarsest state takes more than the budget,
         ``target_unreachable`` when not even the finest state is expected to have the PSNR; what
-        :meth:`check` raises; and ValueError when features and size do not fit each other.
+        :meth:`check` raises; and ValueError when scales are missing or features and size do not
+        fit each other.
         """
 
     def shorten(self, bitstream: Bitstream, max_bytes: int) -> Bitstream:

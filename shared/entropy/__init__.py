@@ -5,7 +5,13 @@ from __future__ import annotations
 from shared.entropy.network import PlaneNetwork
 from shared.entropy.picture_contexts import ContextModel, PictureContexts
 from shared.entropy.probability import PROBABILITY_ONE
-from shared.entropy.range_coder import BitDecoder, BitEncoder
+from shared.entropy.range_coder import (
+    BitDecoder,
+    BitEncoder,
+    SymbolDecoder,
+    SymbolEncoder,
+    SymbolTables,
+)
 
 __all__ = [
     "PROBABILITY_ONE",
@@ -14,4 +20,7 @@ __all__ = [
     "ContextModel",
     "PictureContexts",
     "PlaneNetwork",
+    "SymbolDecoder",
+    "SymbolEncoder",
+    "SymbolTables",
 ]

@@ -170,7 +170,7 @@ def test_contexts_must_fit_their_palette(tmp_path: Path) -> None:
 
 def test_an_unknown_codec_is_named_with_the_known_ones(tmp_path: Path) -> None:
     bundle = Bundle.create(tmp_path, tiny_manifest(codec="seacom"), codec_files())
-    with pytest.raises(BundleError, match="known: markov-palette") as refused:
+    with pytest.raises(BundleError, match="known: lattice-palette, markov-palette") as refused:
         open_codec(bundle)
     assert refused.value.reason == "unknown_codec"
 

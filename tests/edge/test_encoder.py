@@ -106,7 +106,7 @@ def test_a_psnr_target_gets_the_fewest_passes_that_are_expected_to_reach_it(
     assert model is not None
     path = list(model.path(DistortionTable(codec.palette, features, indices), block_detail(photo)))
     assert [(s, p) for s, p, _ in path if p == 0] == [(s, 0) for s in (4, 3, 2, 1, 0)]
-    assert len(path) == sum(made.manifest.passes(state) for state in range(4)) + 1
+    assert len(path) == sum(open_codec(made).passes(state) for state in range(4)) + 1
     levels = [level for _, _, level in path]
     assert levels == sorted(levels)
     for _, _, level in path[1:]:

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from cloud_server.tails import open_tails
 from shared.bundle import Bundle
-from shared.codec import MarkovPaletteCodec, RateTarget
+from shared.codec import RateTarget, open_codec
 from training.cli import build_app
 from training.recipe import RecipeError
+from training.split.lattice import LatticeQuantiser
 from training.split.model import load_model, tail_outputs
-from training.split.palettes import TreeQuantiser
 from training.split.recipe import SplitRecipe, load_split_recipe
 from training.split.steps import SplitFiles, open_network, palettes_of
 from training.split.views import Views, fitted
@@ -38,16 +38,10 @@ RECIPE = {
     "bits_per_position": [24, 12],
     "start_samples": 16,
     "fit": {"steps": 3, "batch": 2},
-    "tree_views": 16,
-    "tree_vectors": 4000,
-    "chains": [
-        # Entropy-constrained trees, and leaves on the lattice.
-        {"point": 0, "step": 1.0, "channels": {SCALE: [2, 6]}, "depth": 4, "cuts": [0, 2],
-         "bit_worth": [0.17, 0.15]},
-        {"point": 1, "step": 2.0, "channels": {SCALE: [8]}, "depth": 3, "cuts": [0]},
-    ],
+    "groups": {SCALE: [2, 6]},
+    "chains": [{"point": 0, "step": 1.0, "left_out": [0, 1]}, {"point": 1, "step": 2.0}],
     "tail": {"steps": 3, "batch": 2},
-    "contexts": {"views": 8, "hidden": 4, "width": 4, "steps": 60, "batch": 64},
+    "contexts": {"views": 8, "hidden": 4, "width": 4, "steps": 60, "batch": 4},
 }  # fmt: skip
 
 
@@ -84,7 +78,7 @@ def test_the_bundle_codes_photos_and_its_tail_takes_what_is_decoded(
     manifest = bundle.manifest
     assert [len(states) for _, states in manifest.chain_parts] == [2, 1]
     assert manifest.starts == (1, 2)
-    codec, (tail,) = MarkovPaletteCodec(bundle), open_tails(bundle).values()
+    codec, (tail,) = open_codec(bundle), open_tails(bundle).values()
     photo = photos["chelsea"]
     height, width = photo.shape[:2]
     placement = manifest.placement(width, height)
@@ -116,11 +110,11 @@ def test_both_files_compute_what_was_trained(run: Path, photos: dict[str, np.nda
     edge = ort.InferenceSession(bundle.read("extractor.onnx"))
     (values,) = edge.run([SCALE], {"image": picture})
     np.testing.assert_allclose(values, latents[SCALE][0].numpy(), atol=1e-3)
-    codec = MarkovPaletteCodec(bundle)
+    codec = open_codec(bundle)
     cloud = ort.InferenceSession(bundle.read("tail.onnx"))
     for palette in palettes_of(recipe, files):
         for row in palette.states:
-            colours = TreeQuantiser(palette)({SCALE: torch.from_numpy(values)[None]}, row.state)
+            colours = LatticeQuantiser(palette)({SCALE: torch.from_numpy(values)[None]}, row.state)
             coded = codec.encode({SCALE: values}, 320, 320, RateTarget(state=row.state))
             decoded = codec.decode(coded).scales[SCALE]
             np.testing.assert_array_equal(colours[SCALE][0].numpy(), decoded)
@@ -156,4 +150,19 @@ def test_a_network_that_nobody_knows_is_refused() -> None:
 def test_the_packaged_recipe_is_valid() -> None:
     recipe = load_split_recipe(None)
     assert recipe.name == "detect"
-    assert all(sum(c.channels[SCALE]) == recipe.model.latent for c in recipe.chains)
+    assert len(recipe.points_of_states()) > len(recipe.chains)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"groups": {SCALE: [2, 5]}}, "are not 8"),
+        ({"chains": [{"point": 2}]}, "no point 2"),
+        ({"chains": [{"point": 0, "left_out": [0, 2]}]}, "leave out"),
+        ({"chains": [{"point": 0, "left_out": [1, 0]}]}, "leave out"),
+    ],
+)
+def test_groups_and_chains_must_fit(change: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **change}))
+    with pytest.raises(RecipeError, match=problem):
+        load_split_recipe(tmp_path / "recipe.yaml")

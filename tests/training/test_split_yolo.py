@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from cloud_server.models import ModelStore
 from cloud_server.tails import open_tails
 from shared.bundle import Bundle
-from shared.codec import MarkovPaletteCodec, RateTarget
+from shared.codec import RateTarget, open_codec
 from shared.errors import ModelError
 from training.cli import build_app
 from training.recipe import RecipeError
@@ -122,16 +122,13 @@ def test_a_bundle_of_any_cut_codes_photos(
         "start_samples": 16,
         "fit": {"steps": 1, "batch": 2},
         "tail": {"steps": 1, "batch": 2},
-        "tree_views": 16,
-        "contexts": {"views": 8, "hidden": 4, "width": 4, "steps": 10, "batch": 64},
+        "contexts": {"views": 8, "hidden": 4, "width": 4, "steps": 10, "batch": 4},
         "chains": values["chains"][::3],
     }
     values["model"] |= {
         "analysis_width": 8, "analysis_blocks": 1, "synthesis_width": 8, "synthesis_blocks": 1,
         "rate_width": 8,
     }  # fmt: skip
-    for chain, depth in zip(values["chains"], (5, 2), strict=True):
-        chain["depth"] = depth
     recipe.write_text(yaml.safe_dump(values))
     common = ("--recipe", recipe, "--run", tmp_path)
     run_json("split", "views", "--photos", tmp_path / "train", *common)
@@ -141,7 +138,7 @@ def test_a_bundle_of_any_cut_codes_photos(
     bundle = Bundle.load(tmp_path / "bundle")
     assert bundle.manifest.licence == "AGPL-3.0"
     assert [scale.name for scale in bundle.manifest.scales] == [f"layer_{n}" for n in crossing]
-    codec = MarkovPaletteCodec(bundle)
+    codec = open_codec(bundle)
     photo = photos["chelsea"]
     height, width = photo.shape[:2]
     placement = bundle.manifest.placement(width, height)

@@ -7,17 +7,13 @@ faster: rounding adds the parts up.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from shared.entropy.network import (
     ACTIVATION_LIMIT,
     COLOUR_LIMIT,
-    EXACT_BELOW,
     ODDS_UNIT,
     PASSES,
     PLACE_INPUTS,
@@ -27,11 +23,10 @@ from shared.entropy.network import (
     input_colours,
 )
 from shared.palette import PaletteTree
+from training.contexts.rounding import activations, biases, finest, integers
 from training.contexts.samples import Batch
 
 _LARGEST = ACTIVATION_LIMIT / UNIT
-_FINEST_SHIFT = 14
-_MARGIN = 0.98
 
 
 class FloatNetwork(nn.Module):
@@ -147,22 +142,22 @@ class FloatNetwork(nn.Module):
             here = slice(PASSES * depth, PASSES * (depth + 1))
             both = weights[here]
             # A node's entry and readout serve both passes, so these share their grid.
-            shift = _finest(both, largest, entry[rows].abs().amax(0))
+            shift = finest(both, largest, entry[rows].abs().amax(0))
             shifts[0, here] = shift
-            hidden_weights[here] = _int(both, shift)
-            integer_entry[rows.cpu().numpy()] = _bias(entry[rows], shift)
+            hidden_weights[here] = integers(both, shift)
+            integer_entry[rows.cpu().numpy()] = biases(entry[rows], shift)
             for group in range(here.start, here.stop):
                 bias = self.summary_bias[group].detach()
-                inner = _finest(summary[group][None], _activations(summary), bias.abs())
+                inner = finest(summary[group][None], activations(summary), bias.abs())
                 shifts[1, group] = inner
-                summary_weights[group] = _int(summary[group], inner)
-                summary_bias[group] = _bias(bias, inner)
+                summary_weights[group] = integers(summary[group], inner)
+                summary_bias[group] = biases(bias, inner)
             prior = self.prior[rows].detach()
             columns = readout[rows].T[None]
-            outer = _finest(columns, _activations(columns), prior.abs())
+            outer = finest(columns, activations(columns), prior.abs())
             down = outer + (UNIT // ODDS_UNIT).bit_length() - 1
             shifts[2, here] = down
-            integer_readout[rows.cpu().numpy()] = _int(readout[rows], outer)
+            integer_readout[rows.cpu().numpy()] = integers(readout[rows], outer)
             scaled = (prior.double() * UNIT * 2.0**outer).round().long() + (1 << down >> 1)
             integer_prior[rows.cpu().numpy()] = scaled.cpu().numpy()
         own, mates = self.inputs
@@ -184,13 +179,13 @@ class FloatNetwork(nn.Module):
             return None
         first, bias, second, outer_bias = (part.detach() for part in self.trunk)
         first = first * self.trunk_used
-        shift = _finest(first[None], torch.full((len(first),), float(COLOUR_LIMIT)), bias.abs())
-        outer = _finest(second[None], _activations(second[None]), outer_bias.abs())
+        shift = finest(first[None], torch.full((len(first),), float(COLOUR_LIMIT)), bias.abs())
+        outer = finest(second[None], activations(second[None]), outer_bias.abs())
         return Trunk(
-            weights=_int(first, shift),
-            bias=_bias(bias, shift),
-            phase_weights=_int(second, outer),
-            phase_bias=_bias(outer_bias, outer),
+            weights=integers(first, shift),
+            bias=biases(bias, shift),
+            phase_weights=integers(second, outer),
+            phase_bias=biases(outer_bias, outer),
             shifts=np.array([shift, outer], np.int32),
         )
 
@@ -216,31 +211,3 @@ def _inputs(tree: PaletteTree, depth: int) -> Tensor:
 def _used(trees: tuple[PaletteTree, ...], steps: int) -> list[bool]:
     """Which input columns carry a colour, and which only fill a row."""
     return steps * [c < tree.channels for tree in trees for c in range(_columns(tree))]
-
-
-def _activations(weights: Tensor) -> Tensor:
-    return torch.full((weights.shape[1],), float(ACTIVATION_LIMIT))
-
-
-def _finest(weights: Tensor, largest: Tensor, bias: Tensor) -> int:
-    """The largest shift at which every sum of [groups, inputs, outputs] weights is exact.
-
-    largest: the largest integer at each input. bias: largest absolute bias of each output.
-    """
-    sums = torch.einsum("gio,i->go", weights.abs().double().cpu(), largest.double())
-    worst = float((sums + UNIT * bias.double().cpu()).max())
-    peak = float(weights.abs().max()) * 2.0
-    by_sum = math.floor(math.log2(_MARGIN * EXACT_BELOW / max(worst, 1.0)))
-    by_range = math.floor(math.log2(2**16 * _MARGIN / max(peak, 1e-9)))
-    return max(0, min(_FINEST_SHIFT, by_sum, by_range))
-
-
-def _int(weights: Tensor, shift: int) -> npt.NDArray[np.int16]:
-    rounded = (weights.double() * 2.0**shift).round().cpu().numpy()
-    return np.clip(rounded, -32767, 32767).astype(np.int16)
-
-
-def _bias(values: Tensor, shift: int) -> npt.NDArray[np.int32]:
-    """On the grid of the sums, and half a step up: the shift then rounds to nearest."""
-    scaled = (values.double() * UNIT * 2.0**shift).round().long() + (1 << shift >> 1)
-    return scaled.cpu().numpy().astype(np.int32)

@@ -19,9 +19,8 @@ from shared.bundle import (
     TailModel,
     TailSpec,
 )
-from shared.entropy import BitEncoder, ContextModel
-from shared.palette import MarkovPalette
-from shared.palette.chain import Indices
+from shared.entropy import SymbolEncoder
+from shared.lattice import LatticeContexts, LatticePalette, Values
 from training.split.model import CutModel
 from training.split.network import SplitNetwork
 from training.split.onnx_files import extractor_onnx, tail_onnx
@@ -38,7 +37,7 @@ class BundleParts:
     recipe: SplitRecipe
     network: SplitNetwork
     model: CutModel
-    palettes: Sequence[MarkovPalette]
+    palettes: Sequence[LatticePalette]
 
 
 def manifest_of(parts: BundleParts) -> Manifest:
@@ -51,15 +50,15 @@ def manifest_of(parts: BundleParts) -> Manifest:
         version=recipe.version,
         description=recipe.description,
         licence=info.licence,
-        codec="markov-palette",
+        codec="lattice-palette",
         scales=tuple(
             ScaleSpec(name=s.name, stride=s.stride, channels=parts.model.settings.latent)
             for s in info.scales
         ),
-        planes=tuple(plane for palette in parts.palettes for plane in palette.planes),
+        planes=tuple(plane for palette in parts.palettes for plane in palette.specs),
         states=tuple(state for palette in parts.palettes for state in palette.states),
         chains=tuple(
-            ChainSpec(planes=len(palette.planes), states=len(palette.states))
+            ChainSpec(planes=len(palette.specs), states=len(palette.states))
             for palette in parts.palettes
         ),
         input_multiple=max(scale.stride for scale in info.scales),
@@ -102,22 +101,24 @@ def notice(network: SplitNetwork) -> str:
 
 
 def typical_bytes(
-    palette: MarkovPalette, contexts: ContextModel, photos: Sequence[Indices]
+    palette: LatticePalette, contexts: LatticeContexts, values: Values
 ) -> list[float]:
-    """Median bytes of whole files at every state of the chain, finest first."""
+    """Median bytes of whole files at every state of the chain, finest first.
+
+    values: int32 [photos, C, h, w] a plane.
+    """
     rows = []
-    for indices in photos:
-        opened = contexts.open({name: grid.shape for name, grid in indices.items()})
+    for photo in range(len(next(iter(values.values())))):
+        here = {name: part[photo] for name, part in values.items()}
+        opened = contexts.open({name: part.shape[1:] for name, part in here.items()})
         total, sizes = HEADER_BYTES, []
         for state in range(palette.coarsest_state, palette.finest_state - 1, -1):
-            encoder = BitEncoder()
+            encoder = SymbolEncoder(contexts.tables)
             for step in palette.passes(state):
-                odds = opened.probabilities(*step)
-                flat = indices[step.plane].reshape(-1)[opened.positions(step.plane, step.side)]
-                below = palette.trees[step.plane].depth - step.depth - 1
-                bits = ((flat >> below) & 1).astype(np.uint8)
-                opened.advance(*step, bits)
-                encoder.encode(bits, odds)
+                tables = opened.tables(step)
+                symbols = opened.symbols(step, here)
+                opened.advance(step, symbols)
+                encoder.encode(symbols, tables)
             total += layer_bytes(len(encoder.payload()))
             sizes.append(total)
         rows.append(sizes[::-1])

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from cloud_server.tails.boxes import detections
 from cloud_server.tails.network import TailNetwork
 from shared.bundle import Bundle
-from shared.codec import MarkovPaletteCodec, RateTarget
+from shared.codec import RateTarget, open_codec
 from training.evaluate.average_precision import AveragePrecision
 from training.evaluate.photos import EvaluationError, EvaluationPhoto
 
@@ -45,7 +45,7 @@ def evaluate_boxes(
     if any(truth is None for truth in truths):
         raise EvaluationError("no_annotations", "photos without annotations have no AP")
     spec = (bundle.manifest.tails or ())[0]
-    codec, tail = MarkovPaletteCodec(bundle), TailNetwork(bundle, spec)
+    codec, tail = open_codec(bundle), TailNetwork(bundle, spec)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     edge = ort.InferenceSession(

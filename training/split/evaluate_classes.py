@@ -20,7 +20,7 @@ from PIL import Image, features
 
 from cloud_server.tails.network import TailNetwork
 from shared.bundle import Bundle
-from shared.codec import MarkovPaletteCodec, RateTarget
+from shared.codec import RateTarget, open_codec
 from training.evaluate.photos import EvaluationPhoto
 from training.split.network import SplitNetwork
 
@@ -58,7 +58,7 @@ def evaluate_classes(
     network: the uncut one. Whole files are counted. Encoding times are one core's.
     """
     (spec,) = [tail for tail in bundle.manifest.tails or () if tail.output == "classes"]
-    codec, tail = MarkovPaletteCodec(bundle), TailNetwork(bundle, spec)
+    codec, tail = open_codec(bundle), TailNetwork(bundle, spec)
     edge = _session(bundle)
     names = [scale.name for scale in bundle.manifest.scales]
     states = [row.state for row in bundle.manifest.states]

@@ -1,65 +1,153 @@
-"""Palettes that round: leaves are the most frequent patterns of whole steps.
+"""Lattice palettes for the quantised channels, and the same quantiser in torch.
 
-At low rates an entropy-constrained tree has the smaller squared error, but its error *is* the weak
-part of the signal; at equal squared error, tails mind that twice as much as rounding's, which is
-more like noise (and it is what the bottleneck was trained with). So these leaves lie on the
-lattice of the operating point's steps, and the nearest one is taken.
+An operating point is a chain: the same channels on a lattice of this point's step. The bottleneck
+was trained to be rounded with that step, and at equal squared error its tail minds rounding, which
+is more like noise, half as much as what trees of few patterns do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from shared.lattice import LatticePalette, LatticePlane
+from shared.lattice.palette import channels
+from shared.palette import DiffusionState, PlaneSpec
+from training.contexts.lattice import LIMIT
 
-def lattice_leaves(vectors: Tensor, step: float, depth: int) -> tuple[Tensor, Tensor]:
-    """The ``2**depth`` most frequent patterns, in tree order, and how often each is nearest.
+_MARGIN = 1.25
+"""Limits are so much wider than what training photos reach."""
 
-    vectors: float32 [n, channels]. Returns float32 [2**depth, channels] and int64 [2**depth].
-    Where there are fewer patterns, the last ones are repeated and stand for nothing.
+ORDERS: dict[str, list[list[int]]] = {
+    "checkerboard": [[0, 1], [1, 0]],
+    "quincunx": [[0, 2], [2, 1]],
+    "two-level": [[0, 4, 2, 4], [4, 3, 4, 3], [2, 4, 1, 4], [4, 3, 4, 3]],
+}
+"""The phase of positions, rows and columns modulo the table's: every later phase lies among
+positions that are known."""
+
+
+@dataclass(frozen=True)
+class ChainShape:
+    """One operating point.
+
+    groups: by scale, sizes of the groups of channels that are told together. step: of the
+    lattice. order: a name of :data:`ORDERS`. left_out: of each state, finest first, how many of
+    the last groups it does not tell.
     """
-    patterns, counts = torch.unique((vectors / step).round(), dim=0, return_counts=True)
-    best = counts.argsort(descending=True, stable=True)[: 2**depth]
-    leaves = patterns[best]
-    if len(leaves) < 2**depth:
-        leaves = torch.cat([leaves, leaves[-1:].expand(2**depth - len(leaves), -1)])
-    leaves = _in_tree_order(leaves) * step
-    half = 0.5 * leaves.square().sum(1)
-    member = torch.cat([(rows @ leaves.T - half).argmax(1) for rows in vectors.split(65536)])
-    return leaves, torch.bincount(member, minlength=2**depth)
+
+    groups: dict[str, tuple[int, ...]]
+    step: float
+    order: str
+    left_out: tuple[int, ...] = (0,)
 
 
-def channel_bits(vectors: Tensor, step: float) -> list[float]:
-    """The entropy of every rounded channel, by itself: bits a position."""
-    found = []
-    for column in (vectors / step).round().long().T:
-        share = torch.bincount(column - column.min()).double() / len(column)
-        share = share[share > 0]
-        found.append(float(-(share * share.log2()).sum()))
+def make_lattices(
+    chains: Sequence[ChainShape], latents: Mapping[str, Tensor]
+) -> list[LatticePalette]:
+    """Every chain's palette, its states numbered on from the chain before.
+
+    latents: float32 [n, C, h, w] by scale, of training photos.
+    """
+    planes = []
+    for chain, shape in enumerate(chains):
+        made = []
+        for spec in _specs(chain, shape):
+            here = latents[spec.scale][:, channels(spec)]
+            reach = here.abs().amax((0, 2, 3)) / shape.step
+            limits = (_MARGIN * reach).ceil().clamp(1, LIMIT).short().numpy()
+            means = here.mean((0, 2, 3)).numpy()
+            made.append(LatticePlane(spec, float(np.float32(shape.step)), limits, means))
+        planes.append(made)
+    return _palettes(chains, planes)
+
+
+def read_lattices(
+    chains: Sequence[ChainShape], arrays: Mapping[str, npt.NDArray[np.generic]]
+) -> list[LatticePalette]:
+    """The palettes that :meth:`LatticePalette.to_arrays` gave. Raises BundleError."""
+    found, first = [], 0
+    for chain, shape in enumerate(chains):
+        states = _states(shape, first)
+        found.append(LatticePalette.from_arrays(_specs(chain, shape), states, arrays))
+        first += len(states)
     return found
 
 
-def groups_of(bits: list[float], most: float) -> list[int]:
-    """Consecutive channels in groups of at most ``most`` bits together: their sizes."""
-    sizes, total = [0], 0.0
-    for value in bits:
-        if sizes[-1] and total + value > most:
-            sizes.append(0)
-            total = 0.0
-        sizes[-1] += 1
-        total += value
-    return sizes
+def rated(palette: LatticePalette, bits_per_pixel: Sequence[float]) -> LatticePalette:
+    """The same palette, its states with their typical rates (of all the bundle's states)."""
+    states = [
+        state.model_copy(update={"typical_bits_per_pixel": bits_per_pixel[state.state]})
+        for state in palette.states
+    ]
+    return LatticePalette(list(palette.planes.values()), states, palette.order)
 
 
-def _in_tree_order(leaves: Tensor) -> Tensor:
-    """Halve along the widest channel, and so on, so that siblings are close."""
-    if len(leaves) == 1:
-        return leaves
-    spread = leaves.var(0, unbiased=False)
-    # Ties are told apart by the other channels, the wider ones first.
-    order = torch.arange(len(leaves))
-    for channel in spread.argsort():
-        order = order[leaves[order, channel].argsort(stable=True)]
-    ordered = leaves[order]
-    middle = len(leaves) // 2
-    return torch.cat([_in_tree_order(ordered[:middle]), _in_tree_order(ordered[middle:])])
+class LatticeQuantiser:
+    """What a decoder gets of channels, in torch: whole batches."""
+
+    def __init__(self, palette: LatticePalette) -> None:
+        self._palette = palette
+
+    def __call__(self, latents: Mapping[str, Tensor], state: int) -> dict[str, Tensor]:
+        """Channels at ``state``: float32 [n, C, h, w] by scale."""
+        scales: dict[str, list[Tensor]] = {}
+        told = self._palette.told(state)
+        for name, plane in self._palette.planes.items():
+            values = latents[plane.spec.scale][:, channels(plane.spec)]
+            if name in told:
+                limits = torch.from_numpy(plane.limits).float()[:, None, None]
+                steps = (values / plane.step).round()
+                here = torch.maximum(torch.minimum(steps, limits), -limits) * plane.step
+            else:
+                here = torch.from_numpy(plane.means)[:, None, None].expand_as(values)
+            scales.setdefault(plane.spec.scale, []).append(here)
+        return {scale: torch.cat(parts, 1) for scale, parts in scales.items()}
+
+
+def _palettes(
+    chains: Sequence[ChainShape], planes: Sequence[Sequence[LatticePlane]]
+) -> list[LatticePalette]:
+    palettes: list[LatticePalette] = []
+    first = 0
+    for shape, here in zip(chains, planes, strict=True):
+        states = _states(shape, first)
+        order = np.array(ORDERS[shape.order], np.uint8)
+        palettes.append(LatticePalette(here, states, order))
+        first += len(states)
+    return palettes
+
+
+def _states(shape: ChainShape, first: int) -> list[DiffusionState]:
+    groups = sum(len(sizes) for sizes in shape.groups.values())
+    return [
+        DiffusionState(
+            state=first + row,
+            depths=(1,) * (groups - left_out) + (0,) * left_out,
+            typical_bits_per_pixel=0.0,
+        )
+        for row, left_out in enumerate(shape.left_out)
+    ]
+
+
+def _specs(chain: int, shape: ChainShape) -> list[PlaneSpec]:
+    specs = []
+    for scale, sizes in shape.groups.items():
+        first = 0
+        for number, size in enumerate(sizes):
+            specs.append(
+                PlaneSpec(
+                    name=f"{scale}.{chain}.{number}",
+                    scale=scale,
+                    first_channel=first,
+                    channels=size,
+                    depth=1,
+                )
+            )
+            first += size
+    return specs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 from training.split.network import SplitInfo
 from training.split.recipe import CutPart, SplitRecipe
@@ -11,27 +10,20 @@ from training.split.recipe import CutPart, SplitRecipe
 _BITS_PER_PIXEL = (0.30, 0.20, 0.13, 0.08)
 """Of the network's input, before training, finest point first."""
 _MOST_LATENT = 48
-_BITS_PER_PLANE = 9.0
+_GROUPS = 6
 
 
 def plan_recipe(info: SplitInfo, cut: CutPart, network: str, name: str) -> SplitRecipe:
     """Four operating points of one chain each.
 
-    network: as the recipe names it. name: the bundle's. Every scale has as many channels; planes
+    network: as the recipe names it. name: the bundle's. Every scale has as many channels; groups
     take few of the first ones, which have most bits, and many of the last.
     """
     latent = min(_MOST_LATENT, *(scale.channels for scale in info.scales))
     grids = [info.width * info.height // scale.stride**2 for scale in info.scales]
     least = min(grids)
     points = [share * info.width * info.height / least for share in _BITS_PER_PIXEL]
-    chains: list[dict[str, Any]] = []
-    for point, bits in enumerate(points):
-        channels = {}
-        for scale in info.scales:
-            # Bits are shared out evenly, and a finer scale has them at more positions.
-            here = bits * least / sum(grids)
-            channels[scale.name] = _widths(latent, max(1, round(here / _BITS_PER_PLANE)))
-        chains.append({"point": point, "channels": channels})
+    sizes = _widths(latent, _GROUPS)
     return SplitRecipe.model_validate(
         {
             "name": name,
@@ -40,7 +32,8 @@ def plan_recipe(info: SplitInfo, cut: CutPart, network: str, name: str) -> Split
             "cut": cut.model_dump(),
             "bits_per_position": [round(bits, 3) for bits in points],
             "model": {"latent": latent},
-            "chains": chains,
+            "groups": {scale.name: sizes for scale in info.scales},
+            "chains": [{"point": point} for point in range(len(points))],
         }
     )
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from shared.palette.tree import MAX_DEPTH
-from training.contexts.fit import ContextSettings
+from training.contexts.lattice import LatticeSettings
 from training.recipe import RecipeError
+from training.split.lattice import ChainShape
 from training.split.model import ModelSettings
-from training.split.palettes import ChainShape, PlaneShape
 from training.split.training import StageSettings
 from training.split.views import ViewSettings
 
@@ -63,45 +63,29 @@ class StagePart(_Part):
 
 class ChainPart(_Part):
     """A chain: the operating point that its synthesis starts from, its step in the model's units
-    (None: the point's), the channels of its planes by scale, how often each splits, and its
-    states: splits left out, finest first. bit_worth: None for leaves on the lattice; or what a bit
-    is worth at the first and the last split in squared steps, for entropy-constrained trees."""
+    (None: the point's), and its states: groups left out, finest first."""
 
     point: int = Field(ge=0)
     step: float | None = Field(None, gt=0)
-    bit_worth: tuple[float, float] | None = None
-    channels: dict[str, tuple[Annotated[int, Field(ge=1)], ...]]
-    depth: int = Field(8, ge=1, le=MAX_DEPTH)
-    cuts: tuple[Annotated[int, Field(ge=0, lt=MAX_DEPTH)], ...] = (0,)
-
-    def shape(self, steps: Sequence[float]) -> ChainShape:
-        """The chain's plain settings; steps: of the model's points."""
-        step = steps[self.point] if self.step is None else self.step
-        planes = {
-            scale: tuple(PlaneShape(width, self.depth) for width in widths)
-            for scale, widths in self.channels.items()
-        }
-        weights = None
-        if self.bit_worth is not None:
-            weights = (self.bit_worth[0] * step**2, self.bit_worth[1] * step**2)
-        return ChainShape(planes, step, weights, self.cuts)
+    left_out: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
 
 
 class ContextsPart(_Part):
-    """See :class:`training.contexts.fit.ContextSettings`; with 0 steps, static tables."""
+    """See :class:`training.contexts.lattice.LatticeSettings`; with 0 steps, one distribution a
+    channel."""
 
-    views: int = Field(1500, ge=2)
-    hidden: int = Field(32, ge=1, le=1024)
-    width: int = Field(16, ge=1, le=1024)
-    steps: int = Field(800, ge=0)
-    batch: int = Field(1024, ge=2)
-    learning_rate: float = Field(4e-3, gt=0, lt=1)
+    views: int = Field(3000, ge=2)
+    hidden: int = Field(64, ge=1, le=1024)
+    width: int = Field(48, ge=1, le=1024)
+    radius: int = Field(2, ge=1, le=4)
+    steps: int = Field(2000, ge=0)
+    batch: int = Field(12, ge=1)
+    learning_rate: float = Field(3e-3, gt=0, lt=1)
     seed: int = 1
 
-    def settings(self) -> ContextSettings:
+    def settings(self) -> LatticeSettings:
         """The fit's plain settings."""
-        values = self.model_dump(exclude={"views", "hidden"})
-        return ContextSettings(hidden=(self.hidden,), **values)
+        return LatticeSettings(**self.model_dump(exclude={"views"}))
 
 
 class CutPart(_Part):
@@ -127,11 +111,24 @@ class SplitRecipe(_Part):
     bit_weight: float = Field(0.16, gt=0)
     start_samples: int = Field(240, ge=8)
     fit: StagePart = StagePart()
-    tree_views: int = Field(1500, ge=1)
-    tree_vectors: int = Field(120_000, ge=256)
+    groups: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(min_length=1)
+    order: Literal["checkerboard", "quincunx", "two-level"] = "two-level"
     chains: tuple[ChainPart, ...] = Field(min_length=1)
     tail: StagePart = StagePart()
     contexts: ContextsPart = ContextsPart()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SplitRecipe:
+        for scale, sizes in self.groups.items():
+            if sum(sizes) != self.model.latent:
+                raise ValueError(f"the groups of {scale} are not {self.model.latent} channels")
+        groups = sum(map(len, self.groups.values()))
+        for chain in self.chains:
+            if chain.point >= len(self.bits_per_position):
+                raise ValueError(f"there is no point {chain.point}")
+            if chain.left_out[0] or not all(a < b < groups for a, b in pairwise(chain.left_out)):
+                raise ValueError(f"the states of a chain cannot leave out {chain.left_out}")
+        return self
 
     def view_settings(self) -> ViewSettings:
         """The views' plain settings."""
@@ -143,7 +140,19 @@ class SplitRecipe(_Part):
 
     def points_of_states(self) -> list[int]:
         """The operating point of every state, finest first."""
-        return [chain.point for chain in self.chains for _ in chain.cuts]
+        return [chain.point for chain in self.chains for _ in chain.left_out]
+
+    def shapes(self, steps: Sequence[float]) -> list[ChainShape]:
+        """The chains' plain settings; steps: of the model's points."""
+        return [
+            ChainShape(
+                self.groups,
+                steps[chain.point] if chain.step is None else chain.step,
+                self.order,
+                chain.left_out,
+            )
+            for chain in self.chains
+        ]
 
 
 def load_split_recipe(path: Path | None) -> SplitRecipe:

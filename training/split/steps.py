@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.entropy import ContextModel
-from shared.palette import MarkovPalette
-from training.contexts.fit import fit_contexts, static_contexts
+from shared.lattice import LatticeContexts, LatticePalette, Values
+from shared.lattice.palette import channels
+from training.contexts.lattice import fit_lattice
 from training.fit.data import PhotoCache
 from training.recipe import RecipeError
 from training.split.bundle import TYPICAL_PIXELS, BundleParts, typical_bytes, write_parts
+from training.split.lattice import make_lattices, rated, read_lattices
 from training.split.model import CutModel, load_model, save_model
 from training.split.networks import open_network
-from training.split.palettes import make_palettes, rated, read_palettes
 from training.split.recipe import SplitRecipe
 from training.split.start import linear_start
 from training.split.training import Report, train_bottleneck, train_tail
@@ -115,15 +115,14 @@ def fit(
 
 
 def write_palettes(recipe: SplitRecipe, files: SplitFiles) -> dict[str, Any]:
-    """The palette step: channels in order of their bits, then every chain's trees."""
+    """The palette step: channels in order of their bits, then every chain's lattice."""
     _need(files.bottleneck, "fit")
     network, views = open_network(recipe), _views(files)
     model = load_model(files.bottleneck, network)
     held = np.arange(views.held_out)
     model.reorder(_by_cost(model, latents_of(model, views, held)))
-    latents = latents_of(model, views, views.trained[: recipe.tree_views])
-    shapes = [chain.shape(model.steps.tolist()) for chain in recipe.chains]
-    palettes = make_palettes(shapes, latents, recipe.tree_vectors, recipe.fit.seed)
+    latents = latents_of(model, views, views.trained[: recipe.contexts.views])
+    palettes = make_lattices(recipe.shapes(model.steps.tolist()), latents)
     files.palette.write_bytes(npz({k: v for p in palettes for k, v in p.to_arrays().items()}))
     save_model(files.ordered, model, network)
     return {"states": sum(len(palette.states) for palette in palettes)}
@@ -159,23 +158,20 @@ def write_contexts(recipe: SplitRecipe, files: SplitFiles, progress: Progress) -
     settings, palettes = recipe.contexts.settings(), palettes_of(recipe, files)
     latents = latents_of(model, views, views.trained[: recipe.contexts.views])
     held = latents_of(model, views, np.arange(views.held_out))
-    total = settings.steps * sum(len(palette.planes) for palette in palettes)
+    total = settings.steps * len(palettes)
     arrays: dict[str, Any] = {}
     bytes_of: dict[str, list[float]] = {"static_tables": [], "networks": []}
-    done = 0
-    for palette in palettes:
-        seen, measured = indices_of(palette, latents), indices_of(palette, held)
-        here = done
-        static = contexts = static_contexts(palette, seen)
+    for number, palette in enumerate(palettes):
+        seen, measured = values_of(palette, latents), values_of(palette, held)
+        static = contexts = fit_lattice(palette, seen, replace(settings, steps=0))
         if settings.steps:
-            contexts = fit_contexts(
+            contexts = fit_lattice(
                 palette,
                 seen,
                 settings,
-                progress=lambda step, _, here=here: progress(here + step, total),
+                progress=lambda step, of, here=number: progress(here * of + step, total),
             )
         arrays |= contexts.to_arrays()
-        done += settings.steps * len(palette.planes)
         for name, made in (("static_tables", static), ("networks", contexts)):
             bytes_of[name] += typical_bytes(palette, made, measured)
     files.contexts.write_bytes(npz(arrays))
@@ -193,19 +189,19 @@ def export(recipe: SplitRecipe, files: SplitFiles, folder: Path, card: str | Non
     rates = [
         round(8 * value / TYPICAL_PIXELS, 5)
         for palette, made in contexts
-        for value in typical_bytes(palette, made, indices_of(palette, held))
+        for value in typical_bytes(palette, made, values_of(palette, held))
     ]
     parts = BundleParts(recipe, network, model, [rated(p, rates) for p, _ in contexts])
     return write_parts(parts, files.palette.read_bytes(), files.contexts.read_bytes(), folder, card)
 
 
-def palettes_of(recipe: SplitRecipe, files: SplitFiles) -> list[MarkovPalette]:
+def palettes_of(recipe: SplitRecipe, files: SplitFiles) -> list[LatticePalette]:
     """What the palette step wrote. Raises RecipeError ``step_missing``."""
     _need(files.palette, "palette")
-    # Steps only matter when trees are made.
+    # Steps only matter when lattices are made.
     steps = [1.0] * len(recipe.bits_per_position)
     with np.load(files.palette) as arrays:
-        return read_palettes([chain.shape(steps) for chain in recipe.chains], dict(arrays))
+        return read_lattices(recipe.shapes(steps), dict(arrays))
 
 
 def latents_of(model: CutModel, views: Views, chosen: np.ndarray) -> dict[str, Tensor]:
@@ -218,13 +214,12 @@ def latents_of(model: CutModel, views: Views, chosen: np.ndarray) -> dict[str, T
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def indices_of(palette: MarkovPalette, latents: Mapping[str, Tensor]) -> list[Any]:
-    """The finest indices of every view."""
-    count = len(next(iter(latents.values())))
-    return [
-        palette.encode({name: values[n].numpy() for name, values in latents.items()})
-        for n in range(count)
-    ]
+def values_of(palette: LatticePalette, latents: Mapping[str, Tensor]) -> Values:
+    """Whole steps of every view: int32 [n, C, h, w] a plane."""
+    return {
+        name: plane.quantise(latents[plane.spec.scale][:, channels(plane.spec)].numpy())
+        for name, plane in palette.planes.items()
+    }
 
 
 def _by_cost(model: CutModel, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -240,11 +235,11 @@ def _by_cost(model: CutModel, latents: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def _contexts(
-    files: SplitFiles, palettes: list[MarkovPalette]
-) -> list[tuple[MarkovPalette, ContextModel]]:
+    files: SplitFiles, palettes: list[LatticePalette]
+) -> list[tuple[LatticePalette, LatticeContexts]]:
     with np.load(files.contexts) as stored:
         arrays = dict(stored)
-    return [(p, ContextModel.from_arrays(p.planes, p, arrays)) for p in palettes]
+    return [(p, LatticeContexts.from_arrays(p, arrays)) for p in palettes]
 
 
 def _views(files: SplitFiles) -> Views:

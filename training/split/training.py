@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shared.palette import MarkovPalette
+from shared.lattice import LatticePalette
+from training.split.lattice import LatticeQuantiser
 from training.split.model import CutModel, tail_outputs
 from training.split.network import Outputs, SplitNetwork
 from training.split.objective import distance
-from training.split.palettes import TreeQuantiser
 from training.split.views import Views
 
 Report = Callable[[int, int, dict[str, float]], None]
@@ -90,7 +90,7 @@ def train_bottleneck(
 def train_tail(
     model: CutModel,
     network: SplitNetwork,
-    palettes: Sequence[MarkovPalette],
+    palettes: Sequence[LatticePalette],
     views: Views,
     settings: StageSettings,
     *,
@@ -101,7 +101,7 @@ def train_tail(
     stays. The model must have been told the states (:meth:`CutModel.tell_states`)."""
     rng = np.random.default_rng(settings.seed)
     quantisers = {
-        row.state: TreeQuantiser(palette) for palette in palettes for row in palette.states
+        row.state: LatticeQuantiser(palette) for palette in palettes for row in palette.states
     }
     states = sorted(quantisers)
     usual: dict[int, float] = {}

@@ -1,0 +1,25 @@
+"""The lattice codec: channels rounded to whole steps, in chains of states."""
+
+from __future__ import annotations
+
+from shared.bundle import Bundle
+from shared.codec.chains import CONTEXTS_FILE, PALETTE_FILE, ChainsCodec
+from shared.codec.lattice_chain import LatticeChain
+from shared.codec.registry import register_codec
+from shared.lattice import LatticeContexts, LatticePalette
+
+
+@register_codec("lattice-palette")
+class LatticeCodec(ChainsCodec[LatticeChain]):
+    """A bundle's chains of lattices."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Raises BundleError when palettes or contexts are damaged or do not fit the manifest."""
+        arrays, contexts = bundle.read_arrays(PALETTE_FILE), bundle.read_arrays(CONTEXTS_FILE)
+        chains = []
+        for planes, states in bundle.manifest.chain_parts:
+            palette = LatticePalette.from_arrays(planes, states, arrays)
+            chains.append(
+                LatticeChain(bundle, palette, LatticeContexts.from_arrays(palette, contexts))
+            )
+        super().__init__(bundle, chains)
