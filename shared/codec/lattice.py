@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.codec.chains import CONTEXTS_FILE, PALETTE_FILE, ChainsCodec
 from shared.codec.lattice_chain import LatticeChain
 from shared.codec.registry import register_codec
-from shared.lattice import LatticeContexts, LatticePalette
+from shared.lattice import LatticeContexts, LatticePalette, Values
 
 
 @register_codec("lattice-palette")
@@ -23,3 +24,7 @@ class LatticeCodec(ChainsCodec[LatticeChain]):
                 LatticeChain(bundle, palette, LatticeContexts.from_arrays(palette, contexts))
             )
         super().__init__(bundle, chains)
+
+    def decode_values(self, bitstream: Bitstream) -> Values:
+        """Whole steps of the chain's planes; see :meth:`LatticeChain.decode_values`."""
+        return self._chain_of(bitstream).decode_values(bitstream)

@@ -68,17 +68,16 @@ for path in sorted(FOLDER.glob("*.fwf")):
 """
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
-        {"NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX"},
-        {"NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3", "OPENBLAS_CORETYPE": "Nehalem"},
-        {"PYTHONHASHSEED": "1234", "PYTHONOPTIMIZE": "1"},
-    ],
-    ids=["one-thread", "two-threads", "no-avx512", "old-cpu", "other-hashes"],
-)
+ENVIRONMENTS = {
+    "one-thread": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    "two-threads": {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
+    "no-avx512": {"NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX"},
+    "old-cpu": {"NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3", "OPENBLAS_CORETYPE": "Nehalem"},
+    "other-hashes": {"PYTHONHASHSEED": "1234", "PYTHONOPTIMIZE": "1"},
+}
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=list(ENVIRONMENTS))
 def test_indices_do_not_depend_on_threads_or_processor(environment: dict[str, str]) -> None:
     """Other processors are imitated: numpy and OpenBLAS are told to use older instructions."""
     done = subprocess.run(

@@ -8,7 +8,6 @@ import pytest
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.codec import LatticeCodec, RateTarget, open_codec
-from shared.codec.lattice_chain import LatticeChain
 from shared.errors import BitstreamError, BudgetError
 from tests.codec.test_hostile_bitstreams import mutate, reseal
 from tests.support.lattice_bundle import SCALE, features, make_lattice_bundle
@@ -26,12 +25,6 @@ def codec(bundle: Bundle) -> LatticeCodec:
     opened = open_codec(bundle)
     assert isinstance(opened, LatticeCodec)
     return opened
-
-
-def values_of(codec: LatticeCodec, bitstream: Bitstream) -> dict[str, np.ndarray]:
-    chain = next(c for c in codec.chains if bitstream.layers[0].state == c.states[-1])
-    assert isinstance(chain, LatticeChain)
-    return chain.decode_values(bitstream)
 
 
 @pytest.mark.parametrize(("width", "height"), [(16, 16), (33, 97), (200, 120)])
@@ -67,14 +60,14 @@ def test_a_coarser_state_is_a_prefix(codec: LatticeCodec) -> None:
 def test_budgets_are_met_to_the_pass(codec: LatticeCodec) -> None:
     given = features(200, 120)
     whole = codec.encode(given, 200, 120)
-    finest = values_of(codec, whole)
+    finest = codec.decode_values(whole)
     seen = set()
     for budget in range(whole.truncate(2).file_bytes, whole.file_bytes + 9, 7):
         made = codec.encode(given, 200, 120, RateTarget(max_bytes=budget))
         assert made.file_bytes <= budget
         if made.layers[0].state == 2:
             assert made.to_bytes() == codec.shorten(whole, budget).to_bytes()
-            for name, grid in values_of(codec, made).items():
+            for name, grid in codec.decode_values(made).items():
                 assert ((grid == finest[name]) | (grid == 0)).all()
         latents = codec.decode(made)
         assert 0 <= latents.progress < 1
@@ -102,21 +95,21 @@ def test_damaged_files_are_refused_or_decode_to_a_true_state(codec: LatticeCodec
     assert part.partial is not None
     data = [whole.to_bytes(), part.to_bytes()]
     other = codec.encode(features(100, 80, 1), 100, 80).to_bytes()
-    known = {s: values_of(codec, whole.truncate(s)) for s in range(3)}
-    foreign = {s: values_of(codec, Bitstream.from_bytes(other).truncate(s)) for s in range(3)}
+    known = {s: codec.decode_values(whole.truncate(s)) for s in range(3)}
+    foreign = {s: codec.decode_values(Bitstream.from_bytes(other).truncate(s)) for s in range(3)}
     rng = np.random.default_rng(3)
     refused = 0
     for _ in range(DAMAGED):
         mutated = mutate(data[int(rng.integers(2))], other, rng)
         try:
             bitstream = Bitstream.from_bytes(mutated, allow_cut=True)
-            decoded = values_of(codec, bitstream)
+            decoded = codec.decode_values(bitstream)
         except BitstreamError:
             refused += 1
             continue
         wanted = [known[bitstream.state], foreign[bitstream.state]]
         if bitstream.partial is not None:
-            wanted = [values_of(codec, part)]
+            wanted = [codec.decode_values(part)]
         assert any(all(np.array_equal(decoded[n], w[n]) for n in w) for w in wanted)
     assert refused > DAMAGED // 2
 

@@ -1,0 +1,70 @@
+"""Today's bytes of the lattice codec decode the same for ever, on any processor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared.bitstream import Bitstream
+from shared.bundle import Bundle
+from shared.codec import LatticeCodec, RateTarget
+from tests.golden.make import index_hash
+from tests.golden.make_lattice import FOLDER
+from tests.golden.test_golden import ENVIRONMENTS
+
+GOLDEN = json.loads((FOLDER / "golden.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def codec() -> LatticeCodec:
+    bundle = Bundle.load(FOLDER / "bundle.zip")
+    assert bundle.id == GOLDEN["bundle_id"]
+    return LatticeCodec(bundle)
+
+
+@pytest.mark.parametrize("record", GOLDEN["files"], ids=lambda record: record["file"])
+def test_golden_files_decode_to_the_same_values_and_code_to_the_same_bytes(
+    codec: LatticeCodec, record: dict[str, str]
+) -> None:
+    data = (FOLDER / record["file"]).read_bytes()
+    assert hashlib.sha256(data).hexdigest() == record["file_sha256"]
+    bitstream = Bitstream.from_bytes(data)
+    assert index_hash(codec.decode_values(bitstream)) == record["values_sha256"]
+    if bitstream.partial is None:
+        decoded = codec.decode(bitstream)
+        size = bitstream.width, bitstream.height
+        again = codec.encode(decoded.scales, *size, RateTarget(state=bitstream.state))
+        assert again.to_bytes() == data
+
+
+_DECODE = """
+from shared.bitstream import Bitstream
+from shared.bundle import Bundle
+from shared.codec import LatticeCodec
+from tests.golden.make import index_hash
+from tests.golden.make_lattice import FOLDER
+codec = LatticeCodec(Bundle.load(FOLDER / "bundle.zip"))
+for path in sorted(FOLDER.glob("*.fwf")):
+    print(path.name, index_hash(codec.decode_values(Bitstream.from_bytes(path.read_bytes()))))
+"""
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=list(ENVIRONMENTS))
+def test_values_do_not_depend_on_threads_or_processor(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _DECODE],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+    )
+    expected = {record["file"]: record["values_sha256"] for record in GOLDEN["files"]}
+    assert dict(line.split() for line in done.stdout.splitlines()) == expected
