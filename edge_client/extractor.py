@@ -56,8 +56,8 @@ class FeatureExtractor:
         and a machine with a GPU, get fp32 from ``auto``. The two differ in a small share of
         indices, which a decoder takes as they come.
 
-        Raises BundleError: ``unknown_precision``; ``missing_file`` for int8 that the bundle does
-        not have; ``bad_extractor`` for an ONNX file that does not fit the bundle.
+        Raises BundleError: ``unknown_precision``; ``no_int8`` for int8 that the bundle does not
+        have; ``bad_extractor`` for an ONNX file that does not fit the bundle.
         """
         wanted = precision or os.environ.get(PRECISION_VARIABLE) or "auto"
         if wanted not in ("auto", "fp32", "int8"):
@@ -65,6 +65,11 @@ class FeatureExtractor:
                 "unknown_precision", f"there is no precision {wanted!r}: auto, fp32 or int8"
             )
         manifest = bundle.manifest
+        if wanted == "int8" and EXTRACTOR_FILES["int8"] not in manifest.files:
+            raise BundleError(
+                "no_int8",
+                f"bundle {manifest.name} has no int8 network; use fp32 or auto, which takes it",
+            )
         self._manifest = manifest
         self._scales = {scale.name: scale for scale in manifest.scales}
         self._multiple = manifest.input_multiple

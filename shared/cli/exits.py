@@ -30,6 +30,8 @@ _USAGE_REASONS = frozenset(
         "bad_option",
         "bad_recipe",
         "bad_target",
+        "no_int8",
+        "no_psnr_model",
         "no_target",
         "two_targets",
         "unknown_backend",

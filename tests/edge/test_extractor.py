@@ -187,7 +187,7 @@ def test_precisions_that_are_not_there(bundle: Bundle, files: dict[str, bytes], 
     fp32_only = Bundle.create(tmp_path / "plain", tiny_manifest(), plain)
     with pytest.raises(BundleError) as refused:
         FeatureExtractor(fp32_only, precision="int8")
-    assert refused.value.reason == "missing_file"
+    assert refused.value.reason == "no_int8"
     monkeypatch.setattr(extractor_module, "fastest", refuse_to_measure)
     assert FeatureExtractor(fp32_only).precision == "fp32"
     monkeypatch.setenv(PRECISION_VARIABLE, "int4")
