@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,11 @@ from shared.codec.palette_chain import shapes_of
 from shared.codec.rate import FINEST, RateTarget
 from shared.entropy import SymbolDecoder, SymbolEncoder
 from shared.lattice import LatticeContexts, LatticePalette, LatticePass, PictureLattice, Values
+from shared.lattice.palette import channels
 from shared.palette.chain import Features
+
+Tables = npt.NDArray[np.intp]
+SymbolSource = Callable[[int, PictureLattice, LatticePass, Tables], npt.NDArray[np.int32]]
 
 _WORST_BITS_PER_VALUE = 24
 
@@ -48,25 +52,21 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
         rate_weight: float | None = None,
         detail: Sequence[float] | None = None,
     ) -> Bitstream:
-        """See :meth:`shared.codec.base.Codec.encode`. Values are the nearest whole steps, whatever
-        ``rate_weight`` is."""
+        """See :meth:`shared.codec.base.Codec.encode`.
+
+        Values are the nearest whole steps; or, with a ``rate_weight`` above 0, of the two nearest
+        ones that of least squared error + weight x bits (Chou, Lookabaugh and Gray 1989), decided
+        in the stream's order.
+        """
         self._check_features(features)
         self._check_extent(shapes_of(features), width, height)
-        values = self.palette.quantise(features)
         state = self.states[0] if target.state is None else target.state
-        return self.code(values, width, height, state, target.budget_bytes(width, height))
-
-    def code(
-        self, values: Values, width: int, height: int, state: int, max_bytes: int | None = None
-    ) -> Bitstream:
-        """The bitstream of whole steps at ``state``; less where ``max_bytes`` is not enough."""
-
-        def symbols(
-            state: int, contexts: PictureLattice, step: LatticePass, tables: npt.NDArray[np.intp]
-        ) -> npt.NDArray[np.int32]:
-            return contexts.symbols(step, values)
-
-        return self._compose(width, height, symbols, state, 0, max_bytes)
+        budget = target.budget_bytes(width, height)
+        if rate_weight:
+            source = self._decided(features, rate_weight)
+        else:
+            source = self._known(self.palette.quantise(features))
+        return self._compose(width, height, source, state, 0, budget)
 
     def decode(self, bitstream: Bitstream) -> Latents:
         """See :meth:`shared.codec.base.Codec.decode`. There are no indices: values are whole steps
@@ -94,6 +94,34 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
         return self._read(bitstream).values()
 
     # -- parts -----------------------------------------------------------------------------------
+
+    def _known(self, values: Values) -> SymbolSource:
+        def symbols(
+            state: int, contexts: PictureLattice, step: LatticePass, tables: Tables
+        ) -> npt.NDArray[np.int32]:
+            return contexts.symbols(step, contexts.of_pass(step, values[step.plane]))
+
+        return symbols
+
+    def _decided(self, features: Features, rate_weight: float) -> SymbolSource:
+        def symbols(
+            state: int, contexts: PictureLattice, step: LatticePass, tables: Tables
+        ) -> npt.NDArray[np.int32]:
+            plane = self.palette.planes[step.plane]
+            exact = features[plane.spec.scale][channels(plane.spec)] / np.float32(plane.step)
+            here = contexts.of_pass(step, exact)
+            limits = plane.limits.astype(np.float32)
+            low = np.floor(here).clip(-limits, limits)
+            high = np.ceil(here).clip(-limits, limits)
+            said = [contexts.symbols(step, value.astype(np.int32)) for value in (low, high)]
+            weight = rate_weight / plane.step**2
+            costs = [
+                np.square(here - value).reshape(-1) + weight * self._contexts.bits(symbol, tables)
+                for value, symbol in zip((low, high), said, strict=True)
+            ]
+            return np.where(costs[1] < costs[0], said[1], said[0])
+
+        return symbols
 
     def _open(self, width: int, height: int) -> PictureLattice:
         grids = self._grids(width, height)

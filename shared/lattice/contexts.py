@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ from shared.lattice.network import INPUT_LIMIT, PAST_TAPS, GroupNetwork
 from shared.lattice.palette import LatticePalette, LatticePass, Values
 from shared.lattice.tables import MEAN_UNIT
 
+Number = TypeVar("Number", bound=np.generic)
 Positions = npt.NDArray[np.intp]
 _TABLES = "lattice.tables"
 _BENT = "lattice.bent"
@@ -65,6 +68,19 @@ class LatticeContexts:
         for name, network in self.networks.items():
             arrays |= network.to_arrays(name)
         return arrays
+
+    def bits(
+        self, symbols: npt.NDArray[np.int32], tables: npt.NDArray[np.intp]
+    ) -> npt.NDArray[np.float32]:
+        """What symbols cost with their tables: float32, for encoders' decisions only."""
+        found: npt.NDArray[np.float32] = self._bits[tables, symbols]
+        return found
+
+    @cached_property
+    def _bits(self) -> npt.NDArray[np.float32]:
+        counts = self.tables.counts
+        bits: npt.NDArray[np.float32] = np.log2(counts[0].sum() / counts).astype(np.float32)
+        return bits
 
     def open(
         self, grids: Mapping[str, tuple[int, int]], dtype: type[np.generic] = np.float32
@@ -191,6 +207,10 @@ class PictureLattice:
         self._past: dict[str, NumberArray] = {}
         self._bases: npt.NDArray[np.int32] | None = None
 
+    def of_pass(self, step: LatticePass, channels: npt.NDArray[Number]) -> npt.NDArray[Number]:
+        """A plane's values [C, h, w] where the pass tells them: [n, C]."""
+        return channels.reshape(len(channels), -1)[:, self.positions(step)].T
+
     def positions(self, step: LatticePass) -> Positions:
         """Flat positions (row * columns + column) of a pass, ascending: intp [n]."""
         return self._grids[self._specs[step.plane].scale].positions[step.phase]
@@ -228,12 +248,11 @@ class PictureLattice:
         tables: npt.NDArray[np.intp] = (MEAN_UNIT * scales + parts).reshape(-1).astype(np.intp)
         return tables
 
-    def symbols(self, step: LatticePass, values: Values) -> npt.NDArray[np.int32]:
-        """What says ``values`` in the pass whose tables were asked for: int32 [n * C]."""
+    def symbols(self, step: LatticePass, values: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """What says ``values`` (int32 [n, C]) in the pass whose tables were asked for: int32
+        [n * C]."""
         assert self._bases is not None
-        spec = self._specs[step.plane]
-        flat = values[step.plane].reshape(spec.channels, -1)[:, self.positions(step)].T
-        return (flat - self._bases + 2 * self._model.limit).reshape(-1).astype(np.int32)
+        return (values - self._bases + 2 * self._model.limit).reshape(-1).astype(np.int32)
 
     def advance(self, step: LatticePass, symbols: npt.NDArray[np.int32]) -> None:
         """Learn the symbols of the pass whose tables were asked for.

@@ -9,6 +9,7 @@ from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.codec import LatticeCodec, RateTarget, open_codec
 from shared.errors import BitstreamError, BudgetError
+from shared.lattice.palette import channels
 from tests.codec.test_hostile_bitstreams import mutate, reseal
 from tests.support.lattice_bundle import SCALE, features, make_lattice_bundle
 
@@ -76,6 +77,24 @@ def test_budgets_are_met_to_the_pass(codec: LatticeCodec) -> None:
     with pytest.raises(BudgetError) as refused:
         codec.encode(given, 200, 120, RateTarget(max_bytes=20))
     assert refused.value.reason == "budget_too_small"
+
+
+def test_weighing_bits_takes_fewer_of_them_and_neighbours_of_the_nearest(
+    codec: LatticeCodec,
+) -> None:
+    given = features(200, 120)
+    plain = codec.encode(given, 200, 120)
+    steps, plane_of = codec.decode_values(plain), codec.chains[0].palette.planes
+    sizes = [plain.file_bytes]
+    for weight in (0.01, 0.05):
+        made = codec.encode(given, 200, 120, rate_weight=weight)
+        for name, values in codec.decode_values(made).items():
+            assert (np.abs(values - steps[name]) <= 1).all()
+            exact = given[SCALE][channels(plane_of[name].spec)] / np.float32(plane_of[name].step)
+            assert (np.abs(values - exact) < 1.001).all()
+        sizes.append(made.file_bytes)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < sizes[0]
 
 
 def test_wrong_features_are_refused(codec: LatticeCodec) -> None:

@@ -116,7 +116,7 @@ def typical_bytes(
             encoder = SymbolEncoder(contexts.tables)
             for step in palette.passes(state):
                 tables = opened.tables(step)
-                symbols = opened.symbols(step, here)
+                symbols = opened.symbols(step, opened.of_pass(step, here[step.plane]))
                 opened.advance(step, symbols)
                 encoder.encode(symbols, tables)
             total += layer_bytes(len(encoder.payload()))
