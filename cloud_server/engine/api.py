@@ -77,6 +77,10 @@ class Engine(Protocol):
     def alive(self) -> bool:
         """Whether every worker runs."""
 
+    @property
+    def queues(self) -> dict[str, int]:
+        """Items inside every stage or waiting for it, by the stage's name."""
+
     async def submit(self, frame: EngineFrame) -> EngineOutcome:
         """Analyse one frame. Failures are inside the outcome; only cancellation raises."""
 

@@ -75,6 +75,13 @@ class LocalEngine:
     def alive(self) -> bool:
         return all(stage.alive for stage in self._stages())
 
+    @property
+    def queues(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for stage in self._stages():
+            found[stage.name] = found.get(stage.name, 0) + stage.pending
+        return found
+
     async def submit(self, frame: EngineFrame) -> EngineOutcome:
         return await FrameRun(self, frame).outcome()
 

@@ -1,0 +1,9 @@
+"""What a server tells those who watch it: Prometheus metrics and OpenTelemetry traces."""
+
+from __future__ import annotations
+
+from cloud_server.telemetry.engine import ObservedEngine
+from cloud_server.telemetry.exposition import MetricsServer
+from cloud_server.telemetry.metrics import Metrics
+
+__all__ = ["Metrics", "MetricsServer", "ObservedEngine"]

@@ -1,0 +1,97 @@
+"""The metrics of one server, in a registry of its own. Names follow Prometheus' conventions."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+_BITS_PER_PIXEL = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1)
+
+
+class Metrics:
+    """Counters, gauges and histograms by name; labels are few and bounded.
+
+    Devices are no label: a fleet would make too many series. FleetService tells about each.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        r = self.registry
+        self.frames = Counter(
+            "featherwire_frames_total",
+            "Frames and refinements analysed, by bundle, state, and ok or the error's reason.",
+            ["bundle", "state", "outcome"],
+            registry=r,
+        )
+        self.tasks = Counter(
+            "featherwire_tasks_total",
+            "Tasks run on frames, by name, and ok or the error's reason.",
+            ["task", "outcome"],
+            registry=r,
+        )
+        self.feature_bytes = Counter(
+            "featherwire_feature_bytes_total",
+            "Bytes of bitstreams analysed, headers included.",
+            ["bundle"],
+            registry=r,
+        )
+        self.picture_bytes = Counter(
+            "featherwire_picture_bytes_total",
+            "Bytes that the same pictures have as plain RGB: what is saved is the difference.",
+            ["bundle"],
+            registry=r,
+        )
+        self.bits_per_pixel = Histogram(
+            "featherwire_bits_per_pixel",
+            "Rates of frames, of their whole bitstreams.",
+            ["bundle"],
+            buckets=_BITS_PER_PIXEL,
+            registry=r,
+        )
+        self.stage_seconds = Histogram(
+            "featherwire_stage_seconds",
+            "Seconds of a frame in a stage: decode, reconstruct, task.NAME, picture; queue is the "
+            "waiting before all of them, total from being handed to the engine to the outcome.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.queued = Gauge(
+            "featherwire_stage_items", "Items inside a stage or waiting for it.", ["stage"],
+            registry=r,
+        )  # fmt: skip
+        self.workers_alive = Gauge(
+            "featherwire_workers_alive", "1 while every worker runs, 0 when one has died.",
+            registry=r,
+        )  # fmt: skip
+        self.streams = Gauge("featherwire_streams", "Streams of devices open now.", registry=r)
+        self.credits = Gauge(
+            "featherwire_credits_outstanding",
+            "Frames that devices may send now beyond those that wait for their result.",
+            registry=r,
+        )
+        self.acknowledged = Counter(
+            "featherwire_frames_acknowledged_total",
+            "Frames acknowledged because they are durable, new ones and those sent again.",
+            ["kind"],
+            registry=r,
+        )
+        self.refused = Counter(
+            "featherwire_refused_total",
+            "Messages, calls and streams refused, by reason.",
+            ["reason"],
+            registry=r,
+        )
+        self.forgotten = Counter(
+            "featherwire_records_forgotten_total",
+            "Records that retention took out of the log, by age or bytes.",
+            ["reason"],
+            registry=r,
+        )
+        self.subscribers = Gauge(
+            "featherwire_subscribers", "Subscriptions to results open now.", registry=r
+        )
