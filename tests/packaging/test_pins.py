@@ -60,12 +60,11 @@ def test_no_two_packages_of_the_same_files() -> None:
     pinned = set(pins("constraints.txt"))
     assert "opencv-python-headless" in pinned
     assert not pinned & {"opencv-python", "opencv-contrib-python", "onnxruntime-gpu"}
-    gpu = {canonicalize_name(one.name) for one in requirements("gpu")}
-    assert "onnxruntime-gpu" in gpu
-    assert "onnxruntime" not in gpu
-    assert {canonicalize_name(one.name) for one in requirements("edge")} - {"onnxruntime"} == (
-        gpu - {"onnxruntime-gpu"}
-    )
+    for plain, with_gpu in (("edge", "gpu"), ("cloud", "cloud-gpu")):
+        ours = {canonicalize_name(one.name) for one in requirements(plain)}
+        theirs = {canonicalize_name(one.name) for one in requirements(with_gpu)}
+        assert ours ^ theirs == {"onnxruntime", "onnxruntime-gpu"}
+        assert "onnxruntime" in ours
 
 
 def test_cuda_is_not_pinned() -> None:
