@@ -9,17 +9,22 @@ from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 
+from cloud_server.database import Database
 from cloud_server.engine import LocalEngine, TaskStatus, WorkerCounts
 from cloud_server.engine.local import TaskRunner
 from cloud_server.ingest.bundles import BundleServicer
-from cloud_server.ingest.intake import StreamLimits
+from cloud_server.ingest.limits import StreamLimits
 from cloud_server.ingest.refinement import RefinePolicy
 from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.server import Server, TlsFiles
 from cloud_server.ingest.servicer import IngestServicer
-from cloud_server.ingest.sessions import SessionLimits
+from cloud_server.ingest.sessions import PictureLimits
 from cloud_server.models import ModelStore
 from cloud_server.reconstruct.reconstructor import makes_pictures
+from cloud_server.results.log import ResultLog
+from cloud_server.results.retention import Limits as RetentionLimits
+from cloud_server.results.retention import Retention
+from cloud_server.results.servicer import ResultServicer
 from cloud_server.settings import ServerSettings
 from cloud_server.tails import DEFAULT_THRESHOLD
 from cloud_server.tasks import open_task, task_names
@@ -42,6 +47,19 @@ async def open_server(
     """
     _check_names(settings)
     _check_device(settings.device)
+    log = await asyncio.to_thread(_open_log, settings)
+    try:
+        return await _open_around(log, settings, more_tasks)
+    except BaseException:
+        await asyncio.to_thread(log.database.close)
+        raise
+
+
+async def _open_around(
+    result_log: ResultLog,
+    settings: ServerSettings,
+    more_tasks: Mapping[str, Callable[[], TaskRunner]] | None,
+) -> tuple[Server, LocalEngine, tuple[Bundle, ...]]:
     if settings.torch_threads is not None:
         import torch
 
@@ -76,38 +94,63 @@ async def open_server(
     except FeatherwireError:
         await engine.close()
         raise
+    served = ServedBundles(bundles)
+    stream_limits = StreamLimits(
+        credits=settings.credits,
+        max_pixels_in_flight=settings.max_pixels_in_flight,
+        frame_deadline_s=settings.frame_deadline_s,
+        deadline_per_megapixel_s=settings.deadline_per_megapixel_s,
+        write_timeout_s=settings.write_timeout_s,
+    )
     ingest = IngestServicer(
         engine,
-        bundles=ServedBundles(bundles),
+        log=result_log,
+        bundles=served,
         refine_policy=policy,
         server_version=package_version(),
         max_message_bytes=settings.max_message_bytes,
         max_streams=settings.max_streams,
         max_calls=settings.max_calls,
-        stream_limits=StreamLimits(
-            credits=settings.credits,
-            max_pixels_in_flight=settings.max_pixels_in_flight,
-            frame_deadline_s=settings.frame_deadline_s,
-            deadline_per_megapixel_s=settings.deadline_per_megapixel_s,
-            write_timeout_s=settings.write_timeout_s,
-        ),
-        session_limits=SessionLimits(
-            window=settings.dedupe_window,
-            kept_results=settings.kept_results,
-            kept_result_bytes=settings.kept_result_bytes,
-            kept_frames=settings.kept_frames,
-            kept_frame_bytes=settings.kept_frame_bytes,
+        stream_limits=stream_limits,
+        kept_pictures=PictureLimits(
+            kept_pictures=settings.kept_pictures, kept_picture_bytes=settings.kept_picture_bytes
         ),
     )
+    results = ResultServicer(
+        result_log,
+        engine,
+        served,
+        max_subscribers=settings.max_subscribers,
+        max_calls=settings.max_calls,
+        stream_limits=stream_limits,
+    )
+    max_age_s = None if settings.keep_days is None else settings.keep_days * 86400
     server = Server(
         engine,
         ingest,
         await asyncio.to_thread(BundleServicer, *bundles),
+        results,
+        log=result_log,
+        retention=Retention(result_log, RetentionLimits(max_age_s, settings.keep_bytes)),
         max_message_bytes=settings.max_message_bytes,
         drain_deadline_s=settings.drain_deadline_s,
         tls=_tls(settings),
     )
     return server, engine, bundles
+
+
+def _open_log(settings: ServerSettings) -> ResultLog:
+    database = Database(
+        settings.database_url,
+        synchronous=settings.sqlite_synchronous,
+        release=package_version(),
+    )
+    structlog.get_logger().info("log_opened", place=database.place)
+    try:
+        return ResultLog(database, window=settings.dedupe_window)
+    except BaseException:
+        database.close()
+        raise
 
 
 def package_version() -> str:

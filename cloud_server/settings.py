@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -14,6 +14,7 @@ from pydantic_settings import (
     SettingsConfigDict,
     YamlConfigSettingsSource,
 )
+from sqlalchemy import URL
 
 from shared.errors import FeatherwireError
 from shared.wire.deadlines import DEADLINE_PER_MEGAPIXEL_S
@@ -84,11 +85,32 @@ class ServerSettings(BaseSettings):
     )
     write_timeout_s: float = Field(default=30.0, gt=0, le=3600, description="for a client to read")
     drain_deadline_s: float = Field(default=20.0, ge=0, le=3600)
-    dedupe_window: int = Field(default=4096, ge=1, le=2**20, description="frames a session")
-    kept_results: int = Field(default=64, ge=0, le=2**16, description="a session")
-    kept_frames: int = Field(default=64, ge=0, le=2**16, description="a session, for refinement")
-    kept_result_bytes: int = Field(default=64 * 2**20, ge=0)
-    kept_frame_bytes: int = Field(default=128 * 2**20, ge=0)
+    dedupe_window: int = Field(
+        default=2**16, ge=1, le=2**24, description="by how much a frame may be late, in frames"
+    )
+    kept_pictures: int = Field(
+        default=64, ge=0, le=2**16, description="a session; for a device that did not get them"
+    )
+    kept_picture_bytes: int = Field(default=64 * 2**20, ge=0, description="of all sessions")
+    max_subscribers: int = Field(default=64, ge=1, le=10_000, description="of results, at once")
+
+    # The log of frames and results
+    data: Path | None = Field(
+        default=None,
+        description="folder of the log; none: featherwire in $XDG_DATA_HOME, or in ~/.local/share",
+    )
+    database: SecretStr | None = Field(
+        default=None, description="postgresql://USER:PASSWORD@HOST/NAME, in place of the folder"
+    )
+    sqlite_synchronous: Literal["full", "normal"] = Field(
+        default="full", description="normal: faster; a loss of power may take the last frames"
+    )
+    keep_days: float | None = Field(
+        default=None, gt=0, description="age at which frames and results are forgotten"
+    )
+    keep_bytes: int | None = Field(
+        default=None, ge=2**20, description="of frames and results; the oldest are forgotten"
+    )
 
     # TLS, PEM files; without a certificate the server speaks plain text
     tls_certificate: Path | None = None
@@ -123,6 +145,14 @@ class ServerSettings(BaseSettings):
         except Exception as error:  # noqa: BLE001  # YAML's and pydantic-settings' own kinds
             reason = str(error.__cause__ or error).splitlines()[0]
             raise FeatherwireError("invalid_settings", reason) from None
+
+    @property
+    def database_url(self) -> str:
+        """Where the log is, as SQLAlchemy's URL; it may hold a password."""
+        if self.database is not None:
+            return self.database.get_secret_value()
+        folder = self.data or default_data_folder()
+        return URL.create("sqlite", database=str(folder.absolute() / "log.db")).render_as_string()
 
     @field_validator("listen")
     @classmethod
@@ -173,6 +203,12 @@ class ServerSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+
+
+def default_data_folder() -> Path:
+    """Where a server keeps its log when it is not told."""
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "featherwire"
 
 
 def split_names(text: str) -> tuple[str, ...]:

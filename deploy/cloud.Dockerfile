@@ -11,24 +11,25 @@ WORKDIR /src
 COPY . .
 RUN python -m venv /opt/featherwire \
     && /opt/featherwire/bin/pip install --no-cache-dir -c constraints.txt \
-        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} '.[cloud,tasks]'
+        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} '.[cloud,tasks,postgres]'
 
 FROM python:${PYTHON}-slim
 ARG DEVICE=cpu
 COPY --from=build /opt/featherwire /opt/featherwire
 COPY deploy/cloud.yaml /etc/featherwire/cloud.yaml
 COPY deploy/healthcheck.py /usr/local/lib/featherwire/healthcheck.py
-# The cache of task weights is a volume, so that a new image does not fetch them again.
+# The cache of task weights and the log are volumes: a new image neither fetches nor forgets.
 RUN useradd --create-home --uid 10001 featherwire \
-    && install -d -o featherwire /home/featherwire/.cache/featherwire
+    && install -d -o featherwire /home/featherwire/.cache/featherwire /var/lib/featherwire
 ENV PATH=/opt/featherwire/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     FEATHERWIRE_DEVICE=${DEVICE} \
+    FEATHERWIRE_DATA=/var/lib/featherwire \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER featherwire
 WORKDIR /home/featherwire
-VOLUME ["/home/featherwire/.cache/featherwire"]
+VOLUME ["/home/featherwire/.cache/featherwire", "/var/lib/featherwire"]
 EXPOSE 7570
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "/usr/local/lib/featherwire/healthcheck.py", "localhost:7570"]

@@ -7,7 +7,8 @@
     ├── BudgetError      a rate that no state of the bundle can meet
     ├── ModelError       weights that are missing or have the wrong hash
     ├── TaskError        a task that is unknown or failed on a picture
-    └── SessionError     a peer that is unreachable, refused us, or broke the protocol
+    ├── SessionError     a peer that is unreachable, refused us, or broke the protocol
+    └── StorageError     a database that is damaged, full, in use, or newer than this release
 
 ``reason`` is a stable, machine-readable snake_case word; the message is for people.
 """
@@ -76,3 +77,7 @@ class TaskError(FeatherwireError):
 
 class SessionError(FeatherwireError):
     """A peer that is unreachable, refused us, or broke the protocol."""
+
+
+class StorageError(FeatherwireError):
+    """A database that is damaged, full, in use, unreachable, or newer than this release."""

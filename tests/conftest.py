@@ -44,6 +44,14 @@ def precision_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a server keeps when it is not told where stays out of the user's folders."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data-home")))
+        yield
+
+
 # A woman; a cup on a table; a cat; a rocket; a temple; a flower.
 PHOTOS: dict[str, Callable[[], Any]] = {
     "astronaut": _skimage("astronaut"),

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,9 +43,10 @@ def server(log: Path) -> Iterator[str]:
 
     It is told to stop by SIGTERM at the end, and killed should it not have stopped by then.
     """
-    with log.open("w") as errors:
+    with log.open("w") as errors, tempfile.TemporaryDirectory() as data:
+        listen = ("--listen", "127.0.0.1:0", "--data", data)
         process = subprocess.Popen(
-            [command("featherwire-cloud"), "serve", "--listen", "127.0.0.1:0", "--json"],
+            [command("featherwire-cloud"), "serve", *listen, "--json"],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

@@ -56,6 +56,38 @@ def serve(
     models_dir: Annotated[
         Path | None, typer.Option("--models-dir", help="Where weights lie, beside the cache.")
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            help="Folder of the log of frames and results. One server a folder. Default: "
+            "featherwire in $XDG_DATA_HOME, else in ~/.local/share.",
+        ),
+    ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database",
+            metavar="URL",
+            help="postgresql://HOST/NAME in place of the folder. Give a URL with a password in "
+            "FEATHERWIRE_DATABASE instead.",
+        ),
+    ] = None,
+    keep_days: Annotated[
+        float | None,
+        typer.Option(
+            "--keep-days",
+            parser=finite("days"),
+            help="Forget frames and results that are older. Default: never.",
+        ),
+    ] = None,
+    keep_bytes: Annotated[
+        int | None,
+        typer.Option(
+            "--keep-bytes", help="Forget the oldest beyond so many bytes. Default: never."
+        ),
+    ] = None,
     credits_: Annotated[
         int | None, typer.Option("--credits", help="Frames in flight a stream. Default: 8.")
     ] = None,
@@ -105,6 +137,9 @@ def serve(
 ) -> None:
     """Receive features, reconstruct pictures, run tasks, and send results back.
 
+    A frame is acknowledged once it is on the disk, and has exactly one result, also when the server
+    is killed before it is made.
+
     Every setting can also come from a YAML file (--config) or from FEATHERWIRE_<SETTING> in the
     environment; flags win over variables, variables over the file. SIGTERM or Ctrl-C lets frames in
     flight finish first; a second one stops at once.
@@ -134,6 +169,10 @@ def serve(
             segmenter=segmenter,
             device=device,
             models_dir=models_dir,
+            data=data,
+            database=database,
+            keep_days=keep_days,
+            keep_bytes=keep_bytes,
             credits=credits_,
             refine_band=refine_band,
             refine_bundle=refine_bundle,
@@ -158,6 +197,7 @@ def serve(
         server.stop_on_signals()
         ready = {
             "listening": address,
+            "log": server.log_place,
             "bundle": opened[0].id,
             "bundles": {bundle.manifest.name: bundle.id for bundle in opened},
             "tasks": [s.name for s in engine.tasks.values() if s.unavailable is None],
@@ -188,6 +228,7 @@ def serve(
 
 def _print_ready(ready: Mapping[str, object]) -> None:
     print(f"listening on {ready['listening']}")
+    print(f"log {ready['log']}")
     bundles = ready["bundles"]
     if isinstance(bundles, dict):
         for name, bundle_id in bundles.items():

@@ -1,53 +1,34 @@
-"""What a stream does with frames: checked, remembered, analysed, answered once."""
+"""What a stream does with frames: checked, made durable, acknowledged, answered once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from cloud_server.engine import Engine, EngineFrame, EngineOutcome
-from cloud_server.ingest.refinement import RefinePolicy, refined
+from cloud_server.engine import EngineFrame
+from cloud_server.ingest.processing import Processing
+from cloud_server.ingest.refinement import refined, replayed
 from cloud_server.ingest.served import ServedBundles
-from cloud_server.ingest.sessions import Session, SessionRegistry, Version
+from cloud_server.ingest.sessions import Session, SessionRegistry
+from cloud_server.results.log import Accepted, ResultLog
+from cloud_server.results.records import Submission, Version, to_us
 from shared.bitstream import Bitstream
 from shared.bitstream.container import BUNDLE_ID_BYTES
-from shared.errors import FeatherwireError, SessionError
+from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.limits import Limits
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import FrameOutcome
-from shared.wire.deadlines import DEADLINE_PER_MEGAPIXEL_S, frame_deadline
-from shared.wire.requests import parse_frame, parse_refine
+from shared.wire.requests import Frame, Refine, parse_frame, parse_refine
 from shared.wire.results import outcome_to_message
 
 Parsed = TypeVar("Parsed")
 
 INLINE_BYTES = 256 * 2**10
 """Frames up to this size are checked on the event loop (0.1 ms); larger ones in a thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamLimits:
-    """Bounds of one stream; times in seconds."""
-
-    credits: int = 8
-    max_pixels_in_flight: int = 128 * 2**20
-    hello_timeout_s: float = 10.0
-    frame_deadline_s: float = 30.0
-    deadline_per_megapixel_s: float = DEADLINE_PER_MEGAPIXEL_S
-    write_timeout_s: float = 30.0
-
-    def deadline_of(self, bitstream: Bitstream) -> float:
-        """Seconds for a frame; larger pictures have longer."""
-        return frame_deadline(
-            self.frame_deadline_s,
-            bitstream.width,
-            bitstream.height,
-            self.deadline_per_megapixel_s,
-        )
 
 
 class Replies(Protocol):
@@ -62,162 +43,228 @@ class Replies(Protocol):
     def changed(self) -> None:
         """A frame has left."""
 
+    def fail(self, error: FeatherwireError) -> None:
+        """End the stream with this error."""
+
 
 class Intake:
-    """The frames of one stream. Each has been paid for with a credit when it comes here."""
+    """The frames of one stream. Each has been paid for with a credit when it comes here.
+
+    A frame goes to the log, and the next one is read while it is being made durable; the log
+    answers in the order in which frames came.
+    """
 
     def __init__(
         self,
         outlet: Replies,
         *,
-        engine: Engine,
+        processing: Processing,
+        log: ResultLog,
         sessions: SessionRegistry,
         bundles: ServedBundles,
-        limits: StreamLimits,
         picture_limits: Limits,
-        refine_policy: RefinePolicy | None = None,
     ) -> None:
         self._outlet = outlet
-        self._engine = engine
+        self._processing = processing
+        self._log = log
         self._sessions = sessions
         self._bundles = bundles
-        self._limits = limits
         self._picture_limits = picture_limits
-        self._refine_policy = refine_policy
         self.in_flight: set[asyncio.Task[None]] = set()
-        """Frames that are being analysed."""
+        """Frames that are being made durable, or analysed."""
         self.pixels = 0
         """Of all their pictures."""
 
     async def take_frame(self, session: Session, message: ingest_pb2.Frame) -> None:
-        if not 1 <= message.sequence < 2**63:
-            parse_frame(message, self._picture_limits)  # says what is wrong
-        sequence = message.sequence
+        """Check a frame, and let the log have it."""
         version = (b"", 0)
         if message.features:
             version = (_short(message.features[0].bundle_short_id), message.features[0].state)
-        if session.accepted(sequence):
-            self._repeat(session, sequence, version)
-            return
         try:
             frame = await _checked(
                 lambda: parse_frame(message, self._picture_limits), message.ByteSize()
             )
         except FeatherwireError as error:
             # Only this frame is wrong; its sequence stays free, so that it can be sent again.
-            self._reject(sequence, version, error)
+            if not 1 <= message.sequence < 2**63:
+                raise
+            self._reject(message.sequence, version, error)
             return
-        self._sessions.keep_frame(session, sequence, frame.bitstreams)
-        deadline_s = self._limits.deadline_of(frame.bitstreams[0])
-        self._start(
-            session,
-            sequence,
+        accepted = self._log.accept(
+            session.key,
+            frame.sequence,
             version,
-            EngineFrame(frame.bitstreams, frame.tasks, frame.picture, deadline_s),
+            message.SerializeToString(),
+            captured_us=None if frame.captured_at is None else to_us(frame.captured_at),
         )
+        bitstreams = frame.bitstreams
+        self._start(session, self._frame(session, frame, bitstreams, version, accepted))
 
     async def take_refine(self, session: Session, message: ingest_pb2.Refine) -> None:
-        sequence = message.sequence
-        kept = self._sessions.frame(session, sequence)
-        bundle_id = _short(message.bundle_short_id)
-        if not bundle_id and kept is not None:
-            bundle_id = kept[0].bundle_id
-        version = (bundle_id, message.layers[-1].state if message.layers else 0)
+        """Check a refinement, and let the log have it, if it follows on what it has."""
+        state = message.layers[-1].state if message.layers else 0
+        version = (_short(message.bundle_short_id), state)
         try:
             refine = await _checked(
                 lambda: parse_refine(message, self._picture_limits), message.ByteSize()
             )
-            if session.knows(sequence, version):
-                self._repeat(session, sequence, version)
+        except FeatherwireError as error:
+            self._reject(message.sequence, version, error)
+            return
+        self._start(session, self._refinement(session, refine, message, version))
+
+    # -- one frame, from here on -----------------------------------------------------------------
+
+    async def _frame(
+        self,
+        session: Session,
+        frame: Frame,
+        bitstreams: tuple[Bitstream, ...],
+        version: Version,
+        accepting: Awaitable[Accepted],
+    ) -> None:
+        engine_frame = self._processing.engine_frame(bitstreams, frame)
+        with self._counted(engine_frame):
+            try:
+                accepted = await accepting
+            except StorageError as error:
+                self._not_logged(session, frame.sequence, error)
                 return
-            if kept is None:
+            if not accepted.new:
+                await self._repeat(session, frame.sequence, version, accepted)
+                return
+            await self._process(session, accepted.submission, engine_frame)
+
+    async def _refinement(
+        self, session: Session, refine: Refine, message: ingest_pb2.Refine, version: Version
+    ) -> None:
+        def check(messages: Sequence[bytes]) -> tuple[Bitstream, ...]:
+            nonlocal version
+            if not messages:
                 raise SessionError(
                     "refine_evicted",
-                    f"the layers of frame {sequence} are no longer kept; send the frame again as "
-                    "a new one",
+                    f"the layers of frame {refine.sequence} are no longer kept; send the frame "
+                    "again as a new one",
                 )
-            merged = refined(kept, refine, self._bundles, self._picture_limits)
-        except FeatherwireError as error:
-            self._reject(sequence, version, error)
+            kept, _ = replayed(messages, self._bundles, self._picture_limits)
+            version = (version[0] or kept[0].bundle_id, version[1])
+            return refined(kept, refine, self._bundles, self._picture_limits)
+
+        try:
+            accepted = await self._log.accept_refinement(
+                session.key, refine.sequence, version, message.SerializeToString(), check
+            )
+        except StorageError as error:
+            self._not_logged(session, refine.sequence, error)
             return
-        self._sessions.keep_frame(session, sequence, merged)
-        deadline_s = self._limits.deadline_of(merged[0])
-        self._start(
-            session,
-            sequence,
-            version,
-            EngineFrame(merged, refine.tasks, refine.picture, deadline_s, refined=bundle_id),
-        )
-
-    # -- frames ----------------------------------------------------------------------------------
-
-    def _start(self, session: Session, sequence: int, version: Version, frame: EngineFrame) -> None:
-        session.accept(sequence, version)
-        bundle_id, state = version
-        self._outlet.send(
-            ack=ingest_pb2.Ack(sequence=sequence, state=state, bundle_short_id=bundle_id)
-        )
-        self.pixels += frame.pixels
-        task = asyncio.create_task(self._process(session, sequence, version, frame))
-        self.in_flight.add(task)
-        task.add_done_callback(self._processed)
+        except FeatherwireError as error:
+            session.in_flight -= 1
+            self._reject(refine.sequence, version, error)
+            return
+        if not accepted.new:
+            await self._repeat(session, refine.sequence, version, accepted)
+            return
+        engine_frame = self._processing.engine_frame(accepted.value, refine)
+        with self._counted(engine_frame):
+            await self._process(session, accepted.submission, engine_frame)
 
     async def _process(
-        self, session: Session, sequence: int, version: Version, frame: EngineFrame
+        self, session: Session, submission: Submission | None, frame: EngineFrame
     ) -> None:
-        """Analyse and hand the outcome to the session, which may have another stream by then."""
-        try:
-            outcome = await self._engine.submit(frame)
-            if outcome.error is not None:
-                _log_of(session).warning(
-                    "frame_failed",
-                    sequence=sequence,
-                    reason=outcome.error.reason,
-                    error=outcome.error.message,
-                )
-        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets its result
-            _log_of(session).error("frame_crashed", sequence=sequence, exc_info=error)
-            outcome = EngineOutcome(
-                error=FeatherwireError("internal_error", "the frame could not be processed")
-            )
-        self.pixels -= frame.pixels
-        policy = self._refine_policy
-        command = policy.command(sequence, frame, outcome) if policy is not None else None
-        result = _result(sequence, version, outcome)
-        self._sessions.complete(session, sequence, version, result, command)
+        assert submission is not None, "what is new is in the log"
+        bundle_id, state = submission.version
+        self._outlet.send(
+            ack=ingest_pb2.Ack(sequence=submission.sequence, state=state, bundle_short_id=bundle_id)
+        )
+        await self._processing.run(session, submission, frame)
 
-    def _processed(self, task: asyncio.Task[None]) -> None:
-        self.in_flight.discard(task)
-        self._outlet.changed()
-
-    def _repeat(self, session: Session, sequence: int, version: Version) -> None:
+    async def _repeat(
+        self, session: Session, sequence: int, version: Version, accepted: Accepted
+    ) -> None:
         """The frame was accepted before: acknowledge it, and repeat its result if it has one."""
+        submission = accepted.submission
+        if submission is not None and not version[0]:
+            version = submission.version
         bundle_id, state = version
         ack = ingest_pb2.Ack(
             sequence=sequence, state=state, duplicate=True, bundle_short_id=bundle_id
         )
         self._outlet.send(ack=ack)
-        result_id = session.result_id(sequence, version)
-        if result_id is None and session.knows(sequence, version):
-            self._outlet.grant()  # in flight: its result is on its way, and brings its own credit
+        if submission is not None and accepted.record is None:
+            if submission.id in session.processing:
+                # Its result is on its way, and brings its own credit.
+                session.in_flight -= 1
+                self._outlet.grant()
+            else:
+                # It was logged by a commit of which we heard that it had failed.
+                session.processing.add(submission.id)
+                await self._processing.take_up(session, submission)
             return
-        result = self._sessions.kept_result(session, result_id) if result_id else None
-        if result is not None:
-            self._outlet.send(result=result)
+        session.in_flight -= 1
+        if accepted.record is not None:
+            self._outlet.send(result=self._sessions.result(accepted.record))
             self._outlet.grant()
-        else:
-            self._reject(
-                sequence,
-                version,
-                SessionError(
-                    "result_not_kept",
-                    f"frame {sequence} was processed before, and its result is no longer kept",
-                ),
-            )
+            return
+        self._reject(
+            sequence,
+            version,
+            SessionError(
+                "result_not_kept",
+                f"frame {sequence} was processed before, and its result is no longer kept",
+            ),
+        )
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    def _start(self, session: Session, work: Coroutine[Any, Any, None]) -> None:
+        session.in_flight += 1
+        task = asyncio.create_task(work)
+        self.in_flight.add(task)
+
+        def left(done: asyncio.Task[None]) -> None:
+            self.in_flight.discard(done)
+            self._sessions.let_go(session)
+            if not done.cancelled() and done.exception() is not None:
+                structlog.get_logger().error("frame_lost", exc_info=done.exception())
+            self._outlet.changed()
+
+        task.add_done_callback(left)
+
+    @contextmanager
+    def _counted(self, frame: EngineFrame) -> Iterator[None]:
+        """Its pixels count while it is here. (From the task's first step on, which is soon.)"""
+        self.pixels += frame.pixels
+        try:
+            yield
+        finally:
+            self.pixels -= frame.pixels
+
+    def _not_logged(self, session: Session, sequence: int, error: StorageError) -> None:
+        """The frame is not durable, so it is not acknowledged: the client must come again."""
+        session.in_flight -= 1
+        device, name = session.key
+        structlog.get_logger().error(
+            "frame_not_logged",
+            device=device,
+            session=name,
+            sequence=sequence,
+            reason=error.reason,
+            error=error.message,
+        )
+        self._outlet.fail(
+            SessionError("log_unavailable", "the server cannot keep frames now; try again later")
+        )
 
     def _reject(self, sequence: int, version: Version, error: FeatherwireError) -> None:
         """A result that says why the frame was not taken; it has no number and is not kept."""
-        self._outlet.send(result=_result(sequence, version, FrameOutcome(error=error)))
+        bundle_id, state = version
+        result = ingest_pb2.Result(
+            sequence=sequence,
+            state=state,
+            outcome=outcome_to_message(FrameOutcome(error=error)),
+            bundle_short_id=bundle_id,
+        )
+        self._outlet.send(result=result)
         self._outlet.grant()
 
 
@@ -228,21 +275,6 @@ async def _checked(parse: Callable[[], Parsed], message_bytes: int) -> Parsed:
     return await asyncio.to_thread(parse)
 
 
-def _result(sequence: int, version: Version, outcome: FrameOutcome) -> ingest_pb2.Result:
-    bundle_id, state = version
-    return ingest_pb2.Result(
-        sequence=sequence,
-        state=state,
-        outcome=outcome_to_message(outcome),
-        bundle_short_id=bundle_id,
-    )
-
-
 def _short(bundle_id: bytes) -> bytes:
     """What goes back to a client of an id that may be of any length."""
     return bundle_id[:BUNDLE_ID_BYTES]
-
-
-def _log_of(session: Session) -> Any:
-    device, name = session.key
-    return structlog.get_logger().bind(device=device, session=name)

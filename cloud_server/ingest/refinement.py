@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloud_server.engine import EngineFrame, EngineOutcome
@@ -9,9 +10,9 @@ from cloud_server.ingest.served import ServedBundles
 from shared.bitstream import Bitstream
 from shared.errors import BitstreamError
 from shared.limits import DEFAULT_LIMITS, Limits
-from shared.proto.featherwire.v1 import fleet_pb2
+from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
 from shared.wire.features import MAX_BITSTREAMS, check_together
-from shared.wire.requests import Refine
+from shared.wire.requests import Frame, Refine, parse_frame, parse_refine
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +96,20 @@ def refined(
         merged = tuple(after if one is before else one for one in kept)
     check_together(sum(one.file_bytes for one in merged), limits)
     return merged
+
+
+def replayed(
+    messages: Sequence[bytes], bundles: ServedBundles, limits: Limits = DEFAULT_LIMITS
+) -> tuple[tuple[Bitstream, ...], Frame | Refine]:
+    """A frame's bitstreams, made of its messages as they were received, and the last of these.
+
+    messages: a serialised Frame, and the Refines behind it; one at least. Raises what parsing them
+    and ``refined`` raise.
+    """
+    first = parse_frame(ingest_pb2.Frame.FromString(messages[0]), limits)
+    bitstreams = first.bitstreams
+    last: Frame | Refine = first
+    for message in messages[1:]:
+        last = parse_refine(ingest_pb2.Refine.FromString(message), limits)
+        bitstreams = refined(bitstreams, last, bundles, limits)
+    return bitstreams, last

@@ -24,6 +24,10 @@ class ServedBundles:
         """The bundle for clients that have none of these."""
         return self._bundles[0]
 
+    def serves(self, short_id: bytes) -> bool:
+        """Whether that bundle is here."""
+        return short_id in self._by_short_id
+
     def of(self, short_id: bytes) -> Bundle:
         """The bundle that wrote a bitstream. Raises ``BundleError("bundle_mismatch")``."""
         bundle = self._by_short_id.get(short_id)

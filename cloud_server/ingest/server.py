@@ -19,17 +19,24 @@ from grpc_reflection.v1alpha import reflection
 from cloud_server.engine import Engine
 from cloud_server.ingest.bundles import BundleServicer
 from cloud_server.ingest.servicer import IngestServicer
+from cloud_server.results.log import ResultLog
+from cloud_server.results.retention import Retention
+from cloud_server.results.servicer import ResultServicer
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import (
     bundles_pb2,
     bundles_pb2_grpc,
     ingest_pb2,
     ingest_pb2_grpc,
+    results_pb2,
+    results_pb2_grpc,
 )
 from shared.wire.transport import server_options
 
 INGEST_SERVICE = ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name
 BUNDLE_SERVICE = bundles_pb2.DESCRIPTOR.services_by_name["BundleService"].full_name
+RESULT_SERVICE = results_pb2.DESCRIPTOR.services_by_name["ResultService"].full_name
+SERVICES = (INGEST_SERVICE, BUNDLE_SERVICE, RESULT_SERVICE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +56,20 @@ class Server:
         engine: Engine,
         ingest: IngestServicer,
         bundles: BundleServicer,
+        results: ResultServicer,
         *,
+        log: ResultLog,
+        retention: Retention,
         max_message_bytes: int,
         drain_deadline_s: float,
         tls: TlsFiles | None = None,
     ) -> None:
         self._engine = engine
         self._ingest = ingest
+        self._results = results
+        self._log = log
+        self.retention = retention
+        self._forgetting: asyncio.Task[None] | None = None
         self._drain_deadline_s = drain_deadline_s
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=server_options(max_message_bytes))
@@ -66,28 +80,43 @@ class Server:
         """False after ``wait`` when a worker is still busy: the process must not finalise then."""
         ingest_pb2_grpc.add_IngestServiceServicer_to_server(ingest, self._server)
         bundles_pb2_grpc.add_BundleServiceServicer_to_server(bundles, self._server)
+        results_pb2_grpc.add_ResultServiceServicer_to_server(results, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (INGEST_SERVICE, BUNDLE_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME),
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME),
             self._server,
         )
 
     async def start(self, listen: str) -> str:
         """Listen on ``HOST:PORT``; returns the address with the port that was really taken.
 
-        Raises ``FeatherwireError("cannot_listen")``.
+        Frames that a server before left without a result count as in flight from here on. Raises
+        ``FeatherwireError("cannot_listen")`` and ``StorageError``; everything is closed then.
         """
         try:
-            if self._tls is None:
-                port = self._server.add_insecure_port(listen)
-            else:
-                port = self._server.add_secure_port(listen, _credentials(self._tls))
-        except (RuntimeError, OSError, ValueError) as error:
-            raise FeatherwireError("cannot_listen", f"cannot listen on {listen}: {error}") from None
+            port = self._listen(listen)
+            await self._ingest.recover()
+        except BaseException:
+            await self._close()
+            raise
+        self._forgetting = asyncio.create_task(self.retention.run())
         await self._server.start()
-        for service in ("", INGEST_SERVICE, BUNDLE_SERVICE):
+        for service in ("", *SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return f"{listen.rpartition(':')[0]}:{port}"
+
+    def _listen(self, listen: str) -> int:
+        try:
+            if self._tls is None:
+                return self._server.add_insecure_port(listen)
+            return self._server.add_secure_port(listen, _credentials(self._tls))
+        except (RuntimeError, OSError, ValueError) as error:
+            raise FeatherwireError("cannot_listen", f"cannot listen on {listen}: {error}") from None
+
+    @property
+    def log_place(self) -> str:
+        """Where the log of frames and results is, without a password."""
+        return self._log.database.place
 
     def stop(self) -> None:
         """Begin to drain; a second call stops at once."""
@@ -106,6 +135,7 @@ class Server:
         log.info("draining", streams=self._ingest.open_streams, deadline_s=self._drain_deadline_s)
         await self._health.enter_graceful_shutdown()
         self._ingest.drain(self._drain_deadline_s)
+        self._results.drain()
         stopping = asyncio.create_task(self._server.stop(self._drain_deadline_s))
         forced = asyncio.create_task(self._force.wait())
         await asyncio.wait({stopping, forced}, return_when=asyncio.FIRST_COMPLETED)
@@ -115,9 +145,17 @@ class Server:
         if self._force.is_set():
             await self._server.stop(0)
         await stopping
-        self.workers_stopped = await self._engine.close()
+        await self._close()
         log.info("stopped", drained=drained, workers_stopped=self.workers_stopped)
         return drained
+
+    async def _close(self) -> None:
+        """Stop the workers, then the log: in this order, or frames that were cut get errors."""
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+        await self._ingest.close()
+        self.workers_stopped = await self._engine.close()
+        await asyncio.to_thread(self._log.database.close)
 
 
 def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:

@@ -11,12 +11,14 @@ import grpc
 import structlog
 
 from cloud_server.engine import Engine, EngineFrame
-from cloud_server.ingest.intake import StreamLimits
+from cloud_server.ingest.limits import StreamLimits
+from cloud_server.ingest.processing import Processing
 from cloud_server.ingest.refinement import RefinePolicy
 from cloud_server.ingest.served import ServedBundles
-from cloud_server.ingest.sessions import SessionLimits, SessionRegistry
-from cloud_server.ingest.status import abort
+from cloud_server.ingest.sessions import PictureLimits, SessionRegistry
 from cloud_server.ingest.stream import Stream
+from cloud_server.results.log import ResultLog
+from cloud_server.status import abort
 from shared.errors import FeatherwireError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc, types_pb2
@@ -40,23 +42,33 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self,
         engine: Engine,
         *,
+        log: ResultLog,
         bundles: ServedBundles,
         server_version: str,
         max_message_bytes: int,
         max_streams: int = 256,
         max_calls: int = 16,
         stream_limits: StreamLimits | None = None,
-        session_limits: SessionLimits | None = None,
+        kept_pictures: PictureLimits | None = None,
         picture_limits: Limits = DEFAULT_LIMITS,
         refine_policy: RefinePolicy | None = None,
     ) -> None:
         self._engine = engine
         self._bundles = bundles
-        self._refine_policy = refine_policy
+        self._log = log
         self._server_version = server_version
         self._stream_limits = stream_limits or StreamLimits()
         self._picture_limits = picture_limits
-        self._sessions = SessionRegistry(session_limits)
+        self._sessions = SessionRegistry(kept_pictures)
+        self._processing = Processing(
+            engine=engine,
+            log=log,
+            sessions=self._sessions,
+            bundles=bundles,
+            limits=self._stream_limits,
+            picture_limits=picture_limits,
+            refine_policy=refine_policy,
+        )
         self._streams: set[Stream] = set()
         self._refused = 0
         self._max_streams = max_streams
@@ -83,14 +95,14 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
                 ),
             )
         stream = Stream(
-            engine=self._engine,
+            processing=self._processing,
+            log=self._log,
             sessions=self._sessions,
             bundles=self._bundles,
             settings=self._settings,
             server_version=self._server_version,
             limits=self._stream_limits,
             picture_limits=self._picture_limits,
-            refine_policy=self._refine_policy,
         )
         self._streams.add(stream)
         try:
@@ -135,6 +147,14 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         if outcome.error is not None:
             await abort(context, outcome.error)
         return ingest_pb2.AnalyzeResponse(outcome=outcome_to_message(outcome))
+
+    async def recover(self) -> int:
+        """Take up the frames that a server before left without a result; returns how many."""
+        return await self._processing.recover()
+
+    async def close(self) -> None:
+        """Record nothing more; frames without a result are for the next start."""
+        await self._processing.close()
 
     def drain(self, deadline_s: float) -> None:
         """Refuse new streams and calls, and let those there are come to their end."""

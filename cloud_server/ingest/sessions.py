@@ -1,179 +1,126 @@
-"""What outlives a stream: a session's accepted frames, its results, its layers for refinement.
+"""Sessions while they are in use: which stream they have, what is in flight.
 
-All of it is in this process's memory and bounded; a durable log takes its place behind the same
-calls. Everything here runs on the event loop.
+What outlasts the process is in the log (`cloud_server.results`). Everything here runs on the event
+loop.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from cloud_server.ingest.cache import OwnedCache
-from shared.bitstream import Bitstream
-from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
-
-SessionKey = tuple[str, str]
-"""Device and session, as the client named them."""
-
-Version = tuple[bytes, int]
-"""Of which bundle (short id) layers have come last, and their finest state."""
+from cloud_server.results.records import Record, SessionKey
+from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2, types_pb2
 
 
 class Outlet(Protocol):
     """Where a session's results go: the stream that is attached to it."""
 
     def deliver(self, result: ingest_pb2.Result, command: fleet_pb2.Command | None) -> None:
-        """Take a result of a frame that has just been completed, and what to ask of the device."""
+        """Take a result that has just been recorded, and what to ask of the device."""
+
+    def settle(self) -> None:
+        """A frame of the session is done, and no longer takes a credit."""
 
     def supersede(self) -> None:
         """Another stream has taken the session over."""
 
 
 @dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """How much of sessions is remembered, over the whole process unless it says otherwise.
+class PictureLimits:
+    """How many pictures of results are kept for a device that did not get them."""
 
-    ``window`` frames a session are known by their own number; older ones count as accepted.
-    """
-
-    max_sessions: int = 1024
-    window: int = 4096
-    kept_results: int = 64
-    kept_result_bytes: int = 64 * 2**20
-    kept_frames: int = 64
-    kept_frame_bytes: int = 128 * 2**20
+    kept_pictures: int = 64
+    kept_picture_bytes: int = 64 * 2**20
 
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One device's numbering of frames."""
+    """One device's numbering of frames, while a stream or a frame in flight needs it."""
 
     key: SessionKey
-    window: int
     outlet: Outlet | None = None
+    """Results go there as they are recorded; None while none is ready for them."""
+    owner: Outlet | None = None
+    """The stream that has the session, ready or not."""
     in_flight: int = 0
+    """Frames that were paid for and have no result yet."""
     last_result_id: int = 0
-    # Every sequence up to here counts as accepted; those above it are listed one by one.
-    floor: int = 0
-    accepted_above: set[int] = field(default_factory=set)
-    # Version by version, what was accepted of recent frames, with the result once there is one.
-    outcomes: OrderedDict[tuple[int, Version], int | None] = field(default_factory=OrderedDict)
-
-    @property
-    def resume_after_sequence(self) -> int:
-        """All frames up to this one were accepted."""
-        return self.floor
-
-    def knows(self, sequence: int, version: Version) -> bool:
-        """Whether this frame was accepted before, at this bundle's state."""
-        return (sequence, version) in self.outcomes
-
-    def accepted(self, sequence: int) -> bool:
-        """Whether this frame was accepted before, at any state."""
-        return sequence <= self.floor or sequence in self.accepted_above
-
-    def accept(self, sequence: int, version: Version) -> None:
-        """Remember that the frame will be processed."""
-        if not self.accepted(sequence):
-            self.accepted_above.add(sequence)
-            if sequence - self.floor > self.window:
-                # Frames that a client skips for good must not hold the floor down for ever.
-                self.floor = sequence - self.window
-                self.accepted_above = {n for n in self.accepted_above if n > self.floor}
-            while self.floor + 1 in self.accepted_above:
-                self.floor += 1
-                self.accepted_above.remove(self.floor)
-        self.outcomes[sequence, version] = None
-        if len(self.outcomes) > self.window:
-            self.outcomes.popitem(last=False)
-        self.in_flight += 1
-
-    def result_id(self, sequence: int, version: Version) -> int | None:
-        """Number of the frame's result; None while it is in flight or was forgotten."""
-        return self.outcomes.get((sequence, version))
+    """The newest result that was recorded while the session was here."""
+    delivered: int = 0
+    """Results up to this one have been given to the outlet."""
+    processing: set[int] = field(default_factory=set)
+    """Submissions whose result is being made."""
 
 
 class SessionRegistry:
-    """The sessions of this process, least recently used first."""
+    """The sessions that are in use."""
 
-    def __init__(self, limits: SessionLimits | None = None) -> None:
-        self._limits = limits or SessionLimits()
-        self._sessions: OrderedDict[SessionKey, Session] = OrderedDict()
-        self._results: OwnedCache[ingest_pb2.Result] = OwnedCache(
-            max_bytes=self._limits.kept_result_bytes,
-            max_entries_per_owner=self._limits.kept_results,
-        )
-        self._frames: OwnedCache[tuple[Bitstream, ...]] = OwnedCache(
-            max_bytes=self._limits.kept_frame_bytes,
-            max_entries_per_owner=self._limits.kept_frames,
+    def __init__(self, limits: PictureLimits | None = None) -> None:
+        limits = limits or PictureLimits()
+        self._sessions: dict[SessionKey, Session] = {}
+        self._pictures: OwnedCache[types_pb2.Picture] = OwnedCache(
+            max_bytes=limits.kept_picture_bytes, max_entries_per_owner=limits.kept_pictures
         )
 
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def get(self, key: SessionKey) -> Session:
+        """The session, in use from now on until ``let_go``."""
+        return self._sessions.setdefault(key, Session(key))
+
     def attach(self, key: SessionKey, outlet: Outlet) -> Session:
-        """The session, new or known, with ``outlet`` in place of the one it had."""
-        session = self._sessions.pop(key, None) or Session(key, self._limits.window)
-        self._sessions[key] = session
-        if session.outlet is not None:
-            session.outlet.supersede()
-        session.outlet = outlet
-        self._forget_old_sessions()
+        """The session with ``outlet`` as its owner, in place of the one it had."""
+        session = self.get(key)
+        before, session.owner, session.outlet = session.owner, outlet, None
+        if before is not None:
+            before.supersede()
         return session
 
     def detach(self, session: Session, outlet: Outlet) -> None:
-        """``outlet`` is gone; results wait in the session for the next one."""
-        if session.outlet is outlet:
-            session.outlet = None
+        """``outlet`` is gone; results wait in the log for the next one."""
+        if session.owner is outlet:
+            session.owner = session.outlet = None
+        self.let_go(session)
 
-    def keep_frame(
-        self, session: Session, sequence: int, bitstreams: tuple[Bitstream, ...]
-    ) -> None:
-        """Keep a frame's layers, of all its bundles, for a refinement that may follow."""
-        size_bytes = sum(bitstream.file_bytes for bitstream in bitstreams)
-        self._frames.put(session.key, sequence, bitstreams, size_bytes)
+    def let_go(self, session: Session) -> None:
+        """Forget a session that nobody needs."""
+        if session.owner is None and session.in_flight == 0 and not session.processing:
+            self._sessions.pop(session.key, None)
 
-    def frame(self, session: Session, sequence: int) -> tuple[Bitstream, ...] | None:
-        """Layers that were kept; None when they were dropped."""
-        return self._frames.get(session.key, sequence)
-
-    def complete(
+    def completed(
         self,
         session: Session,
-        sequence: int,
-        version: Version,
-        result: ingest_pb2.Result,
+        record: Record,
+        picture: types_pb2.Picture | None,
         command: fleet_pb2.Command | None = None,
     ) -> None:
-        """Number the result, keep it, and hand it to the stream that is attached now.
+        """A result was recorded: hand it to the stream that is ready for it, if there is one.
 
         ``command`` goes with it when there is a stream, and is dropped when there is none.
         """
         session.in_flight -= 1
-        session.last_result_id += 1
-        result.result_id = session.last_result_id
-        if (sequence, version) in session.outcomes:
-            session.outcomes[sequence, version] = result.result_id
-        self._results.put(session.key, result.result_id, result, result.ByteSize())
+        session.last_result_id = max(session.last_result_id, record.result_id)
+        if picture is not None:
+            self._pictures.put(session.key, record.result_id, picture, len(picture.data))
         if session.outlet is not None:
-            session.outlet.deliver(result, command)
+            if record.result_id > session.delivered:
+                session.delivered = record.result_id
+                session.outlet.deliver(with_picture(record, picture), command)
+            session.outlet.settle()
+        self.let_go(session)
 
-    def kept_result(self, session: Session, result_id: int) -> ingest_pb2.Result | None:
-        """A result that was kept; None when it was dropped."""
-        return self._results.get(session.key, result_id)
+    def result(self, record: Record) -> ingest_pb2.Result:
+        """A recorded result for the device, with its picture where that is kept."""
+        return with_picture(record, self._pictures.get(record.key, record.result_id))
 
-    def results_after(self, session: Session, result_id: int) -> Iterator[ingest_pb2.Result]:
-        """Kept results with a larger number, in order."""
-        for number, result in self._results.values(session.key):
-            if number > result_id:
-                yield result
 
-    def _forget_old_sessions(self) -> None:
-        idle = [s for s in self._sessions.values() if s.outlet is None and s.in_flight == 0]
-        for session in idle[: max(0, len(self._sessions) - self._limits.max_sessions)]:
-            del self._sessions[session.key]
-            self._results.drop_owner(session.key)
-            self._frames.drop_owner(session.key)
+def with_picture(record: Record, picture: types_pb2.Picture | None) -> ingest_pb2.Result:
+    """The result for the device; its record says that the picture is not kept."""
+    result = record.to_result()
+    if picture is not None:
+        result.outcome.picture.CopyFrom(picture)
+        result.outcome.ClearField("picture_error")
+    return result

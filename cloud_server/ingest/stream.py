@@ -15,20 +15,26 @@ import enum
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
-from cloud_server.engine import Engine
-from cloud_server.ingest.intake import Intake, StreamLimits
-from cloud_server.ingest.refinement import RefinePolicy
+from cloud_server.ingest.intake import Intake
+from cloud_server.ingest.limits import StreamLimits
+from cloud_server.ingest.processing import Processing
 from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.sessions import Session, SessionRegistry
-from shared.errors import FeatherwireError, SessionError
+from cloud_server.results.log import ResultLog
+from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
 from shared.wire import error_from_message, error_to_message
 from shared.wire.requests import parse_hello
+
+T = TypeVar("T")
+
+REPEATED_AT_ONCE = 16
+"""Results that are read from the log at a time, for a client that did not get them."""
 
 OPEN_COMMANDS = 256
 """Commands whose replies are still listened for; the oldest are forgotten."""
@@ -47,15 +53,16 @@ class Stream:
     def __init__(
         self,
         *,
-        engine: Engine,
+        processing: Processing,
+        log: ResultLog,
         sessions: SessionRegistry,
         bundles: ServedBundles,
         settings: ingest_pb2.ServerSettings,
         server_version: str,
         limits: StreamLimits,
         picture_limits: Limits = DEFAULT_LIMITS,
-        refine_policy: RefinePolicy | None = None,
     ) -> None:
+        self._result_log = log
         self._sessions = sessions
         self._bundles = bundles
         # Short ids of the bundles in which the client can describe a frame.
@@ -75,12 +82,11 @@ class Stream:
         self._log = structlog.get_logger()
         self._intake = Intake(
             self,
-            engine=engine,
+            processing=processing,
+            log=log,
             sessions=sessions,
             bundles=bundles,
-            limits=limits,
             picture_limits=picture_limits,
-            refine_policy=refine_policy,
         )
 
     # -- for the session and the server ----------------------------------------------------------
@@ -96,6 +102,9 @@ class Stream:
             self._open_commands.append(command.command_id)
             self._send(command=command)
         self._send(result=result)
+
+    def settle(self) -> None:
+        """A frame of this session is done: its credit comes back, behind its result."""
         self._grant()
 
     def supersede(self) -> None:
@@ -161,7 +170,7 @@ class Stream:
         try:
             async with asyncio.timeout(self._limits.hello_timeout_s):
                 first = await anext(requests)
-            self._open(first)
+            await self._open(first)
             async for request in requests:
                 while self._is_full() and self._state is State.RUNNING:
                     await self._wait()
@@ -208,7 +217,7 @@ class Stream:
 
     # -- messages --------------------------------------------------------------------------------
 
-    def _open(self, request: ingest_pb2.ConnectRequest) -> None:
+    async def _open(self, request: ingest_pb2.ConnectRequest) -> None:
         if request.WhichOneof("message") != "hello":
             raise SessionError("no_hello", "the first message of a stream must be Hello")
         hello = parse_hello(request.hello)
@@ -216,12 +225,22 @@ class Stream:
         session = self._sessions.attach((hello.device, hello.session), self)
         self._session = session
         self._log = self._log.bind(device=hello.device, session=hello.session)
-        self._log.info("hello", client_version=hello.client_version, in_flight=session.in_flight)
+        resume_after, last_result_id = await self._from_log(
+            self._result_log.resume_after(session.key)
+        )
+        if session.owner is not self:
+            return  # superseded meanwhile
+        self._log.info(
+            "hello",
+            client_version=hello.client_version,
+            in_flight=session.in_flight,
+            resume_after=resume_after,
+        )
         self._credits = max(0, self._limits.credits - session.in_flight)
         self._send(
             welcome=ingest_pb2.Welcome(
                 protocol_version=request.hello.protocol_version,
-                resume_after_sequence=session.resume_after_sequence,
+                resume_after_sequence=resume_after,
                 credits=self._credits,
                 bundle_id=self._bundles.wanted.id,
                 accepted_bundle_ids=self._bundles.ids,
@@ -229,8 +248,37 @@ class Stream:
                 server_version=self._server_version,
             )
         )
-        for result in self._sessions.results_after(session, hello.last_result_seen):
-            self._send(result=result)
+        await self._repeat_results(session, min(hello.last_result_seen, last_result_id))
+
+    async def _repeat_results(self, session: Session, seen: int) -> None:
+        """Send the results that the client has not seen, then let new ones come."""
+        while session.owner is self:
+            records = await self._from_log(
+                self._result_log.results_after(session.key, seen, REPEATED_AT_ONCE)
+            )
+            for record in records:
+                self._send(result=self._sessions.result(record))
+                seen = record.result_id
+            while self._is_full() and self._state is State.RUNNING:
+                await self._wait()
+            if self._state is not State.RUNNING:
+                return
+            # On this loop nothing happens between the comparison and what follows it.
+            if len(records) < REPEATED_AT_ONCE and session.last_result_id <= seen:
+                break
+        if session.owner is self:
+            session.delivered = seen
+            session.outlet = self
+            self._grant(self._limits.credits)  # those of frames that were done meanwhile
+
+    async def _from_log(self, reading: Awaitable[T]) -> T:
+        try:
+            return await reading
+        except StorageError as error:
+            self._log.error("log_unavailable", reason=error.reason, error=error.message)
+            raise SessionError(
+                "log_unavailable", "the server cannot read its log now; try again later"
+            ) from None
 
     async def _take(self, request: ingest_pb2.ConnectRequest) -> None:
         match request.WhichOneof("message"):
@@ -272,9 +320,13 @@ class Stream:
             )
         self._credits -= 1
 
-    def _grant(self) -> None:
-        self._credits += 1
-        self._send(credit=ingest_pb2.Credit(credits=1))
+    def _grant(self, credits: int = 1) -> None:
+        """Return credits, but for more frames than may be in flight."""
+        session = self._require_session()
+        credits = min(credits, self._limits.credits - self._credits - session.in_flight)
+        if credits > 0:
+            self._credits += credits
+            self._send(credit=ingest_pb2.Credit(credits=credits))
 
     def _send(self, **message: Any) -> None:
         self._outbox.append(ingest_pb2.ConnectResponse(**message))

@@ -10,7 +10,7 @@ from enum import IntEnum
 
 import typer
 
-from shared.errors import BundleError, FeatherwireError, ModelError, SessionError
+from shared.errors import BundleError, FeatherwireError, ModelError, SessionError, StorageError
 
 
 class ExitCode(IntEnum):
@@ -46,7 +46,7 @@ def code_of(error: FeatherwireError) -> ExitCode:
     """The exit code for an error that ends a whole command."""
     if error.reason in _USAGE_REASONS:
         return ExitCode.USAGE
-    if isinstance(error, BundleError | ModelError):
+    if isinstance(error, BundleError | ModelError | StorageError):
         return ExitCode.MISSING
     if isinstance(error, SessionError):
         return ExitCode.UNREACHABLE

@@ -14,6 +14,7 @@ from shared.errors import (
     ModelError,
     PhotoError,
     SessionError,
+    StorageError,
     TaskError,
 )
 from shared.proto.featherwire.v1 import types_pb2 as pb
@@ -23,7 +24,16 @@ MAX_DETAILS = 16
 MAX_DETAIL_CHARACTERS = 500
 
 RETRYABLE_REASONS = frozenset(
-    {"busy", "deadline_exceeded", "draining", "superseded", "too_many_streams", "unreachable"}
+    {
+        "busy",
+        "deadline_exceeded",
+        "draining",
+        "log_unavailable",
+        "slow_subscriber",
+        "superseded",
+        "too_many_streams",
+        "unreachable",
+    }
 )
 """Reasons after which the same request may succeed when it is sent again, unchanged."""
 
@@ -35,6 +45,7 @@ _CLASS_BY_KIND: dict[pb.ErrorKind.ValueType, type[FeatherwireError]] = {
     pb.ERROR_KIND_MODEL: ModelError,
     pb.ERROR_KIND_TASK: TaskError,
     pb.ERROR_KIND_SESSION: SessionError,
+    pb.ERROR_KIND_STORAGE: StorageError,
 }
 _REASON = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _DETAIL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")

@@ -36,7 +36,7 @@ def requirements(*extras: str) -> list[Requirement]:
     [
         (
             "constraints.txt",
-            ("edge", "cloud", "tasks", "ultralytics", "train", "jxl", "demo", "dev"),
+            ("edge", "cloud", "postgres", "tasks", "ultralytics", "train", "jxl", "demo", "dev"),
         ),
         ("constraints-edge.txt", ("edge",)),
     ],

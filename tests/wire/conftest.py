@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -119,7 +120,7 @@ class ServerThread:
 
 
 @pytest.fixture
-def start_server(tiny_bundle: Bundle) -> Iterator[Callable[..., ServerThread]]:
+def start_server(tiny_bundle: Bundle, tmp_path: Path) -> Iterator[Callable[..., ServerThread]]:
     """Starts servers: ``start_server({"slow": lambda: FixedTask(...)}, **settings)``."""
     servers: list[ServerThread] = []
 
@@ -131,6 +132,7 @@ def start_server(tiny_bundle: Bundle) -> Iterator[Callable[..., ServerThread]]:
             "bundles": (),
             "tasks": (),
             "drain_deadline_s": 5.0,
+            "data": tmp_path / f"data-{len(servers)}",
         }
         server = ServerThread(ServerSettings.load(None, **(defaults | settings)), tasks or {})
         servers.append(server)
@@ -149,7 +151,13 @@ def server_process(
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """``featherwire-cloud serve`` as a process; yields it and the JSON line it prints."""
     command = [sys.executable, "-c", code, "serve", "--listen", "127.0.0.1:0", "--json", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    data = tempfile.TemporaryDirectory()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "FEATHERWIRE_DATA": data.name,
+    }
     with open(log or os.devnull, "w") as stderr:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
@@ -163,6 +171,7 @@ def server_process(
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
         process.wait(10)
+        data.cleanup()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -18,7 +18,6 @@ from cloud_server.engine import EngineFrame, LocalEngine, WorkerCounts
 from cloud_server.engine.picture import encode_picture
 from cloud_server.engine.stage import Stage
 from cloud_server.ingest.cache import OwnedCache
-from cloud_server.ingest.sessions import Session, SessionLimits, SessionRegistry
 from cloud_server.reconstruct import Reconstructor
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
@@ -174,46 +173,7 @@ def test_a_picture_over_the_cap_is_an_error_with_its_size(image: np.ndarray) -> 
     assert caught.value.details["picture_bytes"] > 1000
 
 
-# -- what a session remembers --------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(1, 60), max_size=80), st.integers(1, 16))
-def test_no_frame_is_accepted_twice_whatever_the_order(
-    sequences: Sequence[int], window: int
-) -> None:
-    session = Session(("d", "s"), window)
-    taken: set[int] = set()
-    for sequence in sequences:
-        if not session.accepted(sequence):
-            assert sequence not in taken
-            session.accept(sequence, (b"", 0))
-            taken.add(sequence)
-        assert session.accepted(sequence)
-        assert len(session.accepted_above) <= window
-        assert len(session.outcomes) <= window
-        # Nothing below the floor is still to come, unless the client skipped it for a whole window.
-        skipped = set(range(1, session.floor + 1)) - taken
-        assert all(max(taken) - number >= window for number in skipped)
-
-
-def test_idle_sessions_are_forgotten_oldest_first_and_busy_ones_are_not() -> None:
-    class Outlet:
-        def deliver(self, result: object, command: object) -> None: ...
-
-        def supersede(self) -> None: ...
-
-    registry = SessionRegistry(SessionLimits(max_sessions=3))
-    busy = registry.attach(("d", "busy"), Outlet())
-    busy.accept(1, (b"", 0))
-    for number in range(10):
-        outlet = Outlet()
-        session = registry.attach(("d", f"s{number}"), outlet)
-        session.accept(5, (b"", 0))
-        session.in_flight = 0
-        registry.detach(session, outlet)
-    assert len(registry) <= 4
-    assert registry.attach(("d", "busy"), Outlet()) is busy
-    assert not registry.attach(("d", "s0"), Outlet()).accepted(5)  # forgotten: a new one
+# -- pictures that are kept -----------------------------------------------------------------------
 
 
 @given(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -306,9 +308,15 @@ def test_a_frame_that_is_no_longer_kept_is_refused_with_its_reason(
 
 
 def test_a_refinement_that_fails_leaves_the_first_result(
-    asking: Any, feature_bundle: Bundle, tiny_bundle: Bundle, grey: NDArray[np.uint8]
-) -> None:
-    address = asking(kept_frames=0).address  # the server asks, and has forgotten
+    asking: Any, feature_bundle: Bundle, tiny_bundle: Bundle, grey: NDArray[np.uint8],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    address = asking(data=tmp_path / "log").address
+    with closing(sqlite3.connect(tmp_path / "log" / "log.db")) as log:  # it asks, and has forgotten
+        log.execute(
+            "CREATE TRIGGER forget AFTER INSERT ON results BEGIN"
+            " UPDATE submissions SET message = NULL WHERE id = NEW.submission_id; END"
+        )
     with EdgeSession(address, bundle=feature_bundle, also=[tiny_bundle]) as session:
         result = session.send(grey, wait_refined=True)
         streamed = list(session.stream([grey]))

@@ -321,27 +321,6 @@ def test_a_second_bitstream_of_wrong_content_fails_the_frame_alone(
     assert client.wait_for("result", 4)[3].outcome.HasField("analysis")
 
 
-def test_kept_frames_are_bounded_by_the_bytes_of_all_their_bitstreams(
-    start_server: Start, feature_bundle: Bundle, encoder: EdgeEncoder,
-    feature_encoder: EdgeEncoder, red: NDArray[np.uint8],
-) -> None:  # fmt: skip
-    features, picture = feature_encoder.encode(red, state=1), encoder.encode(red, state=3)
-    finer = Refine(1, feature_encoder.encode(red, state=0).layers[1:])
-    for room, reason in ((0, None), (-1, "refine_evicted")):
-        size = features.file_bytes + picture.file_bytes + room
-        if reason is None:
-            size += 1000  # for the refined frame
-        server = start_server(bundles=(feature_bundle.origin,), kept_frame_bytes=size)
-        client = RawClient(server.address)
-        client.hello()
-        client.frame(1, (features, picture))
-        client.wait_for("result")
-        client.say(refine=refine_message(finer))
-        outcome = client.wait_for("result", 2)[1].outcome
-        assert (outcome.error.reason or None) == reason
-        client.close()
-
-
 def test_a_server_opens_the_packaged_bundles_beside_its_own(
     start_server: Start, tiny_bundle: Bundle, feature_bundle: Bundle
 ) -> None:

@@ -9,7 +9,7 @@ One stream carries a session:
     Hello{device, session, bundle, ...}  ->
                                          <-  Welcome{resume_after_sequence, credits, bundle, ...}
     Frame{1} Frame{2} ...                ->
-                                         <-  Ack{1}  Ack{2} ...       accepted
+                                         <-  Ack{1}  Ack{2} ...       durable
                                          <-  Result{2}  Result{1}     in order of completion
                                          <-  Credit{1}                room for one more
     Refine{1, more layers}               ->
@@ -21,7 +21,8 @@ One stream carries a session:
                                          <-  Drain{}                  send no more here
     Bye                                  ->  (end of stream, both ways)
 
-A frame is known by (device, session, sequence) and is processed once, however often it is sent.
+A frame is known by (device, session, sequence) and has one result, however often it is sent and
+however often the server stops.
 """
 
 from collections import abc as _abc

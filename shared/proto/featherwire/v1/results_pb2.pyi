@@ -34,12 +34,18 @@ class ResultRecord(_message.Message):
     CAPTURED_AT_FIELD_NUMBER: _builtins.int
     COMPLETED_AT_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    BUNDLE_SHORT_ID_FIELD_NUMBER: _builtins.int
+    RESULT_ID_FIELD_NUMBER: _builtins.int
     cursor: _builtins.int
     """Position in the log, rising by at least one from entry to entry; also a cursor: "after this one"."""
     device: _builtins.str
     session: _builtins.str
     sequence: _builtins.int
     state: _builtins.int
+    bundle_short_id: _builtins.bytes
+    """Of which bundle the state is: the frame's first, or the refined one."""
+    result_id: _builtins.int
+    """The number under which the device has it."""
     @_builtins.property
     def captured_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -57,10 +63,12 @@ class ResultRecord(_message.Message):
         captured_at: _timestamp_pb2.Timestamp | None = ...,
         completed_at: _timestamp_pb2.Timestamp | None = ...,
         outcome: _types_pb2.FrameOutcome | None = ...,
+        bundle_short_id: _builtins.bytes = ...,
+        result_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["captured_at", b"captured_at", "completed_at", b"completed_at", "outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["captured_at", b"captured_at", "completed_at", b"completed_at", "cursor", b"cursor", "device", b"device", "outcome", b"outcome", "sequence", b"sequence", "session", b"session", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_short_id", b"bundle_short_id", "captured_at", b"captured_at", "completed_at", b"completed_at", "cursor", b"cursor", "device", b"device", "outcome", b"outcome", "result_id", b"result_id", "sequence", b"sequence", "session", b"session", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -68,7 +76,7 @@ Global___ResultRecord: _TypeAlias = ResultRecord  # noqa: Y015
 
 @_typing.final
 class ResultFilter(_message.Message):
-    """All that is given must match."""
+    """All that is given must match; at most 64 of each."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -239,8 +247,9 @@ class SubscribeResultsRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     AFTER_CURSOR_FIELD_NUMBER: _builtins.int
     after_cursor: _builtins.int
-    """Records after this cursor are replayed first, then new ones follow as they come. Absent starts
-    with new ones only.
+    """Records after this cursor are replayed first, then new ones follow as they come; 0 starts at the
+    oldest that is kept. Absent starts with new ones only. One that is older than the log: error
+    cursor_expired; one that the log has not come to: error unknown_cursor.
     """
     @_builtins.property
     def filter(self) -> Global___ResultFilter: ...
@@ -266,12 +275,17 @@ class SubscribeResultsResponse(_message.Message):
 
     RECORD_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Nothing else matches up to this cursor, so it is one to go on from. It comes when the replay is
+    done, and then now and again.
+    """
     @_builtins.property
     def record(self) -> Global___ResultRecord: ...
     @_builtins.property
     def error(self) -> _types_pb2.Error:
-        """The subscriber was too slow, or its cursor is older than the log; the stream ends here.
-        Subscribe again with its details' cursor.
+        """The subscriber was too slow (slow_subscriber), or the server stops (draining); the stream ends
+        here. Subscribe again with its details' cursor.
         """
 
     def __init__(
@@ -279,12 +293,13 @@ class SubscribeResultsResponse(_message.Message):
         *,
         record: Global___ResultRecord | None = ...,
         error: _types_pb2.Error | None = ...,
+        position: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "message", b"message", "record", b"record"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "message", b"message", "position", b"position", "record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "message", b"message", "record", b"record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "message", b"message", "position", b"position", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["record", "error"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["record", "error", "position"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -292,38 +307,54 @@ Global___SubscribeResultsResponse: _TypeAlias = SubscribeResultsResponse  # noqa
 
 @_typing.final
 class GetFrameRequest(_message.Message):
+    """What is asked for is cut from what was received, never encoded again; error bad_state for a state
+    coarser than the coarsest, budget_too_small for fewer bytes than that takes.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FRAME_FIELD_NUMBER: _builtins.int
-    MAX_STATE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     PICTURE_FIELD_NUMBER: _builtins.int
-    max_state: _builtins.int
-    """Coarser states are cut from what was received, never encoded again. Absent: as received."""
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    BUNDLE_SHORT_ID_FIELD_NUMBER: _builtins.int
+    state: _builtins.int
+    """Finest state wanted; what was received when that is coarser. Absent: all that was received."""
+    max_bytes: _builtins.int
+    """Bytes of the .fwf file that holds the features, at most; whole layers are left out."""
+    bundle_short_id: _builtins.bytes
+    """Of which bundle; empty is the frame's first, or with picture the first that makes pictures."""
     @_builtins.property
     def frame(self) -> Global___FrameKey: ...
     @_builtins.property
     def picture(self) -> _types_pb2.PictureRequest:
-        """Present when the reconstruction is wanted as well."""
+        """Present when the reconstruction is wanted as well, of the same features."""
 
     def __init__(
         self,
         *,
         frame: Global___FrameKey | None = ...,
-        max_state: _builtins.int | None = ...,
+        state: _builtins.int | None = ...,
         picture: _types_pb2.PictureRequest | None = ...,
+        max_bytes: _builtins.int | None = ...,
+        bundle_short_id: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_state", b"_max_state", "_picture", b"_picture", "frame", b"frame", "max_state", b"max_state", "picture", b"picture"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes", "_picture", b"_picture", "_state", b"_state", "frame", b"frame", "max_bytes", b"max_bytes", "picture", b"picture", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_state", b"_max_state", "_picture", b"_picture", "frame", b"frame", "max_state", b"max_state", "picture", b"picture"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes", "_picture", b"_picture", "_state", b"_state", "bundle_short_id", b"bundle_short_id", "frame", b"frame", "max_bytes", b"max_bytes", "picture", b"picture", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__max_state: _TypeAlias = _typing.Literal["max_state"]  # noqa: Y015
-    _WhichOneofArgType__max_state: _TypeAlias = _typing.Literal["_max_state", b"_max_state"]  # noqa: Y015
+    _WhichOneofReturnType__max_bytes: _TypeAlias = _typing.Literal["max_bytes"]  # noqa: Y015
+    _WhichOneofArgType__max_bytes: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes"]  # noqa: Y015
     _WhichOneofReturnType__picture: _TypeAlias = _typing.Literal["picture"]  # noqa: Y015
     _WhichOneofArgType__picture: _TypeAlias = _typing.Literal["_picture", b"_picture"]  # noqa: Y015
+    _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
+    _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_state) -> _WhichOneofReturnType__max_state | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_bytes) -> _WhichOneofReturnType__max_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__picture) -> _WhichOneofReturnType__picture | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
 
 Global___GetFrameRequest: _TypeAlias = GetFrameRequest  # noqa: Y015
 
@@ -333,19 +364,29 @@ class GetFrameResponse(_message.Message):
 
     FEATURES_FIELD_NUMBER: _builtins.int
     PICTURE_FIELD_NUMBER: _builtins.int
+    BUNDLE_SHORT_IDS_FIELD_NUMBER: _builtins.int
+    CAPTURED_AT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def features(self) -> _types_pb2.Features: ...
     @_builtins.property
     def picture(self) -> _types_pb2.Picture: ...
+    @_builtins.property
+    def bundle_short_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """All bundles that the frame carries features of, the first one first."""
+
+    @_builtins.property
+    def captured_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
         features: _types_pb2.Features | None = ...,
         picture: _types_pb2.Picture | None = ...,
+        bundle_short_ids: _abc.Iterable[_builtins.bytes] | None = ...,
+        captured_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "features", b"features", "picture", b"picture"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "captured_at", b"captured_at", "features", b"features", "picture", b"picture"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "features", b"features", "picture", b"picture"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "bundle_short_ids", b"bundle_short_ids", "captured_at", b"captured_at", "features", b"features", "picture", b"picture"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__picture: _TypeAlias = _typing.Literal["picture"]  # noqa: Y015
     _WhichOneofArgType__picture: _TypeAlias = _typing.Literal["_picture", b"_picture"]  # noqa: Y015

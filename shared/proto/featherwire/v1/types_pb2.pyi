@@ -80,6 +80,7 @@ class _ErrorKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorKind.V
     ERROR_KIND_MODEL: _ErrorKind.ValueType  # 5
     ERROR_KIND_TASK: _ErrorKind.ValueType  # 6
     ERROR_KIND_SESSION: _ErrorKind.ValueType  # 7
+    ERROR_KIND_STORAGE: _ErrorKind.ValueType  # 8
 
 class ErrorKind(_ErrorKind, metaclass=_ErrorKindEnumTypeWrapper):
     """Which family an error belongs to; the same tree as shared/errors.py."""
@@ -92,6 +93,7 @@ ERROR_KIND_BUDGET: ErrorKind.ValueType  # 4
 ERROR_KIND_MODEL: ErrorKind.ValueType  # 5
 ERROR_KIND_TASK: ErrorKind.ValueType  # 6
 ERROR_KIND_SESSION: ErrorKind.ValueType  # 7
+ERROR_KIND_STORAGE: ErrorKind.ValueType  # 8
 Global___ErrorKind: _TypeAlias = ErrorKind  # noqa: Y015
 
 @_typing.final

@@ -12,16 +12,21 @@ from shared.wire.transport import ERROR_METADATA_KEY
 
 _CODE_BY_REASON = {
     "bundle_mismatch": grpc.StatusCode.FAILED_PRECONDITION,
+    "budget_too_small": grpc.StatusCode.OUT_OF_RANGE,
     "busy": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "credits_exceeded": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "cursor_expired": grpc.StatusCode.OUT_OF_RANGE,
     "deadline_exceeded": grpc.StatusCode.DEADLINE_EXCEEDED,
     "draining": grpc.StatusCode.UNAVAILABLE,
     "internal_error": grpc.StatusCode.INTERNAL,
+    "log_unavailable": grpc.StatusCode.UNAVAILABLE,
     "no_hello": grpc.StatusCode.FAILED_PRECONDITION,
     "not_found": grpc.StatusCode.NOT_FOUND,
     "slow_consumer": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "slow_subscriber": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "superseded": grpc.StatusCode.ABORTED,
     "too_many_streams": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "unknown_cursor": grpc.StatusCode.OUT_OF_RANGE,
     "unsupported_version": grpc.StatusCode.FAILED_PRECONDITION,
 }
 

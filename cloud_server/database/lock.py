@@ -1,0 +1,61 @@
+"""One server a database: two would number results twice, and process the same frames.
+
+SQLite: a lock on a file beside it, which the system lets go when the process ends, however it ends.
+PostgreSQL: an advisory lock of the connection that writes, so that whoever writes has it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from pathlib import Path
+from typing import IO
+
+from sqlalchemy import Connection, text
+
+from shared.errors import StorageError
+
+ADVISORY_KEY = 0x66656174686572  # "feather"
+_RETRY_S = 0.1
+
+
+class FileLock:
+    """A lock on a file, held until ``release`` or the end of the process."""
+
+    def __init__(self, path: Path, wait_s: float) -> None:
+        """Raises ``StorageError("in_use")`` after ``wait_s`` seconds."""
+        self._file: IO[bytes] = path.open("ab")
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                if time.monotonic() >= deadline:
+                    self._file.close()
+                    raise in_use(str(path.parent)) from None
+                time.sleep(_RETRY_S)
+
+    def release(self) -> None:
+        """Let another process have it."""
+        self._file.close()
+
+
+def take_advisory_lock(connection: Connection, place: str, wait_s: float) -> None:
+    """Hold PostgreSQL's lock as long as ``connection`` lives; raises ``StorageError("in_use")``."""
+    deadline = time.monotonic() + wait_s
+    while not connection.execute(
+        text("SELECT pg_try_advisory_lock(:key)"), {"key": ADVISORY_KEY}
+    ).scalar_one():
+        connection.rollback()
+        if time.monotonic() >= deadline:
+            raise in_use(place)
+        time.sleep(_RETRY_S)
+    connection.commit()
+
+
+def in_use(place: str) -> StorageError:
+    """The error of a database that another server has."""
+    return StorageError(
+        "in_use", f"another server writes to {place}; stop it, or give this one another --data"
+    )

@@ -1,0 +1,196 @@
+"""From a frame in the log to its result in the log, also after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import structlog
+
+from cloud_server.engine import Engine, EngineFrame, EngineOutcome
+from cloud_server.ingest.limits import StreamLimits
+from cloud_server.ingest.refinement import RefinePolicy, replayed
+from cloud_server.ingest.served import ServedBundles
+from cloud_server.ingest.sessions import Session, SessionRegistry
+from cloud_server.results.log import ResultLog
+from cloud_server.results.records import Record, Submission
+from shared.bitstream import Bitstream
+from shared.errors import FeatherwireError, SessionError, StorageError
+from shared.limits import DEFAULT_LIMITS, Limits
+from shared.proto.featherwire.v1 import types_pb2
+from shared.wire.requests import Frame, Refine
+from shared.wire.results import outcome_to_message
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS = 5
+"""Restarts during which a frame may be without a result; then its result is an error."""
+
+RECOVERED_AT_ONCE = 4
+"""Frames of before the restart that are processed at a time, beside new ones."""
+
+RETRY_S = (0.1, 0.5, 2.0, 5.0)
+"""Pauses before a result that could not be recorded is tried again; the last one goes on."""
+
+
+class Processing:
+    """Analyses frames that are in the log, and records what comes of them."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        log: ResultLog,
+        sessions: SessionRegistry,
+        bundles: ServedBundles,
+        limits: StreamLimits,
+        picture_limits: Limits = DEFAULT_LIMITS,
+        refine_policy: RefinePolicy | None = None,
+    ) -> None:
+        self._engine = engine
+        self._log = log
+        self._sessions = sessions
+        self._bundles = bundles
+        self._limits = limits
+        self._picture_limits = picture_limits
+        self._refine_policy = refine_policy
+        self._closing = False
+        self._recovery: list[asyncio.Task[None]] = []
+
+    def engine_frame(self, bitstreams: tuple[Bitstream, ...], last: Frame | Refine) -> EngineFrame:
+        """What the engine is asked about a frame whose last message was ``last``."""
+        refined = None
+        if isinstance(last, Refine):
+            refined = last.bundle_id or bitstreams[0].bundle_id
+        deadline_s = self._limits.deadline_of(bitstreams[0])
+        return EngineFrame(bitstreams, last.tasks, last.picture, deadline_s, refined=refined)
+
+    async def run(self, session: Session, submission: Submission, frame: EngineFrame) -> None:
+        """Analyse, record, and hand the result to the stream that the session has by then.
+
+        The session's ``in_flight`` counts the frame already.
+        """
+        session.processing.add(submission.id)
+        try:
+            outcome = await self._outcome(submission, frame)
+            policy = self._refine_policy
+            command = (
+                policy.command(submission.sequence, frame, outcome) if policy is not None else None
+            )
+            message = outcome_to_message(outcome)
+            record = await self._record(submission, message)
+            if record is not None:
+                picture = message.picture if message.HasField("picture") else None
+                session.processing.discard(submission.id)
+                self._sessions.completed(session, record, picture, command)
+        finally:
+            session.processing.discard(submission.id)
+
+    # -- after a restart -------------------------------------------------------------------------
+
+    async def recover(self) -> int:
+        """Take up what a server before left without a result; returns how many frames.
+
+        They are processed in the background, and count as in flight from now on.
+        """
+        pending = await self._log.pending()
+        for submission in pending:
+            session = self._sessions.get(submission.key)
+            session.in_flight += 1
+            session.processing.add(submission.id)
+        waiting = iter(pending)
+        self._recovery = [
+            asyncio.create_task(self._recover(waiting))
+            for _ in range(min(RECOVERED_AT_ONCE, len(pending)))
+        ]
+        if pending:
+            structlog.get_logger().info("recovering", frames=len(pending))
+        return len(pending)
+
+    async def close(self) -> None:
+        """Record nothing more: what is unfinished is for the next start."""
+        self._closing = True
+        for task in self._recovery:
+            task.cancel()
+        await asyncio.gather(*self._recovery, return_exceptions=True)
+
+    async def take_up(self, session: Session, submission: Submission) -> None:
+        """Process a frame from its messages in the log; ``in_flight`` counts it already."""
+        tried = await self._persist(submission, lambda: self._log.attempt(submission))
+        if tried is None:
+            return
+        try:
+            frame = await asyncio.to_thread(self._replayed, *tried)
+        except FeatherwireError as error:
+            await self._refuse(session, submission, error)
+            return
+        await self.run(session, submission, frame)
+
+    async def _recover(self, waiting: Iterable[Submission]) -> None:
+        for submission in waiting:
+            try:
+                await self.take_up(self._sessions.get(submission.key), submission)
+            except Exception as error:  # noqa: BLE001  # the others must not wait for ever
+                _log_of(submission).error("not_taken_up", exc_info=error)
+
+    def _replayed(self, attempts: int, messages: Sequence[bytes]) -> EngineFrame:
+        if attempts > MAX_ATTEMPTS:
+            raise SessionError(
+                "abandoned", f"the server stopped {attempts - 1} times while it had this frame"
+            )
+        if not messages:
+            raise SessionError("refine_evicted", "what was to be refined is no longer kept")
+        return self.engine_frame(*replayed(messages, self._bundles, self._picture_limits))
+
+    async def _refuse(
+        self, session: Session, submission: Submission, error: FeatherwireError
+    ) -> None:
+        message = outcome_to_message(EngineOutcome(error=error))
+        record = await self._record(submission, message)
+        session.processing.discard(submission.id)
+        if record is not None:
+            self._sessions.completed(session, record, None)
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    async def _outcome(self, submission: Submission, frame: EngineFrame) -> EngineOutcome:
+        try:
+            outcome = await self._engine.submit(frame)
+            if outcome.error is not None:
+                _log_of(submission).warning(
+                    "frame_failed", reason=outcome.error.reason, error=outcome.error.message
+                )
+        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets its result
+            _log_of(submission).error("frame_crashed", exc_info=error)
+            outcome = EngineOutcome(
+                error=FeatherwireError("internal_error", "the frame could not be processed")
+            )
+        return outcome
+
+    async def _record(
+        self, submission: Submission, message: types_pb2.FrameOutcome
+    ) -> Record | None:
+        """The record, once it is durable; None when the server stops before that."""
+        return await self._persist(submission, lambda: self._log.complete(submission, message))
+
+    async def _persist(self, submission: Submission, write: Callable[[], Awaitable[T]]) -> T | None:
+        """What ``write`` returns, however long the database cannot; None when the server stops."""
+        pauses_s = itertools.chain(RETRY_S, itertools.repeat(RETRY_S[-1]))
+        for pause_s in pauses_s:
+            if self._closing:
+                break  # what the engine says while it is closed is no result
+            try:
+                return await write()
+            except StorageError as error:
+                _log_of(submission).error(
+                    "log_unavailable", reason=error.reason, error=error.message, again_s=pause_s
+                )
+            await asyncio.sleep(pause_s)
+        return None
+
+
+def _log_of(submission: Submission) -> Any:
+    device, session = submission.key
+    return structlog.get_logger().bind(device=device, session=session, sequence=submission.sequence)

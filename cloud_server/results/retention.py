@@ -1,0 +1,175 @@
+"""What the log forgets: the oldest results, with their frames, by age and by bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import structlog
+from sqlalchemy import Connection, and_, delete, exists, func, select, text, update
+
+from cloud_server.results import queries
+from cloud_server.results.log import ResultLog
+from cloud_server.results.records import now_us
+from cloud_server.results.tables import RESULTS, SESSIONS, SUBMISSIONS, TERMS
+from shared.errors import StorageError
+
+BATCH = 200
+"""Results of one commit, so that frames never wait long for it."""
+
+PASS_EVERY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is kept; None is no limit. Bytes are those of messages and outcomes."""
+
+    max_age_s: float | None = None
+    max_bytes: int | None = None
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was forgotten since the server started, by reason."""
+
+    results: dict[str, int] = field(default_factory=lambda: {"age": 0, "bytes": 0})
+    bytes: dict[str, int] = field(default_factory=lambda: {"age": 0, "bytes": 0})
+
+
+class Retention:
+    """Forgets in the background what the limits do not allow. Frames without a result stay."""
+
+    def __init__(self, log: ResultLog, limits: Limits, *, every_s: float = PASS_EVERY_S) -> None:
+        self._log = log
+        self._limits = limits
+        self._every_s = every_s
+        self.counts = Counts()
+        # What the log held when it was last added up, less what has been forgotten since; what had
+        # been added to it by then; and how many commits had failed.
+        self._held_bytes = 0
+        self._added_before = 0
+        self._failures_seen = -1
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self.run_once()
+            except StorageError as error:
+                structlog.get_logger().error("retention_failed", **error.to_dict())
+            await asyncio.sleep(self._every_s)
+
+    async def run_once(self) -> int:
+        """Forget all that is too much now; returns how many results. Raises ``StorageError``."""
+        total = 0
+        if self._limits.max_age_s is not None:
+            oldest_us = now_us() - round(self._limits.max_age_s * 1e6)
+            while count := await self._forget("age", oldest_us, None):
+                total += count
+        if self._limits.max_bytes is not None:
+            excess = await self._stored() - self._limits.max_bytes
+            while excess > 0:
+                before = self.counts.bytes["bytes"]
+                count = await self._forget("bytes", None, excess)
+                if count == 0:
+                    break
+                total += count
+                excess -= self.counts.bytes["bytes"] - before
+        if total:
+            await self._log.database.write(_give_pages_back)
+            structlog.get_logger().info("forgotten", results=total)
+        return total
+
+    async def _forget(self, reason: str, before_us: int | None, excess: int | None) -> int:
+        """A batch of the oldest results: completed before ``before_us``, or of ``excess`` bytes."""
+
+        def change(connection: Connection) -> tuple[int, int]:
+            rows = connection.execute(_OLDEST.limit(BATCH)).all()
+            chosen = []
+            size_bytes = 0
+            for row in rows:
+                if before_us is not None and row.completed_at >= before_us:
+                    break
+                if excess is not None and size_bytes >= excess:
+                    break
+                chosen.append(row)
+                size_bytes += row.size_bytes
+            if chosen:
+                self._delete(connection, chosen[-1].cursor)
+            return len(chosen), size_bytes
+
+        count, size_bytes = await self._log.database.write(change)
+        self.counts.results[reason] += count
+        self.counts.bytes[reason] += size_bytes
+        self._held_bytes -= size_bytes
+        return count
+
+    async def _stored(self) -> int:
+        """Bytes in the log: added up once, and again when a commit has failed, else counted."""
+        failures = self._log.database.writer.failures
+        if failures != self._failures_seen:
+            self._added_before = self._log.added_bytes
+            self._held_bytes = await self._log.database.read(stored_bytes)
+            self._failures_seen = failures
+        return self._held_bytes + self._log.added_bytes - self._added_before
+
+    def _delete(self, connection: Connection, cursor: int) -> None:
+        gone = RESULTS.c.cursor <= cursor
+        sessions = connection.execute(
+            select(RESULTS.c.session_id, func.max(RESULTS.c.result_id).label("result_id"))
+            .where(gone)
+            .group_by(RESULTS.c.session_id)
+        ).all()
+        connection.execute(
+            update(SUBMISSIONS)
+            .where(SUBMISSIONS.c.id.in_(select(RESULTS.c.submission_id).where(gone)))
+            .values(message=None, message_bytes=0)
+        )
+        connection.execute(delete(TERMS).where(TERMS.c.cursor <= cursor))
+        connection.execute(delete(RESULTS).where(gone))
+        queries.forget_up_to(connection, cursor)
+        for row in sessions:
+            connection.execute(
+                update(SESSIONS)
+                .where(SESSIONS.c.id == row.session_id)
+                .values(forgotten_result_id=row.result_id)
+            )
+        ids = [row.session_id for row in sessions]
+        self._log.raise_floors(connection, ids)
+        # Below the floor a frame is known without its row.
+        connection.execute(
+            delete(SUBMISSIONS).where(
+                SUBMISSIONS.c.session_id.in_(ids),
+                SUBMISSIONS.c.message.is_(None),
+                exists().where(
+                    and_(
+                        SESSIONS.c.id == SUBMISSIONS.c.session_id,
+                        SESSIONS.c.floor >= SUBMISSIONS.c.sequence,
+                    )
+                ),
+            )
+        )
+
+
+_OLDEST = (
+    select(
+        RESULTS.c.cursor,
+        RESULTS.c.completed_at,
+        (RESULTS.c.outcome_bytes + SUBMISSIONS.c.message_bytes).label("size_bytes"),
+    )
+    .join_from(RESULTS, SUBMISSIONS, RESULTS.c.submission_id == SUBMISSIONS.c.id)
+    .order_by(RESULTS.c.cursor)
+)
+
+
+def stored_bytes(connection: Connection) -> int:
+    """Bytes of all messages and outcomes that are kept."""
+    messages = connection.execute(select(func.sum(SUBMISSIONS.c.message_bytes))).scalar()
+    outcomes = connection.execute(select(func.sum(RESULTS.c.outcome_bytes))).scalar()
+    return int(messages or 0) + int(outcomes or 0)
+
+
+def _give_pages_back(connection: Connection) -> None:
+    """SQLite keeps the pages of what was deleted in its file until it is told."""
+    if connection.dialect.name == "sqlite":
+        connection.execute(text("PRAGMA incremental_vacuum(10000)")).all()
