@@ -351,7 +351,8 @@ class ResultLog:
     def _add(self, connection: Connection, table: Table, row: dict[str, Any]) -> bool:
         """Whether the row was new."""
         unless = self._insert(table).on_conflict_do_nothing(index_elements=_ONCE[table.name])
-        added = connection.execute(unless, row).rowcount == 1
+        done = connection.execute(unless, row, execution_options={"preserve_rowcount": True})
+        added = done.rowcount == 1
         if added:
             self.added_bytes += row.get("message_bytes", 0) + row.get("outcome_bytes", 0)
             if table is SUBMISSIONS:

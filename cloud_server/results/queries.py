@@ -91,10 +91,11 @@ def floor(connection: Connection, session_id: int, known: int, window: int) -> i
         select(func.max(SUBMISSIONS.c.sequence)).where(*of_session)
     ).scalar()
     reached = max(known, (newest or 0) - window)
-    rows = connection.execution_options(yield_per=1000).execute(
+    rows = connection.execute(
         select(SUBMISSIONS.c.sequence)
         .where(*of_session, SUBMISSIONS.c.sequence > reached)
-        .order_by(SUBMISSIONS.c.sequence)
+        .order_by(SUBMISSIONS.c.sequence),
+        execution_options={"yield_per": 1000},
     )
     for sequence in rows.scalars():
         if sequence != reached + 1:
@@ -173,11 +174,12 @@ def page(connection: Connection, wanted: Filter, after: int, limit: int, max_byt
     """At most ``limit`` records after a cursor, of ``max_bytes`` outcomes, but at least one."""
     forgotten = forgotten_cursor(connection)
     last = connection.execute(select(func.max(RESULTS.c.cursor))).scalar() or forgotten
-    rows = connection.execution_options(yield_per=64).execute(
+    rows = connection.execute(
         _filtered(wanted)
         .where(RESULTS.c.cursor > after, RESULTS.c.cursor <= last)
         .order_by(RESULTS.c.cursor)
-        .limit(limit + 1)
+        .limit(limit + 1),
+        execution_options={"yield_per": 64},
     )
     records: list[Record] = []
     size_bytes = 0

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 import structlog
-from sqlalchemy import Connection, and_, delete, exists, func, select, text, update
+from sqlalchemy import Connection, and_, delete, exists, func, select, update
 
 from cloud_server.results import queries
 from cloud_server.results.log import ResultLog
@@ -18,6 +18,9 @@ BATCH = 200
 """Results of one commit, so that frames never wait long for it."""
 
 PASS_EVERY_S = 30.0
+
+PAGES_AT_ONCE = 500
+"""How many free pages SQLite gives back to the disk in one commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ class Retention:
                 total += count
                 excess -= self.counts.bytes["bytes"] - before
         if total:
-            await self._log.database.write(_give_pages_back)
+            while await self._log.database.write(_give_pages_back):
+                pass
             structlog.get_logger().info("forgotten", results=total)
         return total
 
@@ -169,7 +173,12 @@ def stored_bytes(connection: Connection) -> int:
     return int(messages or 0) + int(outcomes or 0)
 
 
-def _give_pages_back(connection: Connection) -> None:
-    """SQLite keeps the pages of what was deleted in its file until it is told."""
-    if connection.dialect.name == "sqlite":
-        connection.execute(text("PRAGMA incremental_vacuum(10000)")).all()
+def _give_pages_back(connection: Connection) -> bool:
+    """SQLite keeps the pages of what was deleted in its file until it is told. False: no more."""
+    if connection.dialect.name != "sqlite":
+        return False
+    free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+    for _ in range(min(free, PAGES_AT_ONCE)):
+        # Python takes one step of a statement without columns, and a step frees a page.
+        connection.exec_driver_sql("PRAGMA incremental_vacuum(1)")
+    return bool(free > PAGES_AT_ONCE)
