@@ -21,6 +21,7 @@ from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.ingest.sessions import PictureLimits
 from cloud_server.models import ModelStore
 from cloud_server.reconstruct.reconstructor import makes_pictures
+from cloud_server.results.feed import Feed
 from cloud_server.results.log import ResultLog
 from cloud_server.results.retention import Limits as RetentionLimits
 from cloud_server.results.retention import Retention
@@ -147,7 +148,8 @@ def _open_log(settings: ServerSettings) -> ResultLog:
     )
     structlog.get_logger().info("log_opened", place=database.place)
     try:
-        return ResultLog(database, window=settings.dedupe_window)
+        feed = Feed(max_records=settings.subscriber_buffer)
+        return ResultLog(database, window=settings.dedupe_window, feed=feed)
     except BaseException:
         database.close()
         raise

@@ -93,6 +93,9 @@ class ServerSettings(BaseSettings):
     )
     kept_picture_bytes: int = Field(default=64 * 2**20, ge=0, description="of all sessions")
     max_subscribers: int = Field(default=64, ge=1, le=10_000, description="of results, at once")
+    subscriber_buffer: int = Field(
+        default=1024, ge=16, le=2**20, description="results that a subscriber may be behind"
+    )
 
     # The log of frames and results
     data: Path | None = Field(

@@ -1,4 +1,4 @@
-"""featherwire-cloud: serve, decode, analyze, and the models that tasks need."""
+"""featherwire-cloud: serve, results, decode, analyze, and the models that tasks need."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import typer
 
 from shared.cli import app as command_line
 
-_COMMANDS = ("serve", "decode", "analyze", "models")
+_COMMANDS = ("serve", "results", "decode", "analyze", "models")
 _ABOUT = (
     "Decode features, reconstruct pictures, and run vision tasks on them.\n\n"
-    "Exit status: 0 all done, 1 some files failed, 2 wrong usage, 3 a bundle or weights are "
+    "Exit status: 0 all done, 1 some files failed, 2 wrong usage, 3 a bundle, weights or a log are "
     "missing or damaged, 4 a peer is unreachable or refused, 130 interrupted."
 )
 

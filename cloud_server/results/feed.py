@@ -49,6 +49,11 @@ class Feed:
         self.last = record.cursor
         self._wake()
 
+    def forget(self, cursor: int) -> None:
+        """Drop records up to ``cursor``, which the log has forgotten."""
+        while self._records and self._records[0].cursor <= cursor:
+            self._bytes -= len(self._records.popleft().outcome)
+
     def close(self) -> None:
         """Tell those who follow that nothing more will come."""
         self.closed = True

@@ -36,7 +36,8 @@ class Follower:
         self._wanted = wanted
         self._write = write
         self._write_timeout_s = write_timeout_s
-        self._told = 0
+        # What was said of the position, once the replay was done.
+        self._told: int | None = None
         self._told_at = 0.0
         self.position = 0
 
@@ -59,7 +60,6 @@ class Follower:
         while True:
             restarts = feed.restarts
             await self._replay()
-            await self._tell_position()
             await self._follow(restarts)
 
     async def _replay(self) -> None:
@@ -89,7 +89,10 @@ class Follower:
                 if self._wanted.matches(record):
                     await self._send(record)
                 self.position = record.cursor
-            if time.monotonic() - self._told_at > POSITION_EVERY_S and self._told < self.position:
+            if self._told is None:
+                if self.position == feed.last:
+                    await self._tell_position()  # this is the end of the replay
+            elif time.monotonic() - self._told_at > POSITION_EVERY_S and self._told < self.position:
                 await self._tell_position()
             await feed.more(self.position, POSITION_EVERY_S)
 
@@ -97,8 +100,10 @@ class Follower:
 
     async def _send(self, record: Record) -> None:
         await self._write_in_time(results_pb2.SubscribeResultsResponse(record=record.to_message()))
-        self.position = self._told = record.cursor
-        self._told_at = time.monotonic()
+        self.position = record.cursor
+        if self._told is not None:
+            self._told = record.cursor
+            self._told_at = time.monotonic()
 
     async def _tell_position(self) -> None:
         await self._write_in_time(results_pb2.SubscribeResultsResponse(position=self.position))

@@ -87,7 +87,7 @@ class Retention:
     async def _forget(self, reason: str, before_us: int | None, excess: int | None) -> int:
         """A batch of the oldest results: completed before ``before_us``, or of ``excess`` bytes."""
 
-        def change(connection: Connection) -> tuple[int, int]:
+        def change(connection: Connection) -> tuple[int, int, int]:
             rows = connection.execute(_OLDEST.limit(BATCH)).all()
             chosen = []
             size_bytes = 0
@@ -98,11 +98,13 @@ class Retention:
                     break
                 chosen.append(row)
                 size_bytes += row.size_bytes
+            cursor = chosen[-1].cursor if chosen else 0
             if chosen:
-                self._delete(connection, chosen[-1].cursor)
-            return len(chosen), size_bytes
+                self._delete(connection, cursor)
+            return len(chosen), size_bytes, cursor
 
-        count, size_bytes = await self._log.database.write(change)
+        count, size_bytes, cursor = await self._log.database.write(change)
+        self._log.feed.forget(cursor)
         self.counts.results[reason] += count
         self.counts.bytes[reason] += size_bytes
         self._held_bytes -= size_bytes

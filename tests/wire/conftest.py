@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -147,20 +147,24 @@ def start_server(tiny_bundle: Bundle, tmp_path: Path) -> Iterator[Callable[..., 
 
 @contextmanager
 def server_process(
-    *arguments: str, log: Path | None = None, code: str = SERVE
+    *arguments: str,
+    log: Path | None = None,
+    code: str = SERVE,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """``featherwire-cloud serve`` as a process; yields it and the JSON line it prints."""
     command = [sys.executable, "-c", code, "serve", "--listen", "127.0.0.1:0", "--json", *arguments]
     data = tempfile.TemporaryDirectory()
-    environment = {
+    variables = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "FEATHERWIRE_DATA": data.name,
+        **(environment or {}),
     }
     with open(log or os.devnull, "w") as stderr:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=variables
         )
     try:
         assert process.stdout is not None

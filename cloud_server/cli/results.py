@@ -1,0 +1,326 @@
+"""featherwire-cloud results: what a server found, and the frames behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shared.cli import finite, print_table, stop_on_error, write_atomically
+from shared.errors import FeatherwireError
+
+if TYPE_CHECKING:
+    from cloud_server.consumer import ResultClient
+    from shared.proto.featherwire.v1 import results_pb2
+
+ServerOption = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="Where from.")]
+DeviceOption = Annotated[
+    list[str] | None, typer.Option("--device", help="Of this device; may be repeated.")
+]
+SessionOption = Annotated[
+    list[str] | None, typer.Option("--session", help="Of this session; may be repeated.")
+]
+TaskOption = Annotated[
+    list[str] | None, typer.Option("--task", help="In which it ran; may be repeated.")
+]
+ClassOption = Annotated[
+    list[str] | None, typer.Option("--class", help="With such an object; may be repeated.")
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Stop after so many results.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON document a line.")]
+TlsOption = Annotated[bool, typer.Option("--tls", help="Use TLS, with the system's CAs.")]
+CaOption = Annotated[
+    Path | None, typer.Option("--tls-ca", help="PEM file of the server's CA; implies --tls.")
+]
+CertificateOption = Annotated[
+    Path | None, typer.Option("--tls-cert", help="PEM file, for a server that wants one.")
+]
+KeyOption = Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")]
+FrameArgument = Annotated[
+    list[str], typer.Argument(metavar="CURSOR | DEVICE SESSION SEQUENCE", help="Which one.")
+]
+
+_COLUMNS = ("cursor", "device", "session", "frame", "state", "captured", "found")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    results = typer.Typer(
+        help="Results in a server's log: each has a cursor, which is where to go on from.",
+        no_args_is_help=True,
+    )
+    results.command("list")(list_results)
+    results.command("get")(get)
+    results.command("watch")(watch)
+    results.command("frame")(frame)
+    app.add_typer(results, name="results")
+
+
+def list_results(
+    server: ServerOption,
+    after: Annotated[int, typer.Option("--after", min=0, help="Only behind this cursor.")] = 0,
+    device: DeviceOption = None,
+    session: SessionOption = None,
+    task: TaskOption = None,
+    class_name: ClassOption = None,
+    limit: LimitOption = None,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the results that are in the log, oldest first."""
+    with (
+        stop_on_error(as_json=as_json),
+        _client(server, tls, tls_ca, tls_certificate, tls_key) as client,
+    ):
+        found = client.list(_filter(device, session, task, class_name), after=after)
+        _print(_first(found, limit), as_json)
+
+
+def get(
+    key: FrameArgument,
+    server: ServerOption,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print one result, by its cursor, or the newest of a frame."""
+    with (
+        stop_on_error(as_json=as_json),
+        _client(server, tls, tls_ca, tls_certificate, tls_key) as client,
+    ):
+        _print([_get(client, key)], as_json)
+
+
+def watch(
+    server: ServerOption,
+    after: Annotated[
+        int | None,
+        typer.Option(
+            "--after", min=0, help="First those behind this cursor; 0: all. Default: only new ones."
+        ),
+    ] = None,
+    device: DeviceOption = None,
+    session: SessionOption = None,
+    task: TaskOption = None,
+    class_name: ClassOption = None,
+    limit: LimitOption = None,
+    patience_s: Annotated[
+        float,
+        typer.Option(
+            "--patience",
+            parser=finite("seconds", minimum=0),
+            help="Seconds to go on trying when the server is away.",
+        ),
+    ] = 60.0,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print results as they come, until Ctrl-C. Each comes at least once, and in order."""
+    with (
+        stop_on_error(as_json=as_json),
+        _client(server, tls, tls_ca, tls_certificate, tls_key) as client,
+    ):
+        wanted = _filter(device, session, task, class_name)
+        responses = client.watch(wanted, after=after, patience_s=patience_s)
+        records = (one.record for one in responses if one.HasField("record"))
+        for record in _first(records, limit):
+            if as_json:
+                _print([record], as_json)
+            else:
+                print("  ".join(_row(record)), flush=True)
+
+
+def frame(
+    key: FrameArgument,
+    server: ServerOption,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File, FILE.fwf.")],
+    state: Annotated[
+        int | None, typer.Option("--state", min=0, max=255, help="No finer than this state.")
+    ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option("--bytes", min=1, help="No larger than this; whole layers go.")
+    ] = None,
+    bundle: Annotated[
+        str | None, typer.Option("--bundle", help="Of which bundle. Default: the frame's first.")
+    ] = None,
+    picture: Annotated[
+        bool, typer.Option("--picture", help="Save its reconstruction too, as FILE.png.")
+    ] = False,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Save a frame's features as they were received, or cut: nothing is encoded again."""
+    from shared.bundle import Bundle
+    from shared.cli import rate_record
+    from shared.proto.featherwire.v1 import results_pb2
+    from shared.wire import PictureRequest
+
+    with stop_on_error(as_json=as_json):
+        bundle_id = b"" if bundle is None else Bundle.load(bundle).short_id
+        with _client(server, tls, tls_ca, tls_certificate, tls_key) as client:
+            if len(key) == 1:
+                found = _get(client, key)
+                named = results_pb2.FrameKey(
+                    device=found.device, session=found.session, sequence=found.sequence
+                )
+            else:
+                named = _frame_key(key)
+            bitstream, made = client.frame(
+                named,
+                state=state,
+                max_bytes=max_bytes,
+                bundle_id=bundle_id,
+                picture=PictureRequest() if picture else None,
+            )
+        write_atomically(output, bitstream.to_bytes())
+        record: dict[str, Any] = {"file": str(output), **rate_record(bitstream)}
+        if made is not None:
+            record["picture"] = str(output.with_suffix(".png"))
+            write_atomically(output.with_suffix(".png"), made.data)
+    if as_json:
+        _print_json(record)
+    else:
+        print("\n".join(f"{name} {value}" for name, value in record.items() if value is not None))
+
+
+# -- parts ---------------------------------------------------------------------------------------
+
+
+def _client(
+    server: str, tls: bool, ca: Path | None, certificate: Path | None, key: Path | None
+) -> ResultClient:
+    # Before gRPC is imported: it would write its own lines between ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from cloud_server.consumer import ResultClient
+
+    return ResultClient(server, tls=tls, tls_ca=ca, tls_certificate=certificate, tls_key=key)
+
+
+def _filter(
+    devices: list[str] | None,
+    sessions: list[str] | None,
+    tasks: list[str] | None,
+    class_names: list[str] | None,
+) -> results_pb2.ResultFilter:
+    from shared.proto.featherwire.v1 import results_pb2
+
+    return results_pb2.ResultFilter(
+        devices=devices, sessions=sessions, tasks=tasks, class_names=class_names
+    )
+
+
+def _get(client: ResultClient, key: list[str]) -> results_pb2.ResultRecord:
+    if len(key) == 1:
+        return client.get(cursor=_number("CURSOR", key[0]))
+    return client.get(frame=_frame_key(key))
+
+
+def _frame_key(key: list[str]) -> results_pb2.FrameKey:
+    from shared.proto.featherwire.v1 import results_pb2
+
+    if len(key) != 3:
+        raise FeatherwireError("bad_option", "name it as CURSOR, or as DEVICE SESSION SEQUENCE")
+    device, session, sequence = key
+    return results_pb2.FrameKey(
+        device=device, session=session, sequence=_number("SEQUENCE", sequence)
+    )
+
+
+def _number(name: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**63:
+        raise FeatherwireError("bad_option", f"{name} is a number from 1 on, not {text}")
+    return int(text)
+
+
+def _first(
+    records: Iterable[results_pb2.ResultRecord], limit: int | None
+) -> Iterable[results_pb2.ResultRecord]:
+    for number, record in enumerate(records, start=1):
+        yield record
+        if number == limit:
+            return
+
+
+def _print(records: Iterable[results_pb2.ResultRecord], as_json: bool) -> None:
+    if as_json:
+        for record in records:
+            _print_json(_document(record))
+    else:
+        rows = [_row(record) for record in records]
+        print_table(_COLUMNS, rows, right={"cursor", "frame", "state"}, unbroken={"cursor"})
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
+
+
+def _document(record: results_pb2.ResultRecord) -> dict[str, Any]:
+    """The record as JSON-ready values: exactly one of ``analysis`` and ``error`` is no None."""
+    from shared.wire.results import outcome_from_message
+
+    outcome = outcome_from_message(record.outcome)
+    return {
+        "cursor": record.cursor,
+        "device": record.device,
+        "session": record.session,
+        "sequence": record.sequence,
+        "bundle_short_id": record.bundle_short_id.hex(),
+        "state": record.state,
+        "captured_at": _time(record, "captured_at"),
+        "completed_at": _time(record, "completed_at"),
+        "analysis": outcome.analysis.to_dict() if outcome.analysis is not None else None,
+        "error": outcome.error.to_dict() if outcome.error is not None else None,
+        "task_errors": {name: error.to_dict() for name, error in outcome.task_errors.items()},
+    }
+
+
+def _row(record: results_pb2.ResultRecord) -> tuple[str, ...]:
+    return (
+        str(record.cursor),
+        record.device,
+        record.session,
+        str(record.sequence),
+        str(record.state),
+        _time(record, "captured_at") or "",
+        _found(record),
+    )
+
+
+def _found(record: results_pb2.ResultRecord) -> str:
+    """What was found, in words, or what went wrong."""
+    from collections import Counter
+
+    if record.outcome.HasField("error"):
+        return f"error: {record.outcome.error.reason}"
+    counts: Counter[str] = Counter()
+    for task in record.outcome.analysis.tasks.values():
+        for items in (task.detections, task.instances):
+            counts.update(item.class_name for item in items)
+        counts["face"] += len(task.faces)
+        counts.update(item.class_name for item in task.classes[:1])
+    words = [f"{count} {name}" for name, count in counts.most_common() if count]
+    words += [f"{name}: {error.reason}" for name, error in record.outcome.task_errors.items()]
+    return ", ".join(words)
+
+
+def _time(record: results_pb2.ResultRecord, field: str) -> str | None:
+    return getattr(record, field).ToJsonString() if record.HasField(field) else None

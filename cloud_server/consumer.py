@@ -1,0 +1,165 @@
+"""A consumer of results: pages, single ones, and all that come, from a server at an address."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from shared.bitstream import Bitstream
+from shared.errors import FeatherwireError, SessionError
+from shared.proto.featherwire.v1 import results_pb2, results_pb2_grpc, types_pb2
+from shared.wire import PictureRequest, error_from_message
+from shared.wire.failures import is_retryable
+from shared.wire.features import parse_features
+from shared.wire.pem import check_tls_files
+from shared.wire.requests import picture_request_message
+from shared.wire.transport import ERROR_METADATA_KEY, client_options
+
+T = TypeVar("T")
+
+CALL_TIMEOUT_S = 60.0
+MAX_PAUSE_S = 10.0
+
+
+class ResultClient:
+    """Reads a server's log. Use it in a ``with`` statement.
+
+    address: HOST:PORT. tls: whether to use it; the files are PEM, and imply it. All calls raise
+    ``FeatherwireError``: the server's own, or ``SessionError("unreachable")``.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: bool = False,
+        tls_ca: Path | None = None,
+        tls_certificate: Path | None = None,
+        tls_key: Path | None = None,
+    ) -> None:
+        files = (tls_ca, tls_certificate, tls_key)
+        check_tls_files(ca=tls_ca, certificate=tls_certificate, key=tls_key)
+        if tls or any(file is not None for file in files):
+            ca, certificate, key = (None if file is None else file.read_bytes() for file in files)
+            credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+            self._channel = grpc.secure_channel(address, credentials, options=client_options())
+        else:
+            self._channel = grpc.insecure_channel(address, options=client_options())
+        self._stub = results_pb2_grpc.ResultServiceStub(self._channel)
+        self._address = address
+
+    def __enter__(self) -> ResultClient:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._channel.close()
+
+    def list(
+        self, wanted: results_pb2.ResultFilter | None = None, *, after: int = 0
+    ) -> Iterator[results_pb2.ResultRecord]:
+        """Records that are in the log, behind the cursor ``after``, in order."""
+        end = False
+        while not end:
+            request = results_pb2.ListResultsRequest(filter=wanted, after_cursor=after)
+            try:
+                page = self._stub.ListResults(request, timeout=CALL_TIMEOUT_S)
+            except grpc.RpcError as error:
+                raise self._error(error) from None
+            yield from page.records
+            after, end = page.next_cursor, page.end
+
+    def get(
+        self, *, cursor: int | None = None, frame: results_pb2.FrameKey | None = None
+    ) -> results_pb2.ResultRecord:
+        """One record, by its cursor, or the newest of a frame."""
+        request = results_pb2.GetResultRequest(cursor=cursor, frame=frame)
+        try:
+            return self._stub.GetResult(request, timeout=CALL_TIMEOUT_S).record
+        except grpc.RpcError as error:
+            raise self._error(error) from None
+
+    def watch(
+        self,
+        wanted: results_pb2.ResultFilter | None = None,
+        *,
+        after: int | None = None,
+        patience_s: float = 0.0,
+    ) -> Iterator[results_pb2.SubscribeResultsResponse]:
+        """Records behind ``after`` (None: new ones only), then those that come; and positions.
+
+        When the server goes away, or has cut us off, this subscribes again where it was, for up to
+        ``patience_s`` seconds without an answer; then it raises.
+        """
+        pause_s = 0.1
+        heard_at = time.monotonic()
+        while True:
+            try:
+                for response in self._subscribe(wanted, after):
+                    heard_at, pause_s = time.monotonic(), 0.1
+                    is_record = response.WhichOneof("message") == "record"
+                    after = response.record.cursor if is_record else response.position
+                    yield response
+                raise SessionError("unreachable", f"{self._address} has ended the stream")
+            except FeatherwireError as error:
+                if not is_retryable(error) or time.monotonic() - heard_at > patience_s:
+                    raise
+            time.sleep(pause_s * random.uniform(0.5, 1.5))
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
+
+    def frame(
+        self,
+        key: results_pb2.FrameKey,
+        *,
+        state: int | None = None,
+        max_bytes: int | None = None,
+        bundle_id: bytes = b"",
+        picture: PictureRequest | None = None,
+    ) -> tuple[Bitstream, types_pb2.Picture | None]:
+        """A stored frame, cut as the arguments say (see GetFrameRequest), and its picture."""
+        request = results_pb2.GetFrameRequest(
+            frame=key,
+            state=state,
+            max_bytes=max_bytes,
+            bundle_short_id=bundle_id,
+            picture=picture_request_message(picture),
+        )
+        try:
+            response = self._stub.GetFrame(request, timeout=CALL_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise self._error(error) from None
+        return parse_features(response.features), response.picture if picture else None
+
+    def _subscribe(
+        self, wanted: results_pb2.ResultFilter | None, after: int | None
+    ) -> Iterator[results_pb2.SubscribeResultsResponse]:
+        request = results_pb2.SubscribeResultsRequest(filter=wanted, after_cursor=after)
+        call = self._stub.SubscribeResults(request)
+        try:
+            for response in call:
+                if response.WhichOneof("message") == "error":
+                    raise error_from_message(response.error)
+                yield response
+        except grpc.RpcError as error:
+            raise self._error(error) from None
+        finally:
+            call.cancel()
+
+    def _error(self, error: grpc.RpcError) -> FeatherwireError:
+        """The server's own error when it sent one, or what the status code says."""
+        assert isinstance(error, grpc.Call)
+        for key, value in error.trailing_metadata() or ():
+            if key == ERROR_METADATA_KEY and isinstance(value, bytes):
+                try:
+                    return error_from_message(types_pb2.Error.FromString(value))
+                except DecodeError:
+                    break
+        code = error.code()
+        gone = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        reason = "unreachable" if code in gone else "refused"
+        return SessionError(reason, f"{self._address}: {error.details() or code.name}")
