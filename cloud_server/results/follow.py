@@ -40,6 +40,8 @@ class Follower:
         self._told: int | None = None
         self._told_at = 0.0
         self.position = 0
+        self.stuck = False
+        """A write has not come to its end, so that nothing more can be written."""
 
     async def run(self, after: int | None) -> None:
         """Until the subscriber is gone. ``after``: None starts with new records.
@@ -115,6 +117,7 @@ class Follower:
             async with asyncio.timeout(self._write_timeout_s):
                 await self._write(response)
         except TimeoutError:
+            self.stuck = True
             raise self._too_slow(f"read nothing for {self._write_timeout_s:g} s") from None
 
     def _too_slow(self, what: str) -> SessionError:

@@ -124,7 +124,13 @@ class ResultServicer(results_pb2_grpc.ResultServiceServicer):
             structlog.get_logger().info(
                 "subscriber_left", peer=context.peer(), reason=error.reason, **error.details
             )
-            await _end(context, error)
+            if follower is not None and not follower.stuck:
+                # It is read behind the records; the status may overtake them.
+                await context.write(
+                    results_pb2.SubscribeResultsResponse(error=error_to_message(error))
+                )
+            # Where nothing is read this waits until the client goes: see IngestServicer.Connect.
+            await abort(context, error)
         finally:
             self.subscribers -= 1
 
@@ -213,12 +219,6 @@ class ResultServicer(results_pb2_grpc.ResultServiceServicer):
             yield
         finally:
             self._calls -= 1
-
-
-async def _end(context: Context, error: FeatherwireError) -> None:
-    """The error as the last message, read behind the records, then as the status."""
-    await context.write(results_pb2.SubscribeResultsResponse(error=error_to_message(error)))
-    await abort(context, error)
 
 
 def _cursor(cursor: int) -> int:
