@@ -78,7 +78,9 @@ class ResultClient:
         self, *, cursor: int | None = None, frame: results_pb2.FrameKey | None = None
     ) -> results_pb2.ResultRecord:
         """One record, by its cursor, or the newest of a frame."""
-        request = results_pb2.GetResultRequest(cursor=cursor, frame=frame)
+        request = results_pb2.GetResultRequest(frame=frame)
+        if cursor is not None:
+            request.cursor = cursor
         try:
             return self._stub.GetResult(request, timeout=CALL_TIMEOUT_S).record
         except grpc.RpcError as error:
