@@ -1,22 +1,22 @@
 """The log: every accepted frame, and exactly one result of each.
 
-Only this process writes to it (`cloud_server.database.lock`), so ids and cursors are counted here,
-in the writer's thread; they are read again from the database after a commit has failed.
+Only this process writes to it (`cloud_server.database.lock`), so ids and cursors are counted here
+(`positions`), in the writer's thread.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, insert, select, update
+from sqlalchemy import Connection, Table, insert, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from cloud_server.database import Database
 from cloud_server.results import queries
 from cloud_server.results.feed import Feed
+from cloud_server.results.positions import KnownSession, Positions
 from cloud_server.results.records import (
     Filter,
     Record,
@@ -26,16 +26,13 @@ from cloud_server.results.records import (
     now_us,
     terms_of,
 )
-from cloud_server.results.tables import RESULTS, SESSIONS, STATE, SUBMISSIONS, TERMS
+from cloud_server.results.tables import RESULTS, SUBMISSIONS, TERMS
 from shared.errors import SessionError, StorageError
 from shared.proto.featherwire.v1 import types_pb2
 from shared.wire import error_to_message
 
 PAGE_BYTES = 8 * 2**20
 """Outcomes that are read at once, but for one that is larger."""
-
-KNOWN_SESSIONS = 4096
-"""Sessions that the writer remembers; others are read again."""
 
 PICTURE_NOT_KEPT = error_to_message(
     SessionError(
@@ -66,13 +63,6 @@ class Accepted:
     value: Any = None
 
 
-@dataclass(slots=True)
-class _Session:
-    id: int
-    floor: int
-    last_result_id: int
-
-
 class ResultLog:
     """The log of one server. Its calls are awaited on one event loop."""
 
@@ -82,17 +72,13 @@ class ResultLog:
         Blocks while it reads where the log ends. Raises ``StorageError``.
         """
         self.database = database
-        self.window = window
         self.added_bytes = 0
         """Messages and outcomes that this process has added."""
-        self._failures_seen = -1
-        self._next_submission = 1
-        self._next_cursor = 1
-        self._next_session = 1
-        self._sessions: OrderedDict[SessionKey, _Session] = OrderedDict()
-        database.writer.run(self._begin)
+        self.positions = Positions(database.writer, window)
+        """For retention; in the writer's thread."""
+        database.writer.run(self.positions.begin)
         self.feed = feed or Feed()
-        self.feed.start(self._next_cursor - 1)
+        self.feed.start(self.positions.next_cursor - 1)
         self._insert = sqlite.insert if database.is_sqlite else postgresql.insert
 
     # -- frames in -------------------------------------------------------------------------------
@@ -109,7 +95,7 @@ class ResultLog:
         """Keep a frame; it is durable when this returns. Raises ``StorageError``."""
 
         def change(connection: Connection) -> Accepted:
-            session = self._session(connection, key)
+            session = self.positions.session(connection, key)
             if sequence > session.floor:
                 row = self._row(session, sequence, 0, version, message, captured_us)
                 if self._add(connection, SUBMISSIONS, row):
@@ -134,7 +120,7 @@ class ResultLog:
         """
 
         def change(connection: Connection) -> Accepted:
-            session = self._session(connection, key)
+            session = self.positions.session(connection, key)
             first = queries.submission(connection, key, session.id, sequence)
             bundle_id = version[0] or (first.version[0] if first is not None else b"")
             whole = (bundle_id, version[1])
@@ -166,9 +152,9 @@ class ResultLog:
         terms = terms_of(kept)
 
         def change(connection: Connection) -> Record:
-            session = self._session(connection, submission.key)
+            session = self.positions.session(connection, submission.key)
             record = Record(
-                self._next_cursor,
+                self.positions.next_cursor,
                 submission.key,
                 submission.sequence,
                 submission.version,
@@ -184,7 +170,7 @@ class ResultLog:
                 rows = [{"term": term, "cursor": record.cursor} for term in sorted(terms)]
                 connection.execute(insert(TERMS), rows)
             session.last_result_id += 1
-            self._next_cursor += 1
+            self.positions.next_cursor += 1
             return record
 
         return await self.database.write(change, self.feed.publish)
@@ -198,8 +184,8 @@ class ResultLog:
         """
 
         def change(connection: Connection) -> tuple[int, int]:
-            session = self._session(connection, key)
-            self._raise_floor(connection, session)
+            session = self.positions.session(connection, key)
+            self.positions.raise_floor(connection, session)
             return session.floor, session.last_result_id
 
         return await self.database.write(change)
@@ -256,78 +242,9 @@ class ResultLog:
 
     # -- in the writer's thread ------------------------------------------------------------------
 
-    def _begin(self, connection: Connection) -> None:
-        """Read again where the log ends, after a commit that failed."""
-        failures = self.database.writer.failures
-        if failures == self._failures_seen:
-            return
-        self._sessions.clear()
-        forgotten = connection.execute(select(STATE.c.forgotten_cursor)).scalar()
-        if forgotten is None:
-            connection.execute(insert(STATE).values(id=1, forgotten_cursor=0))
-        last = connection.execute(select(func.max(RESULTS.c.cursor))).scalar() or 0
-        self._next_cursor = 1 + max(last, forgotten or 0)
-        self._next_submission = 1 + _largest(connection, SUBMISSIONS)
-        self._next_session = 1 + _largest(connection, SESSIONS)
-        self._failures_seen = failures
-
-    def _session(self, connection: Connection, key: SessionKey) -> _Session:
-        self._begin(connection)
-        session = self._sessions.get(key)
-        if session is None:
-            session = self._find(connection, key)
-            self._sessions[key] = session
-            if len(self._sessions) > KNOWN_SESSIONS:
-                self._sessions.popitem(last=False)
-        else:
-            self._sessions.move_to_end(key)
-        return session
-
-    def _find(self, connection: Connection, key: SessionKey) -> _Session:
-        row = connection.execute(queries.session_by_key(key)).one_or_none()
-        if row is not None:
-            last = connection.execute(
-                select(func.max(RESULTS.c.result_id)).where(RESULTS.c.session_id == row.id)
-            ).scalar()
-            return _Session(row.id, row.floor, max(last or 0, row.forgotten_result_id))
-        session = _Session(self._next_session, 0, 0)
-        connection.execute(
-            insert(SESSIONS).values(
-                id=session.id,
-                device=key[0],
-                session=key[1],
-                first_seen_at=now_us(),
-                floor=0,
-                forgotten_result_id=0,
-            )
-        )
-        self._next_session += 1
-        return session
-
-    def _raise_floor(self, connection: Connection, session: _Session) -> None:
-        floor = queries.floor(connection, session.id, session.floor, self.window)
-        if floor > session.floor:
-            connection.execute(
-                update(SESSIONS).where(SESSIONS.c.id == session.id).values(floor=floor)
-            )
-            session.floor = floor
-
-    def raise_floors(self, connection: Connection, session_ids: Sequence[int]) -> None:
-        """Bring these sessions' floors up to date; for retention, in the writer's thread."""
-        self._begin(connection)
-        by_id = {session.id: session for session in self._sessions.values()}
-        for session_id in session_ids:
-            session = by_id.get(session_id)
-            if session is None:
-                floor = connection.execute(
-                    select(SESSIONS.c.floor).where(SESSIONS.c.id == session_id)
-                ).scalar_one()
-                session = _Session(session_id, floor, 0)
-            self._raise_floor(connection, session)
-
     def _row(
         self,
-        session: _Session,
+        session: KnownSession,
         sequence: int,
         number: int,
         version: Version,
@@ -335,7 +252,7 @@ class ResultLog:
         captured_us: int | None,
     ) -> dict[str, Any]:
         return {
-            "id": self._next_submission,
+            "id": self.positions.next_submission,
             "session_id": session.id,
             "sequence": sequence,
             "number": number,
@@ -356,14 +273,14 @@ class ResultLog:
         if added:
             self.added_bytes += row.get("message_bytes", 0) + row.get("outcome_bytes", 0)
             if table is SUBMISSIONS:
-                self._next_submission += 1
+                self.positions.next_submission += 1
         return added
 
     def _known(
         self,
         connection: Connection,
         key: SessionKey,
-        session: _Session,
+        session: KnownSession,
         sequence: int,
         version: Version,
     ) -> Accepted:
@@ -373,16 +290,12 @@ class ResultLog:
         return Accepted(submission, False, queries.record_or_none(connection, submission.id))
 
 
-def _largest(connection: Connection, table: Table) -> int:
-    return connection.execute(select(func.max(table.c.id))).scalar() or 0
-
-
 def _submission(key: SessionKey, row: dict[str, Any]) -> Submission:
     version = (row["bundle"], row["state"])
     return Submission(row["id"], key, row["sequence"], row["number"], version, row["captured_at"])
 
 
-def _result_row(submission: Submission, session: _Session, record: Record) -> dict[str, Any]:
+def _result_row(submission: Submission, session: KnownSession, record: Record) -> dict[str, Any]:
     return {
         "cursor": record.cursor,
         "submission_id": submission.id,

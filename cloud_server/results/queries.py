@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select, update
+from sqlalchemy import Connection, Select, func, select, update
 
 from cloud_server.results.records import Filter, Record, SessionKey, Submission, Version, terms_of
 from cloud_server.results.tables import RESULTS, SESSIONS, STATE, SUBMISSIONS, TERMS
@@ -217,12 +217,12 @@ def _filtered(wanted: Filter) -> Select[Any]:
     return query
 
 
-def _submission(key: SessionKey, row: Row[Any]) -> Submission:
+def _submission(key: SessionKey, row: Any) -> Submission:
     version = (bytes(row.bundle), row.state)
     return Submission(row.id, key, row.sequence, row.number, version, row.captured_at, row.attempts)
 
 
-def _record(row: Row[Any]) -> Record:
+def _record(row: Any) -> Record:
     outcome = bytes(row.outcome)
     return Record(
         row.cursor,

@@ -141,7 +141,7 @@ class Retention:
                 .values(forgotten_result_id=row.result_id)
             )
         ids = [row.session_id for row in sessions]
-        self._log.raise_floors(connection, ids)
+        self._log.positions.raise_floors(connection, ids)
         # Below the floor a frame is known without its row.
         connection.execute(
             delete(SUBMISSIONS).where(

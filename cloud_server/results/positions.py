@@ -1,0 +1,117 @@
+"""Where the log ends, and where its sessions are: counted in the writer's thread, by it alone.
+
+After a commit that failed all of it is read again, for what was counted may not have come to be.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Table, func, insert, select, update
+
+from cloud_server.database.writer import Writer
+from cloud_server.results import queries
+from cloud_server.results.records import SessionKey, now_us
+from cloud_server.results.tables import RESULTS, SESSIONS, STATE, SUBMISSIONS
+
+KNOWN_SESSIONS = 4096
+"""Sessions that are remembered; others are read again."""
+
+
+@dataclass(slots=True)
+class KnownSession:
+    """A session's row, and its last result's number."""
+
+    id: int
+    floor: int
+    last_result_id: int
+
+
+class Positions:
+    """The next number of everything. Each call begins with a connection that writes."""
+
+    def __init__(self, writer: Writer, window: int) -> None:
+        self._writer = writer
+        self._window = window
+        self._failures_seen = -1
+        self._sessions: OrderedDict[SessionKey, KnownSession] = OrderedDict()
+        self.next_submission = 1
+        self.next_cursor = 1
+        self.next_session = 1
+
+    def begin(self, connection: Connection) -> None:
+        """Read again where the log ends, after a commit that failed."""
+        failures = self._writer.failures
+        if failures == self._failures_seen:
+            return
+        self._sessions.clear()
+        forgotten = connection.execute(select(STATE.c.forgotten_cursor)).scalar()
+        if forgotten is None:
+            connection.execute(insert(STATE).values(id=1, forgotten_cursor=0))
+        last = connection.execute(select(func.max(RESULTS.c.cursor))).scalar() or 0
+        self.next_cursor = 1 + max(last, forgotten or 0)
+        self.next_submission = 1 + _largest(connection, SUBMISSIONS)
+        self.next_session = 1 + _largest(connection, SESSIONS)
+        self._failures_seen = failures
+
+    def session(self, connection: Connection, key: SessionKey) -> KnownSession:
+        """The session, which is a new one when it was not there."""
+        self.begin(connection)
+        session = self._sessions.get(key)
+        if session is None:
+            session = self._find(connection, key)
+            self._sessions[key] = session
+            if len(self._sessions) > KNOWN_SESSIONS:
+                self._sessions.popitem(last=False)
+        else:
+            self._sessions.move_to_end(key)
+        return session
+
+    def _find(self, connection: Connection, key: SessionKey) -> KnownSession:
+        row = connection.execute(queries.session_by_key(key)).one_or_none()
+        if row is not None:
+            last = connection.execute(
+                select(func.max(RESULTS.c.result_id)).where(RESULTS.c.session_id == row.id)
+            ).scalar()
+            return KnownSession(row.id, row.floor, max(last or 0, row.forgotten_result_id))
+        session = KnownSession(self.next_session, 0, 0)
+        connection.execute(
+            insert(SESSIONS).values(
+                id=session.id,
+                device=key[0],
+                session=key[1],
+                first_seen_at=now_us(),
+                floor=0,
+                forgotten_result_id=0,
+            )
+        )
+        self.next_session += 1
+        return session
+
+    def raise_floor(self, connection: Connection, session: KnownSession) -> None:
+        """Bring the session's floor up to date."""
+        floor = queries.floor(connection, session.id, session.floor, self._window)
+        if floor > session.floor:
+            connection.execute(
+                update(SESSIONS).where(SESSIONS.c.id == session.id).values(floor=floor)
+            )
+            session.floor = floor
+
+    def raise_floors(self, connection: Connection, session_ids: Sequence[int]) -> None:
+        """Bring the floors of these sessions up to date."""
+        self.begin(connection)
+        by_id = {session.id: session for session in self._sessions.values()}
+        for session_id in session_ids:
+            session = by_id.get(session_id)
+            if session is None:
+                floor = connection.execute(
+                    select(SESSIONS.c.floor).where(SESSIONS.c.id == session_id)
+                ).scalar_one()
+                session = KnownSession(session_id, floor, 0)
+            self.raise_floor(connection, session)
+
+
+def _largest(connection: Connection, table: Table) -> int:
+    return connection.execute(select(func.max(table.c.id))).scalar() or 0
