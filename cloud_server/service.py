@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 
+from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.database import Database
 from cloud_server.engine import LocalEngine, TaskStatus, WorkerCounts
 from cloud_server.engine.local import TaskRunner
@@ -25,7 +26,6 @@ from cloud_server.results.feed import Feed
 from cloud_server.results.log import ResultLog
 from cloud_server.results.retention import Limits as RetentionLimits
 from cloud_server.results.retention import Retention
-from cloud_server.results.servicer import ResultServicer
 from cloud_server.settings import ServerSettings
 from cloud_server.tails import DEFAULT_THRESHOLD
 from cloud_server.tasks import open_task, task_names

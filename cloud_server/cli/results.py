@@ -15,7 +15,7 @@ from shared.cli import finite, print_table, stop_on_error, write_atomically
 from shared.errors import FeatherwireError
 
 if TYPE_CHECKING:
-    from cloud_server.consumer import ResultClient
+    from cloud_server.consumers import ResultClient
     from shared.proto.featherwire.v1 import results_pb2
 
 ServerOption = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="Where from.")]
@@ -209,7 +209,7 @@ def _client(
 ) -> ResultClient:
     # Before gRPC is imported: it would write its own lines between ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from cloud_server.consumer import ResultClient
+    from cloud_server.consumers import ResultClient
 
     return ResultClient(server, tls=tls, tls_ca=ca, tls_certificate=certificate, tls_key=key)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -98,7 +97,8 @@ class Intake:
             captured_us=None if frame.captured_at is None else to_us(frame.captured_at),
         )
         bitstreams = frame.bitstreams
-        self._start(session, self._frame(session, frame, bitstreams, version, accepted))
+        pixels = bitstreams[0].width * bitstreams[0].height
+        self._start(session, self._frame(session, frame, bitstreams, version, accepted), pixels)
 
     async def take_refine(self, session: Session, message: ingest_pb2.Refine) -> None:
         """Check a refinement, and let the log have it, if it follows on what it has."""
@@ -123,17 +123,17 @@ class Intake:
         version: Version,
         accepting: Awaitable[Accepted],
     ) -> None:
-        engine_frame = self._processing.engine_frame(bitstreams, frame)
-        with self._counted(engine_frame):
-            try:
-                accepted = await accepting
-            except StorageError as error:
-                self._not_logged(session, frame.sequence, error)
-                return
-            if not accepted.new:
-                await self._repeat(session, frame.sequence, version, accepted)
-                return
-            await self._process(session, accepted.submission, engine_frame)
+        try:
+            accepted = await accepting
+        except StorageError as error:
+            self._not_logged(session, frame.sequence, error)
+            return
+        if not accepted.new:
+            await self._repeat(session, frame.sequence, version, accepted)
+            return
+        await self._process(
+            session, accepted.submission, self._processing.engine_frame(bitstreams, frame)
+        )
 
     async def _refinement(
         self, session: Session, refine: Refine, message: ingest_pb2.Refine, version: Version
@@ -165,8 +165,11 @@ class Intake:
             await self._repeat(session, refine.sequence, version, accepted)
             return
         engine_frame = self._processing.engine_frame(accepted.value, refine)
-        with self._counted(engine_frame):
+        self.pixels += engine_frame.pixels
+        try:
             await self._process(session, accepted.submission, engine_frame)
+        finally:
+            self.pixels -= engine_frame.pixels
 
     async def _process(
         self, session: Session, submission: Submission | None, frame: EngineFrame
@@ -216,28 +219,21 @@ class Intake:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _start(self, session: Session, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, session: Session, work: Coroutine[Any, Any, None], pixels: int = 0) -> None:
         session.in_flight += 1
+        self.pixels += pixels
         task = asyncio.create_task(work)
         self.in_flight.add(task)
 
         def left(done: asyncio.Task[None]) -> None:
             self.in_flight.discard(done)
+            self.pixels -= pixels
             self._sessions.let_go(session)
             if not done.cancelled() and done.exception() is not None:
                 structlog.get_logger().error("frame_lost", exc_info=done.exception())
             self._outlet.changed()
 
         task.add_done_callback(left)
-
-    @contextmanager
-    def _counted(self, frame: EngineFrame) -> Iterator[None]:
-        """Its pixels count while it is here. (From the task's first step on, which is soon.)"""
-        self.pixels += frame.pixels
-        try:
-            yield
-        finally:
-            self.pixels -= frame.pixels
 
     def _not_logged(self, session: Session, sequence: int, error: StorageError) -> None:
         """The frame is not durable, so it is not acknowledged: the client must come again."""

@@ -16,12 +16,12 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.engine import Engine
 from cloud_server.ingest.bundles import BundleServicer
 from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.results.log import ResultLog
 from cloud_server.results.retention import Retention
-from cloud_server.results.servicer import ResultServicer
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import (
     bundles_pb2,

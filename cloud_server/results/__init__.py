@@ -1,4 +1,4 @@
-"""The log of frames and their results, and how consumers read it.
+"""The log of frames and their results.
 
 tables      frames as they were received, results by cursor
 records     what goes in and comes out, as values
@@ -6,8 +6,5 @@ positions   where the log ends, counted by its one writer
 log         ResultLog: accept a frame once, record its result once
 queries     what is read of the log
 feed        the newest results in memory, for those who follow
-follow      one of them: replay, then live
-frames      stored frames, cut
 retention   what is forgotten, by age and bytes
-servicer    ResultService
 """

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 from structlog.testing import capture_logs
 
-from cloud_server.consumer import ResultClient
+from cloud_server.consumers import ResultClient
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from cloud_server.consumer import ResultClient
+from cloud_server.consumers import ResultClient
 from cloud_server.decoding import BitstreamDecoder
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream

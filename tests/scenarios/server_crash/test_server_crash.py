@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_server.consumer import ResultClient
+from cloud_server.consumers import ResultClient
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_server.consumer import ResultClient
+from cloud_server.consumers import ResultClient
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError
