@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from sqlalchemy import Connection, text
 from structlog.testing import capture_logs
 
 from cloud_server.consumers import ResultClient
+from cloud_server.ingest.processing import MAX_ATTEMPTS
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
@@ -77,6 +80,29 @@ def test_a_restarted_server_knows_frames_results_and_layers(
     client.frame(3, bitstream)
     assert client.wait_for("result", 5)[4].result_id == 5
     client.close()
+
+
+def test_a_frame_that_stopped_servers_again_and_again_is_given_up(
+    start_server: Start, bitstream: Bitstream, tmp_path: Path
+) -> None:
+    data = {"data": tmp_path / "log"}
+    slow = {"slow": lambda: FixedTask("slow", 2.0)}
+    server = start_server(slow, **data, drain_deadline_s=0.1)
+    client = RawClient(server.address)
+    client.hello()
+    client.frame(1, bitstream, tasks=("slow",))
+    client.frame(2, bitstream, tasks=("slow",))
+    client.wait_for("ack", 2)
+    server.stop()
+    server.join()
+    client.close()
+    with closing(sqlite3.connect(tmp_path / "log" / "log.db")) as log, log:
+        log.execute("UPDATE submissions SET attempts = ? WHERE sequence = 1", (MAX_ATTEMPTS,))
+    with ResultClient(start_server(slow, **data).address) as consumer:
+        records = (one.record for one in consumer.watch(after=0) if one.HasField("record"))
+        first, second = sorted((next(records), next(records)), key=lambda one: one.sequence)
+    assert first.outcome.error.reason == "abandoned"
+    assert "slow" in second.outcome.analysis.tasks
 
 
 def test_a_picture_that_is_still_in_memory_comes_with_the_repeated_result(
