@@ -135,9 +135,9 @@ def test_no_frame_is_lost_or_doubled_however_often_the_server_is_killed(
             f"{device.duplicates} sent again"
         )
         assert device.complaints == []
-        assert device.connections > ROUNDS // 2
+        assert device.connections > ROUNDS // 4
         assert device.duplicates > 0
-        assert device.sent > 10 * ROUNDS
+        assert device.sent > 3 * ROUNDS
         # Each frame that was acknowledged has one result, and there are no others.
         assert device.acked == set(range(1, device.sent + 1))
         assert sorted(one.sequence for one in own) == sorted(device.acked)

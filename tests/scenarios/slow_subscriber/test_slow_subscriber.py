@@ -74,7 +74,7 @@ def test_a_stalled_subscriber_is_cut_off_with_its_cursor_and_slows_nobody(
     assert next(stalled).position == FRAMES  # it follows, and then reads no more
     beside = send(server.address, "beside", bitstream)
     print(f"{alone:.0f} frames a second alone, {beside:.0f} beside a stalled subscriber")
-    assert beside > alone / 2
+    assert beside > alone / 3
     assert len(feed._records) <= BUFFER
 
     # It reads again: what was on its way, and then why there is no more.
