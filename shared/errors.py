@@ -7,7 +7,8 @@
     ├── BudgetError      a rate that no state of the bundle can meet
     ├── ModelError       weights that are missing or have the wrong hash
     ├── TaskError        a task that is unknown or failed on a picture
-    └── SessionError     a peer that is unreachable, refused us, or broke the protocol
+    ├── SessionError     a peer that is unreachable, refused us, or broke the protocol
+    └── SpoolError       a device's store of frames that is full, unwritable, or in use
 
 ``reason`` is a stable, machine-readable snake_case word; the message is for people.
 """
@@ -76,3 +77,7 @@ class TaskError(FeatherwireError):
 
 class SessionError(FeatherwireError):
     """A peer that is unreachable, refused us, or broke the protocol."""
+
+
+class SpoolError(FeatherwireError):
+    """A device's store of unacknowledged frames that is full, cannot be written, or is in use."""
