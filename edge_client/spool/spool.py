@@ -16,7 +16,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -77,11 +77,12 @@ class Spool:
     """A folder with unacknowledged frames. One process at a time."""
 
     def __init__(
-        self, folder: Path, limits: SpoolLimits, uptime: UptimeSource = system_uptime
+        self, folder: Path, limits: SpoolLimits | None, uptime: UptimeSource = system_uptime
     ) -> None:
         """Use ``open``."""
         self.folder = folder
-        self._limits = limits
+        self._given_limits = limits
+        self._limits = limits or SpoolLimits()
         self._uptime = uptime
         self._lock = threading.RLock()
         self._counts: Counter[str] = Counter()
@@ -106,9 +107,11 @@ class Spool:
     ) -> Spool:
         """Open or create a spool. A damaged file is moved aside, and counted.
 
+        limits: None is those with which it was last opened.
+
         Raises ``SpoolError``: in_use, not_writable, disk_full, io_error, unsupported_version.
         """
-        return cls(Path(folder), limits or SpoolLimits(), uptime)
+        return cls(Path(folder), limits, uptime)
 
     def close(self) -> None:
         """Close the file; other processes may open it then."""
@@ -295,7 +298,7 @@ class Spool:
         """
 
         def write() -> None:
-            self._counts["answered"] += self._remove(sequence)
+            self._count("answered", self._remove(sequence))
             self._database.execute("DELETE FROM awaited WHERE sequence = ?", sequence)
             if moved:
                 self._set("last_result", self._last_result)
@@ -313,6 +316,12 @@ class Spool:
                 self._undone[sequence] = "answered"
                 self._finished.add(sequence)
             return known
+
+    def note_result(self, result_id: int) -> None:
+        """A result was handed over that is not a frame's last word, or not for the first time."""
+        with self._lock:
+            if self._note_result(result_id):
+                self._write_later(lambda: self._set("last_result", self._last_result))
 
     def renew(self) -> str:
         """A new session for the frames that are queued, which are numbered again from 1.
@@ -380,6 +389,15 @@ class Spool:
         if not self._session:
             self._session = uuid.uuid4().hex
             self._write(lambda: self._set("session", self._session), durable=True)
+        saved_limits = json.loads(self._meta("limits", "null"))
+        if self._given_limits is None and saved_limits is not None:
+            self._limits = SpoolLimits(
+                saved_limits["max_bytes"],
+                saved_limits["max_age_s"],
+                SpoolPolicy(saved_limits["policy"]),
+            )
+        elif (limits := asdict(self._limits)) != saved_limits:
+            self._write_later(lambda: self._set("limits", json.dumps(limits)))
 
     def _meta(self, key: str, default: Any) -> Any:
         rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
@@ -465,7 +483,7 @@ class Spool:
         excess = self._bytes - self._limits.max_bytes
         if excess > 0 and self._limits.policy is SpoolPolicy.COARSEN:
             cuts, freed = coarsen(self._database, excess)
-            self._counts["coarsened"] += cuts
+            self._count("coarsened", cuts)
             self._bytes -= freed
             excess -= freed
         if excess > 0:
@@ -497,6 +515,10 @@ class Spool:
             error = SpoolError(f"dropped_{reason}", f"frame {sequence} was dropped: {why}")
             self._dropped.append(Dropped(sequence, source, error))
 
+    def _count(self, what: str, number: int = 1) -> None:
+        if number:
+            self._counts[what] += number
+
     def _remove(self, sequence: int) -> int:
         rows = self._rows("SELECT bytes FROM frames WHERE sequence = ?", sequence)
         self._database.execute("DELETE FROM frames WHERE sequence = ?", sequence)
@@ -509,14 +531,14 @@ class Spool:
             "WHERE sequence = ?",
             sequence,
         )
-        self._counts["acknowledged"] += self._remove(sequence)
+        self._count("acknowledged", self._remove(sequence))
 
     def _do_undone(self) -> None:
         for sequence, count in self._undone.items():
             if count == "acknowledged":
                 self._await_result(sequence)
             else:
-                self._counts[count] += self._remove(sequence)
+                self._count(count, self._remove(sequence))
                 self._database.execute("DELETE FROM awaited WHERE sequence = ?", sequence)
 
     def _after_undone(self, sequence: int) -> Queued | None:

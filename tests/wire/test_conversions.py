@@ -46,7 +46,7 @@ from shared.wire import (
     error_from_message,
     error_to_message,
 )
-from shared.wire.commands import RefineCommand, parse_refine_command
+from shared.wire.commands import RefineCommand, parse_command
 from shared.wire.failures import is_retryable
 from shared.wire.features import parse_features
 from shared.wire.requests import (
@@ -422,10 +422,10 @@ def test_a_forged_second_bitstream_is_refused(change: Any, reason: str) -> None:
 def test_a_command_that_cannot_be_is_refused(change: Any, reason: str) -> None:
     command = fleet_pb2.Command(command_id="c")
     command.refine_frame.sequence = 3
-    assert parse_refine_command(command) == RefineCommand(3, b"", 0)
+    assert parse_command(command) == RefineCommand(3, b"", 0)
     change(command)
     with pytest.raises(FeatherwireError) as caught:
-        parse_refine_command(command)
+        parse_command(command)
     assert caught.value.reason == reason
 
 
