@@ -1,7 +1,7 @@
 """The edge process that the test kills: numbered pictures, the next one after the last spooled.
 
-edge.py ADDRESS BUNDLE SPOOL RESULTS PICTURES: picture n is 32 + n pixels wide. A line goes to stdout
-when the session runs; each result is appended to RESULTS as JSON.
+edge.py ADDRESS BUNDLE SPOOL RESULTS PICTURES: picture n is 32 + n pixels wide. A line goes to
+stdout when the session runs; each result is appended to RESULTS as JSON.
 """
 
 from __future__ import annotations
