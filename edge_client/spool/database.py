@@ -21,6 +21,9 @@ from shared.errors import SpoolError
 
 FILE_NAME = "spool.sqlite3"
 SCHEMA_VERSION = 1
+RESERVE_BYTES = 128 * 2**10
+"""Of a file that is given up when the disk is full, so that frames can still be deleted."""
+
 KEPT_DAMAGED = 3
 """Damaged files that are kept beside the spool; older ones are deleted."""
 
@@ -53,6 +56,7 @@ class Database:
         """Open or create. Raises ``SpoolError`` (in_use, not_writable, disk_full, io_error,
         unsupported_version), and ``Damaged``."""
         self.path = folder / FILE_NAME
+        self._reserve = folder / "reserve"
         self._lock = _lock(folder)
         try:
             with _typed():
@@ -97,11 +101,32 @@ class Database:
                 self._connection.execute("ROLLBACK")
             raise
 
+    def relieve(self, *, spend_reserve: bool) -> None:
+        """Make a little room after a write has failed: write the log back, and, for what frees
+        room itself, give up the file that was kept for this."""
+        if spend_reserve:
+            self._reserve.unlink(missing_ok=True)
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def restore_reserve(self) -> None:
+        """Have the file that ``relieve`` gives up; without it deleting fails on a full disk."""
+        if self._reserve.exists():
+            return
+        try:
+            with open(self._reserve, "xb") as file:
+                os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+        except OSError:
+            self._reserve.unlink(missing_ok=True)
+
     def _prepare(self) -> None:
         connection = self._connection
         connection.execute("PRAGMA busy_timeout=2000")
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA journal_size_limit=4194304")
+        # The log is written back often, and cut short: on a small disk it would fill what is left.
+        connection.execute("PRAGMA wal_autocheckpoint=64")
+        connection.execute("PRAGMA journal_size_limit=262144")
+        connection.execute("PRAGMA cache_size=-512")  # KiB: a device's memory is not for this
         connection.execute("PRAGMA synchronous=FULL")
         ((version,),) = connection.execute("PRAGMA user_version").fetchall()
         if version == 0:

@@ -160,6 +160,8 @@ class Spool:
             ((frames, oldest),) = self._rows("SELECT COUNT(*), MIN(at_s) FROM frames")
             ((awaited,),) = self._rows("SELECT COUNT(*) FROM awaited")
             age_s = 0.0 if oldest is None else max(0.0, self._clock.now() - oldest)
+            if self._undone:  # some have left, and only their deletion is due
+                frames = len(self.queued())
             return SpoolStats(frames, self._bytes, awaited, age_s, dict(self._counts))
 
     def take_dropped(self) -> list[Dropped]:
@@ -416,32 +418,47 @@ class Spool:
             return self._database.rows(statement, *values)
 
     def _write(self, write: Callable[[], Any], *, durable: bool) -> Any:
-        """Run ``write`` in a transaction, in a new file when this one turns out to be damaged."""
+        """Run ``write`` in a transaction, in a new file when this one turns out to be damaged.
+
+        What is not durable frees room, or takes next to none: it may use the reserve.
+        """
         with self._lock:
-            for attempt in (1, 2):
-                before = (self._bytes, self._last_sequence, Counter(self._counts))
-                dropped = len(self._dropped)
-                self._writing = True
+            try:
+                result = self._attempt(write, durable=durable)
+            except Damaged as damage:
+                self._begin_anew(damage)
                 try:
-                    with self._database.transaction(durable=durable):
-                        self._do_undone()
-                        result = write()
-                        self._save_clock()
-                    self._undone.clear()
-                    self._finished.clear()
-                    return result
-                except Damaged as damage:
-                    self._writing = False
-                    if attempt == 2:
-                        raise SpoolError("io_error", f"the spool is damaged: {damage}") from None
-                    self._begin_anew(damage)
-                except BaseException:
-                    self._bytes, self._last_sequence, self._counts = before
-                    del self._dropped[dropped:]
+                    return self._attempt(write, durable=durable)
+                except Damaged as again:
+                    raise SpoolError("io_error", f"the spool is damaged: {again}") from None
+            except SpoolError as error:
+                if error.reason not in {"disk_full", "io_error"}:
                     raise
-                finally:
-                    self._writing = False
-            raise AssertionError("unreachable")
+                self._database.relieve(spend_reserve=not durable)
+                result = self._attempt(write, durable=durable)
+            if durable:
+                self._database.restore_reserve()
+            return result
+
+    def _attempt(self, write: Callable[[], Any], *, durable: bool) -> Any:
+        """Commit ``write``, or leave everything as it was."""
+        before = (self._bytes, self._last_sequence, Counter(self._counts))
+        dropped = len(self._dropped)
+        self._writing = True
+        try:
+            with self._database.transaction(durable=durable):
+                self._do_undone()
+                result = write()
+                self._save_clock()
+        except BaseException:
+            self._bytes, self._last_sequence, self._counts = before
+            del self._dropped[dropped:]
+            raise
+        finally:
+            self._writing = False
+        self._undone.clear()
+        self._finished.clear()
+        return result
 
     def _write_later(self, write: Callable[[], Any]) -> None:
         """Like ``_write``, for what a disk that fails may not hinder, and what may be lost."""
