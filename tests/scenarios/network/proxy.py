@@ -12,15 +12,15 @@ CHUNK = 4096
 
 
 class Proxy:
-    """Between clients and ``target`` (HOST:PORT). The attributes may be changed at any time.
+    """Between clients and ``target`` (HOST:PORT). The attributes may be changed at any time;
+    connections that are open keep the target that they have.
 
     delay_s: of every chunk, both ways. upstream: bytes a second towards the target, None without
     limit. stalled: nothing passes. refusing: new connections are closed at once.
     """
 
     def __init__(self, target: str) -> None:
-        host, port = target.rsplit(":", 1)
-        self._target = (host, int(port))
+        self.target = target
         self.delay_s = 0.0
         self.upstream: float | None = None
         self.stalled = False
@@ -73,7 +73,8 @@ class Proxy:
             # Small buffers: what is throttled waits at the sender, as on a slow line.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
             try:
-                server = socket.create_connection(self._target, timeout=5)
+                host, port = self.target.rsplit(":", 1)
+                server = socket.create_connection((host, int(port)), timeout=5)
             except OSError:
                 client.close()
                 continue
