@@ -11,8 +11,6 @@ on with the numbering that the server knows. All methods may be called from any 
 from __future__ import annotations
 
 import json
-import logging
-import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -25,7 +23,6 @@ from google.protobuf.message import DecodeError
 
 from edge_client.spool.clock import SpoolClock, Uptime, UptimeSource, system_uptime
 from edge_client.spool.coarsen import can_coarsen
-from edge_client.spool.database import Damaged, Database, move_aside
 from edge_client.spool.room import (
     Row,
     SpoolLimits,
@@ -35,6 +32,7 @@ from edge_client.spool.room import (
     drop_oldest,
     finest_state,
 )
+from edge_client.spool.store import Store
 from shared.errors import SpoolError
 from shared.proto.featherwire.v1 import ingest_pb2
 
@@ -73,19 +71,16 @@ class SpoolStats:
     counts: dict[str, int]
 
 
-class Spool:
+class Spool(Store):
     """A folder with unacknowledged frames. One process at a time."""
 
     def __init__(
         self, folder: Path, limits: SpoolLimits | None, uptime: UptimeSource = system_uptime
     ) -> None:
         """Use ``open``."""
-        self.folder = folder
         self._given_limits = limits
         self._limits = limits or SpoolLimits()
         self._uptime = uptime
-        self._lock = threading.RLock()
-        self._counts: Counter[str] = Counter()
         self._dropped: list[Dropped] = []
         # What could not be written, because the disk is full: done with the next write.
         self._undone: dict[int, str] = {}
@@ -93,8 +88,7 @@ class Spool:
         self._bytes = 0
         self._last_sequence = 0
         self._last_result = 0
-        self._writing = False
-        self._database = self._open_database()
+        super().__init__(folder)
         self._load()
 
     @classmethod
@@ -112,11 +106,6 @@ class Spool:
         Raises ``SpoolError``: in_use, not_writable, disk_full, io_error, unsupported_version.
         """
         return cls(Path(folder), limits, uptime)
-
-    def close(self) -> None:
-        """Close the file; other processes may open it then."""
-        with self._lock:
-            self._database.close()
 
     def __enter__(self) -> Spool:
         return self
@@ -361,23 +350,9 @@ class Spool:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _open_database(self) -> Database:
-        try:
-            return Database(self.folder)
-        except Damaged as damage:
-            self._counts["damaged_files"] += 1
-            where = move_aside(self.folder)
-            logging.getLogger(__name__).warning(
-                "warning: the spool is damaged (%s); it is kept as %s, and a new one begins",
-                damage,
-                where,
-            )
-        try:
-            return Database(self.folder)
-        except Damaged as damage:
-            raise SpoolError("io_error", f"a new spool is damaged at once: {damage}") from None
-
     def _load(self) -> None:
+        self._undone.clear()
+        self._finished.clear()
         saved = Counter(json.loads(self._meta("counts", "{}")))
         saved["damaged_files"] += self._counts["damaged_files"]
         self._counts = +saved
@@ -401,88 +376,21 @@ class Spool:
         elif (limits := asdict(self._limits)) != saved_limits:
             self._write_later(lambda: self._set("limits", json.dumps(limits)))
 
-    def _meta(self, key: str, default: Any) -> Any:
-        rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
-        return rows[0][0] if rows else default
-
-    def _set(self, key: str, value: object) -> None:
-        self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, value)
-
-    def _rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        try:
-            return self._database.rows(statement, *values)
-        except Damaged as damage:
-            if self._writing:
-                raise  # the transaction begins again in a new file
-            self._begin_anew(damage)
-            return self._database.rows(statement, *values)
-
-    def _write(self, write: Callable[[], Any], *, durable: bool) -> Any:
-        """Run ``write`` in a transaction, in a new file when this one turns out to be damaged.
-
-        What is not durable frees room, or takes next to none: it may use the reserve.
-        """
-        with self._lock:
-            try:
-                result = self._attempt(write, durable=durable)
-            except Damaged as damage:
-                self._begin_anew(damage)
-                try:
-                    return self._attempt(write, durable=durable)
-                except Damaged as again:
-                    raise SpoolError("io_error", f"the spool is damaged: {again}") from None
-            except SpoolError as error:
-                if error.reason not in {"disk_full", "io_error"}:
-                    raise
-                self._database.relieve(spend_reserve=not durable)
-                result = self._attempt(write, durable=durable)
-            if durable:
-                self._database.restore_reserve()
-            return result
-
-    def _attempt(self, write: Callable[[], Any], *, durable: bool) -> Any:
-        """Commit ``write``, or leave everything as it was."""
+    def _undo(self) -> Callable[[], None]:
         before = (self._bytes, self._last_sequence, Counter(self._counts))
         dropped = len(self._dropped)
-        self._writing = True
-        try:
-            with self._database.transaction(durable=durable):
-                self._do_undone()
-                result = write()
-                self._save_clock()
-        except BaseException:
+
+        def undo() -> None:
             self._bytes, self._last_sequence, self._counts = before
             del self._dropped[dropped:]
-            raise
-        finally:
-            self._writing = False
+
+        return undo
+
+    def _committed(self) -> None:
         self._undone.clear()
         self._finished.clear()
-        return result
 
-    def _write_later(self, write: Callable[[], Any]) -> None:
-        """Like ``_write``, for what a disk that fails may not hinder, and what may be lost."""
-        try:
-            self._write(write, durable=False)
-        except SpoolError as error:
-            with self._lock:
-                self._counts[f"unwritten_{error.reason}"] += 1
-
-    def _begin_anew(self, damage: Damaged) -> None:
-        """The file was damaged while in use: another one and another session take its place."""
-        lost = self._counts["damaged_files"] + 1
-        logging.getLogger(__name__).warning("warning: the spool was damaged in use: %s", damage)
-        self._database.close()
-        where = move_aside(self.folder)
-        logging.getLogger(__name__).warning("warning: it is kept as %s", where)
-        self._database = self._open_database()
-        self._undone.clear()
-        self._finished.clear()
-        self._counts = Counter(damaged_files=lost)
-        self._load()
-        self._counts["damaged_files"] = lost
-
-    def _save_clock(self) -> None:
+    def _after_write(self) -> None:
         at = self._clock.uptime()
         self._set("clock_s", self._clock.now())
         self._set("clock_boot", at.boot)
@@ -532,10 +440,6 @@ class Spool:
             error = SpoolError(f"dropped_{reason}", f"frame {sequence} was dropped: {why}")
             self._dropped.append(Dropped(sequence, source, error))
 
-    def _count(self, what: str, number: int = 1) -> None:
-        if number:
-            self._counts[what] += number
-
     def _remove(self, sequence: int) -> int:
         rows = self._rows("SELECT bytes FROM frames WHERE sequence = ?", sequence)
         self._database.execute("DELETE FROM frames WHERE sequence = ?", sequence)
@@ -550,7 +454,7 @@ class Spool:
         )
         self._count("acknowledged", self._remove(sequence))
 
-    def _do_undone(self) -> None:
+    def _before_write(self) -> None:
         for sequence, count in self._undone.items():
             if count == "acknowledged":
                 self._await_result(sequence)
