@@ -97,7 +97,7 @@ class RateControl:
         states: the bundle's. pixels: of the picture. A target in bits, bytes or decibels is left
         as it is, and only the frame rate follows the bandwidth.
         """
-        wanted = self._commanded(wanted)
+        wanted = self._commanded(wanted, max(row.state for row in states))
         if self._bucket is None or wanted not in (RateTarget(), RateTarget(state=wanted.state)):
             return wanted
         coarse_first = sorted(states, key=lambda row: -row.state)
@@ -115,10 +115,10 @@ class RateControl:
                 ratio = min(max(size / expected, self._ratio / 2), self._ratio * 2)
                 self._ratio += _SMOOTHING * (ratio - self._ratio)
 
-    def _commanded(self, wanted: RateTarget) -> RateTarget:
+    def _commanded(self, wanted: RateTarget, coarsest: int) -> RateTarget:
         policy = self._policy
-        if policy.state is not None:
-            return RateTarget(state=policy.state)
+        if policy.state is not None:  # an operator need not know every bundle's states
+            return RateTarget(state=min(policy.state, coarsest))
         if policy.bits_per_pixel is not None:
             return RateTarget(bits_per_pixel=policy.bits_per_pixel)
         if policy.frame_bytes is not None:

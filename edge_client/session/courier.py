@@ -28,6 +28,7 @@ from edge_client.session.pending import Reply
 from edge_client.session.result import FrameResult, failed, received
 from edge_client.spool import Spool
 from shared.errors import FeatherwireError, SessionError, SpoolError
+from shared.wire.failures import is_retryable
 
 FATAL_REASONS = frozenset(
     {
@@ -94,6 +95,7 @@ class Courier:
         self._cursor = 0
         self._inbox: deque[Item] = deque()
         self._linked_at = 0.0
+        self._refused: FeatherwireError | None = None
         # By sequence: until when what comes of a command is waited for.
         self._refining: dict[int, float] = {}
         self._open: dict[int, _Open] = {}
@@ -113,7 +115,8 @@ class Courier:
         """End the stream; what the server does not acknowledge by then stays in the spool."""
         self._closing = True
         self._wake.set()
-        self._thread.join(timeout_s + 10.0)
+        # One that is still connecting ends by itself: nobody waits for it.
+        self._thread.join(timeout_s if self._link is not None else 0.2)
         link = self._link
         if link is not None:
             link.close(timeout_s)
@@ -228,7 +231,14 @@ class Courier:
     def _answered(self, reply: Reply) -> None:
         """The first result of a frame goes into the inbox; others of it go nowhere."""
         self._rate.acknowledged(reply.sequence)
+        error = reply.outcome.error
         with self._changed:
+            here = self._open.get(reply.sequence)
+            untaken = reply.result_id == 0 and here is not None and here.acknowledged_at is None
+            if untaken and error is not None and is_retryable(error):
+                self._refused = error
+                self._wake.set()
+                return
             one = self._open.pop(reply.sequence, None)
             if one is not None:
                 self._inbox.append(Item(received(reply, one.source), reply.result_id))
@@ -317,6 +327,9 @@ class Courier:
                 self._unlinked(SessionError("internal_error", f"connecting failed: {error}"))
                 self._pause(self._backoff.next_s())
                 continue
+            if self._closing:
+                link.close(timeout_s=0)
+                return
             try:
                 if not self._resume(link):
                     continue
@@ -394,6 +407,10 @@ class Courier:
                     return SessionError("connection_lost", "the spool began anew")
             if connection.failure is not None:
                 return connection.failure
+            if self._refused is not None:
+                # It is sent again in its place, on another stream, after the delay of the backoff.
+                refused, self._refused = self._refused, None
+                return refused
             connection.beat()
             if time.monotonic() - tended_at > EXPIRE_S:
                 self._tend()

@@ -132,6 +132,35 @@ def test_resume_takes_frames_as_acknowledged_and_sends_the_rest_in_order(
         assert spool.last_result_seen == 6
 
 
+def test_a_frame_that_the_server_cannot_take_now_is_sent_again_in_its_place(
+    encoder: EdgeEncoder, spool: Spool
+) -> None:
+    taken: list[int] = []
+
+    def script(number: int, hello: ingest_pb2.Hello, requests: Requests) -> Responses:
+        yield welcome(hello, credits=1)
+        for frame in frames_of(requests):
+            if number == 1 and frame.sequence == 2:
+                first = frame.features[0]
+                busy = ingest_pb2.Result(
+                    sequence=2, state=first.state, bundle_short_id=first.bundle_short_id
+                )
+                busy.outcome.error.reason = "busy"
+                yield say(result=busy)
+                continue
+            taken.append(frame.sequence)
+            yield from answer(frame, frame.sequence, OUTCOME)
+
+    with (
+        ScriptedServer(script) as server,
+        EdgeSession(server.address, encoder=encoder, spool=spool) as session,
+    ):
+        results = list(session.stream(numbered(4)))
+        assert taken == [1, 2, 3, 4]
+        assert [r.error.reason for r in results if r.error] == ["made_up"] * 4
+        assert len(server.hellos) == 2
+
+
 def test_a_server_that_knows_more_than_the_spool_gets_a_new_session(
     encoder: EdgeEncoder, spool: Spool
 ) -> None:
