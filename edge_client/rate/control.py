@@ -140,7 +140,8 @@ class RateControl:
 
         now_s = self._clock()
         budget = self._bucket.bytes_per_second
-        rate, clear_s = self._goodput.rate(now_s), self._goodput.clear_s(now_s)
+        rate = self._goodput.rate(now_s)
+        clear_s = self._goodput.clear_s(now_s, self._steering.entered_s)
         return self._steering.choose(now_s, load, budget, rate, clear_s)
 
     # -- frames ----------------------------------------------------------------------------------

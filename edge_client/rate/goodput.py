@@ -69,12 +69,12 @@ class Goodput:
         if queued:
             self._window = 2
             self._clear_since_s = None
-        else:
+        elif self._quick(size, latency_s):
             self._window = min(MAX_WINDOW, self._window + 1)
-            if not self._quick(size, latency_s):
-                self._clear_since_s = None
-            elif self._clear_since_s is None:
-                self._clear_since_s = now_s
+            self._clear_since_s = now_s if self._clear_since_s is None else self._clear_since_s
+        else:
+            self._window = max(2, self._window - 1)
+            self._clear_since_s = None
         self._last_ack_s = now_s
         return size
 
@@ -109,15 +109,15 @@ class Goodput:
         self._window = 2
         self._clear_since_s = None
 
-    def clear_s(self, now_s: float) -> float:
-        """Seconds during which frames came through and none waited behind another."""
-        if self._clear_since_s is None:
+    def clear_s(self, now_s: float, since_s: float) -> float:
+        """Seconds after ``since_s`` over which frames came through and none waited."""
+        if self._clear_since_s is None or self._last_ack_s is None:
             return 0.0
         if self._in_flight:
             sent_s, _ = next(iter(self._in_flight.values()))
             if now_s - sent_s > 2 * self._quickest[0] + 0.5:
                 return 0.0
-        return (self._last_ack_s or now_s) - self._clear_since_s
+        return max(0.0, self._last_ack_s - max(self._clear_since_s, since_s))
 
     def rate(self, now_s: float) -> LinkRate | None:
         """The link's rate of the last seconds; None while frames do not wait for each other."""

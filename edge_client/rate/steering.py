@@ -24,7 +24,10 @@ UP_SHARE = 0.8
 SETTLE_S = 1.0
 HOLD_S = 2.0
 MAX_HOLD_S = 8.0
+PROVED_S = 6.0
+SHOWN_S = 0.6
 UNLATCH_S = 12.0
+MAX_UNLATCH_S = 60.0
 SIMILAR = math.log(1.25)
 
 Load = Callable[[int], float]
@@ -38,10 +41,13 @@ class Steering:
         """states: how many there are."""
         self._states = states
         self._index: int | None = None
-        self._entered_s = -math.inf
+        self.entered_s = -math.inf
+        """When the state was taken."""
         self._hold_s = HOLD_S
         self._reference: LinkRate | None = None
         self._pair: tuple[int, int] | None = None
+        self._former: tuple[tuple[int, int], LinkRate] | None = None
+        self._unlatch_s = UNLATCH_S
 
     def reset(self) -> None:
         """The budget, the pictures or the wish have changed: begin anew."""
@@ -49,6 +55,8 @@ class Steering:
         self._pair = None
         self._reference = None
         self._hold_s = HOLD_S
+        self._former = None
+        self._unlatch_s = UNLATCH_S
 
     def choose(
         self, now_s: float, load: Load, budget: float, rate: LinkRate | None, clear_s: float
@@ -56,17 +64,17 @@ class Steering:
         """The state for the next frame.
 
         budget: bytes a second. rate: the network's, None where it is not the bottleneck. clear_s:
-        seconds for which it certainly was not.
+        seconds since ``entered_s`` for which it certainly was not.
         """
         ceiling = self._within(load, budget)
         if self._index is None:
-            self._index, self._entered_s = ceiling, now_s
+            self._index, self.entered_s = ceiling, now_s
         elif self._index > ceiling:
             self._move(ceiling, now_s)
         bounded = self._reference is not None and not self._reference.exact
         if bounded and rate is not None and rate.exact:
             self._reference = rate
-        if now_s - self._entered_s < SETTLE_S:
+        if now_s - self.entered_s < SETTLE_S:
             return self._index
         if rate is not None and load(self._index) > rate.bytes_per_second:
             self._down(now_s, load, rate)
@@ -86,6 +94,14 @@ class Steering:
 
     def _down(self, now_s: float, load: Load, rate: LinkRate) -> None:
         assert self._index is not None
+        if self._former is not None and rate.exact:
+            # The latch was opened: with reason, if the rate is another one now.
+            (pair, reference), self._former = self._former, None
+            if _alike(rate, reference):
+                self._pair, self._reference = pair, reference
+                self._unlatch_s = min(MAX_UNLATCH_S, 2 * self._unlatch_s)
+            else:
+                self._unlatch_s = UNLATCH_S
         if self._similar(rate):
             self._hold_s = min(MAX_HOLD_S, self._hold_s * 2)
         else:
@@ -106,7 +122,7 @@ class Steering:
 
     def _up(self, now_s: float, load: Load, rate: LinkRate | None, clear_s: float) -> None:
         assert self._index is not None
-        held_s = now_s - self._entered_s
+        held_s = now_s - self.entered_s
         following = self._index + 1
         if rate is not None:
             fits = load(following) <= rate.bytes_per_second * UP_SHARE
@@ -114,12 +130,16 @@ class Steering:
                 return
             if not self._similar(rate):
                 self._pair, self._reference = None, rate
-        elif min(held_s, clear_s) < self._hold_s:
+        elif clear_s < self._hold_s:
             return
         elif self._pair is not None and following > self._pair[1]:
             reference = self._reference.bytes_per_second if self._reference is not None else 0.0
-            if load(self._index) <= 1.1 * reference and min(held_s, clear_s) < UNLATCH_S:
+            # In this time a queue would have shown, were the rate still what it was.
+            excess = load(self._index) / reference - 1.0 if reference > 0 else math.inf
+            proved_s = max(PROVED_S, SHOWN_S / excess) if excess > 0 else math.inf
+            if clear_s < min(proved_s, self._unlatch_s):
                 return
+            self._former = None if self._reference is None else (self._pair, self._reference)
             self._pair, self._reference, self._hold_s = None, None, HOLD_S
         if self._pair is None or following <= self._pair[1]:
             self._move(following, now_s)
@@ -139,4 +159,8 @@ class Steering:
         # While nothing was ever too much there is nothing to latch.
         if self._reference is not None and high - low == 1:
             self._pair = (low, high)
-        self._index, self._entered_s = index, now_s
+        self._index, self.entered_s = index, now_s
+
+
+def _alike(first: LinkRate, second: LinkRate) -> bool:
+    return abs(math.log(first.bytes_per_second / second.bytes_per_second)) <= SIMILAR
