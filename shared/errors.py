@@ -8,7 +8,8 @@
     ├── ModelError       weights that are missing or have the wrong hash
     ├── TaskError        a task that is unknown or failed on a picture
     ├── SessionError     a peer that is unreachable, refused us, or broke the protocol
-    └── StorageError     a database that is damaged, full, in use, or newer than this release
+    ├── StorageError     a database that is damaged, full, in use, or newer than this release
+    └── SpoolError       a device's store of frames that is full, unwritable, or in use
 
 ``reason`` is a stable, machine-readable snake_case word; the message is for people.
 """
@@ -81,3 +82,7 @@ class SessionError(FeatherwireError):
 
 class StorageError(FeatherwireError):
     """A database that is damaged, full, in use, unreachable, or newer than this release."""
+
+
+class SpoolError(FeatherwireError):
+    """A device's store of unacknowledged frames that is full, cannot be written, or is in use."""

@@ -6,7 +6,7 @@ import typer
 
 from shared.cli import app as command_line
 
-_COMMANDS = ("encode", "inspect", "truncate", "send")
+_COMMANDS = ("encode", "inspect", "truncate", "send", "flush")
 _ABOUT = (
     "Turn photos into features at a rate you choose, and send those, not pictures.\n\n"
     "Exit status: 0 all done, 1 some files failed, 2 wrong usage, 3 a bundle is missing or "

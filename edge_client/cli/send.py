@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,19 +19,27 @@ from edge_client.cli.encode import (
     PsnrOption,
     StateOption,
 )
-from shared.cli import (
-    RATE_COLUMNS,
-    Batch,
-    ExitCode,
-    Outcome,
-    finite,
-    stop_on_error,
-    write_atomically,
+from edge_client.cli.findings import COLUMNS, take_all, tell_kept
+from edge_client.cli.options import (
+    BandwidthOption,
+    DeadlineOption,
+    DeviceOption,
+    FramesPerSecondOption,
+    OutputOption,
+    ServerOption,
+    SpoolAgeOption,
+    SpoolBytesOption,
+    SpoolOption,
+    SpoolPolicyOption,
+    TimeoutOption,
+    TlsCaOption,
+    TlsCertificateOption,
+    TlsKeyOption,
+    TlsOption,
+    spool_limits,
 )
-from shared.errors import FeatherwireError, SessionError, TaskError
-
-if TYPE_CHECKING:
-    from edge_client.session import FrameResult
+from shared.cli import Batch, ExitCode, Outcome, stop_on_error
+from shared.errors import SessionError, TaskError
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
 def send(
     photos: Annotated[list[Path], typer.Argument(help="Photos, or .fwf files, any number.")],
-    server: Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="Where to.")],
+    server: ServerOption,
     tasks: Annotated[
         str | None,
         typer.Option(
@@ -54,10 +61,7 @@ def send(
     picture: Annotated[
         bool, typer.Option("--picture", help="Fetch the reconstructions too (needs -o).")
     ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Folder: STEM.json for each photo, and STEM.png."),
-    ] = None,
+    output: OutputOption = None,
     state: StateOption = None,
     bpp: BppOption = None,
     max_bytes: BytesOption = None,
@@ -83,36 +87,20 @@ def send(
             help="Encode with this bundle too, and send both in one frame.",
         ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", help="Name of this device. Default: its host name.")
-    ] = None,
-    timeout_s: Annotated[
-        float,
-        typer.Option(
-            "--timeout",
-            min=0.1,
-            parser=finite("seconds to wait", minimum=0.1),
-            help="Seconds to wait for the server's answer.",
-        ),
-    ] = 10.0,
-    deadline_s: Annotated[
-        float | None,
-        typer.Option(
-            "--deadline",
-            min=0.1,
-            parser=finite("seconds for a frame", minimum=0.1),
-            help="Seconds a frame may take. Default: the server's.",
-        ),
-    ] = None,
+    device: DeviceOption = None,
+    timeout_s: TimeoutOption = 10.0,
+    deadline_s: DeadlineOption = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for one photo.")] = 1,
-    tls: Annotated[bool, typer.Option("--tls", help="Use TLS, with the system's CAs.")] = False,
-    tls_ca: Annotated[
-        Path | None, typer.Option("--tls-ca", help="PEM file of the server's CA; implies --tls.")
-    ] = None,
-    tls_certificate: Annotated[
-        Path | None, typer.Option("--tls-cert", help="PEM file, for a server that wants one.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")] = None,
+    tls: TlsOption = False,
+    tls_ca: TlsCaOption = None,
+    tls_certificate: TlsCertificateOption = None,
+    tls_key: TlsKeyOption = None,
+    spool: SpoolOption = None,
+    spool_policy: SpoolPolicyOption = "coarsen",
+    spool_bytes: SpoolBytesOption = 256 * 2**20,
+    spool_age_s: SpoolAgeOption = 7 * 86400.0,
+    bandwidth: BandwidthOption = None,
+    frames_per_second: FramesPerSecondOption = 1.0,
     as_json: JsonOption = False,
 ) -> None:
     """Send photos as features; print what the server finds in them.
@@ -121,11 +109,14 @@ def send(
     and the rest go on. Where the server asks for more of a photo, what it finds then is a further
     line, saved as DIR/STEM.refined.json. With --picture each reconstruction is saved as
     DIR/STEM.png. When the server goes away, what came back is printed and saved all the same, and
-    the rest are failures.
+    the rest are failures; or, with --spool, they are kept there, and the next `send` or `flush`
+    with that spool delivers them.
     """
     # Before gRPC is imported: it would write its own lines between ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from edge_client.rate import RateControl
     from edge_client.session import EdgeSession, TlsClientFiles, split_address
+    from edge_client.spool import Spool
     from shared.codec import RateTarget
     from shared.wire.requests import parse_tasks
 
@@ -141,45 +132,46 @@ def send(
         raise typer.Exit(ExitCode.USAGE) from None
     with_states = {_source(text): _state(text) for text in send_with or ()}
     use_tls = tls or files != TlsClientFiles()
-    batch = Batch(
-        as_json=as_json,
-        columns={
-            "photo": "photo",
-            **RATE_COLUMNS,
-            "round_trip_ms": "ms",
-            "found": "found",
-        },
-    )
+    batch = Batch(as_json=as_json, columns=COLUMNS)
     outcome = Outcome()
-    with stop_on_error(as_json=as_json):
+    with stop_on_error(as_json=as_json), ExitStack() as stack:
         RateTarget(state, bpp, max_bytes, psnr_db)
-        session = EdgeSession(
-            server,
-            device=device,
-            bundle=bundle,
-            also=[*dict.fromkeys((*(also or ()), *with_states))],
-            tasks=wanted,
-            threads=threads,
-            tls=files if use_tls else None,
-            connect_timeout_s=timeout_s,
-            deadline_s=deadline_s,
-        )
-        with session:
-            _check_tasks(wanted or (), [*session.available_tasks, *session.unavailable_tasks])
-            results = session.stream(
-                photos,
-                picture=picture,
-                state=state,
-                bits_per_pixel=bpp,
-                max_bytes=max_bytes,
-                psnr_db=psnr_db,
-                best_effort=best_effort,
-                send_with=with_states,
+        limits = spool_limits(spool_policy, spool_bytes, spool_age_s)
+        store = None if spool is None else stack.enter_context(Spool.open(spool, limits))
+        session = stack.enter_context(
+            EdgeSession(
+                server,
+                device=device,
+                bundle=bundle,
+                also=[*dict.fromkeys((*(also or ()), *with_states))],
+                tasks=wanted,
+                threads=threads,
+                tls=files if use_tls else None,
+                connect_timeout_s=timeout_s,
+                deadline_s=deadline_s,
+                spool=store,
+                control=RateControl(bandwidth, frames_per_second),
             )
-            ended = _take_all(results, photos, output, batch, outcome)
+        )
+        if session.online:
+            _check_tasks(wanted or (), [*session.available_tasks, *session.unavailable_tasks])
+        results = session.stream(
+            photos,
+            picture=picture,
+            state=state,
+            bits_per_pixel=bpp,
+            max_bytes=max_bytes,
+            psnr_db=psnr_db,
+            best_effort=best_effort,
+            send_with=with_states,
+        )
+        ended = take_all(results, photos, output, batch, outcome)
+    # What an earlier run has spooled comes first.
     order = {str(path): number for number, path in enumerate(photos)}
-    outcome.results.sort(key=lambda record: (order[record["photo"]], record["refined"]))
-    outcome.failures.sort(key=lambda record: order[record["file"]])
+    outcome.results.sort(key=lambda r: (order.get(r["photo"], -1), r["refined"]))
+    outcome.failures.sort(key=lambda r: order.get(r["file"], -1))
+    if spool is not None:
+        tell_kept(outcome, spool, server, "no server took them")
     try:
         batch.report(outcome)
     except typer.Exit:
@@ -199,92 +191,6 @@ def _check_tasks(wanted: Iterable[str], known: Sequence[str]) -> None:
                 f"this server has no task {name!r}; it has {', '.join(known) or 'none'}",
                 task=name,
             )
-
-
-def _take_all(
-    results: Iterator[FrameResult],
-    photos: Sequence[Path],
-    output: Path | None,
-    batch: Batch,
-    outcome: Outcome,
-) -> FeatherwireError | None:
-    """Note every result. When the session ends early: why, and each photo without one fails."""
-    waiting = Counter(str(photo) for photo in photos)
-    try:
-        for result in results:
-            waiting[str(result.source)] -= not result.refined
-            _take(result, output, batch, outcome)
-    except FeatherwireError as error:
-        for photo in waiting.elements():
-            _fail(Path(photo), error, outcome)
-        return error
-    return None
-
-
-def _fail(photo: Path, error: FeatherwireError, outcome: Outcome) -> None:
-    outcome.failures.append({"file": str(photo), **error.to_dict()})
-    sys.stderr.write(f"error: {photo}: {error.message} [{error.reason}]\n")
-
-
-def _take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcome) -> None:
-    """Note one result, and save it when there is a folder."""
-    photo = Path(result.source)
-    if result.analysis is None:
-        unknown = SessionError("no_result", "the server sent neither findings nor an error")
-        _fail(photo, result.error or unknown, outcome)
-        return
-    record: dict[str, Any] = {
-        "photo": str(photo),
-        "sequence": result.sequence,
-        "refined": result.refined,
-        "bundle": result.bundle_id.hex(),
-        "state": result.state,
-        "passes": result.passes,
-        "bytes": result.payload_bytes,
-        "bits_per_pixel": round(result.analysis.bits_per_pixel, 6),
-        "round_trip_ms": round(result.round_trip_ms, 2),
-        "found": _found(result),
-        "analysis": result.analysis.to_dict(),
-    }
-    if result.task_errors:
-        record["task_errors"] = {name: e.to_dict() for name, e in result.task_errors.items()}
-    if result.picture_error is not None:
-        record["picture_error"] = result.picture_error.to_dict()
-    for error in (*result.task_errors.values(), result.picture_error):
-        if error is not None:
-            sys.stderr.write(f"error: {photo}: {error.message} [{error.reason}]\n")
-    stem = f"{photo.stem}.refined" if result.refined else photo.stem
-    try:
-        if output is not None:
-            if result.picture is not None:
-                target = batch.claim(output / f"{stem}.png", photo)
-                write_atomically(target, result.picture.data)
-                record["picture"] = str(target)
-            target = batch.claim(output / f"{stem}.json", photo)
-            write_atomically(target, json.dumps(record, indent=1).encode() + b"\n")
-            record["file"] = str(target)
-    except FeatherwireError as failure:
-        _fail(photo, failure, outcome)
-    except OSError as failure:
-        _fail(photo, FeatherwireError("io_error", str(failure)), outcome)
-    else:
-        outcome.results.append(record)
-
-
-def _found(result: FrameResult) -> str:
-    """How many of what, such as ``2 person, 1 bus; 3 faces; tabby 71%; road 40%, sky 22%``."""
-    parts = []
-    for task in result.tasks.values():
-        if task.faces is not None:
-            parts.append(f"{len(task.faces)} faces")
-        elif task.classes is not None:
-            parts.append(", ".join(f"{c.class_name} {c.score:.0%}" for c in task.classes[:1]))
-        elif task.regions is not None:
-            parts.append(", ".join(f"{r.class_name} {r.share:.0%}" for r in task.regions[:3]))
-        else:
-            names = Counter(item.class_name for item in task.detections or task.instances or ())
-            parts.append(", ".join(f"{count} {name}" for name, count in names.most_common()))
-    return "; ".join(part for part in parts if part) or "-"
 
 
 def _source(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -70,12 +71,13 @@ def wait_until_ready(
     channel: grpc.Channel, server: str, timeout_s: float, *, tls: bool = False
 ) -> None:
     """Connect. Raises ``SessionError("unreachable")`` when that takes longer."""
-    try:
-        grpc.channel_ready_future(channel).result(timeout=timeout_s)
-    except grpc.FutureTimeoutError:
-        raise SessionError(
-            "unreachable", _why_unready(server, timeout_s, tls=tls), server=server
-        ) from None
+    # Not the future's own timeout, which goes by the wall clock: a jump would end it, or never.
+    ready = threading.Event()
+    future = grpc.channel_ready_future(channel)
+    future.add_done_callback(lambda _: ready.set())
+    if not ready.wait(timeout_s):
+        future.cancel()
+        raise SessionError("unreachable", _why_unready(server, timeout_s, tls=tls), server=server)
 
 
 def _why_unready(server: str, timeout_s: float, *, tls: bool) -> str:

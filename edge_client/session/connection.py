@@ -9,28 +9,19 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import deque
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Protocol
 
 import grpc
 
 from edge_client.session.channel import error_from_call
+from edge_client.session.commands import Commands, TakeSetting
 from edge_client.session.kept import KeptFrames, Part, Refinement
-from edge_client.session.pending import (
-    Commanded,
-    Key,
-    Parked,
-    Pending,
-    Reply,
-    key_of,
-    refine_request,
-    resolve,
-)
+from edge_client.session.pending import Key, Pending, Reply, key_of, refine_request, resolve
 from shared.errors import FeatherwireError, SessionError
-from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2, ingest_pb2_grpc
-from shared.wire import PROTOCOL_VERSION, PictureRequest, error_from_message
-from shared.wire.commands import command_reply, parse_refine_command
+from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
+from shared.wire import PROTOCOL_VERSION, FrameOutcome, PictureRequest, error_from_message
 from shared.wire.requests import (
     Frame,
     Hello,
@@ -38,8 +29,23 @@ from shared.wire.requests import (
     hello_message,
 )
 from shared.wire.results import outcome_from_message
+from shared.wire.transport import HEARTBEAT_TIME_S, HEARTBEAT_TIMEOUT_S
 
 MAX_CREDITS = 4096
+
+
+class Listener(Protocol):
+    """Who is told what a stream brings, besides the replies that are awaited. From the reader's
+    thread; an error that these raise ends the stream."""
+
+    def acknowledged(self, sequence: int) -> None:
+        """The server has this frame, at the state that was sent."""
+
+    def unclaimed(self, reply: Reply) -> None:
+        """A result that no future of this connection awaits: of a stream before."""
+
+    def changed(self) -> None:
+        """There is credit, or there will be no more."""
 
 
 class Connection:
@@ -57,17 +63,22 @@ class Connection:
         *,
         kept: KeptFrames | None = None,
         timeout_s: float = 10.0,
+        listener: Listener | None = None,
+        take_setting: TakeSetting | None = None,
     ) -> None:
-        """Say Hello and wait for Welcome. Raises ``SessionError`` when that does not come."""
+        """Say Hello and wait for Welcome. Raises ``SessionError`` when that does not come.
+
+        take_setting: carries out the server's other commands, see ``Commands``.
+        """
         self.server = server
         self._kept = kept if kept is not None else KeptFrames()
         self._changed = threading.Condition()
+        self._listener = listener
+        self._commands = Commands(self, self._changed, self._kept, take_setting)
         self._pending: dict[Key, Pending] = {}
-        self._commanded: deque[Commanded] = deque()
-        # By sequence: what will come of a command, until the frame's own result has come.
-        self._refinements: dict[int, Future[Reply]] = {}
-        self._parked: dict[int, Parked] = {}
         self._credits = 0
+        self._heard_at = time.monotonic()
+        self._beat_at: float | None = None
         self._last_sequence = 0
         self._welcome: ingest_pb2.Welcome | None = None
         self._failure: FeatherwireError | None = None
@@ -127,21 +138,35 @@ class Connection:
             message = frame_message(Frame(sequence, sent, tasks, picture))
             message.captured_at.GetCurrentTime()
             request = ingest_pb2.ConnectRequest(frame=message)
-            self._check_size(request)
+            self.check_size(request)
             self._last_sequence = sequence
             # Before the frame is sent: the server may ask for more at once.
             self._kept.keep(sequence, parts, *(later or (tasks, picture)), more=more)
             pending = Pending(sum(one.file_bytes for one in sent), first.passes)
-            self._post(request, (sequence, first.bundle_id, first.state), pending)
+            self.post(request, (sequence, first.bundle_id, first.state), pending)
         return sequence, pending.future
+
+    def send_frame(self, message: ingest_pb2.Frame) -> Future[Reply]:
+        """Send a frame that has its sequence already; there must be credit.
+
+        Raises ``SessionError``: no_credit, message_too_large, draining, or why the stream ended.
+        """
+        request = ingest_pb2.ConnectRequest(frame=message)
+        first = message.features[0]
+        size = sum(len(layer.payload) for features in message.features for layer in features.layers)
+        with self._changed:
+            self.raise_unless_open()
+            if self._credits == 0:
+                raise SessionError("no_credit", "the server takes no frame now")
+            self.check_size(request)
+            pending = Pending(size, first.partial.passes)
+            self.post(request, (message.sequence, first.bundle_short_id, first.state), pending)
+        return pending.future
 
     def finish(self, sequence: int, parts: tuple[Part, ...]) -> None:
         """Keep further parts of a frame, and send of them what the server has asked for."""
         self._kept.finish(sequence, parts)
-        with self._changed:
-            asked = self._parked.pop(sequence, None)
-        if asked is not None:
-            self._answer(asked)
+        self._commands.finished(sequence)
 
     def refine(self, refinement: Refinement, *, deadline_s: float) -> Future[Reply]:
         """Send finer layers of an earlier frame; raises like ``submit``."""
@@ -149,10 +174,33 @@ class Connection:
         deadline = time.monotonic() + deadline_s
         with self._changed:
             self._wait_for_credit(deadline, deadline_s)
-            self._check_size(request)
+            self.check_size(request)
             pending = Pending(refinement.payload_bytes, refines=True)
-            self._post(request, key_of(refinement), pending)
+            self.post(request, key_of(refinement), pending)
         return pending.future
+
+    def beat(self) -> None:
+        """Keep an idle stream alive: ask for an answer, and end a stream that gives none.
+
+        To be called about every second. Nothing is asked of a stream with frames in flight, whose
+        answer may wait behind them; the transport's own keepalive watches those.
+        """
+        now = time.monotonic()
+        with self._changed:
+            if self._pending or self._failure is not None:
+                self._beat_at = None
+            elif self._beat_at is None:
+                if now - self._heard_at >= HEARTBEAT_TIME_S:
+                    self._beat_at = now
+                    beat = ingest_pb2.Heartbeat(nonce=int(now * 1e3))
+                    self.put(ingest_pb2.ConnectRequest(heartbeat=beat))
+            elif self._heard_at >= self._beat_at:
+                self._beat_at = None
+            elif now - self._beat_at >= HEARTBEAT_TIMEOUT_S:
+                self._failure = SessionError(
+                    "connection_lost", f"{self.server} left a heartbeat unanswered"
+                )
+                self._call.cancel()
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Say Bye, give frames in flight ``timeout_s`` to come back, and end the stream."""
@@ -175,29 +223,40 @@ class Connection:
                     "deadline_exceeded", f"the server gave no credit within {deadline_s:g} s"
                 )
             self._changed.wait(remaining_s)
-        self._raise_unless_open()
+        self.raise_unless_open()
 
-    def _post(self, request: ingest_pb2.ConnectRequest, key: Key, pending: Pending) -> None:
+    # -- for its commands ------------------------------------------------------------------------
+
+    @property
+    def has_credit(self) -> bool:
+        """Whether a message may be posted."""
+        return self._credits > 0
+
+    def awaits(self, sequence: int) -> bool:
+        """Whether a result of this frame is still to come."""
+        return any(awaited == sequence for awaited, _, _ in self._pending)
+
+    def post(self, request: ingest_pb2.ConnectRequest, key: Key, pending: Pending) -> None:
+        """Send what costs a credit. The connection's lock is held."""
         self._credits -= 1
         self._pending[key] = replace(pending, sent_at=time.perf_counter())
         self._requests.put(request)
 
-    def _send_commanded(self) -> None:
-        """Send what the server has asked for, as far as there is credit."""
-        while self._commanded and self._credits > 0:
-            one = self._commanded.popleft()
-            self._post(one.request, key_of(one.refinement), one.pending)
-            self._requests.put(command_reply(one.command_id))
+    def put(self, request: ingest_pb2.ConnectRequest) -> None:
+        """Send what costs nothing."""
+        self._requests.put(request)
 
-    def _raise_unless_open(self) -> None:
+    def raise_unless_open(self) -> None:
+        """Raise ``SessionError`` where nothing more may be sent."""
         if self._failure is not None:
             raise self._failure
         if self._draining:
-            raise _draining(self.server)
+            raise draining(self.server)
         if self._closing:
             raise SessionError("closed", "this session is closed")
 
-    def _check_size(self, request: ingest_pb2.ConnectRequest) -> None:
+    def check_size(self, request: ingest_pb2.ConnectRequest) -> None:
+        """Raise ``SessionError("message_too_large")`` for what the server would refuse."""
         limit = self.welcome.settings.max_message_bytes
         if limit and request.ByteSize() > limit:
             raise SessionError(
@@ -247,15 +306,20 @@ class Connection:
         with self._changed:
             if self._failure is None:
                 self._failure = error
-            pending = list(self._pending.values())
-            pending += [one.pending for one in self._commanded]
+            futures = [one.future for one in self._pending.values()]
             self._pending.clear()
-            self._commanded.clear()
+            futures += self._commands.abandon()
             self._changed.notify_all()
-        for one in pending:
-            resolve(one.future, self._failure)
+        for future in futures:
+            resolve(future, self._failure)
+        self._tell_changed()
+
+    def _tell_changed(self) -> None:
+        if self._listener is not None:
+            self._listener.changed()
 
     def _take(self, response: ingest_pb2.ConnectResponse) -> None:
+        self._heard_at = time.monotonic()
         match response.WhichOneof("message"):
             case "result":
                 self._take_result(response.result)
@@ -264,20 +328,22 @@ class Connection:
                     self._credits += response.credit.credits
                     if self._credits > MAX_CREDITS:
                         raise _protocol_error(f"{self._credits} credits")
-                    self._send_commanded()
+                    self._commands.send()
                     self._changed.notify_all()
+                self._tell_changed()
             case "ack":
-                pass  # nothing is spooled here yet; the result is what a caller awaits
+                if self._listener is not None:
+                    self._take_ack(response.ack)
             case "welcome":
                 self._take_welcome(response.welcome)
             case "drain":
                 with self._changed:
                     self._draining = True
-                    refused = list(self._commanded)
-                    self._commanded.clear()
+                    refused = self._commands.abandon()
                     self._changed.notify_all()
-                for one in refused:
-                    resolve(one.pending.future, _draining(self.server))
+                for future in refused:
+                    resolve(future, draining(self.server))
+                self._tell_changed()
             case "error":
                 # The status that follows says that the stream is over.
                 error = error_from_message(response.error)
@@ -286,9 +352,9 @@ class Connection:
             case "heartbeat":
                 if not response.heartbeat.reply:
                     beat = ingest_pb2.Heartbeat(nonce=response.heartbeat.nonce, reply=True)
-                    self._requests.put(ingest_pb2.ConnectRequest(heartbeat=beat))
+                    self.put(ingest_pb2.ConnectRequest(heartbeat=beat))
             case "command":
-                self._take_command(response.command)
+                self._commands.take(response.command)
             case _:
                 pass  # from a newer server; what it adds may be ignored
 
@@ -309,39 +375,13 @@ class Connection:
             self._welcome = welcome
             self._changed.notify_all()
 
-    def _take_command(self, command: fleet_pb2.Command) -> None:
-        """Answer, or keep the command until what it asks for has been made."""
-        try:
-            wanted = parse_refine_command(command)
-        except FeatherwireError as error:
-            self._requests.put(command_reply(command.command_id, error))
-            return
-        asked = Parked(command.command_id, wanted, Future())
+    def _take_ack(self, ack: ingest_pb2.Ack) -> None:
+        """Tell the listener of a frame's own acknowledgement, not of a refinement's."""
+        assert self._listener is not None
         with self._changed:
-            if any(sequence == wanted.sequence for sequence, _, _ in self._pending):
-                self._refinements.setdefault(wanted.sequence, asked.reply)
-            if wanted.sequence not in self._parked and self._kept.unfinished(wanted.sequence):
-                self._parked[wanted.sequence] = asked
-                return
-        self._answer(asked)
-
-    def _answer(self, asked: Parked) -> None:
-        """Queue the layers that are asked for, or say why not."""
-        wanted = asked.wanted
-        with self._changed:
-            try:
-                self._raise_unless_open()
-                refinement = self._kept.refinement(wanted.sequence, wanted.bundle_id, wanted.state)
-                request = refine_request(refinement)
-                self._check_size(request)
-            except FeatherwireError as error:
-                self._requests.put(command_reply(asked.command_id, error))
-                resolve(asked.reply, error)
-                return
-            self._kept.sent(refinement)
-            pending = Pending(refinement.payload_bytes, refines=True, future=asked.reply)
-            self._commanded.append(Commanded(asked.command_id, refinement, request, pending))
-            self._send_commanded()
+            pending = self._pending.get((ack.sequence, ack.bundle_short_id, ack.state))
+        if pending is None or not pending.refines:
+            self._listener.acknowledged(ack.sequence)
 
     def _take_result(self, result: ingest_pb2.Result) -> None:
         received_at = time.perf_counter()
@@ -350,29 +390,36 @@ class Connection:
             key = (result.sequence, result.bundle_short_id, result.state)
             pending = self._pending.pop(key, None)
             if pending is not None and not pending.refines:
-                refinement = self._refinements.pop(result.sequence, None)
-        if pending is None:
+                refinement = self._commands.refinement_of(result.sequence)
+        if pending is None and self._listener is None:
             return  # a repeated result, or one whose caller has given up
-        round_trip_ms = (received_at - pending.sent_at) * 1e3
         try:
             outcome = outcome_from_message(result.outcome)
         except FeatherwireError as error:
-            resolve(pending.future, error)
-            return
+            if pending is not None and (self._listener is None or pending.refines):
+                resolve(pending.future, error)
+                return
+            outcome = FrameOutcome(error=error)
+        sent_at = pending.sent_at if pending is not None else received_at
         reply = Reply(
             outcome,
             result.sequence,
             result.state,
-            round_trip_ms,
+            (received_at - sent_at) * 1e3,
             result.bundle_short_id,
-            pending.payload_bytes,
-            pending.passes,
+            pending.payload_bytes if pending is not None else 0,
+            pending.passes if pending is not None else 0,
             refinement,
+            result.result_id,
         )
-        resolve(pending.future, reply)
+        if pending is not None:
+            resolve(pending.future, reply)
+        elif self._listener is not None:
+            self._listener.unclaimed(reply)
 
 
-def _draining(server: str) -> SessionError:
+def draining(server: str) -> SessionError:
+    """What is said when the server takes no more."""
     return SessionError("draining", f"{server} is about to stop and takes no frames")
 
 

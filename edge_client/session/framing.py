@@ -10,6 +10,7 @@ from edge_client.session.kept import Part
 from edge_client.session.wishes import (
     PictureWish,
     ServerTasks,
+    makes_pictures,
     picture_at_once,
     picture_request,
 )
@@ -19,7 +20,8 @@ from shared.errors import SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import PictureRequest
 from shared.wire.deadlines import frame_deadline
-from shared.wire.requests import parse_tasks
+from shared.wire.features import features_message
+from shared.wire.requests import parse_tasks, picture_request_message
 
 RESULT_MARGIN_S = 5.0
 
@@ -61,7 +63,7 @@ class Framer:
         self.describer = describer
         self.server_tasks = ServerTasks(settings)
         self._named = also
-        self._default_tasks = tasks
+        self.default_tasks = tasks
         self._deadline_s = deadline_s
         self._server_deadline_s = settings.frame_deadline_s
 
@@ -99,14 +101,43 @@ class Framer:
             described.make_others if kept else None,
         )
 
+    def for_spool(
+        self, frame: Outgoing, tasks: Iterable[str] | None
+    ) -> tuple[ingest_pb2.Frame, bool]:
+        """The frame's message without a sequence, asking for all that is wanted; and whether that
+        is what the server has, which ``ask`` fills in when there is one."""
+        named = self.default_tasks if tasks is None else parse_tasks(tasks)
+        message = ingest_pb2.Frame(
+            features=[features_message(part.sent) for part in frame.parts if part.sent is not None],
+            tasks=named or (),
+            picture=picture_request_message(frame.later[1]),
+        )
+        message.captured_at.GetCurrentTime()
+        return message, named is None
+
+    def ask(self, message: ingest_pb2.Frame, *, default_tasks: bool, kept: bool) -> None:
+        """Settle what is asked of a spooled frame at once, as ``frame`` does for one that goes
+        directly; ``kept``: whether the further bundles' parts are at hand."""
+        ids = [features.bundle_short_id for features in message.features]
+        sent = self.describer.bundles(ids)
+        others = [bundle for short_id, bundle in self.describer.also.items() if short_id not in ids]
+        waiting = others if kept else []
+        wanted = (
+            self.server_tasks.all_on((*sent, *waiting)) if default_tasks else tuple(message.tasks)
+        )
+        del message.tasks[:]
+        message.tasks.extend(self.server_tasks.at_once(wanted, sent, waiting))
+        if not any(map(makes_pictures, sent)) and any(map(makes_pictures, waiting)):
+            message.ClearField("picture")
+
     def wanted_tasks(
         self, tasks: Iterable[str] | None, bundles: Sequence[Bundle]
     ) -> tuple[str, ...]:
         """``tasks``, or the session's, or all that ``bundles`` are enough for."""
         if tasks is not None:
             return parse_tasks(tasks)
-        if self._default_tasks is not None:
-            return self._default_tasks
+        if self.default_tasks is not None:
+            return self.default_tasks
         return self.server_tasks.all_on(bundles)
 
     def deadline_of(self, width: int, height: int) -> float:

@@ -19,7 +19,8 @@ class Reply:
     """An outcome as it came: milliseconds since its request was sent, and the frame's numbers.
 
     ``state`` is of the bundle with short id ``bundle_id``. ``refinement`` is there when the server
-    has asked for more layers of the frame: the reply to those.
+    has asked for more layers of the frame: the reply to those. ``result_id``: the result's number
+    in the session, 0 for one that is not kept there.
     """
 
     outcome: FrameOutcome
@@ -30,6 +31,7 @@ class Reply:
     payload_bytes: int = 0
     passes: int = 0
     refinement: Future[Reply] | None = None
+    result_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,52 +1,37 @@
-"""EdgeSession: photos out, results in, over one stream."""
+"""EdgeSession: photos out, results in, over one stream, or over as many as a spool needs."""
 
 from __future__ import annotations
 
-import logging
-import time
 import uuid
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import grpc
-
-from edge_client.session.bundles import obtain_bundle
-from edge_client.session.channel import (
-    TlsClientFiles,
-    error_from_call,
-    open_channel,
-    wait_until_ready,
-)
-from edge_client.session.connection import Connection
-from edge_client.session.describe import Describer, Photo
-from edge_client.session.framing import Framer, Outgoing, SendWith
-from edge_client.session.identity import default_device_name, package_version
-from edge_client.session.in_flight import InFlight, too_late
-from edge_client.session.kept import KEPT_BYTES, KEPT_FRAMES, KeptFrames, Part
-from edge_client.session.pending import Reply
-from edge_client.session.result import FrameResult, failed, received
-from edge_client.session.wishes import (
-    PictureWish,
-    picture_request,
-)
-from shared.bundle import Bundle, packaged_bundle_of
+from edge_client.rate import RateControl
+from edge_client.session.channel import TlsClientFiles, open_channel
+from edge_client.session.courier import Courier
+from edge_client.session.describe import Photo
+from edge_client.session.direct import DirectSender, RateListener, whole
+from edge_client.session.framing import Framer, SendWith
+from edge_client.session.identity import default_device_name
+from edge_client.session.kept import KEPT_BYTES, KEPT_FRAMES, KeptFrames
+from edge_client.session.opening import BundleSource, Link, Opener
+from edge_client.session.outgoing import Wishes
+from edge_client.session.result import FrameResult, received
+from edge_client.session.spooled import SpooledSender
+from edge_client.session.unary import analyze
+from edge_client.session.wishes import PictureWish, picture_request
+from edge_client.spool import Spool
+from shared.bundle import Bundle
 from shared.codec import RateTarget
-from shared.errors import BundleError, FeatherwireError, SessionError
-from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
-from shared.wire.features import features_message
-from shared.wire.requests import Hello, parse_tasks, picture_request_message
-from shared.wire.results import outcome_from_message
+from shared.errors import FeatherwireError, SessionError
+from shared.wire.commands import RatePolicy, TasksCommand, parse_rate_policy
+from shared.wire.requests import parse_tasks
 
 if TYPE_CHECKING:
     from edge_client.encoder import EdgeEncoder
-
-BundleSource = Bundle | str | Path
 
 
 class EdgeSession:
@@ -64,6 +49,9 @@ class EdgeSession:
     tasks: what runs when a call names no tasks; None is every task that the server has.
     deadline_s: how long a frame may take; None is the server's deadline for its size and a little
         more.
+    spool: keeps frames until the server has them, over lost connections, restarts and power cuts,
+        and gives the session its name. Without one the session ends with its connection.
+    control: the rate of this device. None sends as fast as the server takes.
     """
 
     def __init__(
@@ -83,94 +71,94 @@ class EdgeSession:
         bundle_cache_dir: Path | None = None,
         kept_frames: int = KEPT_FRAMES,
         kept_bytes: int = KEPT_BYTES,
+        spool: Spool | None = None,
+        control: RateControl | None = None,
     ) -> None:
         self.server = server
         self.device = device or default_device_name()
-        self.session = session or uuid.uuid4().hex
-        self._given_bundle = encoder.bundle if encoder is not None else bundle
-        self._given_also = tuple(also)
-        self._encoder = encoder
-        self._default_tasks = None if tasks is None else parse_tasks(tasks)
-        self._threads = threads
+        self._session = session or uuid.uuid4().hex
         self._tls = tls
         self._connect_timeout_s = connect_timeout_s
-        self._deadline_s = deadline_s
-        self._bundle_cache_dir = bundle_cache_dir
-        self._channel: grpc.Channel | None = None
-        self._connection: Connection | None = None
-        self._framer: Framer | None = None
+        self._spool = spool
+        self._control = control or RateControl()
         self._kept = KeptFrames(kept_frames, kept_bytes)
+        self._opener = Opener(
+            server,
+            self.device,
+            bundle=bundle,
+            encoder=encoder,
+            also=also,
+            tasks=None if tasks is None else parse_tasks(tasks),
+            threads=threads,
+            tls=tls,
+            timeout_s=connect_timeout_s,
+            deadline_s=deadline_s,
+            bundle_cache_dir=bundle_cache_dir,
+        )
+        self._link: Link | None = None
+        self._courier: Courier | None = None
+        self._sender: DirectSender | SpooledSender | None = None
 
     # -- life ------------------------------------------------------------------------------------
 
     def open(self) -> EdgeSession:
         """Connect, agree on a bundle, and be ready to send; ``with`` calls this.
 
+        With a spool a server that is not there is no error: it is looked for until ``close``.
         Raises ``SessionError`` (unreachable, refused, bundle_mismatch, unsupported_version, ...)
         and ``BundleError`` when the bundle cannot be had.
         """
-        if self._connection is not None:
+        if self._sender is not None:
             return self
-        mine = None if self._given_bundle is None else _load(self._given_bundle)
-        also = [_load(source) for source in self._given_also]
-        self._channel = open_channel(self.server, self._tls)
-        try:
-            wait_until_ready(
-                self._channel,
-                self.server,
-                self._connect_timeout_s,
-                tls=self._tls is not None,
-            )
-            hello = Hello(
-                device=self.device,
-                session=self.session,
-                bundle_id=mine.id if mine is not None else None,
-                can_switch_bundle=self._given_bundle is None,
-                client_version=package_version(),
-                also_bundle_ids=tuple(bundle.id for bundle in also),
-            )
-            self._connection = Connection(
-                self._channel,
-                self.server,
-                hello,
-                kept=self._kept,
-                timeout_s=self._connect_timeout_s,
-            )
-            welcome = self._connection.welcome
-            accepted = welcome.accepted_bundle_ids or [welcome.bundle_id]
-            if mine is None or mine.id not in accepted:
-                mine = _packaged(welcome.bundle_id) or obtain_bundle(
-                    self._channel, self.server, welcome.bundle_id, cache_dir=self._bundle_cache_dir
-                )
-            for bundle in also:
-                if bundle.id not in accepted:
-                    raise _refused(bundle, self.server)
-            shared = self._encoder if self._encoder and self._encoder.bundle.id == mine.id else None
-            given = {
-                str(source): bundle
-                for source, bundle in zip(self._given_also, also, strict=True)
-                if not isinstance(source, Bundle)
-            }
-            self._framer = Framer(
-                Describer(mine, also, encoder=shared, threads=self._threads),
-                welcome.settings,
-                also=given,
-                tasks=self._default_tasks,
-                deadline_s=self._deadline_s,
-            )
-        except BaseException:
-            self.close()
-            raise
+        if self._spool is not None:
+            self._open_spooled(self._spool)
+            return self
+        self._link = self._opener.open(
+            self._session,
+            self._kept,
+            listener=RateListener(self._control),
+            take_setting=self._take_setting,
+        )
+        self._follow(self._link)
+        self._sender = DirectSender(self._link, self.server, self._control)
         return self
 
     def close(self) -> None:
         """End the session; frames in flight have ten seconds to come back."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        if self._courier is not None:
+            self._courier.close()
+            self._courier = None
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        self._sender = None
+
+    def _open_spooled(self, spool: Spool) -> None:
+        open_channel(self.server, self._tls).close()  # what is wrong for ever is said at once
+        self._restore_settings(spool)
+
+        def open_link(courier: Courier) -> Link:
+            link = self._opener.open(
+                spool.session,
+                self._kept,
+                last_result_seen=spool.last_result_seen,
+                listener=courier,
+                take_setting=self._take_setting,
+            )
+            self._follow(link)
+            return link
+
+        courier = Courier(spool, open_link, kept=self._kept, rate=self._control)
+        courier.start()
+        self._courier = courier
+        self._sender = SpooledSender(
+            spool, courier, self._opener, self._kept, self._control, self._connect_timeout_s
+        )
+        courier.wait_linked(self._connect_timeout_s)
+        if courier.fatal is not None:
+            error = courier.fatal
+            self.close()
+            raise error
 
     def __enter__(self) -> EdgeSession:
         return self.open()
@@ -186,6 +174,21 @@ class EdgeSession:
     # -- facts -----------------------------------------------------------------------------------
 
     @property
+    def session(self) -> str:
+        """Which numbering of frames; a spool's own."""
+        return self._spool.session if self._spool is not None else self._session
+
+    @property
+    def online(self) -> bool:
+        """Whether there is a stream now."""
+        return self._current_link() is not None
+
+    @property
+    def control(self) -> RateControl:
+        """The rate of this device."""
+        return self._control
+
+    @property
     def bundle(self) -> Bundle:
         """The bundle on which both ends agreed."""
         return self._framing().describer.bundle
@@ -197,8 +200,10 @@ class EdgeSession:
 
     @property
     def credits(self) -> int:
-        """Frames that may be sent at once without waiting."""
-        return self._open_connection().credits
+        """Frames that may be sent at once without waiting; 0 while there is no stream."""
+        self._open_sender()
+        link = self._current_link()
+        return link.connection.credits if link is not None else 0
 
     @property
     def available_tasks(self) -> tuple[str, ...]:
@@ -247,18 +252,8 @@ class EdgeSession:
         fails alone is in ``result.task_errors``.
         """
         rate = RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
-        frame = self._framing().frame(photo, rate, tasks, picture, refinable, send_with)
-        sequence, future = self._submit(frame)
-        self._finish(sequence, frame)
-        reply = self._await(future, frame.deadline_s)
-        result = _whole(received(reply, photo))
-        if not wait_refined or reply.refinement is None:
-            return result
-        try:
-            more = received(self._await(reply.refinement, frame.deadline_s), photo, before=result)
-        except FeatherwireError as error:
-            return replace(result, refine_error=error)
-        return more if more.error is None else replace(result, refine_error=more.error)
+        wishes = Wishes(rate, tasks, picture, refinable, send_with)
+        return self._open_sender().send(photo, wishes, wait_refined=wait_refined)
 
     def stream(
         self,
@@ -283,37 +278,23 @@ class EdgeSession:
         that is not back within its deadline. Raises ``SessionError`` when the session itself fails,
         after it has yielded all that came back.
         """
-        wanted = None if tasks is None else parse_tasks(tasks)
-        request = picture_request(picture)
+        sender = self._open_sender()
         rate = RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
-        framing = self._framing()
-        with_ = framing.at_once(send_with)
-        in_flight = InFlight(self.server)
-        for photo in photos:
-            try:
-                frame = framing.frame(photo, rate, wanted, request, refinable, with_)
-            except SessionError:
-                raise
-            except FeatherwireError as error:
-                yield failed(photo, error)
-                continue
-            while self._open_connection().credits == 0 and in_flight:
-                yield from in_flight.completed()
-            try:
-                sequence, future = self._submit(frame)
-            except SessionError as error:
-                if error.reason not in {"message_too_large", "deadline_exceeded"}:
-                    while in_flight:
-                        yield from in_flight.completed()
-                    raise
-                yield failed(photo, error)
-                continue
-            in_flight.add(future, photo, sequence, frame.deadline_s)
-            self._finish(sequence, frame)
-            if in_flight.any_done:
-                yield from in_flight.completed()
-        while in_flight:
-            yield from in_flight.completed()
+        names = None if tasks is None else parse_tasks(tasks)
+        with_ = self._framing().at_once(send_with)
+        wishes = Wishes(rate, names, picture_request(picture), refinable, with_)
+        return sender.stream(photos, wishes)
+
+    def flush(self) -> Iterator[FrameResult]:
+        """Results of what the spool still holds, as they come.
+
+        What no server takes within the connection's timeout yields a result whose error has the
+        reason ``spooled``. Raises ``SessionError("no_spool")``.
+        """
+        sender = self._open_sender()
+        if not isinstance(sender, SpooledSender):
+            raise SessionError("no_spool", "this session has no spool that could be flushed")
+        return sender.flush()
 
     def refine(
         self,
@@ -342,8 +323,10 @@ class EdgeSession:
             picture=picture_request(picture),
         )
         deadline_s = framing.deadline_of(*self._kept.size(sequence))
-        future = self._open_connection().refine(refinement, deadline_s=deadline_s)
-        result = _whole(received(self._await(future, deadline_s), sequence))
+        link = self._open_link()
+        future = link.connection.refine(refinement, deadline_s=deadline_s)
+        sender = DirectSender(link, self.server, self._control)
+        result = whole(received(sender.wait_for(future, deadline_s), sequence))
         self._kept.sent(refinement)
         return result
 
@@ -363,98 +346,58 @@ class EdgeSession:
         """Like ``send``, as one unary call outside the stream: no credits, no sequence, and
         nothing is kept."""
         rate = RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
-        self._open_connection()
-        frame = self._framing().frame(photo, rate, tasks, picture, False, send_with, keep=False)
-        assert self._channel is not None
-        sent = [part.sent for part in frame.parts if part.sent is not None]
-        request = ingest_pb2.AnalyzeRequest(
-            features=[features_message(bitstream) for bitstream in sent],
-            tasks=frame.tasks,
-            picture=picture_request_message(frame.picture),
-        )
-        started = time.perf_counter()
-        try:
-            response = ingest_pb2_grpc.IngestServiceStub(self._channel).Analyze(
-                request, timeout=frame.deadline_s
-            )
-        except grpc.RpcError as error:
-            raise error_from_call(error, self.server) from None
-        reply = Reply(
-            outcome_from_message(response.outcome),
-            0,
-            sent[0].state,
-            (time.perf_counter() - started) * 1e3,
-            sent[0].bundle_id,
-            sum(bitstream.file_bytes for bitstream in sent),
-            sent[0].passes,
-        )
-        return _whole(received(reply, photo))
+        link = self._open_link()
+        return analyze(link, self.server, photo, Wishes(rate, tasks, picture, False, send_with))
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _open_connection(self) -> Connection:
-        if self._connection is None:
+    def _open_sender(self) -> DirectSender | SpooledSender:
+        if self._sender is None:
             raise SessionError("closed", "this session is not open; use it in a with statement")
-        return self._connection
+        return self._sender
+
+    def _current_link(self) -> Link | None:
+        return self._courier.link if self._courier is not None else self._link
+
+    def _open_link(self) -> Link:
+        self._open_sender()
+        link = self._current_link()
+        if link is None:
+            raise SessionError("unreachable", f"there is no stream to {self.server} now")
+        return link
 
     def _framing(self) -> Framer:
-        self._open_connection()
-        assert self._framer is not None
-        return self._framer
+        sender = self._open_sender()
+        return sender.framer if isinstance(sender, SpooledSender) else self._open_link().framer
 
-    def _submit(self, frame: Outgoing) -> tuple[int, Future[Reply]]:
-        return self._open_connection().submit(
-            frame.parts,
-            tasks=frame.tasks,
-            picture=frame.picture,
-            deadline_s=frame.deadline_s,
-            later=frame.later,
-            more=frame.make_others is not None,
-        )
+    # -- the operator's settings -----------------------------------------------------------------
 
-    def _finish(self, sequence: int, frame: Outgoing) -> None:
-        """Encode what is only kept, while the frame is on its way."""
-        if frame.make_others is None:
-            return
-        parts: tuple[Part, ...] = ()
-        try:
-            parts = frame.make_others()
-        except FeatherwireError as error:
-            logging.getLogger(__name__).warning(
-                "warning: frame %d cannot be refined: %s", sequence, error.message
-            )
-        finally:
-            self._open_connection().finish(sequence, parts)
+    def _take_setting(self, wanted: RatePolicy | TasksCommand) -> None:
+        """Carry out a command, and keep it where there is a spool. Raises ``SpoolError``."""
+        if isinstance(wanted, RatePolicy):
+            if self._spool is not None:
+                self._spool.keep("rate_policy", wanted.to_dict())
+            self._control.set_policy(wanted)
+        else:
+            if self._spool is not None:
+                self._spool.keep("tasks", list(wanted.tasks))
+            self._set_tasks(wanted.tasks)
 
-    def _await(self, future: Future[Reply], deadline_s: float) -> Reply:
-        try:
-            return future.result(deadline_s)
-        except FutureTimeoutError:
-            raise too_late(self.server, deadline_s) from None
+    def _restore_settings(self, spool: Spool) -> None:
+        policy, tasks = spool.setting("rate_policy"), spool.setting("tasks")
+        if policy is not None:
+            self._control.set_policy(RatePolicy(**policy))
+        if tasks is not None:
+            self._opener.tasks = tuple(tasks)
 
+    def _set_tasks(self, tasks: tuple[str, ...]) -> None:
+        self._opener.tasks = tasks
+        link = self._current_link()
+        if link is not None:
+            link.framer.default_tasks = tasks
 
-def _packaged(bundle_id: str) -> Bundle | None:
-    """The bundle of that id, where it comes with Featherwire and is not damaged."""
-    with suppress(BundleError, ValueError):
-        found = packaged_bundle_of(bytes.fromhex(bundle_id[:16]))
-        return found if found is not None and found.id == bundle_id else None
-    return None
-
-
-def _load(source: BundleSource) -> Bundle:
-    return source if isinstance(source, Bundle) else Bundle.load(source)
-
-
-def _refused(bundle: Bundle, server: str) -> SessionError:
-    return SessionError(
-        "bundle_mismatch",
-        f"{server} does not take bundle {bundle.manifest.name} ({bundle.id})",
-        bundle_id=bundle.id,
-    )
-
-
-def _whole(result: FrameResult) -> FrameResult:
-    """``result``, unless the frame as a whole failed: then its error is raised."""
-    if result.error is not None:
-        raise result.error
-    return result
+    def _follow(self, link: Link) -> None:
+        """Take the policy that the server has for everybody, unless a command said otherwise."""
+        settings = link.connection.welcome.settings
+        if settings.HasField("rate_policy") and self._control.policy == RatePolicy():
+            self._control.set_policy(parse_rate_policy(settings.rate_policy))

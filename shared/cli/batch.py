@@ -22,14 +22,19 @@ Record = Mapping[str, Any]
 
 @dataclass
 class Outcome:
-    """What became of the files: JSON-ready records, and errors beside the file they belong to."""
+    """What became of the files: JSON-ready records, and errors beside the file they belong to.
+
+    ``kept``: files whose work is stored, and will be done later.
+    """
 
     results: list[Record] = field(default_factory=list)
     failures: list[Record] = field(default_factory=list)
+    kept: list[Record] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``--json`` prints."""
-        return {"results": self.results, "failures": self.failures}
+        kept = {"kept": self.kept} if self.kept else {}
+        return {"results": self.results, "failures": self.failures, **kept}
 
 
 class Batch:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
 from shared.wire.failures import error_to_message
 from shared.wire.features import MAX_STATE, parse_short_id
-from shared.wire.requests import MAX_SEQUENCE
+from shared.wire.requests import MAX_SEQUENCE, parse_tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +21,74 @@ class RefineCommand:
     state: int
 
 
-def parse_refine_command(command: fleet_pb2.Command) -> RefineCommand:
+@dataclass(frozen=True, slots=True)
+class RatePolicy:
+    """How a device shall choose its rate; at most one of the first four is set.
+
+    ``max_frames_per_second``: None leaves it to the device.
+    """
+
+    state: int | None = None
+    bits_per_pixel: float | None = None
+    frame_bytes: int | None = None
+    bytes_per_second: int | None = None
+    max_frames_per_second: float | None = None
+
+    def to_dict(self) -> dict[str, float]:
+        """The fields that are set."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def parse_rate_policy(message: fleet_pb2.RatePolicy) -> RatePolicy:
+    """Check a policy; raises ``SessionError("invalid_message")``."""
+    given = message.WhichOneof("policy")
+    fps = message.max_frames_per_second
+    if (
+        not 0 <= fps < math.inf
+        or message.state > MAX_STATE
+        or not 0 <= message.bits_per_pixel < math.inf
+        or max(message.frame_bytes, message.bytes_per_second) >= 2**53
+        or (given not in {None, "state"} and not getattr(message, given or ""))
+    ):
+        raise SessionError("invalid_message", "the rate policy is out of range")
+    return RatePolicy(
+        message.state if given == "state" else None,
+        message.bits_per_pixel or None,
+        message.frame_bytes or None,
+        message.bytes_per_second or None,
+        fps or None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TasksCommand:
+    """The tasks of frames that name none."""
+
+    tasks: tuple[str, ...]
+
+
+def parse_command(command: fleet_pb2.Command) -> RefineCommand | RatePolicy | TasksCommand:
     """Check a command.
 
-    Raises ``SessionError``: ``unsupported_command`` for one that is no RefineFrame,
+    Raises ``SessionError``: ``unsupported_command`` for one that this client cannot carry out,
     ``invalid_message``; and ``BitstreamError("bad_bundle_id")``.
     """
-    if command.WhichOneof("command") != "refine_frame":
-        raise SessionError("unsupported_command", "this client only takes refine_frame")
-    refine = command.refine_frame
-    if not 1 <= refine.sequence <= MAX_SEQUENCE or refine.state > MAX_STATE:
-        raise SessionError("invalid_message", "there is no such frame or state")
-    return RefineCommand(refine.sequence, parse_short_id(refine.bundle_short_id), refine.state)
+    match command.WhichOneof("command"):
+        case "set_rate":
+            return parse_rate_policy(command.set_rate.policy)
+        case "set_tasks":
+            return TasksCommand(parse_tasks(command.set_tasks.tasks))
+        case "refine_frame":
+            refine = command.refine_frame
+            if not 1 <= refine.sequence <= MAX_SEQUENCE or refine.state > MAX_STATE:
+                raise SessionError("invalid_message", "there is no such frame or state")
+            short_id = parse_short_id(refine.bundle_short_id)
+            return RefineCommand(refine.sequence, short_id, refine.state)
+        case other:
+            raise SessionError(
+                "unsupported_command",
+                f"this client takes refine_frame, set_rate and set_tasks, not {other}",
+            )
 
 
 def command_reply(

@@ -26,6 +26,12 @@ KEEPALIVE_TIME_S = 20.0
 KEEPALIVE_TIMEOUT_S = 10.0
 """A connection that leaves a ping unanswered so long is closed."""
 
+HEARTBEAT_TIME_S = 15.0
+"""A client asks for an answer on a stream that has been silent so long with nothing in flight."""
+
+HEARTBEAT_TIMEOUT_S = 20.0
+"""A stream that leaves a heartbeat unanswered so long is ended, and opened anew."""
+
 ERROR_METADATA_KEY = "featherwire-error-bin"
 """Trailing metadata that carries a serialised ``Error`` when a call fails."""
 

@@ -46,7 +46,7 @@ from shared.wire import (
     error_from_message,
     error_to_message,
 )
-from shared.wire.commands import RefineCommand, parse_refine_command
+from shared.wire.commands import RatePolicy, RefineCommand, parse_command, parse_rate_policy
 from shared.wire.failures import is_retryable
 from shared.wire.features import parse_features
 from shared.wire.requests import (
@@ -422,11 +422,46 @@ def test_a_forged_second_bitstream_is_refused(change: Any, reason: str) -> None:
 def test_a_command_that_cannot_be_is_refused(change: Any, reason: str) -> None:
     command = fleet_pb2.Command(command_id="c")
     command.refine_frame.sequence = 3
-    assert parse_refine_command(command) == RefineCommand(3, b"", 0)
+    assert parse_command(command) == RefineCommand(3, b"", 0)
     change(command)
     with pytest.raises(FeatherwireError) as caught:
-        parse_refine_command(command)
+        parse_command(command)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("fields", "policy"),
+    [
+        ({"state": 0}, RatePolicy(state=0)),
+        ({"bits_per_pixel": 0.1}, RatePolicy(bits_per_pixel=0.1)),
+        ({"frame_bytes": 7}, RatePolicy(frame_bytes=7)),
+        ({"bytes_per_second": 9, "max_frames_per_second": 2.0}, RatePolicy(None, None, None, 9, 2)),
+        ({"max_frames_per_second": 0.5}, RatePolicy(max_frames_per_second=0.5)),
+        ({}, RatePolicy()),
+    ],
+)
+def test_rate_policies_are_taken_as_they_are(fields: dict[str, Any], policy: RatePolicy) -> None:
+    assert parse_rate_policy(fleet_pb2.RatePolicy(**fields)) == policy
+    assert RatePolicy(**policy.to_dict()) == policy
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"state": 256},
+        {"bits_per_pixel": 0.0},
+        {"bits_per_pixel": float("nan")},
+        {"bits_per_pixel": -1.0},
+        {"frame_bytes": 0},
+        {"bytes_per_second": 2**60},
+        {"max_frames_per_second": float("inf")},
+        {"max_frames_per_second": -1.0},
+    ],
+)
+def test_a_rate_policy_that_cannot_be_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(SessionError) as caught:
+        parse_rate_policy(fleet_pb2.RatePolicy(**fields))
+    assert caught.value.reason == "invalid_message"
 
 
 def test_task_names_lose_repetitions_and_encodings_have_a_default() -> None:

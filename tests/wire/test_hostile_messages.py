@@ -18,7 +18,7 @@ from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
 from shared.proto.featherwire.v1 import types_pb2 as pb
 from shared.wire import error_from_message
-from shared.wire.commands import parse_refine_command
+from shared.wire.commands import parse_command
 from shared.wire.requests import (
     Frame,
     Hello,
@@ -114,7 +114,7 @@ def test_damaged_messages_give_typed_errors(
         "pair": (ingest_pb2.Frame, _pair(feature_encoder, encoder, image), parse_frame),
         "refine": (ingest_pb2.Refine, _frame(encoder, image), parse_refine),
         "layers": (ingest_pb2.Refine, _refine(encoder, image), parse_refine),
-        "command": (fleet_pb2.Command, _command(), parse_refine_command),
+        "command": (fleet_pb2.Command, _command(), parse_command),
         "hello": (ingest_pb2.Hello, hello.SerializeToString(), parse_hello),
         "outcome": (pb.FrameOutcome, _analysis_message().SerializeToString(), outcome_from_message),
         "error": (pb.Error, error.SerializeToString(), error_from_message),

@@ -345,7 +345,7 @@ def test_a_server_that_stops_lets_what_it_asked_for_come_back_or_says_draining(
 
     thread = threading.Thread(target=stream)
     thread.start()
-    while not results:
+    while not any(result.refined for result in list(results)):
         time.sleep(0.01)
     server.stop()
     thread.join(30)

@@ -1,0 +1,119 @@
+"""What came back of photos: noted, saved beside each other, and said in a line each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shared.cli import RATE_COLUMNS, Batch, Outcome, write_atomically
+from shared.errors import FeatherwireError, SessionError
+
+if TYPE_CHECKING:
+    from edge_client.session import FrameResult
+
+COLUMNS = {"photo": "photo", **RATE_COLUMNS, "round_trip_ms": "ms", "found": "found"}
+"""Of the table that people see."""
+
+
+def take_all(
+    results: Iterator[FrameResult],
+    photos: Sequence[Path],
+    output: Path | None,
+    batch: Batch,
+    outcome: Outcome,
+) -> FeatherwireError | None:
+    """Note every result. When the session ends early: why, and each photo without one fails."""
+    waiting = Counter(str(photo) for photo in photos)
+    try:
+        for result in results:
+            waiting[str(result.source)] -= not result.refined
+            take(result, output, batch, outcome)
+    except FeatherwireError as error:
+        for photo in waiting.elements():
+            fail(Path(photo), error, outcome)
+        return error
+    return None
+
+
+def tell_kept(outcome: Outcome, spool: Path, server: str, why: str) -> None:
+    """Say how many frames wait for a server, and what delivers them."""
+    if outcome.kept:
+        sys.stderr.write(
+            f"{len(outcome.kept)} frames are kept in {spool} ({why}); `featherwire-edge flush "
+            f"--spool {spool} --server {server}` delivers them\n"
+        )
+
+
+def fail(photo: Path, error: FeatherwireError, outcome: Outcome) -> None:
+    """Note and say why there is no result of a photo."""
+    outcome.failures.append({"file": str(photo), **error.to_dict()})
+    sys.stderr.write(f"error: {photo}: {error.message} [{error.reason}]\n")
+
+
+def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcome) -> None:
+    """Note one result, and save it when there is a folder."""
+    # A frame that an earlier process has spooled may have had no file.
+    photo = Path(result.source or f"frame-{result.sequence}")
+    if result.error is not None and result.error.reason == "spooled":
+        outcome.kept.append({"file": str(photo), "sequence": result.sequence})
+        return
+    if result.analysis is None:
+        unknown = SessionError("no_result", "the server sent neither findings nor an error")
+        fail(photo, result.error or unknown, outcome)
+        return
+    record: dict[str, Any] = {
+        "photo": str(photo),
+        "sequence": result.sequence,
+        "refined": result.refined,
+        "bundle": result.bundle_id.hex(),
+        "state": result.state,
+        "passes": result.passes,
+        "bytes": result.payload_bytes,
+        "bits_per_pixel": round(result.analysis.bits_per_pixel, 6),
+        "round_trip_ms": round(result.round_trip_ms, 2),
+        "found": _found(result),
+        "analysis": result.analysis.to_dict(),
+    }
+    if result.task_errors:
+        record["task_errors"] = {name: e.to_dict() for name, e in result.task_errors.items()}
+    if result.picture_error is not None:
+        record["picture_error"] = result.picture_error.to_dict()
+    for error in (*result.task_errors.values(), result.picture_error):
+        if error is not None:
+            sys.stderr.write(f"error: {photo}: {error.message} [{error.reason}]\n")
+    stem = f"{photo.stem}.refined" if result.refined else photo.stem
+    try:
+        if output is not None:
+            if result.picture is not None:
+                target = batch.claim(output / f"{stem}.png", photo)
+                write_atomically(target, result.picture.data)
+                record["picture"] = str(target)
+            target = batch.claim(output / f"{stem}.json", photo)
+            write_atomically(target, json.dumps(record, indent=1).encode() + b"\n")
+            record["file"] = str(target)
+    except FeatherwireError as failure:
+        fail(photo, failure, outcome)
+    except OSError as failure:
+        fail(photo, FeatherwireError("io_error", str(failure)), outcome)
+    else:
+        outcome.results.append(record)
+
+
+def _found(result: FrameResult) -> str:
+    """How many of what, such as ``2 person, 1 bus; 3 faces; tabby 71%; road 40%, sky 22%``."""
+    parts = []
+    for task in result.tasks.values():
+        if task.faces is not None:
+            parts.append(f"{len(task.faces)} faces")
+        elif task.classes is not None:
+            parts.append(", ".join(f"{c.class_name} {c.score:.0%}" for c in task.classes[:1]))
+        elif task.regions is not None:
+            parts.append(", ".join(f"{r.class_name} {r.share:.0%}" for r in task.regions[:3]))
+        else:
+            names = Counter(item.class_name for item in task.detections or task.instances or ())
+            parts.append(", ".join(f"{count} {name}" for name, count in names.most_common()))
+    return "; ".join(part for part in parts if part) or "-"

@@ -1,0 +1,190 @@
+"""A device's rate: its own budget, the operator's policy, and what the network takes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from edge_client.rate.bucket import TokenBucket, cost
+from edge_client.rate.goodput import Goodput
+from edge_client.rate.steering import Steering
+from shared.codec import RateTarget
+from shared.errors import BudgetError
+from shared.palette import DiffusionState
+from shared.wire.commands import RatePolicy
+
+LOOK_AGAIN_S = 0.05
+DEFAULT_FRAMES_PER_SECOND = 1.0
+_SMOOTHING = 0.1
+
+
+class RateControl:
+    """Chooses states and says when a frame may go. Thread-safe.
+
+    Without a budget, its own or the operator's, it never makes a frame wait, and it leaves the
+    state as it was asked for, but for the operator's policy.
+    """
+
+    def __init__(
+        self,
+        bits_per_second: float | None = None,
+        frames_per_second: float = DEFAULT_FRAMES_PER_SECOND,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """bits_per_second: the budget on the wire. frames_per_second: the state is the finest with
+        which that many frames fit; more are sent when there are more and they fit. clock: seconds
+        that never go back. Raises ``BudgetError("bad_target")``.
+        """
+        if bits_per_second is not None and not 0 < bits_per_second < float("inf"):
+            raise BudgetError("bad_target", "a bandwidth must be a finite number above 0")
+        if not 0 < frames_per_second < float("inf"):
+            raise BudgetError("bad_target", "a frame rate must be a finite number above 0")
+        self._own = None if bits_per_second is None else bits_per_second / 8
+        self._frames_per_second = frames_per_second
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._policy = RatePolicy()
+        self._bucket: TokenBucket | None = None
+        self._goodput = Goodput()
+        self._steering: Steering | None = None
+        self._shape: tuple[object, ...] = ()
+        self._ratio = 1.0
+        self._last_frame_s: float | None = None
+        self._set_bucket()
+
+    @property
+    def budget_bytes_per_second(self) -> float | None:
+        """The smaller of the device's own budget and the operator's."""
+        return self._bucket.bytes_per_second if self._bucket is not None else None
+
+    @property
+    def active(self) -> bool:
+        """Whether it has a say in what a picture may cost."""
+        return self._bucket is not None or self._policy != RatePolicy()
+
+    @property
+    def goodput_bytes_per_second(self) -> float | None:
+        """What the network took in the last seconds; None where it is not the bottleneck."""
+        with self._lock:
+            rate = self._goodput.rate(self._clock())
+            return rate.bytes_per_second if rate is not None else None
+
+    @property
+    def queue_delay_s(self) -> float:
+        """How much longer the last frame was under way than the quickest."""
+        return self._goodput.queue_delay_s
+
+    @property
+    def policy(self) -> RatePolicy:
+        """The operator's."""
+        return self._policy
+
+    def set_policy(self, policy: RatePolicy) -> None:
+        """Follow the operator, within the device's own budget."""
+        with self._lock:
+            self._policy = policy
+            self._set_bucket()
+            self._shape = ()
+
+    # -- states ----------------------------------------------------------------------------------
+
+    def target(
+        self, wanted: RateTarget, states: Sequence[DiffusionState], pixels: int
+    ) -> RateTarget:
+        """What to encode a picture at: ``wanted``, or less.
+
+        states: the bundle's. pixels: of the picture. A target in bits, bytes or decibels is left
+        as it is, and only the frame rate follows the bandwidth.
+        """
+        wanted = self._commanded(wanted, max(row.state for row in states))
+        if self._bucket is None or wanted not in (RateTarget(), RateTarget(state=wanted.state)):
+            return wanted
+        coarse_first = sorted(states, key=lambda row: -row.state)
+        with self._lock:
+            index = self._choose(coarse_first, pixels)
+        state = coarse_first[index].state
+        return RateTarget(state=state if wanted.state is None else max(state, wanted.state))
+
+    def encoded(self, state: DiffusionState, pixels: int, size: int) -> None:
+        """A picture at this state has ``size`` bytes: the next ones are expected to be alike."""
+        expected = state.typical_bits_per_pixel * pixels / 8
+        if expected > 0 and size > 0:
+            with self._lock:
+                # One picture moves the mean by half of itself at most.
+                ratio = min(max(size / expected, self._ratio / 2), self._ratio * 2)
+                self._ratio += _SMOOTHING * (ratio - self._ratio)
+
+    def _commanded(self, wanted: RateTarget, coarsest: int) -> RateTarget:
+        policy = self._policy
+        if policy.state is not None:  # an operator need not know every bundle's states
+            return RateTarget(state=min(policy.state, coarsest))
+        if policy.bits_per_pixel is not None:
+            return RateTarget(bits_per_pixel=policy.bits_per_pixel)
+        if policy.frame_bytes is not None:
+            return RateTarget(max_bytes=policy.frame_bytes)
+        return wanted
+
+    def _choose(self, states: Sequence[DiffusionState], pixels: int) -> int:
+        assert self._bucket is not None
+        bits = tuple(row.typical_bits_per_pixel for row in states)
+        shape = (bits, pixels)
+        if self._steering is None or shape != self._shape:
+            self._steering, self._shape = Steering(len(states)), shape
+        fps = self._frames_per_second
+        if self._policy.max_frames_per_second is not None:
+            fps = min(fps, self._policy.max_frames_per_second)
+
+        def load(index: int) -> float:
+            return cost(round(bits[index] * pixels / 8 * self._ratio)) * fps
+
+        now_s = self._clock()
+        budget = self._bucket.bytes_per_second
+        rate = self._goodput.rate(now_s)
+        clear_s = self._goodput.clear_s(now_s, self._steering.entered_s)
+        return self._steering.choose(now_s, load, budget, rate, clear_s)
+
+    # -- frames ----------------------------------------------------------------------------------
+
+    def wait_s(self, message_bytes: int) -> float:
+        """Seconds after which to ask again whether a frame may go; 0 when it may now."""
+        with self._lock:
+            now_s = self._clock()
+            wait_s = 0.0
+            if self._policy.max_frames_per_second is not None and self._last_frame_s is not None:
+                next_s = self._last_frame_s + 1.0 / self._policy.max_frames_per_second
+                wait_s = max(0.0, next_s - now_s)
+            if self._bucket is not None:
+                wait_s = max(wait_s, self._bucket.wait_s(message_bytes, now_s))
+                if not self._goodput.may_send(now_s):
+                    wait_s = max(wait_s, LOOK_AGAIN_S)
+            return wait_s
+
+    def sent(self, sequence: int, message_bytes: int) -> None:
+        """A frame goes out."""
+        with self._lock:
+            now_s = self._clock()
+            self._last_frame_s = now_s
+            self._goodput.sent(sequence, message_bytes, now_s)
+            if self._bucket is not None:
+                self._bucket.spend(message_bytes, now_s)
+
+    def acknowledged(self, sequence: int) -> None:
+        """The server has it."""
+        with self._lock:
+            self._goodput.acknowledged(sequence, self._clock())
+
+    def lost(self) -> None:
+        """The stream has ended."""
+        with self._lock:
+            self._goodput.lost()
+
+    def _set_bucket(self) -> None:
+        budgets = [b for b in (self._own, self._policy.bytes_per_second) if b is not None]
+        now_s = self._clock()
+        if not budgets:
+            self._bucket = None
+        elif self._bucket is None:
+            self._bucket = TokenBucket(min(budgets), now_s)
+        else:
+            self._bucket.set_rate(min(budgets), now_s)

@@ -1,0 +1,160 @@
+"""Sending with a spool: a frame is on the disk before it is on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from edge_client.rate import RateControl
+from edge_client.session.courier import Courier
+from edge_client.session.describe import Photo
+from edge_client.session.direct import others_of, whole
+from edge_client.session.framing import Framer, Outgoing
+from edge_client.session.in_flight import too_late
+from edge_client.session.kept import KeptFrames
+from edge_client.session.opening import Opener
+from edge_client.session.outgoing import Wishes, make_frame
+from edge_client.session.result import FrameResult, failed
+from edge_client.spool import Spool
+from shared.errors import FeatherwireError, SessionError
+
+POLL_S = 0.2
+MAX_FRAMES = 64
+PACED_FRAMES = 3
+"""Frames without a result, while there is a stream, at which ``stream`` waits."""
+
+
+class SpooledSender:
+    """``send``, ``stream`` and ``flush`` through a spool and its courier."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        courier: Courier,
+        opener: Opener,
+        kept: KeptFrames,
+        control: RateControl,
+        patience_s: float,
+    ) -> None:
+        """patience_s: how long a caller waits for results while there is no server."""
+        self._spool = spool
+        self._courier = courier
+        self._opener = opener
+        self._kept = kept
+        self._control = control
+        self._patience_s = patience_s
+        self._offline: Framer | None = None
+
+    @property
+    def framer(self) -> Framer:
+        """Of the stream, or, without one, of the bundle on which a server agreed last."""
+        link = self._courier.link
+        if link is not None:
+            self._offline = link.framer
+        if self._offline is None:
+            self._offline = self._opener.offline(self._spool.setting("bundle"))
+        return self._offline
+
+    def send(self, photo: Photo, wishes: Wishes, *, wait_refined: bool) -> FrameResult:
+        """See ``EdgeSession.send``; results of other frames wait for ``stream`` or ``flush``."""
+        sequence = self._put(photo, wishes)
+        found: FrameResult | None = None
+        for result in self._results({sequence}, refined=wait_refined):
+            found = result
+        assert found is not None, "a frame that waits has a result, or one that says spooled"
+        if found.refined and found.error is not None and found.before is not None:
+            return replace(found.before, refine_error=found.error)
+        return whole(found)
+
+    def stream(self, photos: Iterable[Photo], wishes: Wishes) -> Iterator[FrameResult]:
+        """See ``EdgeSession.stream``; what an earlier process has spooled comes too."""
+        for photo in photos:
+            try:
+                self._put(photo, wishes)
+            except FeatherwireError as error:
+                if isinstance(error, SessionError):
+                    raise
+                yield failed(photo, error)
+            yield from self._ready(None)
+            # While a server takes frames there is no need to let the spool overflow, nor to choose
+            # states for a time to come.
+            most = PACED_FRAMES if self._control.active else MAX_FRAMES
+            while self._courier.link is not None and self._courier.unanswered >= most:
+                self._give_up_late()
+                self._courier.wait(POLL_S)
+                yield from self._ready(None)
+        yield from self.flush()
+
+    def flush(self) -> Iterator[FrameResult]:
+        """Every result that is still to come; what no server takes now stays, and says so."""
+        yield from self._results(None)
+
+    def _put(self, photo: Photo, wishes: Wishes) -> int:
+        framer = self.framer
+        frame = make_frame(framer, self._control, photo, wishes)
+        message, default_tasks = framer.for_spool(frame, wishes.tasks)
+
+        def enqueue() -> int:
+            return self._spool.put(message, source=_name(photo), default_tasks=default_tasks)
+
+        def keep(sequence: int) -> None:
+            more = frame.make_others is not None
+            self._kept.keep(sequence, frame.parts, *frame.later, more=more)
+
+        sequence = self._courier.put(enqueue, photo, frame.deadline_s, keep)
+        self._finish(sequence, frame)
+        return sequence
+
+    def _finish(self, sequence: int, frame: Outgoing) -> None:
+        if frame.make_others is None:
+            return
+        parts = others_of(sequence, frame)
+        link = self._courier.link
+        if link is not None:
+            link.connection.finish(sequence, parts)
+        else:
+            self._kept.finish(sequence, parts)
+
+    def _ready(self, wanted: set[int] | None) -> Iterator[FrameResult]:
+        """Results that are here; of these frames, or of all."""
+        while (item := self._courier.take(wanted)) is not None:
+            try:
+                yield item.result
+            finally:
+                self._courier.handed(item)
+
+    def _results(self, wanted: set[int] | None, *, refined: bool = False) -> Iterator[FrameResult]:
+        """Results until all wanted frames (None: all) have one, or none can be expected."""
+        while True:
+            yield from self._ready(wanted)
+            waiting = self._courier.waiting()
+            left = [s for s in waiting if wanted is None or s in wanted]
+            if not left:
+                if not self._courier.owes_refinement(wanted if refined else None):
+                    yield from self._ready(wanted)
+                    return
+                self._courier.wait(POLL_S)
+                continue
+            if self._courier.fatal is not None or self._courier.down_s() > self._patience_s:
+                for sequence in left:
+                    yield self._spooled(sequence, waiting[sequence])
+                return
+            self._give_up_late()
+            self._courier.wait(POLL_S)
+
+    def _give_up_late(self) -> None:
+        for sequence, deadline_s in self._courier.late():
+            self._courier.give_up(sequence, too_late(self._opener.server, deadline_s))
+
+    def _spooled(self, sequence: int, source: object) -> FrameResult:
+        why = self._courier.last_error
+        text = f": {why.message}" if why is not None else ""
+        error = SessionError(
+            "spooled",
+            f"frame {sequence} is kept in {self._spool.folder} until a server takes it{text}",
+        )
+        return failed(source, error, sequence=sequence)
+
+
+def _name(photo: Photo) -> str:
+    return str(photo) if not hasattr(photo, "shape") and not isinstance(photo, bytes) else ""

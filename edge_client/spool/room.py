@@ -1,0 +1,118 @@
+"""Making room in a spool: by age, and by a policy when it is full."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edge_client.spool.coarsen import can_coarsen, coarser
+from edge_client.spool.database import Database
+from shared.errors import SpoolError
+from shared.proto.featherwire.v1 import ingest_pb2
+
+
+class SpoolPolicy(StrEnum):
+    """What gives way when the spool is full.
+
+    oldest: the oldest frames are dropped. newest: the frame that comes is refused. coarsen: queued
+    frames lose their finest layers first, the finest frames before others; when none has a layer
+    to lose, the oldest are dropped.
+    """
+
+    OLDEST = "oldest"
+    NEWEST = "newest"
+    COARSEN = "coarsen"
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolLimits:
+    """``max_bytes``: of the queued frames' messages. ``max_age_s``: seconds that the device ran
+    since a frame was queued; None is no limit."""
+
+    max_bytes: int = 256 * 2**20
+    max_age_s: float | None = 7 * 86400.0
+    policy: SpoolPolicy = SpoolPolicy.COARSEN
+
+    def __post_init__(self) -> None:
+        if self.max_bytes <= 0 or (self.max_age_s is not None and not self.max_age_s > 0):
+            raise SpoolError("bad_limits", "a spool's limits must be above 0")
+
+
+Row = tuple[int, str]
+"""Sequence and source of a frame that was dropped."""
+
+
+def drop_old(database: Database, before_s: float) -> list[Row]:
+    """Drop what was queued before this time of the spool's clock. Inside a transaction."""
+    rows = database.rows("SELECT sequence, source FROM frames WHERE at_s < ?", before_s)
+    database.execute("DELETE FROM frames WHERE at_s < ?", before_s)
+    return [(_int(sequence), str(source)) for sequence, source in rows]
+
+
+def drop_oldest(database: Database, excess_bytes: int) -> tuple[list[Row], int]:
+    """Drop frames until ``excess_bytes`` are gone; those that may be on their way go last.
+
+    Returns the frames and their bytes. Inside a transaction.
+    """
+    dropped: list[Row] = []
+    freed = 0
+    while freed < excess_bytes:
+        rows = database.rows(
+            "SELECT sequence, source, bytes FROM frames ORDER BY sent, sequence LIMIT 1"
+        )
+        if not rows:
+            break
+        ((sequence, source, size),) = rows
+        database.execute("DELETE FROM frames WHERE sequence = ?", sequence)
+        dropped.append((_int(sequence), str(source)))
+        freed += _int(size)
+    return dropped, freed
+
+
+def coarsen(database: Database, excess_bytes: int) -> tuple[int, int]:
+    """Cut the finest layers of frames that were not sent until ``excess_bytes`` are gone.
+
+    A frame that may have reached the server stays as it is: it is known there by its state.
+    Returns how many cuts were made, and the bytes. Inside a transaction.
+    """
+    cuts = freed = 0
+    while freed < excess_bytes:
+        rows = database.rows(
+            "SELECT sequence, message, bytes FROM frames WHERE coarsest = 0 AND sent = 0 "
+            "ORDER BY state, sequence LIMIT 1"
+        )
+        if not rows:
+            break
+        ((sequence, data, size),) = rows
+        assert isinstance(data, bytes)
+        cut = coarser(ingest_pb2.Frame.FromString(data))
+        if cut is None:
+            database.execute("UPDATE frames SET coarsest = 1 WHERE sequence = ?", sequence)
+            continue
+        message = cut.SerializeToString()
+        database.execute(
+            "UPDATE frames SET message = ?, bytes = ?, state = ?, coarsest = ? WHERE sequence = ?",
+            message,
+            len(message),
+            finest_state(cut),
+            not can_coarsen(cut),
+            sequence,
+        )
+        cuts += 1
+        freed += _int(size) - len(message)
+    return cuts, freed
+
+
+def finest_state(frame: ingest_pb2.Frame) -> int:
+    """Of those descriptions that can be cut; of all when none can."""
+    states = [
+        features.state
+        for features in frame.features
+        if len(features.layers) > 1 or features.HasField("partial")
+    ]
+    return min(states or [features.state for features in frame.features], default=0)
+
+
+def _int(value: object) -> int:
+    assert isinstance(value, int)
+    return value

@@ -1,0 +1,48 @@
+"""The edge process that the test kills: numbered pictures, the next one after the last spooled.
+
+edge.py ADDRESS BUNDLE SPOOL RESULTS PICTURES: picture n is 32 + n pixels wide. A line goes to
+stdout when the session runs; each result is appended to RESULTS as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_client.session import EdgeSession
+from edge_client.spool import Spool
+
+
+def main() -> None:
+    address, bundle, folder, results, pictures = sys.argv[1:]
+    with (
+        Spool.open(folder) as spool,
+        EdgeSession(address, device="camera", bundle=Path(bundle), spool=spool) as session,
+        open(results, "a") as log,
+    ):
+        print("running", flush=True)
+
+        def rest() -> Iterator[NDArray[np.uint8]]:
+            while spool.last_sequence < int(pictures):
+                number = spool.last_sequence + 1
+                rng = np.random.default_rng(number)
+                yield rng.integers(0, 255, (48, 32 + number, 3)).astype(np.uint8)
+                time.sleep(0.004)
+
+        for result in session.stream(rest(), tasks=["record"]):
+            width = result.analysis.width if result.analysis is not None else None
+            reason = result.error.reason if result.error is not None else None
+            record = {"pid": os.getpid(), "sequence": result.sequence, "width": width}
+            log.write(json.dumps(record | {"error": reason}) + "\n")
+            log.flush()
+
+
+if __name__ == "__main__":
+    main()
