@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from shared.cli import app as command_line
@@ -21,4 +23,7 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Entry point of the console script."""
+    # Before numpy is imported: its products are small, and threads for them fight over a device's
+    # cores. The network's threads are `--threads`.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     build_app()()

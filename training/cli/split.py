@@ -114,13 +114,18 @@ def fit(
     recipe: RecipeOption = None,
     run: RunOption = DEFAULT_RUN,
     max_minutes: MinutesOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from what an earlier fit left in this run.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train the bottleneck and the tail end to end, bits against the network's outputs."""
     from training.split import steps
 
-    limit = _seconds(max_minutes)
-    _run(recipe, run, as_json, "fit", lambda r, f, bar: steps.fit(r, f, bar, limit))
+    def step(r: SplitRecipe, f: SplitFiles, bar: Callable[..., None]) -> dict[str, Any]:
+        return steps.fit(r, f, bar, _seconds(max_minutes), resume=resume)
+
+    _run(recipe, run, as_json, "fit", step)
 
 
 def palette(

@@ -93,14 +93,23 @@ def write_views(recipe: SplitRecipe, files: SplitFiles, progress: Progress) -> d
 
 
 def fit(
-    recipe: SplitRecipe, files: SplitFiles, report: Report, max_seconds: float = math.inf
+    recipe: SplitRecipe,
+    files: SplitFiles,
+    report: Report,
+    max_seconds: float = math.inf,
+    *,
+    resume: bool = False,
 ) -> dict[str, Any]:
-    """The fit step: bottleneck and tail, end to end."""
+    """The fit step: bottleneck and tail, end to end; resume: from what an earlier fit left."""
     torch.manual_seed(recipe.fit.seed)
     network, views = open_network(recipe), _views(files)
-    model = linear_start(
-        network, views, recipe.model_settings(), recipe.bits_per_position, recipe.start_samples
-    )
+    if resume:
+        _need(files.bottleneck, "fit")
+        model = load_model(files.bottleneck, network)
+    else:
+        model = linear_start(
+            network, views, recipe.model_settings(), recipe.bits_per_position, recipe.start_samples
+        )
     train_bottleneck(
         model,
         network,
