@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from google.protobuf.json_format import MessageToDict
@@ -15,11 +15,18 @@ from cloud_server.fleet import orders
 from cloud_server.fleet.audit import note
 from cloud_server.fleet.orders import REFINE, Order
 from cloud_server.fleet.quota import Quota
-from cloud_server.fleet.registry import Entry, Outlet, Registry
+from cloud_server.fleet.registry import Entry, Registry
 from cloud_server.fleet.tables import DEVICES
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import fleet_pb2
 from shared.wire.requests import Hello
+
+
+class Outlet(Protocol):
+    """A stream of a device."""
+
+    def give(self, order: Order) -> None:
+        """Give the device a command."""
 
 
 class Link:
@@ -45,8 +52,8 @@ class Link:
                 await self._give(order)
             self.ready = self.entry.orders == seen
 
-    def give(self, order: Order) -> None:
-        """Give the device a command that has just been issued."""
+    def issued(self, order: Order) -> None:
+        """Give the device a command that has just been kept."""
         if self.ready and order.id > self._last:
             self._fleet.later(self._give(order))
 
@@ -72,7 +79,7 @@ class Link:
     def close(self) -> None:
         """The stream has ended."""
         self.ready = False
-        self._fleet.left(self.entry, self._outlet)
+        self._fleet.left(self.entry, self)
 
     async def _give(self, order: Order) -> None:
         if order.id <= self._last:
@@ -105,13 +112,15 @@ class Fleet:
 
     def join(self, hello: Hello, bundle_id: str, outlet: Outlet) -> Link:
         """A stream has said Hello; the device counts as online until ``Link.close``."""
-        entry = self.registry.join(hello, bundle_id, outlet)
+        entry = self.registry.join(hello, bundle_id)
+        link = Link(self, entry, hello.session, outlet)
+        self.registry.attach(entry, link)
         self.later(self._keep(entry))
-        return Link(self, entry, hello.session, outlet)
+        return link
 
-    def left(self, entry: Entry, outlet: Outlet) -> None:
+    def left(self, entry: Entry, link: Link) -> None:
         """A stream of the device has ended."""
-        self.registry.leave(entry, outlet)
+        self.registry.leave(entry, link)
         self.later(self._keep(entry))
 
     async def pending(self, device: str, after: int) -> list[Order]:
@@ -173,7 +182,7 @@ class Fleet:
             entry.pending = counts.get(order.device, 0)
             self.registry.touch(entry)
             if entry.streams:
-                entry.streams[-1].give(order)
+                entry.streams[-1].issued(order)
         return issued
 
     async def read(self, query: Callable[[Connection], Any]) -> Any:

@@ -26,11 +26,11 @@ LEAST_RATE = 0.01
 """A second; less is told as 0."""
 
 
-class Outlet(Protocol):
-    """A stream of a device."""
+class Online(Protocol):
+    """A stream of a device, as far as the fleet has to do with it."""
 
-    def give(self, order: Order) -> None:
-        """Give the device a command."""
+    def issued(self, order: Order) -> None:
+        """A command for the device has just been kept."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +40,7 @@ class Entry:
     described: fleet_pb2.Device
     """What is true whether it is online or not."""
     meter: Meter
-    streams: list[Outlet] = field(default_factory=list)
+    streams: list[Online] = field(default_factory=list)
     """The newest last."""
     pending: int = 0
     """Commands without a reply."""
@@ -79,12 +79,11 @@ class Registry:
         self._entries[described.device] = entry
         return entry
 
-    def join(self, hello: Hello, bundle_id: str, outlet: Outlet) -> Entry:
-        """A stream has said Hello."""
+    def join(self, hello: Hello, bundle_id: str) -> Entry:
+        """A device has said Hello; its stream is yet to be added to the entry's."""
         entry = self._entries.get(hello.device)
         if entry is None:
             entry = self.add(fleet_pb2.Device(device=hello.device))
-        entry.streams.append(outlet)
         described = entry.described
         if described.session != hello.session:
             described.session = hello.session
@@ -94,13 +93,17 @@ class Registry:
         described.client_version = hello.client_version
         described.labels.clear()
         described.labels.update(hello.labels)
-        self.seen(entry)
         return entry
 
-    def leave(self, entry: Entry, outlet: Outlet) -> None:
+    def attach(self, entry: Entry, stream: Online) -> None:
+        """The device is online, by this stream."""
+        entry.streams.append(stream)
+        self.seen(entry)
+
+    def leave(self, entry: Entry, stream: Online) -> None:
         """A stream has ended."""
-        if outlet in entry.streams:
-            entry.streams.remove(outlet)
+        if stream in entry.streams:
+            entry.streams.remove(stream)
             self.seen(entry)
         self._forget()
 
