@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -21,6 +22,11 @@ class Caller:
         if self.token is None:
             return "anybody"
         return f"{self.token.name or self.token.role.value} ({self.token.id})"
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Of the device, as whoever made its token says."""
+        return {} if self.token is None else self.token.labels
 
     def check_device(self, device: str) -> None:
         """Raise ``SessionError("wrong_device")`` unless the caller is that device."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, LargeBinary, String, Table
+from sqlalchemy import Column, LargeBinary, String, Table, Text
 
 from cloud_server.database.schema import METADATA, Number
 
@@ -17,6 +17,8 @@ TOKENS = Table(
     # The one device that it is for; null for other roles.
     Column("device", String(128)),
     Column("name", String(128), nullable=False),
+    # JSON object of the device's labels: those that it does not choose itself.
+    Column("labels", Text, nullable=False),
     Column("created_at", Number, nullable=False),
     Column("expires_at", Number),
     Column("revoked_at", Number),

@@ -11,11 +11,12 @@ looked up, so no comparison leaks how much of a token was right.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import secrets
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, or_, select, update
@@ -23,7 +24,7 @@ from sqlalchemy import Connection, Row, func, insert, or_, select, update
 from cloud_server.auth.roles import Role
 from cloud_server.auth.tables import TOKENS
 from shared.errors import FeatherwireError, SessionError
-from shared.wire.requests import check_name
+from shared.wire.requests import check_labels, check_name
 
 _FORM = re.compile(r"fwt_([0-9a-f]{16})_[A-Za-z0-9_-]{43}")
 
@@ -39,6 +40,8 @@ class Token:
     created_at: int
     expires_at: int | None
     revoked_at: int | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of the device; it cannot say otherwise."""
 
     def complaint(self, now: int | None = None) -> SessionError | None:
         """Why it is no longer good: ``token_revoked``, ``token_expired``; None when it is."""
@@ -57,19 +60,22 @@ def create(
     device: str | None = None,
     name: str = "",
     lasts_s: float | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> tuple[str, Token]:
     """Make a token; the text is told here and nowhere else.
 
-    device: which one, for the role device. Raises ``FeatherwireError("bad_option")`` for a device
-    without its name or another role with one, and ``SessionError("invalid_message")`` for a name
-    that no device can have.
+    device, labels: which one, for the role device. Raises ``FeatherwireError("bad_option")`` for a
+    device without its name or another role with one, and ``SessionError("invalid_message")`` for a
+    name, or labels, that no device can have.
     """
-    if (role is Role.DEVICE) != (device is not None):
+    labels = dict(labels or {})
+    if (role is Role.DEVICE) != (device is not None) or (labels and device is None):
         raise FeatherwireError(
             "bad_option", "a token of role device names its device, and no other token does"
         )
     if device is not None:
         check_name("device", device)
+        check_labels(labels)
     now = now_us()
     token_id = secrets.token_hex(8)
     text = f"fwt_{token_id}_{secrets.token_urlsafe(32)}"
@@ -81,6 +87,7 @@ def create(
         now,
         None if lasts_s is None else now + round(lasts_s * 1e6),
         None,
+        labels,
     )
     connection.execute(
         insert(TOKENS).values(
@@ -89,6 +96,7 @@ def create(
             role=role.value,
             device=device,
             name=token.name,
+            labels=json.dumps(labels),
             created_at=now,
             expires_at=token.expires_at,
         )
@@ -152,5 +160,12 @@ def _one(row: Row[Any] | None) -> Token | None:
     if row is None:
         return None
     return Token(
-        row.id, Role(row.role), row.device, row.name, row.created_at, row.expires_at, row.revoked_at
+        row.id,
+        Role(row.role),
+        row.device,
+        row.name,
+        row.created_at,
+        row.expires_at,
+        row.revoked_at,
+        json.loads(row.labels),
     )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shared.errors import FeatherwireError
+
 if TYPE_CHECKING:
     from cloud_server.remote import Access
 
@@ -27,6 +29,15 @@ TokenOption = Annotated[
         help="File with a token; or FEATHERWIRE_TOKEN is one. Implies --tls.",
     ),
 ]
+
+
+def parse_labels(labels: list[str] | None) -> dict[str, str]:
+    """Labels of NAME=VALUE each. Raises ``FeatherwireError("bad_option")``."""
+    pairs = [label.partition("=") for label in labels or ()]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise FeatherwireError("bad_option", f"a label is NAME=VALUE, not {name}")
+    return {name: value for name, _, value in pairs}
 
 
 def access(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cloud_server.cli.access import parse_labels
 from shared.cli import finite, print_table, stop_on_error, write_atomically
 
 if TYPE_CHECKING:
@@ -56,6 +57,14 @@ def create(
     device: Annotated[
         str | None, typer.Option("--device", help="Which device; for --role device.")
     ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="NAME=VALUE",
+            help="Of the device, for `fleet`; it cannot say otherwise. May be repeated.",
+        ),
+    ] = None,
     name: Annotated[str, typer.Option("--name", help="For the list and the audit.")] = "",
     days: Annotated[
         float | None,
@@ -91,6 +100,7 @@ def create(
             device=device,
             name=name,
             lasts_s=None if days is None else days * 86400,
+            labels=parse_labels(labels),
         )
         note(connection, _who(), "CreateToken", _document(made))
         if output is not None:  # before the commit: a token that nobody has is of no use
@@ -194,6 +204,7 @@ def _document(token: Token) -> dict[str, Any]:
         "role": token.role.value,
         "device": token.device,
         "name": token.name,
+        "labels": dict(token.labels),
         "created": _time(token.created_at),
         "expires": None if token.expires_at is None else _time(token.expires_at),
         "state": "good" if complaint is None else complaint.reason.removeprefix("token_"),

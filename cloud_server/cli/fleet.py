@@ -18,6 +18,7 @@ from cloud_server.cli.access import (
     TlsOption,
     TokenOption,
     access,
+    parse_labels,
 )
 from shared.cli import finite, print_table, stop_on_error
 from shared.errors import FeatherwireError
@@ -331,13 +332,7 @@ def _send(
 def _selector(devices: list[str] | None, labels: list[str] | None) -> fleet_pb2.DeviceSelector:
     from shared.proto.featherwire.v1 import fleet_pb2
 
-    pairs = [label.partition("=") for label in labels or ()]
-    for name, equals, _ in pairs:
-        if not name or not equals:
-            raise FeatherwireError("bad_option", f"a label is NAME=VALUE, not {name}")
-    return fleet_pb2.DeviceSelector(
-        devices=devices, labels={name: value for name, _, value in pairs}
-    )
+    return fleet_pb2.DeviceSelector(devices=devices, labels=parse_labels(labels))
 
 
 def _target(

@@ -16,6 +16,7 @@ import enum
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
@@ -249,6 +250,7 @@ class Stream:
             raise SessionError("no_hello", "the first message of a stream must be Hello")
         hello = parse_hello(request.hello)
         self._caller.check_device(hello.device)
+        hello = replace(hello, labels={**hello.labels, **self._caller.labels})
         self._of_client = self._bundles.agree(hello)
         session = self._sessions.attach((hello.device, hello.session), self)
         self._session = session

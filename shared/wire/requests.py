@@ -112,10 +112,7 @@ def parse_hello(message: ingest_pb2.Hello) -> Hello:
         raise _invalid("last_result_seen", "is out of range")
     if len(message.client_version) > 128:
         raise _invalid("client_version", "is longer than 128 characters")
-    if len(message.labels) > MAX_LABELS or any(
-        not _NAME.fullmatch(name) or len(value) > 256 for name, value in message.labels.items()
-    ):
-        raise _invalid("labels", f"are more than {MAX_LABELS}, or too long")
+    check_labels(message.labels)
     if len(message.also_bundle_ids) > MAX_BUNDLES or not all(
         _BUNDLE_ID.fullmatch(bundle_id) for bundle_id in message.also_bundle_ids
     ):
@@ -234,6 +231,14 @@ def check_name(field_name: str, text: str) -> str:
     if not _NAME.fullmatch(text):
         raise _invalid(field_name, "is not 1 to 128 of A-Z a-z 0-9 . _ : -")
     return text
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Raise ``SessionError("invalid_message")`` for labels that a device cannot have."""
+    if len(labels) > MAX_LABELS or any(
+        not _NAME.fullmatch(name) or len(value) > 256 for name, value in labels.items()
+    ):
+        raise _invalid("labels", f"are more than {MAX_LABELS}, or too long")
 
 
 def _instant(timestamp: Timestamp) -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from sqlalchemy import URL, create_engine
@@ -39,10 +40,14 @@ class Keys:
         device: str | None = None,
         name: str = "",
         lasts_s: float | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> str:
         """A new token."""
         with administered(ServerSettings.load(None, data=self.data), "0") as connection:
-            return tokens.create(connection, role, device=device, name=name, lasts_s=lasts_s)[0]
+            text, _ = tokens.create(
+                connection, role, device=device, name=name, lasts_s=lasts_s, labels=labels
+            )
+        return text
 
     def revoke(self, token: str) -> None:
         """Make a token no good."""

@@ -309,7 +309,7 @@ def test_the_audit_says_who_did_what_over_the_command_line(
 ) -> None:
     (tmp_path / "operator").write_text(keys.token(Role.OPERATOR, name="ann"))
     (tmp_path / "consumer").write_text(keys.token(Role.CONSUMER))
-    camera = keys.token(Role.DEVICE, device="cam")
+    camera = keys.token(Role.DEVICE, device="cam", labels={"site": "north"})
     server = start_server(**keys.server)
 
     def fleet(*arguments: str, who: str = "operator") -> subprocess.CompletedProcess[str]:
@@ -320,9 +320,10 @@ def test_the_audit_says_who_did_what_over_the_command_line(
 
     channel = keys.access(camera).open_channel(server.address)
     client = RawClient(server.address, channel=channel)
-    client.say(hello=hello_message(Hello("cam", "s", can_switch_bundle=True)))
+    claims = {"site": "south", "lens": "wide"}  # the first of these is not the device's to say
+    client.say(hello=hello_message(Hello("cam", "s", can_switch_bundle=True, labels=claims)))
     client.wait_for("welcome")
-    sent = fleet("rate", "--device", "cam", "--bpp", "0.1", "--fps", "2")
+    sent = fleet("rate", "--label", "site=north", "--bpp", "0.1", "--fps", "2")
     assert sent.returncode == 0, sent.stderr
     (command,) = client.wait_for("command")
     assert command.set_rate.policy.bits_per_pixel == 0.1
@@ -334,10 +335,11 @@ def test_the_audit_says_who_did_what_over_the_command_line(
     (entry,) = map(json.loads, fleet("audit").stdout.splitlines())
     assert entry["who"].startswith("ann (")
     assert entry["action"] == "SendCommand"
-    assert entry["what"]["selector"]["devices"] == ["cam"]
+    assert entry["what"]["selector"]["labels"] == {"site": "north"}
     assert entry["what"]["command"]["set_rate"]["policy"]["max_frames_per_second"] == 2
     (listed,) = map(json.loads, fleet("list").stdout.splitlines())
     assert (listed["device"], listed["online"], listed["pending_commands"]) == ("cam", True, 1)
+    assert listed["labels"] == {"site": "north", "lens": "wide"}
     (watched,) = map(json.loads, fleet("watch", "--limit", "1").stdout.splitlines())
     assert watched["device"] == "cam"
     (kept,) = map(json.loads, fleet("commands", "--pending").stdout.splitlines())

@@ -11,11 +11,11 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from cloud_server.consumers import ResultClient
 from numpy.typing import NDArray
 
 from cloud_server.auth.development_ca import make_development_ca
 from cloud_server.auth.roles import Role
+from cloud_server.consumers import ResultClient
 from cloud_server.remote import Access, error_from_call
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession, TlsClientFiles
