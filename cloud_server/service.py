@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 
+from cloud_server.auth.interceptor import Authenticator
+from cloud_server.auth.startup import check_tokens, check_transport
 from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.database import Database
 from cloud_server.engine import LocalEngine, TaskStatus, WorkerCounts
 from cloud_server.engine.local import TaskRunner
+from cloud_server.fleet.fleet import Fleet
+from cloud_server.fleet.quota import Quota
+from cloud_server.fleet.servicer import FleetServicer
 from cloud_server.ingest.bundles import BundleServicer
 from cloud_server.ingest.limits import StreamLimits
 from cloud_server.ingest.refinement import RefinePolicy
@@ -22,11 +26,13 @@ from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.ingest.sessions import PictureLimits
 from cloud_server.models import ModelStore
 from cloud_server.reconstruct.reconstructor import makes_pictures
+from cloud_server.release import package_version
 from cloud_server.results.feed import Feed
 from cloud_server.results.log import ResultLog
 from cloud_server.results.retention import Limits as RetentionLimits
 from cloud_server.results.retention import Retention
 from cloud_server.settings import ServerSettings
+from cloud_server.storage import open_database
 from cloud_server.tails import DEFAULT_THRESHOLD
 from cloud_server.tasks import open_task, task_names
 from shared.bundle import Bundle, packaged_names
@@ -46,10 +52,12 @@ async def open_server(
     whose weights are missing are logged by name, with the command that gets them; when that is
     all tasks, or one whose back end the settings name, this raises ModelError.
     """
+    check_transport(settings)
     _check_names(settings)
     _check_device(settings.device)
     log = await asyncio.to_thread(_open_log, settings)
     try:
+        await asyncio.to_thread(check_tokens, settings, log.database)
         return await _open_around(log, settings, more_tasks)
     except BaseException:
         await asyncio.to_thread(log.database.close)
@@ -103,10 +111,12 @@ async def _open_around(
         deadline_per_megapixel_s=settings.deadline_per_megapixel_s,
         write_timeout_s=settings.write_timeout_s,
     )
+    fleet = await asyncio.to_thread(_open_fleet, result_log.database, settings)
     ingest = IngestServicer(
         engine,
         log=result_log,
         bundles=served,
+        fleet=fleet,
         refine_policy=policy,
         server_version=package_version(),
         max_message_bytes=settings.max_message_bytes,
@@ -131,21 +141,24 @@ async def _open_around(
         ingest,
         await asyncio.to_thread(BundleServicer, *bundles),
         results,
+        FleetServicer(
+            fleet,
+            served,
+            max_watchers=settings.max_subscribers,
+            write_timeout_s=settings.write_timeout_s,
+        ),
         log=result_log,
         retention=Retention(result_log, RetentionLimits(max_age_s, settings.keep_bytes)),
         max_message_bytes=settings.max_message_bytes,
         drain_deadline_s=settings.drain_deadline_s,
         tls=_tls(settings),
+        authenticator=None if settings.insecure else Authenticator(result_log.database),
     )
     return server, engine, bundles
 
 
 def _open_log(settings: ServerSettings) -> ResultLog:
-    database = Database(
-        settings.database_url,
-        synchronous=settings.sqlite_synchronous,
-        release=package_version(),
-    )
+    database = open_database(settings, package_version())
     structlog.get_logger().info("log_opened", place=database.place)
     try:
         feed = Feed(max_records=settings.subscriber_buffer)
@@ -155,12 +168,11 @@ def _open_log(settings: ServerSettings) -> ResultLog:
         raise
 
 
-def package_version() -> str:
-    """The release that is installed; 0 when it runs from a source tree."""
-    try:
-        return version("featherwire")
-    except PackageNotFoundError:
-        return "0"
+def _open_fleet(database: Database, settings: ServerSettings) -> Fleet:
+    quota = Quota(
+        settings.quota_frames, settings.quota_bytes, settings.quota_pixels, settings.quota_burst_s
+    )
+    return Fleet(database, quota)
 
 
 def _load_bundles(settings: ServerSettings) -> tuple[Bundle, ...]:

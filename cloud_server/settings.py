@@ -16,7 +16,7 @@ from pydantic_settings import (
 )
 from sqlalchemy import URL
 
-from shared.errors import FeatherwireError
+from shared.errors import FeatherwireError, StorageError
 from shared.wire.deadlines import DEADLINE_PER_MEGAPIXEL_S
 from shared.wire.pem import check_tls_files
 from shared.wire.transport import MAX_MESSAGE_BYTES
@@ -115,10 +115,26 @@ class ServerSettings(BaseSettings):
         default=None, ge=2**20, description="of frames and results; the oldest are forgotten"
     )
 
-    # TLS, PEM files; without a certificate the server speaks plain text
+    # Who is let in: TLS, PEM files, and callers with tokens
     tls_certificate: Path | None = None
     tls_key: Path | None = None
-    tls_client_ca: Path | None = None
+    tls_client_ca: Path | None = Field(
+        default=None, description="only clients with a certificate of this CA are let in"
+    )
+    insecure: bool = Field(
+        default=False, description="no tokens, and no TLS without a certificate; on loopback only"
+    )
+    insecure_anywhere: bool = Field(
+        default=False, description="insecure also where others than this machine reach it"
+    )
+
+    # What one device may send, however many sessions it has; none: as much as it can
+    quota_frames: float | None = Field(default=None, gt=0, description="a second")
+    quota_bytes: float | None = Field(default=None, gt=0, description="a second")
+    quota_pixels: float | None = Field(default=None, gt=0, description="a second")
+    quota_burst_s: float = Field(
+        default=5.0, gt=0, le=3600, description="of which so much may come at once"
+    )
 
     # Logs, on stderr
     log_format: Literal["auto", "console", "json"] = "auto"
@@ -156,6 +172,15 @@ class ServerSettings(BaseSettings):
             return self.database.get_secret_value()
         folder = self.data or default_data_folder()
         return URL.create("sqlite", database=str(folder.absolute() / "log.db")).render_as_string()
+
+    def make_data_folder(self) -> None:
+        """Create the log's folder, where the log is in one. Raises ``StorageError``."""
+        if self.database is None:
+            folder = self.data or default_data_folder()
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StorageError("unavailable", f"{folder} cannot be used: {error}") from None
 
     @field_validator("listen")
     @classmethod

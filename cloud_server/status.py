@@ -18,16 +18,23 @@ _CODE_BY_REASON = {
     "cursor_expired": grpc.StatusCode.OUT_OF_RANGE,
     "deadline_exceeded": grpc.StatusCode.DEADLINE_EXCEEDED,
     "draining": grpc.StatusCode.UNAVAILABLE,
+    "forbidden": grpc.StatusCode.PERMISSION_DENIED,
     "internal_error": grpc.StatusCode.INTERNAL,
     "log_unavailable": grpc.StatusCode.UNAVAILABLE,
     "no_hello": grpc.StatusCode.FAILED_PRECONDITION,
     "not_found": grpc.StatusCode.NOT_FOUND,
+    "quota_exceeded": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "slow_consumer": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "slow_subscriber": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "superseded": grpc.StatusCode.ABORTED,
+    "token_expired": grpc.StatusCode.UNAUTHENTICATED,
+    "token_revoked": grpc.StatusCode.UNAUTHENTICATED,
+    "too_many_commands": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "too_many_streams": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "unauthenticated": grpc.StatusCode.UNAUTHENTICATED,
     "unknown_cursor": grpc.StatusCode.OUT_OF_RANGE,
     "unsupported_version": grpc.StatusCode.FAILED_PRECONDITION,
+    "wrong_device": grpc.StatusCode.PERMISSION_DENIED,
 }
 
 

@@ -20,7 +20,8 @@ COPY deploy/cloud.yaml /etc/featherwire/cloud.yaml
 COPY deploy/healthcheck.py /usr/local/lib/featherwire/healthcheck.py
 # The cache of task weights and the log are volumes: a new image neither fetches nor forgets.
 RUN useradd --create-home --uid 10001 featherwire \
-    && install -d -o featherwire /home/featherwire/.cache/featherwire /var/lib/featherwire
+    && install -d -o featherwire /home/featherwire/.cache/featherwire /var/lib/featherwire \
+    && install -d -o featherwire /etc/featherwire/keys
 ENV PATH=/opt/featherwire/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     FEATHERWIRE_DEVICE=${DEVICE} \
@@ -32,7 +33,7 @@ WORKDIR /home/featherwire
 VOLUME ["/home/featherwire/.cache/featherwire", "/var/lib/featherwire"]
 EXPOSE 7570
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "/usr/local/lib/featherwire/healthcheck.py", "localhost:7570"]
+    CMD ["python", "/usr/local/lib/featherwire/healthcheck.py", "localhost:7570", "/etc/featherwire/keys/ca.pem"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["featherwire-cloud"]
 CMD ["serve", "--config", "/etc/featherwire/cloud.yaml"]

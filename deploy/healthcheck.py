@@ -1,11 +1,14 @@
 """Ask a server for its health, in the standard way (grpc.health.v1): exit code 0 when it serves.
 
-python healthcheck.py HOST:PORT
+python healthcheck.py HOST:PORT [CA.pem]
+
+With a CA it speaks TLS, plain text without. No token is needed.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -13,9 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 TIMEOUT_S = 4.0
 
 
-def main(target: str) -> int:
+def main(target: str, ca: str | None = None) -> int:
     """0 serving, 1 not serving or not reachable; says which on stderr."""
-    with grpc.insecure_channel(target) as channel:
+    with _channel(target, ca) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S
@@ -27,7 +30,13 @@ def main(target: str) -> int:
     return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
 
 
+def _channel(target: str, ca: str | None) -> grpc.Channel:
+    if ca is None:
+        return grpc.insecure_channel(target)
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(Path(ca).read_bytes()))
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -44,7 +44,7 @@ def server(log: Path) -> Iterator[str]:
     It is told to stop by SIGTERM at the end, and killed should it not have stopped by then.
     """
     with log.open("w") as errors, tempfile.TemporaryDirectory() as data:
-        listen = ("--listen", "127.0.0.1:0", "--data", data)
+        listen = ("--listen", "127.0.0.1:0", "--insecure", "--data", data)
         process = subprocess.Popen(
             [command("featherwire-cloud"), "serve", *listen, "--json"],
             stdout=subprocess.PIPE,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cloud_server.cli.access import (
+    CaOption,
+    CertificateOption,
+    KeyOption,
+    ServerOption,
+    TlsOption,
+    TokenOption,
+    access,
+)
 from shared.cli import finite, print_table, stop_on_error, write_atomically
 from shared.errors import FeatherwireError
 
@@ -18,7 +26,6 @@ if TYPE_CHECKING:
     from cloud_server.consumers import ResultClient
     from shared.proto.featherwire.v1 import results_pb2
 
-ServerOption = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="Where from.")]
 DeviceOption = Annotated[
     list[str] | None, typer.Option("--device", help="Of this device; may be repeated.")
 ]
@@ -35,14 +42,6 @@ LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, help="Stop after so many results.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON document a line.")]
-TlsOption = Annotated[bool, typer.Option("--tls", help="Use TLS, with the system's CAs.")]
-CaOption = Annotated[
-    Path | None, typer.Option("--tls-ca", help="PEM file of the server's CA; implies --tls.")
-]
-CertificateOption = Annotated[
-    Path | None, typer.Option("--tls-cert", help="PEM file, for a server that wants one.")
-]
-KeyOption = Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")]
 FrameArgument = Annotated[
     list[str], typer.Argument(metavar="CURSOR | DEVICE SESSION SEQUENCE", help="Which one.")
 ]
@@ -75,12 +74,13 @@ def list_results(
     tls_ca: CaOption = None,
     tls_certificate: CertificateOption = None,
     tls_key: KeyOption = None,
+    token_file: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the results that are in the log, oldest first."""
     with (
         stop_on_error(as_json=as_json),
-        _client(server, tls, tls_ca, tls_certificate, tls_key) as client,
+        _client(server, tls, tls_ca, tls_certificate, tls_key, token_file) as client,
     ):
         found = client.list(_filter(device, session, task, class_name), after=after)
         _print(_first(found, limit), as_json)
@@ -93,12 +93,13 @@ def get(
     tls_ca: CaOption = None,
     tls_certificate: CertificateOption = None,
     tls_key: KeyOption = None,
+    token_file: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print one result, by its cursor, or the newest of a frame."""
     with (
         stop_on_error(as_json=as_json),
-        _client(server, tls, tls_ca, tls_certificate, tls_key) as client,
+        _client(server, tls, tls_ca, tls_certificate, tls_key, token_file) as client,
     ):
         _print([_get(client, key)], as_json)
 
@@ -128,12 +129,13 @@ def watch(
     tls_ca: CaOption = None,
     tls_certificate: CertificateOption = None,
     tls_key: KeyOption = None,
+    token_file: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print results as they come, until Ctrl-C. Each comes at least once, and in order."""
     with (
         stop_on_error(as_json=as_json),
-        _client(server, tls, tls_ca, tls_certificate, tls_key) as client,
+        _client(server, tls, tls_ca, tls_certificate, tls_key, token_file) as client,
     ):
         wanted = _filter(device, session, task, class_name)
         responses = client.watch(wanted, after=after, patience_s=patience_s)
@@ -165,6 +167,7 @@ def frame(
     tls_ca: CaOption = None,
     tls_certificate: CertificateOption = None,
     tls_key: KeyOption = None,
+    token_file: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Save a frame's features as they were received, or cut: nothing is encoded again."""
@@ -175,7 +178,7 @@ def frame(
 
     with stop_on_error(as_json=as_json):
         bundle_id = b"" if bundle is None else Bundle.load(bundle).short_id
-        with _client(server, tls, tls_ca, tls_certificate, tls_key) as client:
+        with _client(server, tls, tls_ca, tls_certificate, tls_key, token_file) as client:
             if len(key) == 1:
                 found = _get(client, key)
                 named = results_pb2.FrameKey(
@@ -204,14 +207,11 @@ def frame(
 # -- parts ---------------------------------------------------------------------------------------
 
 
-def _client(
-    server: str, tls: bool, ca: Path | None, certificate: Path | None, key: Path | None
-) -> ResultClient:
-    # Before gRPC is imported: it would write its own lines between ours.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+def _client(server: str, *how: Any) -> ResultClient:
+    way = access(*how)
     from cloud_server.consumers import ResultClient
 
-    return ResultClient(server, tls=tls, tls_ca=ca, tls_certificate=certificate, tls_key=key)
+    return ResultClient(server, way)
 
 
 def _filter(

@@ -121,6 +121,17 @@ def serve(
         Path | None,
         typer.Option("--tls-client-ca", help="PEM file; clients must have its certificates."),
     ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Let anybody do anything: no tokens, and without --tls-cert no TLS. On this "
+            "machine's loopback only.",
+        ),
+    ] = False,
+    insecure_anywhere: Annotated[
+        bool, typer.Option("--insecure-anywhere", help="With --insecure: on any address.")
+    ] = False,
     config: Annotated[
         Path | None,
         typer.Option("--config", help="YAML file of settings; or FEATHERWIRE_CONFIG names it."),
@@ -144,7 +155,8 @@ def serve(
     environment; flags win over variables, variables over the file. SIGTERM or Ctrl-C lets frames in
     flight finish first; a second one stops at once.
 
-    Health and reflection are on: `grpcurl -plaintext HOST:PORT list` works.
+    Callers need TLS and a token (`featherwire-cloud auth`), but for the server's health. Reflection
+    is on: with --insecure `grpcurl -plaintext HOST:PORT list` works.
     """
     import asyncio
     import json
@@ -181,6 +193,8 @@ def serve(
             tls_certificate=tls_certificate,
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
+            insecure=insecure or None,
+            insecure_anywhere=insecure_anywhere or None,
             log_format=log_format,
             log_level=log_level,
         )

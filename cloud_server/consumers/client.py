@@ -5,21 +5,18 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
 
+from cloud_server.remote import Access, error_from_call
 from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import results_pb2, results_pb2_grpc, types_pb2
 from shared.wire import PictureRequest, error_from_message
 from shared.wire.failures import is_retryable
 from shared.wire.features import parse_features
-from shared.wire.pem import check_tls_files
 from shared.wire.requests import picture_request_message
-from shared.wire.transport import ERROR_METADATA_KEY, client_options
 
 T = TypeVar("T")
 
@@ -30,27 +27,12 @@ MAX_PAUSE_S = 10.0
 class ResultClient:
     """Reads a server's log. Use it in a ``with`` statement.
 
-    address: HOST:PORT. tls: whether to use it; the files are PEM, and imply it. All calls raise
-    ``FeatherwireError``: the server's own, or ``SessionError("unreachable")``.
+    address: HOST:PORT. access: TLS and the token. All calls raise ``FeatherwireError``: the
+    server's own, or ``SessionError("unreachable")``.
     """
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        tls: bool = False,
-        tls_ca: Path | None = None,
-        tls_certificate: Path | None = None,
-        tls_key: Path | None = None,
-    ) -> None:
-        files = (tls_ca, tls_certificate, tls_key)
-        check_tls_files(ca=tls_ca, certificate=tls_certificate, key=tls_key)
-        if tls or any(file is not None for file in files):
-            ca, certificate, key = (None if file is None else file.read_bytes() for file in files)
-            credentials = grpc.ssl_channel_credentials(ca, key, certificate)
-            self._channel = grpc.secure_channel(address, credentials, options=client_options())
-        else:
-            self._channel = grpc.insecure_channel(address, options=client_options())
+    def __init__(self, address: str, access: Access | None = None) -> None:
+        self._channel = (access or Access()).open_channel(address)
         self._stub = results_pb2_grpc.ResultServiceStub(self._channel)
         self._address = address
 
@@ -70,7 +52,7 @@ class ResultClient:
             try:
                 page = self._stub.ListResults(request, timeout=CALL_TIMEOUT_S)
             except grpc.RpcError as error:
-                raise self._error(error) from None
+                raise error_from_call(error, self._address) from None
             yield from page.records
             after, end = page.next_cursor, page.end
 
@@ -84,7 +66,7 @@ class ResultClient:
         try:
             return self._stub.GetResult(request, timeout=CALL_TIMEOUT_S).record
         except grpc.RpcError as error:
-            raise self._error(error) from None
+            raise error_from_call(error, self._address) from None
 
     def watch(
         self,
@@ -134,7 +116,7 @@ class ResultClient:
         try:
             response = self._stub.GetFrame(request, timeout=CALL_TIMEOUT_S)
         except grpc.RpcError as error:
-            raise self._error(error) from None
+            raise error_from_call(error, self._address) from None
         return parse_features(response.features), response.picture if picture else None
 
     def _subscribe(
@@ -148,20 +130,6 @@ class ResultClient:
                     raise error_from_message(response.error)
                 yield response
         except grpc.RpcError as error:
-            raise self._error(error) from None
+            raise error_from_call(error, self._address) from None
         finally:
             call.cancel()
-
-    def _error(self, error: grpc.RpcError) -> FeatherwireError:
-        """The server's own error when it sent one, or what the status code says."""
-        assert isinstance(error, grpc.Call)
-        for key, value in error.trailing_metadata() or ():
-            if key == ERROR_METADATA_KEY and isinstance(value, bytes):
-                try:
-                    return error_from_message(types_pb2.Error.FromString(value))
-                except DecodeError:
-                    break
-        code = error.code()
-        gone = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-        reason = "unreachable" if code in gone else "refused"
-        return SessionError(reason, f"{self._address}: {error.details() or code.name}")

@@ -39,6 +39,9 @@ class Replies(Protocol):
     def grant(self) -> None:
         """Return one credit, behind the result that it belongs to."""
 
+    def count_pixels(self, pixels: int) -> None:
+        """A frame of so many pixels is being taken."""
+
     def changed(self) -> None:
         """A frame has left."""
 
@@ -166,6 +169,7 @@ class Intake:
             return
         engine_frame = self._processing.engine_frame(accepted.value, refine)
         self.pixels += engine_frame.pixels
+        self._outlet.count_pixels(engine_frame.pixels)
         try:
             await self._process(session, accepted.submission, engine_frame)
         finally:
@@ -222,6 +226,7 @@ class Intake:
     def _start(self, session: Session, work: Coroutine[Any, Any, None], pixels: int = 0) -> None:
         session.in_flight += 1
         self.pixels += pixels
+        self._outlet.count_pixels(pixels)
         task = asyncio.create_task(work)
         self.in_flight.add(task)
 

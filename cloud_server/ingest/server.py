@@ -16,8 +16,10 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from cloud_server.auth.interceptor import Authenticator
 from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.engine import Engine
+from cloud_server.fleet.servicer import FleetServicer
 from cloud_server.ingest.bundles import BundleServicer
 from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.results.log import ResultLog
@@ -26,6 +28,8 @@ from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import (
     bundles_pb2,
     bundles_pb2_grpc,
+    fleet_pb2,
+    fleet_pb2_grpc,
     ingest_pb2,
     ingest_pb2_grpc,
     results_pb2,
@@ -36,7 +40,8 @@ from shared.wire.transport import server_options
 INGEST_SERVICE = ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name
 BUNDLE_SERVICE = bundles_pb2.DESCRIPTOR.services_by_name["BundleService"].full_name
 RESULT_SERVICE = results_pb2.DESCRIPTOR.services_by_name["ResultService"].full_name
-SERVICES = (INGEST_SERVICE, BUNDLE_SERVICE, RESULT_SERVICE)
+FLEET_SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
+SERVICES = (INGEST_SERVICE, BUNDLE_SERVICE, RESULT_SERVICE, FLEET_SERVICE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +62,30 @@ class Server:
         ingest: IngestServicer,
         bundles: BundleServicer,
         results: ResultServicer,
+        fleet: FleetServicer,
         *,
         log: ResultLog,
         retention: Retention,
         max_message_bytes: int,
         drain_deadline_s: float,
         tls: TlsFiles | None = None,
+        authenticator: Authenticator | None = None,
     ) -> None:
+        """authenticator: None lets everybody call everything."""
         self._engine = engine
         self._ingest = ingest
         self._results = results
+        self._fleet = fleet
         self._log = log
         self.retention = retention
         self._forgetting: asyncio.Task[None] | None = None
         self._drain_deadline_s = drain_deadline_s
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=server_options(max_message_bytes))
+        self._authenticator = authenticator
+        self._server = grpc.aio.server(
+            interceptors=() if authenticator is None else (authenticator,),
+            options=server_options(max_message_bytes),
+        )
         self._tls = tls
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
@@ -81,6 +94,7 @@ class Server:
         ingest_pb2_grpc.add_IngestServiceServicer_to_server(ingest, self._server)
         bundles_pb2_grpc.add_BundleServiceServicer_to_server(bundles, self._server)
         results_pb2_grpc.add_ResultServiceServicer_to_server(results, self._server)
+        fleet_pb2_grpc.add_FleetServiceServicer_to_server(fleet, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME),
@@ -136,6 +150,7 @@ class Server:
         await self._health.enter_graceful_shutdown()
         self._ingest.drain(self._drain_deadline_s)
         self._results.drain()
+        self._fleet.drain()
         stopping = asyncio.create_task(self._server.stop(self._drain_deadline_s))
         forced = asyncio.create_task(self._force.wait())
         await asyncio.wait({stopping, forced}, return_when=asyncio.FIRST_COMPLETED)
@@ -153,8 +168,11 @@ class Server:
         """Stop the workers, then the log: in this order, or frames that were cut get errors."""
         if self._forgetting is not None:
             self._forgetting.cancel()
+        if self._authenticator is not None:
+            await self._authenticator.close()
         await self._ingest.close()
         self.workers_stopped = await self._engine.close()
+        await self._fleet.close()
         await asyncio.to_thread(self._log.database.close)
 
 

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
+from cloud_server.auth.caller import caller
 from cloud_server.engine import Engine, EngineFrame
+from cloud_server.fleet.fleet import Fleet
+from cloud_server.fleet.quota import Meter
 from cloud_server.ingest.limits import StreamLimits
 from cloud_server.ingest.processing import Processing
 from cloud_server.ingest.refinement import RefinePolicy
@@ -44,6 +47,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         *,
         log: ResultLog,
         bundles: ServedBundles,
+        fleet: Fleet,
         server_version: str,
         max_message_bytes: int,
         max_streams: int = 256,
@@ -56,6 +60,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._engine = engine
         self._bundles = bundles
         self._log = log
+        self._fleet = fleet
         self._server_version = server_version
         self._stream_limits = stream_limits or StreamLimits()
         self._picture_limits = picture_limits
@@ -102,6 +107,8 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             settings=self._settings,
             server_version=self._server_version,
             limits=self._stream_limits,
+            fleet=self._fleet,
+            caller=caller(),
             picture_limits=self._picture_limits,
         )
         self._streams.add(stream)
@@ -138,7 +145,13 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             )
         self._calls += 1
         try:
+            meter = self._meter()
+            if meter is not None:
+                meter.check()
+                meter.count(frames=1, bytes=request.ByteSize())
             frame = await asyncio.to_thread(self._engine_frame, request)
+            if meter is not None:
+                meter.count(pixels=frame.pixels)
             outcome = await self._engine.submit(frame)
         except FeatherwireError as error:
             await abort(context, error)
@@ -167,6 +180,12 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     def open_streams(self) -> int:
         """Streams that are being served."""
         return len(self._streams)
+
+    def _meter(self) -> Meter | None:
+        """Of the calling device; None where callers are not known, or it never had a stream."""
+        token = caller().token
+        entry = None if token is None else self._fleet.registry.get(token.device or "")
+        return None if entry is None else entry.meter
 
     def _engine_frame(self, request: ingest_pb2.AnalyzeRequest) -> EngineFrame:
         bitstreams = parse_bitstreams(request.features, self._picture_limits)

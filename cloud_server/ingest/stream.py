@@ -5,7 +5,8 @@
                           └────────── drain ────────────┘
 
 The reader stops reading while too many replies wait, or too many pixels are in flight: the client
-then meets its credits, or TCP. Results are bounded by the credits, so nothing queues without bound.
+then meets its credits, or TCP. Credits also wait while its device is over its quota. Results are
+bounded by the credits, so nothing queues without bound.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ import enum
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
 
+from cloud_server.auth.caller import Caller
+from cloud_server.fleet.fleet import Fleet, Link
+from cloud_server.fleet.orders import Order
 from cloud_server.ingest.intake import Intake
 from cloud_server.ingest.limits import StreamLimits
 from cloud_server.ingest.processing import Processing
@@ -38,6 +43,10 @@ REPEATED_AT_ONCE = 16
 
 OPEN_COMMANDS = 256
 """Commands whose replies are still listened for; the oldest are forgotten."""
+
+
+LEAST_PAUSE_S = 0.05
+"""Between credits of a device that is at its quota."""
 
 
 class State(enum.Enum):
@@ -60,9 +69,15 @@ class Stream:
         settings: ingest_pb2.ServerSettings,
         server_version: str,
         limits: StreamLimits,
+        fleet: Fleet,
+        caller: Caller,
         picture_limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._result_log = log
+        self._fleet = fleet
+        self._caller = caller
+        self._link: Link | None = None
+        self._releasing: asyncio.TimerHandle | None = None
         self._sessions = sessions
         self._bundles = bundles
         # Short ids of the bundles in which the client can describe a frame.
@@ -111,6 +126,11 @@ class Stream:
         """Another stream has said Hello for this session."""
         self.fail(SessionError("superseded", "another stream has taken over this session"))
 
+    def give(self, order: Order) -> None:
+        """Give the client a command of an operator."""
+        if self._state is State.RUNNING:
+            self._send(command=order.command)
+
     def drain(self, deadline_s: float) -> None:
         """Tell the client to send no more; finish what is in flight, then close."""
         if self._state is State.RUNNING:
@@ -133,6 +153,10 @@ class Stream:
     def grant(self) -> None:
         """Return one credit, behind the result that it belongs to."""
         self._grant()
+
+    def count_pixels(self, pixels: int) -> None:
+        """A picture of so many pixels is about to be made, or analysed."""
+        self._require_link().entry.meter.count(pixels=pixels)
 
     def changed(self) -> None:
         """A frame has left: the reader and the writer look again."""
@@ -163,6 +187,10 @@ class Stream:
             for task in (reader, watch, writer):
                 task.cancel()
             await asyncio.gather(reader, watch, writer, return_exceptions=True)
+            if self._releasing is not None:
+                self._releasing.cancel()
+            if self._link is not None:
+                self._link.close()
             if self._session is not None:
                 self._sessions.detach(self._session, self)
 
@@ -221,6 +249,8 @@ class Stream:
         if request.WhichOneof("message") != "hello":
             raise SessionError("no_hello", "the first message of a stream must be Hello")
         hello = parse_hello(request.hello)
+        self._caller.check_device(hello.device)
+        hello = replace(hello, labels={**hello.labels, **self._caller.labels})
         self._of_client = self._bundles.agree(hello)
         session = self._sessions.attach((hello.device, hello.session), self)
         self._session = session
@@ -236,7 +266,12 @@ class Stream:
             in_flight=session.in_flight,
             resume_after=resume_after,
         )
+        bundle_id = hello.bundle_id if hello.bundle_id in self._bundles.ids else None
+        self._link = self._fleet.join(hello, bundle_id or self._bundles.wanted.id, self)
         self._credits = max(0, self._limits.credits - session.in_flight)
+        if self._link.entry.meter.delay_s() > 0:
+            self._credits = 0
+            self._withhold()
         self._send(
             welcome=ingest_pb2.Welcome(
                 protocol_version=request.hello.protocol_version,
@@ -244,11 +279,13 @@ class Stream:
                 credits=self._credits,
                 bundle_id=self._bundles.wanted.id,
                 accepted_bundle_ids=self._bundles.ids,
-                settings=self._settings,
+                settings=self._settings_of(self._link.entry.described),
                 server_version=self._server_version,
             )
         )
         await self._repeat_results(session, min(hello.last_result_seen, last_result_id))
+        if self._state is State.RUNNING:
+            await self._from_log(self._link.give_pending())
 
     async def _repeat_results(self, session: Session, seen: int) -> None:
         """Send the results that the client has not seen, then let new ones come."""
@@ -284,9 +321,13 @@ class Stream:
         match request.WhichOneof("message"):
             case "frame":
                 self._spend()
+                features = request.frame.features
+                state = features[0].state if features else None
+                self._require_link().frame(message_bytes=request.ByteSize(), state=state)
                 await self._intake.take_frame(self._require_session(), request.frame)
             case "refine":
                 self._spend()
+                self._require_link().frame(message_bytes=request.ByteSize())
                 await self._intake.take_refine(self._require_session(), request.refine)
             case "heartbeat":
                 if not request.heartbeat.reply:
@@ -295,7 +336,9 @@ class Stream:
             case "bye":
                 self._finish()
             case "command_reply":
-                self._take_reply(request.command_reply)
+                await self._take_reply(request.command_reply)
+            case "status":
+                self._require_link().status(request.status)
             case "result_credit":
                 pass  # this server limits results by the frames' credits
             case "hello":
@@ -303,13 +346,23 @@ class Stream:
             case _:
                 raise SessionError("invalid_message", "a message of no known kind")
 
-    def _take_reply(self, reply: fleet_pb2.CommandReply) -> None:
+    async def _take_reply(self, reply: fleet_pb2.CommandReply) -> None:
         if reply.command_id not in self._open_commands:
-            return  # forgotten, or never given
+            await self._from_log(self._require_link().replied(reply))
+            return
         self._open_commands.remove(reply.command_id)
         if reply.HasField("error"):
             error = error_from_message(reply.error)
             self._log.info("command_refused", command=reply.command_id, reason=error.reason)
+
+    def _settings_of(self, device: fleet_pb2.Device) -> ingest_pb2.ServerSettings:
+        """The server's, with the policy that an operator has given the device."""
+        if not device.HasField("rate_policy"):
+            return self._settings
+        settings = ingest_pb2.ServerSettings()
+        settings.CopyFrom(self._settings)
+        settings.rate_policy.CopyFrom(device.rate_policy)
+        return settings
 
     # -- credits and queues ----------------------------------------------------------------------
 
@@ -321,12 +374,34 @@ class Stream:
         self._credits -= 1
 
     def _grant(self, credits: int = 1) -> None:
-        """Return credits, but for more frames than may be in flight."""
+        """Return credits, but for more frames than may be in flight, or than the quota has room."""
         session = self._require_session()
         credits = min(credits, self._limits.credits - self._credits - session.in_flight)
-        if credits > 0:
-            self._credits += credits
-            self._send(credit=ingest_pb2.Credit(credits=credits))
+        if credits <= 0:
+            return
+        if self._releasing is not None or self._require_link().entry.meter.delay_s() > 0:
+            self._withhold()
+            return
+        self._credits += credits
+        self._send(credit=ingest_pb2.Credit(credits=credits))
+
+    def _withhold(self) -> None:
+        """Grant nothing until the device's quota has room again."""
+        if self._releasing is None:
+            meter = self._require_link().entry.meter
+            meter.withheld += 1
+            delay_s = max(meter.delay_s(), LEAST_PAUSE_S)
+            self._releasing = asyncio.get_running_loop().call_later(delay_s, self._release)
+
+    def _release(self) -> None:
+        """Grant one credit, and the next one after another look at the quota."""
+        self._releasing = None
+        if self._state is not State.RUNNING:
+            return
+        self._grant(1)
+        session = self._require_session()
+        if self._limits.credits > self._credits + session.in_flight:
+            self._withhold()
 
     def _send(self, **message: Any) -> None:
         self._outbox.append(ingest_pb2.ConnectResponse(**message))
@@ -346,6 +421,10 @@ class Stream:
     def _finish(self) -> None:
         self._state = State.FINISHING
         self._changed.set()
+
+    def _require_link(self) -> Link:
+        assert self._link is not None, "messages are taken after Hello only"
+        return self._link
 
     def _require_session(self) -> Session:
         assert self._session is not None, "messages are taken after Hello only"

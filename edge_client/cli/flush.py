@@ -22,6 +22,7 @@ from edge_client.cli.options import (
     TlsCertificateOption,
     TlsKeyOption,
     TlsOption,
+    TokenOption,
 )
 from shared.cli import Batch, ExitCode, Outcome, stop_on_error
 from shared.errors import SessionError
@@ -46,6 +47,7 @@ def flush(
     tls_ca: TlsCaOption = None,
     tls_certificate: TlsCertificateOption = None,
     tls_key: TlsKeyOption = None,
+    token_file: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Deliver the frames that `send --spool FOLDER` kept; print what the server finds in them.
@@ -57,9 +59,10 @@ def flush(
     from edge_client.rate import RateControl
     from edge_client.session import EdgeSession, TlsClientFiles, split_address
     from edge_client.spool import Spool
+    from shared.wire.credentials import read_token
 
-    files = TlsClientFiles(tls_ca, tls_certificate, tls_key)
     try:
+        files = TlsClientFiles(tls_ca, tls_certificate, tls_key, read_token(token_file))
         split_address(server)
         files.check()
     except SessionError as error:

@@ -61,6 +61,13 @@ TlsCertificateOption = Annotated[
     Path | None, typer.Option("--tls-cert", help="PEM file, for a server that wants one.")
 ]
 TlsKeyOption = Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")]
+TokenOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        help="File with this device's token; or FEATHERWIRE_TOKEN is it. Implies --tls.",
+    ),
+]
 SpoolOption = Annotated[
     Path | None,
     typer.Option(

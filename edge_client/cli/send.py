@@ -36,6 +36,7 @@ from edge_client.cli.options import (
     TlsCertificateOption,
     TlsKeyOption,
     TlsOption,
+    TokenOption,
     spool_limits,
 )
 from shared.cli import Batch, ExitCode, Outcome, stop_on_error
@@ -95,6 +96,7 @@ def send(
     tls_ca: TlsCaOption = None,
     tls_certificate: TlsCertificateOption = None,
     tls_key: TlsKeyOption = None,
+    token_file: TokenOption = None,
     spool: SpoolOption = None,
     spool_policy: SpoolPolicyOption = "coarsen",
     spool_bytes: SpoolBytesOption = 256 * 2**20,
@@ -118,12 +120,13 @@ def send(
     from edge_client.session import EdgeSession, TlsClientFiles, split_address
     from edge_client.spool import Spool
     from shared.codec import RateTarget
+    from shared.wire.credentials import read_token
     from shared.wire.requests import parse_tasks
 
     if picture and output is None:
         raise typer.BadParameter("--picture needs a folder", param_hint="-o")
-    files = TlsClientFiles(tls_ca, tls_certificate, tls_key)
     try:
+        files = TlsClientFiles(tls_ca, tls_certificate, tls_key, read_token(token_file))
         split_address(server)
         files.check()
         wanted = None if tasks is None else parse_tasks(_names(tasks))

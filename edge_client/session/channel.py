@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -26,11 +26,15 @@ _REASON_BY_CODE = {
 
 @dataclass(frozen=True, slots=True)
 class TlsClientFiles:
-    """PEM files: the server's CA (None: the system's), and the client's own pair for mutual TLS."""
+    """PEM files: the server's CA (None: the system's), and the client's own pair for mutual TLS.
+
+    ``token`` is shown to a server that asks for one; it travels over TLS alone.
+    """
 
     server_ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+    token: str | None = field(default=None, repr=False)
 
     def check(self) -> None:
         """Raise ``SessionError("bad_tls_files")`` for files that gRPC could not use."""
@@ -64,6 +68,10 @@ def open_channel(server: str, tls: TlsClientFiles | None = None) -> grpc.Channel
         )
     except OSError as error:
         raise SessionError("bad_tls_files", str(error)) from None
+    if tls.token is not None:
+        credentials = grpc.composite_channel_credentials(
+            credentials, grpc.access_token_call_credentials(tls.token)
+        )
     return grpc.secure_channel(server, credentials, options=client_options())
 
 

@@ -20,7 +20,7 @@ from edge_client.session.commands import Commands, TakeSetting
 from edge_client.session.kept import KeptFrames, Part, Refinement
 from edge_client.session.pending import Key, Pending, Reply, key_of, refine_request, resolve
 from shared.errors import FeatherwireError, SessionError
-from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
+from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2, ingest_pb2_grpc
 from shared.wire import PROTOCOL_VERSION, FrameOutcome, PictureRequest, error_from_message
 from shared.wire.requests import (
     Frame,
@@ -83,6 +83,7 @@ class Connection:
         self._welcome: ingest_pb2.Welcome | None = None
         self._failure: FeatherwireError | None = None
         self._draining = False
+        self._told = fleet_pb2.DeviceStatus()
         self._closing = False
         self._requests: queue.SimpleQueue[ingest_pb2.ConnectRequest | None] = queue.SimpleQueue()
         self._requests.put(ingest_pb2.ConnectRequest(hello=hello_message(hello)))
@@ -201,6 +202,14 @@ class Connection:
                     "connection_lost", f"{self.server} left a heartbeat unanswered"
                 )
                 self._call.cancel()
+
+    def tell_status(self, queued_frames: int, queued_bytes: int) -> None:
+        """Tell the server what waits here, for its operators; what it knows is not said again."""
+        status = fleet_pb2.DeviceStatus(queued_frames=queued_frames, queued_bytes=queued_bytes)
+        with self._changed:
+            if status != self._told and self._failure is None and not self._closing:
+                self._told = status
+                self.put(ingest_pb2.ConnectRequest(status=status))
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Say Bye, give frames in flight ``timeout_s`` to come back, and end the stream."""

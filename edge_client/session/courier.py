@@ -35,10 +35,13 @@ FATAL_REASONS = frozenset(
         "bad_address",
         "bad_tls_files",
         "bundle_mismatch",
+        "forbidden",
         "invalid_message",
-        "permission_denied",
+        "token_expired",
+        "token_revoked",
         "unauthenticated",
         "unsupported_version",
+        "wrong_device",
     }
 )
 """Connecting again would not help: somebody must change something first."""
@@ -414,6 +417,8 @@ class Courier:
             connection.beat()
             if time.monotonic() - tended_at > EXPIRE_S:
                 self._tend()
+                stats = self.spool.stats()
+                connection.tell_status(stats.frames, stats.payload_bytes)
                 tended_at = time.monotonic()
             wait_s = WATCH_S
             if connection.credits > 0 and not connection.draining:

@@ -112,8 +112,11 @@ class Batch:
         )
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a power cut leaves the old file or the new one, never a part."""
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Write a file so that a power cut leaves the old file or the new one, never a part.
+
+    mode: its permissions, less those of the umask.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -121,7 +124,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
+        os.chmod(name, mode & ~_umask())
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

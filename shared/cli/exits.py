@@ -32,12 +32,17 @@ _USAGE_REASONS = frozenset(
         "bad_target",
         "no_int8",
         "no_psnr_model",
+        "bad_token_file",
+        "insecure_listen",
         "no_target",
+        "no_tokens",
+        "tls_missing",
         "two_targets",
         "unknown_backend",
         "unknown_model",
         "unknown_state",
         "unknown_task",
+        "unknown_token",
     }
 )
 

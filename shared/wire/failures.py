@@ -29,6 +29,7 @@ RETRYABLE_REASONS = frozenset(
         "deadline_exceeded",
         "draining",
         "log_unavailable",
+        "quota_exceeded",
         "slow_subscriber",
         "superseded",
         "too_many_streams",

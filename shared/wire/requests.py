@@ -112,17 +112,14 @@ def parse_hello(message: ingest_pb2.Hello) -> Hello:
         raise _invalid("last_result_seen", "is out of range")
     if len(message.client_version) > 128:
         raise _invalid("client_version", "is longer than 128 characters")
-    if len(message.labels) > MAX_LABELS or any(
-        not _NAME.fullmatch(name) or len(value) > 256 for name, value in message.labels.items()
-    ):
-        raise _invalid("labels", f"are more than {MAX_LABELS}, or too long")
+    check_labels(message.labels)
     if len(message.also_bundle_ids) > MAX_BUNDLES or not all(
         _BUNDLE_ID.fullmatch(bundle_id) for bundle_id in message.also_bundle_ids
     ):
         raise _invalid("also_bundle_ids", f"are more than {MAX_BUNDLES}, or no ids")
     return Hello(
-        device=_name("device", message.device),
-        session=_name("session", message.session),
+        device=check_name("device", message.device),
+        session=check_name("session", message.session),
         bundle_id=message.bundle_id or None,
         can_switch_bundle=message.can_switch_bundle,
         last_result_seen=message.last_result_seen,
@@ -176,8 +173,8 @@ def hello_message(hello: Hello) -> ingest_pb2.Hello:
     """``hello`` as its message."""
     return ingest_pb2.Hello(
         protocol_version=PROTOCOL_VERSION,
-        device=_name("device", hello.device),
-        session=_name("session", hello.session),
+        device=check_name("device", hello.device),
+        session=check_name("session", hello.session),
         bundle_id=hello.bundle_id or "",
         can_switch_bundle=hello.can_switch_bundle,
         last_result_seen=hello.last_result_seen,
@@ -229,10 +226,19 @@ def _sequence(sequence: int) -> int:
     return sequence
 
 
-def _name(field_name: str, text: str) -> str:
+def check_name(field_name: str, text: str) -> str:
+    """``text``, if a device or a session can be called so; else ``SessionError``."""
     if not _NAME.fullmatch(text):
         raise _invalid(field_name, "is not 1 to 128 of A-Z a-z 0-9 . _ : -")
     return text
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Raise ``SessionError("invalid_message")`` for labels that a device cannot have."""
+    if len(labels) > MAX_LABELS or any(
+        not _NAME.fullmatch(name) or len(value) > 256 for name, value in labels.items()
+    ):
+        raise _invalid("labels", f"are more than {MAX_LABELS}, or too long")
 
 
 def _instant(timestamp: Timestamp) -> datetime:

@@ -75,9 +75,41 @@ def test_dependencies_and_their_conditions_can_be_met() -> None:
                 assert SERVICES[name]["restart"] == "no"
 
 
-def test_the_photos_are_mounted_read_only() -> None:
-    (mount,) = SERVICES["edge"]["volumes"]
-    assert mount.endswith("/photos:ro")
+def test_photos_and_keys_are_mounted_read_only() -> None:
+    assert all(
+        mount.endswith((":/photos:ro", ":/keys:ro")) for mount in SERVICES["edge"]["volumes"]
+    )
+    assert "keys:/etc/featherwire/keys:ro" in SERVICES["cloud"]["volumes"]
+
+
+def test_the_keys_that_are_made_are_those_that_are_used(tmp_path: Path) -> None:
+    """The script of the service `keys` runs for real, twice; what others name is there then."""
+    (script,) = SERVICES["keys"]["command"]
+    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "featherwire-cloud"
+    program.write_text(
+        f"#!{sys.executable}\nfrom cloud_server.cli import main; main()\n", encoding="utf-8"
+    )
+    program.chmod(0o755)
+    (tmp_path / "keys").mkdir()
+    environment = {
+        **os.environ,
+        "PATH": f"{program.parent}{os.pathsep}{binaries}",
+        "PYTHONPATH": str(ROOT),
+        "FEATHERWIRE_DATA": str(tmp_path / "data"),
+    }
+    made: list[dict[str, bytes]] = []
+    for _ in range(2):
+        subprocess.run(
+            ["sh", "-euc", script.replace("/etc/featherwire/keys", str(tmp_path / "keys"))],
+            env=environment, check=True, capture_output=True, timeout=60,
+        )  # fmt: skip
+        made.append({path.name: path.read_bytes() for path in (tmp_path / "keys").iterdir()})
+    assert made[0] == made[1]
+    used = re.findall(r"/keys/([a-z.]+)", str(COMPOSE) + (DEPLOY / "cloud.yaml").read_text())
+    assert {"ca.pem", "edge.token", "server.pem", "server.key"} <= set(used)
+    assert set(used) - {"devices.pem"} <= set(made[0])
 
 
 def test_one_port_everywhere() -> None:
@@ -129,14 +161,21 @@ def test_commands_exist() -> None:
         assert explains(program, sub), (where, program, sub)
 
 
-def test_example_configuration_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example_configuration_is_valid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every key of deploy/cloud.yaml is a setting, with a value that it accepts."""
+    from cloud_server.auth.development_ca import make_development_ca
+    from cloud_server.auth.startup import check_transport
     from cloud_server.settings import ServerSettings
 
     for name in list(os.environ):
         if name.startswith("FEATHERWIRE_"):
             monkeypatch.delenv(name)
-    settings = ServerSettings.load(DEPLOY / "cloud.yaml")
+    make_development_ca(tmp_path)
+    text = (DEPLOY / "cloud.yaml").read_text().replace("/etc/featherwire/keys", str(tmp_path))
+    (tmp_path / "cloud.yaml").write_text(text)
+    settings = ServerSettings.load(tmp_path / "cloud.yaml")
+    check_transport(settings)  # it is not insecure
+    assert not settings.insecure
     assert settings.listen == "0.0.0.0:7570"  # reachable from outside the container
     grace_s = int(SERVICES["cloud"]["stop_grace_period"].removesuffix("s"))
     stop_s = int(unit("featherwire-cloud.service")["Service"]["TimeoutStopSec"])
@@ -169,9 +208,9 @@ def test_units_are_whole() -> None:
 # --- the health check and the inbox script, for real ------------------------------------------
 
 
-def healthcheck(target: str) -> subprocess.CompletedProcess[str]:
+def healthcheck(target: str, *ca: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(DEPLOY / "healthcheck.py"), target],
+        [sys.executable, str(DEPLOY / "healthcheck.py"), target, *ca],
         capture_output=True, text=True, timeout=30,
     )  # fmt: skip
 
@@ -194,6 +233,24 @@ def test_health_check_follows_a_real_server() -> None:
     gone = healthcheck(f"127.0.0.1:{port}")
     assert gone.returncode == 1
     assert "UNAVAILABLE" in gone.stderr
+
+
+def test_health_check_speaks_tls_and_needs_no_token(tmp_path: Path) -> None:
+    from cloud_server.auth.development_ca import make_development_ca
+
+    make_development_ca(tmp_path)
+    servicer = health.HealthServicer()
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    pair = ((tmp_path / "server.key").read_bytes(), (tmp_path / "server.pem").read_bytes())
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    server.start()
+    try:
+        servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+        assert healthcheck(f"127.0.0.1:{port}", str(tmp_path / "ca.pem")).returncode == 0
+        assert healthcheck(f"127.0.0.1:{port}").returncode == 1
+    finally:
+        server.stop(None).wait()
 
 
 @pytest.fixture

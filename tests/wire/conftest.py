@@ -131,6 +131,7 @@ def start_server(tiny_bundle: Bundle, tmp_path: Path) -> Iterator[Callable[..., 
             "bundle": tiny_bundle.origin,
             "bundles": (),
             "tasks": (),
+            "insecure": True,
             "drain_deadline_s": 5.0,
             "data": tmp_path / f"data-{len(servers)}",
         }
@@ -151,9 +152,11 @@ def server_process(
     log: Path | None = None,
     code: str = SERVE,
     environment: Mapping[str, str] | None = None,
+    insecure: bool = True,
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """``featherwire-cloud serve`` as a process; yields it and the JSON line it prints."""
-    command = [sys.executable, "-c", code, "serve", "--listen", "127.0.0.1:0", "--json", *arguments]
+    listen = ("--listen", "127.0.0.1:0", "--json", *(("--insecure",) if insecure else ()))
+    command = [sys.executable, "-c", code, "serve", *listen, *arguments]
     data = tempfile.TemporaryDirectory()
     variables = {
         **os.environ,

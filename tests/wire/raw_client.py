@@ -23,8 +23,10 @@ def _together(bitstreams: Any) -> tuple[Bitstream, ...]:
 class RawClient:
     """One Connect stream; ``received`` grows as the server speaks."""
 
-    def __init__(self, address: str, *, read: bool = True) -> None:
-        self.channel = grpc.insecure_channel(address, options=client_options())
+    def __init__(
+        self, address: str, *, read: bool = True, channel: grpc.Channel | None = None
+    ) -> None:
+        self.channel = channel or grpc.insecure_channel(address, options=client_options())
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         stub = ingest_pb2_grpc.IngestServiceStub(self.channel)
         self.call = stub.Connect(iter(self._requests.get, None))

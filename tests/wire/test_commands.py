@@ -115,10 +115,12 @@ def test_exit_codes_tell_scripts_what_went_wrong(
 
 def test_serve_refuses_what_it_cannot_do(tmp_path: Path, server: str, tiny_bundle: Bundle) -> None:
     assert run("cloud_server", "serve", "--listen", "nowhere").returncode == 2
-    gone = run("cloud_server", "serve", "--bundle", str(tmp_path / "gone"), "--tasks", "none")
+    gone = run(
+        "cloud_server", "serve", "--insecure", "--bundle", str(tmp_path / "gone"), "--tasks", "none"
+    )
     assert gone.returncode == 3
     taken = run(
-        "cloud_server", "serve", "--bundle", tiny_bundle.origin, "--tasks", "none",
+        "cloud_server", "serve", "--insecure", "--bundle", tiny_bundle.origin, "--tasks", "none",
         "--listen", server,
     )  # fmt: skip
     assert taken.returncode == 1
@@ -132,7 +134,9 @@ def test_serve_says_wrong_usage_in_a_line(tmp_path: Path, tiny_bundle: Bundle) -
         (("--tasks", "none", "--device", "banana"), "device 'banana' cannot be used"),
         (("--tasks", "none", *gone), "gone.pem: No such file"),
     ):
-        done = run("cloud_server", "serve", "--bundle", tiny_bundle.origin, *arguments)
+        done = run(
+            "cloud_server", "serve", "--insecure", "--bundle", tiny_bundle.origin, *arguments
+        )
         assert done.returncode == 2, (arguments, done.stderr)
         assert said in done.stderr
         assert len(done.stderr.splitlines()) == 1
@@ -140,7 +144,8 @@ def test_serve_says_wrong_usage_in_a_line(tmp_path: Path, tiny_bundle: Bundle) -
 
 def test_serve_does_not_start_without_the_weights_that_were_named(tiny_bundle: Bundle) -> None:
     done = run(
-        "cloud_server", "serve", "--bundle", tiny_bundle.origin, "--listen", "127.0.0.1:0",
+        "cloud_server", "serve", "--insecure", "--bundle", tiny_bundle.origin,
+        "--listen", "127.0.0.1:0",
         "--tasks", "detection", "--detector", "nosuch.pt",
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
@@ -151,7 +156,8 @@ def test_serve_without_any_weights_says_how_to_get_them(
     tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
     done = run(
-        "cloud_server", "serve", "--bundle", tiny_bundle.origin, "--listen", "127.0.0.1:0",
+        "cloud_server", "serve", "--insecure", "--bundle", tiny_bundle.origin,
+        "--listen", "127.0.0.1:0",
         "--json", FEATHERWIRE_MODELS=str(tmp_path / "no-models"),
     )  # fmt: skip
     assert done.returncode == 3, done.stderr

@@ -170,9 +170,10 @@ Global___UseBundle: _TypeAlias = UseBundle  # noqa: Y015
 
 @_typing.final
 class RefineFrame(_message.Message):
-    """Asks for more layers of a frame that was already sent; the device sends a Refine, and replies. It
-    comes before the result that it is about, and names a bundle that the device's Hello names. A device
-    sends what it has up to that state, and at least the coarsest state of the layers that it has kept.
+    """Asks for more layers of a frame that was already sent; the device sends a Refine, and replies. One
+    that the server gives of itself comes before the result that it is about, and names a bundle that the
+    device's Hello names. A device sends what it has up to that state, and at least the coarsest state of
+    the layers that it has kept.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -180,20 +181,26 @@ class RefineFrame(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     BUNDLE_SHORT_ID_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     state: _builtins.int
     bundle_short_id: _builtins.bytes
     """First eight bytes of the bundle's id; empty is the frame's first bundle."""
+    session: _builtins.str
+    """Which session numbered the frame; empty is the one of the stream. SendCommand fills it in when the
+    device is online, and a device that comes back with another session is not asked.
+    """
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         state: _builtins.int = ...,
         bundle_short_id: _builtins.bytes = ...,
+        session: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_short_id", b"bundle_short_id", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_short_id", b"bundle_short_id", "sequence", b"sequence", "session", b"session", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -201,7 +208,10 @@ Global___RefineFrame: _TypeAlias = RefineFrame  # noqa: Y015
 
 @_typing.final
 class Command(_message.Message):
-    """One instruction to a device. It is answered once, with a CommandReply of the same id."""
+    """One instruction to a device. It is answered once, with a CommandReply of the same id; one that was
+    not answered is given again on the device's next stream. A later set_rate, set_tasks, set_regions or
+    use_bundle takes the place of one of its kind that was not answered: error superseded.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -308,18 +318,35 @@ class Device(_message.Message):
     QUEUED_FRAMES_FIELD_NUMBER: _builtins.int
     QUEUED_BYTES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FRAMES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    THROTTLED_FIELD_NUMBER: _builtins.int
+    PENDING_COMMANDS_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     session: _builtins.str
+    """The newest."""
     online: _builtins.bool
     bundle_id: _builtins.str
     client_version: _builtins.str
     queued_frames: _builtins.int
-    """Frames and bytes that wait on the device."""
+    """Frames and bytes that wait on the device, by its last DeviceStatus."""
     queued_bytes: _builtins.int
+    state: _builtins.int
+    """State of its last frame."""
+    frames_per_second: _builtins.float
+    """What it has sent of late, as the server has seen it; 0 when it is offline."""
+    bytes_per_second: _builtins.float
+    throttled: _builtins.bool
+    """The server withholds credits from it, because of its quota."""
+    pending_commands: _builtins.int
+    """Commands that it has not answered."""
     @_builtins.property
     def last_seen_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
-    def rate_policy(self) -> Global___RatePolicy: ...
+    def rate_policy(self) -> Global___RatePolicy:
+        """The last that the device took from an operator."""
+
     @_builtins.property
     def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -338,14 +365,45 @@ class Device(_message.Message):
         queued_frames: _builtins.int = ...,
         queued_bytes: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        state: _builtins.int | None = ...,
+        frames_per_second: _builtins.float = ...,
+        bytes_per_second: _builtins.float = ...,
+        throttled: _builtins.bool = ...,
+        pending_commands: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_seen_at", b"last_seen_at", "rate_policy", b"rate_policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_state", b"_state", "last_seen_at", b"last_seen_at", "rate_policy", b"rate_policy", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_id", b"bundle_id", "client_version", b"client_version", "device", b"device", "labels", b"labels", "last_seen_at", b"last_seen_at", "online", b"online", "queued_bytes", b"queued_bytes", "queued_frames", b"queued_frames", "rate_policy", b"rate_policy", "session", b"session", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_state", b"_state", "bundle_id", b"bundle_id", "bytes_per_second", b"bytes_per_second", "client_version", b"client_version", "device", b"device", "frames_per_second", b"frames_per_second", "labels", b"labels", "last_seen_at", b"last_seen_at", "online", b"online", "pending_commands", b"pending_commands", "queued_bytes", b"queued_bytes", "queued_frames", b"queued_frames", "rate_policy", b"rate_policy", "session", b"session", "state", b"state", "tasks", b"tasks", "throttled", b"throttled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
+    _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
+
+Global___Device: _TypeAlias = Device  # noqa: Y015
+
+@_typing.final
+class DeviceStatus(_message.Message):
+    """What a device says of itself, now and then."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUED_FRAMES_FIELD_NUMBER: _builtins.int
+    QUEUED_BYTES_FIELD_NUMBER: _builtins.int
+    queued_frames: _builtins.int
+    queued_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        queued_frames: _builtins.int = ...,
+        queued_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queued_bytes", b"queued_bytes", "queued_frames", b"queued_frames"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Device: _TypeAlias = Device  # noqa: Y015
+Global___DeviceStatus: _TypeAlias = DeviceStatus  # noqa: Y015
 
 @_typing.final
 class DeviceSelector(_message.Message):
@@ -489,7 +547,9 @@ class SendCommandRequest(_message.Message):
     SELECTOR_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def selector(self) -> Global___DeviceSelector: ...
+    def selector(self) -> Global___DeviceSelector:
+        """For refine_frame one device, by name."""
+
     @_builtins.property
     def command(self) -> Global___Command:
         """command_id and issued_at are the server's to fill."""
@@ -609,26 +669,124 @@ class IssuedCommand(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
     REPLY_FIELD_NUMBER: _builtins.int
+    ISSUED_BY_FIELD_NUMBER: _builtins.int
+    REPLIED_AT_FIELD_NUMBER: _builtins.int
     device: _builtins.str
+    issued_by: _builtins.str
+    """Who gave it: the name of a token and its id."""
     @_builtins.property
     def command(self) -> Global___Command: ...
     @_builtins.property
     def reply(self) -> Global___CommandReply:
         """Absent while the device has not replied."""
 
+    @_builtins.property
+    def replied_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
         device: _builtins.str = ...,
         command: Global___Command | None = ...,
         reply: Global___CommandReply | None = ...,
+        issued_by: _builtins.str = ...,
+        replied_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_reply", b"_reply", "command", b"command", "reply", b"reply"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_replied_at", b"_replied_at", "_reply", b"_reply", "command", b"command", "replied_at", b"replied_at", "reply", b"reply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reply", b"_reply", "command", b"command", "device", b"device", "reply", b"reply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_replied_at", b"_replied_at", "_reply", b"_reply", "command", b"command", "device", b"device", "issued_by", b"issued_by", "replied_at", b"replied_at", "reply", b"reply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__replied_at: _TypeAlias = _typing.Literal["replied_at"]  # noqa: Y015
+    _WhichOneofArgType__replied_at: _TypeAlias = _typing.Literal["_replied_at", b"_replied_at"]  # noqa: Y015
     _WhichOneofReturnType__reply: _TypeAlias = _typing.Literal["reply"]  # noqa: Y015
     _WhichOneofArgType__reply: _TypeAlias = _typing.Literal["_reply", b"_reply"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replied_at) -> _WhichOneofReturnType__replied_at | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reply) -> _WhichOneofReturnType__reply | None: ...
 
 Global___IssuedCommand: _TypeAlias = IssuedCommand  # noqa: Y015
+
+@_typing.final
+class ListAuditRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    after_id: _builtins.int
+    """Only entries after this id."""
+    page_size: _builtins.int
+    """0 lets the server choose; larger numbers than it allows are cut."""
+    def __init__(
+        self,
+        *,
+        after_id: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_id", b"after_id", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditRequest: _TypeAlias = ListAuditRequest  # noqa: Y015
+
+@_typing.final
+class AuditEntry(_message.Message):
+    """Who did what, and when: never changed, and forgotten by nobody."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    who: _builtins.str
+    """Name of a token and its id, or of a user of the server's machine."""
+    action: _builtins.str
+    """SendCommand, CreateToken, RevokeToken."""
+    what: _builtins.str
+    """JSON."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        who: _builtins.str = ...,
+        action: _builtins.str = ...,
+        what: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "at", b"at", "id", b"id", "what", b"what", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditEntry: _TypeAlias = AuditEntry  # noqa: Y015
+
+@_typing.final
+class ListAuditResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    end: _builtins.bool
+    """The end was reached."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]: ...
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___AuditEntry] | None = ...,
+        end: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditResponse: _TypeAlias = ListAuditResponse  # noqa: Y015

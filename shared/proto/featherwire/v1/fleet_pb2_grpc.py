@@ -54,6 +54,11 @@ class FleetServiceStub:
                 request_serializer=featherwire_dot_v1_dot_fleet__pb2.ListCommandsRequest.SerializeToString,
                 response_deserializer=featherwire_dot_v1_dot_fleet__pb2.ListCommandsResponse.FromString,
                 _registered_method=True)
+        self.ListAudit = channel.unary_unary(
+                '/featherwire.v1.FleetService/ListAudit',
+                request_serializer=featherwire_dot_v1_dot_fleet__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=featherwire_dot_v1_dot_fleet__pb2.ListAuditResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer:
@@ -66,7 +71,8 @@ class FleetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchDevices(self, request, context):
-        """The chosen devices as they are, then each change.
+        """The chosen devices as they are, then those that have changed: at most once a second each, and then
+        as they are by then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -79,6 +85,13 @@ class FleetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCommands(self, request, context):
+        """Oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudit(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,6 +119,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.ListCommands,
                     request_deserializer=featherwire_dot_v1_dot_fleet__pb2.ListCommandsRequest.FromString,
                     response_serializer=featherwire_dot_v1_dot_fleet__pb2.ListCommandsResponse.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=featherwire_dot_v1_dot_fleet__pb2.ListAuditRequest.FromString,
+                    response_serializer=featherwire_dot_v1_dot_fleet__pb2.ListAuditResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -216,6 +234,33 @@ class FleetService:
             '/featherwire.v1.FleetService/ListCommands',
             featherwire_dot_v1_dot_fleet__pb2.ListCommandsRequest.SerializeToString,
             featherwire_dot_v1_dot_fleet__pb2.ListCommandsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/featherwire.v1.FleetService/ListAudit',
+            featherwire_dot_v1_dot_fleet__pb2.ListAuditRequest.SerializeToString,
+            featherwire_dot_v1_dot_fleet__pb2.ListAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

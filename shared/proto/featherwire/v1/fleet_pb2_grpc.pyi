@@ -36,18 +36,26 @@ class FleetServiceStub:
     def __new__(cls, channel: _aio.Channel) -> FleetServiceAsyncStub: ...
     ListDevices: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListDevicesRequest, _fleet_pb2.ListDevicesResponse]
     WatchDevices: _grpc.UnaryStreamMultiCallable[_fleet_pb2.WatchDevicesRequest, _fleet_pb2.WatchDevicesResponse]
-    """The chosen devices as they are, then each change."""
+    """The chosen devices as they are, then those that have changed: at most once a second each, and then
+    as they are by then.
+    """
     SendCommand: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.SendCommandRequest, _fleet_pb2.SendCommandResponse]
     ListCommands: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListCommandsRequest, _fleet_pb2.ListCommandsResponse]
+    """Oldest first."""
+    ListAudit: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListAuditRequest, _fleet_pb2.ListAuditResponse]
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListDevices: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListDevicesRequest, _fleet_pb2.ListDevicesResponse]  # type: ignore[assignment]
     WatchDevices: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchDevicesRequest, _fleet_pb2.WatchDevicesResponse]  # type: ignore[assignment]
-    """The chosen devices as they are, then each change."""
+    """The chosen devices as they are, then those that have changed: at most once a second each, and then
+    as they are by then.
+    """
     SendCommand: _aio.UnaryUnaryMultiCallable[_fleet_pb2.SendCommandRequest, _fleet_pb2.SendCommandResponse]  # type: ignore[assignment]
     ListCommands: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListCommandsRequest, _fleet_pb2.ListCommandsResponse]  # type: ignore[assignment]
+    """Oldest first."""
+    ListAudit: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListAuditRequest, _fleet_pb2.ListAuditResponse]  # type: ignore[assignment]
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -63,7 +71,9 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.WatchDevicesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_fleet_pb2.WatchDevicesResponse], _abc.AsyncIterator[_fleet_pb2.WatchDevicesResponse]]:
-        """The chosen devices as they are, then each change."""
+        """The chosen devices as they are, then those that have changed: at most once a second each, and then
+        as they are by then.
+        """
 
     @_abc_1.abstractmethod
     def SendCommand(
@@ -77,6 +87,14 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _fleet_pb2.ListCommandsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_fleet_pb2.ListCommandsResponse, _abc.Awaitable[_fleet_pb2.ListCommandsResponse]]: ...
+    ) -> _typing.Union[_fleet_pb2.ListCommandsResponse, _abc.Awaitable[_fleet_pb2.ListCommandsResponse]]:
+        """Oldest first."""
+
+    @_abc_1.abstractmethod
+    def ListAudit(
+        self,
+        request: _fleet_pb2.ListAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ListAuditResponse, _abc.Awaitable[_fleet_pb2.ListAuditResponse]]: ...
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

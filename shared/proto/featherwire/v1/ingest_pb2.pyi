@@ -522,6 +522,7 @@ class ConnectRequest(_message.Message):
     COMMAND_REPLY_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     BYE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -536,6 +537,8 @@ class ConnectRequest(_message.Message):
     def heartbeat(self) -> Global___Heartbeat: ...
     @_builtins.property
     def bye(self) -> Global___Bye: ...
+    @_builtins.property
+    def status(self) -> _fleet_pb2.DeviceStatus: ...
     def __init__(
         self,
         *,
@@ -546,12 +549,13 @@ class ConnectRequest(_message.Message):
         command_reply: _fleet_pb2.CommandReply | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         bye: Global___Bye | None = ...,
+        status: _fleet_pb2.DeviceStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bye", b"bye", "command_reply", b"command_reply", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "refine", b"refine", "result_credit", b"result_credit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bye", b"bye", "command_reply", b"command_reply", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "refine", b"refine", "result_credit", b"result_credit", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bye", b"bye", "command_reply", b"command_reply", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "refine", b"refine", "result_credit", b"result_credit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bye", b"bye", "command_reply", b"command_reply", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "refine", b"refine", "result_credit", b"result_credit", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "frame", "refine", "result_credit", "command_reply", "heartbeat", "bye"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "frame", "refine", "result_credit", "command_reply", "heartbeat", "bye", "status"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

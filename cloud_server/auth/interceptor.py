@@ -1,0 +1,156 @@
+"""Every call shows a token of a role that may make it, or is refused before it is served."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import structlog
+
+from cloud_server.auth.caller import let_in
+from cloud_server.auth.roles import ACCESS, OPEN
+from cloud_server.auth.tokens import Token, among, find
+from cloud_server.database import Database
+from cloud_server.status import abort
+from shared.errors import FeatherwireError, SessionError, StorageError
+from shared.wire.credentials import METADATA_KEY, token_of
+
+RECHECK_S = 2.0
+"""A stream goes on for so long with a token that was revoked, or has expired."""
+
+
+class Authenticator(grpc.aio.ServerInterceptor):
+    """Lets calls through by token and role, and ends streams whose token is no longer good."""
+
+    def __init__(self, database: Database, *, recheck_s: float = RECHECK_S) -> None:
+        self._database = database
+        self._recheck_s = recheck_s
+        self._streams: dict[asyncio.Future[SessionError], Token] = {}
+        self._checking: asyncio.Task[None] | None = None
+        self.refused = 0
+        """Calls that were turned away, since the start."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """See ``grpc.aio.ServerInterceptor``."""
+        method = handler_call_details.method
+        if method not in OPEN:
+            try:
+                token = await self._admit(method, handler_call_details.invocation_metadata)
+            except FeatherwireError as error:
+                return _refusal(error)
+            let_in(token)
+            return self._guarded(await continuation(handler_call_details), token)
+        return await continuation(handler_call_details)
+
+    async def close(self) -> None:
+        """Look after streams no longer."""
+        if self._checking is not None:
+            self._checking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._checking
+
+    async def _admit(self, method: str, metadata: Any) -> Token:
+        """The token of a caller who may make this call; raises ``SessionError``."""
+        token: Token | None = None
+        try:
+            text = token_of(value for key, value in metadata or () if key == METADATA_KEY)
+            token = await self._database.read(lambda connection: find(connection, text))
+            if token is None:
+                raise SessionError("unauthenticated", "this server does not know that token")
+            complaint = token.complaint()
+            if complaint is not None:
+                raise complaint
+            if token.role not in ACCESS.get(method, ()):
+                raise SessionError(
+                    "forbidden", f"a token of role {token.role} may not call {method[:200]}"
+                )
+        except StorageError:
+            raise SessionError(
+                "log_unavailable", "the server cannot read its tokens now; try again later"
+            ) from None
+        except SessionError as error:
+            self.refused += 1
+            structlog.get_logger().warning(
+                "call_refused",
+                method=method[:200],
+                reason=error.reason,
+                token=None if token is None else token.id,
+            )
+            raise
+        return token
+
+    # -- streams ---------------------------------------------------------------------------------
+
+    def _guarded(self, handler: Any, token: Token) -> Any:
+        """The handler; one that may run for long is ended when the token is no longer good."""
+        if handler is None or not handler.response_streaming:
+            return handler
+        serve = handler.stream_stream if handler.request_streaming else handler.unary_stream
+        if not inspect.iscoroutinefunction(serve):
+            return handler  # a generator: what it streams is bounded
+
+        async def guarded(request: Any, context: Any) -> None:
+            revoked = self._watched(token)
+            serving = asyncio.ensure_future(serve(request, context))
+            try:
+                await asyncio.wait({serving, revoked}, return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                serving.cancel()
+                await asyncio.gather(serving, return_exceptions=True)
+                raise
+            finally:
+                self._streams.pop(revoked, None)
+            if serving.done():
+                return serving.result()
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+            error = revoked.result()
+            structlog.get_logger().warning("stream_ended", reason=error.reason, token=token.id)
+            return await abort(context, error)
+
+        make = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.request_streaming
+            else grpc.unary_stream_rpc_method_handler
+        )
+        return make(guarded, handler.request_deserializer, handler.response_serializer)
+
+    def _watched(self, token: Token) -> asyncio.Future[SessionError]:
+        """Done when the token is no longer good."""
+        revoked: asyncio.Future[SessionError] = asyncio.get_running_loop().create_future()
+        self._streams[revoked] = token
+        if self._checking is None:
+            self._checking = asyncio.create_task(self._check())
+        return revoked
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(self._recheck_s)
+            ids = {token.id for token in self._streams.values()}
+            if not ids:
+                continue
+            try:
+                known = await self._database.read(lambda one, ids=ids: among(one, ids))
+            except StorageError:
+                continue  # whoever is here was let in; the log has its own word on this
+            for revoked, token in list(self._streams.items()):
+                complaint = known.get(token.id, token).complaint()
+                if complaint is not None and not revoked.done():
+                    revoked.set_result(complaint)
+
+
+def _refusal(error: FeatherwireError) -> Any:
+    """A handler that fits every kind of call: it reads nothing, and ends with the error."""
+
+    async def refuse(_requests: Any, context: Any) -> None:
+        await abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)

@@ -1,0 +1,222 @@
+"""featherwire-cloud auth: tokens for callers, and certificates for trials."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cloud_server.cli.access import parse_labels
+from shared.cli import finite, print_table, stop_on_error, write_atomically
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from cloud_server.auth.tokens import Token
+
+DataOption = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="The server's folder, as for `serve`.")
+]
+DatabaseOption = Annotated[
+    str | None, typer.Option("--database", metavar="URL", help="The server's, as for `serve`.")
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="The server's YAML file, as for `serve`.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON document.")]
+
+_COLUMNS = ("id", "role", "device", "name", "created", "expires", "state")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    auth = typer.Typer(help="Who may call a server: tokens and certificates.", no_args_is_help=True)
+    token = typer.Typer(
+        help="Tokens in a server's database; it may be running.", no_args_is_help=True
+    )
+    token.command("create")(create)
+    token.command("list")(list_tokens)
+    token.command("revoke")(revoke)
+    auth.add_typer(token, name="token")
+    auth.command("dev-ca")(dev_ca)
+    app.add_typer(auth, name="auth")
+
+
+def create(
+    role: Annotated[
+        Literal["device", "operator", "consumer"],
+        typer.Option("--role", help="What its holder may do."),
+    ],
+    device: Annotated[
+        str | None, typer.Option("--device", help="Which device; for --role device.")
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="NAME=VALUE",
+            help="Of the device, for `fleet`; it cannot say otherwise. May be repeated.",
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="For the list and the audit.")] = "",
+    days: Annotated[
+        float | None,
+        typer.Option(
+            "--days",
+            parser=finite("days", minimum=0),
+            help="How long it is good. Default: until it is revoked.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File for the token, in place of stdout."),
+    ] = None,
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Do nothing when the file is there.")
+    ] = False,
+    data: DataOption = None,
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a token. It is shown this once: the database has only its hash."""
+    from cloud_server.auth import tokens
+    from cloud_server.auth.roles import Role
+    from cloud_server.fleet.audit import note
+
+    if if_missing and output is not None and output.exists():
+        return
+    with stop_on_error(as_json=as_json), _database(data, database, config) as connection:
+        text, made = tokens.create(
+            connection,
+            Role(role),
+            device=device,
+            name=name,
+            lasts_s=None if days is None else days * 86400,
+            labels=parse_labels(labels),
+        )
+        note(connection, _who(), "CreateToken", _document(made))
+        if output is not None:  # before the commit: a token that nobody has is of no use
+            write_atomically(output, f"{text}\n".encode(), mode=0o600)
+    document = _document(made) | ({"token": text} if output is None else {"file": str(output)})
+    if as_json:
+        print(json.dumps(document))
+    elif output is None:
+        sys.stderr.write(f"token {made.id}, shown this once:\n")
+        print(text)
+    else:
+        print(f"token {made.id} is in {output}")
+
+
+def list_tokens(
+    data: DataOption = None,
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List all tokens, those that are no longer good too."""
+    from cloud_server.auth import tokens
+
+    with stop_on_error(as_json=as_json), _database(data, database, config) as connection:
+        documents = [_document(token) for token in tokens.every(connection)]
+    if as_json:
+        print(json.dumps(documents))
+        return
+    rows = [
+        [str(one[column] if one[column] is not None else "-") for column in _COLUMNS]
+        for one in documents
+    ]
+    print_table(_COLUMNS, rows, unbroken={"id", "role"})
+
+
+def revoke(
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.")],
+    data: DataOption = None,
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a token no good. Streams that use it end within seconds."""
+    from cloud_server.auth import tokens
+    from cloud_server.fleet.audit import note
+
+    with stop_on_error(as_json=as_json), _database(data, database, config) as connection:
+        document = _document(tokens.revoke(connection, token_id))
+        note(connection, _who(), "RevokeToken", document)
+    print(json.dumps(document) if as_json else f"token {token_id} is revoked")
+
+
+def dev_ca(
+    folder: Annotated[Path, typer.Argument(help="Where the files go.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--name",
+            help="DNS name or address of the server; may be repeated. Default: localhost, "
+            "127.0.0.1 and ::1.",
+        ),
+    ] = None,
+    days: Annotated[int, typer.Option("--days", min=1, max=825, help="How long it is good.")] = 90,
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Do nothing when there is a ca.pem.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a certificate authority for a trial, and certificates for a server and its clients.
+
+    Its key lies beside what it signs: whoever reads the folder can be the server.
+    """
+    from cloud_server.auth.development_ca import DEFAULT_NAMES, make_development_ca
+
+    if if_missing and (folder / "ca.pem").exists():
+        return
+    with stop_on_error(as_json=as_json):
+        paths = make_development_ca(folder, names=names or DEFAULT_NAMES, days=days)
+    files = [str(path) for path in paths]
+    print(json.dumps({"files": files}) if as_json else "\n".join(files))
+
+
+# -- parts ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _database(data: Path | None, database: str | None, config: Path | None) -> Iterator[Connection]:
+    from cloud_server.release import package_version
+    from cloud_server.settings import ServerSettings
+    from cloud_server.storage import administered
+
+    settings = ServerSettings.load(config, data=data, database=database)
+    with administered(settings, package_version()) as connection:
+        yield connection
+
+
+def _document(token: Token) -> dict[str, Any]:
+    complaint = token.complaint()
+    return {
+        "id": token.id,
+        "role": token.role.value,
+        "device": token.device,
+        "name": token.name,
+        "labels": dict(token.labels),
+        "created": _time(token.created_at),
+        "expires": None if token.expires_at is None else _time(token.expires_at),
+        "state": "good" if complaint is None else complaint.reason.removeprefix("token_"),
+    }
+
+
+def _time(microseconds: int) -> str:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="seconds")
+
+
+def _who() -> str:
+    try:
+        return f"{getpass.getuser()} (this machine)"
+    except (KeyError, OSError):
+        return "this machine"

@@ -1,0 +1,421 @@
+"""featherwire-cloud fleet: devices, and what they shall do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cloud_server.cli.access import (
+    CaOption,
+    CertificateOption,
+    KeyOption,
+    ServerOption,
+    TlsOption,
+    TokenOption,
+    access,
+    parse_labels,
+)
+from shared.cli import finite, print_table, stop_on_error
+from shared.errors import FeatherwireError
+
+if TYPE_CHECKING:
+    from cloud_server.fleet.client import FleetClient
+    from shared.proto.featherwire.v1 import fleet_pb2
+
+DeviceOption = Annotated[
+    list[str] | None, typer.Option("--device", help="This device; may be repeated.")
+]
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="NAME=VALUE", help="Devices with this label; may be repeated."),
+]
+AllOption = Annotated[bool, typer.Option("--all", help="Every device.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON document a line.")]
+
+_COLUMNS = (
+    "device",
+    "online",
+    "state",
+    "frames/s",
+    "kB/s",
+    "queue",
+    "pending",
+    "bundle",
+    "version",
+    "labels",
+    "last seen",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    fleet = typer.Typer(
+        help="Devices of a server. Commands are kept until a device has carried them out.",
+        no_args_is_help=True,
+    )
+    fleet.command("list")(list_devices)
+    fleet.command("watch")(watch)
+    fleet.command("rate")(rate)
+    fleet.command("tasks")(tasks)
+    fleet.command("bundle")(bundle)
+    fleet.command("refine")(refine)
+    fleet.command("commands")(commands)
+    fleet.command("audit")(audit)
+    app.add_typer(fleet, name="fleet")
+
+
+def list_devices(
+    server: ServerOption,
+    device: DeviceOption = None,
+    label: LabelOption = None,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the devices that were ever here."""
+    with (
+        stop_on_error(as_json=as_json),
+        _client(server, tls, tls_ca, tls_certificate, tls_key, token_file) as client,
+    ):
+        devices = client.devices(_selector(device, label))
+        if as_json:
+            for one in devices:
+                _print_json(_document(one))
+        else:
+            print_table(_COLUMNS, map(_row, devices), unbroken={"device", "online"})
+
+
+def watch(
+    server: ServerOption,
+    device: DeviceOption = None,
+    label: LabelOption = None,
+    limit: LimitOption = None,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print devices as they are, then as they change, until Ctrl-C."""
+    with (
+        stop_on_error(as_json=as_json),
+        _client(server, tls, tls_ca, tls_certificate, tls_key, token_file) as client,
+    ):
+        for number, one in enumerate(client.watch(_selector(device, label)), start=1):
+            if as_json:
+                _print_json(_document(one))
+            else:
+                print("  ".join(_row(one)), flush=True)
+            if number == limit:
+                return
+
+
+def rate(
+    server: ServerOption,
+    state: Annotated[
+        int | None, typer.Option("--state", min=0, max=255, help="Always this state.")
+    ] = None,
+    bpp: Annotated[
+        float | None,
+        typer.Option("--bpp", parser=finite("bits", minimum=0), help="Bits a pixel, at most."),
+    ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option("--bytes", min=1, help="Bytes a frame, at most.")
+    ] = None,
+    bandwidth: Annotated[
+        int | None,
+        typer.Option("--bandwidth", min=1, help="Bytes a second; the device picks the state."),
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option("--fps", parser=finite("frames", minimum=0), help="Frames a second, at most."),
+    ] = None,
+    device: DeviceOption = None,
+    label: LabelOption = None,
+    all_devices: AllOption = False,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell devices how to choose the rate of their frames."""
+    from shared.proto.featherwire.v1 import fleet_pb2
+
+    with stop_on_error(as_json=as_json):
+        if sum(one is not None for one in (state, bpp, max_bytes, bandwidth)) > 1:
+            raise FeatherwireError(
+                "bad_option", "give one of --state, --bpp, --bytes and --bandwidth"
+            )
+        policy = fleet_pb2.RatePolicy(
+            state=state,
+            bits_per_pixel=bpp,
+            frame_bytes=max_bytes,
+            bytes_per_second=bandwidth,
+            max_frames_per_second=fps or 0.0,
+        )
+        command = fleet_pb2.Command(set_rate=fleet_pb2.SetRate(policy=policy))
+        how = (tls, tls_ca, tls_certificate, tls_key, token_file)
+        _send(server, how, _target(device, label, all_devices), command, as_json)
+
+
+def tasks(
+    names: Annotated[str, typer.Argument(metavar="NAME,NAME", help="Or `none`.")],
+    server: ServerOption,
+    device: DeviceOption = None,
+    label: LabelOption = None,
+    all_devices: AllOption = False,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell devices which tasks to ask for."""
+    from cloud_server.settings import split_names
+    from shared.proto.featherwire.v1 import fleet_pb2
+
+    with stop_on_error(as_json=as_json):
+        command = fleet_pb2.Command(set_tasks=fleet_pb2.SetTasks(tasks=split_names(names)))
+        how = (tls, tls_ca, tls_certificate, tls_key, token_file)
+        _send(server, how, _target(device, label, all_devices), command, as_json)
+
+
+def bundle(
+    name: Annotated[str, typer.Argument(metavar="BUNDLE", help="Id, folder, zip or name.")],
+    server: ServerOption,
+    device: DeviceOption = None,
+    label: LabelOption = None,
+    all_devices: AllOption = False,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell devices which bundle to use, of those that the server takes."""
+    from shared.bundle import Bundle
+    from shared.proto.featherwire.v1 import fleet_pb2
+
+    with stop_on_error(as_json=as_json):
+        is_id = len(name) == 64 and set(name) <= set("0123456789abcdef")
+        bundle_id = name if is_id else Bundle.load(name).id
+        command = fleet_pb2.Command(use_bundle=fleet_pb2.UseBundle(bundle_id=bundle_id))
+        how = (tls, tls_ca, tls_certificate, tls_key, token_file)
+        _send(server, how, _target(device, label, all_devices), command, as_json)
+
+
+def refine(
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="Whose frame it is.")],
+    sequence: Annotated[int, typer.Argument(metavar="SEQUENCE", min=1, help="Which frame.")],
+    server: ServerOption,
+    state: Annotated[
+        int, typer.Option("--state", min=0, max=255, help="Up to this state. Default: 0.")
+    ] = 0,
+    session: Annotated[
+        str, typer.Option("--session", help="Of this session. Default: the device's newest.")
+    ] = "",
+    of_bundle: Annotated[
+        str | None, typer.Option("--bundle", help="Of which bundle. Default: the frame's first.")
+    ] = None,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a device for more layers of a frame, as far as it has kept them."""
+    from shared.bundle import Bundle
+    from shared.proto.featherwire.v1 import fleet_pb2
+
+    with stop_on_error(as_json=as_json):
+        short_id = b"" if of_bundle is None else Bundle.load(of_bundle).short_id
+        command = fleet_pb2.Command(
+            refine_frame=fleet_pb2.RefineFrame(
+                sequence=sequence, state=state, session=session, bundle_short_id=short_id
+            )
+        )
+        how = (tls, tls_ca, tls_certificate, tls_key, token_file)
+        _send(server, how, _selector([device], None), command, as_json)
+
+
+def commands(
+    server: ServerOption,
+    pending: Annotated[
+        bool, typer.Option("--pending", help="Only those that were not answered.")
+    ] = False,
+    device: DeviceOption = None,
+    label: LabelOption = None,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List commands, oldest first, and what became of them."""
+    with (
+        stop_on_error(as_json=as_json),
+        _client(server, tls, tls_ca, tls_certificate, tls_key, token_file) as client,
+    ):
+        found = client.commands(_selector(device, label), pending_only=pending)
+        documents = map(_command_document, found)
+        columns = ("id", "device", "issued", "by", "command", "outcome")
+        _print(documents, columns, as_json)
+
+
+def audit(
+    server: ServerOption,
+    after: Annotated[int, typer.Option("--after", min=0, help="Only behind this entry.")] = 0,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List who did what, oldest first."""
+    with (
+        stop_on_error(as_json=as_json),
+        _client(server, tls, tls_ca, tls_certificate, tls_key, token_file) as client,
+    ):
+        documents = (
+            {
+                "id": entry.id,
+                "at": entry.at.ToJsonString(),
+                "who": entry.who,
+                "action": entry.action,
+                "what": json.loads(entry.what),
+            }
+            for entry in client.audit(after)
+        )
+        _print(documents, ("id", "at", "who", "action", "what"), as_json)
+
+
+# -- parts ---------------------------------------------------------------------------------------
+
+
+def _client(server: str, *how: Any) -> FleetClient:
+    way = access(*how)
+    from cloud_server.fleet.client import FleetClient
+
+    return FleetClient(server, way)
+
+
+def _send(
+    server: str,
+    how: tuple[bool, Path | None, Path | None, Path | None, Path | None],
+    selector: fleet_pb2.DeviceSelector,
+    command: fleet_pb2.Command,
+    as_json: bool,
+) -> None:
+    with _client(server, *how) as client:
+        sent = client.send(selector, command)
+    documents = ({"device": device, "id": sent[device]} for device in sorted(sent))
+    _print(documents, ("device", "id"), as_json)
+
+
+def _selector(devices: list[str] | None, labels: list[str] | None) -> fleet_pb2.DeviceSelector:
+    from shared.proto.featherwire.v1 import fleet_pb2
+
+    return fleet_pb2.DeviceSelector(devices=devices, labels=parse_labels(labels))
+
+
+def _target(
+    devices: list[str] | None, labels: list[str] | None, everybody: bool
+) -> fleet_pb2.DeviceSelector:
+    """As ``_selector``; all devices only when that was said."""
+    if everybody == bool(devices or labels):
+        raise FeatherwireError("bad_option", "give --device or --label, or --all alone")
+    return _selector(devices, labels)
+
+
+def _print(documents: Iterable[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
+    if as_json:
+        for document in documents:
+            _print_json(document)
+        return
+    rows = [[_cell(document[column]) for column in columns] for document in documents]
+    print_table(columns, rows, unbroken={"id"})
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
+
+
+def _cell(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def _document(device: fleet_pb2.Device) -> dict[str, Any]:
+    from google.protobuf.json_format import MessageToDict
+
+    policy = MessageToDict(device.rate_policy, preserving_proto_field_name=True)
+    return {
+        "device": device.device,
+        "session": device.session,
+        "online": device.online,
+        "last_seen_at": device.last_seen_at.ToJsonString(),
+        "bundle_id": device.bundle_id,
+        "client_version": device.client_version,
+        "state": device.state if device.HasField("state") else None,
+        "frames_per_second": device.frames_per_second,
+        "bytes_per_second": device.bytes_per_second,
+        "throttled": device.throttled,
+        "queued_frames": device.queued_frames,
+        "queued_bytes": device.queued_bytes,
+        "pending_commands": device.pending_commands,
+        "rate_policy": policy,
+        "tasks": list(device.tasks),
+        "labels": dict(device.labels),
+    }
+
+
+def _row(device: fleet_pb2.Device) -> tuple[str, ...]:
+    return (
+        device.device,
+        "throttled" if device.throttled else "online" if device.online else "-",
+        str(device.state) if device.HasField("state") else "-",
+        f"{device.frames_per_second:.2f}",
+        f"{device.bytes_per_second / 1e3:.1f}",
+        str(device.queued_frames),
+        str(device.pending_commands),
+        device.bundle_id[:16],
+        device.client_version,
+        ", ".join(f"{name}={value}" for name, value in sorted(device.labels.items())),
+        device.last_seen_at.ToJsonString(),
+    )
+
+
+def _command_document(issued: fleet_pb2.IssuedCommand) -> dict[str, Any]:
+    from google.protobuf.json_format import MessageToDict
+
+    kind = issued.command.WhichOneof("command") or "unknown"
+    content = MessageToDict(getattr(issued.command, kind), preserving_proto_field_name=True)
+    outcome = "pending"
+    if issued.HasField("reply"):
+        outcome = issued.reply.error.reason if issued.reply.HasField("error") else "done"
+    return {
+        "id": issued.command.command_id,
+        "device": issued.device,
+        "issued": issued.command.issued_at.ToJsonString(),
+        "by": issued.issued_by,
+        "command": {kind: content},
+        "outcome": outcome,
+        "replied": issued.replied_at.ToJsonString() if issued.HasField("replied_at") else None,
+    }

@@ -1,0 +1,148 @@
+"""Commands in the database: issued, superseded, given, answered once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from cloud_server.auth.tokens import now_us
+from cloud_server.fleet.tables import COMMANDS
+from shared.errors import FeatherwireError, SessionError
+from shared.proto.featherwire.v1 import fleet_pb2
+from shared.wire import error_to_message
+
+MAX_PENDING = 256
+"""Commands that a device may have unanswered."""
+
+REFINE = "refine_frame"
+_PREFIX = "c"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A command to one device; ``reply`` is None while there is none. Times: microseconds."""
+
+    id: int
+    device: str
+    kind: str
+    issued_by: str
+    command: fleet_pb2.Command
+    replied_at: int | None
+    reply: fleet_pb2.CommandReply | None
+
+    def to_message(self) -> fleet_pb2.IssuedCommand:
+        """The command for operators."""
+        message = fleet_pb2.IssuedCommand(
+            device=self.device, command=self.command, reply=self.reply, issued_by=self.issued_by
+        )
+        if self.replied_at is not None:
+            message.replied_at.FromMicroseconds(self.replied_at)
+        return message
+
+
+def issue(connection: Connection, device: str, command: fleet_pb2.Command, issued_by: str) -> Order:
+    """Keep a command; one of its kind that has no reply is superseded, but for refinements.
+
+    Raises ``SessionError("too_many_commands")``, and has changed nothing then.
+    """
+    kind = command.WhichOneof("command")
+    assert kind is not None, "checked before"
+    now = now_us()
+    pending = (COMMANDS.c.device == device) & COMMANDS.c.replied_at.is_(None)
+    if kind == REFINE:
+        waiting = connection.execute(select(func.count()).select_from(COMMANDS).where(pending))
+        if waiting.scalar_one() >= MAX_PENDING:
+            raise SessionError(
+                "too_many_commands", f"device {device} has {MAX_PENDING} commands to answer"
+            )
+    else:
+        reply = failed_reply(SessionError("superseded", "a later command took its place"))
+        connection.execute(
+            update(COMMANDS)
+            .where(pending, COMMANDS.c.kind == kind)
+            .values(replied_at=now, reply=reply.SerializeToString())
+        )
+    stored = fleet_pb2.Command()
+    stored.CopyFrom(command)
+    stored.ClearField("command_id")
+    stored.issued_at.FromMicroseconds(now)
+    added = connection.execute(
+        insert(COMMANDS).values(
+            device=device,
+            kind=kind,
+            issued_at=now,
+            issued_by=issued_by[:256],
+            command=stored.SerializeToString(),
+        )
+    )
+    (order_id,) = added.inserted_primary_key
+    stored.command_id = f"{_PREFIX}{order_id}"
+    return Order(order_id, device, kind, issued_by, stored, None, None)
+
+
+def pending(connection: Connection, device: str, after: int = 0) -> list[Order]:
+    """The device's commands behind ``after`` without a reply, in the order they were issued."""
+    rows = connection.execute(
+        select(COMMANDS)
+        .where(COMMANDS.c.device == device, COMMANDS.c.replied_at.is_(None), COMMANDS.c.id > after)
+        .order_by(COMMANDS.c.id)
+    )
+    return [_order(row) for row in rows]
+
+
+def pending_counts(connection: Connection) -> dict[str, int]:
+    """How many commands without a reply each device has."""
+    rows = connection.execute(
+        select(COMMANDS.c.device, func.count())
+        .where(COMMANDS.c.replied_at.is_(None))
+        .group_by(COMMANDS.c.device)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def answer(connection: Connection, order_id: int, reply: fleet_pb2.CommandReply) -> bool:
+    """Keep the reply to a command; False when it had one."""
+    stored = fleet_pb2.CommandReply()
+    if reply.HasField("error"):
+        stored.error.CopyFrom(reply.error)
+    done = connection.execute(
+        update(COMMANDS)
+        .where(COMMANDS.c.id == order_id, COMMANDS.c.replied_at.is_(None))
+        .values(replied_at=now_us(), reply=stored.SerializeToString())
+    )
+    return done.rowcount == 1
+
+
+def listed(
+    connection: Connection,
+    devices: Sequence[str] | None,
+    *,
+    pending_only: bool,
+    after: int,
+    count: int,
+) -> list[Order]:
+    """At most ``count`` commands behind ``after``, oldest first; of these devices, None: of all."""
+    query = select(COMMANDS).where(COMMANDS.c.id > after)
+    if pending_only:
+        query = query.where(COMMANDS.c.replied_at.is_(None))
+    if devices is not None:
+        query = query.where(COMMANDS.c.device.in_(devices))
+    return [_order(row) for row in connection.execute(query.order_by(COMMANDS.c.id).limit(count))]
+
+
+def failed_reply(error: FeatherwireError) -> fleet_pb2.CommandReply:
+    """A reply that the server gives in the device's place."""
+    return fleet_pb2.CommandReply(error=error_to_message(error))
+
+
+def _order(row: Row[Any]) -> Order:
+    command = fleet_pb2.Command.FromString(row.command)
+    command.command_id = f"{_PREFIX}{row.id}"
+    reply = None
+    if row.reply is not None:
+        reply = fleet_pb2.CommandReply.FromString(row.reply)
+        reply.command_id = command.command_id
+    return Order(row.id, row.device, row.kind, row.issued_by, command, row.replied_at, reply)

@@ -1,0 +1,61 @@
+"""A server as its operators and consumers reach it: channels, and failures as typed errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from shared.errors import FeatherwireError, SessionError
+from shared.proto.featherwire.v1 import types_pb2
+from shared.wire import error_from_message
+from shared.wire.pem import check_tls_files
+from shared.wire.transport import ERROR_METADATA_KEY, client_options
+
+_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to come in: whether over TLS, with which PEM files, and with which token.
+
+    Files and a token imply TLS: a token is never sent over plain text.
+    """
+
+    tls: bool = False
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    token: str | None = field(default=None, repr=False)
+
+    def open_channel(self, address: str) -> grpc.Channel:
+        """A channel to ``HOST:PORT``. Raises ``SessionError("bad_tls_files")``."""
+        if self == Access():
+            return grpc.insecure_channel(address, options=client_options())
+        check_tls_files(ca=self.ca, certificate=self.certificate, key=self.key)
+        ca, certificate, key = (
+            None if file is None else file.read_bytes()
+            for file in (self.ca, self.certificate, self.key)
+        )
+        credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+        if self.token is not None:
+            credentials = grpc.composite_channel_credentials(
+                credentials, grpc.access_token_call_credentials(self.token)
+            )
+        return grpc.secure_channel(address, credentials, options=client_options())
+
+
+def error_from_call(error: grpc.RpcError, address: str) -> FeatherwireError:
+    """The server's own error when it sent one, or what the status code says."""
+    assert isinstance(error, grpc.Call)
+    for key, value in error.trailing_metadata() or ():
+        if key == ERROR_METADATA_KEY and isinstance(value, bytes):
+            try:
+                return error_from_message(types_pb2.Error.FromString(value))
+            except DecodeError:
+                break
+    code = error.code()
+    reason = "unreachable" if code in _GONE else "refused"
+    return SessionError(reason, f"{address}: {error.details() or code.name}")

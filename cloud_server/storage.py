@@ -1,0 +1,39 @@
+"""The server's database with all its tables: for the server, and for who administers it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection
+
+import cloud_server.auth.tables
+import cloud_server.fleet.tables
+import cloud_server.results.tables  # noqa: F401  # every table is known before a database is opened
+from cloud_server.database import Database
+from cloud_server.database.engine import database_url, open_engine, typed_errors
+from cloud_server.database.schema import prepare
+from cloud_server.settings import ServerSettings
+
+
+def open_database(settings: ServerSettings, release: str) -> Database:
+    """The database, for this server alone. Blocks. Raises ``StorageError``."""
+    return Database(settings.database_url, synchronous=settings.sqlite_synchronous, release=release)
+
+
+@contextmanager
+def administered(settings: ServerSettings, release: str) -> Iterator[Connection]:
+    """A transaction on the database, beside a server that may be running.
+
+    It is for tables that the server does not keep in memory. Blocks; a short one makes a running
+    server's next commit wait. Raises ``StorageError``.
+    """
+    url = database_url(settings.database_url)
+    settings.make_data_folder()
+    engine = open_engine(url)
+    try:
+        with typed_errors(url), engine.begin() as connection:
+            prepare(connection, release)
+            yield connection
+    finally:
+        engine.dispose()
