@@ -35,6 +35,7 @@ from cloud_server.settings import ServerSettings
 from cloud_server.storage import open_database
 from cloud_server.tails import DEFAULT_THRESHOLD
 from cloud_server.tasks import open_task, task_names
+from cloud_server.telemetry import Metrics, ObservedEngine
 from shared.bundle import Bundle, packaged_names
 from shared.errors import FeatherwireError, ModelError, TaskError
 
@@ -94,6 +95,8 @@ async def _open_around(
         ),
         score_threshold=DEFAULT_THRESHOLD if policy is None else policy.low,
     )
+    metrics = Metrics()
+    observed = ObservedEngine(engine, metrics, *bundles)
     log = structlog.get_logger()
     for status in engine.tasks.values():
         if status.picture_error is not None:
@@ -113,11 +116,12 @@ async def _open_around(
     )
     fleet = await asyncio.to_thread(_open_fleet, result_log.database, settings)
     ingest = IngestServicer(
-        engine,
+        observed,
         log=result_log,
         bundles=served,
         fleet=fleet,
         refine_policy=policy,
+        metrics=metrics,
         server_version=package_version(),
         max_message_bytes=settings.max_message_bytes,
         max_streams=settings.max_streams,
@@ -136,8 +140,9 @@ async def _open_around(
         stream_limits=stream_limits,
     )
     max_age_s = None if settings.keep_days is None else settings.keep_days * 86400
+    metrics.subscribers.set_function(lambda: results.subscribers)
     server = Server(
-        engine,
+        observed,
         ingest,
         await asyncio.to_thread(BundleServicer, *bundles),
         results,
@@ -148,7 +153,11 @@ async def _open_around(
             write_timeout_s=settings.write_timeout_s,
         ),
         log=result_log,
-        retention=Retention(result_log, RetentionLimits(max_age_s, settings.keep_bytes)),
+        retention=Retention(
+            result_log, RetentionLimits(max_age_s, settings.keep_bytes), metrics=metrics
+        ),
+        metrics=metrics,
+        metrics_listen=settings.metrics,
         max_message_bytes=settings.max_message_bytes,
         drain_deadline_s=settings.drain_deadline_s,
         tls=_tls(settings),

@@ -33,6 +33,9 @@ class ServerSettings(BaseSettings):
     listen: str = Field(
         default="127.0.0.1:7570", description="HOST:PORT; port 0 chooses a free one"
     )
+    metrics: str | None = Field(
+        default=None, description="HOST:PORT of /metrics for Prometheus; none: not served"
+    )
     bundle: str | None = Field(
         default=None, description="that clients shall use: folder, zip or name; none: the packaged"
     )
@@ -182,9 +185,11 @@ class ServerSettings(BaseSettings):
             except OSError as error:
                 raise StorageError("unavailable", f"{folder} cannot be used: {error}") from None
 
-    @field_validator("listen")
+    @field_validator("listen", "metrics")
     @classmethod
-    def _host_and_port(cls, listen: str) -> str:
+    def _host_and_port(cls, listen: str | None) -> str | None:
+        if listen is None:
+            return None
         host, _, port = listen.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
             raise ValueError("is HOST:PORT, such as 127.0.0.1:7570 or [::]:7570")

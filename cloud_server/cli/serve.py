@@ -25,6 +25,10 @@ def serve(
             help="Default: 127.0.0.1:7570. Port 0 takes a free one and says which.",
         ),
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", metavar="HOST:PORT", help="Serve /metrics for Prometheus."),
+    ] = None,
     bundle: Annotated[
         str | None,
         typer.Option("--bundle", help="Bundle folder, zip or name. Default: the picture bundle."),
@@ -174,6 +178,7 @@ def serve(
         settings = ServerSettings.load(
             config,
             listen=listen,
+            metrics=metrics,
             bundle=bundle,
             bundles=None if bundles is None else split_names(bundles),
             tasks=None if tasks is None else split_names(tasks),
@@ -212,6 +217,7 @@ def serve(
         ready = {
             "listening": address,
             "log": server.log_place,
+            "metrics_port": server.metrics_port,
             "bundle": opened[0].id,
             "bundles": {bundle.manifest.name: bundle.id for bundle in opened},
             "tasks": [s.name for s in engine.tasks.values() if s.unavailable is None],
@@ -243,6 +249,8 @@ def serve(
 def _print_ready(ready: Mapping[str, object]) -> None:
     print(f"listening on {ready['listening']}")
     print(f"log {ready['log']}")
+    if ready["metrics_port"] is not None:
+        print(f"metrics on port {ready['metrics_port']}")
     bundles = ready["bundles"]
     if isinstance(bundles, dict):
         for name, bundle_id in bundles.items():

@@ -180,6 +180,7 @@ class Intake:
     ) -> None:
         assert submission is not None, "what is new is in the log"
         bundle_id, state = submission.version
+        self._processing.metrics.acknowledged.labels("new").inc()
         self._outlet.send(
             ack=ingest_pb2.Ack(sequence=submission.sequence, state=state, bundle_short_id=bundle_id)
         )
@@ -196,6 +197,7 @@ class Intake:
         ack = ingest_pb2.Ack(
             sequence=sequence, state=state, duplicate=True, bundle_short_id=bundle_id
         )
+        self._processing.metrics.acknowledged.labels("again").inc()
         self._outlet.send(ack=ack)
         if submission is not None and accepted.record is None:
             if submission.id in session.processing:
@@ -243,6 +245,7 @@ class Intake:
     def _not_logged(self, session: Session, sequence: int, error: StorageError) -> None:
         """The frame is not durable, so it is not acknowledged: the client must come again."""
         session.in_flight -= 1
+        self._processing.metrics.refused.labels(error.reason).inc()
         device, name = session.key
         structlog.get_logger().error(
             "frame_not_logged",
@@ -258,6 +261,7 @@ class Intake:
 
     def _reject(self, sequence: int, version: Version, error: FeatherwireError) -> None:
         """A result that says why the frame was not taken; it has no number and is not kept."""
+        self._processing.metrics.refused.labels(error.reason).inc()
         bundle_id, state = version
         result = ingest_pb2.Result(
             sequence=sequence,

@@ -16,6 +16,7 @@ from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.sessions import Session, SessionRegistry
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import Record, Submission
+from cloud_server.telemetry.metrics import Metrics
 from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.limits import DEFAULT_LIMITS, Limits
@@ -48,7 +49,9 @@ class Processing:
         limits: StreamLimits,
         picture_limits: Limits = DEFAULT_LIMITS,
         refine_policy: RefinePolicy | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
+        self.metrics = metrics or Metrics()
         self._engine = engine
         self._log = log
         self._sessions = sessions

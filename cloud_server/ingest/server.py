@@ -24,6 +24,7 @@ from cloud_server.ingest.bundles import BundleServicer
 from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.results.log import ResultLog
 from cloud_server.results.retention import Retention
+from cloud_server.telemetry import Metrics, MetricsServer
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import (
     bundles_pb2,
@@ -41,6 +42,8 @@ INGEST_SERVICE = ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_na
 BUNDLE_SERVICE = bundles_pb2.DESCRIPTOR.services_by_name["BundleService"].full_name
 RESULT_SERVICE = results_pb2.DESCRIPTOR.services_by_name["ResultService"].full_name
 FLEET_SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
+WATCH_S = 0.5
+"""Between looks at the workers."""
 SERVICES = (INGEST_SERVICE, BUNDLE_SERVICE, RESULT_SERVICE, FLEET_SERVICE)
 
 
@@ -70,8 +73,15 @@ class Server:
         drain_deadline_s: float,
         tls: TlsFiles | None = None,
         authenticator: Authenticator | None = None,
+        metrics: Metrics | None = None,
+        metrics_listen: str | None = None,
     ) -> None:
-        """authenticator: None lets everybody call everything."""
+        """authenticator: None lets everybody call everything. metrics_listen: HOST:PORT where
+        ``metrics`` are served; None: nowhere."""
+        self._metrics = metrics or Metrics()
+        self._metrics_listen = metrics_listen
+        self._metrics_server: MetricsServer | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._engine = engine
         self._ingest = ingest
         self._results = results
@@ -109,15 +119,31 @@ class Server:
         """
         try:
             port = self._listen(listen)
+            if self._metrics_listen is not None:
+                self._metrics_server = MetricsServer(
+                    self._metrics, lambda: self._engine.queues, self._metrics_listen
+                )
             await self._ingest.recover()
         except BaseException:
             await self._close()
             raise
         self._forgetting = asyncio.create_task(self.retention.run())
         await self._server.start()
-        for service in ("", *SERVICES):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await self._say_ready(True)
+        self._watching = asyncio.create_task(self._watch_workers())
         return f"{listen.rpartition(':')[0]}:{port}"
+
+    async def _say_ready(self, ready: bool) -> None:
+        status = health_pb2.HealthCheckResponse.ServingStatus
+        for service in ("", *SERVICES):
+            await self._health.set(service, status.SERVING if ready else status.NOT_SERVING)
+
+    async def _watch_workers(self) -> None:
+        """Without all its workers the server is not ready: a supervisor should replace it."""
+        while self._engine.alive:
+            await asyncio.sleep(WATCH_S)
+        structlog.get_logger().error("worker_died", stages=self._engine.queues)
+        await self._say_ready(False)
 
     def _listen(self, listen: str) -> int:
         try:
@@ -131,6 +157,11 @@ class Server:
     def log_place(self) -> str:
         """Where the log of frames and results is, without a password."""
         return self._log.database.place
+
+    @property
+    def metrics_port(self) -> int | None:
+        """Where metrics are served; None where they are not."""
+        return None if self._metrics_server is None else self._metrics_server.port
 
     def stop(self) -> None:
         """Begin to drain; a second call stops at once."""
@@ -166,8 +197,11 @@ class Server:
 
     async def _close(self) -> None:
         """Stop the workers, then the log: in this order, or frames that were cut get errors."""
-        if self._forgetting is not None:
-            self._forgetting.cancel()
+        for background in (self._forgetting, self._watching):
+            if background is not None:
+                background.cancel()
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.close)
         if self._authenticator is not None:
             await self._authenticator.close()
         await self._ingest.close()

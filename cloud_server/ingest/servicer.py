@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import grpc
 import structlog
@@ -22,6 +22,7 @@ from cloud_server.ingest.sessions import PictureLimits, SessionRegistry
 from cloud_server.ingest.stream import Stream
 from cloud_server.results.log import ResultLog
 from cloud_server.status import abort
+from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc, types_pb2
@@ -56,7 +57,10 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         kept_pictures: PictureLimits | None = None,
         picture_limits: Limits = DEFAULT_LIMITS,
         refine_policy: RefinePolicy | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
+        """metrics: None counts where nobody looks."""
+        self._metrics = metrics or Metrics()
         self._engine = engine
         self._bundles = bundles
         self._log = log
@@ -73,6 +77,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             limits=self._stream_limits,
             picture_limits=picture_limits,
             refine_policy=refine_policy,
+            metrics=self._metrics,
         )
         self._streams: set[Stream] = set()
         self._refused = 0
@@ -83,6 +88,8 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._cut_from = math.inf
         self.cut_streams = 0
         self._settings = self._server_settings(max_message_bytes)
+        self._metrics.streams.set_function(lambda: len(self._streams))
+        self._metrics.credits.set_function(lambda: sum(one.credits for one in self._streams))
 
     # grpc.aio also takes a coroutine that writes to its context; the stubs know generators only.
     async def Connect(  # type: ignore[override]
@@ -91,9 +98,9 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         context: ConnectContext,
     ) -> None:
         if self._draining:
-            await abort(context, _draining())
+            await self._abort(context, _draining())
         if len(self._streams) + self._refused >= self._max_streams:
-            await abort(
+            await self._abort(
                 context,
                 SessionError(
                     "too_many_streams", f"all {self._max_streams} streams of this server are taken"
@@ -128,7 +135,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             # way to reset a stream: it holds its place, and nothing else, until the client goes.
             self._refused += 1
             try:
-                await abort(context, error)
+                await self._abort(context, error)
             finally:
                 self._refused -= 1
         finally:
@@ -138,9 +145,9 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self, request: ingest_pb2.AnalyzeRequest, context: AnalyzeContext
     ) -> ingest_pb2.AnalyzeResponse:
         if self._draining:
-            await abort(context, _draining())
+            await self._abort(context, _draining())
         if self._calls >= self._max_calls:
-            await abort(
+            await self._abort(
                 context, SessionError("busy", f"{self._calls} calls are being served; try again")
             )
         self._calls += 1
@@ -154,12 +161,18 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
                 meter.count(pixels=frame.pixels)
             outcome = await self._engine.submit(frame)
         except FeatherwireError as error:
-            await abort(context, error)
+            await self._abort(context, error)
         finally:
             self._calls -= 1
         if outcome.error is not None:
-            await abort(context, outcome.error)
+            await self._abort(context, outcome.error)
         return ingest_pb2.AnalyzeResponse(outcome=outcome_to_message(outcome))
+
+    async def _abort(
+        self, context: ConnectContext | AnalyzeContext, error: FeatherwireError
+    ) -> NoReturn:
+        self._metrics.refused.labels(error.reason).inc()
+        await abort(context, error)
 
     async def recover(self) -> int:
         """Take up the frames that a server before left without a result; returns how many."""

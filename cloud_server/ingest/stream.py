@@ -104,6 +104,11 @@ class Stream:
             picture_limits=picture_limits,
         )
 
+    @property
+    def credits(self) -> int:
+        """Frames that the client may send now."""
+        return self._credits
+
     # -- for the session and the server ----------------------------------------------------------
 
     def deliver(self, result: ingest_pb2.Result, command: fleet_pb2.Command | None) -> None:

@@ -12,6 +12,7 @@ from cloud_server.results import queries
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import now_us
 from cloud_server.results.tables import RESULTS, SESSIONS, SUBMISSIONS, TERMS
+from cloud_server.telemetry.metrics import Metrics
 from shared.errors import StorageError
 
 BATCH = 200
@@ -42,7 +43,15 @@ class Counts:
 class Retention:
     """Forgets in the background what the limits do not allow. Frames without a result stay."""
 
-    def __init__(self, log: ResultLog, limits: Limits, *, every_s: float = PASS_EVERY_S) -> None:
+    def __init__(
+        self,
+        log: ResultLog,
+        limits: Limits,
+        *,
+        every_s: float = PASS_EVERY_S,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._metrics = metrics or Metrics()
         self._log = log
         self._limits = limits
         self._every_s = every_s
@@ -106,6 +115,7 @@ class Retention:
         count, size_bytes, cursor = await self._log.database.write(change)
         self._log.feed.forget(cursor)
         self.counts.results[reason] += count
+        self._metrics.forgotten.labels(reason).inc(count)
         self.counts.bytes[reason] += size_bytes
         self._held_bytes -= size_bytes
         return count
