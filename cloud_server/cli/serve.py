@@ -170,9 +170,11 @@ def serve(
     # Before gRPC is imported: it would write its own lines between the log's.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from cloud_server.logs import configure_logs
+    from cloud_server.release import package_version
     from cloud_server.settings import ServerSettings, split_names
     from shared.cli import ExitCode, stop_on_error
     from shared.errors import FeatherwireError
+    from shared.wire.tracing import configure_tracing
 
     try:
         settings = ServerSettings.load(
@@ -207,6 +209,8 @@ def serve(
         sys.stderr.write(f"error: {error.message}\n")
         raise typer.Exit(ExitCode.USAGE) from None
     configure_logs(log_format=settings.log_format, level=settings.log_level)
+    with stop_on_error(as_json=as_json):
+        configure_tracing("featherwire-cloud", package_version())
 
     async def run() -> tuple[bool, bool]:
         from cloud_server.service import open_server

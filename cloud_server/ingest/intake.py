@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 import structlog
+from opentelemetry.trace import SpanKind, use_span
 
 from cloud_server.engine import EngineFrame
 from cloud_server.ingest.processing import Processing
@@ -23,6 +24,7 @@ from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import FrameOutcome
 from shared.wire.requests import Frame, Refine, parse_frame, parse_refine
 from shared.wire.results import outcome_to_message
+from shared.wire.tracing import frame_span, tracer
 
 Parsed = TypeVar("Parsed")
 
@@ -101,7 +103,8 @@ class Intake:
         )
         bitstreams = frame.bitstreams
         pixels = bitstreams[0].width * bitstreams[0].height
-        self._start(session, self._frame(session, frame, bitstreams, version, accepted), pixels)
+        work = self._frame(session, frame, bitstreams, version, accepted, message.traceparent)
+        self._start(session, work, pixels)
 
     async def take_refine(self, session: Session, message: ingest_pb2.Refine) -> None:
         """Check a refinement, and let the log have it, if it follows on what it has."""
@@ -125,18 +128,27 @@ class Intake:
         bitstreams: tuple[Bitstream, ...],
         version: Version,
         accepting: Awaitable[Accepted],
+        traceparent: str,
     ) -> None:
-        try:
-            accepted = await accepting
-        except StorageError as error:
-            self._not_logged(session, frame.sequence, error)
-            return
-        if not accepted.new:
-            await self._repeat(session, frame.sequence, version, accepted)
-            return
-        await self._process(
-            session, accepted.submission, self._processing.engine_frame(bitstreams, frame)
-        )
+        device, name = session.key
+        span = frame_span(
+            "frame", SpanKind.SERVER, traceparent, device=device, session=name,
+            sequence=frame.sequence,
+        )  # fmt: skip
+        with use_span(span, end_on_exit=True):
+            try:
+                with tracer().start_as_current_span("log"):
+                    accepted = await accepting
+            except StorageError as error:
+                self._not_logged(session, frame.sequence, error)
+                return
+            if not accepted.new:
+                span.set_attribute("featherwire.duplicate", True)
+                await self._repeat(session, frame.sequence, version, accepted)
+                return
+            await self._process(
+                session, accepted.submission, self._processing.engine_frame(bitstreams, frame)
+            )
 
     async def _refinement(
         self, session: Session, refine: Refine, message: ingest_pb2.Refine, version: Version

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import structlog
+from opentelemetry.trace import Span, StatusCode
 
 from cloud_server.engine import Engine, EngineFrame, EngineOutcome
 from cloud_server.ingest.limits import StreamLimits
@@ -23,6 +24,7 @@ from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import types_pb2
 from shared.wire.requests import Frame, Refine
 from shared.wire.results import outcome_to_message
+from shared.wire.tracing import tracer
 
 T = TypeVar("T")
 
@@ -77,13 +79,16 @@ class Processing:
         """
         session.processing.add(submission.id)
         try:
-            outcome = await self._outcome(submission, frame)
+            with tracer().start_as_current_span("analyse") as span:
+                outcome = await self._outcome(submission, frame)
+                _describe(span, outcome)
             policy = self._refine_policy
             command = (
                 policy.command(submission.sequence, frame, outcome) if policy is not None else None
             )
             message = outcome_to_message(outcome)
-            record = await self._record(submission, message)
+            with tracer().start_as_current_span("record"):
+                record = await self._record(submission, message)
             if record is not None:
                 picture = message.picture if message.HasField("picture") else None
                 session.processing.discard(submission.id)
@@ -192,6 +197,16 @@ class Processing:
                 )
             await asyncio.sleep(pause_s)
         return None
+
+
+def _describe(span: Span, outcome: EngineOutcome) -> None:
+    """Put into the span what the stages took, in milliseconds, and what went wrong."""
+    if outcome.error is not None:
+        span.set_status(StatusCode.ERROR, outcome.error.reason)
+    if outcome.analysis is not None:
+        for stage, milliseconds in outcome.analysis.milliseconds.items():
+            span.set_attribute(f"featherwire.ms.{stage}", milliseconds)
+        span.set_attribute("featherwire.bits_per_pixel", outcome.analysis.bits_per_pixel)
 
 
 def _log_of(submission: Submission) -> Any:

@@ -118,10 +118,12 @@ def send(
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from edge_client.rate import RateControl
     from edge_client.session import EdgeSession, TlsClientFiles, split_address
+    from edge_client.session.identity import package_version
     from edge_client.spool import Spool
     from shared.codec import RateTarget
     from shared.wire.credentials import read_token
     from shared.wire.requests import parse_tasks
+    from shared.wire.tracing import configure_tracing
 
     if picture and output is None:
         raise typer.BadParameter("--picture needs a folder", param_hint="-o")
@@ -138,6 +140,7 @@ def send(
     batch = Batch(as_json=as_json, columns=COLUMNS)
     outcome = Outcome()
     with stop_on_error(as_json=as_json), ExitStack() as stack:
+        configure_tracing("featherwire-edge", package_version())
         RateTarget(state, bpp, max_bytes, psnr_db)
         limits = spool_limits(spool_policy, spool_bytes, spool_age_s)
         store = None if spool is None else stack.enter_context(Spool.open(spool, limits))

@@ -121,6 +121,7 @@ class Connection:
         deadline_s: float,
         later: tuple[tuple[str, ...], PictureRequest | None] | None = None,
         more: bool = False,
+        traceparent: str = "",
     ) -> tuple[int, Future[Reply]]:
         """Send a frame as soon as there is credit; returns its sequence and its reply to come.
 
@@ -138,6 +139,7 @@ class Connection:
             sequence = self._last_sequence + 1
             message = frame_message(Frame(sequence, sent, tasks, picture))
             message.captured_at.GetCurrentTime()
+            message.traceparent = traceparent
             request = ingest_pb2.ConnectRequest(frame=message)
             self.check_size(request)
             self._last_sequence = sequence

@@ -112,6 +112,7 @@ class DirectSender:
             deadline_s=frame.deadline_s,
             later=frame.later,
             more=frame.make_others is not None,
+            traceparent=frame.traceparent,
         )
         self._control.sent(sequence, size)
         return sequence, future

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from opentelemetry.trace import SpanKind, use_span
+
 from edge_client.session.describe import Describer, Photo
 from edge_client.session.kept import Part
 from edge_client.session.wishes import (
@@ -22,6 +24,7 @@ from shared.wire import PictureRequest
 from shared.wire.deadlines import frame_deadline
 from shared.wire.features import features_message
 from shared.wire.requests import parse_tasks, picture_request_message
+from shared.wire.tracing import frame_span, traceparent_of, tracer
 
 RESULT_MARGIN_S = 5.0
 
@@ -34,6 +37,7 @@ class Outgoing:
     """A frame ready to go: what is asked of it at once, and when more of it is sent.
 
     ``make_others`` makes the parts of which nothing is sent, None when there are none.
+    ``traceparent``: of the span in which it was made, empty when nothing is traced.
     """
 
     parts: tuple[Part, ...]
@@ -42,6 +46,7 @@ class Outgoing:
     later: tuple[tuple[str, ...], PictureRequest | None]
     deadline_s: float
     make_others: Callable[[], tuple[Part, ...]] | None
+    traceparent: str = ""
 
 
 class Framer:
@@ -83,9 +88,11 @@ class Framer:
         Raises what ``Describer.describe`` does, and ``SessionError``: unknown_bundle,
         unknown_encoding, invalid_message.
         """
-        described = self.describer.describe(
-            photo, rate, refinable=refinable, send_with=self._short_ids(send_with), keep=keep
-        )
+        span = frame_span("frame", SpanKind.PRODUCER)
+        with use_span(span, end_on_exit=True), tracer().start_as_current_span("describe"):
+            described = self.describer.describe(
+                photo, rate, refinable=refinable, send_with=self._short_ids(send_with), keep=keep
+            )
         parts, kept = described.parts, described.others
         sent = self.describer.bundles(part.bundle_id for part in parts)
         wanted = self.wanted_tasks(tasks, (*sent, *kept))
@@ -99,6 +106,7 @@ class Framer:
             (wanted, request),
             self.deadline_of(first.width, first.height),
             described.make_others if kept else None,
+            traceparent_of(span),
         )
 
     def for_spool(
@@ -111,6 +119,7 @@ class Framer:
             features=[features_message(part.sent) for part in frame.parts if part.sent is not None],
             tasks=named or (),
             picture=picture_request_message(frame.later[1]),
+            traceparent=frame.traceparent,
         )
         message.captured_at.GetCurrentTime()
         return message, named is None

@@ -244,8 +244,11 @@ class Frame(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     PICTURE_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """1, 2, 3, ... within the session."""
+    traceparent: _builtins.str
+    """W3C Trace Context of the capture, such as 00-TRACE-SPAN-01; empty when it is not traced."""
     @_builtins.property
     def captured_at(self) -> _timestamp_pb2.Timestamp:
         """When the picture was taken, by the device's clock."""
@@ -272,10 +275,11 @@ class Frame(_message.Message):
         features: _abc.Iterable[_types_pb2.Features] | None = ...,
         tasks: _abc.Iterable[_builtins.str] | None = ...,
         picture: _types_pb2.PictureRequest | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "captured_at", b"captured_at", "picture", b"picture"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "captured_at", b"captured_at", "features", b"features", "picture", b"picture", "sequence", b"sequence", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "captured_at", b"captured_at", "features", b"features", "picture", b"picture", "sequence", b"sequence", "tasks", b"tasks", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__picture: _TypeAlias = _typing.Literal["picture"]  # noqa: Y015
     _WhichOneofArgType__picture: _TypeAlias = _typing.Literal["_picture", b"_picture"]  # noqa: Y015
