@@ -213,19 +213,21 @@ def test_serve_says_why_it_cannot_have_its_log(tiny_bundle: Bundle, tmp_path: Pa
     here = ("--data", str(tmp_path / "log"))
     with server_process(*arguments, *here) as (_, ready):
         assert ready["log"] == str(tmp_path / "log" / "log.db")
-        again = run("cloud_server", "serve", *arguments, *here, "--json")
+        again = run("cloud_server", "serve", "--insecure", *arguments, *here, "--json")
     assert again.returncode == 3
     assert json.loads(again.stdout)["error"]["reason"] == "in_use"
     for file in (tmp_path / "log").glob("log.db-*"):
         file.unlink()  # all of the log was still in the write-ahead file
     (tmp_path / "log" / "log.db").write_bytes(b"not a database" * 500)
-    damaged = run("cloud_server", "serve", *arguments, *here)
+    damaged = run("cloud_server", "serve", "--insecure", *arguments, *here)
     assert damaged.returncode == 3
     assert "[corrupt]" in damaged.stderr
     (tmp_path / "file").write_text("")
-    no_folder = run("cloud_server", "serve", *arguments, "--data", str(tmp_path / "file"))
+    no_folder = run(
+        "cloud_server", "serve", "--insecure", *arguments, "--data", str(tmp_path / "file")
+    )
     assert no_folder.returncode == 3
     secret = "postgresql://user:hush@127.0.0.1:1/log"
-    unreachable = run("cloud_server", "serve", *arguments, "--database", secret)
+    unreachable = run("cloud_server", "serve", "--insecure", *arguments, "--database", secret)
     assert unreachable.returncode == 3
     assert "hush" not in unreachable.stderr
