@@ -161,7 +161,9 @@ async def _open_around(
         max_message_bytes=settings.max_message_bytes,
         drain_deadline_s=settings.drain_deadline_s,
         tls=_tls(settings),
-        authenticator=None if settings.insecure else Authenticator(result_log.database),
+        authenticator=None
+        if settings.insecure
+        else Authenticator(result_log.database, metrics=metrics),
     )
     return server, engine, bundles
 

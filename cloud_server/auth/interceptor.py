@@ -16,6 +16,7 @@ from cloud_server.auth.roles import ACCESS, OPEN
 from cloud_server.auth.tokens import Token, among, find
 from cloud_server.database import Database
 from cloud_server.status import abort
+from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.wire.credentials import METADATA_KEY, token_of
 
@@ -26,7 +27,14 @@ RECHECK_S = 2.0
 class Authenticator(grpc.aio.ServerInterceptor):
     """Lets calls through by token and role, and ends streams whose token is no longer good."""
 
-    def __init__(self, database: Database, *, recheck_s: float = RECHECK_S) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        recheck_s: float = RECHECK_S,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._metrics = metrics or Metrics()
         self._database = database
         self._recheck_s = recheck_s
         self._streams: dict[asyncio.Future[SessionError], Token] = {}
@@ -78,6 +86,7 @@ class Authenticator(grpc.aio.ServerInterceptor):
             ) from None
         except SessionError as error:
             self.refused += 1
+            self._metrics.refused.labels(error.reason).inc()
             structlog.get_logger().warning(
                 "call_refused",
                 method=method[:200],

@@ -73,6 +73,7 @@ class Stream:
         caller: Caller,
         picture_limits: Limits = DEFAULT_LIMITS,
     ) -> None:
+        self._metrics = processing.metrics
         self._result_log = log
         self._fleet = fleet
         self._caller = caller
@@ -395,6 +396,7 @@ class Stream:
         if self._releasing is None:
             meter = self._require_link().entry.meter
             meter.withheld += 1
+            self._metrics.withheld.inc()
             delay_s = max(meter.delay_s(), LEAST_PAUSE_S)
             self._releasing = asyncio.get_running_loop().call_later(delay_s, self._release)
 

@@ -74,6 +74,11 @@ class Metrics:
             "Frames that devices may send now beyond those that wait for their result.",
             registry=r,
         )
+        self.withheld = Counter(
+            "featherwire_credits_withheld_total",
+            "Times that a device at its quota had to wait for credits.",
+            registry=r,
+        )
         self.acknowledged = Counter(
             "featherwire_frames_acknowledged_total",
             "Frames acknowledged because they are durable, new ones and those sent again.",
