@@ -1,10 +1,16 @@
-"""Options of the commands that call a server."""
+"""Commands that call a server: the options they share, in one place."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
 import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,22 +19,61 @@ from shared.errors import FeatherwireError
 if TYPE_CHECKING:
     from cloud_server.remote import Access
 
-ServerOption = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="Which server.")]
-TlsOption = Annotated[bool, typer.Option("--tls", help="Use TLS, with the system's CAs.")]
-CaOption = Annotated[
-    Path | None, typer.Option("--tls-ca", help="PEM file of the server's CA; implies --tls.")
-]
-CertificateOption = Annotated[
-    Path | None, typer.Option("--tls-cert", help="PEM file, for a server that wants one.")
-]
-KeyOption = Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")]
-TokenOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--token-file",
-        help="File with a token; or FEATHERWIRE_TOKEN is one. Implies --tls.",
-    ),
-]
+
+@dataclass(frozen=True)
+class Call:
+    """Which server is called, how, and how its answer is printed. Each field is an option."""
+
+    server: Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="Which server.")]
+    tls: Annotated[bool, typer.Option("--tls", help="Use TLS, with the system's CAs.")] = False
+    tls_ca: Annotated[
+        Path | None, typer.Option("--tls-ca", help="PEM file of the server's CA; implies --tls.")
+    ] = None
+    tls_certificate: Annotated[
+        Path | None, typer.Option("--tls-cert", help="PEM file, for a server that wants one.")
+    ] = None
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")] = None
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            help="File with a token; or FEATHERWIRE_TOKEN is one. Implies --tls.",
+        ),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON document a line.")] = False
+
+    def access(self) -> Access:
+        """How to come in. Raises ``SessionError("bad_token_file")``."""
+        # Before gRPC is imported: it would write its own lines between ours.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        from cloud_server.remote import Access
+        from shared.wire.credentials import read_token
+
+        token = read_token(self.token_file)
+        return Access(self.tls, self.tls_ca, self.tls_certificate, self.tls_key, token)
+
+
+def calls(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command, whose first parameter is a :class:`Call`, that call's options."""
+    first, *own = inspect.signature(command, eval_str=True).parameters.values()
+    shared = inspect.signature(Call, eval_str=True).parameters.values()
+    names = [field.name for field in fields(Call)]
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> None:
+        call = Call(**{name: values.pop(name) for name in names})
+        command(**{first.name: call}, **values)
+
+    options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared)]
+    wrapped.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {option.name: option.annotation for option in options}
+    return wrapped
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """A JSON document in a line of its own, at once."""
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
 
 
 def parse_labels(labels: list[str] | None) -> dict[str, str]:
@@ -38,19 +83,3 @@ def parse_labels(labels: list[str] | None) -> dict[str, str]:
         if not name or not equals:
             raise FeatherwireError("bad_option", f"a label is NAME=VALUE, not {name}")
     return {name: value for name, _, value in pairs}
-
-
-def access(
-    tls: bool,
-    ca: Path | None,
-    certificate: Path | None,
-    key: Path | None,
-    token_file: Path | None,
-) -> Access:
-    """What these options say. Raises ``SessionError("bad_token_file")``."""
-    # Before gRPC is imported: it would write its own lines between ours.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from cloud_server.remote import Access
-    from shared.wire.credentials import read_token
-
-    return Access(tls, ca, certificate, key, read_token(token_file))

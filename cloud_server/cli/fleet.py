@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloud_server.cli.access import (
-    CaOption,
-    CertificateOption,
-    KeyOption,
-    ServerOption,
-    TlsOption,
-    TokenOption,
-    access,
-    parse_labels,
-)
+from cloud_server.cli.access import Call, calls, parse_labels, print_json
 from shared.cli import finite, print_table, stop_on_error
 from shared.errors import FeatherwireError
 
@@ -36,7 +25,6 @@ LabelOption = Annotated[
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Every device.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON document a line.")]
 
 _COLUMNS = (
     "device",
@@ -70,58 +58,43 @@ def register(app: typer.Typer) -> None:
     app.add_typer(fleet, name="fleet")
 
 
+@calls
 def list_devices(
-    server: ServerOption,
+    call: Call,
     device: DeviceOption = None,
     label: LabelOption = None,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    token_file: TokenOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """List the devices that were ever here."""
-    with (
-        stop_on_error(as_json=as_json),
-        _client(server, tls, tls_ca, tls_certificate, tls_key, token_file) as client,
-    ):
+    with stop_on_error(as_json=call.as_json), _client(call) as client:
         devices = client.devices(_selector(device, label))
-        if as_json:
+        if call.as_json:
             for one in devices:
-                _print_json(_document(one))
+                print_json(_document(one))
         else:
             print_table(_COLUMNS, map(_row, devices), unbroken={"device", "online"})
 
 
+@calls
 def watch(
-    server: ServerOption,
+    call: Call,
     device: DeviceOption = None,
     label: LabelOption = None,
     limit: LimitOption = None,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    token_file: TokenOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Print devices as they are, then as they change, until Ctrl-C."""
-    with (
-        stop_on_error(as_json=as_json),
-        _client(server, tls, tls_ca, tls_certificate, tls_key, token_file) as client,
-    ):
+    with stop_on_error(as_json=call.as_json), _client(call) as client:
         for number, one in enumerate(client.watch(_selector(device, label)), start=1):
-            if as_json:
-                _print_json(_document(one))
+            if call.as_json:
+                print_json(_document(one))
             else:
                 print("  ".join(_row(one)), flush=True)
             if number == limit:
                 return
 
 
+@calls
 def rate(
-    server: ServerOption,
+    call: Call,
     state: Annotated[
         int | None, typer.Option("--state", min=0, max=255, help="Always this state.")
     ] = None,
@@ -143,17 +116,11 @@ def rate(
     device: DeviceOption = None,
     label: LabelOption = None,
     all_devices: AllOption = False,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    token_file: TokenOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Tell devices how to choose the rate of their frames."""
     from shared.proto.featherwire.v1 import fleet_pb2
 
-    with stop_on_error(as_json=as_json):
+    with stop_on_error(as_json=call.as_json):
         if sum(one is not None for one in (state, bpp, max_bytes, bandwidth)) > 1:
             raise FeatherwireError(
                 "bad_option", "give one of --state, --bpp, --bytes and --bandwidth"
@@ -166,62 +133,50 @@ def rate(
             max_frames_per_second=fps or 0.0,
         )
         command = fleet_pb2.Command(set_rate=fleet_pb2.SetRate(policy=policy))
-        how = (tls, tls_ca, tls_certificate, tls_key, token_file)
-        _send(server, how, _target(device, label, all_devices), command, as_json)
+        _send(call, _target(device, label, all_devices), command)
 
 
+@calls
 def tasks(
+    call: Call,
     names: Annotated[str, typer.Argument(metavar="NAME,NAME", help="Or `none`.")],
-    server: ServerOption,
     device: DeviceOption = None,
     label: LabelOption = None,
     all_devices: AllOption = False,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    token_file: TokenOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Tell devices which tasks to ask for."""
     from cloud_server.settings import split_names
     from shared.proto.featherwire.v1 import fleet_pb2
 
-    with stop_on_error(as_json=as_json):
+    with stop_on_error(as_json=call.as_json):
         command = fleet_pb2.Command(set_tasks=fleet_pb2.SetTasks(tasks=split_names(names)))
-        how = (tls, tls_ca, tls_certificate, tls_key, token_file)
-        _send(server, how, _target(device, label, all_devices), command, as_json)
+        _send(call, _target(device, label, all_devices), command)
 
 
+@calls
 def bundle(
+    call: Call,
     name: Annotated[str, typer.Argument(metavar="BUNDLE", help="Id, folder, zip or name.")],
-    server: ServerOption,
     device: DeviceOption = None,
     label: LabelOption = None,
     all_devices: AllOption = False,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    token_file: TokenOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Tell devices which bundle to use, of those that the server takes."""
     from shared.bundle import Bundle
     from shared.proto.featherwire.v1 import fleet_pb2
 
-    with stop_on_error(as_json=as_json):
+    with stop_on_error(as_json=call.as_json):
         is_id = len(name) == 64 and set(name) <= set("0123456789abcdef")
         bundle_id = name if is_id else Bundle.load(name).id
         command = fleet_pb2.Command(use_bundle=fleet_pb2.UseBundle(bundle_id=bundle_id))
-        how = (tls, tls_ca, tls_certificate, tls_key, token_file)
-        _send(server, how, _target(device, label, all_devices), command, as_json)
+        _send(call, _target(device, label, all_devices), command)
 
 
+@calls
 def refine(
+    call: Call,
     device: Annotated[str, typer.Argument(metavar="DEVICE", help="Whose frame it is.")],
     sequence: Annotated[int, typer.Argument(metavar="SEQUENCE", min=1, help="Which frame.")],
-    server: ServerOption,
     state: Annotated[
         int, typer.Option("--state", min=0, max=255, help="Up to this state. Default: 0.")
     ] = 0,
@@ -231,68 +186,45 @@ def refine(
     of_bundle: Annotated[
         str | None, typer.Option("--bundle", help="Of which bundle. Default: the frame's first.")
     ] = None,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    token_file: TokenOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Ask a device for more layers of a frame, as far as it has kept them."""
     from shared.bundle import Bundle
     from shared.proto.featherwire.v1 import fleet_pb2
 
-    with stop_on_error(as_json=as_json):
+    with stop_on_error(as_json=call.as_json):
         short_id = b"" if of_bundle is None else Bundle.load(of_bundle).short_id
         command = fleet_pb2.Command(
             refine_frame=fleet_pb2.RefineFrame(
                 sequence=sequence, state=state, session=session, bundle_short_id=short_id
             )
         )
-        how = (tls, tls_ca, tls_certificate, tls_key, token_file)
-        _send(server, how, _selector([device], None), command, as_json)
+        _send(call, _selector([device], None), command)
 
 
+@calls
 def commands(
-    server: ServerOption,
+    call: Call,
     pending: Annotated[
         bool, typer.Option("--pending", help="Only those that were not answered.")
     ] = False,
     device: DeviceOption = None,
     label: LabelOption = None,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    token_file: TokenOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """List commands, oldest first, and what became of them."""
-    with (
-        stop_on_error(as_json=as_json),
-        _client(server, tls, tls_ca, tls_certificate, tls_key, token_file) as client,
-    ):
+    with stop_on_error(as_json=call.as_json), _client(call) as client:
         found = client.commands(_selector(device, label), pending_only=pending)
         documents = map(_command_document, found)
         columns = ("id", "device", "issued", "by", "command", "outcome")
-        _print(documents, columns, as_json)
+        _print(documents, columns, call.as_json)
 
 
+@calls
 def audit(
-    server: ServerOption,
+    call: Call,
     after: Annotated[int, typer.Option("--after", min=0, help="Only behind this entry.")] = 0,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    token_file: TokenOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """List who did what, oldest first."""
-    with (
-        stop_on_error(as_json=as_json),
-        _client(server, tls, tls_ca, tls_certificate, tls_key, token_file) as client,
-    ):
+    with stop_on_error(as_json=call.as_json), _client(call) as client:
         documents = (
             {
                 "id": entry.id,
@@ -303,30 +235,24 @@ def audit(
             }
             for entry in client.audit(after)
         )
-        _print(documents, ("id", "at", "who", "action", "what"), as_json)
+        _print(documents, ("id", "at", "who", "action", "what"), call.as_json)
 
 
 # -- parts ---------------------------------------------------------------------------------------
 
 
-def _client(server: str, *how: Any) -> FleetClient:
-    way = access(*how)
+def _client(call: Call) -> FleetClient:
+    way = call.access()
     from cloud_server.fleet.client import FleetClient
 
-    return FleetClient(server, way)
+    return FleetClient(call.server, way)
 
 
-def _send(
-    server: str,
-    how: tuple[bool, Path | None, Path | None, Path | None, Path | None],
-    selector: fleet_pb2.DeviceSelector,
-    command: fleet_pb2.Command,
-    as_json: bool,
-) -> None:
-    with _client(server, *how) as client:
+def _send(call: Call, selector: fleet_pb2.DeviceSelector, command: fleet_pb2.Command) -> None:
+    with _client(call) as client:
         sent = client.send(selector, command)
     documents = ({"device": device, "id": sent[device]} for device in sorted(sent))
-    _print(documents, ("device", "id"), as_json)
+    _print(documents, ("device", "id"), call.as_json)
 
 
 def _selector(devices: list[str] | None, labels: list[str] | None) -> fleet_pb2.DeviceSelector:
@@ -347,15 +273,10 @@ def _target(
 def _print(documents: Iterable[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         for document in documents:
-            _print_json(document)
+            print_json(document)
         return
     rows = [[_cell(document[column]) for column in columns] for document in documents]
     print_table(columns, rows, unbroken={"id"})
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document) + "\n")
-    sys.stdout.flush()
 
 
 def _cell(value: Any) -> str:

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloud_server.cli.access import (
-    CaOption,
-    CertificateOption,
-    KeyOption,
-    ServerOption,
-    TlsOption,
-    TokenOption,
-    access,
-)
+from cloud_server.cli.access import Call, calls, print_json
 from shared.cli import finite, print_table, stop_on_error, write_atomically
 from shared.errors import FeatherwireError
 
@@ -41,7 +31,6 @@ ClassOption = Annotated[
 LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, help="Stop after so many results.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON document a line.")]
 FrameArgument = Annotated[
     list[str], typer.Argument(metavar="CURSOR | DEVICE SESSION SEQUENCE", help="Which one.")
 ]
@@ -62,50 +51,35 @@ def register(app: typer.Typer) -> None:
     app.add_typer(results, name="results")
 
 
+@calls
 def list_results(
-    server: ServerOption,
+    call: Call,
     after: Annotated[int, typer.Option("--after", min=0, help="Only behind this cursor.")] = 0,
     device: DeviceOption = None,
     session: SessionOption = None,
     task: TaskOption = None,
     class_name: ClassOption = None,
     limit: LimitOption = None,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    token_file: TokenOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """List the results that are in the log, oldest first."""
-    with (
-        stop_on_error(as_json=as_json),
-        _client(server, tls, tls_ca, tls_certificate, tls_key, token_file) as client,
-    ):
+    with stop_on_error(as_json=call.as_json), _client(call) as client:
         found = client.list(_filter(device, session, task, class_name), after=after)
-        _print(_first(found, limit), as_json)
+        _print(_first(found, limit), call.as_json)
 
 
+@calls
 def get(
+    call: Call,
     key: FrameArgument,
-    server: ServerOption,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    token_file: TokenOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Print one result, by its cursor, or the newest of a frame."""
-    with (
-        stop_on_error(as_json=as_json),
-        _client(server, tls, tls_ca, tls_certificate, tls_key, token_file) as client,
-    ):
-        _print([_get(client, key)], as_json)
+    with stop_on_error(as_json=call.as_json), _client(call) as client:
+        _print([_get(client, key)], call.as_json)
 
 
+@calls
 def watch(
-    server: ServerOption,
+    call: Call,
     after: Annotated[
         int | None,
         typer.Option(
@@ -125,31 +99,23 @@ def watch(
             help="Seconds to go on trying when the server is away.",
         ),
     ] = 60.0,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    token_file: TokenOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Print results as they come, until Ctrl-C. Each comes at least once, and in order."""
-    with (
-        stop_on_error(as_json=as_json),
-        _client(server, tls, tls_ca, tls_certificate, tls_key, token_file) as client,
-    ):
+    with stop_on_error(as_json=call.as_json), _client(call) as client:
         wanted = _filter(device, session, task, class_name)
         responses = client.watch(wanted, after=after, patience_s=patience_s)
         records = (one.record for one in responses if one.HasField("record"))
         for record in _first(records, limit):
-            if as_json:
-                _print([record], as_json)
+            if call.as_json:
+                _print([record], call.as_json)
             else:
                 print("  ".join(_row(record)), flush=True)
 
 
+@calls
 def frame(
+    call: Call,
     key: FrameArgument,
-    server: ServerOption,
     output: Annotated[Path, typer.Option("-o", "--output", help="File, FILE.fwf.")],
     state: Annotated[
         int | None, typer.Option("--state", min=0, max=255, help="No finer than this state.")
@@ -163,12 +129,6 @@ def frame(
     picture: Annotated[
         bool, typer.Option("--picture", help="Save its reconstruction too, as FILE.png.")
     ] = False,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    token_file: TokenOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Save a frame's features as they were received, or cut: nothing is encoded again."""
     from shared.bundle import Bundle
@@ -176,9 +136,9 @@ def frame(
     from shared.proto.featherwire.v1 import results_pb2
     from shared.wire import PictureRequest
 
-    with stop_on_error(as_json=as_json):
+    with stop_on_error(as_json=call.as_json):
         bundle_id = b"" if bundle is None else Bundle.load(bundle).short_id
-        with _client(server, tls, tls_ca, tls_certificate, tls_key, token_file) as client:
+        with _client(call) as client:
             if len(key) == 1:
                 found = _get(client, key)
                 named = results_pb2.FrameKey(
@@ -198,8 +158,8 @@ def frame(
         if made is not None:
             record["picture"] = str(output.with_suffix(".png"))
             write_atomically(output.with_suffix(".png"), made.data)
-    if as_json:
-        _print_json(record)
+    if call.as_json:
+        print_json(record)
     else:
         print("\n".join(f"{name} {value}" for name, value in record.items() if value is not None))
 
@@ -207,11 +167,11 @@ def frame(
 # -- parts ---------------------------------------------------------------------------------------
 
 
-def _client(server: str, *how: Any) -> ResultClient:
-    way = access(*how)
+def _client(call: Call) -> ResultClient:
+    way = call.access()
     from cloud_server.consumers import ResultClient
 
-    return ResultClient(server, way)
+    return ResultClient(call.server, way)
 
 
 def _filter(
@@ -262,15 +222,10 @@ def _first(
 def _print(records: Iterable[results_pb2.ResultRecord], as_json: bool) -> None:
     if as_json:
         for record in records:
-            _print_json(_document(record))
+            print_json(_document(record))
     else:
         rows = [_row(record) for record in records]
         print_table(_COLUMNS, rows, right={"cursor", "frame", "state"}, unbroken={"cursor"})
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document) + "\n")
-    sys.stdout.flush()
 
 
 def _document(record: results_pb2.ResultRecord) -> dict[str, Any]:
