@@ -38,8 +38,14 @@ class FrameRun:
         self._image: asyncio.Task[Done[Image]] | None = None
 
     async def outcome(self) -> EngineOutcome:
-        """Analyse; every failure is in what is returned."""
+        """Analyse; every failure is in what is returned.
+
+        Of a frame of which nothing is asked the features are not decoded.
+        """
         try:
+            self._lanes = [self._engine.lane_of(one) for one in self._frame.bitstreams]
+            if not self._frame.tasks and self._frame.picture is None:
+                return self._gather({}, {}, None)
             async with asyncio.timeout(self._frame.deadline_s):
                 await self._decode()
         except TimeoutError:
@@ -49,12 +55,10 @@ class FrameRun:
         return await self._analyse()
 
     async def _decode(self) -> None:
-        """All bitstreams; one that is damaged, or of no bundle here, is the whole frame's error."""
-        bitstreams = self._frame.bitstreams
-        self._lanes = [self._engine.lane_of(bitstream) for bitstream in bitstreams]
+        """All bitstreams; one that is damaged is the whole frame's error."""
         jobs = [
             self._start(lane.decode(bitstream))
-            for lane, bitstream in zip(self._lanes, bitstreams, strict=True)
+            for lane, bitstream in zip(self._lanes, self._frame.bitstreams, strict=True)
         ]
         try:
             for done in await asyncio.gather(*jobs):
