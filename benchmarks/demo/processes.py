@@ -41,7 +41,8 @@ def run_json(arguments: Sequence[str]) -> dict[str, Any]:
 def server(log: Path, *arguments: str) -> Iterator[str]:
     """A running `featherwire-cloud serve` on a free port of this machine: its HOST:PORT.
 
-    ``arguments``: more of its options. It is told to stop by SIGTERM at the end, and killed should it not have stopped by then.
+    ``arguments``: more of its options. It is told to stop by SIGTERM at the end, and killed should
+    it not have stopped by then.
     """
     with log.open("w") as errors, tempfile.TemporaryDirectory() as data:
         listen = ("--listen", "127.0.0.1:0", "--insecure", "--data", data)

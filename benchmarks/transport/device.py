@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from types import TracebackType
 from typing import Any
 
@@ -11,7 +12,7 @@ import grpc
 
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
 from shared.wire.requests import Hello, hello_message
-from shared.wire.transport import client_options
+from shared.wire.transport import BATCH_BYTES, BATCH_MESSAGES, client_options
 
 
 class Device:
@@ -28,12 +29,15 @@ class Device:
         self.latencies_s: list[float] = []
         self.sequence = 0
         self._sent_at: dict[int, float] = {}
-        self._hello = Hello(device, session, can_switch_bundle=True)
+        self._hello = Hello(device, session, can_switch_bundle=True, takes_batches=True)
         self._channel = grpc.aio.insecure_channel(address, options=client_options())
         self._call: Any = ingest_pb2_grpc.IngestServiceStub(self._channel).Connect()
         self._credits = 0
         self._changed = asyncio.Event()
+        self._outbox: deque[ingest_pb2.ConnectRequest] = deque()
+        self._filled = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Device:
         """Say Hello, and have Welcome."""
@@ -43,6 +47,7 @@ class Device:
         self.sequence = self.welcome.resume_after_sequence
         self._credits = self.welcome.credits
         self._reader = asyncio.create_task(self._read())
+        self._writer = asyncio.create_task(self._write())
         return self
 
     async def __aexit__(
@@ -52,9 +57,10 @@ class Device:
         traceback: TracebackType | None,
     ) -> None:
         self._call.cancel()
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+        tasks = [task for task in (self._reader, self._writer) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._channel.close()
 
     async def send(self, frame: ingest_pb2.Frame) -> int:
@@ -65,7 +71,7 @@ class Device:
         self.sequence += 1
         frame.sequence = self.sequence
         self._sent_at[self.sequence] = time.perf_counter()
-        await self._call.write(ingest_pb2.ConnectRequest(frame=frame))
+        self._put(ingest_pb2.ConnectRequest(frame=frame))
         return self.sequence
 
     async def settled(self) -> None:
@@ -73,11 +79,29 @@ class Device:
         while self._sent_at or len(self.acks) < len(self.results):
             await self._wait()
 
-    async def beat(self) -> None:
+    def beat(self) -> None:
         """Send a heartbeat; its answer is not awaited."""
-        await self._call.write(
-            ingest_pb2.ConnectRequest(heartbeat=ingest_pb2.Heartbeat(nonce=1))
-        )
+        self._put(ingest_pb2.ConnectRequest(heartbeat=ingest_pb2.Heartbeat(nonce=1)))
+
+    def _put(self, request: ingest_pb2.ConnectRequest) -> None:
+        self._outbox.append(request)
+        self._filled.set()
+
+    async def _write(self) -> None:
+        """What waits together goes out together, as the edge client does it."""
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            while self._outbox:
+                batch = [self._outbox.popleft()]
+                size = batch[0].ByteSize()
+                while self._outbox and len(batch) < BATCH_MESSAGES:
+                    size += self._outbox[0].ByteSize()
+                    if size > BATCH_BYTES:
+                        break
+                    batch.append(self._outbox.popleft())
+                one = ingest_pb2.ConnectRequest(batch=ingest_pb2.RequestBatch(requests=batch))
+                await self._call.write(batch[0] if len(batch) == 1 else one)
 
     async def _wait(self) -> None:
         assert self._reader is not None
@@ -90,7 +114,8 @@ class Device:
     async def _read(self) -> None:
         try:
             while (response := await self._call.read()) is not grpc.aio.EOF:
-                self._take(response)
+                for one in response.batch.responses or (response,):
+                    self._take(one)
                 self._changed.set()
         finally:
             self._changed.set()

@@ -66,9 +66,7 @@ async def _case(
             for _ in range(streams)
         ]
         window = devices[0].welcome.credits
-        echoes = [
-            await stack.enter_async_context(EchoClient(bare, window)) for _ in range(streams)
-        ]
+        echoes = [await stack.enter_async_context(EchoClient(bare, window)) for _ in range(streams)]
         rates: list[tuple[float, float]] = []
         for number in range(rounds + 1):
             few = each // 4 if number == 0 else each

@@ -1,4 +1,4 @@
-"""Frames of a chosen size: layers of random bytes, whole but for the codec, which never sees them."""
+"""Frames of a chosen size: layers of random bytes, which no codec ever sees."""
 
 from __future__ import annotations
 

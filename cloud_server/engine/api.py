@@ -28,6 +28,11 @@ class EngineFrame:
     refined: bytes | None = None
 
     @property
+    def asks_nothing(self) -> bool:
+        """Whether the frame is only to be kept: its outcome is known at once."""
+        return not self.tasks and self.picture is None
+
+    @property
     def pixels(self) -> int:
         """Width times height of the picture."""
         return self.bitstreams[0].width * self.bitstreams[0].height

@@ -44,7 +44,7 @@ class FrameRun:
         """
         try:
             self._lanes = [self._engine.lane_of(one) for one in self._frame.bitstreams]
-            if not self._frame.tasks and self._frame.picture is None:
+            if self._frame.asks_nothing:
                 return self._gather({}, {}, None)
             async with asyncio.timeout(self._frame.deadline_s):
                 await self._decode()

@@ -15,14 +15,14 @@ from cloud_server.ingest.refinement import refined, replayed
 from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.sessions import Session, SessionRegistry
 from cloud_server.results.log import Accepted, ResultLog
-from cloud_server.results.records import Submission, Version, to_us
+from cloud_server.results.records import Version, to_us
 from shared.bitstream import Bitstream
 from shared.bitstream.container import BUNDLE_ID_BYTES
 from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.limits import Limits
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import FrameOutcome
-from shared.wire.requests import Frame, Refine, parse_frame, parse_refine
+from shared.wire.requests import Refine, parse_frame, parse_refine
 from shared.wire.results import outcome_to_message
 from shared.wire.tracing import frame_span, tracer
 
@@ -94,17 +94,19 @@ class Intake:
                 raise
             self._reject(message.sequence, version, error)
             return
+        engine_frame = self._processing.engine_frame(frame.bitstreams, frame)
         accepted = self._log.accept(
             session.key,
             frame.sequence,
             version,
             message.SerializeToString(),
             captured_us=None if frame.captured_at is None else to_us(frame.captured_at),
+            outcome=await self._processing.at_once(session.key, frame.sequence, engine_frame),
         )
-        bitstreams = frame.bitstreams
-        pixels = bitstreams[0].width * bitstreams[0].height
-        work = self._frame(session, frame, bitstreams, version, accepted, message.traceparent)
-        self._start(session, work, pixels)
+        work = self._frame(
+            session, frame.sequence, engine_frame, version, accepted, message.traceparent
+        )
+        self._start(session, work, engine_frame.pixels)
 
     async def take_refine(self, session: Session, message: ingest_pb2.Refine) -> None:
         """Check a refinement, and let the log have it, if it follows on what it has."""
@@ -124,8 +126,8 @@ class Intake:
     async def _frame(
         self,
         session: Session,
-        frame: Frame,
-        bitstreams: tuple[Bitstream, ...],
+        sequence: int,
+        frame: EngineFrame,
         version: Version,
         accepting: Awaitable[Accepted],
         traceparent: str,
@@ -133,22 +135,20 @@ class Intake:
         device, name = session.key
         span = frame_span(
             "frame", SpanKind.SERVER, traceparent, device=device, session=name,
-            sequence=frame.sequence,
+            sequence=sequence,
         )  # fmt: skip
         with use_span(span, end_on_exit=True):
             try:
                 with tracer().start_as_current_span("log"):
                     accepted = await accepting
             except StorageError as error:
-                self._not_logged(session, frame.sequence, error)
+                self._not_logged(session, sequence, error)
                 return
             if not accepted.new:
                 span.set_attribute("featherwire.duplicate", True)
-                await self._repeat(session, frame.sequence, version, accepted)
+                await self._repeat(session, sequence, version, accepted)
                 return
-            await self._process(
-                session, accepted.submission, self._processing.engine_frame(bitstreams, frame)
-            )
+            await self._process(session, accepted, frame)
 
     async def _refinement(
         self, session: Session, refine: Refine, message: ingest_pb2.Refine, version: Version
@@ -183,19 +183,21 @@ class Intake:
         self.pixels += engine_frame.pixels
         self._outlet.count_pixels(engine_frame.pixels)
         try:
-            await self._process(session, accepted.submission, engine_frame)
+            await self._process(session, accepted, engine_frame)
         finally:
             self.pixels -= engine_frame.pixels
 
-    async def _process(
-        self, session: Session, submission: Submission | None, frame: EngineFrame
-    ) -> None:
+    async def _process(self, session: Session, accepted: Accepted, frame: EngineFrame) -> None:
+        submission = accepted.submission
         assert submission is not None, "what is new is in the log"
         bundle_id, state = submission.version
         self._processing.metrics.acknowledged.labels("new").inc()
         self._outlet.send(
             ack=ingest_pb2.Ack(sequence=submission.sequence, state=state, bundle_short_id=bundle_id)
         )
+        if accepted.record is not None:
+            self._processing.recorded(session, accepted.record)
+            return
         await self._processing.run(session, submission, frame)
 
     async def _repeat(

@@ -16,7 +16,7 @@ from cloud_server.ingest.refinement import RefinePolicy, replayed
 from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.sessions import Session, SessionRegistry
 from cloud_server.results.log import ResultLog
-from cloud_server.results.records import Record, Submission
+from cloud_server.results.records import Record, SessionKey, Submission
 from cloud_server.telemetry.metrics import Metrics
 from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError, SessionError, StorageError
@@ -80,7 +80,7 @@ class Processing:
         session.processing.add(submission.id)
         try:
             with tracer().start_as_current_span("analyse") as span:
-                outcome = await self._outcome(submission, frame)
+                outcome = await self._outcome(submission.key, submission.sequence, frame)
                 _describe(span, outcome)
             policy = self._refine_policy
             command = (
@@ -95,6 +95,18 @@ class Processing:
                 self._sessions.completed(session, record, picture, command)
         finally:
             session.processing.discard(submission.id)
+
+    async def at_once(
+        self, key: SessionKey, sequence: int, frame: EngineFrame
+    ) -> types_pb2.FrameOutcome | None:
+        """The outcome of a frame of which nothing is asked, None for others."""
+        if not frame.asks_nothing:
+            return None
+        return outcome_to_message(await self._outcome(key, sequence, frame))
+
+    def recorded(self, session: Session, record: Record) -> None:
+        """A frame's result was recorded with the frame itself: hand it to the session's stream."""
+        self._sessions.completed(session, record, None)
 
     # -- after a restart -------------------------------------------------------------------------
 
@@ -163,15 +175,15 @@ class Processing:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    async def _outcome(self, submission: Submission, frame: EngineFrame) -> EngineOutcome:
+    async def _outcome(self, key: SessionKey, sequence: int, frame: EngineFrame) -> EngineOutcome:
         try:
             outcome = await self._engine.submit(frame)
             if outcome.error is not None:
-                _log_of(submission).warning(
+                _log_of_frame(key, sequence).warning(
                     "frame_failed", reason=outcome.error.reason, error=outcome.error.message
                 )
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets its result
-            _log_of(submission).error("frame_crashed", exc_info=error)
+            _log_of_frame(key, sequence).error("frame_crashed", exc_info=error)
             outcome = EngineOutcome(
                 error=FeatherwireError("internal_error", "the frame could not be processed")
             )
@@ -210,5 +222,9 @@ def _describe(span: Span, outcome: EngineOutcome) -> None:
 
 
 def _log_of(submission: Submission) -> Any:
-    device, session = submission.key
-    return structlog.get_logger().bind(device=device, session=session, sequence=submission.sequence)
+    return _log_of_frame(submission.key, submission.sequence)
+
+
+def _log_of_frame(key: SessionKey, sequence: int) -> Any:
+    device, session = key
+    return structlog.get_logger().bind(device=device, session=session, sequence=sequence)

@@ -35,6 +35,7 @@ from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
 from shared.wire import error_from_message, error_to_message
 from shared.wire.requests import parse_hello
+from shared.wire.transport import BATCH_BYTES, BATCH_MESSAGES
 
 T = TypeVar("T")
 
@@ -91,6 +92,7 @@ class Stream:
         self._session: Session | None = None
         self._credits = 0
         self._outbox: deque[ingest_pb2.ConnectResponse] = deque()
+        self._takes_batches = False
         # Set whenever something changed that the reader or the writer may wait for.
         self._changed = asyncio.Event()
         self._writing_since: float | None = None
@@ -205,13 +207,14 @@ class Stream:
             async with asyncio.timeout(self._limits.hello_timeout_s):
                 first = await anext(requests)
             await self._open(first)
-            async for request in requests:
-                while self._is_full() and self._state is State.RUNNING:
-                    await self._wait()
-                if self._state is not State.RUNNING:
-                    # Not acknowledged, so the client knows that it must send this elsewhere.
-                    return
-                await self._take(request)
+            async for message in requests:
+                for request in message.batch.requests or (message,):
+                    while self._is_full() and self._state is State.RUNNING:
+                        await self._wait()
+                    if self._state is not State.RUNNING:
+                        # Not acknowledged, so the client knows that it must send this elsewhere.
+                        return
+                    await self._take(request)
                 if self._state is not State.RUNNING:
                     return
         except StopAsyncIteration:
@@ -229,7 +232,7 @@ class Stream:
     async def _write(self, write: Callable[[ingest_pb2.ConnectResponse], Awaitable[None]]) -> None:
         while True:
             while self._outbox:
-                response = self._outbox.popleft()
+                response = self._next()
                 self._writing_since = time.monotonic()
                 await write(response)
                 self._writing_since = None
@@ -237,6 +240,22 @@ class Stream:
             if self._state is State.FINISHING and (self._failure or not self._intake.in_flight):
                 return
             await self._wait()
+
+    def _next(self) -> ingest_pb2.ConnectResponse:
+        """What is to be written now: all that is ready, where the client takes it together."""
+        first = self._outbox.popleft()
+        size = first.ByteSize()
+        if not (self._takes_batches and self._outbox) or size > BATCH_BYTES:
+            return first
+        batch = [first]
+        while self._outbox and len(batch) < BATCH_MESSAGES:
+            size += self._outbox[0].ByteSize()
+            if size > BATCH_BYTES:
+                break
+            batch.append(self._outbox.popleft())
+        if len(batch) == 1:
+            return first
+        return ingest_pb2.ConnectResponse(batch=ingest_pb2.ResponseBatch(responses=batch))
 
     async def _watch_writer(self) -> None:
         """End a stream whose client takes nothing off it."""
@@ -258,6 +277,7 @@ class Stream:
         self._caller.check_device(hello.device)
         hello = replace(hello, labels={**hello.labels, **self._caller.labels})
         self._of_client = self._bundles.agree(hello)
+        self._takes_batches = hello.takes_batches
         session = self._sessions.attach((hello.device, hello.session), self)
         self._session = session
         self._log = self._log.bind(device=hello.device, session=hello.session)
@@ -287,6 +307,7 @@ class Stream:
                 accepted_bundle_ids=self._bundles.ids,
                 settings=self._settings_of(self._link.entry.described),
                 server_version=self._server_version,
+                takes_batches=True,
             )
         )
         await self._repeat_results(session, min(hello.last_result_seen, last_result_id))

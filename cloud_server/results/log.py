@@ -79,7 +79,13 @@ class ResultLog:
         database.writer.run(self.positions.begin)
         self.feed = feed or Feed()
         self.feed.start(self.positions.next_cursor - 1)
-        self._insert = sqlite.insert if database.is_sqlite else postgresql.insert
+        insert_ = sqlite.insert if database.is_sqlite else postgresql.insert
+        self._unless_there = {
+            table.name: insert_(table)
+            .on_conflict_do_nothing(index_elements=_ONCE[table.name])
+            .execution_options(preserve_rowcount=True)
+            for table in (SUBMISSIONS, RESULTS)
+        }
 
     # -- frames in -------------------------------------------------------------------------------
 
@@ -91,18 +97,31 @@ class ResultLog:
         message: bytes,
         *,
         captured_us: int | None = None,
+        outcome: types_pb2.FrameOutcome | None = None,
     ) -> Accepted:
-        """Keep a frame; it is durable when this returns. Raises ``StorageError``."""
+        """Keep a frame; it is durable when this returns. Raises ``StorageError``.
+
+        With an ``outcome`` that is known already, the result of a new frame is recorded with it.
+        """
+        kept = None if outcome is None else _kept(outcome)
 
         def change(connection: Connection) -> Accepted:
             session = self.positions.session(connection, key)
             if sequence > session.floor:
                 row = self._row(session, sequence, 0, version, message, captured_us)
                 if self._add(connection, SUBMISSIONS, row):
-                    return Accepted(_submission(key, row), new=True)
+                    submission = _submission(key, row)
+                    record = None
+                    if kept is not None:
+                        record = self._record(connection, session, submission, *kept)
+                    return Accepted(submission, new=True, record=record)
             return self._known(connection, key, session, sequence, version)
 
-        return await self.database.write(change)
+        def publish(accepted: Accepted) -> None:
+            if accepted.new and accepted.record is not None:
+                self.feed.publish(accepted.record)
+
+        return await self.database.write(change, publish)
 
     async def accept_refinement(
         self,
@@ -143,35 +162,11 @@ class ResultLog:
 
         The one that was recorded before when there is one. Raises ``StorageError``.
         """
-        kept = types_pb2.FrameOutcome()
-        kept.CopyFrom(outcome)
-        if kept.HasField("picture"):
-            kept.ClearField("picture")
-            kept.picture_error.CopyFrom(PICTURE_NOT_KEPT)
-        data = kept.SerializeToString()
-        terms = terms_of(kept)
+        data, terms = _kept(outcome)
 
         def change(connection: Connection) -> Record:
             session = self.positions.session(connection, submission.key)
-            record = Record(
-                self.positions.next_cursor,
-                submission.key,
-                submission.sequence,
-                submission.version,
-                session.last_result_id + 1,
-                submission.captured_us,
-                now_us(),
-                data,
-                terms,
-            )
-            if not self._add(connection, RESULTS, _result_row(submission, session, record)):
-                return queries.record_of(connection, submission.id)
-            if terms:
-                rows = [{"term": term, "cursor": record.cursor} for term in sorted(terms)]
-                connection.execute(insert(TERMS), rows)
-            session.last_result_id += 1
-            self.positions.next_cursor += 1
-            return record
+            return self._record(connection, session, submission, data, terms)
 
         return await self.database.write(change, self.feed.publish)
 
@@ -265,10 +260,38 @@ class ResultLog:
             "message": message,
         }
 
+    def _record(
+        self,
+        connection: Connection,
+        session: KnownSession,
+        submission: Submission,
+        data: bytes,
+        terms: frozenset[str],
+    ) -> Record:
+        """Add a result; the one that was there when there is one."""
+        record = Record(
+            self.positions.next_cursor,
+            submission.key,
+            submission.sequence,
+            submission.version,
+            session.last_result_id + 1,
+            submission.captured_us,
+            now_us(),
+            data,
+            terms,
+        )
+        if not self._add(connection, RESULTS, _result_row(submission, session, record)):
+            return queries.record_of(connection, submission.id)
+        if terms:
+            rows = [{"term": term, "cursor": record.cursor} for term in sorted(terms)]
+            connection.execute(insert(TERMS), rows)
+        session.last_result_id += 1
+        self.positions.next_cursor += 1
+        return record
+
     def _add(self, connection: Connection, table: Table, row: dict[str, Any]) -> bool:
         """Whether the row was new."""
-        unless = self._insert(table).on_conflict_do_nothing(index_elements=_ONCE[table.name])
-        done = connection.execute(unless, row, execution_options={"preserve_rowcount": True})
+        done = connection.execute(self._unless_there[table.name], row)
         added = done.rowcount == 1
         if added:
             self.added_bytes += row.get("message_bytes", 0) + row.get("outcome_bytes", 0)
@@ -288,6 +311,16 @@ class ResultLog:
         if submission is None:
             return Accepted(None, new=False)
         return Accepted(submission, False, queries.record_or_none(connection, submission.id))
+
+
+def _kept(outcome: types_pb2.FrameOutcome) -> tuple[bytes, frozenset[str]]:
+    """What the log keeps of an outcome, all but its picture, and what filters find it by."""
+    if outcome.HasField("picture"):
+        whole, outcome = outcome, types_pb2.FrameOutcome()
+        outcome.CopyFrom(whole)
+        outcome.ClearField("picture")
+        outcome.picture_error.CopyFrom(PICTURE_NOT_KEPT)
+    return outcome.SerializeToString(), terms_of(outcome)
 
 
 def _submission(key: SessionKey, row: dict[str, Any]) -> Submission:

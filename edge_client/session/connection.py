@@ -15,6 +15,7 @@ from typing import Protocol
 
 import grpc
 
+from edge_client.session.batches import batched
 from edge_client.session.channel import error_from_call
 from edge_client.session.commands import Commands, TakeSetting
 from edge_client.session.kept import KeptFrames, Part, Refinement
@@ -88,7 +89,7 @@ class Connection:
         self._requests: queue.SimpleQueue[ingest_pb2.ConnectRequest | None] = queue.SimpleQueue()
         self._requests.put(ingest_pb2.ConnectRequest(hello=hello_message(hello)))
         stub = ingest_pb2_grpc.IngestServiceStub(channel)
-        self._call = stub.Connect(iter(self._requests.get, None))
+        self._call = stub.Connect(batched(self._requests, self._takes_batches))
         self._reader = threading.Thread(target=self._read, name="featherwire-reader", daemon=True)
         self._reader.start()
         try:
@@ -96,6 +97,9 @@ class Connection:
         except BaseException:
             self.close(timeout_s=0)
             raise
+
+    def _takes_batches(self) -> bool:
+        return self._welcome is not None and self._welcome.takes_batches
 
     @property
     def credits(self) -> int:
@@ -295,7 +299,12 @@ class Connection:
     def _read(self) -> None:
         try:
             for response in self._call:
-                self._take(response)
+                self._heard_at = time.monotonic()
+                if response.HasField("batch"):
+                    for one in response.batch.responses:
+                        self._take(one)
+                else:
+                    self._take(response)
             self._end(self._reason_of_end())
         except grpc.RpcError as error:
             self._end(error_from_call(error, self.server))
@@ -330,7 +339,6 @@ class Connection:
             self._listener.changed()
 
     def _take(self, response: ingest_pb2.ConnectResponse) -> None:
-        self._heard_at = time.monotonic()
         match response.WhichOneof("message"):
             case "result":
                 self._take_result(response.result)

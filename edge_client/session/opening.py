@@ -112,6 +112,7 @@ class Opener:
                 client_version=package_version(),
                 also_bundle_ids=tuple(bundle.id for bundle in mine.also),
                 last_result_seen=last_result_seen,
+                takes_batches=True,
             )
             connection = Connection(
                 channel,

@@ -190,12 +190,12 @@ class Bitstream:
 
 def layer_bytes(payload_bytes: int) -> int:
     """Bytes that a layer of ``payload_bytes`` takes in the file, framing included."""
-    return len(varint.encode(payload_bytes)) + _CRC.size + payload_bytes
+    return varint.size(payload_bytes) + _CRC.size + payload_bytes
 
 
 def partial_layer_bytes(passes: int, payload_bytes: int) -> int:
     """Bytes that the first ``passes`` of a layer take in the file, framing included."""
-    return len(varint.encode(passes)) + layer_bytes(payload_bytes)
+    return varint.size(passes) + layer_bytes(payload_bytes)
 
 
 def _chain_start(header: bytes) -> int:

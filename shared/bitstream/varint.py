@@ -19,6 +19,11 @@ def encode(value: int) -> bytes:
     return bytes(out)
 
 
+def size(value: int) -> int:
+    """Bytes that ``encode`` takes for ``value`` (0 to 2**28 - 1)."""
+    return max(1, -(-value.bit_length() // 7))
+
+
 def decode(data: bytes | memoryview, offset: int) -> tuple[int, int]:
     """The number at ``offset`` and the offset behind it.
 

@@ -32,8 +32,9 @@ def parse_bitstreams(
         raise _invalid(f"are {len(messages)}, not 1 to {MAX_BITSTREAMS}")
     if len({message.bundle_short_id for message in messages}) != len(messages):
         raise _invalid("of one bundle come twice")
-    check_together(sum(_payload_bytes(message) for message in messages), limits)
     bitstreams = tuple(parse_features(message, limits) for message in messages)
+    if len(bitstreams) > 1:
+        check_together(sum(map(_payload_bytes, bitstreams)), limits)
     first = bitstreams[0]
     for other in bitstreams[1:]:
         if (other.width, other.height) != (first.width, first.height):
@@ -50,7 +51,6 @@ def parse_features(message: types_pb2.Features, limits: Limits = DEFAULT_LIMITS)
 
     That the layers suit the bundle is the codec's to say.
     """
-    check_together(_payload_bytes(message), limits)
     bitstream = Bitstream(
         bundle_id=message.bundle_short_id,
         width=message.width,
@@ -59,6 +59,8 @@ def parse_features(message: types_pb2.Features, limits: Limits = DEFAULT_LIMITS)
         layers=parse_layers(message.layers, limits),
         partial=_partial(message) if message.HasField("partial") else None,
     )
+    if bitstream.partial is not None:
+        check_together(_payload_bytes(bitstream), limits)
     bitstream.check(limits)
     return bitstream
 
@@ -72,20 +74,22 @@ def parse_layers(
         raise BitstreamError(
             "limit_exceeded", f"{len(messages)} layers, not 1 to {limits.max_layers}"
         )
-    check_together(sum(len(message.payload) for message in messages), limits)
+    payloads = [message.payload for message in messages]
+    check_together(sum(map(len, payloads)), limits)
     layers = []
-    for number, message in enumerate(messages):
-        if message.state > MAX_STATE or message.state != messages[0].state - number:
+    coarsest = messages[0].state
+    for number, (message, payload) in enumerate(zip(messages, payloads, strict=True)):
+        state = message.state
+        if state > MAX_STATE or state != coarsest - number:
             raise BitstreamError(
-                "bad_state", f"layer {number} has state {message.state}; states fall by one"
+                "bad_state", f"layer {number} has state {state}; states fall by one"
             )
-        if len(message.payload) > limits.max_layer_bytes:
+        if len(payload) > limits.max_layer_bytes:
             raise BitstreamError(
                 "limit_exceeded",
-                f"layer of state {message.state}: {len(message.payload)} bytes, more than "
-                f"{limits.max_layer_bytes}",
+                f"layer of state {state}: {len(payload)} bytes, more than {limits.max_layer_bytes}",
             )
-        layer = Layer(message.state, message.payload)
+        layer = Layer(state, payload)
         if layer.crc32c != message.crc32c:
             raise BitstreamError("crc_mismatch", f"the layer of state {message.state} is damaged")
         layers.append(layer)
@@ -131,8 +135,11 @@ def layer_message(layer: Layer) -> types_pb2.Layer:
 # -- parts ---------------------------------------------------------------------------------------
 
 
-def _payload_bytes(message: types_pb2.Features) -> int:
-    return len(message.partial.payload) + sum(len(layer.payload) for layer in message.layers)
+def _payload_bytes(bitstream: Bitstream) -> int:
+    partial = bitstream.partial
+    return sum(
+        len(layer.payload) for layer in (*bitstream.layers, *((partial,) if partial else ()))
+    )
 
 
 def _partial(features: types_pb2.Features) -> PartialLayer:

@@ -64,6 +64,7 @@ class Hello:
     client_version: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     also_bundle_ids: tuple[str, ...] = ()
+    takes_batches: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,7 @@ def parse_hello(message: ingest_pb2.Hello) -> Hello:
         client_version=message.client_version,
         labels=dict(message.labels),
         also_bundle_ids=tuple(dict.fromkeys(message.also_bundle_ids)),
+        takes_batches=message.takes_batches,
     )
 
 
@@ -181,6 +183,7 @@ def hello_message(hello: Hello) -> ingest_pb2.Hello:
         client_version=hello.client_version,
         labels=hello.labels,
         also_bundle_ids=hello.also_bundle_ids,
+        takes_batches=hello.takes_batches,
     )
 
 

@@ -294,7 +294,8 @@ def test_layers_with_valid_checksums_but_wrong_content_fail_alone(
 ) -> None:
     client.hello(session="content")
     layers = (Layer(bitstream.layers[0].state, b"\xff" * 40), *bitstream.layers[1:])
-    client.frame(1, Bitstream(bitstream.bundle_id, 160, 96, bitstream.state, layers))
+    wrong = Bitstream(bitstream.bundle_id, 160, 96, bitstream.state, layers)
+    client.frame(1, wrong, picture=PictureRequest())
     error = client.wait_for("result")[0].outcome.error
     assert error.kind == types_pb2.ERROR_KIND_BITSTREAM
     client.frame(2, bitstream)

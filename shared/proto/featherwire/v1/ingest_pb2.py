@@ -27,7 +27,7 @@ from shared.proto.featherwire.v1 import types_pb2 as featherwire_dot_v1_dot_type
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x65\x61therwire/v1/ingest.proto\x12\x0e\x66\x65\x61therwire.v1\x1a\x1a\x66\x65\x61therwire/v1/fleet.proto\x1a\x1a\x66\x65\x61therwire/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x02\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x11\n\tbundle_id\x18\x04 \x01(\t\x12\x19\n\x11\x63\x61n_switch_bundle\x18\x05 \x01(\x08\x12\x18\n\x10last_result_seen\x18\x06 \x01(\x04\x12\x16\n\x0eresult_credits\x18\x07 \x01(\r\x12\x16\n\x0e\x63lient_version\x18\x08 \x01(\t\x12\x31\n\x06labels\x18\t \x03(\x0b\x32!.featherwire.v1.Hello.LabelsEntry\x12\x17\n\x0f\x61lso_bundle_ids\x18\n \x03(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcd\x01\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x1d\n\x15resume_after_sequence\x18\x02 \x01(\x04\x12\x0f\n\x07\x63redits\x18\x03 \x01(\r\x12\x11\n\tbundle_id\x18\x04 \x01(\t\x12\x30\n\x08settings\x18\x05 \x01(\x0b\x32\x1e.featherwire.v1.ServerSettings\x12\x16\n\x0eserver_version\x18\x06 \x01(\t\x12\x1b\n\x13\x61\x63\x63\x65pted_bundle_ids\x18\x07 \x03(\t\"\x88\x02\n\x0eServerSettings\x12\'\n\x05tasks\x18\x01 \x03(\x0b\x32\x18.featherwire.v1.TaskInfo\x12\x19\n\x11max_message_bytes\x18\x02 \x01(\x04\x12\x17\n\x0fmax_frame_bytes\x18\x03 \x01(\x04\x12\x10\n\x08min_side\x18\x04 \x01(\r\x12\x10\n\x08max_side\x18\x05 \x01(\r\x12\x18\n\x10\x66rame_deadline_s\x18\x06 \x01(\x01\x12\x34\n\x0brate_policy\x18\x07 \x01(\x0b\x32\x1a.featherwire.v1.RatePolicyH\x00\x88\x01\x01\x12\x15\n\rfeature_tasks\x18\x08 \x03(\tB\x0e\n\x0c_rate_policy\"\xdc\x01\n\x05\x46rame\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12/\n\x0b\x63\x61ptured_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x08\x66\x65\x61tures\x18\x03 \x03(\x0b\x32\x18.featherwire.v1.Features\x12\r\n\x05tasks\x18\x04 \x03(\t\x12\x34\n\x07picture\x18\x05 \x01(\x0b\x32\x1e.featherwire.v1.PictureRequestH\x00\x88\x01\x01\x12\x13\n\x0btraceparent\x18\x06 \x01(\tB\n\n\x08_picture\"\xab\x01\n\x06Refine\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12%\n\x06layers\x18\x02 \x03(\x0b\x32\x15.featherwire.v1.Layer\x12\r\n\x05tasks\x18\x03 \x03(\t\x12\x34\n\x07picture\x18\x04 \x01(\x0b\x32\x1e.featherwire.v1.PictureRequestH\x00\x88\x01\x01\x12\x17\n\x0f\x62undle_short_id\x18\x05 \x01(\x0c\x42\n\n\x08_picture\"\x1f\n\x0cResultCredit\x12\x0f\n\x07\x63redits\x18\x01 \x01(\r\")\n\tHeartbeat\x12\r\n\x05nonce\x18\x01 \x01(\x04\x12\r\n\x05reply\x18\x02 \x01(\x08\"\x05\n\x03\x42ye\"R\n\x03\x41\x63k\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05state\x18\x02 \x01(\r\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x12\x17\n\x0f\x62undle_short_id\x18\x04 \x01(\x0c\"\x19\n\x06\x43redit\x12\x0f\n\x07\x63redits\x18\x01 \x01(\r\"\x84\x01\n\x06Result\x12\x11\n\tresult_id\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\r\x12-\n\x07outcome\x18\x04 \x01(\x0b\x32\x1c.featherwire.v1.FrameOutcome\x12\x17\n\x0f\x62undle_short_id\x18\x05 \x01(\x0c\"\x1b\n\x05\x44rain\x12\x12\n\ndeadline_s\x18\x01 \x01(\x01\"\x87\x03\n\x0e\x43onnectRequest\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.featherwire.v1.HelloH\x00\x12&\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x15.featherwire.v1.FrameH\x00\x12(\n\x06refine\x18\x03 \x01(\x0b\x32\x16.featherwire.v1.RefineH\x00\x12\x35\n\rresult_credit\x18\x04 \x01(\x0b\x32\x1c.featherwire.v1.ResultCreditH\x00\x12\x35\n\rcommand_reply\x18\x05 \x01(\x0b\x32\x1c.featherwire.v1.CommandReplyH\x00\x12.\n\theartbeat\x18\x06 \x01(\x0b\x32\x19.featherwire.v1.HeartbeatH\x00\x12\"\n\x03\x62ye\x18\x07 \x01(\x0b\x32\x13.featherwire.v1.ByeH\x00\x12.\n\x06status\x18\x08 \x01(\x0b\x32\x1c.featherwire.v1.DeviceStatusH\x00\x42\t\n\x07message\"\xec\x02\n\x0f\x43onnectResponse\x12*\n\x07welcome\x18\x01 \x01(\x0b\x32\x17.featherwire.v1.WelcomeH\x00\x12\"\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x13.featherwire.v1.AckH\x00\x12(\n\x06\x63redit\x18\x03 \x01(\x0b\x32\x16.featherwire.v1.CreditH\x00\x12(\n\x06result\x18\x04 \x01(\x0b\x32\x16.featherwire.v1.ResultH\x00\x12*\n\x07\x63ommand\x18\x05 \x01(\x0b\x32\x17.featherwire.v1.CommandH\x00\x12&\n\x05\x64rain\x18\x06 \x01(\x0b\x32\x15.featherwire.v1.DrainH\x00\x12.\n\theartbeat\x18\x07 \x01(\x0b\x32\x19.featherwire.v1.HeartbeatH\x00\x12&\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x15.featherwire.v1.ErrorH\x00\x42\t\n\x07message\"\x8d\x01\n\x0e\x41nalyzeRequest\x12*\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x18.featherwire.v1.Features\x12\r\n\x05tasks\x18\x02 \x03(\t\x12\x34\n\x07picture\x18\x03 \x01(\x0b\x32\x1e.featherwire.v1.PictureRequestH\x00\x88\x01\x01\x42\n\n\x08_picture\"@\n\x0f\x41nalyzeResponse\x12-\n\x07outcome\x18\x01 \x01(\x0b\x32\x1c.featherwire.v1.FrameOutcome2\xab\x01\n\rIngestService\x12N\n\x07\x43onnect\x12\x1e.featherwire.v1.ConnectRequest\x1a\x1f.featherwire.v1.ConnectResponse(\x01\x30\x01\x12J\n\x07\x41nalyze\x12\x1e.featherwire.v1.AnalyzeRequest\x1a\x1f.featherwire.v1.AnalyzeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x65\x61therwire/v1/ingest.proto\x12\x0e\x66\x65\x61therwire.v1\x1a\x1a\x66\x65\x61therwire/v1/fleet.proto\x1a\x1a\x66\x65\x61therwire/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x02\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x11\n\tbundle_id\x18\x04 \x01(\t\x12\x19\n\x11\x63\x61n_switch_bundle\x18\x05 \x01(\x08\x12\x18\n\x10last_result_seen\x18\x06 \x01(\x04\x12\x16\n\x0eresult_credits\x18\x07 \x01(\r\x12\x16\n\x0e\x63lient_version\x18\x08 \x01(\t\x12\x31\n\x06labels\x18\t \x03(\x0b\x32!.featherwire.v1.Hello.LabelsEntry\x12\x17\n\x0f\x61lso_bundle_ids\x18\n \x03(\t\x12\x15\n\rtakes_batches\x18\x0b \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe4\x01\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x1d\n\x15resume_after_sequence\x18\x02 \x01(\x04\x12\x0f\n\x07\x63redits\x18\x03 \x01(\r\x12\x11\n\tbundle_id\x18\x04 \x01(\t\x12\x30\n\x08settings\x18\x05 \x01(\x0b\x32\x1e.featherwire.v1.ServerSettings\x12\x16\n\x0eserver_version\x18\x06 \x01(\t\x12\x1b\n\x13\x61\x63\x63\x65pted_bundle_ids\x18\x07 \x03(\t\x12\x15\n\rtakes_batches\x18\x08 \x01(\x08\"\x88\x02\n\x0eServerSettings\x12\'\n\x05tasks\x18\x01 \x03(\x0b\x32\x18.featherwire.v1.TaskInfo\x12\x19\n\x11max_message_bytes\x18\x02 \x01(\x04\x12\x17\n\x0fmax_frame_bytes\x18\x03 \x01(\x04\x12\x10\n\x08min_side\x18\x04 \x01(\r\x12\x10\n\x08max_side\x18\x05 \x01(\r\x12\x18\n\x10\x66rame_deadline_s\x18\x06 \x01(\x01\x12\x34\n\x0brate_policy\x18\x07 \x01(\x0b\x32\x1a.featherwire.v1.RatePolicyH\x00\x88\x01\x01\x12\x15\n\rfeature_tasks\x18\x08 \x03(\tB\x0e\n\x0c_rate_policy\"\xdc\x01\n\x05\x46rame\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12/\n\x0b\x63\x61ptured_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x08\x66\x65\x61tures\x18\x03 \x03(\x0b\x32\x18.featherwire.v1.Features\x12\r\n\x05tasks\x18\x04 \x03(\t\x12\x34\n\x07picture\x18\x05 \x01(\x0b\x32\x1e.featherwire.v1.PictureRequestH\x00\x88\x01\x01\x12\x13\n\x0btraceparent\x18\x06 \x01(\tB\n\n\x08_picture\"\xab\x01\n\x06Refine\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12%\n\x06layers\x18\x02 \x03(\x0b\x32\x15.featherwire.v1.Layer\x12\r\n\x05tasks\x18\x03 \x03(\t\x12\x34\n\x07picture\x18\x04 \x01(\x0b\x32\x1e.featherwire.v1.PictureRequestH\x00\x88\x01\x01\x12\x17\n\x0f\x62undle_short_id\x18\x05 \x01(\x0c\x42\n\n\x08_picture\"\x1f\n\x0cResultCredit\x12\x0f\n\x07\x63redits\x18\x01 \x01(\r\")\n\tHeartbeat\x12\r\n\x05nonce\x18\x01 \x01(\x04\x12\r\n\x05reply\x18\x02 \x01(\x08\"\x05\n\x03\x42ye\"R\n\x03\x41\x63k\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05state\x18\x02 \x01(\r\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x12\x17\n\x0f\x62undle_short_id\x18\x04 \x01(\x0c\"\x19\n\x06\x43redit\x12\x0f\n\x07\x63redits\x18\x01 \x01(\r\"\x84\x01\n\x06Result\x12\x11\n\tresult_id\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\r\x12-\n\x07outcome\x18\x04 \x01(\x0b\x32\x1c.featherwire.v1.FrameOutcome\x12\x17\n\x0f\x62undle_short_id\x18\x05 \x01(\x0c\"\x1b\n\x05\x44rain\x12\x12\n\ndeadline_s\x18\x01 \x01(\x01\"\xb6\x03\n\x0e\x43onnectRequest\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.featherwire.v1.HelloH\x00\x12&\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x15.featherwire.v1.FrameH\x00\x12(\n\x06refine\x18\x03 \x01(\x0b\x32\x16.featherwire.v1.RefineH\x00\x12\x35\n\rresult_credit\x18\x04 \x01(\x0b\x32\x1c.featherwire.v1.ResultCreditH\x00\x12\x35\n\rcommand_reply\x18\x05 \x01(\x0b\x32\x1c.featherwire.v1.CommandReplyH\x00\x12.\n\theartbeat\x18\x06 \x01(\x0b\x32\x19.featherwire.v1.HeartbeatH\x00\x12\"\n\x03\x62ye\x18\x07 \x01(\x0b\x32\x13.featherwire.v1.ByeH\x00\x12.\n\x06status\x18\x08 \x01(\x0b\x32\x1c.featherwire.v1.DeviceStatusH\x00\x12-\n\x05\x62\x61tch\x18\t \x01(\x0b\x32\x1c.featherwire.v1.RequestBatchH\x00\x42\t\n\x07message\"@\n\x0cRequestBatch\x12\x30\n\x08requests\x18\x01 \x03(\x0b\x32\x1e.featherwire.v1.ConnectRequest\"\x9c\x03\n\x0f\x43onnectResponse\x12*\n\x07welcome\x18\x01 \x01(\x0b\x32\x17.featherwire.v1.WelcomeH\x00\x12\"\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x13.featherwire.v1.AckH\x00\x12(\n\x06\x63redit\x18\x03 \x01(\x0b\x32\x16.featherwire.v1.CreditH\x00\x12(\n\x06result\x18\x04 \x01(\x0b\x32\x16.featherwire.v1.ResultH\x00\x12*\n\x07\x63ommand\x18\x05 \x01(\x0b\x32\x17.featherwire.v1.CommandH\x00\x12&\n\x05\x64rain\x18\x06 \x01(\x0b\x32\x15.featherwire.v1.DrainH\x00\x12.\n\theartbeat\x18\x07 \x01(\x0b\x32\x19.featherwire.v1.HeartbeatH\x00\x12&\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x15.featherwire.v1.ErrorH\x00\x12.\n\x05\x62\x61tch\x18\t \x01(\x0b\x32\x1d.featherwire.v1.ResponseBatchH\x00\x42\t\n\x07message\"C\n\rResponseBatch\x12\x32\n\tresponses\x18\x01 \x03(\x0b\x32\x1f.featherwire.v1.ConnectResponse\"\x8d\x01\n\x0e\x41nalyzeRequest\x12*\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x18.featherwire.v1.Features\x12\r\n\x05tasks\x18\x02 \x03(\t\x12\x34\n\x07picture\x18\x03 \x01(\x0b\x32\x1e.featherwire.v1.PictureRequestH\x00\x88\x01\x01\x42\n\n\x08_picture\"@\n\x0f\x41nalyzeResponse\x12-\n\x07outcome\x18\x01 \x01(\x0b\x32\x1c.featherwire.v1.FrameOutcome2\xab\x01\n\rIngestService\x12N\n\x07\x43onnect\x12\x1e.featherwire.v1.ConnectRequest\x1a\x1f.featherwire.v1.ConnectResponse(\x01\x30\x01\x12J\n\x07\x41nalyze\x12\x1e.featherwire.v1.AnalyzeRequest\x1a\x1f.featherwire.v1.AnalyzeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,39 +37,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO_LABELSENTRY']._loaded_options = None
   _globals['_HELLO_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_HELLO']._serialized_start=137
-  _globals['_HELLO']._serialized_end=446
-  _globals['_HELLO_LABELSENTRY']._serialized_start=401
-  _globals['_HELLO_LABELSENTRY']._serialized_end=446
-  _globals['_WELCOME']._serialized_start=449
-  _globals['_WELCOME']._serialized_end=654
-  _globals['_SERVERSETTINGS']._serialized_start=657
-  _globals['_SERVERSETTINGS']._serialized_end=921
-  _globals['_FRAME']._serialized_start=924
-  _globals['_FRAME']._serialized_end=1144
-  _globals['_REFINE']._serialized_start=1147
-  _globals['_REFINE']._serialized_end=1318
-  _globals['_RESULTCREDIT']._serialized_start=1320
-  _globals['_RESULTCREDIT']._serialized_end=1351
-  _globals['_HEARTBEAT']._serialized_start=1353
-  _globals['_HEARTBEAT']._serialized_end=1394
-  _globals['_BYE']._serialized_start=1396
-  _globals['_BYE']._serialized_end=1401
-  _globals['_ACK']._serialized_start=1403
-  _globals['_ACK']._serialized_end=1485
-  _globals['_CREDIT']._serialized_start=1487
-  _globals['_CREDIT']._serialized_end=1512
-  _globals['_RESULT']._serialized_start=1515
-  _globals['_RESULT']._serialized_end=1647
-  _globals['_DRAIN']._serialized_start=1649
-  _globals['_DRAIN']._serialized_end=1676
-  _globals['_CONNECTREQUEST']._serialized_start=1679
-  _globals['_CONNECTREQUEST']._serialized_end=2070
-  _globals['_CONNECTRESPONSE']._serialized_start=2073
-  _globals['_CONNECTRESPONSE']._serialized_end=2437
-  _globals['_ANALYZEREQUEST']._serialized_start=2440
-  _globals['_ANALYZEREQUEST']._serialized_end=2581
-  _globals['_ANALYZERESPONSE']._serialized_start=2583
-  _globals['_ANALYZERESPONSE']._serialized_end=2647
-  _globals['_INGESTSERVICE']._serialized_start=2650
-  _globals['_INGESTSERVICE']._serialized_end=2821
+  _globals['_HELLO']._serialized_end=469
+  _globals['_HELLO_LABELSENTRY']._serialized_start=424
+  _globals['_HELLO_LABELSENTRY']._serialized_end=469
+  _globals['_WELCOME']._serialized_start=472
+  _globals['_WELCOME']._serialized_end=700
+  _globals['_SERVERSETTINGS']._serialized_start=703
+  _globals['_SERVERSETTINGS']._serialized_end=967
+  _globals['_FRAME']._serialized_start=970
+  _globals['_FRAME']._serialized_end=1190
+  _globals['_REFINE']._serialized_start=1193
+  _globals['_REFINE']._serialized_end=1364
+  _globals['_RESULTCREDIT']._serialized_start=1366
+  _globals['_RESULTCREDIT']._serialized_end=1397
+  _globals['_HEARTBEAT']._serialized_start=1399
+  _globals['_HEARTBEAT']._serialized_end=1440
+  _globals['_BYE']._serialized_start=1442
+  _globals['_BYE']._serialized_end=1447
+  _globals['_ACK']._serialized_start=1449
+  _globals['_ACK']._serialized_end=1531
+  _globals['_CREDIT']._serialized_start=1533
+  _globals['_CREDIT']._serialized_end=1558
+  _globals['_RESULT']._serialized_start=1561
+  _globals['_RESULT']._serialized_end=1693
+  _globals['_DRAIN']._serialized_start=1695
+  _globals['_DRAIN']._serialized_end=1722
+  _globals['_CONNECTREQUEST']._serialized_start=1725
+  _globals['_CONNECTREQUEST']._serialized_end=2163
+  _globals['_REQUESTBATCH']._serialized_start=2165
+  _globals['_REQUESTBATCH']._serialized_end=2229
+  _globals['_CONNECTRESPONSE']._serialized_start=2232
+  _globals['_CONNECTRESPONSE']._serialized_end=2644
+  _globals['_RESPONSEBATCH']._serialized_start=2646
+  _globals['_RESPONSEBATCH']._serialized_end=2713
+  _globals['_ANALYZEREQUEST']._serialized_start=2716
+  _globals['_ANALYZEREQUEST']._serialized_end=2857
+  _globals['_ANALYZERESPONSE']._serialized_start=2859
+  _globals['_ANALYZERESPONSE']._serialized_end=2923
+  _globals['_INGESTSERVICE']._serialized_start=2926
+  _globals['_INGESTSERVICE']._serialized_end=3097
 # @@protoc_insertion_point(module_scope)

@@ -79,6 +79,7 @@ class Hello(_message.Message):
     CLIENT_VERSION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     ALSO_BUNDLE_IDS_FIELD_NUMBER: _builtins.int
+    TAKES_BATCHES_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol; this file is version 1."""
     device: _builtins.str
@@ -99,6 +100,8 @@ class Hello(_message.Message):
     """
     client_version: _builtins.str
     """For logs and the list of devices."""
+    takes_batches: _builtins.bool
+    """The client reads a ResponseBatch. Without it the server sends every message by itself."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -120,10 +123,11 @@ class Hello(_message.Message):
         client_version: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         also_bundle_ids: _abc.Iterable[_builtins.str] | None = ...,
+        takes_batches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_bundle_ids", b"also_bundle_ids", "bundle_id", b"bundle_id", "can_switch_bundle", b"can_switch_bundle", "client_version", b"client_version", "device", b"device", "labels", b"labels", "last_result_seen", b"last_result_seen", "protocol_version", b"protocol_version", "result_credits", b"result_credits", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_bundle_ids", b"also_bundle_ids", "bundle_id", b"bundle_id", "can_switch_bundle", b"can_switch_bundle", "client_version", b"client_version", "device", b"device", "labels", b"labels", "last_result_seen", b"last_result_seen", "protocol_version", b"protocol_version", "result_credits", b"result_credits", "session", b"session", "takes_batches", b"takes_batches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -142,6 +146,7 @@ class Welcome(_message.Message):
     SETTINGS_FIELD_NUMBER: _builtins.int
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
     ACCEPTED_BUNDLE_IDS_FIELD_NUMBER: _builtins.int
+    TAKES_BATCHES_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     resume_after_sequence: _builtins.int
     """Every frame up to this sequence was accepted; send again what comes after. 0 is none."""
@@ -151,6 +156,8 @@ class Welcome(_message.Message):
     """Bundle in which this server wants its frames; fetch it from BundleService when it is not yours."""
     server_version: _builtins.str
     """For logs."""
+    takes_batches: _builtins.bool
+    """The server reads a RequestBatch."""
     @_builtins.property
     def settings(self) -> Global___ServerSettings: ...
     @_builtins.property
@@ -169,10 +176,11 @@ class Welcome(_message.Message):
         settings: Global___ServerSettings | None = ...,
         server_version: _builtins.str = ...,
         accepted_bundle_ids: _abc.Iterable[_builtins.str] | None = ...,
+        takes_batches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_bundle_ids", b"accepted_bundle_ids", "bundle_id", b"bundle_id", "credits", b"credits", "protocol_version", b"protocol_version", "resume_after_sequence", b"resume_after_sequence", "server_version", b"server_version", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_bundle_ids", b"accepted_bundle_ids", "bundle_id", b"bundle_id", "credits", b"credits", "protocol_version", b"protocol_version", "resume_after_sequence", b"resume_after_sequence", "server_version", b"server_version", "settings", b"settings", "takes_batches", b"takes_batches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -527,6 +535,7 @@ class ConnectRequest(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     BYE_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -543,6 +552,8 @@ class ConnectRequest(_message.Message):
     def bye(self) -> Global___Bye: ...
     @_builtins.property
     def status(self) -> _fleet_pb2.DeviceStatus: ...
+    @_builtins.property
+    def batch(self) -> Global___RequestBatch: ...
     def __init__(
         self,
         *,
@@ -554,16 +565,41 @@ class ConnectRequest(_message.Message):
         heartbeat: Global___Heartbeat | None = ...,
         bye: Global___Bye | None = ...,
         status: _fleet_pb2.DeviceStatus | None = ...,
+        batch: Global___RequestBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bye", b"bye", "command_reply", b"command_reply", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "refine", b"refine", "result_credit", b"result_credit", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "bye", b"bye", "command_reply", b"command_reply", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "refine", b"refine", "result_credit", b"result_credit", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bye", b"bye", "command_reply", b"command_reply", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "refine", b"refine", "result_credit", b"result_credit", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "bye", b"bye", "command_reply", b"command_reply", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "refine", b"refine", "result_credit", b"result_credit", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "frame", "refine", "result_credit", "command_reply", "heartbeat", "bye", "status"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "frame", "refine", "result_credit", "command_reply", "heartbeat", "bye", "status", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ConnectRequest: _TypeAlias = ConnectRequest  # noqa: Y015
+
+@_typing.final
+class RequestBatch(_message.Message):
+    """Messages that were ready together, in their order; none of them is a Hello or a RequestBatch. It
+    counts against max_message_bytes as a whole.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConnectRequest]: ...
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___ConnectRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestBatch: _TypeAlias = RequestBatch  # noqa: Y015
 
 @_typing.final
 class ConnectResponse(_message.Message):
@@ -577,6 +613,7 @@ class ConnectResponse(_message.Message):
     DRAIN_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -595,6 +632,8 @@ class ConnectResponse(_message.Message):
     def error(self) -> _types_pb2.Error:
         """Ends the stream. Errors of single frames travel in their Result instead."""
 
+    @_builtins.property
+    def batch(self) -> Global___ResponseBatch: ...
     def __init__(
         self,
         *,
@@ -606,16 +645,39 @@ class ConnectResponse(_message.Message):
         drain: Global___Drain | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         error: _types_pb2.Error | None = ...,
+        batch: Global___ResponseBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "command", b"command", "credit", b"credit", "drain", b"drain", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "result", b"result", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "batch", b"batch", "command", b"command", "credit", b"credit", "drain", b"drain", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "result", b"result", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "command", b"command", "credit", b"credit", "drain", b"drain", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "result", b"result", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "batch", b"batch", "command", b"command", "credit", b"credit", "drain", b"drain", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "result", b"result", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "ack", "credit", "result", "command", "drain", "heartbeat", "error"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "ack", "credit", "result", "command", "drain", "heartbeat", "error", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ConnectResponse: _TypeAlias = ConnectResponse  # noqa: Y015
+
+@_typing.final
+class ResponseBatch(_message.Message):
+    """Messages that were ready together, in their order; none of them is a ResponseBatch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConnectResponse]: ...
+    def __init__(
+        self,
+        *,
+        responses: _abc.Iterable[Global___ConnectResponse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["responses", b"responses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResponseBatch: _TypeAlias = ResponseBatch  # noqa: Y015
 
 @_typing.final
 class AnalyzeRequest(_message.Message):
