@@ -29,6 +29,7 @@ class Device:
         self.latencies_s: list[float] = []
         self.sequence = 0
         self._sent_at: dict[int, float] = {}
+        self._unacknowledged: set[int] = set()
         self._hello = Hello(device, session, can_switch_bundle=True, takes_batches=True)
         self._channel = grpc.aio.insecure_channel(address, options=client_options())
         self._call: Any = ingest_pb2_grpc.IngestServiceStub(self._channel).Connect()
@@ -40,9 +41,12 @@ class Device:
         self._writer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Device:
-        """Say Hello, and have Welcome."""
+        """Say Hello, and have Welcome. Raises ConnectionError with the reason of a refusal."""
         await self._call.write(ingest_pb2.ConnectRequest(hello=hello_message(self._hello)))
         first = await self._call.read()
+        if not first.HasField("welcome"):
+            await self._channel.close()
+            raise ConnectionError(first.error.reason)
         self.welcome: ingest_pb2.Welcome = first.welcome
         self.sequence = self.welcome.resume_after_sequence
         self._credits = self.welcome.credits
@@ -70,13 +74,14 @@ class Device:
         self._credits -= 1
         self.sequence += 1
         frame.sequence = self.sequence
+        self._unacknowledged.add(self.sequence)
         self._sent_at[self.sequence] = time.perf_counter()
         self._put(ingest_pb2.ConnectRequest(frame=frame))
         return self.sequence
 
     async def settled(self) -> None:
         """Wait until every frame has its ack and its result."""
-        while self._sent_at or len(self.acks) < len(self.results):
+        while self._sent_at or self._unacknowledged:
             await self._wait()
 
     def beat(self) -> None:
@@ -124,10 +129,15 @@ class Device:
         kind = response.WhichOneof("message")
         if kind == "ack":
             self.acks.append(response.ack.sequence)
+            self._unacknowledged.discard(response.ack.sequence)
         elif kind == "credit":
             self._credits += response.credit.credits
         elif kind == "result":
             sequence = response.result.sequence
+            if sequence not in self._sent_at:
+                return  # of a stream before
+            if response.result.result_id == 0:  # refused, so there is no ack
+                self._unacknowledged.discard(sequence)
             self.results.append(sequence)
             if response.result.outcome.HasField("error"):
                 self.errors.append(response.result.outcome.error.reason)

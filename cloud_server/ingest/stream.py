@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from cloud_server.auth.caller import Caller
 from cloud_server.fleet.fleet import Fleet, Link
@@ -221,6 +222,8 @@ class Stream:
             pass
         except TimeoutError:
             self.fail(SessionError("no_hello", "no Hello came in time"))
+        except DecodeError:
+            self.fail(SessionError("invalid_message", "what came is no message of this protocol"))
         except FeatherwireError as error:
             self.fail(error)
         except Exception as error:  # noqa: BLE001  # one client's message must not be silent

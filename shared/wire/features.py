@@ -32,9 +32,9 @@ def parse_bitstreams(
         raise _invalid(f"are {len(messages)}, not 1 to {MAX_BITSTREAMS}")
     if len({message.bundle_short_id for message in messages}) != len(messages):
         raise _invalid("of one bundle come twice")
+    if len(messages) > 1:
+        check_together(sum(map(_payload_bytes, messages)), limits)
     bitstreams = tuple(parse_features(message, limits) for message in messages)
-    if len(bitstreams) > 1:
-        check_together(sum(map(_payload_bytes, bitstreams)), limits)
     first = bitstreams[0]
     for other in bitstreams[1:]:
         if (other.width, other.height) != (first.width, first.height):
@@ -51,6 +51,8 @@ def parse_features(message: types_pb2.Features, limits: Limits = DEFAULT_LIMITS)
 
     That the layers suit the bundle is the codec's to say.
     """
+    if message.HasField("partial"):
+        check_together(_payload_bytes(message), limits)
     bitstream = Bitstream(
         bundle_id=message.bundle_short_id,
         width=message.width,
@@ -59,8 +61,6 @@ def parse_features(message: types_pb2.Features, limits: Limits = DEFAULT_LIMITS)
         layers=parse_layers(message.layers, limits),
         partial=_partial(message) if message.HasField("partial") else None,
     )
-    if bitstream.partial is not None:
-        check_together(_payload_bytes(bitstream), limits)
     bitstream.check(limits)
     return bitstream
 
@@ -135,11 +135,8 @@ def layer_message(layer: Layer) -> types_pb2.Layer:
 # -- parts ---------------------------------------------------------------------------------------
 
 
-def _payload_bytes(bitstream: Bitstream) -> int:
-    partial = bitstream.partial
-    return sum(
-        len(layer.payload) for layer in (*bitstream.layers, *((partial,) if partial else ()))
-    )
+def _payload_bytes(message: types_pb2.Features) -> int:
+    return len(message.partial.payload) + sum(len(layer.payload) for layer in message.layers)
 
 
 def _partial(features: types_pb2.Features) -> PartialLayer:

@@ -313,8 +313,11 @@ def test_a_second_bitstream_of_wrong_content_fails_the_frame_alone(
     features, picture = feature_encoder.encode(red), encoder.encode(red)
     damaged = replace(picture, layers=(Layer(4, b"\xff" * 40), *picture.layers[1:]))
     client.frame(1, (features, damaged), tasks=("detection",))
-    client.frame(2, (features, replace(features, bundle_id=picture.bundle_id)))
-    client.frame(3, (replace(picture, bundle_id=features.bundle_id), picture))
+    client.frame(
+        2, (features, replace(features, bundle_id=picture.bundle_id)), tasks=("detection",)
+    )
+    wrong = replace(picture, bundle_id=features.bundle_id)
+    client.frame(3, (wrong, picture), tasks=("detection",))
     for result in client.wait_for("result", 3):
         assert result.outcome.error.kind == 1, result.outcome  # ERROR_KIND_BITSTREAM
     client.frame(4, (features, picture), tasks=("detection",))
