@@ -1,6 +1,7 @@
 """`make bench`: rate, distortion, perception and accuracy beside the rivals', times, memory.
 
     python -m benchmarks [PHOTO|FOLDER|TAR ...] [--limit N] [--cache FOLDER]
+    python -m benchmarks --transport
     python -m benchmarks --accuracy SET [SET ...] [--task NAME] [--limit N] [--cache FOLDER]
 
 Without photos it takes those that packages ship. Results go to benchmarks/results/SET/; what was
@@ -29,6 +30,7 @@ from benchmarks.feature_speed import FEATURE_REFERENCE, feature_bundles, feature
 from benchmarks.memory import edge_peak_megabytes
 from benchmarks.speed import speed_table, speeds
 from benchmarks.strip import write_strip
+from benchmarks.transport.measure import transport, transport_table, write_transport
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError
 from training.evaluate.cache import default_cache_dir
@@ -54,6 +56,9 @@ def main() -> int:
             accuracy_curves(arguments, _say)
             return 0
         bundle = Bundle.load(arguments.bundle)
+        if arguments.transport:
+            transport_times(bundle, arguments.output)
+            return 0
         if not arguments.only_times:
             curves(bundle, arguments)
         if not arguments.no_times:
@@ -111,9 +116,17 @@ def times_and_strip(bundle: Bundle, arguments: argparse.Namespace) -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "speed.json").write_text(json.dumps(document, indent=1) + "\n")
     (arguments.output / "speed.md").write_text(text)
+    transport_times(bundle, arguments.output)
     cat = np.ascontiguousarray(data.chelsea())
     write_strip(bundle, cat, CATS_FACE, arguments.output / "states.webp")
     print(text)
+
+
+def transport_times(bundle: Bundle, output: Path) -> None:
+    """Frames a second through a durable session, beside a bare echo: a page and its numbers."""
+    rows = transport(bundle)
+    write_transport(rows, output)
+    print(transport_table(rows))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--accuracy", nargs="+", type=Path, metavar="SET", help="accuracy on annotated sets instead"
     )
+    parser.add_argument("--transport", action="store_true", help="the transport's rates alone")
     parser.add_argument("--task", default="detection", help="with --accuracy: the task")
     parser.add_argument("--split", default=None, help="with --accuracy: which part of the set")
     parser.add_argument("--bundle", default=None, help="folder, zip or name; default: the packaged")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import statistics
 import tempfile
 import time
@@ -21,6 +22,9 @@ from shared.proto.featherwire.v1 import ingest_pb2
 
 SIZES = (2_000, 4_000, 40_000)
 SESSIONS = (1, 4)
+CREDITS = (8, 64)
+"""The server's default, where the disk's latency counts, and what a fast sender is given."""
+
 FRAMES = 600
 """Of one session in one round; of several sessions together."""
 ROUNDS = 5
@@ -35,21 +39,24 @@ def transport(
     sessions: Sequence[int] = SESSIONS,
     frames: int = FRAMES,
     rounds: int = ROUNDS,
-    arguments: Sequence[str] = (),
+    credits: Sequence[int] = CREDITS,
 ) -> list[dict[str, Any]]:
     """Frames a second through the durable session and through the echo, and their ratio.
 
-    Both have as many frames under way as the server gives credits. ``arguments``: more for the
-    server. Raises DemoError when that does not start.
+    Both have as many frames under way as the server gives ``credits``; each of these is a server
+    of its own. Raises DemoError when one does not start.
     """
+    tasks_off = ("--bundle", str(bundle.origin), "--bundles", "none", "--tasks", "none")
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, echo_server() as bare:
-        tasks_off = ("--bundle", bundle.origin, "--bundles", "none", "--tasks", "none")
-        with server(Path(folder) / "server.log", *tasks_off, *arguments) as ours:
-            cases = list(itertools.product(sizes, sessions))
-            return [
-                asyncio.run(_case(bundle, ours, bare, size, streams, frames, rounds))
-                for size, streams in cases
-            ]
+        for window in credits:
+            log = Path(folder) / "server.log"
+            with server(log, *tasks_off, "--credits", str(window)) as ours:
+                rows += [
+                    asyncio.run(_case(bundle, ours, bare, size, streams, frames, rounds))
+                    for size, streams in itertools.product(sizes, sessions)
+                ]
+    return rows
 
 
 async def _case(
@@ -98,6 +105,13 @@ async def _timed(work: Sequence[Any]) -> float:
     started = time.perf_counter()
     await asyncio.gather(*work)
     return time.perf_counter() - started
+
+
+def write_transport(rows: Sequence[dict[str, Any]], output: Path) -> None:
+    """transport.json, and transport.md beside the other times."""
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "transport.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (output / "transport.md").write_text(transport_table(rows))
 
 
 def transport_table(rows: Sequence[dict[str, Any]]) -> str:
