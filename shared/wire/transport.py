@@ -61,6 +61,9 @@ def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> ChannelOptions
         *_common_options(max_message_bytes),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", round(KEEPALIVE_TIME_S * 500)),
         ("grpc.http2.max_ping_strikes", 3),
+        # Features are entropy-coded already, and gRPC unpacks a whole message before it looks at
+        # its size: no compression but identity.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
         # A second server on the same port is a mistake, not a load balancer.
         ("grpc.so_reuseport", 0),
     ]
