@@ -67,7 +67,7 @@ def test_what_becomes_of_frames_is_counted_and_timed(bundle: Bundle) -> None:
             for state in (0, 0, 3):
                 outcome = await engine.submit(frame(bundle, state))
                 assert outcome.error is None
-            assert (await engine.submit(EngineFrame((forged,)))).error is not None
+            assert (await engine.submit(EngineFrame((forged,), ("detection",)))).error is not None
             assert (await engine.submit(EngineFrame((foreign,)))).error is not None
             missing = await engine.submit(
                 dataclasses.replace(whole, tasks=("detection", "nonsense"))

@@ -269,7 +269,9 @@ class Frame(_message.Message):
 
     @_builtins.property
     def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of tasks to run; none are run when it is empty."""
+        """Names of tasks to run; none are run when it is empty. Features of a frame that asks for neither
+        tasks nor a picture are checked by their sums alone, and decoded when somebody asks for more.
+        """
 
     @_builtins.property
     def picture(self) -> _types_pb2.PictureRequest:
