@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from edge_client.rate.bucket import TokenBucket, cost
-from edge_client.rate.goodput import Goodput
+from edge_client.rate.link import LinkModel
 from edge_client.rate.steering import Steering
 from shared.codec import RateTarget
 from shared.errors import BudgetError
@@ -46,7 +46,7 @@ class RateControl:
         self._lock = threading.Lock()
         self._policy = RatePolicy()
         self._bucket: TokenBucket | None = None
-        self._goodput = Goodput()
+        self._link = LinkModel()
         self._steering: Steering | None = None
         self._shape: tuple[object, ...] = ()
         self._ratio = 1.0
@@ -67,13 +67,13 @@ class RateControl:
     def goodput_bytes_per_second(self) -> float | None:
         """What the network took in the last seconds; None where it is not the bottleneck."""
         with self._lock:
-            rate = self._goodput.rate(self._clock())
+            rate = self._link.rate(self._clock())
             return rate.bytes_per_second if rate is not None else None
 
     @property
     def queue_delay_s(self) -> float:
         """How much longer the last frame was under way than the quickest."""
-        return self._goodput.queue_delay_s
+        return self._link.queue_delay_s
 
     @property
     def policy(self) -> RatePolicy:
@@ -138,11 +138,8 @@ class RateControl:
         def load(index: int) -> float:
             return cost(round(bits[index] * pixels / 8 * self._ratio)) * fps
 
-        now_s = self._clock()
         budget = self._bucket.bytes_per_second
-        rate = self._goodput.rate(now_s)
-        clear_s = self._goodput.clear_s(now_s, self._steering.entered_s)
-        return self._steering.choose(now_s, load, budget, rate, clear_s)
+        return self._steering.choose(self._clock(), load, budget, self._link)
 
     # -- frames ----------------------------------------------------------------------------------
 
@@ -156,7 +153,7 @@ class RateControl:
                 wait_s = max(0.0, next_s - now_s)
             if self._bucket is not None:
                 wait_s = max(wait_s, self._bucket.wait_s(message_bytes, now_s))
-                if not self._goodput.may_send(now_s):
+                if not self._link.may_send(now_s):
                     wait_s = max(wait_s, LOOK_AGAIN_S)
             return wait_s
 
@@ -165,19 +162,19 @@ class RateControl:
         with self._lock:
             now_s = self._clock()
             self._last_frame_s = now_s
-            self._goodput.sent(sequence, message_bytes, now_s)
+            self._link.sent(sequence, message_bytes, now_s)
             if self._bucket is not None:
                 self._bucket.spend(message_bytes, now_s)
 
     def acknowledged(self, sequence: int) -> None:
         """The server has it."""
         with self._lock:
-            self._goodput.acknowledged(sequence, self._clock())
+            self._link.acknowledged(sequence, self._clock())
 
     def lost(self) -> None:
         """The stream has ended."""
         with self._lock:
-            self._goodput.lost()
+            self._link.lost()
 
     def _set_bucket(self) -> None:
         budgets = [b for b in (self._own, self._policy.bytes_per_second) if b is not None]

@@ -23,6 +23,8 @@ class Link:
     ladder: list[DiffusionState]
     propagation_s: float = 0.05
     noise: float = 0.1
+    jitter_s: float = 0.0
+    """Acknowledgements are late by up to this."""
     offered_fps: float = 1.0
     seed: int = 1
     now_s: float = 0.0
@@ -59,7 +61,8 @@ class Link:
             self.sent.append((at_s, size))
             begin_s = max(at_s, free_s)
             free_s = begin_s + size / self.bandwidth(begin_s)
-            acks.append((free_s + self.propagation_s, sequence))
+            back_s = free_s + self.propagation_s + rng.uniform(0.0, self.jitter_s)
+            acks.append((max(back_s, acks[-1][0] if acks else 0.0), sequence))
             self.delays.append((at_s, free_s - at_s))
         return control
 
