@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from edge_client.rate.bucket import TokenBucket, cost
 from edge_client.rate.link import LinkModel
@@ -22,8 +22,9 @@ _SMOOTHING = 0.1
 class RateControl:
     """Chooses states and says when a frame may go. Thread-safe.
 
-    Without a budget, its own or the operator's, it never makes a frame wait, and it leaves the
-    state as it was asked for, but for the operator's policy.
+    Without a budget, its own or the operator's, it leaves the state as it was asked for, but for
+    the operator's policy, and makes a frame wait only where more would be under way than the
+    network takes in a few seconds.
     """
 
     def __init__(
@@ -151,25 +152,31 @@ class RateControl:
             if self._policy.max_frames_per_second is not None and self._last_frame_s is not None:
                 next_s = self._last_frame_s + 1.0 / self._policy.max_frames_per_second
                 wait_s = max(0.0, next_s - now_s)
-            if self._bucket is not None:
+            if self._bucket is None:
+                free = self._link.may_flood(message_bytes, now_s)
+            else:
                 wait_s = max(wait_s, self._bucket.wait_s(message_bytes, now_s))
-                if not self._link.may_send(now_s):
-                    wait_s = max(wait_s, LOOK_AGAIN_S)
-            return wait_s
+                free = self._link.may_send(now_s)
+            return wait_s if free else max(wait_s, LOOK_AGAIN_S)
 
-    def sent(self, sequence: int, message_bytes: int) -> None:
-        """A frame goes out."""
+    def posted(self, key: Hashable | None, message_bytes: int, *, frame: bool = True) -> None:
+        """A message goes out, which ``key`` stands for; None for what is not acknowledged.
+
+        What is no frame goes at once, and the frames after it wait for it.
+        """
         with self._lock:
             now_s = self._clock()
-            self._last_frame_s = now_s
-            self._link.sent(sequence, message_bytes, now_s)
+            if frame:
+                self._last_frame_s = now_s
+            if key is not None:
+                self._link.sent(key, message_bytes, now_s)
             if self._bucket is not None:
                 self._bucket.spend(message_bytes, now_s)
 
-    def acknowledged(self, sequence: int) -> None:
+    def acknowledged(self, key: Hashable) -> None:
         """The server has it."""
         with self._lock:
-            self._link.acknowledged(sequence, self._clock())
+            self._link.acknowledged(key, self._clock())
 
     def lost(self) -> None:
         """The stream has ended."""

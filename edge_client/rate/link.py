@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+
+from shared.wire.transport import KEEPALIVE_TIMEOUT_S
 
 WINDOW_S = 10.0
 WINDOW_LATENCIES = 6
@@ -37,6 +39,11 @@ SLACK = 0.1
 MAX_FRAMES = 64
 QUEUE_S = 0.5
 """A frame may wait so long behind others, or behind a single one."""
+
+FLOOD_S = 0.4 * KEEPALIVE_TIMEOUT_S
+"""So many seconds of bytes may be under way where no bandwidth is given."""
+FIRST_BYTES = 32 * 2**10
+"""So many while the link is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,7 @@ class _Sample:
     latency_s: float
     gap_s: float
     queued: bool
+    began_s: float
 
     @property
     def service_s(self) -> float:
@@ -74,7 +82,7 @@ class LinkModel:
     """Times are seconds of a clock that never goes back."""
 
     def __init__(self) -> None:
-        self._in_flight: OrderedDict[int, _Sent] = OrderedDict()
+        self._in_flight: OrderedDict[Hashable, _Sent] = OrderedDict()
         self._bytes = 0
         self.queue_delay_s = 0.0
         """Of the last acknowledged frame: how long it certainly waited."""
@@ -97,15 +105,15 @@ class LinkModel:
 
     # -- what happens ----------------------------------------------------------------------------
 
-    def sent(self, sequence: int, size: int, now_s: float) -> None:
-        """A frame goes out."""
-        if sequence not in self._in_flight:
-            self._in_flight[sequence] = _Sent(now_s, size, alone=not self._in_flight)
+    def sent(self, key: Hashable, size: int, now_s: float) -> None:
+        """A frame goes out, or whatever else is acknowledged."""
+        if key not in self._in_flight:
+            self._in_flight[key] = _Sent(now_s, size, alone=not self._in_flight)
             self._bytes += size
 
-    def acknowledged(self, sequence: int, now_s: float) -> int:
+    def acknowledged(self, key: Hashable, now_s: float) -> int:
         """A frame has arrived; returns its bytes, 0 when that was known."""
-        frame = self._in_flight.pop(sequence, None)
+        frame = self._in_flight.pop(key, None)
         if frame is None:
             return 0
         self._bytes -= frame.size
@@ -135,12 +143,13 @@ class LinkModel:
         queued = late and not frame.alone
         self.queue_delay_s = max(0.0, waited_s) if queued else 0.0
         last = self._samples[-1] if self._samples else None
-        if last is not None and gap_s < TOGETHER_S:
+        if last is not None and gap_s < TOGETHER_S and now_s - last.began_s < 5 * TOGETHER_S:
+            last.at_s = now_s
             last.size += frame.size
             last.latency_s += gap_s
             last.gap_s += gap_s
         else:
-            self._samples.append(_Sample(now_s, frame.size, latency_s, gap_s, queued))
+            self._samples.append(_Sample(now_s, frame.size, latency_s, gap_s, queued, now_s))
         self._keep_rate(now_s)
         if queued:
             self._queued_s = now_s
@@ -232,6 +241,16 @@ class LinkModel:
         if known is None:
             return count < self._most
         return self._bytes / known - self.propagation_s(now_s, known) <= QUEUE_S
+
+    def may_flood(self, size: int, now_s: float) -> bool:
+        """Whether a further message would leave what is under way short enough for the transport's
+        keepalive, which is answered behind it."""
+        if not self._in_flight:
+            return True
+        oldest = next(iter(self._in_flight.values()))
+        if now_s - max(oldest.at_s, self._last_ack_s) > FLOOD_S:
+            return False
+        return self._bytes + size <= max(FIRST_BYTES, self.floor(now_s) * FLOOD_S)
 
     def _unqueued_s(self, size: int, now_s: float) -> float:
         """What a frame takes that need not wait, or more; inf when nothing is known."""

@@ -36,7 +36,16 @@ MAX_CREDITS = 4096
 
 class Listener(Protocol):
     """Who is told what a stream brings, besides the replies that are awaited. From the reader's
-    thread; an error that these raise ends the stream."""
+    thread, but for ``posted``; an error that these raise ends the stream."""
+
+    def posted(self, key: Key | None, message_bytes: int, *, frame: bool) -> None:
+        """A message goes out, which the server will acknowledge by that key; None: it will not.
+
+        Called under the connection's lock: it may not call back.
+        """
+
+    def delivered(self, key: Key) -> None:
+        """The server has what was posted with this key, or refuses it."""
 
     def acknowledged(self, sequence: int) -> None:
         """The server has this frame, at the state that was sent."""
@@ -86,7 +95,7 @@ class Connection:
         self._told = fleet_pb2.DeviceStatus()
         self._closing = False
         self._requests: queue.SimpleQueue[ingest_pb2.ConnectRequest | None] = queue.SimpleQueue()
-        self._requests.put(ingest_pb2.ConnectRequest(hello=hello_message(hello)))
+        self.put(ingest_pb2.ConnectRequest(hello=hello_message(hello)))
         stub = ingest_pb2_grpc.IngestServiceStub(channel)
         self._call = stub.Connect(iter(self._requests.get, None))
         self._reader = threading.Thread(target=self._read, name="featherwire-reader", daemon=True)
@@ -217,7 +226,7 @@ class Connection:
         """Say Bye, give frames in flight ``timeout_s`` to come back, and end the stream."""
         with self._changed:
             self._closing = True
-        self._requests.put(ingest_pb2.ConnectRequest(bye=ingest_pb2.Bye()))
+        self.put(ingest_pb2.ConnectRequest(bye=ingest_pb2.Bye()))
         self._requests.put(None)
         self._reader.join(timeout_s)
         self._call.cancel()
@@ -251,10 +260,15 @@ class Connection:
         """Send what costs a credit. The connection's lock is held."""
         self._credits -= 1
         self._pending[key] = replace(pending, sent_at=time.perf_counter())
+        if self._listener is not None:
+            frame = request.WhichOneof("message") == "frame"
+            self._listener.posted(key, request.ByteSize(), frame=frame)
         self._requests.put(request)
 
     def put(self, request: ingest_pb2.ConnectRequest) -> None:
-        """Send what costs nothing."""
+        """Send what costs no credit."""
+        if self._listener is not None:
+            self._listener.posted(None, request.ByteSize(), frame=False)
         self._requests.put(request)
 
     def raise_unless_open(self) -> None:
@@ -389,8 +403,10 @@ class Connection:
     def _take_ack(self, ack: ingest_pb2.Ack) -> None:
         """Tell the listener of a frame's own acknowledgement, not of a refinement's."""
         assert self._listener is not None
+        key = (ack.sequence, ack.bundle_short_id, ack.state)
         with self._changed:
-            pending = self._pending.get((ack.sequence, ack.bundle_short_id, ack.state))
+            pending = self._pending.get(key)
+        self._listener.delivered(key)
         if pending is None or not pending.refines:
             self._listener.acknowledged(ack.sequence)
 
@@ -402,6 +418,8 @@ class Connection:
             pending = self._pending.pop(key, None)
             if pending is not None and not pending.refines:
                 refinement = self._commands.refinement_of(result.sequence)
+        if self._listener is not None:
+            self._listener.delivered(key)
         if pending is None and self._listener is None:
             return  # a repeated result, or one whose caller has given up
         try:

@@ -24,7 +24,7 @@ from edge_client.rate import RateControl
 from edge_client.session.backoff import Backoff
 from edge_client.session.kept import KeptFrames
 from edge_client.session.opening import Link
-from edge_client.session.pending import Reply
+from edge_client.session.pending import Key, Reply
 from edge_client.session.result import FrameResult, failed, received
 from edge_client.spool import Spool
 from shared.errors import FeatherwireError, SessionError, SpoolError
@@ -211,10 +211,17 @@ class Courier:
 
     # -- from the stream's reader ----------------------------------------------------------------
 
+    def posted(self, key: Key | None, message_bytes: int, *, frame: bool) -> None:
+        """A message goes out."""
+        self._rate.posted(key, message_bytes, frame=frame)
+
+    def delivered(self, key: Key) -> None:
+        """The server has what was posted with this key."""
+        self._rate.acknowledged(key)
+
     def acknowledged(self, sequence: int) -> None:
         """The server has this frame."""
         self._backoff.reset()
-        self._rate.acknowledged(sequence)
         self.spool.acknowledge(sequence)
         with self._changed:
             if (one := self._open.get(sequence)) is not None:
@@ -233,7 +240,6 @@ class Courier:
 
     def _answered(self, reply: Reply) -> None:
         """The first result of a frame goes into the inbox; others of it go nowhere."""
-        self._rate.acknowledged(reply.sequence)
         error = reply.outcome.error
         with self._changed:
             here = self._open.get(reply.sequence)
@@ -444,10 +450,8 @@ class Courier:
         )
         link.framer.ask(message, default_tasks=queued.default_tasks, kept=kept)
         try:
-            self._rate.sent(queued.sequence, message.ByteSize())
             future = link.connection.send_frame(message)
         except SessionError as error:
-            self._rate.acknowledged(queued.sequence)
             if error.reason == "message_too_large":
                 self._cursor = queued.sequence
                 self.give_up(queued.sequence, error)

@@ -16,20 +16,27 @@ from edge_client.session.in_flight import InFlight, too_late
 from edge_client.session.kept import Part
 from edge_client.session.opening import Link
 from edge_client.session.outgoing import Wishes, make_frame
-from edge_client.session.pending import Reply
+from edge_client.session.pending import Key, Reply
 from edge_client.session.result import FrameResult, failed, received
 from shared.errors import FeatherwireError, SessionError
 
 
 class RateListener:
-    """Tells a rate control what a stream has acknowledged."""
+    """Tells a rate control what a stream carries."""
 
     def __init__(self, control: RateControl) -> None:
         self._control = control
 
+    def posted(self, key: Key | None, message_bytes: int, *, frame: bool) -> None:
+        """A message goes out."""
+        self._control.posted(key, message_bytes, frame=frame)
+
+    def delivered(self, key: Key) -> None:
+        """The server has what was posted with this key."""
+        self._control.acknowledged(key)
+
     def acknowledged(self, sequence: int) -> None:
-        """The server has a frame."""
-        self._control.acknowledged(sequence)
+        """Nothing keeps the frame that could be let go."""
 
     def unclaimed(self, reply: Reply) -> None:
         """A repeated result, or one whose caller has given up."""
@@ -114,7 +121,6 @@ class DirectSender:
             more=frame.make_others is not None,
             traceparent=frame.traceparent,
         )
-        self._control.sent(sequence, size)
         return sequence, future
 
     def _finish(self, sequence: int, frame: Outgoing) -> None:

@@ -56,7 +56,7 @@ class Link:
             if control.wait_s(size) > 0:
                 continue
             sequence += 1
-            control.sent(sequence, size)
+            control.posted(sequence, size)
             self.states.append((at_s, row.state))
             self.sent.append((at_s, size))
             begin_s = max(at_s, free_s)

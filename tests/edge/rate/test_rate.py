@@ -160,7 +160,7 @@ def test_the_operators_policy_stands_within_the_budget() -> None:
     assert control.budget_bytes_per_second == 2_000
     control.set_policy(RatePolicy(max_frames_per_second=0.5))
     assert control.wait_s(10) == 0
-    control.sent(1, 10)
+    control.posted(1, 10)
     assert control.wait_s(10) == pytest.approx(2.0)
 
 
