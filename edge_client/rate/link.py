@@ -42,7 +42,7 @@ QUEUE_S = 0.5
 
 FLOOD_S = 0.4 * KEEPALIVE_TIMEOUT_S
 """So many seconds of bytes may be under way where no bandwidth is given."""
-FIRST_BYTES = 32 * 2**10
+FIRST_BYTES = 16 * 2**10
 """So many while the link is not known."""
 
 

@@ -158,14 +158,16 @@ class Steering:
         elif (
             rate is None
             and link.clear_s(now_s, self._entered_s) >= self._hold_s
-            and self._may_fit(load, link)
+            and self._may_fit(now_s, load, link)
         ):
             self._move(self._index + 1, now_s)
 
-    def _may_fit(self, load: Load, link: LinkModel) -> bool:
-        """Whether the next state may fit though nothing was seen to change."""
+    def _may_fit(self, now_s: float, load: Load, link: LinkModel) -> bool:
+        """Whether the next state may fit though nothing shows it."""
         assert self._index is not None
         latch = self._latch
+        if now_s < self._hint_until_s:
+            return load(self._index + 1) <= link.floor(now_s, self._hint_s)
         if latch is None or load(self._index + 1) <= latch.rate * CHANGED:
             return True
         return load(self._index) <= latch.rate and not link.tells(latch.rate, CHANGED)

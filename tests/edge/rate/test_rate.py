@@ -90,14 +90,16 @@ def test_a_change_of_bandwidth_is_followed_within_seconds(
     link = Link(control_of, lambda at: before if at < changed_s else after, **made)
     link.run(200)
     settled = {state for at, state in link.states if at > settled_s}
+    needs = {row.state: row.typical_bits_per_pixel * PIXELS / 8 for row in link.ladder}
+    least, most = needs[max(settled)] / 1.6, needs[min(settled)] * 1.6
     near = {state + d for state in settled for d in (-1, 0, 1)}
+    near |= {state for state, need in needs.items() if least <= need <= most}
     # A frame that was under way when the network became slower is let through first.
     under_way_s = max(
         (delay for at, delay in link.delays if changed_s - 10 < at <= changed_s + 1), default=0.0
     )
     astray = [at for at, state in link.states if at > changed_s and state not in near]
     assert max(astray, default=0.0) - changed_s < FOLLOWED_S + under_way_s
-    needs = {row.state: row.typical_bits_per_pixel * PIXELS / 8 for row in link.ladder}
     fits = [state for state, need in needs.items() if need <= 0.8 * after]
     assert min(abs(state - min(fits, default=max(needs))) for state in settled) <= 1
 
