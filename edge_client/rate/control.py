@@ -51,6 +51,7 @@ class RateControl:
         self._steering: Steering | None = None
         self._shape: tuple[object, ...] = ()
         self._ratio = 1.0
+        self._encoded = 0
         self._last_frame_s: float | None = None
         self._set_bucket()
 
@@ -114,7 +115,8 @@ class RateControl:
             with self._lock:
                 # One picture moves the mean by half of itself at most.
                 ratio = min(max(size / expected, self._ratio / 2), self._ratio * 2)
-                self._ratio += _SMOOTHING * (ratio - self._ratio)
+                self._encoded += 1
+                self._ratio += max(_SMOOTHING, 1 / (self._encoded + 1)) * (ratio - self._ratio)
 
     def _commanded(self, wanted: RateTarget, coarsest: int) -> RateTarget:
         policy = self._policy

@@ -31,6 +31,7 @@ HOLD_S = 2.0
 MAX_HOLD_S = 64.0
 CHANGED = 1.2
 HINT_S = 10.0
+UNHINTED_S = 12.0
 LEAP = 2.5
 
 Load = Callable[[int], float]
@@ -61,7 +62,7 @@ class Steering:
         self._hold_s = HOLD_S
         self._latch: _Latch | None = None
         # After the latch was opened: the propagation delay that it had.
-        self._hint_s = 0.0
+        self._hint_s: float | None = None
         self._hint_until_s = -math.inf
 
     def choose(self, now_s: float, load: Load, budget: float, link: LinkModel) -> int:
@@ -95,7 +96,7 @@ class Steering:
         if rate is not None and rate.exact:
             return rate.bytes_per_second
         proved = link.floor(now_s)
-        if now_s < self._hint_until_s:
+        if self._hint_s is not None and now_s < self._hint_until_s:
             # Perhaps it is the propagation that has changed: not all at once.
             proved = max(proved, min(link.floor(now_s, self._hint_s), LEAP * here))
         return proved
@@ -135,7 +136,7 @@ class Steering:
         elif rate.exact and target < self._index:
             self._latch = _Latch(target, known, link.propagation_s(now_s, known))
             self._hold_s = HOLD_S
-            self._hint_until_s = -math.inf
+            self._hint_s = None
         if target < self._index:
             self._move(target, now_s)
 
@@ -166,8 +167,10 @@ class Steering:
         """Whether the next state may fit though nothing shows it."""
         assert self._index is not None
         latch = self._latch
-        if now_s < self._hint_until_s:
-            return load(self._index + 1) <= link.floor(now_s, self._hint_s)
+        if latch is None and self._hint_s is not None:
+            share = 1.0 if now_s < self._hint_until_s else CHANGED
+            fits = load(self._index + 1) <= share * link.floor(now_s, self._hint_s)
+            return fits or link.clear_s(now_s, self._entered_s) >= UNHINTED_S
         if latch is None or load(self._index + 1) <= latch.rate * CHANGED:
             return True
         return load(self._index) <= latch.rate and not link.tells(latch.rate, CHANGED)

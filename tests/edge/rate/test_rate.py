@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from edge_client.rate import RateControl
 from edge_client.rate.bucket import BURST_S, TokenBucket
+from shared.bundle import Bundle
 from shared.codec import RateTarget
 from shared.errors import BudgetError
 from shared.wire.commands import RatePolicy
+from shared.wire.transport import KEEPALIVE_TIMEOUT_S
 
 from .link import PIXELS, Link, ladder
 
@@ -141,9 +143,53 @@ def test_the_queue_stays_short_on_a_link_that_is_slower_than_its_coarsest_state(
     assert carried >= 0.88 * 200 * min(bandwidth, 768 * offered_fps)
 
 
-def test_without_a_budget_nothing_waits_and_the_wish_stands() -> None:
+def test_bundles_whose_states_are_chains_of_one_are_steered_among_all_of_them() -> None:
+    manifest = Bundle.load("shared/bundles/detect").manifest
+    assert all(len(states) == 1 for _, states in manifest.chain_parts)
+    ladder = list(manifest.states)
+    needs = [row.typical_bits_per_pixel * PIXELS / 8 for row in ladder]
+    bandwidths = [needs[0] * 2, needs[2] * 1.5, needs[0] * 2]
+    link = Link(control_of, lambda at: bandwidths[int(at // 60)], ladder)
+    link.run(180)
+    used = [{state for at, state in link.states if at % 60 > 20 and at // 60 == k} for k in (0, 1)]
+    assert used[0] == {0}
+    assert used[1] <= {1, 2}
+    assert 2 in used[1]
+    assert {state for at, state in link.states if at > 150} == {0}
+
+
+def test_what_is_no_frame_is_charged_to_the_frames_after_it() -> None:
+    now = [0.0]
+    control = RateControl(8 * 1_000, clock=lambda: now[0])
+    control.posted((1, b"", 0), 400, frame=False)
+    now[0] = 0.1
+    control.acknowledged((1, b"", 0))
+    assert control.wait_s(400) == 0
+    control.posted(None, 2_000, frame=False)
+    assert control.wait_s(100) > 1.0
+
+
+@pytest.mark.parametrize("bandwidth", [3_000, 20_000, 10**6])
+def test_without_a_budget_no_more_is_under_way_than_keepalive_stands(bandwidth: float) -> None:
+    now = 0.0
+    control = RateControl(clock=lambda: now)
+    free_s, longest_s, acks = 0.0, 0.0, list[tuple[float, int]]()
+    for number in range(200):
+        while control.wait_s(8_000) > 0:
+            assert acks, "nothing is under way, and still a frame must wait"
+            now, key = acks.pop(0)
+            control.acknowledged(key)
+        control.posted(number, 8_000)
+        free_s = max(now, free_s) + 8_000 / bandwidth
+        longest_s = max(longest_s, free_s - now)
+        acks.append((free_s + 0.05, number))
+    assert longest_s < KEEPALIVE_TIMEOUT_S
+    # The link is kept busy all the same.
+    assert free_s < 1.1 * 200 * 8_000 / bandwidth + 0.5
+
+
+def test_without_a_budget_the_wish_stands() -> None:
     control = RateControl()
-    assert control.wait_s(10**9) == 0
     assert control.target(RateTarget(state=3), LADDER, PIXELS) == RateTarget(state=3)
 
 
