@@ -113,9 +113,12 @@ class LinkModel:
 
     def acknowledged(self, key: Hashable, now_s: float) -> int:
         """A frame has arrived; returns its bytes, 0 when that was known."""
-        frame = self._in_flight.pop(key, None)
-        if frame is None:
+        if key not in self._in_flight:
             return 0
+        # They come in order: what is before it has come too, whatever became of its own.
+        while next(iter(self._in_flight)) != key:
+            self._bytes -= self._in_flight.popitem(last=False)[1].size
+        frame = self._in_flight.pop(key)
         self._bytes -= frame.size
         self._note(frame, now_s)
         self._last_ack_s = now_s
