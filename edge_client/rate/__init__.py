@@ -1,7 +1,7 @@
 """The rate of a device: what it may send a second, and at which state.
 
 bucket    a budget in bytes a second
-goodput   what the network takes, measured from acknowledgements
+link      what the network takes, measured from acknowledgements
 steering  the state that fits both, without hunting
 control   the three together, and the operator's policy
 """

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from edge_client.rate.bucket import TokenBucket, cost
-from edge_client.rate.goodput import Goodput
+from edge_client.rate.link import LinkModel
 from edge_client.rate.steering import Steering
 from shared.codec import RateTarget
 from shared.errors import BudgetError
@@ -22,8 +22,9 @@ _SMOOTHING = 0.1
 class RateControl:
     """Chooses states and says when a frame may go. Thread-safe.
 
-    Without a budget, its own or the operator's, it never makes a frame wait, and it leaves the
-    state as it was asked for, but for the operator's policy.
+    Without a budget, its own or the operator's, it leaves the state as it was asked for, but for
+    the operator's policy, and makes a frame wait only where more would be under way than the
+    network takes in a few seconds.
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class RateControl:
         self._lock = threading.Lock()
         self._policy = RatePolicy()
         self._bucket: TokenBucket | None = None
-        self._goodput = Goodput()
+        self._link = LinkModel()
         self._steering: Steering | None = None
         self._shape: tuple[object, ...] = ()
         self._ratio = 1.0
+        self._encoded = 0
         self._last_frame_s: float | None = None
         self._set_bucket()
 
@@ -67,13 +69,13 @@ class RateControl:
     def goodput_bytes_per_second(self) -> float | None:
         """What the network took in the last seconds; None where it is not the bottleneck."""
         with self._lock:
-            rate = self._goodput.rate(self._clock())
+            rate = self._link.rate(self._clock())
             return rate.bytes_per_second if rate is not None else None
 
     @property
     def queue_delay_s(self) -> float:
         """How much longer the last frame was under way than the quickest."""
-        return self._goodput.queue_delay_s
+        return self._link.queue_delay_s
 
     @property
     def policy(self) -> RatePolicy:
@@ -113,7 +115,8 @@ class RateControl:
             with self._lock:
                 # One picture moves the mean by half of itself at most.
                 ratio = min(max(size / expected, self._ratio / 2), self._ratio * 2)
-                self._ratio += _SMOOTHING * (ratio - self._ratio)
+                self._encoded += 1
+                self._ratio += max(_SMOOTHING, 1 / (self._encoded + 1)) * (ratio - self._ratio)
 
     def _commanded(self, wanted: RateTarget, coarsest: int) -> RateTarget:
         policy = self._policy
@@ -138,11 +141,8 @@ class RateControl:
         def load(index: int) -> float:
             return cost(round(bits[index] * pixels / 8 * self._ratio)) * fps
 
-        now_s = self._clock()
         budget = self._bucket.bytes_per_second
-        rate = self._goodput.rate(now_s)
-        clear_s = self._goodput.clear_s(now_s, self._steering.entered_s)
-        return self._steering.choose(now_s, load, budget, rate, clear_s)
+        return self._steering.choose(self._clock(), load, budget, self._link)
 
     # -- frames ----------------------------------------------------------------------------------
 
@@ -154,30 +154,36 @@ class RateControl:
             if self._policy.max_frames_per_second is not None and self._last_frame_s is not None:
                 next_s = self._last_frame_s + 1.0 / self._policy.max_frames_per_second
                 wait_s = max(0.0, next_s - now_s)
-            if self._bucket is not None:
+            if self._bucket is None:
+                free = self._link.may_flood(message_bytes, now_s)
+            else:
                 wait_s = max(wait_s, self._bucket.wait_s(message_bytes, now_s))
-                if not self._goodput.may_send(now_s):
-                    wait_s = max(wait_s, LOOK_AGAIN_S)
-            return wait_s
+                free = self._link.may_send(now_s)
+            return wait_s if free else max(wait_s, LOOK_AGAIN_S)
 
-    def sent(self, sequence: int, message_bytes: int) -> None:
-        """A frame goes out."""
+    def posted(self, key: Hashable | None, message_bytes: int, *, frame: bool = True) -> None:
+        """A message goes out, which ``key`` stands for; None for what is not acknowledged.
+
+        What is no frame goes at once, and the frames after it wait for it.
+        """
         with self._lock:
             now_s = self._clock()
-            self._last_frame_s = now_s
-            self._goodput.sent(sequence, message_bytes, now_s)
+            if frame:
+                self._last_frame_s = now_s
+            if key is not None:
+                self._link.sent(key, message_bytes, now_s)
             if self._bucket is not None:
                 self._bucket.spend(message_bytes, now_s)
 
-    def acknowledged(self, sequence: int) -> None:
+    def acknowledged(self, key: Hashable) -> None:
         """The server has it."""
         with self._lock:
-            self._goodput.acknowledged(sequence, self._clock())
+            self._link.acknowledged(key, self._clock())
 
     def lost(self) -> None:
         """The stream has ended."""
         with self._lock:
-            self._goodput.lost()
+            self._link.lost()
 
     def _set_bucket(self) -> None:
         budgets = [b for b in (self._own, self._policy.bytes_per_second) if b is not None]

@@ -1,37 +1,54 @@
 """The state that fits a budget and a network, without hunting.
 
 States are counted here from the coarsest, 0, to the finest. The budget bounds the state from above.
-Below that, where the network's rate is measured, the state goes down as soon as it is too much for
-it, and up when the next one fits with a margin. Where it is not (nothing waits, so the network can
-take more, and nobody knows how much), the next finer state is tried; when that turns out too much,
-the next try waits twice as long.
+Below that:
 
-Two neighbouring states between which it went are latched: with the same measured rate, within a
-quarter, no third one is taken, and the frame rate gives way instead. So at constant bandwidth at
-most two states are used. A rate that is measured and differs, or a finer state that holds for long,
-opens the latch.
+- down at once, when the state needs more than the link's rate;
+- up at once, as far as what the link has shown to take is enough, with a margin;
+- up by one, when no frame waited for a while: nobody knows how much more the network takes. When
+  that turns out too much, the next try waits twice as long.
+
+What was too much, and the state below it, are latched as a pair, with the link's rate and its
+propagation delay then. No third state is used, and the frame rate gives way instead, until frames
+come at another rate: by a fifth slower, or sooner than that link would let them. So at constant
+bandwidth it settles on two states at most, however the sizes of pictures vary.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from edge_client.rate.goodput import LinkRate
+from edge_client.rate.link import JITTER_S, LinkModel, LinkRate
 
+TOO_MUCH = 0.97
 SAFE_SHARE = 0.9
+DOWN_SHARE = 0.85
 UP_SHARE = 0.8
 SETTLE_S = 1.0
 HOLD_S = 2.0
-MAX_HOLD_S = 8.0
-PROVED_S = 6.0
-SHOWN_S = 0.6
-UNLATCH_S = 12.0
-MAX_UNLATCH_S = 60.0
-SIMILAR = math.log(1.25)
+MAX_HOLD_S = 64.0
+CHANGED = 1.2
+HINT_S = 10.0
+UNHINTED_S = 12.0
+LEAP = 2.5
 
 Load = Callable[[int], float]
 """Bytes a second that a state needs; rises with the state."""
+
+
+@dataclass(slots=True)
+class _Latch:
+    """Two neighbouring states, and the link between whose they are."""
+
+    low: int
+    rate: float
+    propagation_s: float
+
+    @property
+    def high(self) -> int:
+        return self.low + 1
 
 
 class Steering:
@@ -41,45 +58,27 @@ class Steering:
         """states: how many there are."""
         self._states = states
         self._index: int | None = None
-        self.entered_s = -math.inf
-        """When the state was taken."""
+        self._entered_s = -math.inf
         self._hold_s = HOLD_S
-        self._reference: LinkRate | None = None
-        self._pair: tuple[int, int] | None = None
-        self._former: tuple[tuple[int, int], LinkRate] | None = None
-        self._unlatch_s = UNLATCH_S
+        self._latch: _Latch | None = None
+        # After the latch was opened: the propagation delay that it had.
+        self._hint_s: float | None = None
+        self._hint_until_s = -math.inf
 
-    def reset(self) -> None:
-        """The budget, the pictures or the wish have changed: begin anew."""
-        self._index = None
-        self._pair = None
-        self._reference = None
-        self._hold_s = HOLD_S
-        self._former = None
-        self._unlatch_s = UNLATCH_S
-
-    def choose(
-        self, now_s: float, load: Load, budget: float, rate: LinkRate | None, clear_s: float
-    ) -> int:
-        """The state for the next frame.
-
-        budget: bytes a second. rate: the network's, None where it is not the bottleneck. clear_s:
-        seconds since ``entered_s`` for which it certainly was not.
-        """
+    def choose(self, now_s: float, load: Load, budget: float, link: LinkModel) -> int:
+        """The state for the next frame. budget: bytes a second."""
         ceiling = self._within(load, budget)
         if self._index is None:
-            self._index, self.entered_s = ceiling, now_s
+            self._index, self._entered_s = ceiling, now_s
         elif self._index > ceiling:
             self._move(ceiling, now_s)
-        bounded = self._reference is not None and not self._reference.exact
-        if bounded and rate is not None and rate.exact:
-            self._reference = rate
-        if now_s - self.entered_s < SETTLE_S:
-            return self._index
-        if rate is not None and load(self._index) > rate.bytes_per_second:
-            self._down(now_s, load, rate)
-        elif self._index < ceiling:
-            self._up(now_s, load, rate, clear_s)
+        rate = link.rate(now_s)
+        self._check_latch(now_s, rate, link)
+        proved = self._proved(now_s, load(self._index), rate, link)
+        if rate is not None and load(self._index) > rate.bytes_per_second * TOO_MUCH:
+            self._down(now_s, load, rate, link)
+        elif now_s - self._entered_s >= SETTLE_S:
+            self._up(now_s, load, ceiling, proved, rate, link)
         return self._index
 
     def _within(self, load: Load, budget: float) -> int:
@@ -92,75 +91,94 @@ class Steering:
                 finest = index
         return finest
 
-    def _down(self, now_s: float, load: Load, rate: LinkRate) -> None:
+    def _proved(self, now_s: float, here: float, rate: LinkRate | None, link: LinkModel) -> float:
+        """What the link takes; ``here``: what the state needs."""
+        if rate is not None and rate.exact:
+            return rate.bytes_per_second
+        proved = link.floor(now_s)
+        if self._hint_s is not None and now_s < self._hint_until_s:
+            # Perhaps it is the propagation that has changed: not all at once.
+            proved = max(proved, min(link.floor(now_s, self._hint_s), LEAP * here))
+        return proved
+
+    def _check_latch(self, now_s: float, rate: LinkRate | None, link: LinkModel) -> None:
+        """Open the latch when the link is another one."""
+        latch = self._latch
+        if latch is None:
+            return
+        if rate is not None:
+            known = rate.bytes_per_second
+            if known < latch.rate / CHANGED or (rate.exact and known > latch.rate * CHANGED):
+                self._open()
+            return
+        faster = latch.rate * CHANGED
+        if (
+            link.floor(now_s, latch.propagation_s) > faster
+            and link.excess_s(now_s, faster, latch.propagation_s) > JITTER_S
+        ):
+            self._open()
+            self._hint_s, self._hint_until_s = latch.propagation_s, now_s + HINT_S
+
+    def _open(self) -> None:
+        self._latch = None
+        self._hold_s = HOLD_S
+
+    def _down(self, now_s: float, load: Load, rate: LinkRate, link: LinkModel) -> None:
         assert self._index is not None
-        if self._former is not None and rate.exact:
-            # The latch was opened: with reason, if the rate is another one now.
-            (pair, reference), self._former = self._former, None
-            if _alike(rate, reference):
-                self._pair, self._reference = pair, reference
-                self._unlatch_s = min(MAX_UNLATCH_S, 2 * self._unlatch_s)
-            else:
-                self._unlatch_s = UNLATCH_S
-        if self._similar(rate):
-            self._hold_s = min(MAX_HOLD_S, self._hold_s * 2)
-        else:
+        known = rate.bytes_per_second
+        target = self._finest(load, known * DOWN_SHARE, self._index - 1)
+        if self._index > 0 and load(self._index - 1) <= known * TOO_MUCH:
+            target = self._index - 1
+        if self._latch is not None:
+            target = max(target, self._latch.low)
+            if target < self._index:
+                self._hold_s = min(MAX_HOLD_S, self._hold_s * 2)
+        elif rate.exact and target < self._index:
+            self._latch = _Latch(target, known, link.propagation_s(now_s, known))
             self._hold_s = HOLD_S
-            self._pair = None
-        fitting = [
-            index
-            for index in range(self._index)
-            if load(index) <= rate.bytes_per_second * SAFE_SHARE
-        ]
-        target = max(fitting, default=0)
-        if self._pair is not None:
-            target = max(target, self._pair[0])
+            self._hint_s = None
         if target < self._index:
-            if rate.exact or self._reference is None or not self._similar(rate):
-                self._reference = rate
             self._move(target, now_s)
 
-    def _up(self, now_s: float, load: Load, rate: LinkRate | None, clear_s: float) -> None:
+    def _up(
+        self,
+        now_s: float,
+        load: Load,
+        ceiling: int,
+        proved: float,
+        rate: LinkRate | None,
+        link: LinkModel,
+    ) -> None:
         assert self._index is not None
-        held_s = now_s - self.entered_s
-        following = self._index + 1
-        if rate is not None:
-            fits = load(following) <= rate.bytes_per_second * UP_SHARE
-            if not rate.exact or not fits or held_s < HOLD_S:
-                return
-            if not self._similar(rate):
-                self._pair, self._reference = None, rate
-        elif clear_s < self._hold_s:
+        top = ceiling if self._latch is None else min(ceiling, self._latch.high)
+        if self._index >= top:
             return
-        elif self._pair is not None and following > self._pair[1]:
-            reference = self._reference.bytes_per_second if self._reference is not None else 0.0
-            # In this time a queue would have shown, were the rate still what it was.
-            excess = load(self._index) / reference - 1.0 if reference > 0 else math.inf
-            proved_s = max(PROVED_S, SHOWN_S / excess) if excess > 0 else math.inf
-            if clear_s < min(proved_s, self._unlatch_s):
-                return
-            self._former = None if self._reference is None else (self._pair, self._reference)
-            self._pair, self._reference, self._hold_s = None, None, HOLD_S
-        if self._pair is None or following <= self._pair[1]:
-            self._move(following, now_s)
+        target = self._finest(load, proved * UP_SHARE, top)
+        if target > self._index:
+            self._move(target, now_s)
+        elif (
+            rate is None
+            and link.clear_s(now_s, self._entered_s) >= self._hold_s
+            and self._may_fit(now_s, load, link)
+        ):
+            self._move(self._index + 1, now_s)
 
-    def _similar(self, rate: LinkRate) -> bool:
-        """Whether a rate may be that at which the pair was latched."""
-        if self._reference is None:
-            return False
-        difference = math.log(rate.bytes_per_second / self._reference.bytes_per_second)
-        if not rate.exact:
-            return difference >= -SIMILAR
-        return abs(difference) <= SIMILAR or not self._reference.exact
+    def _may_fit(self, now_s: float, load: Load, link: LinkModel) -> bool:
+        """Whether the next state may fit though nothing shows it."""
+        assert self._index is not None
+        latch = self._latch
+        if latch is None and self._hint_s is not None:
+            share = 1.0 if now_s < self._hint_until_s else CHANGED
+            fits = load(self._index + 1) <= share * link.floor(now_s, self._hint_s)
+            return fits or link.clear_s(now_s, self._entered_s) >= UNHINTED_S
+        if latch is None or load(self._index + 1) <= latch.rate * CHANGED:
+            return True
+        return load(self._index) <= latch.rate and not link.tells(latch.rate, CHANGED)
+
+    @staticmethod
+    def _finest(load: Load, most: float, top: int) -> int:
+        """The finest state up to ``top`` that needs no more than ``most``; 0 when none does."""
+        return max((index for index in range(top + 1) if load(index) <= most), default=0)
 
     def _move(self, index: int, now_s: float) -> None:
-        assert self._index is not None
-        low, high = sorted((index, self._index))
-        # While nothing was ever too much there is nothing to latch.
-        if self._reference is not None and high - low == 1:
-            self._pair = (low, high)
-        self._index, self.entered_s = index, now_s
-
-
-def _alike(first: LinkRate, second: LinkRate) -> bool:
-    return abs(math.log(first.bytes_per_second / second.bytes_per_second)) <= SIMILAR
+        self._index, self._entered_s = index, now_s

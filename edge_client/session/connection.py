@@ -1,55 +1,27 @@
-"""One Connect stream as the client sees it: credits, numbering, and a future for each frame.
-
-Two threads besides the callers': gRPC takes requests from a queue, and a reader hands out what the
-server sends. All state is under one condition.
-"""
+"""A stream of frames: credits, numbering, and a future for each frame."""
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Protocol
 
 import grpc
 
-from edge_client.session.batches import batched
-from edge_client.session.channel import error_from_call
 from edge_client.session.commands import Commands, TakeSetting
 from edge_client.session.kept import KeptFrames, Part, Refinement
+from edge_client.session.listener import Listener
 from edge_client.session.pending import Key, Pending, Reply, key_of, refine_request, resolve
+from edge_client.session.stream import MAX_CREDITS, Stream, draining, protocol_error
 from shared.errors import FeatherwireError, SessionError
-from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2, ingest_pb2_grpc
-from shared.wire import PROTOCOL_VERSION, FrameOutcome, PictureRequest, error_from_message
-from shared.wire.requests import (
-    Frame,
-    Hello,
-    frame_message,
-    hello_message,
-)
+from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
+from shared.wire import FrameOutcome, PictureRequest, error_from_message
+from shared.wire.requests import Frame, Hello, frame_message
 from shared.wire.results import outcome_from_message
-from shared.wire.transport import HEARTBEAT_TIME_S, HEARTBEAT_TIMEOUT_S
-
-MAX_CREDITS = 4096
 
 
-class Listener(Protocol):
-    """Who is told what a stream brings, besides the replies that are awaited. From the reader's
-    thread; an error that these raise ends the stream."""
-
-    def acknowledged(self, sequence: int) -> None:
-        """The server has this frame, at the state that was sent."""
-
-    def unclaimed(self, reply: Reply) -> None:
-        """A result that no future of this connection awaits: of a stream before."""
-
-    def changed(self) -> None:
-        """There is credit, or there will be no more."""
-
-
-class Connection:
+class Connection(Stream):
     """An open stream. ``submit`` and ``refine`` may be called from any thread.
 
     When the server asks for more layers of a frame, they are sent from what is kept, as soon as
@@ -71,50 +43,19 @@ class Connection:
 
         take_setting: carries out the server's other commands, see ``Commands``.
         """
-        self.server = server
         self._kept = kept if kept is not None else KeptFrames()
-        self._changed = threading.Condition()
-        self._listener = listener
-        self._commands = Commands(self, self._changed, self._kept, take_setting)
         self._pending: dict[Key, Pending] = {}
         self._credits = 0
-        self._heard_at = time.monotonic()
-        self._beat_at: float | None = None
         self._last_sequence = 0
-        self._welcome: ingest_pb2.Welcome | None = None
-        self._failure: FeatherwireError | None = None
-        self._draining = False
         self._told = fleet_pb2.DeviceStatus()
-        self._closing = False
-        self._requests: queue.SimpleQueue[ingest_pb2.ConnectRequest | None] = queue.SimpleQueue()
-        self._requests.put(ingest_pb2.ConnectRequest(hello=hello_message(hello)))
-        stub = ingest_pb2_grpc.IngestServiceStub(channel)
-        self._call = stub.Connect(batched(self._requests, self._takes_batches))
-        self._reader = threading.Thread(target=self._read, name="featherwire-reader", daemon=True)
-        self._reader.start()
-        try:
-            self.welcome = self._wait_for_welcome(timeout_s)
-        except BaseException:
-            self.close(timeout_s=0)
-            raise
-
-    def _takes_batches(self) -> bool:
-        return self._welcome is not None and self._welcome.takes_batches
+        changed = threading.Condition()
+        self._commands = Commands(self, changed, self._kept, take_setting)
+        super().__init__(channel, server, hello, changed, listener, timeout_s)
 
     @property
     def credits(self) -> int:
         """Frames that may be sent at once without waiting."""
         return self._credits
-
-    @property
-    def failure(self) -> FeatherwireError | None:
-        """Why the stream has ended, once it has."""
-        return self._failure
-
-    @property
-    def draining(self) -> bool:
-        """The server takes no more frames and will soon end the stream."""
-        return self._draining
 
     def submit(
         self,
@@ -186,29 +127,6 @@ class Connection:
             self.post(request, key_of(refinement), pending)
         return pending.future
 
-    def beat(self) -> None:
-        """Keep an idle stream alive: ask for an answer, and end a stream that gives none.
-
-        To be called about every second. Nothing is asked of a stream with frames in flight, whose
-        answer may wait behind them; the transport's own keepalive watches those.
-        """
-        now = time.monotonic()
-        with self._changed:
-            if self._pending or self._failure is not None:
-                self._beat_at = None
-            elif self._beat_at is None:
-                if now - self._heard_at >= HEARTBEAT_TIME_S:
-                    self._beat_at = now
-                    beat = ingest_pb2.Heartbeat(nonce=int(now * 1e3))
-                    self.put(ingest_pb2.ConnectRequest(heartbeat=beat))
-            elif self._heard_at >= self._beat_at:
-                self._beat_at = None
-            elif now - self._beat_at >= HEARTBEAT_TIMEOUT_S:
-                self._failure = SessionError(
-                    "connection_lost", f"{self.server} left a heartbeat unanswered"
-                )
-                self._call.cancel()
-
     def tell_status(self, queued_frames: int, queued_bytes: int) -> None:
         """Tell the server what waits here, for its operators; what it knows is not said again."""
         status = fleet_pb2.DeviceStatus(queued_frames=queued_frames, queued_bytes=queued_bytes)
@@ -216,16 +134,6 @@ class Connection:
             if status != self._told and self._failure is None and not self._closing:
                 self._told = status
                 self.put(ingest_pb2.ConnectRequest(status=status))
-
-    def close(self, timeout_s: float = 10.0) -> None:
-        """Say Bye, give frames in flight ``timeout_s`` to come back, and end the stream."""
-        with self._changed:
-            self._closing = True
-        self._requests.put(ingest_pb2.ConnectRequest(bye=ingest_pb2.Bye()))
-        self._requests.put(None)
-        self._reader.join(timeout_s)
-        self._call.cancel()
-        self._reader.join(5.0)
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -255,20 +163,10 @@ class Connection:
         """Send what costs a credit. The connection's lock is held."""
         self._credits -= 1
         self._pending[key] = replace(pending, sent_at=time.perf_counter())
+        if self._listener is not None:
+            frame = request.WhichOneof("message") == "frame"
+            self._listener.posted(key, request.ByteSize(), frame=frame)
         self._requests.put(request)
-
-    def put(self, request: ingest_pb2.ConnectRequest) -> None:
-        """Send what costs nothing."""
-        self._requests.put(request)
-
-    def raise_unless_open(self) -> None:
-        """Raise ``SessionError`` where nothing more may be sent."""
-        if self._failure is not None:
-            raise self._failure
-        if self._draining:
-            raise draining(self.server)
-        if self._closing:
-            raise SessionError("closed", "this session is closed")
 
     def check_size(self, request: ingest_pb2.ConnectRequest) -> None:
         """Raise ``SessionError("message_too_large")`` for what the server would refuse."""
@@ -282,44 +180,12 @@ class Connection:
 
     # -- receiving -------------------------------------------------------------------------------
 
-    def _wait_for_welcome(self, timeout_s: float) -> ingest_pb2.Welcome:
-        deadline = time.monotonic() + timeout_s
-        with self._changed:
-            while self._welcome is None:
-                if self._failure is not None:
-                    raise self._failure
-                remaining_s = deadline - time.monotonic()
-                if remaining_s <= 0:
-                    raise SessionError(
-                        "unreachable", f"{self.server} did not say Welcome within {timeout_s:g} s"
-                    )
-                self._changed.wait(remaining_s)
-            return self._welcome
+    def _busy(self) -> bool:
+        return bool(self._pending)
 
-    def _read(self) -> None:
-        try:
-            for response in self._call:
-                self._heard_at = time.monotonic()
-                if response.HasField("batch"):
-                    for one in response.batch.responses:
-                        self._take(one)
-                else:
-                    self._take(response)
-            self._end(self._reason_of_end())
-        except grpc.RpcError as error:
-            self._end(error_from_call(error, self.server))
-        except FeatherwireError as error:
-            self._end(error)
-            self._call.cancel()
-        finally:
-            self._requests.put(None)  # lets gRPC's own thread end
-
-    def _reason_of_end(self) -> SessionError:
-        if self._draining:
-            return SessionError("draining", f"{self.server} has stopped")
-        if self._closing:
-            return SessionError("closed", "this session is closed")
-        return SessionError("connection_lost", f"{self.server} has ended the stream")
+    def _welcomed(self, welcome: ingest_pb2.Welcome) -> None:
+        self._credits = welcome.credits
+        self._last_sequence = welcome.resume_after_sequence
 
     def _end(self, error: FeatherwireError) -> None:
         """The stream is over: everything still awaited fails, once."""
@@ -346,7 +212,7 @@ class Connection:
                 with self._changed:
                     self._credits += response.credit.credits
                     if self._credits > MAX_CREDITS:
-                        raise _protocol_error(f"{self._credits} credits")
+                        raise protocol_error(f"{self._credits} credits")
                     self._commands.send()
                     self._changed.notify_all()
                 self._tell_changed()
@@ -377,28 +243,13 @@ class Connection:
             case _:
                 pass  # from a newer server; what it adds may be ignored
 
-    def _take_welcome(self, welcome: ingest_pb2.Welcome) -> None:
-        if self._welcome is not None:
-            raise _protocol_error("a second Welcome")
-        if welcome.protocol_version != PROTOCOL_VERSION:
-            raise SessionError(
-                "unsupported_version",
-                f"{self.server} speaks protocol version {welcome.protocol_version}, this client "
-                f"{PROTOCOL_VERSION}",
-            )
-        if welcome.credits > MAX_CREDITS:
-            raise _protocol_error(f"{welcome.credits} credits")
-        with self._changed:
-            self._credits = welcome.credits
-            self._last_sequence = welcome.resume_after_sequence
-            self._welcome = welcome
-            self._changed.notify_all()
-
     def _take_ack(self, ack: ingest_pb2.Ack) -> None:
         """Tell the listener of a frame's own acknowledgement, not of a refinement's."""
         assert self._listener is not None
+        key = (ack.sequence, ack.bundle_short_id, ack.state)
         with self._changed:
-            pending = self._pending.get((ack.sequence, ack.bundle_short_id, ack.state))
+            pending = self._pending.get(key)
+        self._listener.delivered(key)
         if pending is None or not pending.refines:
             self._listener.acknowledged(ack.sequence)
 
@@ -410,6 +261,8 @@ class Connection:
             pending = self._pending.pop(key, None)
             if pending is not None and not pending.refines:
                 refinement = self._commands.refinement_of(result.sequence)
+        if self._listener is not None:
+            self._listener.delivered(key)
         if pending is None and self._listener is None:
             return  # a repeated result, or one whose caller has given up
         try:
@@ -435,12 +288,3 @@ class Connection:
             resolve(pending.future, reply)
         elif self._listener is not None:
             self._listener.unclaimed(reply)
-
-
-def draining(server: str) -> SessionError:
-    """What is said when the server takes no more."""
-    return SessionError("draining", f"{server} is about to stop and takes no frames")
-
-
-def _protocol_error(what: str) -> SessionError:
-    return SessionError("invalid_message", f"the server broke the protocol: {what}")

@@ -5,8 +5,8 @@
        └── fatal ──> stopped <── close
 
 One thread connects, sends in order and watches; a stream's reader reports acknowledgements and
-results. A frame leaves the spool when it is acknowledged. Its result is put into the inbox once,
-however often it comes, and is ticked off in the spool when the caller has it.
+results. A frame leaves the spool when it is acknowledged; what becomes of its result is in
+``answers``.
 """
 
 from __future__ import annotations
@@ -14,21 +14,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 from edge_client.rate import RateControl
+from edge_client.session.answers import Answers
 from edge_client.session.backoff import Backoff
 from edge_client.session.kept import KeptFrames
 from edge_client.session.opening import Link
-from edge_client.session.pending import Reply
-from edge_client.session.result import FrameResult, failed, received
+from edge_client.session.pending import Key, Reply
 from edge_client.spool import Spool
 from shared.errors import FeatherwireError, SessionError, SpoolError
-from shared.wire.failures import is_retryable
 
 FATAL_REASONS = frozenset(
     {
@@ -50,25 +46,7 @@ WATCH_S = 0.5
 EXPIRE_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A result on its way to the caller; ``done``: it is the frame's, not a refinement's."""
-
-    result: FrameResult
-    result_id: int = 0
-    done: bool = True
-
-
-@dataclass(slots=True)
-class _Open:
-    """A frame without a result; times are of ``time.monotonic``, None for what was not yet."""
-
-    source: Any
-    acknowledged_at: float | None = None
-    deadline_s: float = 60.0
-
-
-class Courier:
+class Courier(Answers):
     """Start it with ``start``. ``put``, ``take`` and ``wait`` are for the caller's thread."""
 
     def __init__(
@@ -81,12 +59,11 @@ class Courier:
         backoff: Backoff | None = None,
     ) -> None:
         """open_link: connects with this as the listener."""
-        self.spool = spool
+        super().__init__(spool)
         self._open_link = open_link
         self._kept = kept
         self._rate = rate
         self._backoff = backoff or Backoff()
-        self._changed = threading.Condition()
         self._wake = threading.Event()
         self._closing = False
         self._link: Link | None = None
@@ -94,18 +71,8 @@ class Courier:
         self._last_error: FeatherwireError | None = None
         self._down_since = time.monotonic()
         self._attempted = False
-        self._session = spool.session
         self._cursor = 0
-        self._inbox: deque[Item] = deque()
-        self._linked_at = 0.0
         self._refused: FeatherwireError | None = None
-        # By sequence: until when what comes of a command is waited for.
-        self._refining: dict[int, float] = {}
-        self._open: dict[int, _Open] = {}
-        for sequence, source in spool.queued().items():
-            self._open[sequence] = _Open(source)
-        for sequence, source in spool.awaited().items():
-            self._open[sequence] = _Open(source, acknowledged_at=time.monotonic())
         self._thread = threading.Thread(target=self._run, name="featherwire-courier", daemon=True)
 
     # -- for the caller --------------------------------------------------------------------------
@@ -165,60 +132,26 @@ class Courier:
             sequence = enqueue()
             self._check_session()
             then(sequence)
-            self._open[sequence] = _Open(source, deadline_s=deadline_s)
+            self._await(sequence, source, deadline_s)
             self._take_dropped()
         self._wake.set()
         return sequence
 
-    def waiting(self) -> dict[int, Any]:
-        """Sources of the frames without a result, by sequence."""
-        with self._changed:
-            return {sequence: one.source for sequence, one in self._open.items()}
-
-    @property
-    def unanswered(self) -> int:
-        """Frames without a result."""
-        return len(self._open)
-
-    def take(self, wanted: set[int] | None = None) -> Item | None:
-        """The next result, of these frames or of any. Call ``handed`` when the caller has it."""
-        with self._changed:
-            for item in self._inbox:
-                if wanted is None or item.result.sequence in wanted:
-                    self._inbox.remove(item)
-                    return item
-            return None
-
-    def owes_refinement(self, wanted: set[int] | None) -> bool:
-        """Whether the server has asked for more of frames whose first result is here."""
-        now = time.monotonic()
-        with self._changed:
-            return any(
-                until > now for s, until in self._refining.items() if wanted is None or s in wanted
-            )
-
-    def handed(self, item: Item) -> None:
-        """The caller has this result: it will not come again, not even after a restart."""
-        if item.done and item.result.sequence:
-            self.spool.finish(item.result.sequence, item.result_id)
-        elif item.result_id:
-            self.spool.note_result(item.result_id)
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait until something has changed."""
-        with self._changed:
-            self._changed.wait(timeout_s)
-
     # -- from the stream's reader ----------------------------------------------------------------
+
+    def posted(self, key: Key | None, message_bytes: int, *, frame: bool) -> None:
+        """A message goes out."""
+        self._rate.posted(key, message_bytes, frame=frame)
+
+    def delivered(self, key: Key) -> None:
+        """The server has what was posted with this key."""
+        self._rate.acknowledged(key)
 
     def acknowledged(self, sequence: int) -> None:
         """The server has this frame."""
         self._backoff.reset()
-        self._rate.acknowledged(sequence)
         self.spool.acknowledge(sequence)
-        with self._changed:
-            if (one := self._open.get(sequence)) is not None:
-                one.acknowledged_at = time.monotonic()
+        self._mark_acknowledged(sequence)
         self._wake.set()
 
     def unclaimed(self, reply: Reply) -> None:
@@ -229,89 +162,9 @@ class Courier:
         """The stream has credit, or has ended."""
         self._wake.set()
 
-    # -- results ---------------------------------------------------------------------------------
-
-    def _answered(self, reply: Reply) -> None:
-        """The first result of a frame goes into the inbox; others of it go nowhere."""
-        self._rate.acknowledged(reply.sequence)
-        error = reply.outcome.error
-        with self._changed:
-            here = self._open.get(reply.sequence)
-            untaken = reply.result_id == 0 and here is not None and here.acknowledged_at is None
-            if untaken and error is not None and is_retryable(error):
-                self._refused = error
-                self._wake.set()
-                return
-            one = self._open.pop(reply.sequence, None)
-            if one is not None:
-                self._inbox.append(Item(received(reply, one.source), reply.result_id))
-                if reply.refinement is not None:
-                    before = self._inbox[-1].result
-                    self._refining[reply.sequence] = time.monotonic() + one.deadline_s
-                    reply.refinement.add_done_callback(
-                        lambda future: self._refined(future, one.source, before)
-                    )
-            elif reply.result_id:
-                self.spool.note_result(reply.result_id)
-            self._changed.notify_all()
-
-    def _sent(self, future: Future[Reply]) -> None:
-        """A frame's reply is here, or its stream was lost: then the spool has it still."""
-        if future.cancelled() or future.exception() is not None:
-            return
-        self._answered(future.result())
-
-    def _refined(self, future: Future[Reply], source: Any, before: FrameResult) -> None:
-        with self._changed:
-            self._refining.pop(before.sequence, None)
-            self._changed.notify_all()
-        if future.cancelled():
-            return
-        error = future.exception()
-        if error is None:
-            reply = future.result()
-            item = Item(received(reply, source, before=before), reply.result_id, done=False)
-        elif isinstance(error, FeatherwireError) and error.reason != "not_refinable":
-            lost = failed(source, error, sequence=before.sequence, before=before)
-            item = Item(lost, done=False)
-        else:
-            return
-        with self._changed:
-            self._inbox.append(item)
-            self._changed.notify_all()
-
-    def give_up(self, sequence: int, error: FeatherwireError) -> None:
-        """A result will not come any more."""
-        with self._changed:
-            self._fail(sequence, error)
-
-    def late(self) -> list[tuple[int, float]]:
-        """Frames that the server has had for longer than their deadline, and that deadline.
-
-        Time without a stream does not count.
-        """
-        now = time.monotonic()
-        with self._changed:
-            if self._link is None:
-                return []
-            since = self._linked_at
-            return [
-                (sequence, one.deadline_s)
-                for sequence, one in self._open.items()
-                if one.acknowledged_at is not None
-                and now - max(one.acknowledged_at, since) > one.deadline_s
-            ]
-
-    def _fail(self, sequence: int, error: FeatherwireError) -> None:
-        one = self._open.pop(sequence, None)
-        if one is not None:
-            self._inbox.append(Item(failed(one.source, error, sequence=sequence)))
-            self._changed.notify_all()
-
-    def _take_dropped(self) -> None:
-        for dropped in self.spool.take_dropped():
-            logging.getLogger(__name__).warning("warning: %s", dropped.error.message)
-            self._fail(dropped.sequence, dropped.error)
+    def _sent_back(self, error: FeatherwireError) -> None:
+        self._refused = error
+        self._wake.set()
 
     # -- the courier's own thread ----------------------------------------------------------------
 
@@ -354,7 +207,7 @@ class Courier:
         with self._changed:
             if self._link is not None:
                 self._down_since = time.monotonic()
-            self._link = None
+            self._link = self._linked_at = None
             self._attempted = True
             self._last_error = error or self._last_error
             if error is not None and error.reason in FATAL_REASONS:
@@ -444,10 +297,8 @@ class Courier:
         )
         link.framer.ask(message, default_tasks=queued.default_tasks, kept=kept)
         try:
-            self._rate.sent(queued.sequence, message.ByteSize())
             future = link.connection.send_frame(message)
         except SessionError as error:
-            self._rate.acknowledged(queued.sequence)
             if error.reason == "message_too_large":
                 self._cursor = queued.sequence
                 self.give_up(queued.sequence, error)
@@ -458,30 +309,3 @@ class Courier:
         self._cursor = queued.sequence
         future.add_done_callback(self._sent)
         return 0.0
-
-    # -- when the numbering is another one -------------------------------------------------------
-
-    def _renumber(self) -> None:
-        """The server knows more of this session than the spool: a new one begins."""
-        with self._changed:
-            numbers = {old: new for new, old in enumerate(sorted(self.spool.queued()), 1)}
-            self._session = self.spool.renew()
-            before, self._open = self._open, {}
-            for sequence, one in before.items():
-                if sequence in numbers:
-                    self._open[numbers[sequence]] = one
-                else:
-                    lost = SpoolError("session_renewed", "its result can no longer be asked for")
-                    self._inbox.append(Item(failed(one.source, lost), done=False))
-            self._changed.notify_all()
-
-    def _check_session(self) -> None:
-        """After damage the spool has another session, and nothing of the one before."""
-        if self.spool.session == self._session:
-            return
-        self._session = self.spool.session
-        for one in self._open.values():
-            lost = SpoolError("damaged", "the spool was damaged, and the frame was in it")
-            self._inbox.append(Item(failed(one.source, lost), done=False))
-        self._open.clear()
-        self._changed.notify_all()

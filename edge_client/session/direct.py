@@ -13,23 +13,30 @@ from edge_client.rate import RateControl
 from edge_client.session.describe import Photo
 from edge_client.session.framing import Outgoing
 from edge_client.session.in_flight import InFlight, too_late
-from edge_client.session.kept import Part
+from edge_client.session.kept import Part, Refinement
 from edge_client.session.opening import Link
 from edge_client.session.outgoing import Wishes, make_frame
-from edge_client.session.pending import Reply
+from edge_client.session.pending import Key, Reply
 from edge_client.session.result import FrameResult, failed, received
 from shared.errors import FeatherwireError, SessionError
 
 
 class RateListener:
-    """Tells a rate control what a stream has acknowledged."""
+    """Tells a rate control what a stream carries."""
 
     def __init__(self, control: RateControl) -> None:
         self._control = control
 
+    def posted(self, key: Key | None, message_bytes: int, *, frame: bool) -> None:
+        """A message goes out."""
+        self._control.posted(key, message_bytes, frame=frame)
+
+    def delivered(self, key: Key) -> None:
+        """The server has what was posted with this key."""
+        self._control.acknowledged(key)
+
     def acknowledged(self, sequence: int) -> None:
-        """The server has a frame."""
-        self._control.acknowledged(sequence)
+        """Nothing keeps the frame that could be let go."""
 
     def unclaimed(self, reply: Reply) -> None:
         """A repeated result, or one whose caller has given up."""
@@ -91,6 +98,12 @@ class DirectSender:
         while in_flight:
             yield from in_flight.completed()
 
+    def refine(self, refinement: Refinement, deadline_s: float) -> FrameResult:
+        """Send finer layers of a frame, and wait for what comes of them."""
+        self._pace(sum(len(layer.payload) for layer in refinement.layers), deadline_s)
+        future = self._link.connection.refine(refinement, deadline_s=deadline_s)
+        return whole(received(self.wait_for(future, deadline_s), refinement.sequence))
+
     def wait_for(self, future: Future[Reply], deadline_s: float) -> Reply:
         """The reply. Raises why there is none, ``deadline_exceeded`` when it is late."""
         try:
@@ -100,11 +113,7 @@ class DirectSender:
 
     def _submit(self, frame: Outgoing) -> tuple[int, Future[Reply]]:
         size = sum(part.sent.file_bytes for part in frame.parts if part.sent is not None)
-        deadline = time.monotonic() + frame.deadline_s
-        while (wait_s := self._control.wait_s(size)) > 0:
-            if self._link.connection.failure is not None or time.monotonic() > deadline:
-                break  # which the connection then says
-            time.sleep(min(wait_s, 0.25))
+        self._pace(size, frame.deadline_s)
         sequence, future = self._link.connection.submit(
             frame.parts,
             tasks=frame.tasks,
@@ -114,8 +123,15 @@ class DirectSender:
             more=frame.make_others is not None,
             traceparent=frame.traceparent,
         )
-        self._control.sent(sequence, size)
         return sequence, future
+
+    def _pace(self, size: int, deadline_s: float) -> None:
+        """Wait until the bandwidth has room; not for longer than the deadline."""
+        deadline = time.monotonic() + deadline_s
+        while (wait_s := self._control.wait_s(size)) > 0:
+            if self._link.connection.failure is not None or time.monotonic() > deadline:
+                break  # which the connection then says
+            time.sleep(min(wait_s, 0.25))
 
     def _finish(self, sequence: int, frame: Outgoing) -> None:
         """Encode what is only kept, while the frame is on its way."""

@@ -13,11 +13,12 @@ import grpc
 from edge_client.session.bundles import default_cache_dir, obtain_bundle
 from edge_client.session.channel import TlsClientFiles, open_channel, wait_until_ready
 from edge_client.session.commands import TakeSetting
-from edge_client.session.connection import Connection, Listener
+from edge_client.session.connection import Connection
 from edge_client.session.describe import Describer
 from edge_client.session.framing import Framer
 from edge_client.session.identity import package_version
 from edge_client.session.kept import KeptFrames
+from edge_client.session.listener import Listener
 from shared.bundle import Bundle, packaged_bundle_of
 from shared.errors import BundleError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2

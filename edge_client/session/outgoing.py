@@ -17,6 +17,9 @@ from shared.codec import RateTarget
 from shared.codec.rate import FINEST
 from shared.preprocess import load_photo
 
+TYPICAL_PIXELS = 640 * 480
+"""Of a picture, where the bundle brings all to one size: what they take does not go by theirs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
@@ -38,8 +41,9 @@ def make_frame(framer: Framer, control: RateControl, photo: Photo, wishes: Wishe
     if control.active and not _is_encoded(photo):
         if not isinstance(photo, np.ndarray):
             photo = np.asarray(load_photo(photo))  # type: ignore[arg-type]
-        states = framer.describer.bundle.manifest.states
-        pixels = photo.shape[0] * photo.shape[1]
+        manifest = framer.describer.bundle.manifest
+        states = manifest.states
+        pixels = photo.shape[0] * photo.shape[1] if manifest.resize is None else TYPICAL_PIXELS
         rate = control.target(rate, states, pixels)
         frame = _frame(framer, photo, replace(wishes, rate=rate))
         first = frame.parts[0].sent

@@ -13,13 +13,14 @@ from edge_client.rate import RateControl
 from edge_client.session.channel import TlsClientFiles, open_channel
 from edge_client.session.courier import Courier
 from edge_client.session.describe import Photo
-from edge_client.session.direct import DirectSender, RateListener, whole
+from edge_client.session.direct import DirectSender, RateListener
 from edge_client.session.framing import Framer, SendWith
 from edge_client.session.identity import default_device_name
 from edge_client.session.kept import KEPT_BYTES, KEPT_FRAMES, KeptFrames
 from edge_client.session.opening import BundleSource, Link, Opener
 from edge_client.session.outgoing import Wishes
-from edge_client.session.result import FrameResult, received
+from edge_client.session.result import FrameResult
+from edge_client.session.settings import DeviceSettings
 from edge_client.session.spooled import SpooledSender
 from edge_client.session.unary import analyze
 from edge_client.session.wishes import PictureWish, picture_request
@@ -27,7 +28,6 @@ from edge_client.spool import Spool
 from shared.bundle import Bundle
 from shared.codec import RateTarget
 from shared.errors import FeatherwireError, SessionError
-from shared.wire.commands import RatePolicy, TasksCommand, parse_rate_policy
 from shared.wire.requests import parse_tasks
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class EdgeSession:
             deadline_s=deadline_s,
             bundle_cache_dir=bundle_cache_dir,
         )
+        self._settings = DeviceSettings(spool, self._control, self._opener, self._current_link)
         self._link: Link | None = None
         self._courier: Courier | None = None
         self._sender: DirectSender | SpooledSender | None = None
@@ -117,9 +118,9 @@ class EdgeSession:
             self._session,
             self._kept,
             listener=RateListener(self._control),
-            take_setting=self._take_setting,
+            take_setting=self._settings.take,
         )
-        self._follow(self._link)
+        self._settings.follow(self._link)
         self._sender = DirectSender(self._link, self.server, self._control)
         return self
 
@@ -135,7 +136,7 @@ class EdgeSession:
 
     def _open_spooled(self, spool: Spool) -> None:
         open_channel(self.server, self._tls).close()  # what is wrong for ever is said at once
-        self._restore_settings(spool)
+        self._settings.restore()
 
         def open_link(courier: Courier) -> Link:
             link = self._opener.open(
@@ -143,9 +144,9 @@ class EdgeSession:
                 self._kept,
                 last_result_seen=spool.last_result_seen,
                 listener=courier,
-                take_setting=self._take_setting,
+                take_setting=self._settings.take,
             )
-            self._follow(link)
+            self._settings.follow(link)
             return link
 
         courier = Courier(spool, open_link, kept=self._kept, rate=self._control)
@@ -323,10 +324,8 @@ class EdgeSession:
             picture=picture_request(picture),
         )
         deadline_s = framing.deadline_of(*self._kept.size(sequence))
-        link = self._open_link()
-        future = link.connection.refine(refinement, deadline_s=deadline_s)
-        sender = DirectSender(link, self.server, self._control)
-        result = whole(received(sender.wait_for(future, deadline_s), sequence))
+        sender = DirectSender(self._open_link(), self.server, self._control)
+        result = sender.refine(refinement, deadline_s)
         self._kept.sent(refinement)
         return result
 
@@ -369,35 +368,3 @@ class EdgeSession:
     def _framing(self) -> Framer:
         sender = self._open_sender()
         return sender.framer if isinstance(sender, SpooledSender) else self._open_link().framer
-
-    # -- the operator's settings -----------------------------------------------------------------
-
-    def _take_setting(self, wanted: RatePolicy | TasksCommand) -> None:
-        """Carry out a command, and keep it where there is a spool. Raises ``SpoolError``."""
-        if isinstance(wanted, RatePolicy):
-            if self._spool is not None:
-                self._spool.keep("rate_policy", wanted.to_dict())
-            self._control.set_policy(wanted)
-        else:
-            if self._spool is not None:
-                self._spool.keep("tasks", list(wanted.tasks))
-            self._set_tasks(wanted.tasks)
-
-    def _restore_settings(self, spool: Spool) -> None:
-        policy, tasks = spool.setting("rate_policy"), spool.setting("tasks")
-        if policy is not None:
-            self._control.set_policy(RatePolicy(**policy))
-        if tasks is not None:
-            self._opener.tasks = tuple(tasks)
-
-    def _set_tasks(self, tasks: tuple[str, ...]) -> None:
-        self._opener.tasks = tasks
-        link = self._current_link()
-        if link is not None:
-            link.framer.default_tasks = tasks
-
-    def _follow(self, link: Link) -> None:
-        """Take the policy that the server has for everybody, unless a command said otherwise."""
-        settings = link.connection.welcome.settings
-        if settings.HasField("rate_policy") and self._control.policy == RatePolicy():
-            self._control.set_policy(parse_rate_policy(settings.rate_policy))

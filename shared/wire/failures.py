@@ -27,12 +27,14 @@ RETRYABLE_REASONS = frozenset(
     {
         "busy",
         "deadline_exceeded",
+        "disk_full",
         "draining",
         "log_unavailable",
         "quota_exceeded",
         "slow_subscriber",
         "superseded",
         "too_many_streams",
+        "unavailable",
         "unreachable",
     }
 )

@@ -21,6 +21,7 @@ from shared.errors import (
     ModelError,
     PhotoError,
     SessionError,
+    StorageError,
     TaskError,
 )
 from shared.limits import Limits
@@ -220,6 +221,7 @@ def test_a_peers_error_may_say_anything_and_still_becomes_an_error() -> None:
 def test_errors_worth_a_retry_say_so() -> None:
     assert error_to_message(SessionError("draining", "later")).retryable
     assert is_retryable(SessionError("busy", "later"))
+    assert is_retryable(StorageError("disk_full", "later"))
     assert not is_retryable(SessionError("bundle_mismatch", "never"))
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge_client.encoder import EdgeEncoder
-from edge_client.session import EdgeSession, connection
+from edge_client.session import EdgeSession, stream
 from edge_client.spool import Spool
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, SessionError
@@ -183,8 +183,8 @@ def test_a_server_that_knows_more_than_the_spool_gets_a_new_session(
 def test_a_stream_that_leaves_a_heartbeat_unanswered_is_opened_anew(
     encoder: EdgeEncoder, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "HEARTBEAT_TIME_S", 0.2)
-    monkeypatch.setattr(connection, "HEARTBEAT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(stream, "HEARTBEAT_TIME_S", 0.2)
+    monkeypatch.setattr(stream, "HEARTBEAT_TIMEOUT_S", 0.3)
     beats = threading.Event()
     again = threading.Event()
 

@@ -23,6 +23,8 @@ class Link:
     ladder: list[DiffusionState]
     propagation_s: float = 0.05
     noise: float = 0.1
+    jitter_s: float = 0.0
+    """Acknowledgements are late by up to this."""
     offered_fps: float = 1.0
     seed: int = 1
     now_s: float = 0.0
@@ -54,12 +56,13 @@ class Link:
             if control.wait_s(size) > 0:
                 continue
             sequence += 1
-            control.sent(sequence, size)
+            control.posted(sequence, size)
             self.states.append((at_s, row.state))
             self.sent.append((at_s, size))
             begin_s = max(at_s, free_s)
             free_s = begin_s + size / self.bandwidth(begin_s)
-            acks.append((free_s + self.propagation_s, sequence))
+            back_s = free_s + self.propagation_s + rng.uniform(0.0, self.jitter_s)
+            acks.append((max(back_s, acks[-1][0] if acks else 0.0), sequence))
             self.delays.append((at_s, free_s - at_s))
         return control
 
