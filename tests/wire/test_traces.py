@@ -68,7 +68,7 @@ def test_a_trace_goes_from_the_capture_to_the_result(
         command = [
             sys.executable, "-c", "from edge_client.cli import main; main()", "send",
             tmp_path / "photo.png", "--server", ready["listening"],
-            "--bundle", tiny_bundle.origin, "--json", "--picture", "-o", tmp_path,
+            "--bundle", tiny_bundle.origin, "--json", "--picture", "-o", tmp_path / "back",
         ]  # fmt: skip
         environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin", "HOME": str(tmp_path)}
         subprocess.run(command, check=True, env={**environment, **variables}, timeout=120)
