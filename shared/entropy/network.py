@@ -31,13 +31,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from shared.entropy.exact import ACTIVATION_LIMIT, absolute, check_bound
 from shared.errors import BundleError
 from shared.palette.tree import PaletteTree
 
 Int16Array = npt.NDArray[np.int16]
 Int32Array = npt.NDArray[np.int32]
-NumberArray = npt.NDArray[Any]
-"""float32 (fast), float64 or int64: integers in all of them, and the same ones."""
 
 PASSES: Final = 2
 NEAREST: Final = ((-1, 0), (0, -1), (0, 1), (1, 0))
@@ -48,7 +47,6 @@ MATE_STEPS: Final = ((0, 0), *NEAREST)
 COARSE_STEPS: Final = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 
 COLOUR_LIMIT: Final = 127
-ACTIVATION_LIMIT: Final = 255
 UNIT: Final = 64
 """The integer that stands for 1.0, in inputs and activations."""
 PLACE_INPUTS: Final = 1 + len(NEAREST)
@@ -56,8 +54,6 @@ PLACE_INPUTS: Final = 1 + len(NEAREST)
 ODDS_UNIT: Final = 32
 ODDS_LIMIT: Final = 256
 """Log odds are integers in 1/32, within -8..8: no surprise costs more than about 11.5 bits."""
-EXACT_BELOW: Final = 1 << 24
-_INT16_BELOW: Final = 1 << 15
 _MAX_WIDTH: Final = 1024
 _MAX_SHIFT: Final = 30
 _ROW: Final = 8
@@ -255,39 +251,27 @@ class PlaneNetwork:
 
     def _check_exactness(self) -> None:
         heap = np.repeat(np.arange(self.depth), 2 ** np.arange(self.depth))
-        entry, readout = _abs(self.entry), _abs(self.readout).sum(1)
+        entry, readout = absolute(self.entry), absolute(self.readout).sum(1)
         for group in range(PASSES * self.depth):
             nodes = heap == group // PASSES
             hidden = (
-                COLOUR_LIMIT * (_abs(self.own[group]).sum(0) + _abs(self.mates[group]).sum(0))
-                + UNIT * _abs(self.place[group, :PLACE_INPUTS]).sum(0)
-                + ACTIVATION_LIMIT * _abs(self.place[group, PLACE_INPUTS:]).sum(0)
+                COLOUR_LIMIT
+                * (absolute(self.own[group]).sum(0) + absolute(self.mates[group]).sum(0))
+                + UNIT * absolute(self.place[group, :PLACE_INPUTS]).sum(0)
+                + ACTIVATION_LIMIT * absolute(self.place[group, PLACE_INPUTS:]).sum(0)
                 + entry[nodes].max(0)
             )
-            summary = ACTIVATION_LIMIT * _abs(self.summary[group]).sum(0) + _abs(
+            summary = ACTIVATION_LIMIT * absolute(self.summary[group]).sum(0) + absolute(
                 self.summary_bias[group]
             )
-            odds = ACTIVATION_LIMIT * readout[nodes] + _abs(self.prior[nodes])
+            odds = ACTIVATION_LIMIT * readout[nodes] + absolute(self.prior[nodes])
             for bound, shift in zip((hidden, summary, odds), self.shifts[:, group], strict=True):
-                _check_bound(bound, int(shift))
+                check_bound(bound, int(shift))
         if self.trunk is not None:
             trunk = self.trunk
-            bound = COLOUR_LIMIT * _abs(trunk.weights).sum(0) + _abs(trunk.bias)
-            _check_bound(bound, int(trunk.shifts[0]))
-            bound = ACTIVATION_LIMIT * _abs(trunk.phase_weights).sum(0) + _abs(trunk.phase_bias)
-            _check_bound(bound, int(trunk.shifts[1]))
-
-
-def _abs(values: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
-    return np.abs(values.astype(np.int64))
-
-
-def _check_bound(bound: npt.NDArray[np.int64], shift: int) -> None:
-    """Every partial sum is exact in float32, and fits 16 bits once it is shifted."""
-    largest = int(bound.max(initial=0))
-    if largest >= EXACT_BELOW or largest >> shift >= _INT16_BELOW:
-        raise BundleError(
-            "bad_contexts",
-            f"sums of up to {largest} (shifted by {shift}) are not exact on every machine; "
-            f"they must stay below {EXACT_BELOW}, and shifted below {_INT16_BELOW}",
-        )
+            bound = COLOUR_LIMIT * absolute(trunk.weights).sum(0) + absolute(trunk.bias)
+            check_bound(bound, int(trunk.shifts[0]))
+            bound = ACTIVATION_LIMIT * absolute(trunk.phase_weights).sum(0) + absolute(
+                trunk.phase_bias
+            )
+            check_bound(bound, int(trunk.shifts[1]))

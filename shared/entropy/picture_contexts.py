@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from shared.entropy.exact import NumberArray, activated, shifted
 from shared.entropy.network import (
-    ACTIVATION_LIMIT,
     COARSE_STEPS,
     MATE_STEPS,
     NEAREST,
@@ -23,7 +23,6 @@ from shared.entropy.network import (
     PASSES,
     PLACE_INPUTS,
     UNIT,
-    NumberArray,
     PlaneNetwork,
     input_colours,
     padded_channels,
@@ -363,12 +362,12 @@ class _Evaluator:
                 hidden += _gather(self._mates, padded[block], self._mate_steps) @ weights.mates
             hidden += self._place[side][block] @ weights.place
             hidden += weights.entry.take(nodes, axis=0)
-            summary = _activate(hidden, weights.shifts[0]) @ weights.summary
+            summary = activated(hidden, weights.shifts[0]) @ weights.summary
             summary += weights.summary_bias
-            summary = _activate(summary, weights.shifts[1])
+            summary = activated(summary, weights.shifts[1])
             odds = np.einsum("nc,nc->n", summary, weights.readout.take(nodes, axis=0))
             odds += weights.prior.take(nodes)
-            out[block] = _shift(odds, weights.shifts[2]).clip(-ODDS_LIMIT, ODDS_LIMIT)
+            out[block] = shifted(odds, weights.shifts[2]).clip(-ODDS_LIMIT, ODDS_LIMIT)
         out += ODDS_LIMIT
         return out
 
@@ -402,9 +401,9 @@ class _Evaluator:
             block = slice(start, start + _BLOCK)
             hidden = _gather(self._coarser, grid.padded[block], steps) @ first
             hidden += trunk.bias.astype(self._dtype)
-            hidden = _activate(hidden, int(trunk.shifts[0])) @ second
+            hidden = activated(hidden, int(trunk.shifts[0])) @ second
             hidden += trunk.phase_bias.astype(self._dtype)
-            out[block] = _activate(hidden, int(trunk.shifts[1]))
+            out[block] = activated(hidden, int(trunk.shifts[1]))
         height, width = grid.shape
         fine = out.reshape(height, width, ratio, ratio, features).transpose(0, 2, 1, 3, 4)
         flat = fine.reshape(-1, features)
@@ -420,25 +419,3 @@ def _gather(
     parts = [state.colours.take(where, axis=0) for state in states]
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
     return joined.reshape(len(padded), -1)
-
-
-def _shift(values: NumberArray, shift: int) -> NumberArray:
-    """floor(values / 2**shift), exactly; may overwrite values."""
-    if values.dtype.kind == "i":
-        return values >> shift
-    values *= values.dtype.type(2.0**-shift)
-    return np.floor(values, out=values)
-
-
-def _activate(values: NumberArray, shift: int) -> NumberArray:
-    """clip(values >> shift, 0, 255); may overwrite values, which the bound keeps in 16 bits.
-
-    Truncation and floor differ below 0 only, where both become 0.
-    """
-    if values.dtype.kind == "i":
-        return np.clip(values >> shift, 0, ACTIVATION_LIMIT)
-    values *= values.dtype.type(2.0**-shift)
-    small = values.astype(np.int16)
-    np.clip(small, np.int16(0), np.int16(ACTIVATION_LIMIT), out=small)
-    np.copyto(values, small)
-    return values

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.entropy import SymbolTables
-from shared.entropy.network import ACTIVATION_LIMIT, NumberArray
+from shared.entropy.exact import NumberArray, activated, shifted
 from shared.errors import BitstreamError, BundleError
 from shared.lattice.network import INPUT_LIMIT, PAST_TAPS, GroupNetwork
 from shared.lattice.palette import LatticePalette, LatticePass, Values
@@ -235,11 +235,11 @@ class PictureLattice:
                 around = _window(seen, grid.every, grid.steps(1), slice(0, part.before))
                 self._past[step.plane] = around @ part.past
             hidden += self._past[step.plane][grid.positions[step.phase]]
-        hidden = _activate(hidden, part.shifts[0]) @ part.middle
+        hidden = activated(hidden, part.shifts[0]) @ part.middle
         hidden += part.middle_bias
-        outputs = _activate(hidden, part.shifts[1]) @ part.out
+        outputs = activated(hidden, part.shifts[1]) @ part.out
         outputs += part.out_bias
-        outputs = _shift(outputs, part.shifts[2])
+        outputs = shifted(outputs, part.shifts[2])
         most = MEAN_UNIT * self._model.limit - _HALF
         means = outputs[:, : spec.channels].clip(-most, most).astype(np.int32)
         scales = outputs[:, spec.channels :].clip(0, self._model.scales - 1).astype(np.int32)
@@ -316,17 +316,3 @@ def _window(seen: NumberArray, where: Positions, steps: Positions, columns: slic
     """Values around positions: [n, taps * columns], tap by tap."""
     gathered: NumberArray = seen[:, columns][where[:, None] + steps]
     return gathered.reshape(len(where), len(steps) * gathered.shape[2])
-
-
-def _shift(values: NumberArray, shift: int) -> NumberArray:
-    """floor(values / 2**shift), exactly; may overwrite values."""
-    if values.dtype.kind == "i":
-        return values >> shift
-    values *= values.dtype.type(2.0**-shift)
-    return np.floor(values, out=values)
-
-
-def _activate(values: NumberArray, shift: int) -> NumberArray:
-    """clip(values >> shift, 0, 255); may overwrite values."""
-    values = _shift(values, shift)
-    return np.clip(values, 0, ACTIVATION_LIMIT, out=values)

@@ -26,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from shared.entropy.network import ACTIVATION_LIMIT, EXACT_BELOW
+from shared.entropy.exact import ACTIVATION_LIMIT, absolute, check_bound
 from shared.errors import BundleError
 
 Int16Array = npt.NDArray[np.int16]
@@ -129,19 +129,11 @@ class GroupNetwork:
             raise BundleError("bad_contexts", "a shift is out of range")
 
     def _check_exactness(self) -> None:
-        hidden = (
-            INPUT_LIMIT * (_abs(self.past).sum(0) + _abs(self.own).sum(1)) + _abs(self.bias)
-        ).max()
-        middle = (ACTIVATION_LIMIT * _abs(self.middle).sum(0) + _abs(self.middle_bias)).max()
-        out = (ACTIVATION_LIMIT * _abs(self.out).sum(0) + _abs(self.out_bias)).max()
-        for bound in (hidden, middle, out):
-            if bound >= EXACT_BELOW:
-                raise BundleError(
-                    "bad_contexts",
-                    f"sums of up to {bound} are not exact on every machine; they must stay below "
-                    f"{EXACT_BELOW}",
-                )
-
-
-def _abs(values: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
-    return np.abs(values.astype(np.int64))
+        inputs = absolute(self.past).sum(0) + absolute(self.own).sum(1)
+        bounds = (
+            INPUT_LIMIT * inputs + absolute(self.bias),
+            ACTIVATION_LIMIT * absolute(self.middle).sum(0) + absolute(self.middle_bias),
+            ACTIVATION_LIMIT * absolute(self.out).sum(0) + absolute(self.out_bias),
+        )
+        for bound, shift in zip(bounds, self.shifts, strict=True):
+            check_bound(bound, int(shift))

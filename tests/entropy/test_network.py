@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from shared.entropy import ContextModel, PlaneNetwork
-from shared.entropy.network import COLOUR_LIMIT, EXACT_BELOW, input_colours
+from shared.entropy.exact import EXACT_BELOW
+from shared.entropy.network import COLOUR_LIMIT, input_colours
 from shared.errors import BundleError
 from shared.palette import PaletteTree
 from tests.support.tiny_bundle import tiny_palette

@@ -68,6 +68,20 @@ for path in sorted(FOLDER.glob("*.fwf")):
 """
 
 
+def printed(code: str, environment: dict[str, str]) -> dict[str, str]:
+    """The pairs of words that ``code`` prints in a Python process with such variables."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+    )
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
 ENVIRONMENTS = {
     "one-thread": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     "two-threads": {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
@@ -80,14 +94,5 @@ ENVIRONMENTS = {
 @pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=list(ENVIRONMENTS))
 def test_indices_do_not_depend_on_threads_or_processor(environment: dict[str, str]) -> None:
     """Other processors are imitated: numpy and OpenBLAS are told to use older instructions."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _DECODE],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
-    )
     expected = {record["file"]: record["indices_sha256"] for record in GOLDEN["files"]}
-    assert dict(line.split() for line in done.stdout.splitlines()) == expected
+    assert printed(_DECODE, environment) == expected

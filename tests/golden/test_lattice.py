@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +12,7 @@ from shared.bundle import Bundle
 from shared.codec import LatticeCodec, RateTarget
 from tests.golden.make import index_hash
 from tests.golden.make_lattice import FOLDER
-from tests.golden.test_golden import ENVIRONMENTS
+from tests.golden.test_golden import ENVIRONMENTS, printed
 
 GOLDEN = json.loads((FOLDER / "golden.json").read_text())
 
@@ -57,14 +53,5 @@ for path in sorted(FOLDER.glob("*.fwf")):
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=list(ENVIRONMENTS))
 def test_values_do_not_depend_on_threads_or_processor(environment: dict[str, str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _DECODE],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
-    )
     expected = {record["file"]: record["values_sha256"] for record in GOLDEN["files"]}
-    assert dict(line.split() for line in done.stdout.splitlines()) == expected
+    assert printed(_DECODE, environment) == expected

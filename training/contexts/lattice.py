@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from shared.entropy.network import ACTIVATION_LIMIT, UNIT
+from shared.entropy.exact import ACTIVATION_LIMIT
+from shared.entropy.network import UNIT
 from shared.lattice import GroupNetwork, LatticeContexts, LatticePalette, symbol_tables
 from shared.lattice.network import INPUT_LIMIT, PAST_TAPS
 from shared.lattice.palette import Values

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shared.entropy.exact import ACTIVATION_LIMIT
 from shared.entropy.network import (
-    ACTIVATION_LIMIT,
     COLOUR_LIMIT,
     ODDS_UNIT,
     PASSES,

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from shared.entropy.network import ACTIVATION_LIMIT, EXACT_BELOW, UNIT
+from shared.entropy.exact import ACTIVATION_LIMIT, EXACT_BELOW
+from shared.entropy.network import UNIT
 
 _FINEST_SHIFT = 14
 _MARGIN = 0.98
