@@ -173,7 +173,7 @@ def _ours(
 def _refinements(
     plan: AccuracyPlan, coders: Sequence[FeatureCoder], ours: Sequence[str]
 ) -> list[Refinement]:
-    """From every coarser start of a tail to its finest state, and to a picture's finest."""
+    """From every coarser state of a tail to its finest, and from all to a picture's finest."""
     found = []
     for coder in coders:
         manifest = coder.bundle.manifest
@@ -185,8 +185,11 @@ def _refinements(
             begin = (manifest.name, state)
             found.append(Refinement(begin, (manifest.name, 0), extends=state in finest))
         pictures = [name for name in ours if name not in {c.bundle.manifest.name for c in coders}]
-        start = (manifest.name, manifest.coarsest_state)
-        found += [Refinement(start, (name, 0), extends=False) for name in pictures]
+        found += [
+            Refinement((manifest.name, state), (name, 0), extends=False)
+            for name in pictures
+            for state in range(manifest.coarsest_state + 1)
+        ]
     return found
 
 
