@@ -23,7 +23,7 @@ from training.evaluate.bd_rate import RateCurve
 from training.evaluate.bootstrap import Floats
 
 Band = tuple[float, float]
-LOWS = (0.3, 0.4, 0.45, 0.48)
+LOWS = (0.3, 0.4, 0.45, 0.48, 0.49)
 HIGHS = (0.5, 0.52, 0.55, 0.6, 0.7)
 BANDS: tuple[Band, ...] = tuple(product(LOWS, HIGHS))
 """Around 0.5, from which detections count: nearly every photo has a weaker one somewhere."""
