@@ -15,6 +15,7 @@ import typer
 
 from cloud_server.cli.access import parse_labels
 from shared.cli import finite, print_table, stop_on_error, write_atomically
+from shared.errors import FeatherwireError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -94,6 +95,12 @@ def create(
     if if_missing and output is not None and output.exists():
         return
     with stop_on_error(as_json=as_json), _database(data, database, config) as connection:
+        if output is not None and output.exists():
+            raise FeatherwireError(
+                "file_exists",
+                f"{output} is there already; a token that is overwritten stays good, so revoke "
+                "it, remove the file, or choose another",
+            )
         text, made = tokens.create(
             connection,
             Role(role),

@@ -39,12 +39,18 @@ def take_all(
     return None
 
 
-def tell_kept(outcome: Outcome, spool: Path, server: str, why: str) -> None:
-    """Say how many frames wait for a server, and what delivers them."""
-    if outcome.kept:
+def tell_kept(outcome: Outcome, spool: Path, server: str, refusal: FeatherwireError | None) -> None:
+    """Say how many frames wait for a server, and what delivers them; and why it refused."""
+    one = len(outcome.kept) == 1
+    count = "1 frame is" if one else f"{len(outcome.kept)} frames are"
+    if refusal is not None:
+        sys.stderr.write(f"error: {refusal.message} [{refusal.reason}]\n")
+        if outcome.kept:
+            sys.stderr.write(f"{count} kept in {spool} until {server} lets this device in\n")
+    elif outcome.kept:
         sys.stderr.write(
-            f"{len(outcome.kept)} frames are kept in {spool} ({why}); `featherwire-edge flush "
-            f"--spool {spool} --server {server}` delivers them\n"
+            f"{count} kept in {spool} (no server took them); `featherwire-edge flush --spool "
+            f"{spool} --server {server}`, with the same --device and --tls options, delivers them\n"
         )
 
 
@@ -74,7 +80,8 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
         "passes": result.passes,
         "bytes": result.payload_bytes,
         "bits_per_pixel": round(result.analysis.bits_per_pixel, 6),
-        "round_trip_ms": round(result.round_trip_ms, 2),
+        # A result of a stream before: nobody knows when the frame was sent.
+        "round_trip_ms": round(result.round_trip_ms, 2) or None,
         "found": _found(result),
         "analysis": result.analysis.to_dict(),
     }

@@ -84,7 +84,8 @@ def flush(
         ) as session,
     ):
         ended = take_all(session.flush(), [], output, batch, outcome)
-    tell_kept(outcome, spool, server, "no server took them")
+        refusal = session.refusal
+    tell_kept(outcome, spool, server, refusal)
     batch.report(outcome)
-    if ended is not None or outcome.kept:
+    if ended is not None or refusal is not None or outcome.kept:
         raise typer.Exit(ExitCode.UNREACHABLE)

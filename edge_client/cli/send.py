@@ -172,18 +172,19 @@ def send(
             send_with=with_states,
         )
         ended = take_all(results, photos, output, batch, outcome)
+        refusal = session.refusal
     # What an earlier run has spooled comes first.
     order = {str(path): number for number, path in enumerate(photos)}
     outcome.results.sort(key=lambda r: (order.get(r["photo"], -1), r["refined"]))
     outcome.failures.sort(key=lambda r: order.get(r["file"], -1))
     if spool is not None:
-        tell_kept(outcome, spool, server, "no server took them")
+        tell_kept(outcome, spool, server, refusal)
     try:
         batch.report(outcome)
     except typer.Exit:
         if ended is None:
             raise
-    if ended is not None:
+    if ended is not None or refusal is not None:
         raise typer.Exit(ExitCode.UNREACHABLE)
     if any("task_errors" in record or "picture_error" in record for record in outcome.results):
         raise typer.Exit(ExitCode.SOME_FAILED)

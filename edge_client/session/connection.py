@@ -17,6 +17,7 @@ from edge_client.session.stream import MAX_CREDITS, Stream, draining, protocol_e
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
 from shared.wire import FrameOutcome, PictureRequest, error_from_message
+from shared.wire.features import file_bytes
 from shared.wire.requests import Frame, Hello, frame_message
 from shared.wire.results import outcome_from_message
 
@@ -101,7 +102,7 @@ class Connection(Stream):
         """
         request = ingest_pb2.ConnectRequest(frame=message)
         first = message.features[0]
-        size = sum(len(layer.payload) for features in message.features for layer in features.layers)
+        size = sum(map(file_bytes, message.features))
         with self._changed:
             self.raise_unless_open()
             if self._credits == 0:

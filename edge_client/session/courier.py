@@ -26,20 +26,18 @@ from edge_client.session.pending import Key, Reply
 from edge_client.spool import Spool
 from shared.errors import FeatherwireError, SessionError, SpoolError
 
-FATAL_REASONS = frozenset(
-    {
-        "bad_address",
-        "bad_tls_files",
-        "bundle_mismatch",
-        "forbidden",
-        "invalid_message",
-        "token_expired",
-        "token_revoked",
-        "unauthenticated",
-        "unsupported_version",
-        "wrong_device",
-    }
+ACCESS_REASONS = frozenset(
+    {"forbidden", "token_expired", "token_revoked", "unauthenticated", "wrong_device"}
 )
+"""Nobody lets this device in: another token is wanted, and frames can wait for it."""
+
+FATAL_REASONS = ACCESS_REASONS | {
+    "bad_address",
+    "bad_tls_files",
+    "bundle_mismatch",
+    "invalid_message",
+    "unsupported_version",
+}
 """Connecting again would not help: somebody must change something first."""
 
 WATCH_S = 0.5

@@ -81,7 +81,7 @@ def received(reply: Reply, source: Any, *, before: FrameResult | None = None) ->
         source=source,
         sequence=reply.sequence,
         state=reply.state,
-        payload_bytes=reply.payload_bytes,
+        payload_bytes=reply.payload_bytes or _analysed_bytes(reply),
         round_trip_ms=reply.round_trip_ms,
         passes=reply.passes,
         analysis=outcome.analysis,
@@ -93,6 +93,12 @@ def received(reply: Reply, source: Any, *, before: FrameResult | None = None) ->
         refined=before is not None,
         before=before,
     )
+
+
+def _analysed_bytes(reply: Reply) -> int:
+    """What the server says of a frame that another stream has sent."""
+    analysis = reply.outcome.analysis
+    return 0 if analysis is None else analysis.payload_bytes
 
 
 def failed(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from edge_client.rate import RateControl
 from edge_client.session.channel import TlsClientFiles, open_channel
-from edge_client.session.courier import Courier
+from edge_client.session.courier import ACCESS_REASONS, Courier
 from edge_client.session.describe import Photo
 from edge_client.session.direct import DirectSender, RateListener
 from edge_client.session.framing import Framer, SendWith
@@ -105,7 +105,8 @@ class EdgeSession:
     def open(self) -> EdgeSession:
         """Connect, agree on a bundle, and be ready to send; ``with`` calls this.
 
-        With a spool a server that is not there is no error: it is looked for until ``close``.
+        With a spool a server that is not there is no error: it is looked for until ``close``. One
+        that does not let this device in is none either: frames stay, and ``refusal`` says why.
         Raises ``SessionError`` (unreachable, refused, bundle_mismatch, unsupported_version, ...)
         and ``BundleError`` when the bundle cannot be had.
         """
@@ -156,7 +157,7 @@ class EdgeSession:
             spool, courier, self._opener, self._kept, self._control, self._connect_timeout_s
         )
         courier.wait_linked(self._connect_timeout_s)
-        if courier.fatal is not None:
+        if courier.fatal is not None and courier.fatal.reason not in ACCESS_REASONS:
             error = courier.fatal
             self.close()
             raise error
@@ -183,6 +184,11 @@ class EdgeSession:
     def online(self) -> bool:
         """Whether there is a stream now."""
         return self._current_link() is not None
+
+    @property
+    def refusal(self) -> FeatherwireError | None:
+        """Why the server lets this device in no more, with a spool: its frames stay there."""
+        return self._courier.fatal if self._courier is not None else None
 
     @property
     def control(self) -> RateControl:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from shared.bitstream import Bitstream, Layer, PartialLayer
-from shared.bitstream.container import BUNDLE_ID_BYTES, MAX_PASSES
+from shared.bitstream.container import (
+    BUNDLE_ID_BYTES,
+    HEADER_BYTES,
+    MAX_PASSES,
+    layer_bytes,
+    partial_layer_bytes,
+)
 from shared.errors import BitstreamError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import types_pb2
@@ -130,6 +136,15 @@ def features_message(bitstream: Bitstream) -> types_pb2.Features:
 def layer_message(layer: Layer) -> types_pb2.Layer:
     """A layer as its message, with its checksum."""
     return types_pb2.Layer(state=layer.state, payload=layer.payload, crc32c=layer.crc32c)
+
+
+def file_bytes(message: types_pb2.Features) -> int:
+    """Bytes of the .fwf file of the same layers."""
+    total = HEADER_BYTES + sum(layer_bytes(len(layer.payload)) for layer in message.layers)
+    if message.HasField("partial"):
+        partial = message.partial
+        total += partial_layer_bytes(partial.passes, len(partial.payload))
+    return total
 
 
 # -- parts ---------------------------------------------------------------------------------------

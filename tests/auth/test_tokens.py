@@ -141,6 +141,12 @@ def test_tokens_are_made_listed_and_revoked(tmp_path: Path) -> None:
     file = tmp_path / "operator.token"
     invoke("token", "create", "--role", "operator", "--days", "1", "-o", str(file), *data)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    kept = file.read_text()
+    refused = CliRunner().invoke(
+        build_app(), ["auth", "token", "create", "--role", "operator", "-o", str(file), *data]
+    )
+    assert (refused.exit_code, "file_exists" in refused.stderr) == (1, True)
+    assert file.read_text() == kept
     again = invoke("token", "create", "--role", "operator", "-o", str(file), "--if-missing", *data)
     assert again.stdout == ""
     invoke("token", "revoke", made["id"], *data)

@@ -100,11 +100,15 @@ def test_a_device_whose_token_is_revoked_keeps_its_frames(
             assert caught.value.reason in {"token_revoked", "spooled"}
         kept = spool.stats()
         assert kept.frames + kept.awaited >= 1
-        with pytest.raises(SessionError) as caught:
-            EdgeSession(
-                server.address, device="cam", encoder=encoder, spool=spool, tls=keys.edge(token)
-            ).open()
-        assert caught.value.reason == "token_revoked"
+        with EdgeSession(
+            server.address, device="cam", encoder=encoder, spool=spool, tls=keys.edge(token)
+        ) as session:
+            assert session.refusal is not None
+            assert session.refusal.reason == "token_revoked"
+            with pytest.raises(SessionError) as caught:
+                session.send(image, state=4)
+            assert caught.value.reason == "spooled"
+        kept = spool.stats()
         fresh = keys.token(Role.DEVICE, device="cam")
         with EdgeSession(
             server.address, device="cam", encoder=encoder, spool=spool, tls=keys.edge(fresh)
