@@ -19,7 +19,7 @@ from shared.cli import (
 
 BundleOption = Annotated[
     str | None,
-    typer.Option("--bundle", help="Bundle folder, zip or name. Default: the picture bundle."),
+    typer.Option("--bundle", help="Bundle folder, zip or name. Default: the file's own."),
 ]
 StateOption = Annotated[
     int | None,

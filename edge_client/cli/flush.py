@@ -35,7 +35,14 @@ def register(app: typer.Typer) -> None:
 
 def flush(
     spool: Annotated[
-        Path, typer.Option("--spool", metavar="FOLDER", help="Where `send --spool` kept frames.")
+        Path,
+        typer.Option(
+            "--spool",
+            metavar="FOLDER",
+            exists=True,
+            file_okay=False,
+            help="Where `send --spool` kept frames.",
+        ),
     ],
     server: ServerOption,
     output: OutputOption = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edge_client.cli.encode import BppOption, BundleOption, BytesOption, JsonOption
+from edge_client.cli.encode import BppOption, BytesOption, JsonOption
 from shared.cli import (
     RATE_COLUMNS,
     Batch,
@@ -33,7 +33,10 @@ def truncate(
     ] = None,
     bpp: BppOption = None,
     max_bytes: BytesOption = None,
-    bundle: BundleOption = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option("--bundle", help="Bundle folder, zip or name. Default: the file's own."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make files smaller: the same bytes as encoding at that state, or within that budget.

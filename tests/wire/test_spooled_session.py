@@ -302,6 +302,9 @@ def test_send_keeps_what_no_server_takes_and_flush_delivers_it(
     assert "3 frames are kept" in kept.stderr
     assert [Path(one["file"]).stem for one in json.loads(kept.stdout)["kept"]] == ["a", "b", "c"]
 
+    nowhere = edge("flush", "--server", server, "--spool", tmp_path / "mistyped")
+    assert (nowhere.returncode, (tmp_path / "mistyped").exists()) == (2, False)
+
     still = edge("flush", *dead)
     assert still.returncode == 4
     assert "3 frames are kept" in still.stderr
