@@ -17,7 +17,7 @@ MEAN_UNIT: Final = 8
 """Parts of a step in which means are told."""
 SCALES: Final = 32
 SCALE_STEPS: Final = 6.0
-"""Scales an octave... of e: scale number k is ``exp(SCALE_FIRST + k / SCALE_STEPS)`` steps."""
+"""Scales a factor of e: number k is ``exp(SCALE_FIRST + k / SCALE_STEPS)`` steps."""
 SCALE_FIRST: Final = -3.0
 _TOTAL: Final = 1 << 20
 
