@@ -105,6 +105,10 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
     def _most_bits(self, step: Step, width: int, height: int) -> int:
         """More than a pass of such a picture can take."""
 
+    @abstractmethod
+    def _symbols(self, contexts: Contexts, step: Step) -> int:
+        """How many symbols a pass has."""
+
     # -- what all of them share -------------------------------------------------------------------
 
     def shorten(self, bitstream: Bitstream, max_bytes: int) -> Bitstream:
@@ -230,6 +234,13 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
             return fitting
         return Layer(state, payload)
 
+    def _progress(self, bitstream: Bitstream, contexts: Contexts) -> float:
+        """The share of the next layer's symbols that a partial layer brings."""
+        if bitstream.partial is None:
+            return 0.0
+        symbols = [self._symbols(contexts, step) for step in self.passes(bitstream.partial.state)]
+        return sum(symbols[: bitstream.partial.passes]) / max(1, sum(symbols))
+
     def _check_passes(self, state: int, passes: int) -> None:
         if passes and not 0 < passes < len(
             self.passes(state - 1) if state > self.states[0] else ()
@@ -276,6 +287,11 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
                 f"layer of state {layer.state}: {len(layer.payload)} bytes are more than "
                 f"its {most} symbols' bytes can be",
             )
+
+
+def shapes_of(features: Features) -> dict[str, tuple[int, ...]]:
+    """Rows and columns of every scale."""
+    return {name: values.shape[1:] for name, values in features.items()}
 
 
 def whole(coded: Layer | PartialLayer | None) -> Layer:

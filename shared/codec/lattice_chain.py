@@ -11,8 +11,7 @@ import numpy.typing as npt
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.codec.base import Latents
-from shared.codec.chain import ChainCodec
-from shared.codec.palette_chain import shapes_of
+from shared.codec.chain import ChainCodec, shapes_of
 from shared.codec.rate import FINEST, RateTarget
 from shared.entropy import SymbolDecoder, SymbolEncoder
 from shared.lattice import LatticeContexts, LatticePalette, LatticePass, PictureLattice, Values
@@ -72,10 +71,6 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
         """See :meth:`shared.codec.base.Codec.decode`. There are no indices: values are whole steps
         and not nodes of a tree."""
         contexts = self._read(bitstream)
-        progress = 0.0
-        if (partial := bitstream.partial) is not None:
-            sizes = [self._values(contexts, step) for step in self.passes(partial.state)]
-            progress = sum(sizes[: partial.passes]) / max(1, sum(sizes))
         return Latents(
             self.palette.decode(contexts.values(), contexts.known()),
             {},
@@ -83,7 +78,7 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
             bitstream.width,
             bitstream.height,
             {},
-            progress,
+            self._progress(bitstream, contexts),
         )
 
     def decode_values(self, bitstream: Bitstream) -> Values:
@@ -144,5 +139,5 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
         rows, columns = self._grids(width, height)[spec.scale]
         return _WORST_BITS_PER_VALUE * rows * columns * spec.channels
 
-    def _values(self, contexts: PictureLattice, step: LatticePass) -> int:
+    def _symbols(self, contexts: PictureLattice, step: LatticePass) -> int:
         return len(contexts.positions(step)) * self.palette.planes[step.plane].spec.channels

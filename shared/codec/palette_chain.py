@@ -12,7 +12,7 @@ from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
 from shared.codec.assignment import RateAwareAssignment
 from shared.codec.base import Latents
-from shared.codec.chain import ChainCodec, whole
+from shared.codec.chain import ChainCodec, shapes_of, whole
 from shared.codec.rate import FINEST, RateTarget
 from shared.entropy import BitDecoder, BitEncoder, ContextModel, PictureContexts
 from shared.errors import BudgetError
@@ -229,20 +229,8 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
             expected_db=round(expected, 2),
         )
 
-    def _progress(self, bitstream: Bitstream, contexts: PictureContexts) -> float:
-        """The share of the next layer's splits that a partial layer brings."""
-        if bitstream.partial is None:
-            return 0.0
-        splits = [
-            len(contexts.positions(step.plane, step.side))
-            for step in self.palette.passes(bitstream.partial.state)
-        ]
-        return sum(splits[: bitstream.partial.passes]) / max(1, sum(splits))
+    def _symbols(self, contexts: PictureContexts, step: Pass) -> int:
+        return len(contexts.positions(step.plane, step.side))
 
     def _state(self, target: RateTarget) -> int:
         return self.palette.finest_state if target.state is None else target.state
-
-
-def shapes_of(features: Features) -> dict[str, tuple[int, ...]]:
-    """Rows and columns of every scale."""
-    return {name: values.shape[1:] for name, values in features.items()}

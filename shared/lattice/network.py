@@ -71,12 +71,6 @@ class GroupNetwork:
         """Positions that the window reaches to every side."""
         return math.isqrt(int(self.own.shape[1]) // self.channels) // 2
 
-    def macs(self) -> int:
-        """Multiply-adds a position."""
-        hidden, width = self.middle.shape
-        inputs = self.past.shape[0] + self.own.shape[1]
-        return inputs * hidden + hidden * width + width * self.out.shape[1]
-
     def to_arrays(self, prefix: str) -> dict[str, npt.NDArray[np.generic]]:
         """Named arrays for contexts.npz; :meth:`from_arrays` is the inverse."""
         return {f"{prefix}.{field.name}": getattr(self, field.name) for field in fields(self)}
