@@ -31,8 +31,7 @@ from shared.wire.requests import (
     refine_message,
 )
 from shared.wire.results import outcome_from_message
-
-from .test_conversions import _analysis_message
+from tests.support.messages import analysis_message
 
 MUTATIONS = 2_000
 
@@ -116,7 +115,7 @@ def test_damaged_messages_give_typed_errors(
         "layers": (ingest_pb2.Refine, _refine(encoder, image), parse_refine),
         "command": (fleet_pb2.Command, _command(), parse_command),
         "hello": (ingest_pb2.Hello, hello.SerializeToString(), parse_hello),
-        "outcome": (pb.FrameOutcome, _analysis_message().SerializeToString(), outcome_from_message),
+        "outcome": (pb.FrameOutcome, analysis_message().SerializeToString(), outcome_from_message),
         "error": (pb.Error, error.SerializeToString(), error_from_message),
     }
     message_class, data, parse = cases[kind]
@@ -135,7 +134,7 @@ def test_damaged_messages_give_typed_errors(
 
 
 def test_a_message_from_one_kind_read_as_another_gives_typed_errors() -> None:
-    data = _analysis_message().SerializeToString()
+    data = analysis_message().SerializeToString()
     for message_class, parse in (
         (ingest_pb2.Frame, parse_frame),
         (ingest_pb2.Refine, parse_refine),

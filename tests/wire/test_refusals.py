@@ -17,24 +17,7 @@ from shared.errors import (
 from shared.limits import Limits
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
 from shared.proto.featherwire.v1 import types_pb2 as pb
-from shared.results import (
-    AnalysisResult,
-    Box,
-    Classification,
-    Detection,
-    Face,
-    Instance,
-    ModelInfo,
-    Region,
-    RleMask,
-    TaskResult,
-)
-from shared.wire import (
-    FrameOutcome,
-    Picture,
-    PictureEncoding,
-    PictureRequest,
-)
+from shared.wire import PictureEncoding, PictureRequest
 from shared.wire.commands import RatePolicy, RefineCommand, parse_command, parse_rate_policy
 from shared.wire.features import parse_features
 from shared.wire.requests import (
@@ -45,8 +28,9 @@ from shared.wire.requests import (
     parse_picture_request,
     parse_tasks,
 )
-from shared.wire.results import outcome_from_message, outcome_to_message
+from shared.wire.results import outcome_from_message
 from shared.wire.transport import client_options, server_options
+from tests.support.messages import analysis_message
 
 
 @pytest.mark.parametrize(
@@ -219,34 +203,6 @@ def test_task_names_lose_repetitions_and_encodings_have_a_default() -> None:
     assert [encoding.suffix for encoding in PictureEncoding] == [".png", ".webp", ".webp"]
 
 
-def _analysis_message() -> pb.FrameOutcome:
-    detection = Detection(
-        box=Box(x_min=0, y_min=0, x_max=1, y_max=1), class_id=1, class_name="x", score=0.5
-    )
-    instance = Instance(
-        **{**dict(detection), "box": detection.box}, mask=RleMask(size=(32, 64), counts="00")
-    )
-    face = Face(box=detection.box, score=1, key_points=((0, 0),), landmarks=((0, 0, 0),))
-    model = ModelInfo(name="m", version="1", licence="l", sha256="0" * 64)
-    tabby, lynx = (
-        Classification(class_id=n, class_name="x", score=score) for n, score in ((1, 0.7), (2, 0.1))
-    )
-    sky = Region(class_id=0, class_name="sky", share=1, mask=instance.mask)
-    results = {
-        "detection": TaskResult(task="detection", model=[model], detections=[detection]),
-        "segmentation": TaskResult(task="segmentation", model=[model], instances=[instance]),
-        "landmarks": TaskResult(task="landmarks", model=[model], faces=[face]),
-        "classification": TaskResult(task="classification", model=[model], classes=[tabby, lynx]),
-        "parts": TaskResult(task="parts", model=[model], regions=[sky]),
-    }
-    analysis = AnalysisResult(
-        width=64, height=32, payload_bytes=1, bits_per_pixel=1, tasks=results,
-        milliseconds={"total": 1.0},
-    )  # fmt: skip
-    picture = Picture(PictureEncoding.PNG, 64, 32, b"png")
-    return outcome_to_message(FrameOutcome(analysis=analysis, picture=picture))
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -294,7 +250,7 @@ def _analysis_message() -> pb.FrameOutcome:
     ],
 )
 def test_a_result_that_cannot_be_is_refused(change: Any) -> None:
-    message = _analysis_message()
+    message = analysis_message()
     assert outcome_from_message(message).analysis is not None
     change(message)
     with pytest.raises(SessionError) as caught:
