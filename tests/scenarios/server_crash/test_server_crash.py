@@ -155,18 +155,17 @@ def test_no_frame_is_lost_or_doubled_however_often_the_server_is_killed(
 
 SLOW_SERVER = """
 import time
-import cloud_server.service as service
+import cloud_server.engine.spec as spec
 from cloud_server.cli import main
+from shared.results import TaskResult
 
 class Slow:
     models = []
     def run(self, images):
         time.sleep({delay_s})
-        return [service.TaskResult(task="detection", model=[], detections=[]) for _ in images]
+        return [TaskResult(task="detection", model=[], detections=[]) for _ in images]
 
-from shared.results import TaskResult
-service.TaskResult = TaskResult
-service.open_task = lambda *arguments, **options: Slow()
+spec.open_task = lambda *arguments, **options: Slow()
 main()
 """
 
