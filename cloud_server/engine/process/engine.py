@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import signal
 import time
 from dataclasses import dataclass, field
 
@@ -18,8 +19,11 @@ from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import worker_pb2
 
-MAX_KILLED = 2
-"""Workers that may die of a frame that they have alone; then its answer is an error."""
+MAX_CRASHES = 2
+"""Workers that may crash on a frame that they have alone; then its answer is an error."""
+
+MAX_SIGKILLS = 5
+"""The same for workers that somebody else ended: for want of memory, or by chance."""
 
 PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Before a worker is started again; from the beginning once it has answered a frame."""
@@ -31,6 +35,7 @@ HUNG_S = 30.0
 """A worker that has not answered so long after a frame's deadline is killed."""
 
 SWEEP_S = 0.1
+_SIGKILL = signal.SIGKILL.name
 INLINE_BYTES = 256 * 2**10
 """Outcomes up to this size are read on the event loop; larger ones in a thread."""
 
@@ -52,7 +57,8 @@ class ProcessEngine:
     ``tasks``, ``alive`` and ``queues`` may be read in any thread.
 
     A frame whose worker dies is given to another; its deadline begins anew, and does not run while
-    there is no worker. One that ``MAX_KILLED`` workers died of is answered with ``worker_crashed``.
+    there is no worker. One that workers die of, with no other frame, is answered in the end with
+    ``worker_crashed``; ``MAX_CRASHES`` and ``MAX_SIGKILLS`` say when.
     """
 
     def __init__(
@@ -226,8 +232,9 @@ class ProcessEngine:
         again = []
         for job in jobs:
             job.expires_at = self._last_seen + job.frame.deadline_s
-            job.killed += len(jobs) == 1
-            if job.killed >= MAX_KILLED:
+            if len(jobs) == 1:
+                job.deaths[cause == _SIGKILL] += 1
+            if job.deaths[False] >= MAX_CRASHES or job.deaths[True] >= MAX_SIGKILLS:
                 _answer(job, EngineOutcome(error=_crashed(job, cause)))
             else:
                 again.append(job)
@@ -275,7 +282,7 @@ def _closed() -> FeatherwireError:
 
 def _crashed(job: Job, cause: str) -> FeatherwireError:
     return FeatherwireError(
-        "worker_crashed", f"{job.killed} workers died of this frame ({cause})", cause=cause
+        "worker_crashed", f"{sum(job.deaths)} workers died of this frame ({cause})", cause=cause
     )
 
 

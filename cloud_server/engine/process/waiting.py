@@ -23,8 +23,8 @@ class Job:
     given_at: float = 0.0
     suspect: bool = False
     """It was with a worker that died: it goes to a worker that has no other frame."""
-    killed: int = 0
-    """Workers that died while they had this frame alone."""
+    deaths: list[int] = field(default_factory=lambda: [0, 0])
+    """Of workers that had this frame alone: those that crashed, and those that were killed."""
 
 
 class Place(Protocol):
