@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shared.results import ModelInfo, TaskResult
 
-KILLS, SEGFAULTS, EXITS, SLOW = 33, 34, 35, 36
+KILLS, SEGFAULTS, EXITS, SLOW = 401, 402, 403, 404
 """Widths, in pixels, of pictures that do that to their worker."""
 
 SLOW_S = 1.0
@@ -29,14 +29,14 @@ class Fragile:
     def run(self, images: Sequence[NDArray[np.uint8]]) -> list[TaskResult]:
         for image in images:
             match image.shape[1]:
-                case 33:
+                case 401:
                     os.kill(os.getpid(), signal.SIGKILL)
-                case 34:
+                case 402:
                     print("about to fall", file=sys.stderr, flush=True)
                     ctypes.string_at(0)
-                case 35:
+                case 403:
                     os._exit(7)
-                case 36:
+                case 404:
                     time.sleep(SLOW_S)
         return [TaskResult(task="fragile", model=self.models, detections=[]) for _ in images]
 
