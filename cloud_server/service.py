@@ -18,6 +18,8 @@ from cloud_server.engine.process import ProcessEngine
 from cloud_server.engine.spec import EngineSpec, import_path
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.fleet.quota import Quota
+from cloud_server.fleet.retention import FleetRetention
+from cloud_server.fleet.retention import Limits as FleetLimits
 from cloud_server.fleet.servicer import FleetServicer
 from cloud_server.ingest.bundles import BundleServicer
 from cloud_server.ingest.limits import StreamLimits
@@ -118,7 +120,6 @@ async def _open_around(
         max_calls=settings.max_calls,
         stream_limits=stream_limits,
     )
-    max_age_s = None if settings.keep_days is None else settings.keep_days * 86400
     metrics.subscribers.set_function(lambda: results.subscribers)
     server = Server(
         observed,
@@ -132,9 +133,7 @@ async def _open_around(
             write_timeout_s=settings.write_timeout_s,
         ),
         log=result_log,
-        retention=Retention(
-            result_log, RetentionLimits(max_age_s, settings.keep_bytes), metrics=metrics
-        ),
+        retention=_retention(result_log, settings, ingest, metrics),
         metrics=metrics,
         metrics_listen=settings.metrics,
         max_message_bytes=settings.max_message_bytes,
@@ -190,6 +189,29 @@ def _open_fleet(database: Database, settings: ServerSettings) -> Fleet:
         settings.quota_frames, settings.quota_bytes, settings.quota_pixels, settings.quota_burst_s
     )
     return Fleet(database, quota)
+
+
+def _retention(
+    log: ResultLog, settings: ServerSettings, ingest: IngestServicer, metrics: Metrics
+) -> Retention:
+    idle_days = settings.keep_session_days or settings.keep_days
+    fleet_limits = FleetLimits(
+        audit_age_s=_seconds(settings.keep_audit_days),
+        audit_entries=settings.keep_audit_entries,
+        command_age_s=_seconds(settings.keep_command_days),
+        commands=settings.keep_commands,
+    )
+    return Retention(
+        log,
+        RetentionLimits(_seconds(settings.keep_days), settings.keep_bytes, _seconds(idle_days)),
+        metrics=metrics,
+        sessions_in_use=lambda: ingest.sessions_in_use,
+        further=[FleetRetention(log.database, fleet_limits, metrics).run_once],
+    )
+
+
+def _seconds(days: float | None) -> float | None:
+    return None if days is None else days * 86400
 
 
 def _refine_policy(settings: ServerSettings, bundles: Sequence[Bundle]) -> RefinePolicy | None:

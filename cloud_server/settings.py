@@ -127,6 +127,20 @@ class ServerSettings(BaseSettings):
         default=None, ge=2**20, description="of frames and results; the oldest are forgotten"
     )
 
+    keep_session_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="idle sessions of which nothing else is kept are forgotten; none: keep_days",
+    )
+    keep_audit_days: float | None = Field(
+        default=365, gt=0, description="age at which entries of the audit are forgotten"
+    )
+    keep_audit_entries: int | None = Field(default=100_000, ge=1)
+    keep_command_days: float | None = Field(
+        default=90, gt=0, description="since a command was answered; others are kept"
+    )
+    keep_commands: int | None = Field(default=100_000, ge=1, description="answered ones")
+
     # Who is let in: TLS, PEM files, and callers with tokens
     tls_certificate: Path | None = None
     tls_key: Path | None = None

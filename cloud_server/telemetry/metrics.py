@@ -109,7 +109,7 @@ class Metrics:
         )
         self.forgotten = Counter(
             "featherwire_records_forgotten_total",
-            "Records that retention took out of the log, by age or bytes.",
+            "What retention deleted: results for age or bytes, sessions, commands, audit entries.",
             ["reason"],
             registry=r,
         )
