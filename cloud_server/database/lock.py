@@ -44,7 +44,7 @@ class FileLock:
 
 def take_advisory_lock(connection: Connection, place: str, wait_s: float) -> None:
     """Hold PostgreSQL's lock as long as ``connection`` lives; raises ``StorageError("in_use")``."""
-    # Should this machine vanish, its lock is let go in half a minute: the system's default is hours.
+    # Should this machine vanish, its lock is let go in half a minute, not in the default two hours.
     connection.execute(
         text(
             "SELECT set_config('tcp_keepalives_idle', '10', false),"
