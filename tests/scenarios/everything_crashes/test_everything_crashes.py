@@ -21,6 +21,7 @@ from tests.support.crashes import ROUNDS, Servers, Watcher, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 EDGE = ROOT / "tests" / "scenarios" / "edge_crash" / "edge.py"
+PATIENCE_S = 60.0
 SERVER = """
 import functools
 import cloud_server.service as service
@@ -47,7 +48,7 @@ class Edge:
 
     def start(self) -> None:
         environment = {
-            **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PAUSE_S": "0.02",
+            **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PAUSE_S": "0.05",
         }  # fmt: skip
         with self._log.open("a") as log:
             self._process = subprocess.Popen(self._command, env=environment, stdout=log, stderr=log)
@@ -59,14 +60,20 @@ class Edge:
     def finish(self) -> None:
         """Send what is spooled, and nothing new; and wait until all is answered."""
         self._stop.touch()
-        assert self._process.wait(120) == 0, self._log.read_text()[-3000:]
+        answered, until = 0, 0.0
+        while self._process.poll() is None:
+            if (size := self.results.stat().st_size) > answered:
+                answered, until = size, time.monotonic() + PATIENCE_S
+            assert time.monotonic() < until, "results no longer come"
+            time.sleep(0.1)
+        assert self._process.returncode == 0, self._log.read_text()[-3000:]
 
     def close(self) -> None:
         self._process.kill()
         self._process.wait(10)
 
 
-@pytest.mark.timeout(240 + 30 * ROUNDS)
+@pytest.mark.timeout(240 + 60 * ROUNDS)
 def test_no_frame_is_lost_or_doubled_whatever_is_killed(
     servers: Servers, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
