@@ -28,6 +28,7 @@ _USAGE_REASONS = frozenset(
     {
         "bad_device",
         "bad_option",
+        "bad_region",
         "bad_recipe",
         "bad_target",
         "no_int8",
@@ -36,6 +37,7 @@ _USAGE_REASONS = frozenset(
         "insecure_listen",
         "no_target",
         "no_tokens",
+        "regions_unsupported",
         "tls_missing",
         "two_targets",
         "unknown_backend",
