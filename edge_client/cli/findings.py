@@ -71,6 +71,8 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
         unknown = SessionError("no_result", "the server sent neither findings nor an error")
         fail(photo, result.error or unknown, outcome)
         return
+    from shared.results.words import found_words
+
     record: dict[str, Any] = {
         "photo": str(photo),
         "sequence": result.sequence,
@@ -82,7 +84,7 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
         "bits_per_pixel": round(result.analysis.bits_per_pixel, 6),
         # A result of a stream before: nobody knows when the frame was sent.
         "round_trip_ms": round(result.round_trip_ms, 2) or None,
-        "found": _found(result),
+        "found": found_words(result.tasks.values()),
         "analysis": result.analysis.to_dict(),
     }
     if result.task_errors:
@@ -108,19 +110,3 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
         fail(photo, FeatherwireError("io_error", str(failure)), outcome)
     else:
         outcome.results.append(record)
-
-
-def _found(result: FrameResult) -> str:
-    """How many of what, such as ``2 person, 1 bus; 3 faces; tabby 71%; road 40%, sky 22%``."""
-    parts = []
-    for task in result.tasks.values():
-        if task.faces is not None:
-            parts.append(f"{len(task.faces)} faces")
-        elif task.classes is not None:
-            parts.append(", ".join(f"{c.class_name} {c.score:.0%}" for c in task.classes[:1]))
-        elif task.regions is not None:
-            parts.append(", ".join(f"{r.class_name} {r.share:.0%}" for r in task.regions[:3]))
-        else:
-            names = Counter(item.class_name for item in task.detections or task.instances or ())
-            parts.append(", ".join(f"{count} {name}" for name, count in names.most_common()))
-    return "; ".join(part for part in parts if part) or "-"
