@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 DEFAULT_FPS = 1.0
 SINK_CAPACITY = 1000
+ONE_SIGNAL_S = 0.5
+"""A terminal, or `timeout`, may send the same signal twice: to the process, and to its group."""
 
 SourceArgument = Annotated[
     list[str],
@@ -340,14 +343,17 @@ def _signals(
     hurry = threading.Event()
     timer = threading.Timer(grace_s, hurry.set)
     timer.daemon = True
+    first_at = 0.0
 
     def end(number: int, frame: object) -> None:
-        if stop.is_set():
+        nonlocal first_at
+        if not stop.is_set():
+            first_at = time.monotonic()
+            stop.set()
+            captures.stop()
+            timer.start()
+        elif time.monotonic() - first_at > ONE_SIGNAL_S:
             hurry.set()
-            return
-        stop.set()
-        captures.stop()
-        timer.start()
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -18,8 +18,8 @@ from shared.errors import SourceError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?://)?(.*)", re.DOTALL)
 _KNOWN = "rtsp, rtsps, http, https, v4l2 and file"
-# Without these RTSP goes by UDP, of which firewalls and busy networks lose parts.
-_RTSP = {"rtsp_transport": "tcp"}
+# By UDP firewalls and busy networks lose parts; and the first picture need not wait five seconds.
+_RTSP = {"rtsp_transport": "tcp", "analyzeduration": "500000"}
 _VIDEO_SUFFIXES = re.compile(r"\.(m3u8|mp4|ts|mkv|webm|flv|mov)$", re.I)
 
 

@@ -40,7 +40,8 @@ class Report:
     def id(self) -> str:
         """The same whenever this result is sent again."""
         kind = f"/state-{self.state}" if self.refined else ""
-        return f"{self.device}/{self.session}/{self.sequence}{kind}"
+        number = "" if self.cursor is None else f"@{self.cursor}"
+        return f"{self.device}/{self.session}/{self.sequence}{kind}{number}"
 
     @property
     def bits_per_pixel(self) -> float | None:
