@@ -52,7 +52,7 @@ class JpegSplitter:
             if end is None:
                 if len(self._buffer) <= self._max_bytes:
                     return
-                self._damage(2)
+                self._damage(len(self._buffer))
             elif end > 0:
                 yield self._header, bytes(self._buffer[:end])
                 del self._buffer[:end]

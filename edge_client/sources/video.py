@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import av.video
 
 _MICROSECONDS = 1e6
+_TEXT = frozenset({"tty", "bin", "idf", "adf", "xbin"})
+"""FFmpeg draws what is in a text file."""
 
 
 class VideoSource:
@@ -93,26 +95,30 @@ class VideoSource:
             return av.open(
                 self._url,
                 format=self._form,
-                # A picture that claims more is refused by FFmpeg before it has memory for it.
-                options={"max_pixels": str(self._limits.max_side**2), **self._options},
+                # A picture that claims more is refused by FFmpeg before it has memory for it, and
+                # a file that names others, as a playlist does, gets none of them.
+                options={
+                    "max_pixels": str(self._limits.max_side**2),
+                    **({} if self.lasting else {"protocol_whitelist": "file"}),
+                    **self._options,
+                },
                 timeout=(self._timeout_s, self._timeout_s) if self.lasting else None,
             )
         except (av.FFmpegError, OSError, ValueError) as error:
             raise self._error(error) from None
 
     def _stream(self, container: av.container.InputContainer) -> av.video.stream.VideoStream:
+        if container.format.name in _TEXT:
+            raise SourceError("unreadable", f"{self.name} is text, and no video")
         if not container.streams.video:
             raise SourceError("no_video", f"there is no video in {self.name}")
         stream = container.streams.video[0]
         if stream.width and stream.height:
-            self._check(stream.width, stream.height)
+            try:
+                check_sides(stream.width, stream.height, self._limits)
+            except PhotoError as error:
+                raise SourceError(error.reason, f"{self.name}: {error.message}") from None
         return stream
-
-    def _check(self, width: int, height: int) -> None:
-        try:
-            check_sides(width, height, self._limits)
-        except PhotoError as error:
-            raise SourceError(error.reason, f"{self.name}: {error.message}") from None
 
     def _error(self, error: Exception) -> SourceError:
         import av
@@ -165,7 +171,11 @@ class VideoSource:
                 self.damaged += 1
                 continue
             for frame in frames:
-                self._check(frame.width, frame.height)
+                try:
+                    check_sides(frame.width, frame.height, self._limits)
+                except PhotoError:  # the first ones were of another size
+                    self.damaged += 1
+                    continue
                 self._count += 1
                 yield frame
 
