@@ -29,6 +29,7 @@ _USAGE_REASONS = frozenset(
         "bad_device",
         "bad_option",
         "bad_recipe",
+        "bad_secret",
         "bad_sink",
         "bad_source",
         "bad_target",

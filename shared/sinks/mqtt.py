@@ -65,7 +65,7 @@ class MqttAddress:
             raise SinkError("bad_sink", "MQTT is mqtt://HOST[:PORT]/TOPIC[?qos=0|1]") from None
         base = unquote(parts.path).strip("/") or "featherwire"
         discovery, ca = options.pop("discovery", ""), options.pop("ca", None)
-        if options or "#" in base or "+" in base or parts.fragment:
+        if options or "#" in base or "+" in base or "#" in url:
             wrong = ", ".join(options) or "# and + in a topic"
             raise SinkError("bad_sink", f"MQTT does not know {wrong}")
         tls = parts.scheme == "mqtts"
@@ -181,8 +181,9 @@ class MqttSink:
         self._connected.set()
 
     def _on_disconnect(self, _: Any, __: Any, ___: Any, reason: Any, ____: Any) -> None:
-        self._connected.clear()
-        self._why = str(reason)
+        if self._connected.is_set():  # else the reason is why it was refused
+            self._connected.clear()
+            self._why = str(reason)
 
 
 def summary(report: Report, counts: dict[str, int]) -> dict[str, Any]:
