@@ -3,6 +3,7 @@
     python -m benchmarks [PHOTO|FOLDER|TAR ...] [--limit N] [--cache FOLDER]
     python -m benchmarks --transport
     python -m benchmarks --regions [PHOTO|FOLDER|TAR ...] [--limit N]
+    python -m benchmarks --soak MINUTES
     python -m benchmarks --accuracy SET [SET ...] [--task NAME] [--limit N] [--cache FOLDER]
 
 Without photos it takes those that packages ship. Results go to benchmarks/results/SET/; what was
@@ -30,6 +31,7 @@ from benchmarks.demo.processes import DemoError
 from benchmarks.feature_speed import FEATURE_REFERENCE, feature_bundles, feature_speeds
 from benchmarks.memory import edge_peak_megabytes
 from benchmarks.regions import regions, regions_table
+from benchmarks.soak import soak, soak_table
 from benchmarks.speed import speed_table, speeds
 from benchmarks.strip import write_strip
 from benchmarks.transport.measure import transport, transport_table, write_transport
@@ -56,6 +58,9 @@ def main() -> int:
     try:
         if arguments.accuracy:
             accuracy_curves(arguments, _say)
+            return 0
+        if arguments.soak is not None:
+            print(soak_table(soak(arguments.soak)))
             return 0
         bundle = Bundle.load(arguments.bundle)
         if arguments.regions:
@@ -152,6 +157,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--regions", action="store_true", help="regions of interest alone")
     parser.add_argument("--transport", action="store_true", help="the transport's rates alone")
+    parser.add_argument(
+        "--soak", type=float, metavar="MINUTES", help="memory of `stream` over so many minutes"
+    )
     parser.add_argument("--task", default="detection", help="with --accuracy: the task")
     parser.add_argument("--split", default=None, help="with --accuracy: which part of the set")
     parser.add_argument("--bundle", default=None, help="folder, zip or name; default: the packaged")

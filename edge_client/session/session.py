@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -21,6 +22,7 @@ from edge_client.session.opening import BundleSource, Link, Opener, keep_nothing
 from edge_client.session.outgoing import Wishes
 from edge_client.session.result import FrameResult
 from edge_client.session.settings import DeviceSettings
+from edge_client.session.shot import Shot
 from edge_client.session.spooled import SpooledSender
 from edge_client.session.unary import analyze
 from edge_client.session.wishes import PictureWish, picture_request
@@ -276,7 +278,7 @@ class EdgeSession:
 
     def stream(
         self,
-        photos: Iterable[Photo],
+        photos: Iterable[Photo | Shot | None],
         *,
         tasks: Iterable[str] | None = None,
         picture: PictureWish = None,
@@ -287,14 +289,19 @@ class EdgeSession:
         best_effort: bool = False,
         refinable: bool = False,
         send_with: SendWith = (),
+        window: int | None = None,
+        hurry: threading.Event | None = None,
     ) -> Iterator[FrameResult]:
         """Send many photos, with as many in flight as the server gives credits for.
 
         Yields each result as it completes, which need not be the order of ``photos``; its
-        ``source`` is the photo. Where the server asks for more of a frame after its result, what
-        comes of that is a further result, with ``refined`` set. A photo that cannot be encoded, or
-        fails at the server, yields a result with ``error`` set, and the rest go on; so does one
-        that is not back within its deadline. Raises ``SessionError`` when the session itself fails,
+        ``source`` is the photo, or the origin of a ``Shot``. ``photos`` may give None while there
+        is no photo to send, so that what is here is yielded. ``window``: frames without a result at
+        most while there is a stream. Once ``hurry`` is set no result is waited for. Where the
+        server asks for more of a frame after its result, what comes of that is a further result,
+        with ``refined`` set. A photo that cannot be encoded, or fails at the server, yields a
+        result with ``error`` set, and the rest go on; so does one that is not back within its
+        deadline. Raises ``SessionError`` when the session itself fails,
         after it has yielded all that came back.
         """
         sender = self._open_sender()
@@ -302,7 +309,7 @@ class EdgeSession:
         names = None if tasks is None else parse_tasks(tasks)
         with_ = self._framing().at_once(send_with)
         wishes = Wishes(rate, names, picture_request(picture), refinable, with_)
-        return sender.stream(photos, wishes)
+        return sender.stream(photos, wishes, window=window, hurry=hurry)
 
     def flush(self) -> Iterator[FrameResult]:
         """Results of what the spool still holds, as they come.

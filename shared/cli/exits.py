@@ -31,6 +31,9 @@ _USAGE_REASONS = frozenset(
         "bad_option",
         "bad_region",
         "bad_recipe",
+        "bad_secret",
+        "bad_sink",
+        "bad_source",
         "bad_target",
         "no_int8",
         "no_psnr_model",
@@ -43,6 +46,8 @@ _USAGE_REASONS = frozenset(
         "two_targets",
         "unknown_backend",
         "unknown_model",
+        "unknown_scheme",
+        "unknown_sink",
         "unknown_state",
         "unknown_task",
         "unknown_token",
@@ -54,7 +59,8 @@ def code_of(error: FeatherwireError) -> ExitCode:
     """The exit code for an error that ends a whole command."""
     if error.reason in _USAGE_REASONS:
         return ExitCode.USAGE
-    if isinstance(error, BundleError | ModelError | StorageError):
+    missing = error.reason == "missing_extra"
+    if missing or isinstance(error, BundleError | ModelError | StorageError):
         return ExitCode.MISSING
     if isinstance(error, SessionError) and error.reason != "not_found":
         return ExitCode.UNREACHABLE
