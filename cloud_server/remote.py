@@ -30,10 +30,30 @@ class Access:
     key: Path | None = None
     token: str | None = field(default=None, repr=False)
 
+    name: str | None = None
+    """What the server's certificate calls it, where that is not the host of the address."""
+
     def open_channel(self, address: str) -> grpc.Channel:
         """A channel to ``HOST:PORT``. Raises ``SessionError("bad_tls_files")``."""
-        if self == Access():
+        credentials = self._credentials()
+        if credentials is None:
             return grpc.insecure_channel(address, options=client_options())
+        return grpc.secure_channel(address, credentials, options=self._options())
+
+    def open_async_channel(self, address: str) -> grpc.aio.Channel:
+        """As ``open_channel``, for the event loop that runs."""
+        credentials = self._credentials()
+        if credentials is None:
+            return grpc.aio.insecure_channel(address, options=client_options())
+        return grpc.aio.secure_channel(address, credentials, options=self._options())
+
+    def _options(self) -> list[tuple[str, int | str]]:
+        named = [] if self.name is None else [("grpc.ssl_target_name_override", self.name)]
+        return [*client_options(), *named]
+
+    def _credentials(self) -> grpc.ChannelCredentials | None:
+        if self == Access():
+            return None
         check_tls_files(ca=self.ca, certificate=self.certificate, key=self.key)
         ca, certificate, key = (
             None if file is None else file.read_bytes()
@@ -44,12 +64,12 @@ class Access:
             credentials = grpc.composite_channel_credentials(
                 credentials, grpc.access_token_call_credentials(self.token)
             )
-        return grpc.secure_channel(address, credentials, options=client_options())
+        return credentials
 
 
 def error_from_call(error: grpc.RpcError, address: str) -> FeatherwireError:
     """The server's own error when it sent one, or what the status code says."""
-    assert isinstance(error, grpc.Call)
+    assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
     for key, value in error.trailing_metadata() or ():
         if key == ERROR_METADATA_KEY and isinstance(value, bytes):
             try:
