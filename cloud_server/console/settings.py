@@ -47,7 +47,7 @@ class ConsoleSettings:
         if (self.certificate is None) != (self.key is None):
             raise FeatherwireError("bad_option", "a certificate and its key belong together")
         if self.https:
-            check_tls_files(certificate=self.certificate, key=self.key)
+            check_tls_files(ca=None, certificate=self.certificate, key=self.key)
         elif not self.anywhere and not is_loopback(self.listen):
             raise FeatherwireError(
                 "insecure_listen",
