@@ -116,9 +116,7 @@ def stored(running: Running, photos: dict[str, NDArray[np.uint8]]) -> Running:
         running.server, device="cam-1", tls=running.keys.edge(running.device_token)
     ) as session:
         for name in SHOWN:
-            session.send(
-                photos[name], tasks=["detection", "segmentation", "landmarks"], state=0
-            )
+            session.send(photos[name], tasks=["detection", "segmentation", "landmarks"], state=0)
     return running
 
 

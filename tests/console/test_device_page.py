@@ -48,7 +48,7 @@ def test_the_slider_shows_fewer_bytes_at_once_and_makes_the_next_frames_smaller(
         slider.focus()
         for _ in range(5):
             page.keyboard.press("ArrowLeft")
-        page.get_by_text("State 7,").wait_for()
+        said.get_by_text("State 7,").wait_for()
         assert slider.get_attribute("aria-valuetext") != before
         assert "fewer bytes than now" in page.locator(".rate-line").inner_text()
         cut = page.get_by_role("img", name="The same frame at state 7")
@@ -105,8 +105,8 @@ def test_tasks_are_switched_off_and_a_frame_is_refined(
         page = visit("/device/cam-1")
         wait_for_frames(page, sizes, 1)
         page.get_by_role("img", name="Reconstruction of frame").wait_for()
-        page.get_by_label("segmentation").uncheck()
-        page.get_by_label("landmarks").uncheck()
+        page.get_by_role("checkbox", name="segmentation", exact=True).uncheck()
+        page.get_by_role("checkbox", name="landmarks", exact=True).uncheck()
         page.get_by_role("button", name="Set tasks").click()
         page.get_by_text("Tasks: detection: applied").wait_for()
         assert list(newest_command(running, "set_tasks").command.set_tasks.tasks) == ["detection"]

@@ -95,9 +95,7 @@ def test_log_in_leads_nowhere_else(
     assert answer.headers["location"] == "/"
 
 
-def test_another_site_cannot_log_somebody_in(
-    outsider: APIRequestContext, running: Running
-) -> None:
+def test_another_site_cannot_log_somebody_in(outsider: APIRequestContext, running: Running) -> None:
     answer = outsider.post(
         "/login", form={"token": running.operator}, headers={"Sec-Fetch-Site": "cross-site"}
     )

@@ -162,7 +162,7 @@ class Orders:
         if isinstance(corners, list) and len(corners) == 4:
             self._corners = [round(100 * float(one), 1) for one in corners]
             for side, value in zip(self._sides, self._corners, strict=True):
-                side.attribute("value", f"{value:g}")
+                side.show(value=f"{value:g}")
             self._stage.show(regions=[self._region()])
 
     def _typed(self, at: int, text: str) -> None:

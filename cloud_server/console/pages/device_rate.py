@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 from cloud_server.console.pages.frame import Frame
-from cloud_server.console.pages.parts import VALUE, Stage, Tag, complaint, notice
+from cloud_server.console.pages.parts import Input, Stage, Tag, complaint, notice
 from cloud_server.console.view import commands, formats
 from cloud_server.console.view.quality import Ladder, ladder
 from cloud_server.console.view.timeline import wanted
@@ -34,13 +34,13 @@ class RatePanel:
         self._asked_at = 0.0
         with Tag("section", classes="panel", aria_label="Rate"):
             Tag("h2", "Rate" if frame.user.commands else "Bytes against quality")
-            self._slider = Tag(
-                "input",
-                type="range",
+            self._slider = Input(
+                "range",
+                on_moved=self._moved,
+                on_settled=self._let_go if frame.user.commands else None,
                 min="0",
                 max="8",
                 step="1",
-                value="0",
                 disabled=True,
                 aria_label="State, from the coarsest to the finest",
             )
@@ -53,9 +53,6 @@ class RatePanel:
             if frame.user.commands:
                 Tag("p", "Letting the slider go sets the device's state.", "muted small")
             self._answer = notice()
-        self._slider.on("input", lambda e: self._moved(e.args), throttle=0.15, js_handler=VALUE)
-        if frame.user.commands:
-            self._slider.on("change", lambda e: self._let_go(e.args), js_handler=VALUE)
 
     async def shown(self, record: results_pb2.ResultRecord) -> None:
         """Another frame is shown: fetch what it takes at each state."""
@@ -77,10 +74,12 @@ class RatePanel:
         }
         self._record = record
         self._ladder = ladder(bitstream, typical)
-        self._slider.attribute("max", str(self._ladder.coarsest))
-        self._slider.attribute("disabled", None)
-        if self._chosen is None:
-            self._slider.attribute("value", str(self._ladder.coarsest - bitstream.state))
+        place = (
+            {}
+            if self._chosen is not None
+            else {"value": str(self._ladder.coarsest - bitstream.state)}
+        )
+        self._slider.show(max=str(self._ladder.coarsest), disabled=False, **place)
         self._show()
 
     async def look(self) -> None:
@@ -95,19 +94,19 @@ class RatePanel:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _state(self, place: object) -> int | None:
+    def _state(self, place: str) -> int | None:
         """The slider's right end is the finest state, 0."""
-        if self._ladder is None or not str(place).isdigit():
+        if self._ladder is None or not place.isdigit():
             return None
-        return max(0, self._ladder.coarsest - int(str(place)))
+        return max(0, self._ladder.coarsest - int(place))
 
-    def _moved(self, place: object) -> None:
+    def _moved(self, place: str) -> None:
         state = self._state(place)
         if state is not None:
             self._chosen = state
             self._show()
 
-    def _let_go(self, place: object) -> None:
+    def _let_go(self, place: str) -> None:
         self._moved(place)
         self._due = time.monotonic() + SETTLES_S
 
@@ -121,7 +120,7 @@ class RatePanel:
         present = self._ladder.present
         now = f"{formats.size(present.size_bytes)}, {present.bits_per_pixel:.3f} bits/pixel"
         self._saved.say(f"{self._ladder.saving(state)} ({now})")
-        self._slider.attribute("aria-valuetext", rung.in_words())
+        self._slider.show(**{"aria-valuetext": rung.in_words()})
         analysis = self._record.outcome.analysis
         can = self._ladder.can_show(state)
         self._cut.show(

@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from nicegui import ui
 
 from cloud_server.console.pages.frame import LOOK_EVERY_S, framed
-from cloud_server.console.pages.parts import VALUE, Table, Tag, figure
+from cloud_server.console.pages.parts import Input, Table, Tag, figure
 from cloud_server.console.view import fleet
 
 if TYPE_CHECKING:
@@ -43,14 +43,12 @@ def register(console: Console) -> None:
             with Tag("div", classes="head"):
                 Tag("h1", "Fleet")
                 count = Tag("span", "", "muted")
-                box = Tag(
-                    "input",
-                    classes="search",
-                    type="search",
+                Input(
+                    "search",
+                    on_moved=search,
                     placeholder="Name, or label: site=north",
                     aria_label="Filter by name or label",
-                )
-                box.on("input", lambda e: search(str(e.args)), throttle=0.2, js_handler=VALUE)
+                ).classes("search")
             with Tag("div", classes="figures"):
                 figures = {name: figure(name) for name in fleet.summary([])}
             with Tag("div", classes="panel flush"):

@@ -95,6 +95,29 @@ class Stage(Parts, component="../static/stage.js"):
         self.show(layers={**self._props["layers"], layer: shown})
 
 
+class Input(Parts, component="../static/input.js"):
+    """An input. on_moved is told of every change, a few times a second; on_settled when its user is
+    done: with a slider when it is let go, or at every step by keyboard."""
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        on_moved: Callable[[str], Any] | None = None,
+        on_settled: Callable[[str], Any] | None = None,
+        value: str = "",
+        **attributes: Any,
+    ) -> None:
+        super().__init__()
+        self._props.update(type=kind, value=value, pause=150)
+        for name, given in attributes.items():
+            self._props[name.replace("_", "-")] = given
+        if on_moved is not None:
+            self.on("moved", lambda event: on_moved(str(event.args)))
+        if on_settled is not None:
+            self.on("settled", lambda event: on_settled(str(event.args)))
+
+
 def button(text: str, on_click: Callable[[], Any], *, main: bool = False, **more: Any) -> Tag:
     """A button."""
     made = Tag("button", text, "main" if main else "", type="button", **more)
@@ -134,20 +157,10 @@ def set_options(chooser: Tag, options: Iterable[tuple[str, str]], chosen: str = 
                 made._props["selected"] = True
 
 
-def field(
-    label: str,
-    kind: str,
-    on_change: Callable[[str], Any],
-    *,
-    event: str = "change",
-    throttle: float = 0.0,
-    **more: Any,
-) -> Tag:
+def field(label: str, kind: str, on_change: Callable[[str], Any], **more: Any) -> Input:
     """An input with its label; returns the input."""
     with Tag("label", label, "field"):
-        made = Tag("input", type=kind, **more)
-    made.on(event, lambda one: on_change(str(one.args)), throttle=throttle, js_handler=VALUE)
-    return made
+        return Input(kind, on_settled=on_change, **more)
 
 
 def figure(name: str) -> Tag:

@@ -6,7 +6,16 @@ import time
 from collections.abc import Callable
 
 from cloud_server.console.pages.frame import Frame
-from cloud_server.console.pages.parts import VALUE, Stage, Table, Tag, button, checkbox, select
+from cloud_server.console.pages.parts import (
+    Input,
+    Stage,
+    Table,
+    Tag,
+    button,
+    checkbox,
+    select,
+    set_options,
+)
 from cloud_server.console.view import formats, overlay, timeline
 from shared.proto.featherwire.v1 import results_pb2
 
@@ -38,18 +47,15 @@ class Player:
             with Tag("div"):
                 self._stage = Stage("Nothing to show yet.")
                 self._stage.on("shown", self._shown)
-                self._scrub = Tag(
-                    "input",
-                    type="range",
+                self._scrub = Input(
+                    "range",
+                    on_moved=self._scrubbed,
                     min="0",
                     max="0",
                     step="1",
                     value="0",
                     disabled=True,
                     aria_label="Place in the timeline",
-                )
-                self._scrub.on(
-                    "input", lambda e: self._scrubbed(e.args), throttle=0.15, js_handler=VALUE
                 )
             with Tag("div"):
                 with Tag("div", classes="row"):
@@ -60,8 +66,7 @@ class Player:
                         "Live", lambda: on_live(not self._live_now), aria_pressed="true"
                     )
                 with Tag("div", classes="row"):
-                    speed = select("Speed", SPEEDS, self._set_speed)
-                    speed._props["value"] = "1"
+                    set_options(select("Speed", [], self._set_speed), SPEEDS, "1")
                 with Tag("div", classes="row"):
                     for layer in ("boxes", "masks", "landmarks"):
                         checkbox(
@@ -83,8 +88,7 @@ class Player:
         self._records = records
         self._gaps_s = timeline.gaps_s(records, self._speed)
         cursors = [one.cursor for one in records]
-        self._scrub.attribute("max", str(max(0, len(records) - 1)))
-        self._scrub.attribute("disabled", len(records) < 2)
+        self._scrub.show(max=str(max(0, len(records) - 1)), disabled=len(records) < 2)
         if not records:
             self._at = -1
             self._stage.show(src="", overlay={}, caption="", label="")
@@ -93,7 +97,7 @@ class Player:
             self._go(len(records) - 1)
         else:
             self._at = cursors.index(shown)
-            self._scrub.attribute("value", str(self._at))
+            self._scrub.show(value=str(self._at))
 
     def go_to(self, cursor: int) -> None:
         """Show that record."""
@@ -133,11 +137,11 @@ class Player:
         if self._records:
             self._go(min(max(self._at + by, 0), len(self._records) - 1))
 
-    def _scrubbed(self, place: object) -> None:
+    def _scrubbed(self, place: str) -> None:
         self._stop()
         self._on_live(False)
-        if str(place).isdigit() and int(str(place)) < len(self._records):
-            self._go(int(str(place)))
+        if place.isdigit() and int(place) < len(self._records):
+            self._go(int(place))
 
     def _set_speed(self, text: str) -> None:
         self._speed = float(text)
@@ -162,14 +166,14 @@ class Player:
         record = self._records[at]
         again = at == self._at and self._stage._props["src"] == timeline.wanted(record).url
         self._at = at
-        self._scrub.attribute("value", str(at))
+        self._scrub.show(value=str(at))
         if again:
             return
         analysis = record.outcome.analysis
         following = self._records[at + 1] if at + 1 < len(self._records) else None
         self._came = False
         self._asked_at = time.monotonic()
-        self._scrub.attribute("aria-valuetext", f"frame {record.sequence} of {record.device}")
+        self._scrub.show(**{"aria-valuetext": f"frame {record.sequence} of {record.device}"})
         self._stage.show(
             src=timeline.wanted(record).url,
             next=timeline.wanted(following).url if following is not None else "",
