@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -116,7 +119,7 @@ async def run(settings: ConsoleSettings, *, until_stdin_ends: bool = False) -> N
     console = Console(settings)
     app = build_app(console)
     listening = _bind(settings)
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             app,
             log_config=None,
@@ -139,6 +142,8 @@ async def run(settings: ConsoleSettings, *, until_stdin_ends: bool = False) -> N
         sys.stdout.write(json.dumps({"console": url, "server": settings.server}) + "\n")
         sys.stdout.flush()
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, server.stop)
     tasks = [asyncio.create_task(announce())]
     if until_stdin_ends:
         tasks.append(asyncio.create_task(_stop_with_stdin(server)))
@@ -148,6 +153,20 @@ async def run(settings: ConsoleSettings, *, until_stdin_ends: bool = False) -> N
         for task in tasks:
             task.cancel()
         await console.upstream.close()
+
+
+class _Server(uvicorn.Server):
+    """Stops in good order on a signal: uvicorn itself would raise it once more at the end."""
+
+    def stop(self) -> None:
+        """Stop, at once when asked a second time."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """None are captured here."""
+        yield
 
 
 async def _stop_with_stdin(server: uvicorn.Server) -> None:

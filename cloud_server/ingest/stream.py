@@ -35,6 +35,7 @@ from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2, types_pb2
 from shared.wire import error_from_message, error_to_message
+from shared.wire.features import file_bytes
 from shared.wire.requests import parse_hello
 from shared.wire.transport import BATCH_BYTES, BATCH_MESSAGES
 
@@ -469,7 +470,7 @@ class Stream:
 
 
 def _bits_per_pixel(features: Sequence[types_pb2.Features]) -> float:
-    """Of a frame's layers, as the device sent them; 0 where there are none, or no pixels."""
+    """Of a frame as files; 0 where there are none, or no pixels."""
     pixels = features[0].width * features[0].height if features else 0
-    layers = [layer for one in features for layer in (*one.layers, one.partial)]
-    return 8 * sum(len(layer.payload) for layer in layers) / pixels if pixels else 0.0
+    size_bytes = sum(file_bytes(one) for one in features)
+    return 8 * size_bytes / pixels if pixels else 0.0

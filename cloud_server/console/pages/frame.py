@@ -69,7 +69,8 @@ def framed(console: Console, user: User, current: str) -> Iterator[Frame]:
                     link._props["aria-current"] = "page"
         with Tag("div", classes="bar-end"):
             state = Tag("span", "connecting", "link-state small", role="status")
-            theme = Tag("button", "Dark/light", type="button", aria_label="Dark or light")
+            theme = Tag("button", "◐", "icon", type="button", aria_label="Dark or light")
+            theme._props["title"] = "Dark or light"
             theme.on("click", js_handler="() => window.featherwireTheme()")
             if user.token is not None:
                 with Tag("form", method="post", action="/logout"):

@@ -59,7 +59,7 @@ class Player:
                 )
             with Tag("div"):
                 with Tag("div", classes="row"):
-                    self._play = button("Play", self._toggle, main=True)
+                    self._play = button("Play", self._toggle)
                     button("‹", lambda: self._step(-1), aria_label="Frame before")
                     button("›", lambda: self._step(1), aria_label="Next frame")
                     self._live = button(

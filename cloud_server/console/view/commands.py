@@ -15,8 +15,8 @@ from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
 COLUMNS = [
     column("Command"),
     column("Device"),
-    column("What", wide=True),
-    column("Answer"),
+    column("What"),
+    column("Answer", wide=True),
     column("Given"),
     column("By"),
 ]

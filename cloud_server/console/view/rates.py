@@ -67,6 +67,7 @@ def state_chart(bundle: bundles_pb2.BundleInfo) -> dict[str, Any]:
     series = [_series("typical", [[str(state), bits] for state, bits in points], 0, kind="bar")]
     chart = _chart("state", "bits/pixel", series)
     del chart["xAxis"]["min"]
+    chart["yAxis"]["scale"] = False  # bars begin at nothing
     chart["xAxis"]["type"] = "category"
     chart["xAxis"]["data"] = [str(state) for state, _ in points]
     return chart
@@ -118,13 +119,20 @@ def _series(
 
 
 def _chart(x_name: str, y_name: str, series: list[dict[str, Any]]) -> dict[str, Any]:
-    """Colours of texts and lines come from the page's style sheet, for dark and light."""
+    """Colours of texts come from the page's style sheet, for dark and light."""
+    faint = {"lineStyle": {"color": "#8793a1", "opacity": 0.25}}
     return {
         "animation": False,
         "grid": {"left": 8, "right": 20, "top": 40, "bottom": 32, "containLabel": True},
         "legend": {"top": 0, "left": 0, "itemGap": 14, "show": len(series) > 1},
         "tooltip": {"trigger": "item", "confine": True},
-        "xAxis": {"name": x_name, "nameLocation": "middle", "nameGap": 28, "min": 0.01},
-        "yAxis": {"name": y_name, "scale": True, "splitLine": {"lineStyle": {"opacity": 0.3}}},
+        "xAxis": {
+            "name": x_name,
+            "nameLocation": "middle",
+            "nameGap": 28,
+            "min": 0.01,
+            "splitLine": faint,
+        },
+        "yAxis": {"name": y_name, "scale": True, "splitLine": faint},
         "series": series,
     }
