@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,10 +12,9 @@ from google.protobuf.message import DecodeError
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import types_pb2
 from shared.wire import error_from_message
+from shared.wire.address import split_address, why_unreachable
 from shared.wire.pem import check_tls_files
 from shared.wire.transport import ERROR_METADATA_KEY, client_options
-
-_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +29,19 @@ class Access:
     certificate: Path | None = None
     key: Path | None = None
     token: str | None = field(default=None, repr=False)
-
     name: str | None = None
     """What the server's certificate calls it, where that is not the host of the address."""
 
     def open_channel(self, address: str) -> grpc.Channel:
-        """A channel to ``HOST:PORT``. Raises ``SessionError("bad_tls_files")``."""
-        credentials = self._credentials()
+        """A channel to ``HOST:PORT``. Raises ``SessionError``: bad_address, bad_tls_files."""
+        credentials = self._credentials(address)
         if credentials is None:
             return grpc.insecure_channel(address, options=client_options())
         return grpc.secure_channel(address, credentials, options=self._options())
 
     def open_async_channel(self, address: str) -> grpc.aio.Channel:
         """As ``open_channel``, for the event loop that runs."""
-        credentials = self._credentials()
+        credentials = self._credentials(address)
         if credentials is None:
             return grpc.aio.insecure_channel(address, options=client_options())
         return grpc.aio.secure_channel(address, credentials, options=self._options())
@@ -51,7 +50,8 @@ class Access:
         named = [] if self.name is None else [("grpc.ssl_target_name_override", self.name)]
         return [*client_options(), *named]
 
-    def _credentials(self) -> grpc.ChannelCredentials | None:
+    def _credentials(self, address: str) -> grpc.ChannelCredentials | None:
+        split_address(address)
         if self == Access():
             return None
         check_tls_files(ca=self.ca, certificate=self.certificate, key=self.key)
@@ -67,8 +67,13 @@ class Access:
         return credentials
 
 
-def error_from_call(error: grpc.RpcError, address: str) -> FeatherwireError:
-    """The server's own error when it sent one, or what the status code says."""
+def error_from_call(
+    error: grpc.RpcError, address: str, access: Access | None = None
+) -> FeatherwireError:
+    """The server's own error when it sent one, or what the status code says.
+
+    Blocks for a second at most, to find out why there was no connection.
+    """
     assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
     for key, value in error.trailing_metadata() or ():
         if key == ERROR_METADATA_KEY and isinstance(value, bytes):
@@ -77,5 +82,19 @@ def error_from_call(error: grpc.RpcError, address: str) -> FeatherwireError:
             except DecodeError:
                 break
     code = error.code()
-    reason = "unreachable" if code in _GONE else "refused"
-    return SessionError(reason, f"{address}: {error.details() or code.name}")
+    text = error.details() or code.name
+    if code is grpc.StatusCode.UNAVAILABLE:
+        if "failed to connect" not in text:
+            return SessionError("unreachable", f"{address} has closed the connection")
+        tls = access is not None and access != Access()
+        return SessionError("unreachable", why_unreachable(address, tls=tls))
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return SessionError("unreachable", f"{address} did not answer in time")
+    return SessionError("refused", f"{address}: {text}")
+
+
+async def error_from_async_call(
+    error: grpc.aio.AioRpcError, address: str, access: Access
+) -> FeatherwireError:
+    """As :func:`error_from_call`, without blocking the event loop."""
+    return await asyncio.to_thread(error_from_call, error, address, access)

@@ -32,8 +32,8 @@ class Connection:
 
     def __init__(self, address: str, access: Access) -> None:
         self._channel = access.open_async_channel(address)
-        self.results = AsyncResultClient(self._channel, address)
-        self.fleet = AsyncFleetClient(self._channel, address)
+        self.results = AsyncResultClient(self._channel, address, access)
+        self.fleet = AsyncFleetClient(self._channel, address, access)
         self.devices = FleetFeed(self.fleet)
         self._of_device: dict[str, ResultFeed] = {}
         self._bundles: list[bundles_pb2.BundleInfo] = []

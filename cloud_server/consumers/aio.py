@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from cloud_server.remote import error_from_call
+from cloud_server.remote import Access, error_from_async_call
 from shared.bitstream import Bitstream
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import results_pb2, results_pb2_grpc, types_pb2
@@ -20,9 +20,10 @@ CALL_TIMEOUT_S = 30.0
 class AsyncResultClient:
     """As ``ResultClient``, over a channel that the caller closes. Raises ``FeatherwireError``."""
 
-    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, address: str, access: Access) -> None:
         self._stub = results_pb2_grpc.ResultServiceStub(channel)  # type: ignore[arg-type]
         self._address = address
+        self._access = access
 
     async def page(
         self, request: results_pb2.ListResultsRequest
@@ -31,7 +32,7 @@ class AsyncResultClient:
         try:
             return await self._stub.ListResults(request, timeout=CALL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            raise error_from_call(error, self._address) from None
+            raise await error_from_async_call(error, self._address, self._access) from None
 
     async def newest(self, device: str) -> results_pb2.ResultRecord | None:
         """The device's newest record; None when there is none."""
@@ -57,7 +58,7 @@ class AsyncResultClient:
                         raise error_from_message(response.error)
             raise SessionError("unreachable", f"{self._address} has ended the stream")
         except grpc.aio.AioRpcError as error:
-            raise error_from_call(error, self._address) from None
+            raise await error_from_async_call(error, self._address, self._access) from None
         finally:
             call.cancel()
 
@@ -79,5 +80,5 @@ class AsyncResultClient:
         try:
             response = await self._stub.GetFrame(request, timeout=CALL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            raise error_from_call(error, self._address) from None
+            raise await error_from_async_call(error, self._address, self._access) from None
         return parse_features(response.features), response.picture if picture else None

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from cloud_server.remote import error_from_call
+from cloud_server.remote import Access, error_from_async_call
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc, fleet_pb2, fleet_pb2_grpc
 
@@ -17,10 +17,11 @@ CALL_TIMEOUT_S = 20.0
 class AsyncFleetClient:
     """As ``FleetClient``, over a channel that the caller closes. Raises ``FeatherwireError``."""
 
-    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, address: str, access: Access) -> None:
         self._stub = fleet_pb2_grpc.FleetServiceStub(channel)  # type: ignore[arg-type]
         self._bundles = bundles_pb2_grpc.BundleServiceStub(channel)  # type: ignore[arg-type]
         self._address = address
+        self._access = access
 
     async def check(self) -> None:
         """Raise what the server would say to somebody who asks for devices."""
@@ -47,7 +48,7 @@ class AsyncFleetClient:
                 yield response.device
             raise SessionError("unreachable", f"{self._address} has ended the stream")
         except grpc.aio.AioRpcError as error:
-            raise error_from_call(error, self._address) from None
+            raise await error_from_async_call(error, self._address, self._access) from None
         finally:
             call.cancel()
 
@@ -83,4 +84,4 @@ class AsyncFleetClient:
         try:
             return await method(request, timeout=CALL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            raise error_from_call(error, self._address) from None
+            raise await error_from_async_call(error, self._address, self._access) from None

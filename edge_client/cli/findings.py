@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.cli import RATE_COLUMNS, Batch, Outcome, write_atomically
+from shared.cli import RATE_COLUMNS, Batch, Outcome, in_words, write_atomically
 from shared.errors import FeatherwireError, SessionError
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ def fail(photo: Path, error: FeatherwireError, outcome: Outcome) -> None:
 
 def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcome) -> None:
     """Note one result, and save it when there is a folder."""
+    from shared.results import summarise
+
     # A frame that an earlier process has spooled may have had no file.
     photo = Path(result.source or f"frame-{result.sequence}")
     if result.error is not None and result.error.reason == "spooled":
@@ -82,7 +84,7 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
         "bits_per_pixel": round(result.analysis.bits_per_pixel, 6),
         # A result of a stream before: nobody knows when the frame was sent.
         "round_trip_ms": round(result.round_trip_ms, 2) or None,
-        "found": _found(result),
+        "found": summarise(result.tasks.values()),
         "analysis": result.analysis.to_dict(),
     }
     if result.task_errors:
@@ -105,22 +107,6 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
     except FeatherwireError as failure:
         fail(photo, failure, outcome)
     except OSError as failure:
-        fail(photo, FeatherwireError("io_error", str(failure)), outcome)
+        fail(photo, FeatherwireError("io_error", in_words(failure)), outcome)
     else:
         outcome.results.append(record)
-
-
-def _found(result: FrameResult) -> str:
-    """How many of what, such as ``2 person, 1 bus; 3 faces; tabby 71%; road 40%, sky 22%``."""
-    parts = []
-    for task in result.tasks.values():
-        if task.faces is not None:
-            parts.append(f"{len(task.faces)} faces")
-        elif task.classes is not None:
-            parts.append(", ".join(f"{c.class_name} {c.score:.0%}" for c in task.classes[:1]))
-        elif task.regions is not None:
-            parts.append(", ".join(f"{r.class_name} {r.share:.0%}" for r in task.regions[:3]))
-        else:
-            names = Counter(item.class_name for item in task.detections or task.instances or ())
-            parts.append(", ".join(f"{count} {name}" for name, count in names.most_common()))
-    return "; ".join(part for part in parts if part) or "-"

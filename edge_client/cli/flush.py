@@ -64,8 +64,9 @@ def flush(
     # Before gRPC is imported: it would write its own lines between ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from edge_client.rate import RateControl
-    from edge_client.session import EdgeSession, TlsClientFiles, split_address
+    from edge_client.session import EdgeSession, TlsClientFiles
     from edge_client.spool import Spool
+    from shared.wire.address import split_address
     from shared.wire.credentials import read_token
 
     try:

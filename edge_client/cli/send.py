@@ -117,10 +117,11 @@ def send(
     # Before gRPC is imported: it would write its own lines between ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from edge_client.rate import RateControl
-    from edge_client.session import EdgeSession, TlsClientFiles, split_address
+    from edge_client.session import EdgeSession, TlsClientFiles
     from edge_client.session.identity import package_version
     from edge_client.spool import Spool
     from shared.codec import RateTarget
+    from shared.wire.address import split_address
     from shared.wire.credentials import read_token
     from shared.wire.requests import parse_tasks
     from shared.wire.tracing import configure_tracing

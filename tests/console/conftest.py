@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +78,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @contextmanager
 def streaming(
-    running: Running, photos: dict[str, NDArray[np.uint8]], *, pause_s: float = 0.4
+    running: Running,
+    photos: dict[str, NDArray[np.uint8]],
+    *,
+    pause_s: float = 0.4,
+    names: Sequence[str] = SHOWN,
 ) -> Iterator[Callable[[], list[int]]]:
     """cam-1 sends photos until the end; gives the bytes of the frames that have come back."""
     stop = threading.Event()
@@ -88,7 +92,7 @@ def streaming(
         with EdgeSession(
             running.server, device="cam-1", tls=running.keys.edge(running.device_token)
         ) as session:
-            for name in itertools.cycle(SHOWN):
+            for name in itertools.cycle(names):
                 if stop.wait(pause_s):
                     return
                 result = session.send(
@@ -111,12 +115,14 @@ def streaming(
 
 @pytest.fixture(scope="session")
 def stored(running: Running, photos: dict[str, NDArray[np.uint8]]) -> Running:
-    """A few frames are in the log."""
-    with EdgeSession(
-        running.server, device="cam-1", tls=running.keys.edge(running.device_token)
-    ) as session:
-        for name in SHOWN:
-            session.send(photos[name], tasks=["detection", "segmentation", "landmarks"], state=0)
+    """A few frames of two devices are in the log."""
+    other = running.keys.token(Role.DEVICE, device="cam-2", labels={"site": "south"})
+    for device, token in (("cam-2", other), ("cam-1", running.device_token)):
+        with EdgeSession(running.server, device=device, tls=running.keys.edge(token)) as session:
+            for name in SHOWN:
+                session.send(
+                    photos[name], tasks=["detection", "segmentation", "landmarks"], state=0
+                )
     return running
 
 

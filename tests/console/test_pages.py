@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import axe_core_python
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
-from tests.console.conftest import Running
+from cloud_server.console.view import commands
+from cloud_server.fleet.client import FleetClient
+from shared.proto.featherwire.v1 import fleet_pb2
+from tests.console.conftest import Running, streaming
 
 AXE = Path(axe_core_python.__file__).with_name("axe.min.js").read_text()
 PAGES = {
@@ -23,13 +28,37 @@ PAGES = {
 MAX_PICTURE_BYTES = 150_000
 
 
+@pytest.fixture(scope="module")
+def live(stored: Running, photos: dict[str, NDArray[np.uint8]]) -> Iterator[Running]:
+    """cam-1 streams while its pages are looked at; it has done what it was told."""
+    cam = fleet_pb2.DeviceSelector(devices=["cam-1"])
+    with FleetClient(stored.server, stored.access) as client:
+        client.send(cam, commands.set_tasks(("detection", "segmentation", "landmarks")))
+        client.send(cam, commands.set_state(2))
+    with streaming(stored, photos, pause_s=1.0, names=("coffee", "astronaut", "astronaut")):
+        yield stored
+
+
 def seen(visit: Callable[..., Any], name: str, **how: Any) -> Any:
     """The page, once it shows what it is for."""
     path, what = PAGES[name]
     page = visit(path, **how)
     page.locator(what).first.wait_for()
     page.wait_for_timeout(1500)
+    if name == "device":
+        _compare(page)
     return page
+
+
+def _compare(page: Any) -> None:
+    """Look at a frame with a face, as it came and with fewer bits."""
+    page.get_by_role("region", name="Found in this frame").get_by_text("face").wait_for()
+    page.get_by_label("Follow").uncheck()
+    page.get_by_role("slider", name="State, from the coarsest").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    page.get_by_text("applied").first.wait_for()
+    page.wait_for_timeout(1500)
 
 
 def keep(page: Any, target: Path) -> None:
@@ -48,7 +77,7 @@ def keep(page: Any, target: Path) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_has_no_serious_findings(
-    visit: Callable[..., Any], stored: Running, pictures_folder: Path, name: str, scheme: str
+    visit: Callable[..., Any], live: Running, pictures_folder: Path, name: str, scheme: str
 ) -> None:
     page = seen(visit, name, scheme=scheme)
     assert page.evaluate("document.documentElement.dataset.theme") == scheme
@@ -67,7 +96,7 @@ def test_axe_and_the_log_in(visit: Callable[..., Any], scheme: str) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_phone_scrolls_down_alone(
-    visit: Callable[..., Any], stored: Running, pictures_folder: Path, name: str
+    visit: Callable[..., Any], live: Running, pictures_folder: Path, name: str
 ) -> None:
     page = seen(visit, name, width=360, height=740, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
