@@ -18,7 +18,7 @@ from cloud_server.fleet.quota import Quota
 from cloud_server.fleet.registry import Entry, Registry
 from cloud_server.fleet.tables import DEVICES
 from shared.errors import SessionError
-from shared.proto.featherwire.v1 import fleet_pb2
+from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
 from shared.wire.requests import Hello
 
 
@@ -69,12 +69,19 @@ class Link:
         self.entry.described.queued_bytes = min(status.queued_bytes, 2**63)
         self._fleet.registry.seen(self.entry)
 
-    def frame(self, *, message_bytes: int, state: int | None = None) -> None:
+    def frame(
+        self, *, message_bytes: int, state: int | None = None, bits_per_pixel: float = 0.0
+    ) -> None:
         """The device has sent a frame, or a refinement: then its state is None."""
         self.entry.meter.count(frames=1, bytes=message_bytes)
         if state is not None:
             self.entry.described.state = min(state, 255)
+            self.entry.described.bits_per_pixel = bits_per_pixel
         self._fleet.registry.seen(self.entry)
+
+    def failed(self, error: types_pb2.Error) -> None:
+        """A frame of the device's could not be processed."""
+        self._fleet.registry.failed(self.entry, error)
 
     def close(self) -> None:
         """The stream has ended."""
@@ -142,6 +149,7 @@ class Fleet:
         log = structlog.get_logger().bind(device=order.device, command=order.command.command_id)
         if reply.HasField("error"):
             log.info("command_refused", kind=order.kind, reason=reply.error.reason[:64])
+            self.registry.failed(entry, reply.error)
         else:
             log.info("command_done", kind=order.kind)
             self._follow(entry, order.command)

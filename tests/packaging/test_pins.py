@@ -36,7 +36,18 @@ def requirements(*extras: str) -> list[Requirement]:
     [
         (
             "constraints.txt",
-            ("edge", "cloud", "postgres", "tasks", "ultralytics", "train", "jxl", "demo", "dev"),
+            (
+                "edge",
+                "cloud",
+                "console",
+                "postgres",
+                "tasks",
+                "ultralytics",
+                "train",
+                "jxl",
+                "demo",
+                "dev",
+            ),
         ),
         ("constraints-edge.txt", ("edge", "stream", "mqtt", "webhook")),
     ],

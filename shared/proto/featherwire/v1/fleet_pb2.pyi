@@ -331,6 +331,9 @@ class Device(_message.Message):
     THROTTLED_FIELD_NUMBER: _builtins.int
     PENDING_COMMANDS_FIELD_NUMBER: _builtins.int
     REGIONS_FIELD_NUMBER: _builtins.int
+    BITS_PER_PIXEL_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_AT_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     session: _builtins.str
     """The newest."""
@@ -349,6 +352,8 @@ class Device(_message.Message):
     """The server withholds credits from it, because of its quota."""
     pending_commands: _builtins.int
     """Commands that it has not answered."""
+    bits_per_pixel: _builtins.float
+    """Of its last frame, all its features together."""
     @_builtins.property
     def last_seen_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -363,6 +368,12 @@ class Device(_message.Message):
     def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Region]:
         """The last that the device took from an operator."""
 
+    @_builtins.property
+    def last_error(self) -> _types_pb2.Error:
+        """Why the last frame or command that failed did, and when."""
+
+    @_builtins.property
+    def last_error_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -383,13 +394,25 @@ class Device(_message.Message):
         throttled: _builtins.bool = ...,
         pending_commands: _builtins.int = ...,
         regions: _abc.Iterable[Global___Region] | None = ...,
+        bits_per_pixel: _builtins.float = ...,
+        last_error: _types_pb2.Error | None = ...,
+        last_error_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_state", b"_state", "last_seen_at", b"last_seen_at", "rate_policy", b"rate_policy", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_error", b"_last_error", "_last_error_at", b"_last_error_at", "_state", b"_state", "last_error", b"last_error", "last_error_at", b"last_error_at", "last_seen_at", b"last_seen_at", "rate_policy", b"rate_policy", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_state", b"_state", "bundle_id", b"bundle_id", "bytes_per_second", b"bytes_per_second", "client_version", b"client_version", "device", b"device", "frames_per_second", b"frames_per_second", "labels", b"labels", "last_seen_at", b"last_seen_at", "online", b"online", "pending_commands", b"pending_commands", "queued_bytes", b"queued_bytes", "queued_frames", b"queued_frames", "rate_policy", b"rate_policy", "regions", b"regions", "session", b"session", "state", b"state", "tasks", b"tasks", "throttled", b"throttled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_error", b"_last_error", "_last_error_at", b"_last_error_at", "_state", b"_state", "bits_per_pixel", b"bits_per_pixel", "bundle_id", b"bundle_id", "bytes_per_second", b"bytes_per_second", "client_version", b"client_version", "device", b"device", "frames_per_second", b"frames_per_second", "labels", b"labels", "last_error", b"last_error", "last_error_at", b"last_error_at", "last_seen_at", b"last_seen_at", "online", b"online", "pending_commands", b"pending_commands", "queued_bytes", b"queued_bytes", "queued_frames", b"queued_frames", "rate_policy", b"rate_policy", "regions", b"regions", "session", b"session", "state", b"state", "tasks", b"tasks", "throttled", b"throttled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__last_error: _TypeAlias = _typing.Literal["last_error"]  # noqa: Y015
+    _WhichOneofArgType__last_error: _TypeAlias = _typing.Literal["_last_error", b"_last_error"]  # noqa: Y015
+    _WhichOneofReturnType__last_error_at: _TypeAlias = _typing.Literal["last_error_at"]  # noqa: Y015
+    _WhichOneofArgType__last_error_at: _TypeAlias = _typing.Literal["_last_error_at", b"_last_error_at"]  # noqa: Y015
     _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
     _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_error) -> _WhichOneofReturnType__last_error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_error_at) -> _WhichOneofReturnType__last_error_at | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
 
 Global___Device: _TypeAlias = Device  # noqa: Y015
@@ -631,9 +654,11 @@ class ListCommandsRequest(_message.Message):
     PENDING_ONLY_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     pending_only: _builtins.bool
     page_size: _builtins.int
     page_token: _builtins.str
+    newest_first: _builtins.bool
     @_builtins.property
     def selector(self) -> Global___DeviceSelector: ...
     def __init__(
@@ -643,10 +668,11 @@ class ListCommandsRequest(_message.Message):
         pending_only: _builtins.bool = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        newest_first: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "pending_only", b"pending_only", "selector", b"selector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newest_first", b"newest_first", "page_size", b"page_size", "page_token", b"page_token", "pending_only", b"pending_only", "selector", b"selector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -725,19 +751,23 @@ class ListAuditRequest(_message.Message):
 
     AFTER_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     after_id: _builtins.int
     """Only entries after this id."""
     page_size: _builtins.int
     """0 lets the server choose; larger numbers than it allows are cut."""
+    newest_first: _builtins.bool
+    """Newest first: then only entries before after_id, 0 being the end."""
     def __init__(
         self,
         *,
         after_id: _builtins.int = ...,
         page_size: _builtins.int = ...,
+        newest_first: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_id", b"after_id", "page_size", b"page_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_id", b"after_id", "newest_first", b"newest_first", "page_size", b"page_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
