@@ -147,7 +147,7 @@ def check_exactly_once(address: str, devices: Sequence[Device], watcher: Watcher
         assert all(one.outcome.HasField("analysis") for one in own)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 180) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 M = TypeVar("M", bound=Message)
 
 _LENGTH_BYTES = 4
+MAX_BYTES = 512 * 2**20
+"""No message is so large: who says so has lost its senses."""
 
 
 def packed(message: Message) -> bytes:
@@ -19,9 +21,11 @@ def packed(message: Message) -> bytes:
 
 
 async def read(reader: asyncio.StreamReader, kind: type[M]) -> M | None:
-    """The next message; None when the other end has gone, in the middle of one too."""
+    """The next message; None when the other end has gone, or sends what is none."""
     try:
         length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big")
+        if length > MAX_BYTES:
+            return None
         return kind.FromString(await reader.readexactly(length))
-    except (asyncio.IncompleteReadError, ConnectionError):
+    except (asyncio.IncompleteReadError, ConnectionError, DecodeError):
         return None

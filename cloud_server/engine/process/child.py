@@ -89,8 +89,7 @@ class Child:
                     analysed(reply.analysed)
                 case "status":
                     self.queues = dict(reply.status.queues)
-        self._writer.close()
-        return await self._ended()
+        return await self.close()
 
     def give(self, message: worker_pb2.AnalyseFrame) -> None:
         """Ask for a frame."""
@@ -105,8 +104,8 @@ class Child:
         if self._process.returncode is None:
             self._process.kill()
 
-    async def close(self, timeout_s: float = 5.0) -> None:
-        """Tell the process to end, and see to it."""
+    async def close(self, timeout_s: float = 5.0) -> str:
+        """Tell the process to end, and see to it; returns what it ended with, as ``SIGKILL``."""
         if hasattr(self, "_writer"):
             self._writer.close()
         try:
@@ -114,7 +113,7 @@ class Child:
                 await self._process.wait()
         except TimeoutError:
             self.kill()
-        await self._ended()
+        return await self._ended()
 
     async def _ended(self) -> str:
         """Wait for the end, and for the last that it said."""

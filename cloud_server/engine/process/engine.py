@@ -188,11 +188,11 @@ class ProcessEngine:
         self._hand_out()
         waited_ms = (job.given_at - job.queued_at) * 1e3
         if message.ByteSize() <= INLINE_BYTES:
-            _answer(job, messages.outcome_of(message, waited_ms))
+            _answer(job, _read(message, waited_ms))
             return
 
         async def read() -> None:
-            _answer(job, await asyncio.to_thread(messages.outcome_of, message, waited_ms))
+            _answer(job, await asyncio.to_thread(_read, message, waited_ms))
 
         task = asyncio.create_task(read())
         self._reading.add(task)
@@ -274,6 +274,16 @@ class ProcessEngine:
 def _answer(job: Job, outcome: EngineOutcome) -> None:
     if not job.future.done():
         job.future.set_result(outcome)
+
+
+def _read(message: worker_pb2.FrameAnalysed, waited_ms: float) -> EngineOutcome:
+    try:
+        return messages.outcome_of(message, waited_ms)
+    except Exception as error:  # noqa: BLE001  # whatever a worker says, the frame gets its outcome
+        structlog.get_logger().error("worker_not_understood", exc_info=error)
+        return EngineOutcome(
+            error=FeatherwireError("internal_error", "what a worker said cannot be read")
+        )
 
 
 def _closed() -> FeatherwireError:

@@ -49,11 +49,8 @@ def outcome_message(number: int, outcome: EngineOutcome) -> worker_pb2.FrameAnal
 
 
 def outcome_of(message: worker_pb2.FrameAnalysed, waited_ms: float) -> EngineOutcome:
-    """The outcome again; ``waited_ms`` are added to what it took. Never raises."""
-    try:
-        outcome = outcome_from_message(message.outcome)
-    except FeatherwireError as error:
-        return EngineOutcome(error=error)
+    """The outcome again; ``waited_ms`` are added to what it took. Raises ``SessionError``."""
+    outcome = outcome_from_message(message.outcome)
     values = {one.name: getattr(outcome, one.name) for one in dataclasses.fields(outcome)}
     analysis = outcome.analysis
     if analysis is not None:

@@ -26,7 +26,7 @@ def bitstream(encoder: EdgeEncoder, image: object) -> Bitstream:
     return encoder.encode(image)  # type: ignore[arg-type]
 
 
-@pytest.mark.timeout(120 + 30 * ROUNDS)
+@pytest.mark.timeout(240 + 60 * ROUNDS)
 def test_no_frame_is_lost_or_doubled_however_often_the_server_is_killed(
     servers: Servers, bitstream: Bitstream, tmp_path: Path
 ) -> None:
@@ -41,7 +41,7 @@ def test_no_frame_is_lost_or_doubled_however_often_the_server_is_killed(
         servers.kill()
         servers.start()
     for device in devices:
-        device.finish(60)
+        device.finish(180)
 
     check_exactly_once(servers.address, devices, watcher)
     for device in devices:
