@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import numpy as np
 
-from edge_client.session.channel import error_from_call
 from shared.backoff import Backoff
+from edge_client.session.channel import error_from_call
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import (
@@ -271,11 +271,11 @@ class BundleSwitch:
             stub = ingest_pb2_grpc.IngestServiceStub(change.channel)
             stub.Analyze(request, timeout=TRIAL_TIMEOUT_S)
         except Exception as failure:  # noqa: BLE001  # whatever a server does, the device goes on
-            typed = _typed(failure)
-            if _is_closed(failure) or is_retryable(typed) or typed.reason == "closed":
+            why = _typed(failure)
+            if _is_closed(failure) or is_retryable(why) or why.reason == "closed":
                 self._again(change)
             else:
-                self._end(change, typed)
+                self._end(change, why)
             return
         with self._lock:
             if change.stage is Stage.TRYING:
