@@ -17,6 +17,7 @@ from edge_client.cli.encode import (
     BytesOption,
     JsonOption,
     PsnrOption,
+    RegionOption,
     StateOption,
 )
 from edge_client.cli.findings import COLUMNS, take_all, tell_kept
@@ -68,6 +69,7 @@ def send(
     max_bytes: BytesOption = None,
     psnr_db: PsnrOption = None,
     best_effort: BestEffortOption = False,
+    region: RegionOption = None,
     bundle: Annotated[
         str | None,
         typer.Option("--bundle", help="Bundle folder, zip or name. Default: the server's."),
@@ -121,6 +123,7 @@ def send(
     from edge_client.session.identity import package_version
     from edge_client.spool import Spool
     from shared.codec import RateTarget
+    from shared.codec.regions import parse_region
     from shared.wire.address import split_address
     from shared.wire.credentials import read_token
     from shared.wire.requests import parse_tasks
@@ -143,6 +146,7 @@ def send(
     with stop_on_error(as_json=as_json), ExitStack() as stack:
         configure_tracing("featherwire-edge", package_version())
         RateTarget(state, bpp, max_bytes, psnr_db)
+        regions = tuple(map(parse_region, region or ()))
         limits = spool_limits(spool_policy, spool_bytes, spool_age_s)
         store = None if spool is None else stack.enter_context(Spool.open(spool, limits))
         session = stack.enter_context(
@@ -158,6 +162,7 @@ def send(
                 deadline_s=deadline_s,
                 spool=store,
                 control=RateControl(bandwidth, frames_per_second),
+                regions=regions,
             )
         )
         if session.online:

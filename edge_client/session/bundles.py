@@ -198,7 +198,8 @@ class _Part:
 
     def _open(self, path: Path, mode: str) -> bool:
         """Open and lock; False when another process is at it, which then keeps the bundle."""
-        file: IO[bytes] = open(path, "r+b" if mode == "r+b" or path.exists() else mode)
+        found = mode == "r+b" or path.exists()
+        file: IO[bytes] = open(path, "r+b" if found else mode)  # noqa: SIM115  close() closes it
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -17,7 +17,7 @@ from edge_client.session.direct import DirectSender, RateListener
 from edge_client.session.framing import Framer, SendWith
 from edge_client.session.identity import default_device_name
 from edge_client.session.kept import KEPT_BYTES, KEPT_FRAMES, KeptFrames
-from edge_client.session.opening import BundleSource, Link, Opener
+from edge_client.session.opening import BundleSource, Link, Opener, keep_nothing
 from edge_client.session.outgoing import Wishes
 from edge_client.session.result import FrameResult
 from edge_client.session.settings import DeviceSettings
@@ -26,8 +26,9 @@ from edge_client.session.unary import analyze
 from edge_client.session.wishes import PictureWish, picture_request
 from edge_client.spool import Spool
 from shared.bundle import Bundle
-from shared.codec import RateTarget
-from shared.errors import FeatherwireError, SessionError
+from shared.codec import RateTarget, Region
+from shared.codec.regions import check_regions
+from shared.errors import BundleError, FeatherwireError, SessionError
 from shared.wire.requests import parse_tasks
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class EdgeSession:
     spool: keeps frames until the server has them, over lost connections, restarts and power cuts,
         and gives the session its name. Without one the session ends with its connection.
     control: the rate of this device. None sends as fast as the server takes.
+    regions: what is told more finely than the rest of every photo, where its bundle can.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class EdgeSession:
         kept_bytes: int = KEPT_BYTES,
         spool: Spool | None = None,
         control: RateControl | None = None,
+        regions: Iterable[Region] = (),
     ) -> None:
         self.server = server
         self.device = device or default_device_name()
@@ -94,7 +97,12 @@ class EdgeSession:
             timeout_s=connect_timeout_s,
             deadline_s=deadline_s,
             bundle_cache_dir=bundle_cache_dir,
+            regions=check_regions(tuple(regions)),
+            keep=keep_nothing if spool is None else spool.keep,
+            chosen_bundle_id=None if spool is None else spool.setting("chosen_bundle"),
+            bundle_trials=None if spool is None else spool.setting("bundle_trials"),
         )
+        self._regions = check_regions(tuple(regions))
         self._settings = DeviceSettings(spool, self._control, self._opener, self._current_link)
         self._link: Link | None = None
         self._courier: Courier | None = None
@@ -108,12 +116,14 @@ class EdgeSession:
         With a spool a server that is not there is no error: it is looked for until ``close``. One
         that does not let this device in is none either: frames stay, and ``refusal`` says why.
         Raises ``SessionError`` (unreachable, refused, bundle_mismatch, unsupported_version, ...)
-        and ``BundleError`` when the bundle cannot be had.
+        and ``BundleError`` when the bundle cannot be had, or knows no regions though some were
+        given.
         """
         if self._sender is not None:
             return self
         if self._spool is not None:
             self._open_spooled(self._spool)
+            self._check_regions()
             return self
         self._link = self._opener.open(
             self._session,
@@ -123,10 +133,12 @@ class EdgeSession:
         )
         self._settings.follow(self._link)
         self._sender = DirectSender(self._link, self.server, self._control)
+        self._check_regions()
         return self
 
     def close(self) -> None:
         """End the session; frames in flight have ten seconds to come back."""
+        self._opener.switch.close()
         if self._courier is not None:
             self._courier.close()
             self._courier = None
@@ -360,6 +372,14 @@ class EdgeSession:
         if self._sender is None:
             raise SessionError("closed", "this session is not open; use it in a with statement")
         return self._sender
+
+    def _check_regions(self) -> None:
+        try:
+            if self._regions:
+                self._opener.check_regions()
+        except BundleError:
+            self.close()
+            raise
 
     def _current_link(self) -> Link | None:
         return self._courier.link if self._courier is not None else self._link

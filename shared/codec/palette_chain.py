@@ -116,9 +116,7 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
             def bits_of(
                 state: int, contexts: PictureContexts, step: Pass, odds: npt.NDArray[np.uint16]
             ) -> Bits:
-                return assignment.bits(
-                    state, step, contexts.positions(step.plane, step.side), odds
-                )
+                return assignment.bits(state, step, contexts.positions(step.plane, step.side), odds)
 
             return self._compose(width, height, bits_of, min(rest, finest), 0, max_bytes)
 
@@ -135,9 +133,7 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
                 low = rest + 1
         return best if best is not None else coded(self.states[-1], budget)
 
-    def _states_of(
-        self, regions: Regions, rest: int, width: int, height: int
-    ) -> dict[str, States]:
+    def _states_of(self, regions: Regions, rest: int, width: int, height: int) -> dict[str, States]:
         """Of all scales alike: a region is made of whole positions of the coarsest."""
         grids, stride = self._grids(width, height), max(self._strides.values())
         name = max(self._strides, key=self._strides.__getitem__)

@@ -63,6 +63,23 @@ class Region:
 Regions = tuple[Region, ...]
 
 
+def parse_region(text: str) -> Region:
+    """``X,Y,W,H`` or ``X,Y,W,H:STATE``: left, top, width and height in shares of the sides.
+
+    Raises BudgetError ``bad_region``.
+    """
+    place, colon, state = text.partition(":")
+    try:
+        x, y, width, height = (float(number) for number in place.split(","))
+        told = int(state) if colon else 0
+    except ValueError:
+        raise BudgetError(
+            "bad_region", f"a region is X,Y,WIDTH,HEIGHT[:STATE] in shares of the sides, not {text}"
+        ) from None
+    # 0.1 + 0.9 may be a little more than 1.
+    return Region(x, y, round(x + width, 9), round(y + height, 9), told)
+
+
 def check_regions(regions: Sequence[Region]) -> Regions:
     """Regions as a tuple. Raises BudgetError ``bad_region`` when there are too many."""
     if len(regions) > MAX_REGIONS:
