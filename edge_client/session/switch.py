@@ -18,6 +18,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,13 @@ from edge_client.session.backoff import Backoff
 from edge_client.session.channel import error_from_call
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.errors import BitstreamError, BundleError, FeatherwireError, SessionError
+from shared.errors import (
+    BitstreamError,
+    BundleError,
+    FeatherwireError,
+    PhotoError,
+    SessionError,
+)
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
 from shared.wire import FrameOutcome
 from shared.wire.failures import is_retryable
@@ -233,8 +240,10 @@ class BundleSwitch:
                 if not (is_retryable(error) or error.reason == "closed"):
                     raise
                 logging.getLogger(__name__).info("bundle: %s; trying again", error.message)
-            except ValueError:  # gRPC's word for a channel that was closed
-                return None
+            except ValueError as error:
+                if _is_closed(error):
+                    return None
+                raise
             time.sleep(change.backoff.next_s())
         return None
 
@@ -249,23 +258,24 @@ class BundleSwitch:
         assert describer is not None
         try:
             bitstream = self._tried(change, lambda: encode(describer, photo))
+        except PhotoError:  # another one may do
+            self._again(change)
+            return
+        except Exception as error:  # noqa: BLE001  # whatever a bundle does, the device goes on
+            self._end(change, _typed(error))
+            return
+        try:
             request = ingest_pb2.AnalyzeRequest(
                 features=[features_message(bitstream)], tasks=tasks_of(describer.bundle)
             )
             stub = ingest_pb2_grpc.IngestServiceStub(change.channel)
             stub.Analyze(request, timeout=TRIAL_TIMEOUT_S)
-        except grpc.RpcError as failure:
-            error = error_from_call(failure, "the server")
-            if is_retryable(error) or error.reason == "closed":
+        except Exception as failure:  # noqa: BLE001  # whatever a server does, the device goes on
+            error = _typed(failure)
+            if _is_closed(failure) or is_retryable(error) or error.reason == "closed":
                 self._again(change)
             else:
                 self._end(change, error)
-            return
-        except ValueError:  # the channel was closed
-            self._again(change)
-            return
-        except Exception as error:  # noqa: BLE001  # whatever a bundle does, the device goes on
-            self._end(change, _typed(error))
             return
         with self._lock:
             if change.stage is Stage.TRYING:
@@ -303,7 +313,9 @@ class BundleSwitch:
         with self._lock:
             if change.stage is Stage.OVER or self._change is not change:
                 return
-            self._trials.pop(change.bundle_id, None)
+            if self._trials.pop(change.bundle_id, None) is not None:
+                with suppress(FeatherwireError):
+                    self._keep("bundle_trials", self._trials)
             if error is None:
                 try:
                     self._keep("chosen_bundle", change.bundle_id)
@@ -324,7 +336,14 @@ class BundleSwitch:
         done(error)
 
 
+def _is_closed(error: Exception) -> bool:
+    """gRPC's word for a call by a channel that was closed: the stream is over."""
+    return isinstance(error, ValueError) and "closed" in str(error).lower()
+
+
 def _typed(error: Exception) -> FeatherwireError:
     if isinstance(error, FeatherwireError):
         return error
+    if isinstance(error, grpc.RpcError):
+        return error_from_call(error, "the server")
     return BundleError("trial_failed", f"the bundle does not work here: {error}")

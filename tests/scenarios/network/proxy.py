@@ -16,7 +16,8 @@ class Proxy:
     connections that are open keep the target that they have.
 
     delay_s: of every chunk, both ways. upstream: bytes a second towards the target, None without
-    limit; downstream: likewise. stalled: nothing passes. refusing: new connections are closed at once.
+    limit; downstream: likewise. stalled: nothing passes. refusing: new connections are closed at
+    once.
     """
 
     def __init__(self, target: str) -> None:
