@@ -271,11 +271,11 @@ class BundleSwitch:
             stub = ingest_pb2_grpc.IngestServiceStub(change.channel)
             stub.Analyze(request, timeout=TRIAL_TIMEOUT_S)
         except Exception as failure:  # noqa: BLE001  # whatever a server does, the device goes on
-            error = _typed(failure)
-            if _is_closed(failure) or is_retryable(error) or error.reason == "closed":
+            why = _typed(failure)
+            if _is_closed(failure) or is_retryable(why) or why.reason == "closed":
                 self._again(change)
             else:
-                self._end(change, error)
+                self._end(change, why)
             return
         with self._lock:
             if change.stage is Stage.TRYING:
