@@ -61,22 +61,27 @@ class Framer:
         also: Mapping[str, Bundle],
         tasks: tuple[str, ...] | None,
         deadline_s: float | None,
-        regions: Regions = (),
+        regions: Callable[[], Regions] = tuple,
         switch: BundleSwitch | None = None,
     ) -> None:
         """settings: of the server's Welcome. also: the describer's further bundles, as they were
         named to the session. tasks: what runs when a call names none; None is all that a frame is
-        enough for. deadline_s: of every frame; None goes by the server's. regions: of photos that
-        are still to be encoded. switch: says between frames which describer is to be used.
+        enough for. deadline_s: of every frame; None goes by the server's. regions: of the next
+        photo. switch: says between frames which describer is to be used.
         """
         self.describer = describer
         self.server_tasks = ServerTasks(settings)
         self._named = also
         self.default_tasks = tasks
-        self.regions = regions
+        self._regions = regions
         self.switch = switch
         self._deadline_s = deadline_s
         self._server_deadline_s = settings.frame_deadline_s
+
+    @property
+    def regions(self) -> Regions:
+        """What is told more finely than the rest of the next photo."""
+        return self._regions()
 
     def frame(
         self,

@@ -263,7 +263,7 @@ class Opener:
             also=self._mine().named,
             tasks=self.tasks,
             deadline_s=self._deadline_s,
-            regions=self.regions,
+            regions=lambda: self.regions,
             switch=self.switch,
         )
 

@@ -11,7 +11,7 @@ from edge_client.rate import RateControl
 from edge_client.session.opening import Link, Opener
 from edge_client.session.switch import Done
 from edge_client.spool import Spool
-from shared.codec import Region, Regions
+from shared.codec import Region
 from shared.wire.commands import (
     BundleCommand,
     RatePolicy,
@@ -55,7 +55,7 @@ class DeviceSettings:
                 if wanted.regions:
                     self._opener.check_regions()
                 self._keep("regions", [asdict(region) for region in wanted.regions])
-                self._set_regions(wanted.regions)
+                self._opener.regions = wanted.regions
             case BundleCommand():
                 self._opener.use_bundle(channel, wanted.bundle_id, done)
                 return
@@ -89,9 +89,3 @@ class DeviceSettings:
         link = self._link()
         if link is not None:
             link.framer.default_tasks = tasks
-
-    def _set_regions(self, regions: Regions) -> None:
-        self._opener.regions = regions
-        link = self._link()
-        if link is not None:
-            link.framer.regions = regions
