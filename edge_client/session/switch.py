@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import numpy as np
 
-from shared.backoff import Backoff
 from edge_client.session.channel import error_from_call
+from shared.backoff import Backoff
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import (
