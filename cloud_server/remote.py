@@ -11,10 +11,9 @@ from google.protobuf.message import DecodeError
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import types_pb2
 from shared.wire import error_from_message
+from shared.wire.address import split_address, why_unreachable
 from shared.wire.pem import check_tls_files
 from shared.wire.transport import ERROR_METADATA_KEY, client_options
-
-_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,8 @@ class Access:
     token: str | None = field(default=None, repr=False)
 
     def open_channel(self, address: str) -> grpc.Channel:
-        """A channel to ``HOST:PORT``. Raises ``SessionError("bad_tls_files")``."""
+        """A channel to ``HOST:PORT``. Raises ``SessionError``: bad_address, bad_tls_files."""
+        split_address(address)
         if self == Access():
             return grpc.insecure_channel(address, options=client_options())
         check_tls_files(ca=self.ca, certificate=self.certificate, key=self.key)
@@ -47,8 +47,13 @@ class Access:
         return grpc.secure_channel(address, credentials, options=client_options())
 
 
-def error_from_call(error: grpc.RpcError, address: str) -> FeatherwireError:
-    """The server's own error when it sent one, or what the status code says."""
+def error_from_call(
+    error: grpc.RpcError, address: str, access: Access | None = None
+) -> FeatherwireError:
+    """The server's own error when it sent one, or what the status code says.
+
+    Blocks for a second at most, to find out why there was no connection.
+    """
     assert isinstance(error, grpc.Call)
     for key, value in error.trailing_metadata() or ():
         if key == ERROR_METADATA_KEY and isinstance(value, bytes):
@@ -57,5 +62,12 @@ def error_from_call(error: grpc.RpcError, address: str) -> FeatherwireError:
             except DecodeError:
                 break
     code = error.code()
-    reason = "unreachable" if code in _GONE else "refused"
-    return SessionError(reason, f"{address}: {error.details() or code.name}")
+    text = error.details() or code.name
+    if code is grpc.StatusCode.UNAVAILABLE:
+        if "failed to connect" not in text:
+            return SessionError("unreachable", f"{address} has closed the connection")
+        tls = access is not None and access != Access()
+        return SessionError("unreachable", why_unreachable(address, tls=tls))
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return SessionError("unreachable", f"{address} did not answer in time")
+    return SessionError("refused", f"{address}: {text}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -159,10 +160,7 @@ class ServerSettings(BaseSettings):
         try:
             return source(**{name: value for name, value in flags.items() if value is not None})
         except ValidationError as error:
-            complaints = [
-                f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}"
-                for item in error.errors(include_url=False)
-            ]
+            complaints = map(_complaint, error.errors(include_url=False))
             raise FeatherwireError("invalid_settings", "\n".join(complaints)) from None
         except Exception as error:  # noqa: BLE001  # YAML's and pydantic-settings' own kinds
             reason = str(error.__cause__ or error).splitlines()[0]
@@ -183,7 +181,8 @@ class ServerSettings(BaseSettings):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise StorageError("unavailable", f"{folder} cannot be used: {error}") from None
+                reason = error.strerror or str(error)
+                raise StorageError("unavailable", f"{folder} cannot be used: {reason}") from None
 
     @field_validator("listen", "metrics")
     @classmethod
@@ -248,6 +247,12 @@ def split_names(text: str) -> tuple[str, ...]:
     """Names from ``a,b c``; ``none`` is no name at all."""
     names = tuple(text.replace(",", " ").split())
     return () if names == ("none",) else names
+
+
+def _complaint(item: Mapping[str, Any]) -> str:
+    """One of pydantic's complaints, in a line."""
+    where = ".".join(map(str, item["loc"])) or "settings"
+    return f"{where}: {item['msg'].removeprefix('Value error, ')}"
 
 
 def _settings_class(config: Path | None) -> type[ServerSettings]:

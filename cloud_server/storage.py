@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from sqlalchemy import Connection
 
@@ -14,6 +15,7 @@ from cloud_server.database import Database
 from cloud_server.database.engine import database_url, open_engine, typed_errors
 from cloud_server.database.schema import prepare
 from cloud_server.settings import ServerSettings
+from shared.errors import StorageError
 
 
 def open_database(settings: ServerSettings, release: str) -> Database:
@@ -22,14 +24,19 @@ def open_database(settings: ServerSettings, release: str) -> Database:
 
 
 @contextmanager
-def administered(settings: ServerSettings, release: str) -> Iterator[Connection]:
+def administered(
+    settings: ServerSettings, release: str, *, create: bool = True
+) -> Iterator[Connection]:
     """A transaction on the database, beside a server that may be running.
 
     It is for tables that the server does not keep in memory. Blocks; a short one makes a running
-    server's next commit wait. Raises ``StorageError``.
+    server's next commit wait. Without ``create`` there must be one. Raises ``StorageError``.
     """
     url = database_url(settings.database_url)
-    settings.make_data_folder()
+    if create:
+        settings.make_data_folder()
+    elif url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        raise StorageError("no_database", f"there is no server's database at {url.database}")
     engine = open_engine(url)
     try:
         with typed_errors(url), engine.begin() as connection:

@@ -11,7 +11,6 @@ import typer
 from cloud_server.cli.decode import BundleOption, DeviceOption, JsonOption, StateOption
 from shared.cli import Batch, read_file, stop_on_error, write_atomically
 from shared.errors import FeatherwireError, ModelError, TaskError
-from shared.results import TaskResult
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +56,7 @@ def analyze(
     from cloud_server.analysis import Analyzer
     from cloud_server.decoding import png_bytes
     from cloud_server.tasks.annotate import annotate as draw
+    from shared.results import summarise
 
     with stop_on_error(as_json=as_json):
         names = None
@@ -98,7 +98,6 @@ def analyze(
                     "needs_picture", f"{path} holds features of no picture: nothing to draw into"
                 )
             write_atomically(target, png_bytes(draw(analysed.picture, result.tasks.values())))
-        found = [_summary(name, task) for name, task in result.tasks.items()]
         return {
             "file": str(path),
             **result.to_dict(),
@@ -106,19 +105,10 @@ def analyze(
             "total_milliseconds": round(elapsed, 2),
             "annotated": str(target) if target else None,
             "warning": analysed.warning,
-            "found": ", ".join(found),
+            "found": summarise(result.tasks.values()),
         }
 
     batch.run(files, one)
-
-
-def _summary(name: str, result: TaskResult) -> str:
-    """How much of what a task found: ``3 detection``, ``tabby 71%``, ``road 40%, sky 22%``."""
-    if result.classes is not None:
-        return ", ".join(f"{one.class_name} {one.score:.0%}" for one in result.classes[:1])
-    if result.regions is not None:
-        return ", ".join(f"{one.class_name} {one.share:.0%}" for one in result.regions[:3])
-    return f"{len(result.found)} {name}"
 
 
 def _drawing_of(path: Path, folder: Path, batch: Batch) -> Path:

@@ -94,7 +94,10 @@ def create(
 
     if if_missing and output is not None and output.exists():
         return
-    with stop_on_error(as_json=as_json), _database(data, database, config) as connection:
+    with (
+        stop_on_error(as_json=as_json),
+        _database(data, database, config, create=True) as connection,
+    ):
         if output is not None and output.exists():
             raise FeatherwireError(
                 "file_exists",
@@ -194,13 +197,15 @@ def dev_ca(
 
 
 @contextmanager
-def _database(data: Path | None, database: str | None, config: Path | None) -> Iterator[Connection]:
+def _database(
+    data: Path | None, database: str | None, config: Path | None, *, create: bool = False
+) -> Iterator[Connection]:
     from cloud_server.release import package_version
     from cloud_server.settings import ServerSettings
     from cloud_server.storage import administered
 
     settings = ServerSettings.load(config, data=data, database=database)
-    with administered(settings, package_version()) as connection:
+    with administered(settings, package_version(), create=create) as connection:
         yield connection
 
 

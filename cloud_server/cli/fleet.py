@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloud_server.cli.access import Call, calls, parse_labels, print_json
-from shared.cli import finite, print_table, stop_on_error
+from cloud_server.cli.devices import COLUMNS, command_document, device_document, device_row
+from shared.cli import bits_per_second, finite, print_table, stop_on_error
 from shared.errors import FeatherwireError
 
 if TYPE_CHECKING:
@@ -25,20 +26,6 @@ LabelOption = Annotated[
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Every device.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many.")]
-
-_COLUMNS = (
-    "device",
-    "online",
-    "state",
-    "frames/s",
-    "kB/s",
-    "queue",
-    "pending",
-    "bundle",
-    "version",
-    "labels",
-    "last seen",
-)
 
 
 def register(app: typer.Typer) -> None:
@@ -69,9 +56,9 @@ def list_devices(
         devices = client.devices(_selector(device, label))
         if call.as_json:
             for one in devices:
-                print_json(_document(one))
+                print_json(device_document(one))
         else:
-            print_table(_COLUMNS, map(_row, devices), unbroken={"device", "online"})
+            print_table(COLUMNS, map(device_row, devices), unbroken={"device", "online"})
 
 
 @calls
@@ -85,9 +72,9 @@ def watch(
     with stop_on_error(as_json=call.as_json), _client(call) as client:
         for number, one in enumerate(client.watch(_selector(device, label)), start=1):
             if call.as_json:
-                print_json(_document(one))
+                print_json(device_document(one))
             else:
-                print("  ".join(_row(one)), flush=True)
+                print("  ".join(device_row(one)), flush=True)
             if number == limit:
                 return
 
@@ -106,13 +93,21 @@ def rate(
         int | None, typer.Option("--bytes", min=1, help="Bytes a frame, at most.")
     ] = None,
     bandwidth: Annotated[
-        int | None,
-        typer.Option("--bandwidth", min=1, help="Bytes a second; the device picks the state."),
+        float | None,
+        typer.Option(
+            "--bandwidth",
+            metavar="BITS_PER_SECOND",
+            parser=bits_per_second,
+            help="Bits a second, such as 64k or 1.5M; the device picks state and frame rate.",
+        ),
     ] = None,
     fps: Annotated[
         float | None,
         typer.Option("--fps", parser=finite("frames", minimum=0), help="Frames a second, at most."),
     ] = None,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Take back what was said: as the device itself chooses.")
+    ] = False,
     device: DeviceOption = None,
     label: LabelOption = None,
     all_devices: AllOption = False,
@@ -125,11 +120,14 @@ def rate(
             raise FeatherwireError(
                 "bad_option", "give one of --state, --bpp, --bytes and --bandwidth"
             )
+        said = [one for one in (state, bpp, max_bytes, bandwidth, fps) if one is not None]
+        if reset == bool(said):
+            raise FeatherwireError("bad_option", "give a rate, or --reset alone")
         policy = fleet_pb2.RatePolicy(
             state=state,
             bits_per_pixel=bpp,
             frame_bytes=max_bytes,
-            bytes_per_second=bandwidth,
+            bytes_per_second=None if bandwidth is None else max(1, int(bandwidth / 8)),
             max_frames_per_second=fps or 0.0,
         )
         command = fleet_pb2.Command(set_rate=fleet_pb2.SetRate(policy=policy))
@@ -213,7 +211,7 @@ def commands(
     """List commands, oldest first, and what became of them."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:
         found = client.commands(_selector(device, label), pending_only=pending)
-        documents = map(_command_document, found)
+        documents = map(command_document, found)
         columns = ("id", "device", "issued", "by", "command", "outcome")
         _print(documents, columns, call.as_json)
 
@@ -251,6 +249,8 @@ def _client(call: Call) -> FleetClient:
 def _send(call: Call, selector: fleet_pb2.DeviceSelector, command: fleet_pb2.Command) -> None:
     with _client(call) as client:
         sent = client.send(selector, command)
+    if not sent:
+        raise FeatherwireError("no_device", "no device has these labels; nobody was told anything")
     documents = ({"device": device, "id": sent[device]} for device in sorted(sent))
     _print(documents, ("device", "id"), call.as_json)
 
@@ -281,62 +281,3 @@ def _print(documents: Iterable[dict[str, Any]], columns: tuple[str, ...], as_jso
 
 def _cell(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
-
-
-def _document(device: fleet_pb2.Device) -> dict[str, Any]:
-    from google.protobuf.json_format import MessageToDict
-
-    policy = MessageToDict(device.rate_policy, preserving_proto_field_name=True)
-    return {
-        "device": device.device,
-        "session": device.session,
-        "online": device.online,
-        "last_seen_at": device.last_seen_at.ToJsonString(),
-        "bundle_id": device.bundle_id,
-        "client_version": device.client_version,
-        "state": device.state if device.HasField("state") else None,
-        "frames_per_second": device.frames_per_second,
-        "bytes_per_second": device.bytes_per_second,
-        "throttled": device.throttled,
-        "queued_frames": device.queued_frames,
-        "queued_bytes": device.queued_bytes,
-        "pending_commands": device.pending_commands,
-        "rate_policy": policy,
-        "tasks": list(device.tasks),
-        "labels": dict(device.labels),
-    }
-
-
-def _row(device: fleet_pb2.Device) -> tuple[str, ...]:
-    return (
-        device.device,
-        "throttled" if device.throttled else "online" if device.online else "-",
-        str(device.state) if device.HasField("state") else "-",
-        f"{device.frames_per_second:.2f}",
-        f"{device.bytes_per_second / 1e3:.1f}",
-        str(device.queued_frames),
-        str(device.pending_commands),
-        device.bundle_id[:16],
-        device.client_version,
-        ", ".join(f"{name}={value}" for name, value in sorted(device.labels.items())),
-        device.last_seen_at.ToJsonString(),
-    )
-
-
-def _command_document(issued: fleet_pb2.IssuedCommand) -> dict[str, Any]:
-    from google.protobuf.json_format import MessageToDict
-
-    kind = issued.command.WhichOneof("command") or "unknown"
-    content = MessageToDict(getattr(issued.command, kind), preserving_proto_field_name=True)
-    outcome = "pending"
-    if issued.HasField("reply"):
-        outcome = issued.reply.error.reason if issued.reply.HasField("error") else "done"
-    return {
-        "id": issued.command.command_id,
-        "device": issued.device,
-        "issued": issued.command.issued_at.ToJsonString(),
-        "by": issued.issued_by,
-        "command": {kind: content},
-        "outcome": outcome,
-        "replied": issued.replied_at.ToJsonString() if issued.HasField("replied_at") else None,
-    }

@@ -35,6 +35,7 @@ class ResultClient:
         self._channel = (access or Access()).open_channel(address)
         self._stub = results_pb2_grpc.ResultServiceStub(self._channel)
         self._address = address
+        self._access = access
 
     def __enter__(self) -> ResultClient:
         return self
@@ -52,7 +53,7 @@ class ResultClient:
             try:
                 page = self._stub.ListResults(request, timeout=CALL_TIMEOUT_S)
             except grpc.RpcError as error:
-                raise error_from_call(error, self._address) from None
+                raise error_from_call(error, self._address, self._access) from None
             yield from page.records
             after, end = page.next_cursor, page.end
 
@@ -66,7 +67,7 @@ class ResultClient:
         try:
             return self._stub.GetResult(request, timeout=CALL_TIMEOUT_S).record
         except grpc.RpcError as error:
-            raise error_from_call(error, self._address) from None
+            raise error_from_call(error, self._address, self._access) from None
 
     def watch(
         self,
@@ -116,7 +117,7 @@ class ResultClient:
         try:
             response = self._stub.GetFrame(request, timeout=CALL_TIMEOUT_S)
         except grpc.RpcError as error:
-            raise error_from_call(error, self._address) from None
+            raise error_from_call(error, self._address, self._access) from None
         return parse_features(response.features), response.picture if picture else None
 
     def _subscribe(
@@ -130,6 +131,6 @@ class ResultClient:
                     raise error_from_message(response.error)
                 yield response
         except grpc.RpcError as error:
-            raise error_from_call(error, self._address) from None
+            raise error_from_call(error, self._address, self._access) from None
         finally:
             call.cancel()

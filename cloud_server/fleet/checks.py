@@ -54,8 +54,6 @@ def check_selector(selector: fleet_pb2.DeviceSelector) -> None:
 def _check_rate(policy: fleet_pb2.RatePolicy) -> None:
     named = policy.WhichOneof("policy")
     fps = policy.max_frames_per_second
-    if named is None and not fps:
-        raise _invalid("set_rate", "it says no rate")
     value = getattr(policy, named) if named is not None else 0
     if (
         not 0 <= fps < math.inf

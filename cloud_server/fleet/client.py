@@ -24,6 +24,7 @@ class FleetClient:
         self._channel = (access or Access()).open_channel(address)
         self._stub = fleet_pb2_grpc.FleetServiceStub(self._channel)
         self._address = address
+        self._access = access
 
     def __enter__(self) -> FleetClient:
         return self
@@ -51,7 +52,7 @@ class FleetClient:
             for response in call:
                 yield response.device
         except grpc.RpcError as error:
-            raise error_from_call(error, self._address) from None
+            raise error_from_call(error, self._address, self._access) from None
         finally:
             call.cancel()
 
@@ -92,4 +93,4 @@ class FleetClient:
         try:
             return method(request, timeout=CALL_TIMEOUT_S)
         except grpc.RpcError as error:
-            raise error_from_call(error, self._address) from None
+            raise error_from_call(error, self._address, self._access) from None

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.cli import RATE_COLUMNS, Batch, Outcome, write_atomically
+from shared.cli import RATE_COLUMNS, Batch, Outcome, in_words, write_atomically
 from shared.errors import FeatherwireError, SessionError
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ def fail(photo: Path, error: FeatherwireError, outcome: Outcome) -> None:
 
 def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcome) -> None:
     """Note one result, and save it when there is a folder."""
+    from shared.results import summarise
+
     # A frame that an earlier process has spooled may have had no file.
     photo = Path(result.source or f"frame-{result.sequence}")
     if result.error is not None and result.error.reason == "spooled":
@@ -71,8 +73,6 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
         unknown = SessionError("no_result", "the server sent neither findings nor an error")
         fail(photo, result.error or unknown, outcome)
         return
-    from shared.results.words import found_words
-
     record: dict[str, Any] = {
         "photo": str(photo),
         "sequence": result.sequence,
@@ -84,7 +84,7 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
         "bits_per_pixel": round(result.analysis.bits_per_pixel, 6),
         # A result of a stream before: nobody knows when the frame was sent.
         "round_trip_ms": round(result.round_trip_ms, 2) or None,
-        "found": found_words(result.tasks.values()),
+        "found": summarise(result.tasks.values()),
         "analysis": result.analysis.to_dict(),
     }
     if result.task_errors:
@@ -107,6 +107,6 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
     except FeatherwireError as failure:
         fail(photo, failure, outcome)
     except OSError as failure:
-        fail(photo, FeatherwireError("io_error", str(failure)), outcome)
+        fail(photo, FeatherwireError("io_error", in_words(failure)), outcome)
     else:
         outcome.results.append(record)

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from shared.cli import finite
+from shared.cli import bits_per_second, finite
 
 if TYPE_CHECKING:
     from edge_client.spool import SpoolLimits
-
-_SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
-
-
-def bits_per_second(text: str) -> float:
-    """``64k`` or ``1.5M`` as a number; raises typer.BadParameter."""
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)([kMG]?)", text)
-    value = float(found[1]) * _SUFFIXES[found[2]] if found else 0.0
-    if not 0 < value < 1e15:
-        raise typer.BadParameter(
-            f"a bandwidth is a number of bits a second above 0, such as 64k or 1.5M, not {text}"
-        )
-    return value
-
 
 ServerOption = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="Where to.")]
 OutputOption = Annotated[

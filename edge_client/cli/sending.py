@@ -215,7 +215,8 @@ def way_in(
     """TLS and the token, checked as far as that can be without the server; None is no TLS."""
     # Before gRPC is imported: it would write its own lines between ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from edge_client.session import TlsClientFiles, split_address
+    from edge_client.session import TlsClientFiles
+    from shared.wire.address import split_address
     from shared.wire.credentials import read_token
 
     with usage():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from google.protobuf.message import DecodeError
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import types_pb2
 from shared.wire import error_from_message
+from shared.wire.address import split_address, why_unreachable
 from shared.wire.pem import check_tls_files
 from shared.wire.transport import ERROR_METADATA_KEY, client_options
 
@@ -39,16 +39,6 @@ class TlsClientFiles:
     def check(self) -> None:
         """Raise ``SessionError("bad_tls_files")`` for files that gRPC could not use."""
         check_tls_files(ca=self.server_ca, certificate=self.certificate, key=self.key)
-
-
-def split_address(server: str) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT``. Raises ``SessionError("bad_address")``."""
-    host, _, port = server.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise SessionError(
-            "bad_address", f"{server!r} is not HOST:PORT, such as localhost:7570 or [::1]:7570"
-        )
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def open_channel(server: str, tls: TlsClientFiles | None = None) -> grpc.Channel:
@@ -85,21 +75,7 @@ def wait_until_ready(
     future.add_done_callback(lambda _: ready.set())
     if not ready.wait(timeout_s):
         future.cancel()
-        raise SessionError("unreachable", _why_unready(server, timeout_s, tls=tls), server=server)
-
-
-def _why_unready(server: str, timeout_s: float, *, tls: bool) -> str:
-    """gRPC keeps its reason to itself; whether anything listens there says most of it."""
-    try:
-        socket.create_connection(split_address(server), timeout=1.0).close()
-    except OSError:
-        return f"no server answered at {server} within {timeout_s:g} s"
-    if tls:
-        return (
-            f"TLS failed with {server}: it speaks plain text, or its certificate is not signed by "
-            "the CA or not for this name, or it wants a certificate"
-        )
-    return f"{server} takes connections but speaks no plain gRPC; it may want TLS"
+        raise SessionError("unreachable", why_unreachable(server, tls=tls), server=server)
 
 
 def error_from_call(error: grpc.RpcError, server: str) -> FeatherwireError:

@@ -133,10 +133,12 @@ class Bitstream:
         Raises BitstreamError ``bad_state`` when that state is not present.
         """
         if not self.state <= state <= self.layers[0].state:
+            coarsest = self.layers[0].state
+            there = f"are {self.state} to {coarsest}"
+            if self.state == coarsest:
+                there = f"is {coarsest} alone, which is not made of coarser ones"
             raise BitstreamError(
-                "bad_state",
-                f"state {state} is not present; there are {self.state} to {self.layers[0].state}",
-                state=state,
+                "bad_state", f"state {state} is not present; there {there}", state=state
             )
         kept = tuple(layer for layer in self.layers if layer.state >= state)
         return Bitstream(self.bundle_id, self.width, self.height, state, kept)

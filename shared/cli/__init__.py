@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from shared.cli.batch import Batch, Outcome, write_atomically
+from shared.cli.batch import Batch, Outcome, in_words, write_atomically
 from shared.cli.exits import ExitCode, stop_on_error
 from shared.cli.files import read_file
 from shared.cli.groups import takes
-from shared.cli.options import finite
+from shared.cli.options import bits_per_second, finite
 from shared.cli.rate import RATE_COLUMNS, rate_record
 from shared.cli.tables import print_table
 
@@ -15,7 +15,9 @@ __all__ = [
     "Batch",
     "ExitCode",
     "Outcome",
+    "bits_per_second",
     "finite",
+    "in_words",
     "print_table",
     "rate_record",
     "read_file",

@@ -131,12 +131,14 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
         raise
 
 
+def in_words(error: OSError) -> str:
+    """An error of the system, without its number."""
+    where = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{where}"
+
+
 def _plain(error: OSError | MemoryError) -> Record:
-    """An error of the system in words, without its number."""
-    message = "not enough memory"
-    if isinstance(error, OSError):
-        where = f": {error.filename}" if error.filename else ""
-        message = f"{error.strerror or error}{where}"
+    message = in_words(error) if isinstance(error, OSError) else "not enough memory"
     return {"error": type(error).__name__, "reason": "io_error", "message": message}
 
 

@@ -26,6 +26,7 @@ class ExitCode(IntEnum):
 
 _USAGE_REASONS = frozenset(
     {
+        "bad_address",
         "bad_device",
         "bad_option",
         "bad_recipe",
@@ -59,7 +60,7 @@ def code_of(error: FeatherwireError) -> ExitCode:
     missing = error.reason == "missing_extra"
     if missing or isinstance(error, BundleError | ModelError | StorageError):
         return ExitCode.MISSING
-    if isinstance(error, SessionError):
+    if isinstance(error, SessionError) and error.reason != "not_found":
         return ExitCode.UNREACHABLE
     return ExitCode.SOME_FAILED
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import typer
+
+_SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
 def finite(meaning: str, *, minimum: float = -math.inf) -> Callable[[str], float]:
@@ -27,3 +30,14 @@ def finite(meaning: str, *, minimum: float = -math.inf) -> Callable[[str], float
         return value
 
     return parse
+
+
+def bits_per_second(text: str) -> float:
+    """``64k`` or ``1.5M`` as a number; raises typer.BadParameter."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)([kMG]?)", text)
+    value = float(found[1]) * _SUFFIXES[found[2]] if found else 0.0
+    if not 0 < value < 1e15:
+        raise typer.BadParameter(
+            f"a bandwidth is a number of bits a second above 0, such as 64k or 1.5M, not {text}"
+        )
+    return value

@@ -2,6 +2,7 @@
 
 from shared.results.agreement import Agreement, agreement, box_iou
 from shared.results.rle import decode_mask, decode_runs, mask_area, mask_iou
+from shared.results.summary import summarise
 from shared.results.types import (
     AnalysisResult,
     Box,
@@ -35,4 +36,5 @@ __all__ = [
     "decode_runs",
     "mask_area",
     "mask_iou",
+    "summarise",
 ]

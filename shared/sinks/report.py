@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shared.errors import FeatherwireError
-from shared.results import AnalysisResult
-from shared.results.words import found_words
+from shared.results import AnalysisResult, summarise
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class Report:
         """In words: what was found, or what went wrong."""
         if self.error is not None:
             return f"error: {self.error.reason}"
-        found = "-" if self.analysis is None else found_words(self.analysis.tasks.values())
+        found = "-" if self.analysis is None else summarise(self.analysis.tasks.values())
         wrong = [f"{name}: {error.reason}" for name, error in self.task_errors.items()]
         return "; ".join([found, *wrong])
 

@@ -158,6 +158,11 @@ def test_tokens_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert made["token"].split("_")[2] not in listing
     invoke("token", "revoke", "nonsense", *data, code=2)
     invoke("token", "create", "--role", "device", *data, code=2)
+    mistyped = tmp_path / "dat"
+    for command in (["list"], ["revoke", made["id"]]):
+        done = CliRunner().invoke(build_app(), ["auth", "token", *command, "--data", str(mistyped)])
+        assert (done.exit_code, "no_database" in done.stderr) == (3, True)
+    assert not mistyped.exists()
 
 
 def test_a_development_ca_is_made_once(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_the_command_analyses_features(features: Bundle, scene: np.ndarray, tmp_
     result = CliRunner().invoke(build_app(), [*arguments, "--tasks", "detection"])
     assert result.exit_code == 0, result.output
     (record,) = json.loads(result.stdout)["results"]
-    assert record["found"] == "2 detection"
+    assert record["found"] == "1 red, 1 blue"
     drawn = CliRunner().invoke(build_app(), [*arguments, "--annotate", str(tmp_path / "drawn")])
     assert json.loads(drawn.stdout)["failures"][0]["reason"] == "needs_picture"
 

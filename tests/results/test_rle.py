@@ -98,15 +98,15 @@ def test_long_hostile_codes_cost_no_more_than_their_length(piece):
     def seconds(length: int) -> float:
         mask = RleMask(size=(1024, 1024), counts=piece * (length // len(piece)))
         fastest = math.inf
-        for _ in range(3):
-            started = time.perf_counter()
+        for _ in range(5):
+            started = time.process_time()
             with pytest.raises(TaskError):
                 decode_runs(mask)
-            fastest = min(fastest, time.perf_counter() - started)
+            fastest = min(fastest, time.process_time() - started)
         return fastest
 
     # Thirty times as long; by the square it would be nine hundred times as slow.
-    assert seconds(3_000_000) < 300 * max(seconds(100_000), 1e-4)
+    assert seconds(3_000_000) < 450 * max(seconds(100_000), 1e-4)
 
 
 def test_masks_of_different_pictures_do_not_compare():

@@ -61,6 +61,9 @@ def test_a_device_that_returns_does_as_it_was_told(
         ):
             again = session.send(image)  # a restart changes nothing of it
             assert (again.state, set(again.tasks)) == (3, {"two"})
+            operator.send(named("cam"), fleet_pb2.Command(set_rate=fleet_pb2.SetRate()))
+            until(lambda: "pending" not in {one[2] for one in outcomes(operator)})
+            assert session.send(image).state == first.state  # its own again
 
 
 def test_operators_see_what_waits_on_a_device(

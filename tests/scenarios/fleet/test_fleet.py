@@ -332,7 +332,11 @@ def test_the_audit_says_who_did_what_over_the_command_line(
     assert refused.returncode == 4
     assert "[forbidden]" in refused.stderr
     assert fleet("tasks", "none").returncode == 2
+    assert fleet("rate", "--all").returncode == 2
+    assert fleet("rate", "--all", "--reset", "--state", "1").returncode == 2
     (entry,) = map(json.loads, fleet("audit").stdout.splitlines())
+    nobody = fleet("rate", "--label", "site=south", "--reset")
+    assert (nobody.returncode, "[no_device]" in nobody.stderr) == (1, True)
     assert entry["who"].startswith("ann (")
     assert entry["action"] == "SendCommand"
     assert entry["what"]["selector"]["labels"] == {"site": "north"}
@@ -344,4 +348,7 @@ def test_the_audit_says_who_did_what_over_the_command_line(
     assert watched["device"] == "cam"
     (kept,) = map(json.loads, fleet("commands", "--pending").stdout.splitlines())
     assert (kept["id"], kept["outcome"]) == (command.command_id, "pending")
+    assert fleet("rate", "--all", "--bandwidth", "64k").returncode == 0
+    (_, slower) = client.wait_for("command", 2)
+    assert slower.set_rate.policy.bytes_per_second == 8000
     client.close()

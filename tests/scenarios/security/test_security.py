@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cloud_server.auth.development_ca import make_development_ca
 from cloud_server.auth.roles import Role
 from cloud_server.consumers import ResultClient
+from cloud_server.fleet.client import FleetClient
 from cloud_server.remote import Access, error_from_call
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession, TlsClientFiles
@@ -123,6 +124,24 @@ def test_plain_text_and_other_authorities_get_nowhere(
         assert secured.version() in {"TLSv1.2", "TLSv1.3"}
     with EdgeSession(server.address, device="cam", encoder=encoder, tls=keys.edge(token)) as one:
         assert one.send(image, state=4).analysis is not None
+
+
+def test_operators_hear_why_there_is_no_connection(start_server: Start, keys: Keys) -> None:
+    keys.token(Role.OPERATOR)
+    server = start_server(**keys.server)
+    nobody = "127.0.0.1:1"
+    cases = [(server.address, None, "may want TLS"), (nobody, None, "no server answered")]
+    other = Access(ca=keys.folder / "client.pem")
+    cases.append((server.address, other, "TLS failed"))
+    for address, access, words in cases:
+        with FleetClient(address, access) as operator, pytest.raises(SessionError) as caught:
+            list(operator.devices())
+        assert caught.value.reason == "unreachable"
+        assert words in caught.value.message
+    for Client in (FleetClient, ResultClient):
+        with pytest.raises(SessionError) as caught:
+            Client("localhost")
+        assert caught.value.reason == "bad_address"
 
 
 def test_a_token_is_never_sent_in_plain_text(keys: Keys) -> None:

@@ -25,7 +25,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class RatePolicy(_message.Message):
-    """How a device chooses the state of its frames."""
+    """How a device chooses the state of its frames; an empty one leaves it to the device."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
