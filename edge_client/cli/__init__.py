@@ -11,8 +11,9 @@ from shared.cli import app as command_line
 _COMMANDS = ("encode", "inspect", "truncate", "send", "stream", "flush")
 _ABOUT = (
     "Turn photos into features at a rate you choose, and send those, not pictures.\n\n"
-    "Exit status: 0 all done, 1 some files failed, 2 wrong usage, 3 a bundle is missing or "
-    "damaged, 4 the server is unreachable or refused, 130 interrupted."
+    "Exit status: 0 all done, 1 some files failed, 2 wrong usage, 3 a bundle or an "
+    "extra is missing, or a bundle damaged, 4 the server is unreachable or refused, 130 "
+    "interrupted."
 )
 
 

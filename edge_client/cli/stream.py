@@ -36,6 +36,7 @@ SourceArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE",
+        envvar="FEATHERWIRE_SOURCE",
         help="A folder (watched), files or a glob, a video file, rtsp://..., http://... (Motion "
         "JPEG), v4l2:/dev/video0, or - (JPEGs on standard input).",
     ),

@@ -14,18 +14,6 @@ def summarise(results: Iterable[TaskResult]) -> str:
     return "; ".join(parts) or "-"
 
 
-def found_counts(tasks: Iterable[TaskResult]) -> dict[str, int]:
-    """How many objects of each class: the most that one task found, faces as ``face``."""
-    most: Counter[str] = Counter()
-    for task in tasks:
-        items = task.detections or task.instances or ()
-        here = Counter(item.class_name for item in items)
-        if task.faces:
-            here["face"] = len(task.faces)
-        most |= here
-    return dict(most)
-
-
 def _one(result: TaskResult) -> str:
     if result.faces is not None:
         count = len(result.faces)
@@ -36,3 +24,15 @@ def _one(result: TaskResult) -> str:
         return ", ".join(f"{one.class_name} {one.share:.0%}" for one in result.regions[:3])
     names = Counter(one.class_name for one in result.detections or result.instances or ())
     return ", ".join(f"{count} {name}" for name, count in names.most_common())
+
+
+def counts_of(results: Iterable[TaskResult]) -> dict[str, int]:
+    """How many objects of each class: the most that one task found, faces as ``face``."""
+    most: Counter[str] = Counter()
+    for result in results:
+        items = result.detections or result.instances or ()
+        here = Counter(item.class_name for item in items)
+        if result.faces:
+            here["face"] = len(result.faces)
+        most |= here
+    return dict(most)

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from shared.errors import SinkError
 from shared.extras import require
-from shared.results.summary import found_counts
+from shared.results.summary import counts_of
 from shared.sinks.home_assistant import announcements
 from shared.sinks.report import Report, iso
 
@@ -147,7 +147,7 @@ class MqttSink:
     def _publish(self, report: Report) -> list[MQTTMessageInfo]:
         device = f"{self._base}/{topic_name(report.device)}"
         qos = self._address.qos
-        counts = {} if report.analysis is None else found_counts(report.analysis.tasks.values())
+        counts = {} if report.analysis is None else counts_of(report.analysis.tasks.values())
         infos = []
         if self._address.discovery:
             for topic, config in announcements(

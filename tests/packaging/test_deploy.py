@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from concurrent import futures
@@ -156,7 +157,7 @@ def commands_used() -> list[tuple[str, str, str]]:
 def test_commands_exist() -> None:
     assert not explains("featherwire-cloud", "no-such-command")
     used = commands_used()
-    assert {sub for _, _, sub in used} == {"models", "serve", "send"}
+    assert {sub for _, _, sub in used} == {"models", "serve", "send", "stream"}
     for where, program, sub in used:
         assert explains(program, sub), (where, program, sub)
 
@@ -203,6 +204,35 @@ def test_units_are_whole() -> None:
     script = shlex.split(edge["Service"]["ExecStart"])[0]
     assert (DEPLOY / Path(script).name).is_file()
     assert timer["Install"]["WantedBy"] == "timers.target"
+
+
+def test_the_streaming_unit_uses_options_that_there_are() -> None:
+    service = unit("featherwire-stream@.service")["Service"]
+    words = shlex.split(service["ExecStart"])
+    run_it = "from edge_client.cli import main; main()"
+    told = subprocess.run(
+        [sys.executable, "-c", run_it, "stream", "--help"],
+        env={**os.environ, "COLUMNS": "200"}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    options = [word for word in words if word.startswith("--")]
+    assert {"--server", "--device", "--spool", "--json"} <= set(options)
+    assert all(f"{option} " in told for option in options)
+    # It needs up to twice the default of --grace, and then some, before it is killed.
+    assert int(service["TimeoutStopSec"]) > 2 * 10
+    assert service["RestartPreventExitStatus"] == "2"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
+def test_systemd_takes_the_streaming_unit(tmp_path: Path) -> None:
+    text = (DEPLOY / "featherwire-stream@.service").read_text()
+    program = tmp_path / "featherwire-edge"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    path = tmp_path / "featherwire-stream@yard.service"
+    path.write_text(text.replace("/opt/featherwire/bin/featherwire-edge", str(program)))
+    done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
+    complaints = [line for line in done.stderr.splitlines() if path.name in line]
+    assert complaints == []
 
 
 # --- the health check and the inbox script, for real ------------------------------------------

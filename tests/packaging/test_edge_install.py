@@ -70,10 +70,19 @@ def test_installed_size(edge: EdgeInstall, record_property: pytest.RecordPropert
     assert installed_bytes < LIMIT_BYTES
 
 
+def test_without_its_extra_a_source_says_which_is_missing(edge: EdgeInstall) -> None:
+    stream = (edge.python.parent / "featherwire-edge", "stream", "rtsp://127.0.0.1/x")
+    done = edge.run(*stream, "--server", "127.0.0.1:1")
+    assert done.returncode == 3
+    assert "pip install 'featherwire[stream]'" in done.stderr
+    assert "[missing_extra]" in done.stderr
+
+
 def test_no_heavy_package_came_along(edge: EdgeInstall) -> None:
     present = {path.name for path in edge.site_packages.iterdir()}
     assert "onnxruntime" in present
-    assert not present & {"torch", "torchvision", "diffusers", "cv2", "nvidia", "pandas", "scipy"}
+    heavy = {"torch", "torchvision", "diffusers", "cv2", "nvidia", "pandas", "scipy", "av", "httpx"}
+    assert not present & heavy
 
 
 IMPORT_ALL = """

@@ -18,6 +18,7 @@ FORBIDDEN = [
     ("shared/limits.py", "def f():\n    import grpc", "shared stands alone"),
     ("shared/preprocess/photo.py", "import cloud_server", "shared stands alone"),
     ("shared/errors.py", "import PIL.Image", "only shared.preprocess reads photo files"),
+    ("shared/errors.py", "import httpx", "only shared.sinks talks to brokers"),
     ("edge_client/__init__.py", "import torch", "an edge install has no torch, and no server"),
     ("edge_client/__init__.py", "import cloud_server", "an edge install has no torch"),
     ("cloud_server/__init__.py", "import edge_client", "the cloud server knows no client"),

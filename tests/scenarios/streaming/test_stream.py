@@ -208,9 +208,12 @@ def test_what_is_wrong_has_its_exit_code(
     assert done.stdout == ""
 
 
-def test_people_get_a_line_a_result(to: tuple[object, ...], tmp_path: Path) -> None:
+def test_people_get_a_line_a_result(
+    to: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(1))
-    done: subprocess.CompletedProcess[str] = run(EDGE, "stream", tmp_path / "a.jpg", *to)
+    monkeypatch.setenv("FEATHERWIRE_SOURCE", str(tmp_path / "a.jpg"))
+    done: subprocess.CompletedProcess[str] = run(EDGE, "stream", *to)
     assert done.returncode == 0, done.stderr
     assert "1 thing" in done.stdout
     assert "state 0" in done.stdout
