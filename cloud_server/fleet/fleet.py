@@ -69,11 +69,19 @@ class Link:
         self.entry.described.queued_bytes = min(status.queued_bytes, 2**63)
         self._fleet.registry.seen(self.entry)
 
-    def frame(
-        self, *, message_bytes: int, state: int | None = None, bits_per_pixel: float = 0.0
+    def frames(
+        self,
+        frames: int,
+        *,
+        message_bytes: int,
+        state: int | None = None,
+        bits_per_pixel: float = 0.0,
     ) -> None:
-        """The device has sent a frame, or a refinement: then its state is None."""
-        self.entry.meter.count(frames=1, bytes=message_bytes)
+        """The device has sent frames, or a refinement: then state is None.
+
+        state, bits_per_pixel: of the last one.
+        """
+        self.entry.meter.count(frames=frames, bytes=message_bytes)
         if state is not None:
             self.entry.described.state = min(state, 255)
             self.entry.described.bits_per_pixel = bits_per_pixel
