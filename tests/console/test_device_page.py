@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_server.console.view import commands
 from cloud_server.fleet.client import FleetClient
 from shared.proto.featherwire.v1 import fleet_pb2
-from tests.console.conftest import Running, streaming
+from tests.console.conftest import Running, set_state, streaming
 
 Photos = dict[str, NDArray[np.uint8]]
 
@@ -22,12 +21,6 @@ def newest_command(running: Running, kind: str) -> fleet_pb2.IssuedCommand:
     with FleetClient(running.server, running.access) as client:
         found = [one for one in client.commands() if one.command.WhichOneof("command") == kind]
     return found[-1]
-
-
-def set_state(running: Running, state: int) -> None:
-    """What the device shall send, whatever a test before has told it."""
-    with FleetClient(running.server, running.access) as client:
-        client.send(fleet_pb2.DeviceSelector(devices=["cam-1"]), commands.set_state(state))
 
 
 def wait_for_frames(page: Any, sizes: Callable[[], list[int]], count: int) -> None:
