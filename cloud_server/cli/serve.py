@@ -65,6 +65,15 @@ def serve(
         typer.Option("--segmenter", help="Back end of segmentation: yolo11n-seg.pt."),
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            help="Processes that analyse frames, each with its own models; one that dies is "
+            "replaced. Default: 0, threads of the server's own.",
+        ),
+    ] = None,
     models_dir: Annotated[
         Path | None, typer.Option("--models-dir", help="Where weights lie, beside the cache.")
     ] = None,
@@ -196,6 +205,7 @@ def serve(
             detector=detector,
             segmenter=segmenter,
             device=device,
+            workers=workers,
             models_dir=models_dir,
             data=data,
             database=database,

@@ -136,8 +136,14 @@ class Fleet:
 
     async def answered(self, entry: Entry, order: Order, reply: fleet_pb2.CommandReply) -> None:
         """Keep the device's reply, and what it does from now on. Raises ``StorageError``."""
-        first = await self._database.write(lambda one: orders.answer(one, order.id, reply))
-        if not first:
+
+        def change(connection: Connection) -> bool:
+            first = orders.answer(connection, order.id, reply)
+            if first and (reply.HasField("error") or order.kind == "use_bundle"):
+                note(connection, f"device {order.device}", "CommandReply", _told(order, reply))
+            return first
+
+        if not await self._database.write(change):
             return  # superseded meanwhile
         entry.pending = max(0, entry.pending - 1)
         log = structlog.get_logger().bind(device=order.device, command=order.command.command_id)
@@ -234,6 +240,9 @@ class Fleet:
             case "set_tasks":
                 del described.tasks[:]
                 described.tasks.extend(command.set_tasks.tasks)
+            case "set_regions":
+                del described.regions[:]
+                described.regions.extend(command.set_regions.regions)
             case "use_bundle":
                 described.bundle_id = command.use_bundle.bundle_id
 
@@ -250,6 +259,11 @@ def _described(connection: Connection) -> list[fleet_pb2.Device]:
     return [fleet_pb2.Device.FromString(row.described) for row in rows]
 
 
-def _as_json(command: fleet_pb2.Command) -> Any:
+def _told(order: Order, reply: fleet_pb2.CommandReply) -> dict[str, Any]:
+    error = reply.error
+    outcome = {"reason": error.reason, "message": error.message} if reply.HasField("error") else {}
+    return {"command_id": order.command.command_id, "kind": order.kind, **outcome}
 
+
+def _as_json(command: fleet_pb2.Command) -> Any:
     return MessageToDict(command, preserving_proto_field_name=True)

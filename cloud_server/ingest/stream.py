@@ -288,7 +288,7 @@ class Stream:
         self._session = session
         self._log = self._log.bind(device=hello.device, session=hello.session)
         resume_after, last_result_id = await self._from_log(
-            self._result_log.resume_after(session.key)
+            self._result_log.resume_after(session.key, hello.last_result_seen)
         )
         if session.owner is not self:
             return  # superseded meanwhile

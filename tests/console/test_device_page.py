@@ -94,9 +94,11 @@ def test_a_region_is_drawn_on_the_picture(
         assert np.allclose(corners, (0.2, 0.3, 0.6, 0.65), atol=0.01)
         # Whatever the device answers is shown: done, or why it will not.
         page.wait_for_function("!document.querySelector('.panel .notice.tone-warn')")
-        reply = newest_command(running, "set_regions").reply
-        shown = page.locator(".table", has_text="regions: 1").inner_text()
-        assert (reply.error.reason if reply.HasField("error") else "applied") in shown
+        assert not newest_command(running, "set_regions").reply.HasField("error")
+        page.locator(".stage-region").wait_for()
+        page.get_by_role("button", name="No region").click()
+        page.locator(".stage-region").wait_for(state="detached")
+        assert not newest_command(running, "set_regions").command.set_regions.regions
 
 
 def test_tasks_are_switched_off_and_a_frame_is_refined(

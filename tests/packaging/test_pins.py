@@ -49,7 +49,7 @@ def requirements(*extras: str) -> list[Requirement]:
                 "dev",
             ),
         ),
-        ("constraints-edge.txt", ("edge",)),
+        ("constraints-edge.txt", ("edge", "stream", "mqtt", "webhook")),
     ],
 )
 def test_every_requirement_is_pinned_to_a_version_that_it_allows(

@@ -72,7 +72,7 @@ class Region(_message.Message):
     BOX_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     state: _builtins.int
-    """State inside the region."""
+    """State inside the region; the rest has the frame's, by its rate, and is never finer for a region."""
     @_builtins.property
     def box(self) -> _types_pb2.Box: ...
     def __init__(
@@ -131,6 +131,8 @@ Global___SetTasks: _TypeAlias = SetTasks  # noqa: Y015
 
 @_typing.final
 class SetRegions(_message.Message):
+    """Of every photo that is encoded from then on, as its bundle allows; none takes them back."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REGIONS_FIELD_NUMBER: _builtins.int
@@ -151,6 +153,11 @@ Global___SetRegions: _TypeAlias = SetRegions  # noqa: Y015
 
 @_typing.final
 class UseBundle(_message.Message):
+    """The device fetches the bundle (BundleService.GetBundle, from the offset up to which it has it),
+    checks and tries it, changes over between two frames, and replies when the first frame with it has
+    its result. When anything of that fails it goes on with the bundle before, and replies with why.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     BUNDLE_ID_FIELD_NUMBER: _builtins.int
@@ -323,6 +330,7 @@ class Device(_message.Message):
     BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     THROTTLED_FIELD_NUMBER: _builtins.int
     PENDING_COMMANDS_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
     BITS_PER_PIXEL_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     LAST_ERROR_AT_FIELD_NUMBER: _builtins.int
@@ -357,6 +365,10 @@ class Device(_message.Message):
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Region]:
+        """The last that the device took from an operator."""
+
+    @_builtins.property
     def last_error(self) -> _types_pb2.Error:
         """Why the last frame or command that failed did, and when."""
 
@@ -381,13 +393,14 @@ class Device(_message.Message):
         bytes_per_second: _builtins.float = ...,
         throttled: _builtins.bool = ...,
         pending_commands: _builtins.int = ...,
+        regions: _abc.Iterable[Global___Region] | None = ...,
         bits_per_pixel: _builtins.float = ...,
         last_error: _types_pb2.Error | None = ...,
         last_error_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_last_error", b"_last_error", "_last_error_at", b"_last_error_at", "_state", b"_state", "last_error", b"last_error", "last_error_at", b"last_error_at", "last_seen_at", b"last_seen_at", "rate_policy", b"rate_policy", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_error", b"_last_error", "_last_error_at", b"_last_error_at", "_state", b"_state", "bits_per_pixel", b"bits_per_pixel", "bundle_id", b"bundle_id", "bytes_per_second", b"bytes_per_second", "client_version", b"client_version", "device", b"device", "frames_per_second", b"frames_per_second", "labels", b"labels", "last_error", b"last_error", "last_error_at", b"last_error_at", "last_seen_at", b"last_seen_at", "online", b"online", "pending_commands", b"pending_commands", "queued_bytes", b"queued_bytes", "queued_frames", b"queued_frames", "rate_policy", b"rate_policy", "session", b"session", "state", b"state", "tasks", b"tasks", "throttled", b"throttled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_error", b"_last_error", "_last_error_at", b"_last_error_at", "_state", b"_state", "bits_per_pixel", b"bits_per_pixel", "bundle_id", b"bundle_id", "bytes_per_second", b"bytes_per_second", "client_version", b"client_version", "device", b"device", "frames_per_second", b"frames_per_second", "labels", b"labels", "last_error", b"last_error", "last_error_at", b"last_error_at", "last_seen_at", b"last_seen_at", "online", b"online", "pending_commands", b"pending_commands", "queued_bytes", b"queued_bytes", "queued_frames", b"queued_frames", "rate_policy", b"rate_policy", "regions", b"regions", "session", b"session", "state", b"state", "tasks", b"tasks", "throttled", b"throttled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__last_error: _TypeAlias = _typing.Literal["last_error"]  # noqa: Y015
     _WhichOneofArgType__last_error: _TypeAlias = _typing.Literal["_last_error", b"_last_error"]  # noqa: Y015
@@ -773,9 +786,9 @@ class AuditEntry(_message.Message):
     WHAT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     who: _builtins.str
-    """Name of a token and its id, or of a user of the server's machine."""
+    """Name of a token and its id, of a user of the server's machine, or of a device."""
     action: _builtins.str
-    """SendCommand, CreateToken, RevokeToken."""
+    """SendCommand, CommandReply, CreateToken, RevokeToken."""
     what: _builtins.str
     """JSON."""
     @_builtins.property
