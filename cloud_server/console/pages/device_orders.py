@@ -93,7 +93,7 @@ class Orders:
             return
         now = time.monotonic()
         waiting = device.pending_commands
-        if now - self._asked_at < (1.0 if waiting or self._pending != waiting else 5.0):
+        if now - self._asked_at < (1.0 if waiting or self._pending != waiting else 2.0):
             return
         self._asked_at, self._pending = now, waiting
         try:

@@ -5,7 +5,7 @@
 export default {
   template: `
     <figure class="stage" :class="{'stage-drawing': drawing}">
-      <div ref="frame" class="stage-frame" :style="{aspectRatio: now.width + ' / ' + now.height}"
+      <div ref="frame" class="stage-frame" :style="{aspectRatio: now.width + ' / ' + now.height, maxWidth: widest}"
         @pointerdown="down" @pointermove="move" @pointerup="up" @pointercancel="draft = start = null">
         <img v-if="now.src" :src="now.src" :alt="now.label" draggable="false" />
         <svg :viewBox="'0 0 ' + now.width + ' ' + now.height" aria-hidden="true">
@@ -46,6 +46,9 @@ export default {
   computed: {
     note() {
       return this.problem || (this.now.src ? "" : this.hint);
+    },
+    widest() {
+      return `calc(68vh * ${this.now.width / this.now.height})`;
     },
     points() {
       const flat = this.now.overlay.points || [];
