@@ -6,16 +6,16 @@ import io
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
+from cloud_server.device import check_device
 from cloud_server.reconstruct import Reconstructor
 from cloud_server.reconstruct.reconstructor import makes_pictures, no_picture
 from cloud_server.tails import open_tails
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle, bundle_for
 from shared.codec import Latents, open_codec
-from shared.errors import BitstreamError, TaskError
+from shared.errors import BitstreamError
 
 
 def parse(data: bytes, state: int | None = None) -> tuple[Bitstream, str | None]:
@@ -93,15 +93,6 @@ class Decoders:
         if bundle.short_id not in self._open:
             self._open[bundle.short_id] = BitstreamDecoder(bundle, device=self._device)
         return self._open[bundle.short_id]
-
-
-def check_device(device: str) -> None:
-    """Raise TaskError ``bad_device`` when torch cannot use it."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise TaskError("bad_device", f"device {device!r} cannot be used: {reason}") from None
 
 
 def png_bytes(picture: npt.NDArray[np.uint8]) -> bytes:

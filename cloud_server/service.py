@@ -12,6 +12,7 @@ from cloud_server.auth.interceptor import Authenticator
 from cloud_server.auth.startup import check_tokens, check_transport
 from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.database import Database
+from cloud_server.device import check_device
 from cloud_server.engine import Engine, TaskStatus
 from cloud_server.engine.local import TaskRunner
 from cloud_server.engine.process import ProcessEngine
@@ -58,6 +59,8 @@ async def open_server(
     """
     check_transport(settings)
     _check_names(settings)
+    if not settings.workers:  # workers say so themselves
+        await asyncio.to_thread(check_device, settings.device)
     log = await asyncio.to_thread(_open_log, settings)
     try:
         await asyncio.to_thread(check_tokens, settings, log.database)

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from cloud_server.device import check_device
 from cloud_server.engine.lane import WorkerCounts
 from cloud_server.engine.local import LocalEngine, TaskRunner
 from cloud_server.models import ModelStore
@@ -119,17 +120,6 @@ class EngineSpec(BaseModel):
             )
             for name in self.tasks
         }
-
-
-def check_device(device: str) -> None:
-    """Raise ``TaskError("bad_device")`` where torch cannot use ``device``."""
-    import torch
-
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise TaskError("bad_device", f"device {device!r} cannot be used: {reason}") from None
 
 
 def imported(path: str) -> Callable[[], TaskRunner]:

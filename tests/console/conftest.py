@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 
 from cloud_server.auth.development_ca import make_development_ca
 from cloud_server.auth.roles import Role
+from cloud_server.console.view import commands
+from cloud_server.fleet.client import FleetClient
 from cloud_server.remote import Access
 from edge_client import EdgeSession
+from shared.proto.featherwire.v1 import fleet_pb2
 from tests.support.access import Keys
 from tests.wire.conftest import server_process
 
@@ -74,6 +77,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     text = log.read_text()
     assert not any(token in text for token in (operator, consumer, device)), "a token was logged"
     assert '"level": "error"' not in text, text
+
+
+def set_state(running: Running, state: int) -> None:
+    """What the device shall send, whatever a test before has told it."""
+    with FleetClient(running.server, running.access) as client:
+        client.send(fleet_pb2.DeviceSelector(devices=["cam-1"]), commands.set_state(state))
 
 
 @contextmanager

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_server.console.view import commands
 from cloud_server.fleet.client import FleetClient
 from shared.proto.featherwire.v1 import fleet_pb2
-from tests.console.conftest import Running, streaming
+from tests.console.conftest import Running, set_state, streaming
 
 Photos = dict[str, NDArray[np.uint8]]
 
@@ -22,12 +21,6 @@ def newest_command(running: Running, kind: str) -> fleet_pb2.IssuedCommand:
     with FleetClient(running.server, running.access) as client:
         found = [one for one in client.commands() if one.command.WhichOneof("command") == kind]
     return found[-1]
-
-
-def set_state(running: Running, state: int) -> None:
-    """What the device shall send, whatever a test before has told it."""
-    with FleetClient(running.server, running.access) as client:
-        client.send(fleet_pb2.DeviceSelector(devices=["cam-1"]), commands.set_state(state))
 
 
 def wait_for_frames(page: Any, sizes: Callable[[], list[int]], count: int) -> None:
@@ -101,9 +94,11 @@ def test_a_region_is_drawn_on_the_picture(
         assert np.allclose(corners, (0.2, 0.3, 0.6, 0.65), atol=0.01)
         # Whatever the device answers is shown: done, or why it will not.
         page.wait_for_function("!document.querySelector('.panel .notice.tone-warn')")
-        reply = newest_command(running, "set_regions").reply
-        shown = page.locator(".table", has_text="regions: 1").inner_text()
-        assert (reply.error.reason if reply.HasField("error") else "applied") in shown
+        assert not newest_command(running, "set_regions").reply.HasField("error")
+        page.locator(".stage-region").wait_for()
+        page.get_by_role("button", name="No region").click()
+        page.locator(".stage-region").wait_for(state="detached")
+        assert not newest_command(running, "set_regions").command.set_regions.regions
 
 
 def test_tasks_are_switched_off_and_a_frame_is_refined(

@@ -33,10 +33,13 @@ def test_results_are_filtered(visit: Callable[..., Any], stored: Running) -> Non
 
 def test_frames_are_replayed_in_their_order(visit: Callable[..., Any], stored: Running) -> None:
     page = visit("/results")
-    page.get_by_label("Device").select_option("cam-1")
-    picture = page.locator(".stage img")
-    picture.wait_for()
+    page.locator(".stage img").wait_for()
     scrub = page.get_by_role("slider", name="Place in the timeline")
+    everything = scrub.get_attribute("max")
+    page.get_by_label("Device").select_option("cam-1")
+    page.wait_for_function(
+        "([field, all]) => field.max !== all", arg=[scrub.element_handle(), everything]
+    )
     last = int(scrub.get_attribute("max"))
     page.get_by_label("Speed").select_option("20")
     page.evaluate(

@@ -181,6 +181,7 @@ def test_commands_say_what_has_become_of_them() -> None:
     assert texts == ["pending", "applied", "no: because"]
     assert "later" in commands.answer(issued("superseded"))["text"]
     assert commands.what(waiting.command, {}) == "rate: state 4"
+    assert commands.what(commands.own_rate(), {}) == "rate: its own"
 
 
 def test_regions_are_set_and_taken_back() -> None:

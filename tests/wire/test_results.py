@@ -348,7 +348,7 @@ def test_the_commands_say_what_the_service_says(
 
 def test_the_commands_exit_as_the_others_do(server: ServerThread) -> None:
     missing = results(server.address, "get", "99")
-    assert missing.returncode == 4
+    assert missing.returncode == 1
     assert "[not_found]" in missing.stderr
     assert results(server.address, "get", "one").returncode == 2
     assert results(server.address, "get", "camera", "s").returncode == 2

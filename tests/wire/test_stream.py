@@ -140,7 +140,7 @@ def test_more_frames_than_credits_end_the_stream(client: RawClient, bitstream: B
     welcome = client.hello(session="greedy")
     big = Bitstream(bitstream.bundle_id, 4096, 4096, bitstream.state, bitstream.layers)
     for sequence in range(1, 4 * welcome.credits):
-        client.frame(sequence, big)
+        client.frame(sequence, big, picture=WANTED)
     assert client.ended.wait(10)
     assert client.all("error")[0].reason == "credits_exceeded"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request, Response
 from nicegui import ui
@@ -64,6 +64,8 @@ class DevicePage:
         if frame.user.commands:
             with Tag("section", classes="panel flush", aria_label="Commands to this device"):
                 self._orders.show_table()
+        self._coming: list[dict[str, Any]] = []
+        self._stage.on("shown", lambda: self._found.show(rows=self._coming), args=[])
         frame.every(LOOK_EVERY_S, self._look)
 
     def _pictures(self) -> None:
@@ -136,6 +138,6 @@ class DevicePage:
             overlay=overlay.shapes(analysis),
             caption=text,
         )
-        self._found.show(rows=overlay.findings(analysis))
+        self._coming = overlay.findings(analysis)
         self._orders.shown(record)
         await self._rate.shown(record)

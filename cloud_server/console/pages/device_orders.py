@@ -41,6 +41,7 @@ class Orders:
         self._boxes: dict[str, Tag] = {}
         self._corners = [25.0, 25.0, 75.0, 75.0]
         self._inside = 0
+        self._taken: list[list[float]] = []
         self._bundle = ""
         self._offered: list[tuple[str, str]] = []
         self._asked_at = 0.0
@@ -71,6 +72,10 @@ class Orders:
             set_options(self._bundles, offered, device.bundle_id)
         if self._tasks is None and device.tasks:
             self._tick(set(device.tasks))
+        boxes = [one.box for one in device.regions]
+        self._taken = [[one.x_min, one.y_min, one.x_max, one.y_max] for one in boxes]
+        if self._draw._props["aria-pressed"] == "false":
+            self._stage.show(regions=self._taken)
 
     def shown(self, record: results_pb2.ResultRecord) -> None:
         """Another frame is shown."""
@@ -88,7 +93,7 @@ class Orders:
             return
         now = time.monotonic()
         waiting = device.pending_commands
-        if now - self._asked_at < (1.0 if waiting or self._pending != waiting else 5.0):
+        if now - self._asked_at < (1.0 if waiting or self._pending != waiting else 2.0):
             return
         self._asked_at, self._pending = now, waiting
         try:
@@ -156,7 +161,7 @@ class Orders:
     def _toggle_drawing(self) -> None:
         drawing = self._draw._props["aria-pressed"] == "false"
         self._draw.attribute("aria-pressed", "true" if drawing else "false")
-        self._stage.show(drawing=drawing, regions=[self._region()] if drawing else [])
+        self._stage.show(drawing=drawing, regions=[self._region()] if drawing else self._taken)
 
     def _drawn(self, corners: object) -> None:
         if isinstance(corners, list) and len(corners) == 4:
@@ -199,10 +204,15 @@ class Orders:
                 "A region has its left before its right, its top above its bottom.", "bad"
             )
             return
-        await self._send(commands.set_regions((left, top, right, bottom), min(self._inside, 255)))
+        if await self._send(
+            commands.set_regions((left, top, right, bottom), min(self._inside, 255))
+        ):
+            self._draw.attribute("aria-pressed", "false")
+            self._stage.show(drawing=False)
 
     async def _no_region(self) -> None:
-        self._stage.show(regions=[])
+        self._draw.attribute("aria-pressed", "false")
+        self._stage.show(drawing=False)
         await self._send(commands.set_regions(None, 0))
 
     async def _set_tasks(self) -> None:
@@ -219,13 +229,15 @@ class Orders:
                 commands.refine(record.sequence, record.session, 0, record.bundle_short_id)
             )
 
-    async def _send(self, command: fleet_pb2.Command) -> None:
+    async def _send(self, command: fleet_pb2.Command) -> bool:
+        """Whether the server has taken it."""
         try:
             given = await self._frame.connection.fleet.send(self._device, command)
         except FeatherwireError as error:
             self._answer.say(complaint(error), "bad")
-            return
+            return False
         what = commands.what(command, self._names)
         self._answer.say(f"{what[:1].upper()}{what[1:]}: pending ({given})", "warn")
         self._asked_at = time.monotonic()
         self._pending = -1
+        return True

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 from cloud_server.console.pages.frame import Frame
-from cloud_server.console.pages.parts import Input, Stage, Tag, complaint, notice
+from cloud_server.console.pages.parts import Input, Stage, Tag, button, complaint, notice
 from cloud_server.console.view import commands, formats
 from cloud_server.console.view.quality import Ladder, ladder
 from cloud_server.console.view.timeline import wanted
@@ -51,7 +51,9 @@ class RatePanel:
                 self._said = Tag("span", "Waiting for a frame.", "num strong")
                 self._saved = Tag("span", "", "muted num")
             if frame.user.commands:
-                Tag("p", "Letting the slider go sets the device's state.", "muted small")
+                with Tag("div", classes="row"):
+                    Tag("span", "Letting the slider go sets the device's state.", "muted small")
+                    button("Its own rate", self._give_back)
             self._answer = notice()
 
     async def shown(self, record: results_pb2.ResultRecord) -> None:
@@ -87,7 +89,7 @@ class RatePanel:
         now = time.monotonic()
         if self._due is not None and now >= self._due and self._chosen is not None:
             self._due = None
-            await self._command(self._chosen)
+            await self._send(commands.set_state(self._chosen))
         if self._given is not None and now - self._asked_at >= ANSWER_EVERY_S:
             self._asked_at = now
             await self._see_answer(self._given)
@@ -132,16 +134,19 @@ class RatePanel:
             hint=f"This frame came at state {present.state}; state {state} is finer.",
         )
 
-    async def _command(self, state: int) -> None:
+    async def _give_back(self) -> None:
+        self._due = None
+        await self._send(commands.own_rate())
+
+    async def _send(self, command: fleet_pb2.Command) -> None:
         try:
-            command = commands.set_state(state)
             self._given = await self._frame.connection.fleet.send(self._device, command)
         except FeatherwireError as error:
             self._given = None
             self._answer.say(complaint(error), "bad")
             return
-        self._answer.say(f"State {state}: pending ({self._given}).", "warn")
         self._asked_at = 0.0
+        self._answer.say(f"{_named(command)}: pending ({self._given}).", "warn")
 
     async def _see_answer(self, given: str) -> None:
         try:
@@ -151,11 +156,12 @@ class RatePanel:
         for one in found:
             if one.command.command_id == given and one.HasField("reply"):
                 self._given = None
-                self._tell(one)
+                answer = commands.answer(one)
+                self._answer.say(
+                    f"{_named(one.command)}: {answer['text']} ({given}).", answer["tone"]
+                )
 
-    def _tell(self, one: fleet_pb2.IssuedCommand) -> None:
-        answer = commands.answer(one)
-        state = one.command.set_rate.policy.state
-        self._answer.say(
-            f"State {state}: {answer['text']} ({one.command.command_id}).", answer["tone"]
-        )
+
+def _named(command: fleet_pb2.Command) -> str:
+    text = commands.what(command, {}).removeprefix("rate: ")
+    return text[:1].upper() + text[1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from cloud_server.console.pages.frame import Frame
 from cloud_server.console.pages.parts import (
@@ -40,6 +41,7 @@ class Player:
         self._due = 0.0
         self._asked_at = 0.0
         self._came = True
+        self._coming: list[dict[str, Any]] = []
         self._on_step = on_step
         self._on_live = on_live
         self._live_now = True
@@ -149,6 +151,7 @@ class Player:
 
     def _shown(self) -> None:
         self._came = True
+        self._found.show(rows=self._coming)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -184,5 +187,5 @@ class Player:
             caption=f"{record.device}, frame {record.sequence}, state {record.state}, captured "
             f"{formats.instant(record.captured_at)} UTC ({at + 1} of {len(self._records)})",
         )
-        self._found.show(rows=overlay.findings(analysis))
+        self._coming = overlay.findings(analysis)
         self._on_step()

@@ -77,7 +77,7 @@ def what(command: fleet_pb2.Command, names: Mapping[str, str]) -> str:
     """A command in a few words."""
     match command.WhichOneof("command"):
         case "set_rate":
-            return f"rate: {policy(command.set_rate.policy)}"
+            return f"rate: {policy(command.set_rate.policy) or 'its own'}"
         case "set_tasks":
             return f"tasks: {', '.join(command.set_tasks.tasks) or 'none'}"
         case "set_regions":
@@ -112,6 +112,11 @@ def audit_rows(entries: Iterable[fleet_pb2.AuditEntry]) -> list[Any]:
 def set_state(state: int) -> fleet_pb2.Command:
     """Always this state."""
     return fleet_pb2.Command(set_rate=fleet_pb2.SetRate(policy=fleet_pb2.RatePolicy(state=state)))
+
+
+def own_rate() -> fleet_pb2.Command:
+    """As the device itself chooses."""
+    return fleet_pb2.Command(set_rate=fleet_pb2.SetRate(policy=fleet_pb2.RatePolicy()))
 
 
 def set_tasks(tasks: Sequence[str]) -> fleet_pb2.Command:
