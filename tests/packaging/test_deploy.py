@@ -151,6 +151,9 @@ def test_health_check_speaks_tls_and_needs_no_token(tmp_path: Path) -> None:
         servicer.set("", health_pb2.HealthCheckResponse.SERVING)
         assert healthcheck(f"127.0.0.1:{port}", str(tmp_path / "ca.pem")).returncode == 0
         assert healthcheck(f"127.0.0.1:{port}").returncode == 1
+        ca = str(tmp_path / "ca.pem")
+        assert healthcheck(f"127.0.0.1:{port}", ca, "localhost").returncode == 0
+        assert healthcheck(f"127.0.0.1:{port}", ca, "cloud.example").returncode == 1
     finally:
         server.stop(None).wait()
 

@@ -1,8 +1,8 @@
 """docker-compose.yml's services for real, without containers: as processes of this machine.
 
 Commands, scripts, settings and order are those of the file; only paths and addresses are moved.
-PostgreSQL asks for the password that `secrets` made; Prometheus, where it is installed, scrapes with
-our configuration and answers every query of the dashboard.
+PostgreSQL asks for the password that `secrets` made; Prometheus, where it is installed, scrapes
+with our configuration and answers every query of the dashboard.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ DEPLOY = ROOT / "deploy"
 SERVICES: dict[str, Any] = read()["services"]
 CLOUD, EDGE = "featherwire-cloud", "featherwire-edge"
 PATIENCE_S = 120
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 FRAMES = 3
 
 
@@ -40,10 +41,14 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in taken]
 
 
-def until(condition: Callable[[], bool], machine: Machine, what: str) -> None:
+def until(
+    condition: Callable[[], bool], machine: Machine, process: subprocess.Popen[bytes]
+) -> None:
+    """Wait for what ``process`` shall bring about, while it runs."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < deadline, (what, (machine.folder / "log").read_text()[-3000:])
+        waits = process.poll() is None and time.monotonic() < deadline
+        assert waits, (process.args, (machine.folder / "log").read_text()[-3000:])
         time.sleep(0.5)
 
 
@@ -103,6 +108,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, ports: dict[str, int]) -> 
         "0.0.0.0:9464": f"127.0.0.1:{ports['metrics']}",
         "0.0.0.0:8080": f"127.0.0.1:{ports['console']}",
         "localhost:7570": f"localhost:{ports['cloud']}",
+        "'localhost', 8080": f"'localhost', {ports['console']}",
         "cloud:7570": f"localhost:{ports['cloud']}",
         "cloud:9464": f"127.0.0.1:{ports['metrics']}",
     }
@@ -134,10 +140,10 @@ def stack(machine: Machine, ports: dict[str, int]) -> Iterator[Machine]:
         patch.delenv("XDG_DATA_HOME", raising=False)
         cluster.database("featherwire")
         assert machine.run(SERVICES["tokens"], [CLOUD]) == 0, (machine.folder / "log").read_text()
-        with running(machine, "cloud", [CLOUD]):
-            until(lambda: healthy(machine, "cloud"), machine, "a healthy server")
-            with running(machine, "camera", [EDGE]):
-                until(lambda: analysed(ports) >= FRAMES, machine, "frames of the camera")
+        with running(machine, "cloud", [CLOUD]) as cloud:
+            until(lambda: healthy(machine, "cloud"), machine, cloud)
+            with running(machine, "camera", [EDGE]) as camera:
+                until(lambda: analysed(ports) >= FRAMES, machine, camera)
                 yield machine
 
 
@@ -147,14 +153,11 @@ def analysed(ports: dict[str, int]) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in counts if 'outcome="ok"' in line)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_the_camera_is_healthy(stack: Machine, ports: dict[str, int]) -> None:
     check = [sys.executable, str(stack.folder / "edge_health.py"), str(ports["cloud"])]
     assert subprocess.run(check, capture_output=True, timeout=30).returncode == 0
 
 
-@pytest.mark.slow
 def test_its_results_are_in_postgresql(stack: Machine) -> None:
     """An operator reads them with the token that `tokens` made."""
     keys = stack.folder / "etc" / "keys"
@@ -171,14 +174,12 @@ def test_its_results_are_in_postgresql(stack: Machine) -> None:
     assert not (stack.folder / "var" / "log.db").exists()
 
 
-@pytest.mark.slow
 def test_the_console_shows_its_door(stack: Machine, ports: dict[str, int]) -> None:
-    with running(stack, "console", [CLOUD], ends=None):
-        until(lambda: healthy(stack, "console"), stack, "a listening console")
+    with running(stack, "console", [CLOUD], ends=None) as console:
+        until(lambda: healthy(stack, "console"), stack, console)
         assert "<html" in get(f"http://127.0.0.1:{ports['console']}/")
 
 
-@pytest.mark.slow
 def test_prometheus_answers_every_query_of_the_dashboard(
     stack: Machine, ports: dict[str, int]
 ) -> None:
@@ -195,9 +196,9 @@ def test_prometheus_answers_every_query_of_the_dashboard(
         return results
 
     listen = f"--web.listen-address=127.0.0.1:{ports['prometheus']}"
-    with running(stack, "prometheus", ["prometheus", listen], ends=None):
+    with running(stack, "prometheus", ["prometheus", listen], ends=None) as process:
         rates = 'rate(featherwire_frames_total{outcome="ok"}[1m])'
-        until(lambda: bool(ask(rates)), stack, "two scrapes")
+        until(lambda: bool(ask(rates)), stack, process)
         empty = set()
         for panel in DASHBOARD["panels"]:
             for target in panel.get("targets", ()):
