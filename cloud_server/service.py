@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
@@ -12,10 +12,14 @@ from cloud_server.auth.interceptor import Authenticator
 from cloud_server.auth.startup import check_tokens, check_transport
 from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.database import Database
-from cloud_server.engine import LocalEngine, TaskStatus, WorkerCounts
+from cloud_server.engine import Engine, TaskStatus
 from cloud_server.engine.local import TaskRunner
+from cloud_server.engine.process import ProcessEngine
+from cloud_server.engine.spec import EngineSpec, import_path
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.fleet.quota import Quota
+from cloud_server.fleet.retention import FleetRetention
+from cloud_server.fleet.retention import Limits as FleetLimits
 from cloud_server.fleet.servicer import FleetServicer
 from cloud_server.ingest.bundles import BundleServicer
 from cloud_server.ingest.limits import StreamLimits
@@ -24,8 +28,6 @@ from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.server import Server, TlsFiles
 from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.ingest.sessions import PictureLimits
-from cloud_server.models import ModelStore
-from cloud_server.reconstruct.reconstructor import makes_pictures
 from cloud_server.release import package_version
 from cloud_server.results.feed import Feed
 from cloud_server.results.log import ResultLog
@@ -34,9 +36,9 @@ from cloud_server.results.retention import Retention
 from cloud_server.settings import ServerSettings
 from cloud_server.storage import open_database
 from cloud_server.tails import DEFAULT_THRESHOLD
-from cloud_server.tasks import open_task, task_names
+from cloud_server.tasks import task_names
 from cloud_server.telemetry import Metrics, ObservedEngine
-from shared.bundle import Bundle, packaged_names
+from shared.bundle import Bundle
 from shared.errors import FeatherwireError, ModelError, TaskError
 
 FETCH_ALL = "featherwire-cloud models fetch"
@@ -44,18 +46,18 @@ FETCH_ALL = "featherwire-cloud models fetch"
 
 async def open_server(
     settings: ServerSettings, *, more_tasks: Mapping[str, Callable[[], TaskRunner]] | None = None
-) -> tuple[Server, LocalEngine, tuple[Bundle, ...]]:
+) -> tuple[Server, Engine, tuple[Bundle, ...]]:
     """Load everything; the server does not listen yet. Raises ``FeatherwireError``.
 
     The bundles are those that are served, the one first that clients shall use.
 
-    ``more_tasks`` opens tasks of the caller's own, by name, beside those of the settings. Tasks
+    ``more_tasks`` opens tasks of the caller's own, by name, beside those of the settings; with
+    worker processes these are functions of modules, which the workers import. Tasks
     whose weights are missing are logged by name, with the command that gets them; when that is
     all tasks, or one whose back end the settings name, this raises ModelError.
     """
     check_transport(settings)
     _check_names(settings)
-    _check_device(settings.device)
     log = await asyncio.to_thread(_open_log, settings)
     try:
         await asyncio.to_thread(check_tokens, settings, log.database)
@@ -69,33 +71,12 @@ async def _open_around(
     result_log: ResultLog,
     settings: ServerSettings,
     more_tasks: Mapping[str, Callable[[], TaskRunner]] | None,
-) -> tuple[Server, LocalEngine, tuple[Bundle, ...]]:
-    if settings.torch_threads is not None:
-        import torch
-
-        torch.set_num_threads(settings.torch_threads)
-    bundles = await asyncio.to_thread(_load_bundles, settings)
+) -> tuple[Server, Engine, tuple[Bundle, ...]]:
+    spec = EngineSpec.of(settings)
+    bundles = await asyncio.to_thread(spec.load_bundles)
     policy = _refine_policy(settings, bundles)
-    engine = await LocalEngine.open(
-        *bundles,
-        # Where no bundle makes pictures there is nothing that these could be run on.
-        tasks={
-            **(_task_openers(settings) if any(map(makes_pictures, bundles)) else {}),
-            **(more_tasks or {}),
-        },
-        device=settings.device,
-        workers=WorkerCounts(
-            decode=settings.decode_workers,
-            reconstruct=settings.reconstruct_workers,
-            task=settings.task_workers,
-            picture=settings.picture_workers,
-            queue_size=settings.queue_size,
-            max_batch=settings.max_batch,
-            max_delay_s=settings.max_batch_delay_s,
-        ),
-        score_threshold=DEFAULT_THRESHOLD if policy is None else policy.low,
-    )
     metrics = Metrics()
+    engine = await _open_engine(spec, settings, bundles, policy, more_tasks or {}, metrics)
     observed = ObservedEngine(engine, metrics, *bundles)
     log = structlog.get_logger()
     for status in engine.tasks.values():
@@ -139,7 +120,6 @@ async def _open_around(
         max_calls=settings.max_calls,
         stream_limits=stream_limits,
     )
-    max_age_s = None if settings.keep_days is None else settings.keep_days * 86400
     metrics.subscribers.set_function(lambda: results.subscribers)
     server = Server(
         observed,
@@ -153,9 +133,7 @@ async def _open_around(
             write_timeout_s=settings.write_timeout_s,
         ),
         log=result_log,
-        retention=Retention(
-            result_log, RetentionLimits(max_age_s, settings.keep_bytes), metrics=metrics
-        ),
+        retention=_retention(result_log, settings, ingest, metrics),
         metrics=metrics,
         metrics_listen=settings.metrics,
         max_message_bytes=settings.max_message_bytes,
@@ -166,6 +144,33 @@ async def _open_around(
         else Authenticator(result_log.database, metrics=metrics),
     )
     return server, engine, bundles
+
+
+async def _open_engine(
+    spec: EngineSpec,
+    settings: ServerSettings,
+    bundles: Sequence[Bundle],
+    policy: RefinePolicy | None,
+    more_tasks: Mapping[str, Callable[[], TaskRunner]],
+    metrics: Metrics,
+) -> Engine:
+    """The engine in this process, or in as many others as the settings say."""
+    spec = spec.model_copy(
+        update={"score_threshold": DEFAULT_THRESHOLD if policy is None else policy.low}
+    )
+    if settings.workers == 0:
+        return await spec.open(bundles, more_tasks)
+    threads = max(1, (os.cpu_count() or 1) // settings.workers)
+    spec = spec.model_copy(
+        update={
+            "bundle_ids": tuple(bundle.id for bundle in bundles),
+            "more_tasks": {name: import_path(opener) for name, opener in more_tasks.items()},
+            "torch_threads": settings.torch_threads or threads,
+        }
+    )
+    return await ProcessEngine.open(
+        spec, settings.workers, metrics=metrics, log_level=settings.log_level
+    )
 
 
 def _open_log(settings: ServerSettings) -> ResultLog:
@@ -186,15 +191,27 @@ def _open_fleet(database: Database, settings: ServerSettings) -> Fleet:
     return Fleet(database, quota)
 
 
-def _load_bundles(settings: ServerSettings) -> tuple[Bundle, ...]:
-    """The bundle of the settings, then those beside it; each once."""
-    names = packaged_names() if settings.bundles is None else settings.bundles
-    first = Bundle.load(settings.bundle)
-    bundles = {first.id: first}
-    for name in names:
-        bundle = Bundle.load(name)
-        bundles.setdefault(bundle.id, bundle)
-    return tuple(bundles.values())
+def _retention(
+    log: ResultLog, settings: ServerSettings, ingest: IngestServicer, metrics: Metrics
+) -> Retention:
+    idle_days = settings.keep_session_days or settings.keep_days
+    fleet_limits = FleetLimits(
+        audit_age_s=_seconds(settings.keep_audit_days),
+        audit_entries=settings.keep_audit_entries,
+        command_age_s=_seconds(settings.keep_command_days),
+        commands=settings.keep_commands,
+    )
+    return Retention(
+        log,
+        RetentionLimits(_seconds(settings.keep_days), settings.keep_bytes, _seconds(idle_days)),
+        metrics=metrics,
+        sessions_in_use=lambda: ingest.sessions_in_use,
+        further=[FleetRetention(log.database, fleet_limits, metrics).run_once],
+    )
+
+
+def _seconds(days: float | None) -> float | None:
+    return None if days is None else days * 86400
 
 
 def _refine_policy(settings: ServerSettings, bundles: Sequence[Bundle]) -> RefinePolicy | None:
@@ -225,16 +242,6 @@ def _check_names(settings: ServerSettings) -> None:
             )
 
 
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise TaskError("bad_device", f"device {device!r} cannot be used: {reason}") from None
-
-
 def _check_usable(settings: ServerSettings, tasks: Mapping[str, TaskStatus]) -> None:
     """Raise when a back end that was named cannot run, or when no task on pictures can at all."""
     for name, backend in _backends(settings).items():
@@ -255,21 +262,6 @@ def _check_usable(settings: ServerSettings, tasks: Mapping[str, TaskStatus]) -> 
 
 def _backends(settings: ServerSettings) -> dict[str, str | None]:
     return {"detection": settings.detector, "segmentation": settings.segmenter}
-
-
-def _task_openers(settings: ServerSettings) -> dict[str, Callable[[], TaskRunner]]:
-    store = ModelStore(models_dirs=[settings.models_dir] if settings.models_dir else [])
-    backends = _backends(settings)
-    return {
-        name: functools.partial(
-            open_task,
-            name,
-            store,
-            backend=backends.get(name),
-            device=settings.device,
-        )
-        for name in settings.tasks
-    }
 
 
 def _tls(settings: ServerSettings) -> TlsFiles | None:

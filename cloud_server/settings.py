@@ -37,6 +37,9 @@ class ServerSettings(BaseSettings):
     metrics: str | None = Field(
         default=None, description="HOST:PORT of /metrics for Prometheus; none: not served"
     )
+    console: str | None = Field(
+        default=None, description="HOST:PORT of the operator's console; none: not served"
+    )
     bundle: str | None = Field(
         default=None, description="that clients shall use: folder, zip or name; none: the packaged"
     )
@@ -56,12 +59,20 @@ class ServerSettings(BaseSettings):
     device: str = Field(default="cpu", description="where torch runs: cpu, cuda, cuda:1")
     models_dir: Path | None = Field(default=None, description="where weights lie, beside the cache")
 
-    # Workers
+    # Workers: processes, and the threads of each
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="processes that analyse frames; 0: threads of the server's own",
+    )
     decode_workers: int = Field(default=1, ge=1, le=64)
     reconstruct_workers: int = Field(default=1, ge=1, le=64)
     task_workers: int = Field(default=1, ge=1, le=64, description="threads and models a task")
     picture_workers: int = Field(default=1, ge=1, le=64)
-    torch_threads: int | None = Field(default=None, ge=1, le=256, description="none: torch's own")
+    torch_threads: int | None = Field(
+        default=None, ge=1, le=256, description="none: torch's own, or the cores by `workers`"
+    )
     queue_size: int = Field(default=16, ge=1, le=1024, description="items inside one stage")
     max_batch: int = Field(default=4, ge=1, le=256, description="frames a reconstruction")
     max_batch_delay_s: float = Field(default=0.005, ge=0, le=1)
@@ -118,6 +129,20 @@ class ServerSettings(BaseSettings):
     keep_bytes: int | None = Field(
         default=None, ge=2**20, description="of frames and results; the oldest are forgotten"
     )
+
+    keep_session_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="idle sessions of which nothing else is kept are forgotten; none: keep_days",
+    )
+    keep_audit_days: float | None = Field(
+        default=365, gt=0, description="age at which entries of the audit are forgotten"
+    )
+    keep_audit_entries: int | None = Field(default=100_000, ge=1)
+    keep_command_days: float | None = Field(
+        default=90, gt=0, description="since a command was answered; others are kept"
+    )
+    keep_commands: int | None = Field(default=100_000, ge=1, description="answered ones")
 
     # Who is let in: TLS, PEM files, and callers with tokens
     tls_certificate: Path | None = None
@@ -184,7 +209,7 @@ class ServerSettings(BaseSettings):
                 reason = error.strerror or str(error)
                 raise StorageError("unavailable", f"{folder} cannot be used: {reason}") from None
 
-    @field_validator("listen", "metrics")
+    @field_validator("listen", "metrics", "console")
     @classmethod
     def _host_and_port(cls, listen: str | None) -> str | None:
         if listen is None:

@@ -19,6 +19,7 @@ _CODE_BY_REASON = {
     "deadline_exceeded": grpc.StatusCode.DEADLINE_EXCEEDED,
     "disk_full": grpc.StatusCode.UNAVAILABLE,
     "draining": grpc.StatusCode.UNAVAILABLE,
+    "engine_closed": grpc.StatusCode.UNAVAILABLE,
     "forbidden": grpc.StatusCode.PERMISSION_DENIED,
     "internal_error": grpc.StatusCode.INTERNAL,
     "log_unavailable": grpc.StatusCode.UNAVAILABLE,
@@ -36,6 +37,7 @@ _CODE_BY_REASON = {
     "unavailable": grpc.StatusCode.UNAVAILABLE,
     "unknown_cursor": grpc.StatusCode.OUT_OF_RANGE,
     "unsupported_version": grpc.StatusCode.FAILED_PRECONDITION,
+    "worker_crashed": grpc.StatusCode.INTERNAL,
     "wrong_device": grpc.StatusCode.PERMISSION_DENIED,
 }
 

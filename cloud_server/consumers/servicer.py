@@ -73,6 +73,7 @@ class ResultServicer(results_pb2_grpc.ResultServiceServicer):
                     Filter.parse(request.filter),
                     after,
                     min(request.page_size or DEFAULT_PAGE, MAX_PAGE),
+                    before=_cursor(request.before_cursor) if request.newest_first else None,
                 )
                 if 0 < after < page.forgotten:
                     raise SessionError(
@@ -199,9 +200,13 @@ class ResultServicer(results_pb2_grpc.ResultServiceServicer):
 
     async def _picture(self, bitstream: Bitstream, wished: PictureRequest) -> types_pb2.Picture:
         deadline_s = self._limits.deadline_of(bitstream)
-        outcome = await self._engine.submit(
-            EngineFrame((bitstream,), picture=wished, deadline_s=deadline_s)
-        )
+        frame = EngineFrame((bitstream,), picture=wished, deadline_s=deadline_s)
+        try:
+            # While it has no worker the engine counts no time; the caller of a unary call does.
+            async with asyncio.timeout(2 * deadline_s):
+                outcome = await self._engine.submit(frame)
+        except TimeoutError:
+            raise SessionError("busy", "no worker had time for the picture; try again") from None
         for error in (outcome.error, outcome.picture_error):
             if error is not None:
                 raise error

@@ -25,8 +25,9 @@ from shared.errors import StorageError
 
 T = TypeVar("T")
 
-LOCK_WAIT_S = 10.0
-"""How long a server waits for the one before it to let go of the database."""
+LOCK_WAIT_S = 30.0
+"""How long a server waits for the one before it to let go of the database. Where that was killed,
+PostgreSQL must first finish what it was told, and hear of the end."""
 
 
 class Database:

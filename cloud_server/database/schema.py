@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, Table, Text, inspect
+from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, Table, Text, inspect, text
 
 from shared.errors import StorageError
 
@@ -20,7 +21,16 @@ METADATA = MetaData(
 Number = BigInteger().with_variant(Integer(), "sqlite")
 """A 64-bit integer; SQLite's row id when it is the only primary key."""
 
-MIGRATIONS: Sequence[Callable[[Connection], None]] = ()
+
+def _sessions_last_seen(connection: Connection) -> None:
+    """Sessions know when they were last seen: those that are there, now."""
+    now_us = time.time_ns() // 1000
+    connection.execute(
+        text(f"ALTER TABLE sessions ADD COLUMN last_seen_at BIGINT NOT NULL DEFAULT {now_us}")
+    )
+
+
+MIGRATIONS: Sequence[Callable[[Connection], None]] = (_sessions_last_seen,)
 """Steps from version 1 on: the first takes a database of version 1 to version 2, and so on.
 
 A step changes tables that were there before. Tables that are new in a version need none: what is

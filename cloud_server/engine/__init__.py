@@ -6,7 +6,8 @@ submit ──┤ decode ──┬── tail ── tail                     ├
          └──────────────(by shape)────└── picture ───────┘
 
 A frame may carry bitstreams of several bundles; each has its own part (``lane``), the tasks and the
-picture encoder are shared.
+picture encoder are shared. ``LocalEngine`` is all this on threads; ``process.ProcessEngine`` has
+one in each of several processes. What either loads is an ``EngineSpec``.
 """
 
 from cloud_server.engine.api import Engine, EngineFrame, EngineOutcome, TaskStatus

@@ -80,7 +80,7 @@ class Engine(Protocol):
 
     @property
     def alive(self) -> bool:
-        """Whether every worker runs."""
+        """Whether it can work: False once a thread, or all processes for a while, have died."""
 
     @property
     def queues(self) -> dict[str, int]:

@@ -139,11 +139,19 @@ class Server:
             await self._health.set(service, status.SERVING if ready else status.NOT_SERVING)
 
     async def _watch_workers(self) -> None:
-        """Without all its workers the server is not ready: a supervisor should replace it."""
-        while self._engine.alive:
+        """Without its workers the server is not ready; worker processes may come back."""
+        ready = True
+        while True:
             await asyncio.sleep(WATCH_S)
-        structlog.get_logger().error("worker_died", stages=self._engine.queues)
-        await self._say_ready(False)
+            if self._engine.alive == ready:
+                continue
+            ready = not ready
+            log = structlog.get_logger().bind(stages=self._engine.queues)
+            if ready:
+                log.info("workers_back")
+            else:
+                log.error("workers_dead")
+            await self._say_ready(ready)
 
     def _listen(self, listen: str) -> int:
         try:

@@ -21,6 +21,7 @@ from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.sessions import PictureLimits, SessionRegistry
 from cloud_server.ingest.stream import Stream
 from cloud_server.results.log import ResultLog
+from cloud_server.results.records import SessionKey
 from cloud_server.status import abort
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError, SessionError
@@ -188,6 +189,11 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._cut_from = asyncio.get_running_loop().time() + deadline_s - _TIMER_SLACK_S
         for stream in self._streams:
             stream.drain(deadline_s)
+
+    @property
+    def sessions_in_use(self) -> frozenset[SessionKey]:
+        """Those with a stream, or a frame that is being processed."""
+        return self._sessions.keys
 
     @property
     def open_streams(self) -> int:

@@ -67,6 +67,11 @@ class SessionRegistry:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    @property
+    def keys(self) -> frozenset[SessionKey]:
+        """Of the sessions that are in use."""
+        return frozenset(self._sessions)
+
     def get(self, key: SessionKey) -> Session:
         """The session, in use from now on until ``let_go``."""
         return self._sessions.setdefault(key, Session(key))

@@ -15,7 +15,7 @@ import asyncio
 import enum
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -33,8 +33,9 @@ from cloud_server.ingest.sessions import Session, SessionRegistry
 from cloud_server.results.log import ResultLog
 from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.limits import DEFAULT_LIMITS, Limits
-from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
+from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2, types_pb2
 from shared.wire import error_from_message, error_to_message
+from shared.wire.features import file_bytes
 from shared.wire.requests import parse_hello
 from shared.wire.transport import BATCH_BYTES, BATCH_MESSAGES
 
@@ -125,6 +126,8 @@ class Stream:
         if running and command and command.refine_frame.bundle_short_id in self._of_client:
             self._open_commands.append(command.command_id)
             self._send(command=command)
+        if self._link is not None and result.outcome.HasField("error"):
+            self._link.failed(result.outcome.error)
         self._send(result=result)
 
     def settle(self) -> None:
@@ -285,7 +288,7 @@ class Stream:
         self._session = session
         self._log = self._log.bind(device=hello.device, session=hello.session)
         resume_after, last_result_id = await self._from_log(
-            self._result_log.resume_after(session.key)
+            self._result_log.resume_after(session.key, hello.last_result_seen)
         )
         if session.owner is not self:
             return  # superseded meanwhile
@@ -353,7 +356,11 @@ class Stream:
                 self._spend()
                 features = request.frame.features
                 state = features[0].state if features else None
-                self._require_link().frame(message_bytes=request.ByteSize(), state=state)
+                self._require_link().frame(
+                    message_bytes=request.ByteSize(),
+                    state=state,
+                    bits_per_pixel=_bits_per_pixel(features),
+                )
                 await self._intake.take_frame(self._require_session(), request.frame)
             case "refine":
                 self._spend()
@@ -460,3 +467,10 @@ class Stream:
     def _require_session(self) -> Session:
         assert self._session is not None, "messages are taken after Hello only"
         return self._session
+
+
+def _bits_per_pixel(features: Sequence[types_pb2.Features]) -> float:
+    """Of a frame as files; 0 where there are none, or no pixels."""
+    pixels = features[0].width * features[0].height if features else 0
+    size_bytes = sum(file_bytes(one) for one in features)
+    return 8 * size_bytes / pixels if pixels else 0.0

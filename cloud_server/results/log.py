@@ -26,7 +26,7 @@ from cloud_server.results.records import (
     now_us,
     terms_of,
 )
-from cloud_server.results.tables import RESULTS, SUBMISSIONS, TERMS
+from cloud_server.results.tables import RESULTS, SESSIONS, SUBMISSIONS, TERMS
 from shared.errors import SessionError, StorageError
 from shared.proto.featherwire.v1 import types_pb2
 from shared.wire import error_to_message
@@ -172,14 +172,19 @@ class ResultLog:
 
     # -- out -------------------------------------------------------------------------------------
 
-    async def resume_after(self, key: SessionKey) -> tuple[int, int]:
+    async def resume_after(self, key: SessionKey, seen: int = 0) -> tuple[int, int]:
         """Up to which sequence every frame was accepted, and the session's last result; 0: none.
 
-        A missing frame counts as skipped for good once one that is ``window`` later has come.
+        ``seen`` is the last result that the device knows: results of a session that is not known,
+        or no longer, are numbered behind it. A missing frame counts as skipped for good once one
+        that is ``window`` later has come.
         """
 
         def change(connection: Connection) -> tuple[int, int]:
-            session = self.positions.session(connection, key)
+            session = self.positions.session(connection, key, seen)
+            connection.execute(
+                update(SESSIONS).where(SESSIONS.c.id == session.id).values(last_seen_at=now_us())
+            )
             self.positions.raise_floor(connection, session)
             return session.floor, session.last_result_id
 
@@ -212,11 +217,17 @@ class ResultLog:
         return await self.database.write(change)
 
     async def read(
-        self, wanted: Filter, after: int, limit: int, max_bytes: int = PAGE_BYTES
+        self,
+        wanted: Filter,
+        after: int,
+        limit: int,
+        max_bytes: int = PAGE_BYTES,
+        *,
+        before: int | None = None,
     ) -> queries.Page:
         """Records after a cursor; see ``queries.page``. Raises ``StorageError``."""
         return await self.database.read(
-            lambda connection: queries.page(connection, wanted, after, limit, max_bytes)
+            lambda one: queries.page(one, wanted, after, limit, max_bytes, before=before)
         )
 
     async def record_at(self, cursor: int) -> Record | None:

@@ -6,7 +6,7 @@ After a commit that failed all of it is read again, for what was counted may not
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Table, func, insert, select, update
@@ -18,6 +18,9 @@ from cloud_server.results.tables import RESULTS, SESSIONS, STATE, SUBMISSIONS
 
 KNOWN_SESSIONS = 4096
 """Sessions that are remembered; others are read again."""
+
+MAX_SEEN = 2**62
+"""A number of a result that a device may claim to know: as many may follow."""
 
 
 @dataclass(slots=True)
@@ -56,12 +59,15 @@ class Positions:
         self.next_session = 1 + _largest(connection, SESSIONS)
         self._failures_seen = failures
 
-    def session(self, connection: Connection, key: SessionKey) -> KnownSession:
-        """The session, which is a new one when it was not there."""
+    def session(self, connection: Connection, key: SessionKey, seen: int = 0) -> KnownSession:
+        """The session, which is a new one when it was not there.
+
+        seen: the last result that the device knows; those of a new session are numbered behind it.
+        """
         self.begin(connection)
         session = self._sessions.get(key)
         if session is None:
-            session = self._find(connection, key)
+            session = self._find(connection, key, seen)
             self._sessions[key] = session
             if len(self._sessions) > KNOWN_SESSIONS:
                 self._sessions.popitem(last=False)
@@ -69,26 +75,32 @@ class Positions:
             self._sessions.move_to_end(key)
         return session
 
-    def _find(self, connection: Connection, key: SessionKey) -> KnownSession:
+    def _find(self, connection: Connection, key: SessionKey, seen: int) -> KnownSession:
         row = connection.execute(queries.session_by_key(key)).one_or_none()
         if row is not None:
             last = connection.execute(
                 select(func.max(RESULTS.c.result_id)).where(RESULTS.c.session_id == row.id)
             ).scalar()
             return KnownSession(row.id, row.floor, max(last or 0, row.forgotten_result_id))
-        session = KnownSession(self.next_session, 0, 0)
+        session = KnownSession(self.next_session, 0, min(seen, MAX_SEEN))
         connection.execute(
             insert(SESSIONS).values(
                 id=session.id,
                 device=key[0],
                 session=key[1],
-                first_seen_at=now_us(),
+                first_seen_at=(now := now_us()),
                 floor=0,
-                forgotten_result_id=0,
+                forgotten_result_id=session.last_result_id,
+                last_seen_at=now,
             )
         )
         self.next_session += 1
         return session
+
+    def forget(self, keys: Iterable[SessionKey]) -> None:
+        """These sessions' rows are gone."""
+        for key in keys:
+            self._sessions.pop(key, None)
 
     def raise_floor(self, connection: Connection, session: KnownSession) -> None:
         """Bring the session's floor up to date."""

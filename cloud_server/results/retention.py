@@ -1,8 +1,11 @@
-"""What the log forgets: the oldest results, with their frames, by age and by bytes."""
+"""What the log forgets: the oldest results, with their frames, by age and by bytes; and sessions
+that are idle and of which nothing is left.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -10,7 +13,7 @@ from sqlalchemy import Connection, and_, delete, exists, func, select, update
 
 from cloud_server.results import queries
 from cloud_server.results.log import ResultLog
-from cloud_server.results.records import now_us
+from cloud_server.results.records import SessionKey, now_us
 from cloud_server.results.tables import RESULTS, SESSIONS, SUBMISSIONS, TERMS
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import StorageError
@@ -26,10 +29,14 @@ PAGES_AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is kept; None is no limit. Bytes are those of messages and outcomes."""
+    """What is kept; None is no limit. Bytes are those of messages and outcomes.
+
+    ``max_idle_s``: of sessions.
+    """
 
     max_age_s: float | None = None
     max_bytes: int | None = None
+    max_idle_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -50,7 +57,12 @@ class Retention:
         *,
         every_s: float = PASS_EVERY_S,
         metrics: Metrics | None = None,
+        sessions_in_use: Callable[[], frozenset[SessionKey]] = frozenset,
+        further: Sequence[Callable[[], Awaitable[int]]] = (),
     ) -> None:
+        """further: what else is to forget at every pass; each returns how much it did."""
+        self._sessions_in_use = sessions_in_use
+        self._further = further
         self._metrics = metrics or Metrics()
         self._log = log
         self._limits = limits
@@ -72,7 +84,7 @@ class Retention:
             await asyncio.sleep(self._every_s)
 
     async def run_once(self) -> int:
-        """Forget all that is too much now; returns how many results. Raises ``StorageError``."""
+        """Forget all that is too much now; returns how much. Raises ``StorageError``."""
         total = 0
         if self._limits.max_age_s is not None:
             oldest_us = now_us() - round(self._limits.max_age_s * 1e6)
@@ -87,10 +99,15 @@ class Retention:
                     break
                 total += count
                 excess -= self.counts.bytes["bytes"] - before
+        if self._limits.max_idle_s is not None:
+            while count := await self._forget_sessions(self._limits.max_idle_s):
+                total += count
+        for forget in self._further:
+            total += await forget()
         if total:
             while await self._log.database.write(_give_pages_back):
                 pass
-            structlog.get_logger().info("forgotten", results=total)
+            structlog.get_logger().info("forgotten", rows=total)
         return total
 
     async def _forget(self, reason: str, before_us: int | None, excess: int | None) -> int:
@@ -120,6 +137,30 @@ class Retention:
         self._held_bytes -= size_bytes
         return count
 
+    async def _forget_sessions(self, max_idle_s: float) -> int:
+        """A batch of sessions that were last seen so long ago, and have no frame or result.
+
+        A stream that begins meanwhile has its session seen before this, or begins a new one.
+        """
+        in_use = self._sessions_in_use()
+        before_us = now_us() - round(max_idle_s * 1e6)
+
+        def change(connection: Connection) -> int:
+            rows = connection.execute(
+                _IDLE.where(SESSIONS.c.last_seen_at < before_us).limit(BATCH + len(in_use))
+            ).all()
+            gone = {row.id: (row.device, row.session) for row in rows}
+            gone = {id_: key for id_, key in gone.items() if key not in in_use}
+            # Marks of frames that came out of turn are of no use without the session's floor.
+            connection.execute(delete(SUBMISSIONS).where(SUBMISSIONS.c.session_id.in_(gone)))
+            connection.execute(delete(SESSIONS).where(SESSIONS.c.id.in_(gone)))
+            self._log.positions.forget(gone.values())
+            return len(gone)
+
+        count = await self._log.database.write(change)
+        self._metrics.forgotten.labels("session").inc(count)
+        return count
+
     async def _stored(self) -> int:
         """Bytes in the log: added up once, and again when a commit has failed, else counted."""
         failures = self._log.database.writer.failures
@@ -132,7 +173,11 @@ class Retention:
     def _delete(self, connection: Connection, cursor: int) -> None:
         gone = RESULTS.c.cursor <= cursor
         sessions = connection.execute(
-            select(RESULTS.c.session_id, func.max(RESULTS.c.result_id).label("result_id"))
+            select(
+                RESULTS.c.session_id,
+                func.max(RESULTS.c.result_id).label("result_id"),
+                func.max(RESULTS.c.completed_at).label("completed_at"),
+            )
             .where(gone)
             .group_by(RESULTS.c.session_id)
         ).all()
@@ -149,6 +194,11 @@ class Retention:
                 update(SESSIONS)
                 .where(SESSIONS.c.id == row.session_id)
                 .values(forgotten_result_id=row.result_id)
+            )
+            connection.execute(
+                update(SESSIONS)
+                .where(SESSIONS.c.id == row.session_id, SESSIONS.c.last_seen_at < row.completed_at)
+                .values(last_seen_at=row.completed_at)
             )
         ids = [row.session_id for row in sessions]
         self._log.positions.raise_floors(connection, ids)
@@ -175,6 +225,12 @@ _OLDEST = (
     )
     .join_from(RESULTS, SUBMISSIONS, RESULTS.c.submission_id == SUBMISSIONS.c.id)
     .order_by(RESULTS.c.cursor)
+)
+
+
+_IDLE = select(SESSIONS.c.id, SESSIONS.c.device, SESSIONS.c.session).where(
+    ~exists().where(RESULTS.c.session_id == SESSIONS.c.id),
+    ~exists().where(SUBMISSIONS.c.session_id == SESSIONS.c.id, SUBMISSIONS.c.message.is_not(None)),
 )
 
 

@@ -33,6 +33,8 @@ SESSIONS = Table(
     Column("floor", Number, nullable=False),
     # The last result that was forgotten.
     Column("forgotten_result_id", Number, nullable=False),
+    # When a stream of it last began, or the newest result that was forgotten was made.
+    Column("last_seen_at", Number, nullable=False),
     UniqueConstraint("device", "session"),
 )
 

@@ -26,7 +26,7 @@ class ObservedEngine:
 
     @property
     def alive(self) -> bool:
-        """Whether every worker runs."""
+        """Whether the engine can work."""
         return self._engine.alive
 
     @property

@@ -65,9 +65,25 @@ class Metrics:
             registry=r,
         )  # fmt: skip
         self.workers_alive = Gauge(
-            "featherwire_workers_alive", "1 while every worker runs, 0 when one has died.",
+            "featherwire_workers_alive",
+            "1 while frames can be analysed, 0 when a worker thread, or every process, has died.",
             registry=r,
-        )  # fmt: skip
+        )
+        self.worker_processes = Gauge(
+            "featherwire_worker_processes", "Worker processes that run now.", registry=r
+        )
+        self.worker_deaths = Counter(
+            "featherwire_worker_deaths_total",
+            "Worker processes that ended by themselves, by the signal or exit status; start: those "
+            "that could not be started.",
+            ["cause"],
+            registry=r,
+        )
+        self.resubmitted = Counter(
+            "featherwire_frames_resubmitted_total",
+            "Frames given to another worker because theirs had died.",
+            registry=r,
+        )
         self.streams = Gauge("featherwire_streams", "Streams of devices open now.", registry=r)
         self.credits = Gauge(
             "featherwire_credits_outstanding",
@@ -93,7 +109,7 @@ class Metrics:
         )
         self.forgotten = Counter(
             "featherwire_records_forgotten_total",
-            "Records that retention took out of the log, by age or bytes.",
+            "What retention deleted: results for age or bytes, sessions, commands, audit entries.",
             ["reason"],
             registry=r,
         )

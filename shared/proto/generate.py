@@ -22,8 +22,12 @@ from pathlib import Path
 PROTO_ROOT = Path(__file__).resolve().parents[2] / "protos"
 STUB_ROOT = Path(__file__).resolve().parent
 
-# protoc writes a service module for every file; this one has no service.
-_WITHOUT_SERVICE = {"featherwire/v1/types_pb2_grpc.py", "featherwire/v1/types_pb2_grpc.pyi"}
+# protoc writes a service module for every file; these have no service.
+_WITHOUT_SERVICE = {
+    f"featherwire/v1/{name}_pb2_grpc.{suffix}"
+    for name in ("types", "worker")
+    for suffix in ("py", "pyi")
+}
 _DOC = '"""Generated from protos/featherwire; see shared/proto/generate.py."""\n'
 
 

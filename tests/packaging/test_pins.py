@@ -36,9 +36,20 @@ def requirements(*extras: str) -> list[Requirement]:
     [
         (
             "constraints.txt",
-            ("edge", "cloud", "postgres", "tasks", "ultralytics", "train", "jxl", "demo", "dev"),
+            (
+                "edge",
+                "cloud",
+                "console",
+                "postgres",
+                "tasks",
+                "ultralytics",
+                "train",
+                "jxl",
+                "demo",
+                "dev",
+            ),
         ),
-        ("constraints-edge.txt", ("edge",)),
+        ("constraints-edge.txt", ("edge", "stream", "mqtt", "webhook")),
     ],
 )
 def test_every_requirement_is_pinned_to_a_version_that_it_allows(

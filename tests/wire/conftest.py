@@ -165,14 +165,15 @@ def server_process(
         "FEATHERWIRE_DATA": data.name,
         **(environment or {}),
     }
-    with open(log or os.devnull, "w") as stderr:
+    log = log or Path(data.name) / "server-process.log"
+    with open(log, "w") as stderr:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=variables
         )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, f"the server ended with {process.wait(10)}"
+        assert line, f"the server ended with {process.wait(10)}:\n{log.read_text()[-8000:]}"
         yield process, json.loads(line)
     finally:
         if process.poll() is None:

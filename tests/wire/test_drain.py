@@ -162,7 +162,7 @@ def test_a_large_picture_may_take_longer() -> None:
 BUSY_SERVER = """
 import time
 import torch
-import cloud_server.service as service
+import cloud_server.engine.spec as spec
 from cloud_server.cli import main
 
 class Busy:
@@ -174,7 +174,7 @@ class Busy:
             matrix = torch.nn.functional.normalize(matrix @ matrix)
         return []
 
-service.open_task = lambda *arguments, **options: Busy()
+spec.open_task = lambda *arguments, **options: Busy()
 main()
 """
 

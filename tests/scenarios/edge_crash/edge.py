@@ -1,7 +1,8 @@
 """The edge process that the test kills: numbered pictures, the next one after the last spooled.
 
-edge.py ADDRESS BUNDLE SPOOL RESULTS PICTURES: picture n is 32 + n pixels wide. A line goes to
-stdout when the session runs; each result is appended to RESULTS as JSON.
+edge.py ADDRESS BUNDLE SPOOL RESULTS PICTURES [STOP]: picture n is ``width(n)`` pixels wide. A line
+goes to stdout when the session runs; each result is appended to RESULTS as JSON. There are no new
+pictures once there is a file STOP.
 """
 
 from __future__ import annotations
@@ -19,9 +20,16 @@ from numpy.typing import NDArray
 from edge_client.session import EdgeSession
 from edge_client.spool import Spool
 
+PAUSE_S = float(os.environ.get("PAUSE_S", "0.004"))
+
+
+def width(number: int) -> int:
+    """Of picture ``number``, in pixels: neighbours differ, and none is large."""
+    return 32 + number % 307
+
 
 def main() -> None:
-    address, bundle, folder, results, pictures = sys.argv[1:]
+    address, bundle, folder, results, pictures, *stop = sys.argv[1:]
     with (
         Spool.open(folder) as spool,
         EdgeSession(address, device="camera", bundle=Path(bundle), spool=spool) as session,
@@ -30,16 +38,16 @@ def main() -> None:
         print("running", flush=True)
 
         def rest() -> Iterator[NDArray[np.uint8]]:
-            while spool.last_sequence < int(pictures):
+            while spool.last_sequence < int(pictures) and not any(map(os.path.exists, stop)):
                 number = spool.last_sequence + 1
                 rng = np.random.default_rng(number)
-                yield rng.integers(0, 255, (48, 32 + number, 3)).astype(np.uint8)
-                time.sleep(0.004)
+                yield rng.integers(0, 255, (48, width(number), 3)).astype(np.uint8)
+                time.sleep(PAUSE_S)
 
         for result in session.stream(rest(), tasks=["record"]):
-            width = result.analysis.width if result.analysis is not None else None
+            wide = result.analysis.width if result.analysis is not None else None
             reason = result.error.reason if result.error is not None else None
-            record = {"pid": os.getpid(), "sequence": result.sequence, "width": width}
+            record = {"pid": os.getpid(), "sequence": result.sequence, "width": wide}
             log.write(json.dumps(record | {"error": reason}) + "\n")
             log.flush()
 

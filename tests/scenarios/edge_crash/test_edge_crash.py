@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shared.bundle import Bundle
+from tests.scenarios.edge_crash.edge import width
 from tests.support.recorder import Recorder
 from tests.wire.conftest import ServerThread
 
@@ -52,10 +53,10 @@ def test_kills_of_the_edge_lose_and_double_nothing(
         killed += 1
 
     lines = [json.loads(line) for line in results.read_text().splitlines()]
-    expected = [32 + number for number in range(1, PICTURES + 1)]
+    expected = [width(number) for number in range(1, PICTURES + 1)]
     assert recorder.widths == expected, "processed once each, in order"
     assert {line["error"] for line in lines} == {None}
-    assert all(line["width"] == 32 + line["sequence"] for line in lines)
+    assert all(line["width"] == width(line["sequence"]) for line in lines)
     times = Counter(line["sequence"] for line in lines)
     assert sorted(times) == list(range(1, PICTURES + 1)), "each has its result"
     # A kill between a result and the note that it was handed over brings that result again; never

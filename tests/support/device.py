@@ -115,6 +115,7 @@ class Device(threading.Thread):
     def _take_result(self, result: ingest_pb2.Result) -> None:
         if not result.outcome.HasField("analysis") or result.result_id == 0:
             self.complaints.append(f"no analysis: {result}"[:500])
+            self.results.setdefault(result.result_id, result)
             return
         known = self.results.setdefault(result.result_id, result)
         if known.sequence != result.sequence:
