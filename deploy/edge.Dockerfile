@@ -39,10 +39,14 @@ COPY --from=build /opt/featherwire /opt/featherwire
 COPY deploy/edge_health.py /usr/local/lib/featherwire/edge_health.py
 RUN useradd --create-home --uid 10001 featherwire \
     && install -d -o featherwire /var/lib/featherwire
-ENV PATH=/opt/featherwire/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/featherwire/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    XDG_CACHE_HOME=/var/lib/featherwire/cache
 USER 10001
 WORKDIR /home/featherwire
-# The spool of frames that no server took yet.
+# The spool of frames that no server took yet, bundles that servers sent, and what was measured of
+# the machine.
 VOLUME ["/var/lib/featherwire"]
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=4 \
     CMD ["python", "/usr/local/lib/featherwire/edge_health.py", "7570"]

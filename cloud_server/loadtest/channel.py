@@ -11,9 +11,7 @@ from cloud_server.remote import Access
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import types_pb2
 from shared.wire import error_from_message
-from shared.wire.address import split_address
-from shared.wire.pem import check_tls_files
-from shared.wire.transport import ERROR_METADATA_KEY, client_options
+from shared.wire.transport import ERROR_METADATA_KEY
 
 OpenChannel = Callable[[], grpc.aio.Channel]
 
@@ -30,20 +28,8 @@ _REFUSALS = frozenset(
 
 def opener(address: str, access: Access) -> OpenChannel:
     """Opens channels to ``HOST:PORT``. Raises ``SessionError``: bad_address, bad_tls_files."""
-    split_address(address)
-    if access == Access():
-        return lambda: grpc.aio.insecure_channel(address, options=client_options())
-    check_tls_files(ca=access.ca, certificate=access.certificate, key=access.key)
-    ca, certificate, key = (
-        None if file is None else file.read_bytes()
-        for file in (access.ca, access.certificate, access.key)
-    )
-    credentials = grpc.ssl_channel_credentials(ca, key, certificate)
-    if access.token is not None:
-        credentials = grpc.composite_channel_credentials(
-            credentials, grpc.access_token_call_credentials(access.token)
-        )
-    return lambda: grpc.aio.secure_channel(address, credentials, options=client_options())
+    access.open_channel(address).close()  # what is wrong with them is said once, and now
+    return lambda: access.open_async_channel(address)
 
 
 def error_of(error: grpc.aio.AioRpcError) -> FeatherwireError:
