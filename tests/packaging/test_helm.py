@@ -39,6 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "ingest": {
             **SHARED["ingest"],
             "gpus": 1,
+            "workers": 2,
             "settings": {"keep_days": 30, "quota_frames": 5},
             "extraEnv": [{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://otel:4318"}],
             "podAnnotations": {"a": "b"},
