@@ -43,12 +43,13 @@ demo: setup-demo models ## Photos through a real edge client and a real server: 
 test: setup models ## All tests, with the coverage of shared (must exceed 95 %)
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
 
-lint: setup ## ruff, mypy --strict, import rules, buf
+lint: setup ## ruff, mypy --strict, import rules, buf, hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint protos
+	$(BIN)/hadolint deploy/*.Dockerfile
 
 format: setup ## Let ruff rewrite what `lint` would complain about
 	$(BIN)/ruff check --fix .

@@ -1,8 +1,9 @@
 """Ask a server for its health, in the standard way (grpc.health.v1): exit code 0 when it serves.
 
-python healthcheck.py HOST:PORT [CA.pem]
+python healthcheck.py HOST:PORT [CA.pem [NAME]]
 
-With a CA it speaks TLS, plain text without. No token is needed.
+With a CA it speaks TLS, plain text without. NAME: of the server's certificate, if not HOST.
+No token is needed.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 TIMEOUT_S = 4.0
 
 
-def main(target: str, ca: str | None = None) -> int:
+def main(target: str, ca: str | None = None, name: str | None = None) -> int:
     """0 serving, 1 not serving or not reachable; says which on stderr."""
-    with _channel(target, ca) as channel:
+    with _channel(target, ca, name) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S
@@ -30,13 +31,15 @@ def main(target: str, ca: str | None = None) -> int:
     return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
 
 
-def _channel(target: str, ca: str | None) -> grpc.Channel:
+def _channel(target: str, ca: str | None, name: str | None) -> grpc.Channel:
     if ca is None:
         return grpc.insecure_channel(target)
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(Path(ca).read_bytes()))
+    options = [] if name is None else [("grpc.ssl_target_name_override", name)]
+    credentials = grpc.ssl_channel_credentials(Path(ca).read_bytes())
+    return grpc.secure_channel(target, credentials, options=options)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) not in (2, 3, 4):
         sys.exit(__doc__)
     sys.exit(main(*sys.argv[1:]))

@@ -82,6 +82,9 @@ def create(
     if_missing: Annotated[
         bool, typer.Option("--if-missing", help="Do nothing when the file is there.")
     ] = False,
+    if_none: Annotated[
+        bool, typer.Option("--if-none", help="Do nothing when anybody has a good token.")
+    ] = False,
     data: DataOption = None,
     database: DatabaseOption = None,
     config: ConfigOption = None,
@@ -98,6 +101,8 @@ def create(
         stop_on_error(as_json=as_json),
         _database(data, database, config, create=True) as connection,
     ):
+        if if_none and tokens.any_good(connection):
+            return
         if output is not None and output.exists():
             raise FeatherwireError(
                 "file_exists",

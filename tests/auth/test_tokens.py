@@ -165,6 +165,16 @@ def test_tokens_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert not mistyped.exists()
 
 
+def test_a_token_is_made_if_there_is_none(tmp_path: Path) -> None:
+    """None that is good: one that was revoked lets nobody in."""
+    create = ["token", "create", "--role", "operator", "--if-none", "--json"]
+    data = ["--data", str(tmp_path / "data")]
+    made = json.loads(invoke(*create, *data).stdout)
+    assert invoke(*create, *data).stdout == ""
+    invoke("token", "revoke", made["id"], *data)
+    assert json.loads(invoke(*create, *data).stdout)["id"] != made["id"]
+
+
 def test_a_development_ca_is_made_once(tmp_path: Path) -> None:
     folder = tmp_path / "ca"
     made = json.loads(invoke("dev-ca", str(folder), "--name", "cloud", "--json").stdout)["files"]

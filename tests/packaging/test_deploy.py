@@ -1,6 +1,6 @@
-"""deploy/ and docker-compose.yml agree with each other and with our commands.
+"""deploy/: the server's settings, systemd units, health checks and the inbox script.
 
-No image is built here: that needs a container engine. The health check and the inbox script do run.
+Images, docker-compose.yml, what watches the server, and the chart have tests of their own.
 """
 
 from __future__ import annotations
@@ -9,22 +9,20 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from concurrent import futures
 from configparser import ConfigParser
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
-import yaml
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.packaging.composed import ROOT, read
+
 DEPLOY = ROOT / "deploy"
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-SERVICES: dict[str, Any] = COMPOSE["services"]
 
 
 def explains(program: str, sub: str) -> bool:
@@ -44,98 +42,6 @@ def unit(name: str) -> ConfigParser:
     return parser
 
 
-# --- compose ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", SERVICES)
-def test_service_builds_from_a_file_that_exists(name: str) -> None:
-    build = SERVICES[name]["build"]
-    dockerfile = ROOT / build["context"] / build["dockerfile"]
-    assert dockerfile.is_file()
-    declared = set(re.findall(r"^ARG (\w+)", dockerfile.read_text(), re.MULTILINE))
-    assert set(build.get("args", {})) <= declared
-
-
-def test_every_mounted_file_and_volume_exists() -> None:
-    for service in SERVICES.values():
-        for mount in service.get("volumes", []):
-            source = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", mount).split(":")[0]
-            if not source.startswith("."):
-                assert source in COMPOSE["volumes"]
-            elif source != "./photos":  # the user's own
-                assert (ROOT / source).exists()
-
-
-def test_dependencies_and_their_conditions_can_be_met() -> None:
-    for service in SERVICES.values():
-        for name, wanted in service.get("depends_on", {}).items():
-            if wanted["condition"] == "service_healthy":
-                assert SERVICES[name]["healthcheck"]["test"]
-            else:
-                assert wanted["condition"] == "service_completed_successfully"
-                assert SERVICES[name]["restart"] == "no"
-
-
-def test_photos_and_keys_are_mounted_read_only() -> None:
-    assert all(
-        mount.endswith((":/photos:ro", ":/keys:ro")) for mount in SERVICES["edge"]["volumes"]
-    )
-    assert "keys:/etc/featherwire/keys:ro" in SERVICES["cloud"]["volumes"]
-
-
-def test_the_keys_that_are_made_are_those_that_are_used(tmp_path: Path) -> None:
-    """The script of the service `keys` runs for real, twice; what others name is there then."""
-    (script,) = SERVICES["keys"]["command"]
-    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    (tmp_path / "bin").mkdir()
-    program = tmp_path / "bin" / "featherwire-cloud"
-    program.write_text(
-        f"#!{sys.executable}\nfrom cloud_server.cli import main; main()\n", encoding="utf-8"
-    )
-    program.chmod(0o755)
-    (tmp_path / "keys").mkdir()
-    environment = {
-        **os.environ,
-        "PATH": f"{program.parent}{os.pathsep}{binaries}",
-        "PYTHONPATH": str(ROOT),
-        "FEATHERWIRE_DATA": str(tmp_path / "data"),
-    }
-    made: list[dict[str, bytes]] = []
-    for _ in range(2):
-        subprocess.run(
-            ["sh", "-euc", script.replace("/etc/featherwire/keys", str(tmp_path / "keys"))],
-            env=environment, check=True, capture_output=True, timeout=60,
-        )  # fmt: skip
-        made.append({path.name: path.read_bytes() for path in (tmp_path / "keys").iterdir()})
-    assert made[0] == made[1]
-    used = re.findall(r"/keys/([a-z.]+)", str(COMPOSE) + (DEPLOY / "cloud.yaml").read_text())
-    assert {"ca.pem", "edge.token", "server.pem", "server.key"} <= set(used)
-    assert set(used) - {"devices.pem"} <= set(made[0])
-
-
-def test_one_port_everywhere() -> None:
-    ports = set(
-        re.findall(r"(?<=[\w]:)\d{4,5}(?=[\"\s:])", (ROOT / "docker-compose.yml").read_text())
-    )
-    exposed = re.findall(r"EXPOSE (\d+)", (DEPLOY / "cloud.Dockerfile").read_text())
-    assert ports == set(exposed) == {"7570"}
-
-
-# --- Dockerfiles -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["edge.Dockerfile", "cloud.Dockerfile"])
-def test_copied_files_exist(name: str) -> None:
-    text = (DEPLOY / name).read_text()
-    sources = re.findall(r"^COPY (?!--from)(\S+) ", text, re.MULTILINE)
-    assert "." in sources
-    assert all((ROOT / source).exists() for source in sources)
-    constraints = re.findall(r"-c (\S+)", text)
-    assert constraints
-    assert all((ROOT / file).is_file() for file in constraints)
-    assert "USER featherwire" in text  # not root
-
-
 # --- our commands ----------------------------------------------------------------------------
 
 
@@ -147,10 +53,6 @@ def commands_used() -> list[tuple[str, str, str]]:
         for program, sub in re.findall(r"(featherwire-(?:edge|cloud)) ([a-z]+)(?= |$)", text):
             if f"/bin/{program} {sub}" in text or where.endswith(".sh"):
                 used.append((where, program, sub))
-    for name in ("weights", "cloud"):
-        used.append(("docker-compose.yml", "featherwire-cloud", SERVICES[name]["command"][0]))
-    words = shlex.split(SERVICES["edge"]["command"][0])
-    used.append(("docker-compose.yml", words[1], words[2]))
     return used
 
 
@@ -178,7 +80,7 @@ def test_example_configuration_is_valid(monkeypatch: pytest.MonkeyPatch, tmp_pat
     check_transport(settings)  # it is not insecure
     assert not settings.insecure
     assert settings.listen == "0.0.0.0:7570"  # reachable from outside the container
-    grace_s = int(SERVICES["cloud"]["stop_grace_period"].removesuffix("s"))
+    grace_s = int(read()["services"]["cloud"]["stop_grace_period"].removesuffix("s"))
     stop_s = int(unit("featherwire-cloud.service")["Service"]["TimeoutStopSec"])
     assert settings.drain_deadline_s < min(grace_s, stop_s)
 
@@ -279,8 +181,32 @@ def test_health_check_speaks_tls_and_needs_no_token(tmp_path: Path) -> None:
         servicer.set("", health_pb2.HealthCheckResponse.SERVING)
         assert healthcheck(f"127.0.0.1:{port}", str(tmp_path / "ca.pem")).returncode == 0
         assert healthcheck(f"127.0.0.1:{port}").returncode == 1
+        ca = str(tmp_path / "ca.pem")
+        assert healthcheck(f"127.0.0.1:{port}", ca, "localhost").returncode == 0
+        assert healthcheck(f"127.0.0.1:{port}", ca, "cloud.example").returncode == 1
     finally:
         server.stop(None).wait()
+
+
+def edge_health(port: int) -> int:
+    program = [sys.executable, str(DEPLOY / "edge_health.py"), str(port)]
+    return subprocess.run(program, capture_output=True, timeout=30).returncode
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_an_edge_is_healthy_while_it_has_a_connection(family: socket.AddressFamily) -> None:
+    host = "127.0.0.1" if family is socket.AF_INET else "::1"
+    with socket.socket(family) as listening:
+        try:
+            listening.bind((host, 0))
+        except OSError:
+            pytest.skip(f"this machine has no {host}")
+        listening.listen()
+        port = listening.getsockname()[1]
+        assert edge_health(port) == 1  # listening is no connection
+        with socket.create_connection((host, port)):
+            assert edge_health(port) == 0
+    assert edge_health(port) == 1
 
 
 @pytest.fixture

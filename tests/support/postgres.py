@@ -27,17 +27,23 @@ def binaries() -> Path | None:
 class Cluster:
     """A running cluster; ``database`` makes an empty database and tells its URL."""
 
-    def __init__(self, folder: Path, programs: Path, user: list[str]) -> None:
+    def __init__(
+        self, folder: Path, programs: Path, user: list[str], superuser: str, port: int | None
+    ) -> None:
         self._folder = folder
         self._programs = programs
         self._user = user
+        self._superuser = superuser
+        self._port = port or 5432
 
-    def database(self) -> str:
-        name = f"test{next(_NUMBERS)}"
-        self.run("createdb", "-h", str(self._folder), "-U", "tester", name)
-        return f"postgresql://tester@/{name}?host={self._folder}"
+    def database(self, name: str | None = None) -> str:
+        name = name or f"test{next(_NUMBERS)}"
+        where = ["-h", str(self._folder), "-p", str(self._port)]
+        self.run("createdb", *where, "-U", self._superuser, name)
+        return f"postgresql://{self._superuser}@/{name}?host={self._folder}&port={self._port}"
 
     def run(self, program: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's programs, which must succeed."""
         done = subprocess.run(
             [*self._user, str(self._programs / program), *arguments],
             cwd=self._folder,
@@ -54,8 +60,13 @@ class Cluster:
 
 
 @contextmanager
-def cluster() -> Iterator[Cluster]:
-    """Start one; stopped and deleted at the end. PostgreSQL refuses root, so root lends a user."""
+def cluster(
+    superuser: str = "tester", password: str | None = None, port: int | None = None
+) -> Iterator[Cluster]:
+    """Start one; stopped and deleted at the end. PostgreSQL refuses root, so root lends a user.
+
+    With a password it wants that of everybody who comes by TCP, on ``port`` of 127.0.0.1.
+    """
     programs = binaries()
     assert programs is not None
     folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short: a socket's path has 107 bytes at most
@@ -66,11 +77,20 @@ def cluster() -> Iterator[Cluster]:
         user = ["setpriv", f"--reuid={name}", f"--regid={entry.pw_gid}", "--clear-groups"]
         os.chown(folder, entry.pw_uid, entry.pw_gid)
         folder.chmod(0o755)
-    one = Cluster(folder, programs, user)
+    one = Cluster(folder, programs, user, superuser, port)
     data = str(folder / "data")
     try:
-        one.run("initdb", "-D", data, "-U", "tester", "-A", "trust", "-E", "UTF8", "--no-sync")
-        options = f"-c listen_addresses= -c unix_socket_directories={folder}"
+        who = ["-U", superuser, "--auth-local=trust"]
+        options = f"-c unix_socket_directories={folder}"
+        if password is None:
+            who += ["--auth-host=reject"]
+            options += " -c listen_addresses="
+        else:
+            (folder / "password").write_text(password)
+            (folder / "password").chmod(0o644)
+            who += ["--auth-host=scram-sha-256", f"--pwfile={folder / 'password'}"]
+            options += f" -c listen_addresses=127.0.0.1 -c port={port}"
+        one.run("initdb", "-D", data, *who, "-E", "UTF8", "--no-sync")
         one.run("pg_ctl", "-D", data, "-l", str(folder / "log"), "-o", options, "-w", "start")
         try:
             yield one

@@ -1,0 +1,46 @@
+"""Connections of simulated devices, each its own, and why they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from cloud_server.remote import Access
+from shared.errors import FeatherwireError, SessionError
+from shared.proto.featherwire.v1 import types_pb2
+from shared.wire import error_from_message
+from shared.wire.transport import ERROR_METADATA_KEY
+
+OpenChannel = Callable[[], grpc.aio.Channel]
+
+_REFUSALS = frozenset(
+    {
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+
+
+def opener(address: str, access: Access) -> OpenChannel:
+    """Opens channels to ``HOST:PORT``. Raises ``SessionError``: bad_address, bad_tls_files."""
+    access.open_channel(address).close()  # what is wrong with them is said once, and now
+    return lambda: access.open_async_channel(address)
+
+
+def error_of(error: grpc.aio.AioRpcError) -> FeatherwireError:
+    """The server's own error when it sent one; else that it is away, or refuses."""
+    for key, value in error.trailing_metadata() or ():
+        if key == ERROR_METADATA_KEY and isinstance(value, bytes):
+            try:
+                return error_from_message(types_pb2.Error.FromString(value))
+            except DecodeError:
+                break
+    reason = "refused" if error.code() in _REFUSALS else "unreachable"
+    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        reason = "busy"  # gRPC's own bound on calls at once
+    return SessionError(reason, error.details() or error.code().name)
