@@ -15,6 +15,7 @@ from cloud_server.database import Database
 from cloud_server.engine import Engine, TaskStatus
 from cloud_server.engine.local import TaskRunner
 from cloud_server.engine.process import ProcessEngine
+from cloud_server.engine.ray import RayEngine, RayScale
 from cloud_server.engine.spec import EngineSpec, import_path
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.fleet.quota import Quota
@@ -158,9 +159,12 @@ async def _open_engine(
     spec = spec.model_copy(
         update={"score_threshold": DEFAULT_THRESHOLD if policy is None else policy.low}
     )
-    if settings.workers == 0:
+    on_ray = settings.engine == "ray"
+    if settings.workers == 0 and not on_ray:
         return await spec.open(bundles, more_tasks)
-    threads = max(1, (os.cpu_count() or 1) // settings.workers)
+    threads = max(1, (os.cpu_count() or 1) // max(1, settings.workers))
+    if on_ray:
+        threads = max(1, int(settings.ray_num_cpus))
     spec = spec.model_copy(
         update={
             "bundle_ids": tuple(bundle.id for bundle in bundles),
@@ -168,6 +172,14 @@ async def _open_engine(
             "torch_threads": settings.torch_threads or threads,
         }
     )
+    if on_ray:
+        return await RayEngine.open(
+            spec,
+            RayScale.of(settings),
+            address=settings.ray_address,
+            metrics=metrics,
+            log_level=settings.log_level,
+        )
     return await ProcessEngine.open(
         spec, settings.workers, metrics=metrics, log_level=settings.log_level
     )

@@ -36,7 +36,18 @@ def requirements(*extras: str) -> list[Requirement]:
     [
         (
             "constraints.txt",
-            ("edge", "cloud", "postgres", "tasks", "ultralytics", "train", "jxl", "demo", "dev"),
+            (
+                "edge",
+                "cloud",
+                "postgres",
+                "ray",
+                "tasks",
+                "ultralytics",
+                "train",
+                "jxl",
+                "demo",
+                "dev",
+            ),  # fmt: skip
         ),
         ("constraints-edge.txt", ("edge",)),
     ],
