@@ -55,8 +55,9 @@ def take_advisory_lock(connection: Connection, place: str, wait_s: float) -> Non
     connection.commit()
     deadline = time.monotonic() + wait_s
     waiting = False
+    function = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"
     while not connection.execute(
-        text("SELECT pg_try_advisory_lock(:key)"), {"key": ADVISORY_KEY}
+        text(f"SELECT {function}(:key)"), {"key": ADVISORY_KEY}
     ).scalar_one():
         connection.rollback()
         if not waiting:

@@ -287,6 +287,7 @@ class Stream:
         resume_after, last_result_id = await self._from_log(
             self._result_log.resume_after(session.key, hello.last_result_seen)
         )
+        await self._from_log(self._processing.adopt(session.key))
         if session.owner is not self:
             return  # superseded meanwhile
         self._log.info(

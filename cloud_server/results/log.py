@@ -6,6 +6,7 @@ Only this process writes to it (`cloud_server.database.lock`), so ids and cursor
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, insert, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from cloud_server.cluster.ownership import Ownership
 from cloud_server.database import Database
 from cloud_server.results import queries
 from cloud_server.results.feed import Feed
@@ -33,6 +35,8 @@ from shared.wire import error_to_message
 
 PAGE_BYTES = 8 * 2**20
 """Outcomes that are read at once, but for one that is larger."""
+
+CAUGHT_UP_AT_ONCE = 500
 
 PICTURE_NOT_KEPT = error_to_message(
     SessionError(
@@ -74,11 +78,17 @@ class ResultLog:
         self.database = database
         self.added_bytes = 0
         """Messages and outcomes that this process has added."""
-        self.positions = Positions(database.writer, window)
+        self.ownership = None if database.turn is None else Ownership(database.turn.server)
+        """Of sessions, where servers share the log."""
+        self.positions = Positions(database.writer, window, self.ownership)
         """For retention; in the writer's thread."""
         database.writer.run(self.positions.begin)
         self.feed = feed or Feed()
         self.feed.start(self.positions.next_cursor - 1)
+        self.recorded = self.feed.publish
+        """What is told of records of this server; where servers share the log, all of them come
+        to the feed by ``catch_up``."""
+        self._catching_up = asyncio.Lock()
         insert_ = sqlite.insert if database.is_sqlite else postgresql.insert
         self._unless_there = {
             table.name: insert_(table)
@@ -119,7 +129,7 @@ class ResultLog:
 
         def publish(accepted: Accepted) -> None:
             if accepted.new and accepted.record is not None:
-                self.feed.publish(accepted.record)
+                self.recorded(accepted.record)
 
         return await self.database.write(change, publish)
 
@@ -168,7 +178,7 @@ class ResultLog:
             session = self.positions.session(connection, submission.key)
             return self._record(connection, session, submission, data, terms)
 
-        return await self.database.write(change, self.feed.publish)
+        return await self.database.write(change, lambda record: self.recorded(record))
 
     # -- out -------------------------------------------------------------------------------------
 
@@ -181,7 +191,7 @@ class ResultLog:
         """
 
         def change(connection: Connection) -> tuple[int, int]:
-            session = self.positions.session(connection, key, seen)
+            session = self.positions.session(connection, key, seen, take=True)
             connection.execute(
                 update(SESSIONS).where(SESSIONS.c.id == session.id).values(last_seen_at=now_us())
             )
@@ -195,6 +205,33 @@ class ResultLog:
         return await self.database.read(
             lambda connection: queries.results_after(connection, key, result_id, limit)
         )
+
+    async def taken(self, key: SessionKey) -> list[Submission]:
+        """Unfinished submissions of a session that ``resume_after`` took from another server."""
+        if self.ownership is None or not self.ownership.taken:
+            return []
+        taken = self.ownership.taken
+
+        def query(connection: Connection) -> list[Submission]:
+            row = connection.execute(queries.session_by_key(key)).one_or_none()
+            if row is None or row.id not in taken:
+                return []
+            taken.discard(row.id)
+            return queries.pending(connection, [row.id])
+
+        return await self.database.read(query)
+
+    async def catch_up(self) -> None:
+        """Put into the feed what any server has recorded. Raises ``StorageError``."""
+        if self.ownership is None:
+            return
+        async with self._catching_up:
+            end = False
+            while not end:
+                page = await self.read(Filter(), self.feed.last, CAUGHT_UP_AT_ONCE)
+                for record in page.records:
+                    self.feed.publish(record)
+                end = page.end
 
     async def pending(self) -> list[Submission]:
         """Submissions without a result, oldest first."""

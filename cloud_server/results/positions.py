@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Table, func, insert, select, update
 
+from cloud_server.cluster.ownership import Ownership
 from cloud_server.database.writer import Writer
 from cloud_server.results import queries
 from cloud_server.results.records import SessionKey, now_us
@@ -35,9 +36,10 @@ class KnownSession:
 class Positions:
     """The next number of everything. Each call begins with a connection that writes."""
 
-    def __init__(self, writer: Writer, window: int) -> None:
+    def __init__(self, writer: Writer, window: int, ownership: Ownership | None = None) -> None:
         self._writer = writer
         self._window = window
+        self._ownership = ownership
         self._failures_seen = -1
         self._sessions: OrderedDict[SessionKey, KnownSession] = OrderedDict()
         self.next_submission = 1
@@ -50,6 +52,8 @@ class Positions:
         if failures == self._failures_seen:
             return
         self._sessions.clear()
+        if self._ownership is not None:
+            self._ownership.forget()
         forgotten = connection.execute(select(STATE.c.forgotten_cursor)).scalar()
         if forgotten is None:
             connection.execute(insert(STATE).values(id=1, forgotten_cursor=0))
@@ -59,10 +63,14 @@ class Positions:
         self.next_session = 1 + _largest(connection, SESSIONS)
         self._failures_seen = failures
 
-    def session(self, connection: Connection, key: SessionKey, seen: int = 0) -> KnownSession:
+    def session(
+        self, connection: Connection, key: SessionKey, seen: int = 0, *, take: bool = False
+    ) -> KnownSession:
         """The session, which is a new one when it was not there.
 
         seen: the last result that the device knows; those of a new session are numbered behind it.
+        Where servers share the log, a session of another is taken with ``take``; without it this
+        raises ``StorageError("moved")``.
         """
         self.begin(connection)
         session = self._sessions.get(key)
@@ -73,6 +81,8 @@ class Positions:
                 self._sessions.popitem(last=False)
         else:
             self._sessions.move_to_end(key)
+        if self._ownership is not None:
+            self._ownership.check(connection, session.id, take=take)
         return session
 
     def _find(self, connection: Connection, key: SessionKey, seen: int) -> KnownSession:

@@ -36,18 +36,7 @@ def requirements(*extras: str) -> list[Requirement]:
     [
         (
             "constraints.txt",
-            (
-                "edge",
-                "cloud",
-                "postgres",
-                "ray",
-                "tasks",
-                "ultralytics",
-                "train",
-                "jxl",
-                "demo",
-                "dev",
-            ),  # fmt: skip
+            ("edge", "cloud", "postgres", "ray", "tasks", "ultralytics", "train", "jxl", "dev"),
         ),
         ("constraints-edge.txt", ("edge",)),
     ],

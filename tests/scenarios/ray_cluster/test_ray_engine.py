@@ -1,4 +1,4 @@
-"""Replicas and nodes of a Ray cluster die under load: no frame is lost, and none has two results."""
+"""Replicas and nodes of a Ray cluster die under load: no frame is lost, or has two results."""
 
 from __future__ import annotations
 
