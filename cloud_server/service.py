@@ -10,6 +10,7 @@ import structlog
 
 from cloud_server.auth.interceptor import Authenticator
 from cloud_server.auth.startup import check_tokens, check_transport
+from cloud_server.cluster.shared_log import SharedLog
 from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.database import Database
 from cloud_server.engine import Engine, TaskStatus
@@ -121,6 +122,7 @@ async def _open_around(
         max_calls=settings.max_calls,
         stream_limits=stream_limits,
     )
+    shared_log = await asyncio.to_thread(ingest.share, result_log) if settings.shared_log else None
     metrics.subscribers.set_function(lambda: results.subscribers)
     server = Server(
         observed,
@@ -134,7 +136,8 @@ async def _open_around(
             write_timeout_s=settings.write_timeout_s,
         ),
         log=result_log,
-        retention=_retention(result_log, settings, ingest, metrics),
+        retention=_retention(result_log, settings, ingest, metrics, shared_log),
+        shared_log=shared_log,
         metrics=metrics,
         metrics_listen=settings.metrics,
         max_message_bytes=settings.max_message_bytes,
@@ -204,9 +207,15 @@ def _open_fleet(database: Database, settings: ServerSettings) -> Fleet:
 
 
 def _retention(
-    log: ResultLog, settings: ServerSettings, ingest: IngestServicer, metrics: Metrics
+    log: ResultLog,
+    settings: ServerSettings,
+    ingest: IngestServicer,
+    metrics: Metrics,
+    shared_log: SharedLog | None,
 ) -> Retention:
     idle_days = settings.keep_session_days or settings.keep_days
+    if shared_log is not None:
+        idle_days = None  # which sessions have a stream is known to their own server alone
     fleet_limits = FleetLimits(
         audit_age_s=_seconds(settings.keep_audit_days),
         audit_entries=settings.keep_audit_entries,
@@ -219,6 +228,7 @@ def _retention(
         metrics=metrics,
         sessions_in_use=lambda: ingest.sessions_in_use,
         further=[FleetRetention(log.database, fleet_limits, metrics).run_once],
+        ours=lambda: shared_log is None or shared_log.leads,
     )
 
 

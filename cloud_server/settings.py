@@ -139,6 +139,9 @@ class ServerSettings(BaseSettings):
     database: SecretStr | None = Field(
         default=None, description="postgresql://USER:PASSWORD@HOST/NAME, in place of the folder"
     )
+    shared_log: bool = Field(
+        default=False, description="other servers write to the same PostgreSQL database"
+    )
     sqlite_synchronous: Literal["full", "normal"] = Field(
         default="full", description="normal: faster; a loss of power may take the last frames"
     )
@@ -257,6 +260,8 @@ class ServerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _one_engine(self) -> ServerSettings:
+        if self.shared_log and self.database is None:
+            raise ValueError("shared_log needs `database`, a PostgreSQL")
         if self.engine == "process" and self.workers == 0:
             raise ValueError("engine process needs `workers`")
         if self.engine in {"local", "ray"} and self.workers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from sqlalchemy import Connection, delete, or_, select, text, tuple_
@@ -22,7 +22,8 @@ LEASE_S = 8.0
 
 _NOW = text("SELECT (extract(epoch from clock_timestamp()) * 1e6)::bigint")
 
-TakeUp = Callable[[Sequence[Submission]], Awaitable[None]]
+Attached = Callable[[], Sequence[SessionKey]]
+TakeUp = Callable[[Sequence[Submission]], object]
 Lose = Callable[[SessionKey], None]
 
 
@@ -38,7 +39,7 @@ class Membership:
         database: Database,
         server: str,
         *,
-        attached: Callable[[], Sequence[SessionKey]],
+        attached: Attached,
         lose: Lose,
         take_up: TakeUp,
     ) -> None:
@@ -67,9 +68,7 @@ class Membership:
         if dead:
             structlog.get_logger().warning("servers_died", servers=dead, sessions=len(orphans))
         if orphans:
-            await self._take_up(
-                await self._database.read(lambda one: queries.pending(one, orphans))
-            )
+            self._take_up(await self._database.read(lambda one: queries.pending(one, orphans)))
         attached = self._attached()
         if attached:
             for key in await self._database.read(lambda one: self._moved(one, attached)):
@@ -88,9 +87,7 @@ class Membership:
         """Servers that have died, and the sessions with unfinished frames that are ours now."""
         now = connection.execute(_NOW).scalar_one()
         row = insert(SERVERS).values(id=self._server, started_at=now, alive_at=now)
-        connection.execute(
-            row.on_conflict_do_update(index_elements=["id"], set_={"alive_at": now})
-        )
+        connection.execute(row.on_conflict_do_update(index_elements=["id"], set_={"alive_at": now}))
         dead = list(
             connection.execute(
                 delete(SERVERS)
@@ -109,9 +106,9 @@ class Membership:
         """
         living = select(SERVERS.c.id)
         nobodys = OWNERS.c.server.not_in(living)
-        if not self._first:
-            if connection.execute(select(OWNERS.c.session_id).where(nobodys).limit(1)).first() is None:
-                return set()
+        left = connection.execute(select(OWNERS.c.session_id).where(nobodys).limit(1)).first()
+        if left is None and not self._first:
+            return set()
         unfinished = (
             select(SUBMISSIONS.c.session_id)
             .outerjoin(RESULTS, RESULTS.c.submission_id == SUBMISSIONS.c.id)
@@ -140,4 +137,3 @@ class Membership:
             )
         )
         return [(row.device, row.session) for row in rows]
-

@@ -94,6 +94,8 @@ class Processing:
                 picture = message.picture if message.HasField("picture") else None
                 session.processing.discard(submission.id)
                 self._sessions.completed(session, record, picture, command)
+            else:
+                self._sessions.abandoned(session)
         finally:
             session.processing.discard(submission.id)
 
@@ -180,6 +182,8 @@ class Processing:
         session.processing.discard(submission.id)
         if record is not None:
             self._sessions.completed(session, record, None)
+        else:
+            self._sessions.abandoned(session)
 
     # -- parts -----------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import grpc
 import structlog
 
 from cloud_server.auth.caller import caller
+from cloud_server.cluster.shared_log import SharedLog
 from cloud_server.engine import Engine, EngineFrame
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.fleet.quota import Meter
@@ -194,6 +195,16 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     def sessions_in_use(self) -> frozenset[SessionKey]:
         """Those with a stream, or a frame that is being processed."""
         return self._sessions.keys
+
+    def share(self, log: ResultLog) -> SharedLog:
+        """This server's part in a log that others write to as well. Blocks."""
+        return SharedLog(
+            log,
+            self._fleet,
+            attached=lambda: self._sessions.attached,
+            lose=self._sessions.lose,
+            take_up=self._processing.take_over,
+        )
 
     @property
     def open_streams(self) -> int:

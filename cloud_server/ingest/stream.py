@@ -76,6 +76,7 @@ class Stream:
         picture_limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._metrics = processing.metrics
+        self._processing = processing
         self._result_log = log
         self._fleet = fleet
         self._caller = caller

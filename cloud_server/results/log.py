@@ -85,7 +85,7 @@ class ResultLog:
         database.writer.run(self.positions.begin)
         self.feed = feed or Feed()
         self.feed.start(self.positions.next_cursor - 1)
-        self.recorded = self.feed.publish
+        self.recorded: Callable[[Record], None] = self.feed.publish
         """What is told of records of this server; where servers share the log, all of them come
         to the feed by ``catch_up``."""
         self._catching_up = asyncio.Lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,9 +73,7 @@ def frame_messages(connection: Connection, key: SessionKey, sequence: int) -> li
     return [] if session is None else messages(connection, session.id, sequence)
 
 
-def pending(
-    connection: Connection, session_ids: Collection[int] | None = None
-) -> list[Submission]:
+def pending(connection: Connection, session_ids: Collection[int] | None = None) -> list[Submission]:
     """Submissions without a result, of these sessions or of all, oldest first."""
     query = (
         _SUBMISSION.add_columns(SESSIONS.c.device, SESSIONS.c.session)

@@ -59,8 +59,11 @@ class Retention:
         metrics: Metrics | None = None,
         sessions_in_use: Callable[[], frozenset[SessionKey]] = frozenset,
         further: Sequence[Callable[[], Awaitable[int]]] = (),
+        ours: Callable[[], bool] = lambda: True,
     ) -> None:
-        """further: what else is to forget at every pass; each returns how much it did."""
+        """further: what else is to forget at every pass; each returns how much it did. ours:
+        whether this server does it, where several share the log."""
+        self._ours = ours
         self._sessions_in_use = sessions_in_use
         self._further = further
         self._metrics = metrics or Metrics()
@@ -78,7 +81,8 @@ class Retention:
         """Until cancelled."""
         while True:
             try:
-                await self.run_once()
+                if self._ours():
+                    await self.run_once()
             except StorageError as error:
                 structlog.get_logger().error("retention_failed", **error.to_dict())
             await asyncio.sleep(self._every_s)
