@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from sqlalchemy import Connection, delete, or_, select, text, tuple_
@@ -31,7 +31,8 @@ class Membership:
     """Runs on the event loop of a server that shares its log.
 
     ``attached`` tells the sessions that have a stream here; ``lose`` ends the stream of one that
-    has moved; ``take_up`` processes frames that are ours to finish from now on.
+    has moved; ``take_up`` processes frames that are ours to finish from now on; ``died`` hears that
+    another server has gone.
     """
 
     def __init__(
@@ -42,12 +43,15 @@ class Membership:
         attached: Attached,
         lose: Lose,
         take_up: TakeUp,
+        died: Callable[[], Awaitable[None]],
     ) -> None:
         self._database = database
         self._server = server
         self._attached = attached
         self._lose = lose
         self._take_up = take_up
+        self._died = died
+        self._living: set[str] = set()
         self._first = True
         self.leads = False
         """Whether this is the oldest server: it alone forgets what is too old."""
@@ -63,10 +67,12 @@ class Membership:
 
     async def beat(self) -> None:
         """Say that we live; take over, and let go of what others have. Raises ``StorageError``."""
-        dead, orphans = await self._database.write(self._beat)
+        living, orphans = await self._database.write(self._beat)
         self._first = False
-        if dead:
-            structlog.get_logger().warning("servers_died", servers=dead, sessions=len(orphans))
+        gone, self._living = self._living - living, living
+        if gone:
+            structlog.get_logger().warning("servers_gone", servers=sorted(gone))
+            await self._died()
         if orphans:
             self._take_up(await self._database.read(lambda one: queries.pending(one, orphans)))
         attached = self._attached()
@@ -83,21 +89,18 @@ class Membership:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _beat(self, connection: Connection) -> tuple[list[str], set[int]]:
-        """Servers that have died, and the sessions with unfinished frames that are ours now."""
+    def _beat(self, connection: Connection) -> tuple[set[str], set[int]]:
+        """Servers that live, and the sessions with unfinished frames that are ours now."""
         now = connection.execute(_NOW).scalar_one()
         row = insert(SERVERS).values(id=self._server, started_at=now, alive_at=now)
         connection.execute(row.on_conflict_do_update(index_elements=["id"], set_={"alive_at": now}))
-        dead = list(
-            connection.execute(
-                delete(SERVERS)
-                .where(SERVERS.c.alive_at < now - round(LEASE_S * 1e6))
-                .returning(SERVERS.c.id)
-            ).scalars()
+        connection.execute(delete(SERVERS).where(SERVERS.c.alive_at < now - round(LEASE_S * 1e6)))
+        living = connection.execute(
+            select(SERVERS.c.id).order_by(SERVERS.c.started_at, SERVERS.c.id)
         )
-        oldest = select(SERVERS.c.id).order_by(SERVERS.c.started_at, SERVERS.c.id).limit(1)
-        self.leads = connection.execute(oldest).scalar_one() == self._server
-        return dead, self._orphans(connection)
+        found = list(living.scalars())
+        self.leads = found[0] == self._server
+        return set(found), self._orphans(connection)
 
     def _orphans(self, connection: Connection) -> set[int]:
         """Take the sessions with unfinished frames that no living server has.

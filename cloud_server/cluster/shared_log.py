@@ -28,10 +28,16 @@ class SharedLog:
         """See ``Membership``. Blocks. Raises ``StorageError``."""
         turn = log.database.turn
         assert turn is not None, "the database is shared"
+        fleet_tail = FleetTail(log.database, fleet, turn.server)
         self._membership = Membership(
-            log.database, turn.server, attached=attached, lose=lose, take_up=take_up
+            log.database,
+            turn.server,
+            attached=attached,
+            lose=lose,
+            take_up=take_up,
+            died=fleet_tail.died,
         )
-        self._tail = Tail(log.database, [log.catch_up, FleetTail(log.database, fleet).look])
+        self._tail = Tail(log.database, [log.catch_up, fleet_tail.look])
         log.recorded = lambda _record: self._tail.wake()
         self._running: list[asyncio.Task[None]] = []
 

@@ -108,8 +108,8 @@ class SessionRegistry:
 
     @property
     def attached(self) -> list[SessionKey]:
-        """Sessions that have a stream."""
-        return [key for key, one in self._sessions.items() if one.owner is not None]
+        """Sessions that have a stream which has come past its Welcome."""
+        return [key for key, one in self._sessions.items() if one.outlet is not None]
 
     def completed(
         self,

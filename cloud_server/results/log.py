@@ -212,14 +212,15 @@ class ResultLog:
             return []
         taken = self.ownership.taken
 
-        def query(connection: Connection) -> list[Submission]:
+        def query(connection: Connection) -> tuple[int, list[Submission]]:
             row = connection.execute(queries.session_by_key(key)).one_or_none()
             if row is None or row.id not in taken:
-                return []
-            taken.discard(row.id)
-            return queries.pending(connection, [row.id])
+                return 0, []
+            return row.id, queries.pending(connection, [row.id])
 
-        return await self.database.read(query)
+        session_id, unfinished = await self.database.read(query)
+        taken.discard(session_id)
+        return unfinished
 
     async def catch_up(self) -> None:
         """Put into the feed what any server has recorded. Raises ``StorageError``."""

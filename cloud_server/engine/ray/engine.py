@@ -58,7 +58,8 @@ class RayEngine:
     """
 
     def __init__(self, name: str, scale: RayScale, metrics: Metrics) -> None:
-        self._name = name
+        self.name = name
+        """Of the Serve application."""
         self._metrics = metrics
         self._places = asyncio.Semaphore(scale.max_in_flight)
         frames, alone = application.handles(name)
@@ -233,7 +234,7 @@ class RayEngine:
             await asyncio.sleep(LOOK_S)
             try:
                 async with asyncio.timeout(GRACE_S):
-                    self._running = await asyncio.to_thread(application.running, self._name)
+                    self._running = await asyncio.to_thread(application.running, self.name)
             except Exception as error:  # noqa: BLE001  # Ray's own kinds; it may come back
                 structlog.get_logger().warning("ray_unreachable", error=str(error)[:500])
                 self._running = dict.fromkeys(self._running, 0)

@@ -74,7 +74,7 @@ def test_followers_and_operators_of_one_reach_what_is_at_the_other(
         selector = fleet_pb2.DeviceSelector(devices=["camera"])
 
         def known() -> bool:
-            return any(one.device == "camera" for one in operator.devices(selector))
+            return any(one.device == "camera" for one in operator.devices() if one.online)
 
         wait_until(known, PATIENCE_S)
         command = fleet_pb2.Command()
@@ -83,6 +83,8 @@ def test_followers_and_operators_of_one_reach_what_is_at_the_other(
     (given,) = device.wait_for("command", 1, PATIENCE_S)
     assert list(given.set_tasks.tasks) == ["slow"]
     device.close()
+    with FleetClient(first.address) as operator:
+        wait_until(lambda: not any(one.online for one in operator.devices()), PATIENCE_S)
 
 
 @pytest.mark.timeout(120)
