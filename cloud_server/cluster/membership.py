@@ -10,6 +10,7 @@ from sqlalchemy import Connection, delete, or_, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from cloud_server.cluster.tables import OWNERS, SERVERS
+from cloud_server.cluster.turn import moved
 from cloud_server.database import Database
 from cloud_server.results import queries
 from cloud_server.results.records import SessionKey, Submission
@@ -125,6 +126,7 @@ class Membership:
         )
         found = set(connection.execute(unfinished).scalars())
         connection.execute(delete(OWNERS).where(nobodys))
+        moved(connection)
         if found:
             rows = [{"session_id": one, "server": self._server} for one in sorted(found)]
             connection.execute(insert(OWNERS), rows)

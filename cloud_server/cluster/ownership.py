@@ -6,6 +6,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert
 
 from cloud_server.cluster.tables import OWNERS
+from cloud_server.cluster.turn import moved
 from shared.errors import StorageError
 
 MOVED = "moved"
@@ -21,7 +22,7 @@ class Ownership:
         """Ids of sessions that a Hello took from another server: it may have unfinished frames."""
 
     def forget(self) -> None:
-        """Another server has written: sessions may be its."""
+        """Sessions have moved: some may be another's."""
         self._mine.clear()
 
     def check(self, connection: Connection, session_id: int, *, take: bool) -> None:
@@ -41,5 +42,6 @@ class Ownership:
                 )
             )
             if owner is not None:
+                moved(connection)
                 self.taken.add(session_id)
         self._mine.add(session_id)

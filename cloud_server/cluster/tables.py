@@ -30,4 +30,6 @@ TURN = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     # Who wrote last: what that server remembers of the log is true.
     Column("server", String(36), nullable=False),
+    # How often sessions have gone from one server to another.
+    Column("moves", Number, nullable=False),
 )

@@ -17,6 +17,9 @@ from shared.errors import StorageError
 POLL_S = 0.5
 """A server that was not woken, or cannot be (PgBouncer), looks so often."""
 
+GATHER_S = 0.02
+"""Commits that come so close together are looked at once."""
+
 AGAIN_S = 5.0
 _LISTEN_S = 1.0
 
@@ -49,6 +52,7 @@ class Tail:
                         await self._woken.wait()
                 except TimeoutError:
                     pass
+                await asyncio.sleep(GATHER_S)
                 self._woken.clear()
                 for look in self._looks:
                     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from cloud_server.cluster.tables import TURN
@@ -40,7 +40,7 @@ class Turn:
         connection.execute(_BEGIN, values)
         if not self.prepared:
             return True
-        mine = insert(TURN).values(id=1, server=self.server)
+        mine = insert(TURN).values(id=1, server=self.server, moves=0)
         done = connection.execute(
             mine.on_conflict_do_update(
                 index_elements=["id"],
@@ -49,3 +49,8 @@ class Turn:
             ).execution_options(preserve_rowcount=True)
         )
         return done.rowcount == 1
+
+
+def moved(connection: Connection) -> None:
+    """Sessions have gone to another server: what all remember of them must be read again."""
+    connection.execute(update(TURN).values(moves=TURN.c.moves + 1))

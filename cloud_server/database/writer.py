@@ -55,7 +55,9 @@ class Writer:
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._closed = False
         self.failures = 0
-        """Commits that failed, and turns of others: what was remembered must be read again."""
+        """Commits that failed: what was remembered of the database must be read again."""
+        self.turns = 0
+        """How often others have written, where servers share the database."""
         self._thread = threading.Thread(target=self._run, name="featherwire-writer", daemon=True)
         self._thread.start()
 
@@ -129,7 +131,7 @@ class Writer:
 
     def _take_turn(self, connection: Connection) -> None:
         if self._turn is not None and self._turn(connection):
-            self.failures += 1
+            self.turns += 1
 
     def _translated(self) -> _Translated:
         return _Translated(self)

@@ -167,7 +167,8 @@ class Retention:
 
     async def _stored(self) -> int:
         """Bytes in the log: added up once, and again when a commit has failed, else counted."""
-        failures = self._log.database.writer.failures
+        writer = self._log.database.writer
+        failures = writer.failures + writer.turns
         if failures != self._failures_seen:
             self._added_before = self._log.added_bytes
             self._held_bytes = await self._log.database.read(stored_bytes)
