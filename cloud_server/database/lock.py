@@ -42,8 +42,13 @@ class FileLock:
         self._file.close()
 
 
-def take_advisory_lock(connection: Connection, place: str, wait_s: float) -> None:
-    """Hold PostgreSQL's lock as long as ``connection`` lives; raises ``StorageError("in_use")``."""
+def take_advisory_lock(
+    connection: Connection, place: str, wait_s: float, *, shared: bool = False
+) -> None:
+    """Hold PostgreSQL's lock as long as ``connection`` lives; raises ``StorageError("in_use")``.
+
+    ``shared``: with others that share it, but not with one that wants to be alone.
+    """
     # Should this machine vanish, its lock is let go in half a minute, not in the default two hours.
     connection.execute(
         text(
