@@ -92,7 +92,9 @@ async def _open_around(
     served = ServedBundles(bundles)
     stream_limits = StreamLimits(
         credits=settings.credits,
+        kept_credits=settings.kept_credits,
         max_pixels_in_flight=settings.max_pixels_in_flight,
+        max_bytes_in_flight=settings.max_bytes_in_flight,
         frame_deadline_s=settings.frame_deadline_s,
         deadline_per_megapixel_s=settings.deadline_per_megapixel_s,
         write_timeout_s=settings.write_timeout_s,

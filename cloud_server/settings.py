@@ -109,8 +109,12 @@ class ServerSettings(BaseSettings):
     max_streams: int = Field(default=256, ge=1, le=100_000)
     max_calls: int = Field(default=16, ge=1, le=10_000, description="unary calls at once")
     credits: int = Field(default=8, ge=1, le=1024, description="frames in flight a stream")
+    kept_credits: int = Field(
+        default=256, ge=1, le=1024, description="those of frames that ask for nothing, at most"
+    )
     max_message_bytes: int = Field(default=MAX_MESSAGE_BYTES, ge=2**16, le=MAX_MESSAGE_BYTES)
     max_pixels_in_flight: int = Field(default=128 * 2**20, ge=2**16, description="a stream")
+    max_bytes_in_flight: int = Field(default=64 * 2**20, ge=2**16, description="a stream")
     frame_deadline_s: float = Field(
         default=30.0, gt=0, le=3600, description="for pictures up to a megapixel"
     )

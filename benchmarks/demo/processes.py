@@ -39,7 +39,14 @@ def run_json(arguments: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def server(log: Path, *arguments: str) -> Iterator[str]:
-    """A running `featherwire-cloud serve` on a free port of this machine: its HOST:PORT.
+    """The HOST:PORT of a server as ``server_process`` runs it."""
+    with server_process(log, *arguments) as (address, _):
+        yield address
+
+
+@contextmanager
+def server_process(log: Path, *arguments: str) -> Iterator[tuple[str, int]]:
+    """A running `featherwire-cloud serve` on a free port of this machine: HOST:PORT, process id.
 
     ``arguments``: more of its options. It is told to stop by SIGTERM at the end, and killed should
     it not have stopped by then.
@@ -53,7 +60,7 @@ def server(log: Path, *arguments: str) -> Iterator[str]:
             text=True,
         )
         try:
-            yield _address(process, log)
+            yield _address(process, log), process.pid
         finally:
             process.send_signal(signal.SIGTERM)
             try:

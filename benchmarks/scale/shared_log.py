@@ -11,7 +11,7 @@ import cloud_server.storage  # noqa: F401  # every table is known before a datab
 from cloud_server.cluster.turn import Turn
 from cloud_server.database import Database
 from cloud_server.results.log import ResultLog
-from cloud_server.results.records import SessionKey
+from cloud_server.results.records import NewFrame, SessionKey
 from shared.proto.featherwire.v1 import types_pb2
 
 SESSIONS = 8
@@ -72,7 +72,8 @@ async def _session(log: ResultLog, key: SessionKey, frames: int) -> None:
 
     async def one(sequence: int) -> None:
         async with places:
-            accepted = await log.accept(key, sequence, (b"bundle", 0), bytes(PAYLOAD_BYTES))
+            frame = NewFrame(sequence, (b"bundle", 0), bytes(PAYLOAD_BYTES))
+            (accepted,) = await log.accept(key, [frame])
             assert accepted.submission is not None
             await log.complete(accepted.submission, outcome)
 

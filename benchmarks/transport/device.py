@@ -10,9 +10,10 @@ from typing import Any
 
 import grpc
 
-from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
+from shared.proto.featherwire.v1 import ingest_pb2
+from shared.wire.batches import serialised
 from shared.wire.requests import Hello, hello_message
-from shared.wire.transport import BATCH_BYTES, BATCH_MESSAGES, client_options
+from shared.wire.transport import BATCH_BYTES, BATCH_MESSAGES, CONNECT, client_options
 
 
 class Device:
@@ -32,7 +33,11 @@ class Device:
         self._unacknowledged: set[int] = set()
         self._hello = Hello(device, session, can_switch_bundle=True, takes_batches=True)
         self._channel = grpc.aio.insecure_channel(address, options=client_options())
-        self._call: Any = ingest_pb2_grpc.IngestServiceStub(self._channel).Connect()
+        self._call: Any = self._channel.stream_stream(
+            CONNECT,
+            request_serializer=serialised,
+            response_deserializer=ingest_pb2.ConnectResponse.FromString,
+        )()
         self._credits = 0
         self._changed = asyncio.Event()
         self._outbox: deque[ingest_pb2.ConnectRequest] = deque()
@@ -42,7 +47,7 @@ class Device:
 
     async def __aenter__(self) -> Device:
         """Say Hello, and have Welcome. Raises ConnectionError with the reason of a refusal."""
-        await self._call.write(ingest_pb2.ConnectRequest(hello=hello_message(self._hello)))
+        await self._call.write([ingest_pb2.ConnectRequest(hello=hello_message(self._hello))])
         first = await self._call.read()
         if not first.HasField("welcome"):
             await self._channel.close()
@@ -105,8 +110,7 @@ class Device:
                     if size > BATCH_BYTES:
                         break
                     batch.append(self._outbox.popleft())
-                one = ingest_pb2.ConnectRequest(batch=ingest_pb2.RequestBatch(requests=batch))
-                await self._call.write(batch[0] if len(batch) == 1 else one)
+                await self._call.write(batch)
 
     async def _wait(self) -> None:
         assert self._reader is not None

@@ -42,8 +42,8 @@ async def serve() -> None:
 
 
 @contextmanager
-def echo_server() -> Iterator[str]:
-    """A running echo server, a process of its own: its HOST:PORT."""
+def echo_server() -> Iterator[tuple[str, int]]:
+    """A running echo server, a process of its own: its HOST:PORT and its id."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.transport.echo"],
         stdin=subprocess.PIPE,
@@ -51,7 +51,7 @@ def echo_server() -> Iterator[str]:
         text=True,
     ) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
+        yield process.stdout.readline().strip(), process.pid
 
 
 class EchoClient:

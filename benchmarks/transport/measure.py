@@ -5,31 +5,54 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.demo.processes import server
+from benchmarks.demo.processes import server_process
 from benchmarks.transport.device import Device
 from benchmarks.transport.echo import EchoClient, echo_server
 from benchmarks.transport.payload import frame_of
+from cloud_server.ingest.limits import StreamLimits
 from shared.bundle import Bundle
 from shared.proto.featherwire.v1 import ingest_pb2
 
 SIZES = (2_000, 4_000, 40_000)
 SESSIONS = (1, 4)
-CREDITS = (8, 64)
-"""The server's default, where the disk's latency counts, and what a fast sender is given."""
 
-FRAMES = 600
+FRAMES = 4000
 """Of one session in one round; of several sessions together."""
 ROUNDS = 5
 
+IN_FLIGHT = StreamLimits().kept_credits
+"""Frames that a server lets a stream have under way, once these ask nothing: the echo's too."""
+
 _names = itertools.count()
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Addresses and process ids of the server and of the echo."""
+
+    ours: str
+    ours_pid: int
+    bare: str
+    bare_pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """One round: messages a second, and microseconds of processor a message, both ends together."""
+
+    rate: float
+    cpu_us: float
 
 
 def transport(
@@ -39,28 +62,32 @@ def transport(
     sessions: Sequence[int] = SESSIONS,
     frames: int = FRAMES,
     rounds: int = ROUNDS,
-    credits: Sequence[int] = CREDITS,
 ) -> list[dict[str, Any]]:
     """Frames a second through the durable session and through the echo, and their ratio.
 
-    Both have as many frames under way as the server gives ``credits``; each of these is a server
-    of its own. Raises DemoError when one does not start.
+    The server is as it is by default. Raises DemoError when one does not start.
     """
+    return asyncio.run(_transport(bundle, sizes, sessions, frames, rounds))
+
+
+async def _transport(
+    bundle: Bundle, sizes: Sequence[int], sessions: Sequence[int], frames: int, rounds: int
+) -> list[dict[str, Any]]:
     tasks_off = ("--bundle", str(bundle.origin), "--bundles", "none", "--tasks", "none")
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder, echo_server() as bare:
-        for window in credits:
-            log = Path(folder) / "server.log"
-            with server(log, *tasks_off, "--credits", str(window)) as ours:
-                rows += [
-                    asyncio.run(_case(bundle, ours, bare, size, streams, frames, rounds))
-                    for size, streams in itertools.product(sizes, sessions)
-                ]
-    return rows
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        echo_server() as bare,
+        server_process(Path(folder) / "server.log", *tasks_off) as ours,
+    ):
+        ends = Ends(*ours, *bare)
+        return [
+            await _case(bundle, ends, size, streams, frames, rounds)
+            for size, streams in itertools.product(sizes, sessions)
+        ]
 
 
 async def _case(
-    bundle: Bundle, ours: str, bare: str, size: int, streams: int, frames: int, rounds: int
+    bundle: Bundle, ends: Ends, size: int, streams: int, frames: int, rounds: int
 ) -> dict[str, Any]:
     frame = frame_of(bundle, size)
     request = ingest_pb2.ConnectRequest(frame=frame)
@@ -69,26 +96,32 @@ async def _case(
     each = frames // streams
     async with AsyncExitStack() as stack:
         devices = [
-            await stack.enter_async_context(Device(ours, f"s{next(_names)}"))
+            await stack.enter_async_context(Device(ends.ours, f"s{next(_names)}"))
             for _ in range(streams)
         ]
-        window = devices[0].welcome.credits
-        echoes = [await stack.enter_async_context(EchoClient(bare, window)) for _ in range(streams)]
-        rates: list[tuple[float, float]] = []
+        echoes = [
+            await stack.enter_async_context(EchoClient(ends.bare, IN_FLIGHT))
+            for _ in range(streams)
+        ]
+        pairs: list[tuple[Took, Took]] = []
         for number in range(rounds + 1):
             few = each // 4 if number == 0 else each
-            session_s = await _timed([_send(device, bundle, size, few) for device in devices])
-            echo_s = await _timed([echo.run(payload, few) for echo in echoes])
-            rates.append((few * streams / session_s, few * streams / echo_s))
-    del rates[0]  # warm-up
+            sending = [_send(device, bundle, size, few) for device in devices]
+            session = await _timed(sending, ends.ours_pid, few * streams)
+            echoing = [echo.run(payload, few) for echo in echoes]
+            pairs.append((session, await _timed(echoing, ends.bare_pid, few * streams)))
+    del pairs[0]  # warm-up
     return {
         "payload_bytes": size,
         "message_bytes": len(payload),
         "sessions": streams,
-        "credits": window,
-        "frames_per_second": round(statistics.median(rate for rate, _ in rates)),
-        "echo_per_second": round(statistics.median(rate for _, rate in rates)),
-        "ratio": round(statistics.median(one / other for one, other in rates), 3),
+        "in_flight": IN_FLIGHT,
+        "frames_per_second": round(statistics.median(one.rate for one, _ in pairs)),
+        "echo_per_second": round(statistics.median(other.rate for _, other in pairs)),
+        "ratio": round(statistics.median(one.rate / other.rate for one, other in pairs), 3),
+        "cpu_us": round(statistics.median(one.cpu_us for one, _ in pairs)),
+        "echo_cpu_us": round(statistics.median(other.cpu_us for _, other in pairs)),
+        "cpu_ratio": round(statistics.median(other.cpu_us / one.cpu_us for one, other in pairs), 3),
     }
 
 
@@ -101,10 +134,19 @@ async def _send(device: Device, bundle: Bundle, size: int, count: int) -> None:
         raise RuntimeError(f"frames were refused: {set(device.errors)}")
 
 
-async def _timed(work: Sequence[Any]) -> float:
-    started = time.perf_counter()
+async def _timed(work: Sequence[Any], pid: int, messages: int) -> Took:
+    """pid: of the other end."""
+    began, began_cpu = time.perf_counter(), time.process_time() + _cpu_s(pid)
     await asyncio.gather(*work)
-    return time.perf_counter() - started
+    elapsed_s = time.perf_counter() - began
+    cpu_s = time.process_time() + _cpu_s(pid) - began_cpu
+    return Took(messages / elapsed_s, 1e6 * cpu_s / messages)
+
+
+def _cpu_s(pid: int) -> float:
+    """Seconds of processor that a process has taken, its own and the system's for it."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def write_transport(rows: Sequence[dict[str, Any]], output: Path) -> None:
@@ -117,14 +159,22 @@ def write_transport(rows: Sequence[dict[str, Any]], output: Path) -> None:
 def transport_table(rows: Sequence[dict[str, Any]]) -> str:
     """The rates as Markdown."""
     lines = [
-        "| durable session, tasks off | credits | frames/s | bare echo, messages/s | ratio |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| durable session, tasks off | frames/s | bare echo, messages/s | ratio "
+        "| CPU a frame, both ends | CPU an echo | ratio |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
         count = row["sessions"]
         what = f"{row['payload_bytes'] / 1000:g} kB, {count} session{'s' if count > 1 else ''}"
         lines.append(
-            f"| {what} | {row['credits']} | {row['frames_per_second']} "
-            f"| {row['echo_per_second']} | {row['ratio']} |"
+            f"| {what} | {row['frames_per_second']} | {row['echo_per_second']} | {row['ratio']} "
+            f"| {row['cpu_us']} µs | {row['echo_cpu_us']} µs | {row['cpu_ratio']} |"
         )
+    load = os.getloadavg()[0]
+    lines += [
+        "",
+        f"Both with {rows[0]['in_flight']} messages under way a stream, in turns, medians; "
+        f"load average {load:.1f} on {os.cpu_count()} processors at the end, so that figures "
+        "of processor time say more than rates where that is high.",
+    ]
     return "\n".join(lines) + "\n"

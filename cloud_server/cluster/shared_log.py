@@ -38,7 +38,7 @@ class SharedLog:
             died=fleet_tail.died,
         )
         self._tail = Tail(log.database, [log.catch_up, fleet_tail.look])
-        log.recorded = lambda _record: self._tail.wake()
+        log.recorded = lambda _records: self._tail.wake()
         self._running: list[asyncio.Task[None]] = []
 
     @property

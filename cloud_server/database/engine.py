@@ -20,6 +20,10 @@ from shared.errors import StorageError
 
 BUSY_TIMEOUT_MS = 10_000
 JOURNAL_SIZE_LIMIT_BYTES = 64 * 2**20
+PAGE_BYTES = 8192
+"""Of a new file: frames take fewer writes than with 4096, and small rows no more."""
+CHECKPOINT_PAGES = 2000
+"""After so many pages of the write-ahead file (16 MiB) a commit moves them to the file itself."""
 READERS = 8
 """Connections that stay open; a few more may be opened beside them."""
 
@@ -70,11 +74,13 @@ def _set_pragmas(engine: Engine, synchronous: str) -> None:
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
-        # The first connection to a new file decides whether it can give pages back.
+        # The first connection to a new file decides how it is made.
+        cursor.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute(f"PRAGMA synchronous = {synchronous.upper()}")
+        cursor.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         cursor.execute(f"PRAGMA journal_size_limit = {JOURNAL_SIZE_LIMIT_BYTES}")
         cursor.close()
 

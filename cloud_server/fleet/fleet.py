@@ -69,9 +69,9 @@ class Link:
         self.entry.described.queued_bytes = min(status.queued_bytes, 2**63)
         self._fleet.registry.seen(self.entry)
 
-    def frame(self, *, message_bytes: int, state: int | None = None) -> None:
-        """The device has sent a frame, or a refinement: then its state is None."""
-        self.entry.meter.count(frames=1, bytes=message_bytes)
+    def frames(self, frames: int, *, message_bytes: int, state: int | None = None) -> None:
+        """The device has sent frames, the last of ``state``, or a refinement: then it is None."""
+        self.entry.meter.count(frames=frames, bytes=message_bytes)
         if state is not None:
             self.entry.described.state = min(state, 255)
         self._fleet.registry.seen(self.entry)

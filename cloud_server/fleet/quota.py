@@ -95,6 +95,11 @@ class Meter:
         self.refused = 0
         """Calls outside streams that were turned away."""
 
+    @property
+    def limited(self) -> bool:
+        """Whether the device has a quota."""
+        return bool(self._buckets)
+
     def count(self, *, frames: int = 0, bytes: int = 0, pixels: int = 0) -> None:
         """Something was sent."""
         for name, amount in (("frames", frames), ("bytes", bytes), ("pixels", pixels)):

@@ -18,11 +18,13 @@ from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.sessions import Session, SessionRegistry
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import Record, SessionKey, Submission
-from cloud_server.telemetry.metrics import Metrics
+from cloud_server.telemetry import FrameNotes, Metrics
+from cloud_server.telemetry.notes import OK
 from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import types_pb2
+from shared.wire import error_to_message
 from shared.wire.requests import Frame, Refine
 from shared.wire.results import outcome_to_message
 from shared.wire.tracing import tracer
@@ -55,6 +57,8 @@ class Processing:
         metrics: Metrics | None = None,
     ) -> None:
         self.metrics = metrics or Metrics()
+        self._notes = FrameNotes(self.metrics, bundles.all)
+        self._kept: list[tuple[Bitstream, int]] = []
         self._engine = engine
         self._log = log
         self._sessions = sessions
@@ -99,17 +103,43 @@ class Processing:
         finally:
             session.processing.discard(submission.id)
 
-    async def at_once(
+    def at_once(
         self, key: SessionKey, sequence: int, frame: EngineFrame
     ) -> types_pb2.FrameOutcome | None:
-        """The outcome of a frame of which nothing is asked, None for others."""
+        """The outcome of a frame of which nothing is asked, None for others.
+
+        ``note_kept`` is to follow.
+        """
         if not frame.asks_nothing:
             return None
-        return outcome_to_message(await self._outcome(key, sequence, frame))
+        try:
+            bundles = [self._bundles.of(one.bundle_id) for one in frame.bitstreams]
+        except FeatherwireError as error:
+            _log_failed(key, sequence, error)
+            self._notes.frame(frame.bitstreams, error.reason, failed=True)
+            return types_pb2.FrameOutcome(error=error_to_message(error))
+        first = frame.bitstreams[0]
+        payload_bytes = frame.payload_bytes
+        if len(bundles) == 1:
+            self._kept.append((first, payload_bytes))
+        else:
+            self._notes.frame(frame.bitstreams, OK, failed=False)
+        outcome = types_pb2.FrameOutcome()
+        analysis = outcome.analysis
+        analysis.width, analysis.height, analysis.state = first.width, first.height, first.state
+        analysis.bundle_id = bundles[0].id
+        analysis.payload_bytes = payload_bytes
+        analysis.bits_per_pixel = 8.0 * payload_bytes / frame.pixels
+        return outcome
 
-    def recorded(self, session: Session, record: Record) -> None:
-        """A frame's result was recorded with the frame itself: hand it to the session's stream."""
-        self._sessions.completed(session, record, None)
+    def note_kept(self) -> None:
+        """Count the frames that ``at_once`` was asked about."""
+        self._notes.kept(self._kept)
+        self._kept.clear()
+
+    def recorded(self, session: Session, records: Sequence[Record]) -> None:
+        """Results were recorded with their frames: hand them to the session's stream."""
+        self._sessions.kept(session, records)
 
     # -- after a restart -------------------------------------------------------------------------
 
@@ -191,9 +221,7 @@ class Processing:
         try:
             outcome = await self._engine.submit(frame)
             if outcome.error is not None:
-                _log_of_frame(key, sequence).warning(
-                    "frame_failed", reason=outcome.error.reason, error=outcome.error.message
-                )
+                _log_failed(key, sequence, outcome.error)
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets its result
             _log_of_frame(key, sequence).error("frame_crashed", exc_info=error)
             outcome = EngineOutcome(
@@ -234,6 +262,10 @@ def _describe(span: Span, outcome: EngineOutcome) -> None:
         for stage, milliseconds in outcome.analysis.milliseconds.items():
             span.set_attribute(f"featherwire.ms.{stage}", milliseconds)
         span.set_attribute("featherwire.bits_per_pixel", outcome.analysis.bits_per_pixel)
+
+
+def _log_failed(key: SessionKey, sequence: int, error: FeatherwireError) -> None:
+    _log_of_frame(key, sequence).warning("frame_failed", reason=error.reason, error=error.message)
 
 
 def _log_of(submission: Submission) -> Any:

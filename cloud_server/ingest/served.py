@@ -24,6 +24,11 @@ class ServedBundles:
         """The bundle for clients that have none of these."""
         return self._bundles[0]
 
+    @property
+    def all(self) -> tuple[Bundle, ...]:
+        """Every bundle, the wanted one first."""
+        return self._bundles
+
     def serves(self, short_id: bytes) -> bool:
         """Whether that bundle is here."""
         return short_id in self._by_short_id

@@ -16,6 +16,7 @@ from cloud_server.engine import Engine, EngineFrame
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.fleet.quota import Meter
 from cloud_server.ingest.limits import StreamLimits
+from cloud_server.ingest.opening import Shared
 from cloud_server.ingest.processing import Processing
 from cloud_server.ingest.refinement import RefinePolicy
 from cloud_server.ingest.served import ServedBundles
@@ -64,10 +65,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         """metrics: None counts where nobody looks."""
         self._metrics = metrics or Metrics()
         self._engine = engine
-        self._bundles = bundles
-        self._log = log
         self._fleet = fleet
-        self._server_version = server_version
         self._stream_limits = stream_limits or StreamLimits()
         self._picture_limits = picture_limits
         self._sessions = SessionRegistry(kept_pictures)
@@ -89,7 +87,17 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._draining = False
         self._cut_from = math.inf
         self.cut_streams = 0
-        self._settings = self._server_settings(max_message_bytes)
+        self._shared = Shared(
+            processing=self._processing,
+            log=log,
+            sessions=self._sessions,
+            bundles=bundles,
+            settings=self._server_settings(max_message_bytes),
+            server_version=server_version,
+            limits=self._stream_limits,
+            fleet=fleet,
+            picture_limits=picture_limits,
+        )
         self._metrics.streams.set_function(lambda: len(self._streams))
         self._metrics.credits.set_function(lambda: sum(one.credits for one in self._streams))
 
@@ -108,18 +116,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
                     "too_many_streams", f"all {self._max_streams} streams of this server are taken"
                 ),
             )
-        stream = Stream(
-            processing=self._processing,
-            log=self._log,
-            sessions=self._sessions,
-            bundles=self._bundles,
-            settings=self._settings,
-            server_version=self._server_version,
-            limits=self._stream_limits,
-            fleet=self._fleet,
-            caller=caller(),
-            picture_limits=self._picture_limits,
-        )
+        stream = Stream(self._shared, caller())
         self._streams.add(stream)
         try:
             await stream.run(request_iterator, context.write)

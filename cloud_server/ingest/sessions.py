@@ -6,6 +6,7 @@ loop.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,6 +23,9 @@ class Outlet(Protocol):
 
     def settle(self) -> None:
         """A frame of the session is done, and no longer takes a credit."""
+
+    def settle_kept(self, results: Sequence[ingest_pb2.Result], frames: int) -> None:
+        """Take results that were recorded with their frames; ``frames`` of these are done."""
 
     def supersede(self) -> None:
         """Another stream has taken the session over."""
@@ -131,6 +135,18 @@ class SessionRegistry:
                 session.delivered = record.result_id
                 session.outlet.deliver(with_picture(record, picture), command)
             session.outlet.settle()
+        self.let_go(session)
+
+    def kept(self, session: Session, records: Sequence[Record]) -> None:
+        """Results were recorded with their frames, of which nothing was asked."""
+        if not records:
+            return
+        session.in_flight -= len(records)
+        if session.outlet is not None:
+            new = [one.to_result() for one in records if one.result_id > session.delivered]
+            session.delivered = max(session.delivered, records[-1].result_id)
+            session.outlet.settle_kept(new, len(records))
+        session.last_result_id = max(session.last_result_id, records[-1].result_id)
         self.let_go(session)
 
     def result(self, record: Record) -> ingest_pb2.Result:

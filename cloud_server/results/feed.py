@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 
 from cloud_server.results.records import Record
 
@@ -34,8 +35,15 @@ class Feed:
         """Begin behind this cursor."""
         self.last = last
 
-    def publish(self, record: Record) -> None:
-        """Add a record that is durable."""
+    def publish(self, records: Iterable[Record]) -> None:
+        """Add records that are durable, in order of their cursors."""
+        before = self.last
+        for record in records:
+            self._add(record)
+        if self.last != before:
+            self._wake()
+
+    def _add(self, record: Record) -> None:
         if record.cursor <= self.last:
             return  # it had been recorded before
         if record.cursor != self.last + 1:
@@ -47,7 +55,6 @@ class Feed:
         while len(self._records) > self._max_records or self._bytes > self._max_bytes:
             self._bytes -= len(self._records.popleft().outcome)
         self.last = record.cursor
-        self._wake()
 
     def forget(self, cursor: int) -> None:
         """Drop records up to ``cursor``, which the log has forgotten."""

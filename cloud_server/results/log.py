@@ -1,70 +1,40 @@
 """The log: every accepted frame, and exactly one result of each.
 
 Only this process writes to it (`cloud_server.database.lock`), so ids and cursors are counted here
-(`positions`), in the writer's thread.
+(`positions`), in the writer's thread, which adds the rows (`adding`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, update
 
 from cloud_server.cluster.ownership import Ownership
 from cloud_server.database import Database
 from cloud_server.results import queries
+from cloud_server.results.adding import Rows, kept
 from cloud_server.results.feed import Feed
-from cloud_server.results.positions import KnownSession, Positions
+from cloud_server.results.positions import Positions
 from cloud_server.results.records import (
+    Accepted,
     Filter,
+    NewFrame,
     Record,
     SessionKey,
     Submission,
     Version,
     now_us,
-    terms_of,
 )
-from cloud_server.results.tables import RESULTS, SESSIONS, SUBMISSIONS, TERMS
-from shared.errors import SessionError, StorageError
+from cloud_server.results.tables import SESSIONS, SUBMISSIONS
 from shared.proto.featherwire.v1 import types_pb2
-from shared.wire import error_to_message
 
 PAGE_BYTES = 8 * 2**20
 """Outcomes that are read at once, but for one that is larger."""
 
 CAUGHT_UP_AT_ONCE = 500
-
-PICTURE_NOT_KEPT = error_to_message(
-    SessionError(
-        "picture_not_kept",
-        "the log keeps features, not pictures; ResultService.GetFrame makes the picture again",
-    )
-)
-"""In the record of a result that had a picture."""
-
-# What there is one row of, however often it is added.
-_ONCE = {
-    SUBMISSIONS.name: ["session_id", "sequence", "number"],
-    RESULTS.name: ["submission_id"],
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """What became of a frame that was sent: ``new``, or known, with its result once there is one.
-
-    ``submission`` is None for a frame that was processed and forgotten. ``value`` is what ``check``
-    returned.
-    """
-
-    submission: Submission | None
-    new: bool
-    record: Record | None = None
-    value: Any = None
 
 
 class ResultLog:
@@ -76,8 +46,6 @@ class ResultLog:
         Blocks while it reads where the log ends. Raises ``StorageError``.
         """
         self.database = database
-        self.added_bytes = 0
-        """Messages and outcomes that this process has added."""
         self.ownership = None if database.turn is None else Ownership(database.turn.server)
         """Of sessions, where servers share the log."""
         self.positions = Positions(database.writer, window, self.ownership)
@@ -85,51 +53,31 @@ class ResultLog:
         database.writer.run(self.positions.begin)
         self.feed = feed or Feed()
         self.feed.start(self.positions.next_cursor - 1)
-        self.recorded: Callable[[Record], None] = self.feed.publish
+        self.recorded: Callable[[Sequence[Record]], None] = self.feed.publish
         """What is told of records of this server; where servers share the log, all of them come
         to the feed by ``catch_up``."""
         self._catching_up = asyncio.Lock()
-        insert_ = sqlite.insert if database.is_sqlite else postgresql.insert
-        self._unless_there = {
-            table.name: insert_(table)
-            .on_conflict_do_nothing(index_elements=_ONCE[table.name])
-            .execution_options(preserve_rowcount=True)
-            for table in (SUBMISSIONS, RESULTS)
-        }
+        self._rows = Rows(self.positions, is_sqlite=database.is_sqlite)
+
+    @property
+    def added_bytes(self) -> int:
+        """Messages and outcomes that this process has added."""
+        return self._rows.added_bytes
 
     # -- frames in -------------------------------------------------------------------------------
 
-    async def accept(
-        self,
-        key: SessionKey,
-        sequence: int,
-        version: Version,
-        message: bytes,
-        *,
-        captured_us: int | None = None,
-        outcome: types_pb2.FrameOutcome | None = None,
-    ) -> Accepted:
-        """Keep a frame; it is durable when this returns. Raises ``StorageError``.
+    async def accept(self, key: SessionKey, frames: Sequence[NewFrame]) -> list[Accepted]:
+        """Keep frames, all in one commit; they are durable when this returns.
 
-        With an ``outcome`` that is known already, the result of a new frame is recorded with it.
+        What became of each, in their order: of several with one sequence the first is kept. Raises
+        ``StorageError``; then none is kept.
         """
-        kept = None if outcome is None else _kept(outcome)
 
-        def change(connection: Connection) -> Accepted:
-            session = self.positions.session(connection, key)
-            if sequence > session.floor:
-                row = self._row(session, sequence, 0, version, message, captured_us)
-                if self._add(connection, SUBMISSIONS, row):
-                    submission = _submission(key, row)
-                    record = None
-                    if kept is not None:
-                        record = self._record(connection, session, submission, *kept)
-                    return Accepted(submission, new=True, record=record)
-            return self._known(connection, key, session, sequence, version)
+        def change(connection: Connection) -> list[Accepted]:
+            return self._rows.frames(connection, key, frames)
 
-        def publish(accepted: Accepted) -> None:
-            if accepted.new and accepted.record is not None:
-                self.recorded(accepted.record)
+        def publish(accepted: list[Accepted]) -> None:
+            self.recorded([one.record for one in accepted if one.new and one.record is not None])
 
         return await self.database.write(change, publish)
 
@@ -149,19 +97,7 @@ class ResultLog:
         """
 
         def change(connection: Connection) -> Accepted:
-            session = self.positions.session(connection, key)
-            first = queries.submission(connection, key, session.id, sequence)
-            bundle_id = version[0] or (first.version[0] if first is not None else b"")
-            whole = (bundle_id, version[1])
-            known = self._known(connection, key, session, sequence, whole)
-            if known.submission is not None and known.submission.version == whole:
-                return known
-            messages = queries.messages(connection, session.id, sequence)
-            value = check(messages)
-            row = self._row(session, sequence, len(messages), whole, message, None)
-            if not self._add(connection, SUBMISSIONS, row):
-                raise StorageError("conflict", f"frame {sequence} was refined by another server")
-            return Accepted(_submission(key, row), new=True, value=value)
+            return self._rows.refinement(connection, key, sequence, version, message, check)
 
         return await self.database.write(change)
 
@@ -172,13 +108,12 @@ class ResultLog:
 
         The one that was recorded before when there is one. Raises ``StorageError``.
         """
-        data, terms = _kept(outcome)
+        data, terms = kept(outcome)
 
         def change(connection: Connection) -> Record:
-            session = self.positions.session(connection, submission.key)
-            return self._record(connection, session, submission, data, terms)
+            return self._rows.result(connection, submission, data, terms)
 
-        return await self.database.write(change, lambda record: self.recorded(record))
+        return await self.database.write(change, lambda record: self.recorded([record]))
 
     # -- out -------------------------------------------------------------------------------------
 
@@ -230,8 +165,7 @@ class ResultLog:
             end = False
             while not end:
                 page = await self.read(Filter(), self.feed.last, CAUGHT_UP_AT_ONCE)
-                for record in page.records:
-                    self.feed.publish(record)
+                self.feed.publish(page.records)
                 end = page.end
 
     async def pending(self) -> list[Submission]:
@@ -277,111 +211,3 @@ class ResultLog:
     async def forgotten_cursor(self) -> int:
         """Records up to here were forgotten."""
         return await self.database.read(queries.forgotten_cursor)
-
-    # -- in the writer's thread ------------------------------------------------------------------
-
-    def _row(
-        self,
-        session: KnownSession,
-        sequence: int,
-        number: int,
-        version: Version,
-        message: bytes,
-        captured_us: int | None,
-    ) -> dict[str, Any]:
-        return {
-            "id": self.positions.next_submission,
-            "session_id": session.id,
-            "sequence": sequence,
-            "number": number,
-            "bundle": version[0],
-            "state": version[1],
-            "captured_at": captured_us,
-            "received_at": now_us(),
-            "attempts": 0,
-            "message_bytes": len(message),
-            "message": message,
-        }
-
-    def _record(
-        self,
-        connection: Connection,
-        session: KnownSession,
-        submission: Submission,
-        data: bytes,
-        terms: frozenset[str],
-    ) -> Record:
-        """Add a result; the one that was there when there is one."""
-        record = Record(
-            self.positions.next_cursor,
-            submission.key,
-            submission.sequence,
-            submission.version,
-            session.last_result_id + 1,
-            submission.captured_us,
-            now_us(),
-            data,
-            terms,
-        )
-        if not self._add(connection, RESULTS, _result_row(submission, session, record)):
-            return queries.record_of(connection, submission.id)
-        if terms:
-            rows = [{"term": term, "cursor": record.cursor} for term in sorted(terms)]
-            connection.execute(insert(TERMS), rows)
-        session.last_result_id += 1
-        self.positions.next_cursor += 1
-        return record
-
-    def _add(self, connection: Connection, table: Table, row: dict[str, Any]) -> bool:
-        """Whether the row was new."""
-        done = connection.execute(self._unless_there[table.name], row)
-        added = done.rowcount == 1
-        if added:
-            self.added_bytes += row.get("message_bytes", 0) + row.get("outcome_bytes", 0)
-            if table is SUBMISSIONS:
-                self.positions.next_submission += 1
-        return added
-
-    def _known(
-        self,
-        connection: Connection,
-        key: SessionKey,
-        session: KnownSession,
-        sequence: int,
-        version: Version,
-    ) -> Accepted:
-        submission = queries.submission(connection, key, session.id, sequence, version)
-        if submission is None:
-            return Accepted(None, new=False)
-        return Accepted(submission, False, queries.record_or_none(connection, submission.id))
-
-
-def _kept(outcome: types_pb2.FrameOutcome) -> tuple[bytes, frozenset[str]]:
-    """What the log keeps of an outcome, all but its picture, and what filters find it by."""
-    if outcome.HasField("picture"):
-        whole, outcome = outcome, types_pb2.FrameOutcome()
-        outcome.CopyFrom(whole)
-        outcome.ClearField("picture")
-        outcome.picture_error.CopyFrom(PICTURE_NOT_KEPT)
-    return outcome.SerializeToString(), terms_of(outcome)
-
-
-def _submission(key: SessionKey, row: dict[str, Any]) -> Submission:
-    version = (row["bundle"], row["state"])
-    return Submission(row["id"], key, row["sequence"], row["number"], version, row["captured_at"])
-
-
-def _result_row(submission: Submission, session: KnownSession, record: Record) -> dict[str, Any]:
-    return {
-        "cursor": record.cursor,
-        "submission_id": submission.id,
-        "session_id": session.id,
-        "sequence": record.sequence,
-        "bundle": record.version[0],
-        "state": record.version[1],
-        "result_id": record.result_id,
-        "captured_at": record.captured_us,
-        "completed_at": record.completed_us,
-        "outcome_bytes": len(record.outcome),
-        "outcome": record.outcome,
-    }

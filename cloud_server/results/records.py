@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, results_pb2, types_pb2
@@ -32,6 +33,20 @@ class Submission:
     version: Version
     captured_us: int | None = None
     attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NewFrame:
+    """A frame for the log: ``message`` as it was received, and its outcome where that is known.
+
+    Then its result is recorded with it.
+    """
+
+    sequence: int
+    version: Version
+    message: bytes
+    captured_us: int | None = None
+    outcome: types_pb2.FrameOutcome | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +91,20 @@ class Record:
         )
         result.outcome.ParseFromString(self.outcome)
         return result
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a frame that was sent: ``new``, or known, with its result once there is one.
+
+    ``submission`` is None for a frame that was processed and forgotten. ``value`` is what ``check``
+    returned.
+    """
+
+    submission: Submission | None
+    new: bool
+    record: Record | None = None
+    value: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +159,8 @@ def class_term(name: str) -> str:
 def terms_of(outcome: types_pb2.FrameOutcome) -> frozenset[str]:
     """What filters may look for in an outcome: tasks that ran, classes of objects found."""
     tasks = outcome.analysis.tasks
+    if not tasks:
+        return frozenset()
     names = (item.class_name for task in tasks.values() for item in _classified(task))
     return frozenset((*map(task_term, tasks), *map(class_term, names)))
 

@@ -5,5 +5,6 @@ from __future__ import annotations
 from cloud_server.telemetry.engine import ObservedEngine
 from cloud_server.telemetry.exposition import MetricsServer
 from cloud_server.telemetry.metrics import Metrics
+from cloud_server.telemetry.notes import FrameNotes
 
-__all__ = ["Metrics", "MetricsServer", "ObservedEngine"]
+__all__ = ["FrameNotes", "Metrics", "MetricsServer", "ObservedEngine"]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from cloud_server.engine.api import Engine, EngineFrame, EngineOutcome, TaskStatus
 from cloud_server.telemetry.metrics import Metrics
+from cloud_server.telemetry.notes import OK, FrameNotes
 from shared.bundle import Bundle
-
-_CHANNELS = 3
-_OK = "ok"
 
 
 class ObservedEngine:
@@ -16,7 +14,7 @@ class ObservedEngine:
     def __init__(self, engine: Engine, metrics: Metrics, *bundles: Bundle) -> None:
         """bundles: that frames are of; others are counted as ``unknown``."""
         self._engine, self._metrics = engine, metrics
-        self._names = {bundle.short_id: bundle.manifest.name for bundle in bundles}
+        self._notes = FrameNotes(metrics, bundles)
         metrics.workers_alive.set_function(lambda: float(engine.alive))
 
     @property
@@ -46,22 +44,14 @@ class ObservedEngine:
 
     def _note(self, frame: EngineFrame, outcome: EngineOutcome) -> None:
         metrics = self._metrics
-        reason = _OK if outcome.error is None else outcome.error.reason
-        for bitstream in frame.bitstreams:
-            name = self._names.get(bitstream.bundle_id, "unknown")
-            # A foreign bundle's states are a sender's choice, and no label.
-            state = str(bitstream.state) if name != "unknown" else "unknown"
-            metrics.frames.labels(name, state, reason).inc()
-            if outcome.error is None:
-                pixels = bitstream.width * bitstream.height
-                metrics.feature_bytes.labels(name).inc(bitstream.file_bytes)
-                metrics.picture_bytes.labels(name).inc(_CHANNELS * pixels)
-                metrics.bits_per_pixel.labels(name).observe(8 * bitstream.file_bytes / pixels)
+        failed = outcome.error is not None
+        reason = OK if outcome.error is None else outcome.error.reason
+        self._notes.frame(frame.bitstreams, reason, failed=failed)
         if outcome.analysis is not None:
             for stage, milliseconds in outcome.analysis.milliseconds.items():
                 metrics.stage_seconds.labels(stage).observe(milliseconds / 1e3)
             for task in outcome.analysis.tasks:
-                metrics.tasks.labels(task, _OK).inc()
+                metrics.tasks.labels(task, OK).inc()
         known = self._engine.tasks
         for task, error in outcome.task_errors.items():
             metrics.tasks.labels(task if task in known else "unknown", error.reason).inc()

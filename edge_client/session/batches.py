@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire.transport import BATCH_BYTES, BATCH_MESSAGES
 
+Batch = list[ingest_pb2.ConnectRequest]
 Requests = queue.SimpleQueue[ingest_pb2.ConnectRequest | None]
 
 
-def batched(requests: Requests, taken: Callable[[], bool]) -> Iterator[ingest_pb2.ConnectRequest]:
-    """What is in the queue, in order, until None: as batches once the server has ``taken`` to them.
+def batched(requests: Requests, taken: Callable[[], bool]) -> Iterator[Batch]:
+    """What is in the queue, in order, until None: together once the server has ``taken`` to that.
 
     Nothing waits for a batch to fill: it is what came while gRPC took the one before.
     """
@@ -36,7 +37,4 @@ def batched(requests: Requests, taken: Callable[[], bool]) -> Iterator[ingest_pb
                 ahead = request
                 break
             batch.append(request)
-        if len(batch) == 1:
-            yield first
-        else:
-            yield ingest_pb2.ConnectRequest(batch=ingest_pb2.RequestBatch(requests=batch))
+        yield batch

@@ -17,10 +17,11 @@ from edge_client.session.batches import batched
 from edge_client.session.channel import error_from_call
 from edge_client.session.listener import Listener
 from shared.errors import FeatherwireError, SessionError
-from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
+from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import PROTOCOL_VERSION
+from shared.wire.batches import serialised
 from shared.wire.requests import Hello, hello_message
-from shared.wire.transport import HEARTBEAT_TIME_S, HEARTBEAT_TIMEOUT_S
+from shared.wire.transport import CONNECT, HEARTBEAT_TIME_S, HEARTBEAT_TIMEOUT_S
 
 MAX_CREDITS = 4096
 
@@ -49,8 +50,12 @@ class Stream(ABC):
         self._closing = False
         self._requests: queue.SimpleQueue[ingest_pb2.ConnectRequest | None] = queue.SimpleQueue()
         self.put(ingest_pb2.ConnectRequest(hello=hello_message(hello)))
-        stub = ingest_pb2_grpc.IngestServiceStub(channel)
-        self._call = stub.Connect(batched(self._requests, self._takes_batches))
+        connect = channel.stream_stream(
+            CONNECT,
+            request_serializer=serialised,
+            response_deserializer=ingest_pb2.ConnectResponse.FromString,
+        )
+        self._call = connect(batched(self._requests, self._takes_batches))
         self._reader = threading.Thread(target=self._read, name="featherwire-reader", daemon=True)
         self._reader.start()
         try:

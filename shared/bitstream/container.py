@@ -23,6 +23,10 @@ _MAX_STATE = 255
 _PARTIAL_FLAG = 0x80
 
 
+# Of each state's byte, which a layer's checksum begins with.
+_STATE_CRCS = [int(google_crc32c.value(bytes([state]))) for state in range(_MAX_STATE + 1)]
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """What takes a picture from state ``state + 1`` to ``state``: one range coder message."""
@@ -33,7 +37,7 @@ class Layer:
     @property
     def crc32c(self) -> int:
         """CRC-32C of the state (one byte) and the payload, for transport of a lone layer."""
-        return _chain(0, _label(self.state), self.payload)
+        return int(google_crc32c.extend(_STATE_CRCS[self.state], self.payload))
 
 
 @dataclass(frozen=True, slots=True)

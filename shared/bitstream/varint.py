@@ -21,7 +21,7 @@ def encode(value: int) -> bytes:
 
 def size(value: int) -> int:
     """Bytes that ``encode`` takes for ``value`` (0 to 2**28 - 1)."""
-    return max(1, -(-value.bit_length() // 7))
+    return (value.bit_length() + 6) // 7 or 1
 
 
 def decode(data: bytes | memoryview, offset: int) -> tuple[int, int]:

@@ -36,10 +36,11 @@ def parse_bitstreams(
     """
     if not 1 <= len(messages) <= MAX_BITSTREAMS:
         raise _invalid(f"are {len(messages)}, not 1 to {MAX_BITSTREAMS}")
+    if len(messages) == 1:
+        return (parse_features(messages[0], limits),)
     if len({message.bundle_short_id for message in messages}) != len(messages):
         raise _invalid("of one bundle come twice")
-    if len(messages) > 1:
-        check_together(sum(map(_payload_bytes, messages)), limits)
+    check_together(sum(map(_payload_bytes, messages)), limits)
     bitstreams = tuple(parse_features(message, limits) for message in messages)
     first = bitstreams[0]
     for other in bitstreams[1:]:
@@ -97,7 +98,7 @@ def parse_layers(
             )
         layer = Layer(state, payload)
         if layer.crc32c != message.crc32c:
-            raise BitstreamError("crc_mismatch", f"the layer of state {message.state} is damaged")
+            raise BitstreamError("crc_mismatch", f"the layer of state {state} is damaged")
         layers.append(layer)
     return tuple(layers)
 

@@ -28,6 +28,11 @@ def tracer() -> Tracer:
     return trace.get_tracer("featherwire")
 
 
+def tracing() -> bool:
+    """Whether spans are kept anywhere; where they are not, none need be made."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 def traceparent_of(span: Span) -> str:
     """A span as a ``traceparent``; empty when nothing is traced."""
     carrier: dict[str, str] = {}

@@ -20,8 +20,11 @@ MAX_PICTURE_BYTES = 24 * 2**20
 BUNDLE_CHUNK_BYTES = 256 * 2**10
 """Bytes of one message of a bundle's hand-over."""
 
+CONNECT = "/featherwire.v1.IngestService/Connect"
+"""The stream's method, for those who serialise its messages themselves (`shared.wire.batches`)."""
+
 BATCH_MESSAGES = 256
-BATCH_BYTES = 64 * 2**10
+BATCH_BYTES = 256 * 2**10
 """What goes out as one message when it is ready together; a larger message goes by itself."""
 
 KEEPALIVE_TIME_S = 20.0

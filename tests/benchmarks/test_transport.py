@@ -11,12 +11,12 @@ from tests.support.tiny_bundle import make_tiny_bundle
 
 def test_rates_are_measured_beside_the_echo(tmp_path: Path) -> None:
     bundle = make_tiny_bundle(tmp_path / "bundle")
-    rows = transport(bundle, sizes=(2_000,), sessions=(1, 2), frames=80, rounds=3, credits=(64,))
+    rows = transport(bundle, sizes=(2_000,), sessions=(1, 2), frames=80, rounds=3)
     assert [row["sessions"] for row in rows] == [1, 2]
     for row in rows:
         assert row["message_bytes"] > row["payload_bytes"] == 2_000
         # Not the reach, which a busy machine says nothing about: it is no order of magnitude.
         assert 0.02 < row["ratio"] < 2
-    assert transport_table(rows).count("\n") == 2 + len(rows)
+    assert transport_table(rows).count("\n") == 4 + len(rows)
     write_transport(rows, tmp_path)
     assert json.loads((tmp_path / "transport.json").read_text()) == rows

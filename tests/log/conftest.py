@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cloud_server.database import Database
 from cloud_server.results.log import ResultLog
+from cloud_server.results.records import Accepted, NewFrame, SessionKey, Version
 from shared.proto.featherwire.v1 import types_pb2
 from tests.support import postgres
 
@@ -52,6 +54,14 @@ async def open_log(url: str) -> AsyncIterator[Open]:
 @pytest.fixture
 def log(open_log: Open) -> ResultLog:
     return open_log()
+
+
+async def accept(
+    log: ResultLog, key: SessionKey, sequence: int, version: Version, message: bytes, **more: Any
+) -> Accepted:
+    """What became of one frame that came alone."""
+    (accepted,) = await log.accept(key, [NewFrame(sequence, version, message, **more)])
+    return accepted
 
 
 def outcome(*classes: str, task: str = "detection", filler: int = 0) -> types_pb2.FrameOutcome:

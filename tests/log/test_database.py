@@ -18,7 +18,7 @@ from cloud_server.results.records import Filter
 from cloud_server.results.tables import RESULTS, SESSIONS
 from shared.errors import StorageError
 
-from .conftest import Open, outcome
+from .conftest import Open, accept, outcome
 from .test_log import KEY, V, take
 
 
@@ -150,11 +150,11 @@ async def test_a_full_disk_is_said_and_nothing_is_lost_or_numbered_twice(tmp_pat
     pages = await database.write(lambda one: one.execute(text("PRAGMA page_count")).scalar_one())
     await database.write(lambda one: one.execute(text(limit.format(pages + 2))).scalar())
     with pytest.raises(StorageError) as caught:
-        await log.accept(KEY, 2, V, b"x" * 100_000)
+        await accept(log, KEY, 2, V, b"x" * 100_000)
     assert caught.value.reason == "disk_full"
     await log.complete(first, outcome("cat"))  # small ones still fit
     await database.write(lambda one: one.execute(text(limit.format(2**30))).scalar())
-    assert (await log.accept(KEY, 2, V, b"x" * 100_000)).new
+    assert (await accept(log, KEY, 2, V, b"x" * 100_000)).new
     assert [one.cursor for one in (await log.read(Filter(), 0, 9)).records] == [1]
     database.close()
 
@@ -164,7 +164,7 @@ async def test_a_change_that_fails_does_not_take_its_commit_with_it(log: ResultL
         row = {"id": 900, "device": "d", "session": "s", "first_seen_at": 0}
         connection.execute(insert(SESSIONS), row | {"floor": 0, "forgotten_result_id": None})
 
-    jobs = [log.accept(KEY, sequence, V, b"m") for sequence in range(1, 21)]
+    jobs = [accept(log, KEY, sequence, V, b"m") for sequence in range(1, 21)]
     jobs.insert(10, log.database.write(broken))  # type: ignore[arg-type]
     outcomes = await asyncio.gather(*jobs, return_exceptions=True)
     assert isinstance(outcomes.pop(10), StorageError)
@@ -192,7 +192,7 @@ async def test_a_writer_that_lost_its_connection_goes_on_where_the_log_ends(
     for sequence in (2, 3):
         await log.database.read(end_the_writer)
         with pytest.raises(StorageError) as caught:
-            await log.accept(KEY, sequence, V, b"m")
+            await accept(log, KEY, sequence, V, b"m")
         assert caught.value.reason == "unavailable"
         record = await log.complete(await take(log, sequence), outcome("dog"))
         assert (record.cursor, record.result_id) == (sequence, sequence)

@@ -7,19 +7,19 @@ import random
 
 import pytest
 
-from cloud_server.results.log import Accepted, ResultLog
-from cloud_server.results.records import Filter, Submission
+from cloud_server.results.log import ResultLog
+from cloud_server.results.records import Accepted, Filter, NewFrame, Submission
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import results_pb2, types_pb2
 
-from .conftest import Open, outcome
+from .conftest import Open, accept, outcome
 
 KEY = ("camera", "one")
 V = (b"bundle-1", 3)
 
 
 async def take(log: ResultLog, sequence: int, key: tuple[str, str] = KEY) -> Submission:
-    accepted = await log.accept(key, sequence, V, b"frame %d" % sequence, captured_us=sequence)
+    accepted = await accept(log, key, sequence, V, b"frame %d" % sequence, captured_us=sequence)
     assert accepted.new
     assert accepted.submission is not None
     return accepted.submission
@@ -28,17 +28,41 @@ async def take(log: ResultLog, sequence: int, key: tuple[str, str] = KEY) -> Sub
 async def test_a_frame_is_new_once_and_known_after_a_restart(open_log: Open) -> None:
     log = open_log()
     first = await take(log, 1)
-    again = await log.accept(KEY, 1, V, b"another message")
+    again = await accept(log, KEY, 1, V, b"another message")
     assert again == Accepted(first, new=False)
     log = open_log()
-    again = await log.accept(KEY, 1, V, b"another message")
+    again = await accept(log, KEY, 1, V, b"another message")
     assert again == Accepted(first, new=False)
     record = await log.complete(first, outcome("cat"))
-    assert (await log.accept(KEY, 1, V, b"")).record == record
+    assert (await accept(log, KEY, 1, V, b"")).record == record
     assert await log.frame_messages(KEY, 1) == [b"frame 1"]
     # Another session, or another device, has frames of its own.
     for key in (("camera", "two"), ("other", "one")):
-        assert (await log.accept(key, 1, V, b"x")).new
+        assert (await accept(log, key, 1, V, b"x")).new
+
+
+async def test_frames_that_come_together_are_kept_in_their_order_each_once(open_log: Open) -> None:
+    log = open_log()
+    known = await take(log, 3)
+    await log.complete(known, outcome("cat"))
+    sent = [(1, b"1"), (3, b"3 again"), (2, b"2"), (1, b"1 again"), (4, b"4")]
+    frames = [
+        NewFrame(sequence, V, message, outcome=None if sequence == 4 else outcome("dog"))
+        for sequence, message in sent
+    ]
+    accepted = await log.accept(KEY, frames)
+    assert [one.new for one in accepted] == [True, False, True, False, True]
+    first, _, _, again, last = accepted
+    numbers = [one.record and one.record.result_id for one in accepted]
+    assert numbers == [2, 1, 3, 2, None]
+    assert again == Accepted(first.submission, new=False, record=first.record)
+    log = open_log()
+    assert await log.pending() == [last.submission]
+    assert [await log.frame_messages(KEY, n) for n in (1, 2, 3)] == [[b"1"], [b"2"], [b"frame 3"]]
+    page = await log.read(Filter(), 0, 10)
+    assert [(one.cursor, one.sequence) for one in page.records] == [(1, 3), (2, 1), (3, 2)]
+    assert [one.new for one in await log.accept(KEY, frames)] == [False] * 5
+    assert (await take(log, 5)).id > last.submission.id  # type: ignore[union-attr]
 
 
 async def test_a_result_is_recorded_once_and_never_changed(open_log: Open) -> None:
@@ -78,7 +102,7 @@ async def test_random_traffic_with_restarts_agrees_with_a_model(open_log: Open) 
             waiting = pending
         key, sequence = rng.choice(keys), rng.randint(1, 40)
         if rng.random() < 0.6:
-            accepted = await log.accept(key, sequence, V, b"m")
+            accepted = await accept(log, key, sequence, V, b"m")
             known = (key, sequence) in waiting or (key, sequence) in done
             assert accepted.new is not known
             assert (accepted.record is not None) == ((key, sequence) in done)
@@ -106,7 +130,7 @@ async def test_many_at_once_are_answered_in_their_order(log: ResultLog) -> None:
     answered: list[int] = []
 
     async def one(sequence: int) -> None:
-        assert (await log.accept(KEY, sequence, V, b"m")).new
+        assert (await accept(log, KEY, sequence, V, b"m")).new
         answered.append(sequence)
 
     sequences = random.Random(1).sample(range(1, 401), 400)
@@ -125,8 +149,8 @@ async def test_frames_that_never_come_hold_nothing_up_for_longer_than_the_window
     await take(log, 3)  # late, but not too late
     await take(log, 14)
     assert await log.resume_after(KEY) == (5, 0)
-    assert await log.accept(KEY, 4, V, b"too late") == Accepted(None, new=False)
-    assert await open_log(window=10).accept(KEY, 4, V, b"") == Accepted(None, new=False)
+    assert await accept(log, KEY, 4, V, b"too late") == Accepted(None, new=False)
+    assert await accept(open_log(window=10), KEY, 4, V, b"") == Accepted(None, new=False)
 
 
 # -- refinements ---------------------------------------------------------------------------------
@@ -194,7 +218,7 @@ async def test_filters_say_the_same_to_the_database_and_to_live_records(log: Res
     ]
     live = []
     for number, (key, found) in enumerate(made, start=1):
-        accepted = await log.accept(key, number, V, b"m")
+        accepted = await accept(log, key, number, V, b"m")
         assert accepted.submission is not None
         live.append(await log.complete(accepted.submission, found))
     for filter_, expected in (

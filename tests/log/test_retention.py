@@ -8,11 +8,11 @@ from pathlib import Path
 from sqlalchemy import Connection, text
 
 from cloud_server.database import Database
-from cloud_server.results.log import Accepted, ResultLog
-from cloud_server.results.records import Filter
+from cloud_server.results.log import ResultLog
+from cloud_server.results.records import Accepted, Filter
 from cloud_server.results.retention import Limits, Retention, stored_bytes
 
-from .conftest import Open, outcome
+from .conftest import Open, accept, outcome
 from .test_log import KEY, V, take
 
 
@@ -23,7 +23,7 @@ async def cursors(log: ResultLog) -> list[int]:
 async def test_the_oldest_beyond_the_bytes_are_forgotten_with_their_frames(open_log: Open) -> None:
     log = open_log()
     for sequence in range(1, 301):
-        accepted = await log.accept(KEY, sequence, V, b"x" * 1000)
+        accepted = await accept(log, KEY, sequence, V, b"x" * 1000)
         if sequence != 5:  # this one has no result yet
             assert accepted.submission is not None
             await log.complete(accepted.submission, outcome("cat"))
@@ -47,7 +47,7 @@ async def test_the_oldest_beyond_the_bytes_are_forgotten_with_their_frames(open_
     # What was forgotten is not taken again.
     for reopened in (False, True):
         one = open_log() if reopened else log
-        assert await one.accept(KEY, 10, V, b"m") == Accepted(None, new=False)
+        assert await accept(one, KEY, 10, V, b"m") == Accepted(None, new=False)
         assert await one.resume_after(KEY) == (310, 309)
 
 
@@ -62,7 +62,7 @@ async def test_a_log_that_has_forgotten_all_goes_on_counting(open_log: Open) -> 
     log = open_log()
     assert await cursors(log) == []
     assert await log.resume_after(KEY) == (2, 3)
-    assert not (await log.accept(KEY, 4, V, b"m")).new
+    assert not (await accept(log, KEY, 4, V, b"m")).new
     record = await log.complete(await take(log, 3), outcome("dog"))  # late, and new all the same
     assert (record.cursor, record.result_id) == (4, 4)
     assert log.feed.last == 4
@@ -89,9 +89,13 @@ async def test_the_file_of_sqlite_shrinks(tmp_path: Path) -> None:
 
     async def size_bytes() -> int:
         def pages(connection: Connection) -> int:
-            return int(connection.execute(text("PRAGMA page_count")).scalar_one())
+            of_file, size = (
+                connection.execute(text(f"PRAGMA {name}")).scalar_one()
+                for name in ("page_count", "page_size")
+            )
+            return int(of_file * size)
 
-        return 4096 * await log.database.write(pages)
+        return await log.database.write(pages)
 
     before = await size_bytes()
     await Retention(log, Limits(max_bytes=100_000)).run_once()

@@ -12,7 +12,7 @@ from cloud_server.results.log import ResultLog
 from cloud_server.results.retention import Limits, Retention
 from cloud_server.results.tables import SESSIONS, SUBMISSIONS
 
-from .conftest import Open, outcome
+from .conftest import Open, accept, outcome
 from .test_log import KEY, V, take
 
 ALL = Limits(max_age_s=0.001, max_idle_s=0.001)
@@ -75,7 +75,7 @@ async def test_a_device_that_comes_back_later_goes_on_with_its_numbers(
     assert await log.resume_after(KEY, seen=3) == (0, 3)
     record = await log.complete(await take(log, 4), outcome("dog"))
     assert (record.result_id, record.cursor) == (4, 4)
-    assert not (await log.accept(KEY, 4, V, b"m")).new
+    assert not (await accept(log, KEY, 4, V, b"m")).new
     assert [one.result_id for one in await log.results_after(KEY, 3, 10)] == [4]
     # What it claims of a session that is known changes nothing.
     assert await log.resume_after(KEY, seen=77) == (0, 4)

@@ -65,6 +65,10 @@ class RawClient:
         self.wait_until(lambda: len(self.all(kind)) >= count, timeout_s)
         return self.all(kind)[:count]
 
+    def wait_for_credits(self, count: int) -> None:
+        """Wait until so many were granted after Welcome's, in one message or several."""
+        self.wait_until(lambda: sum(one.credits for one in self.all("credit")) >= count)
+
     def wait_until(self, condition: Callable[[], bool], timeout_s: float = 20) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():

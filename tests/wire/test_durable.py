@@ -132,7 +132,7 @@ def test_a_frame_that_comes_again_at_another_state_has_the_result_that_it_had(
     ack = client.wait_for("ack", 2)[1]
     assert (ack.duplicate, ack.state) == (True, 4)
     assert client.wait_for("result", 2)[1] == first
-    client.wait_for("credit", 2)
+    client.wait_for_credits(2)
     client.close()
 
 
@@ -182,7 +182,8 @@ def test_a_frame_that_cannot_be_kept_is_not_acknowledged_and_can_come_again(
     assert welcome.resume_after_sequence == max(acked)
     for sequence in range(2, 8):
         client.frame(sequence, large)
-    client.wait_for("credit", 6)
+    client.wait_for_credits(6)
+    client.wait_for("result", 6)
     with ResultClient(server.address) as consumer:
         assert sorted(one.sequence for one in consumer.list()) == list(range(1, 8))
     client.close()

@@ -141,7 +141,9 @@ def test_replay_and_live_join_without_a_gap_under_load(
 
     threads = []
     for sequence in range(1, total + 1):
-        client.wait_until(lambda n=sequence: len(client.all("credit")) + credits >= n)
+        client.wait_until(
+            lambda n=sequence: sum(one.credits for one in client.all("credit")) + credits >= n
+        )
         client.frame(sequence, bitstream)
         if sequence % 50 == 0:
             threads.append(threading.Thread(target=follow, args=(sequence // 4,), daemon=True))

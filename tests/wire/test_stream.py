@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from numpy.typing import NDArray
 
 from cloud_server.decoding import BitstreamDecoder
+from cloud_server.ingest.limits import StreamLimits
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
 from edge_client.session.channel import error_from_call
@@ -125,7 +126,10 @@ def test_every_frame_is_acknowledged_answered_and_its_credit_returned(
     for sequence in range(1, welcome.credits + 1):
         client.frame(sequence, bitstream)
     results = client.wait_for("result", welcome.credits)
-    client.wait_for("credit", welcome.credits)
+    # Each brings its credit back, and earns another: nothing was asked of it.
+    returned = 2 * welcome.credits
+    client.wait_for_credits(returned)
+    assert sum(one.credits for one in client.all("credit")) == returned
     assert {ack.sequence for ack in client.all("ack")} == set(range(1, welcome.credits + 1))
     assert sorted(result.sequence for result in results) == list(range(1, welcome.credits + 1))
     assert [result.result_id for result in results] == list(range(1, welcome.credits + 1))
@@ -394,16 +398,22 @@ def test_photos_that_cannot_be_read_are_reported_and_the_rest_goes_on(
     assert sum(result.analysis is not None for result in results) == 2
 
 
+@pytest.mark.parametrize("asks", [False, True])
 def test_two_hundred_frames_keep_within_their_credits(
-    server: str, encoder: EdgeEncoder, bitstream: Bitstream
+    server: str, encoder: EdgeEncoder, bitstream: Bitstream, asks: bool
 ) -> None:
+    limits = StreamLimits()
+    sequences, seen = [], set()
     with EdgeSession(server, encoder=encoder) as session:
-        most = session.credits
-        sequences = []
-        for result in session.stream([bitstream] * 200, state=4):
-            assert session.credits <= most
+        assert session.credits == limits.credits
+        for result in session.stream([bitstream] * 200, state=4, picture=asks):
+            seen.add(session.credits)
             sequences.append(result.raise_for_error().sequence)
     assert sorted(sequences) == list(range(1, 201))
+    # Frames that are only kept earn more, those that ask for something do not.
+    most = limits.credits if asks else limits.kept_credits
+    assert max(seen) <= most
+    assert asks or max(seen) > limits.credits
 
 
 def test_a_client_killed_mid_stream_leaves_the_server_serving(

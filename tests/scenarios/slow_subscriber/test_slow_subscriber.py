@@ -44,7 +44,9 @@ def send(address: str, session: str, bitstream: Bitstream) -> float:
     credits = client.hello(session=session).credits
     started = time.monotonic()
     for sequence in range(1, FRAMES + 1):
-        client.wait_until(lambda n=sequence: len(client.all("credit")) + credits >= n, 60)
+        client.wait_until(
+            lambda n=sequence: sum(one.credits for one in client.all("credit")) + credits >= n, 60
+        )
         client.frame(sequence, bitstream, tasks=("wordy",))
     client.wait_for("result", FRAMES, 60)
     elapsed_s = time.monotonic() - started
