@@ -38,17 +38,18 @@ def picture(encoder: EdgeEncoder, width: int) -> Bitstream:
 
 
 def start(start_server: StartServer, nodes: Nodes, **settings: Any) -> ServerThread:
+    """A server with two replicas, unless it is told otherwise."""
     cluster, _ = nodes
-    return start_server(
-        FRAGILE,
-        engine="ray",
-        ray_address=cluster.address,
-        ray_min_replicas=2,
-        ray_max_replicas=2,
-        credits=2 * FRAMES,
-        metrics="127.0.0.1:0",
-        **settings,
-    )
+    defaults = {
+        "engine": "ray",
+        "ray_address": cluster.address,
+        "ray_min_replicas": 2,
+        "ray_max_replicas": 2,
+        "ray_num_cpus": 0.5,
+        "credits": 2 * FRAMES,
+        "metrics": "127.0.0.1:0",
+    }
+    return start_server(FRAGILE, **(defaults | settings))
 
 
 def send(server: ServerThread, encoder: EdgeEncoder, session: str, *widths: int) -> RawClient:
@@ -150,6 +151,28 @@ def test_a_replica_that_is_killed_under_load_costs_no_frame(
     assert pid not in {replica_of(one) for one in found.values() if one.sequence > FRAMES // 2}
     check_once(server, "killed", FRAMES)
     assert scraped(server)("featherwire_frames_resubmitted_total") >= 1
+
+
+def test_replicas_are_added_under_load_and_what_is_too_much_waits_in_the_server(
+    start_server: StartServer, ray_nodes: Nodes, encoder: EdgeEncoder
+) -> None:
+    server = start(
+        start_server,
+        ray_nodes,
+        ray_min_replicas=1,
+        ray_target_ongoing=1,
+        ray_max_ongoing=2,
+        ray_max_in_flight=6,
+    )
+    client = send(server, encoder, "load", *[fragile.SLOW] * 2 * FRAMES)
+    queues = server.engine.queues
+    assert queues["cluster"] == 6
+    assert 0 < queues["workers"] <= 2 * FRAMES - 6
+    found = results(client, 2 * FRAMES)
+    client.close()
+    assert all("fragile" in one.outcome.analysis.tasks for one in found.values())
+    assert len({replica_of(one) for one in found.values()}) == 2
+    assert server.engine.queues == {"workers": 0, "cluster": 0, "suspects": 0}
 
 
 def test_a_node_that_is_lost_under_load_costs_no_frame(
