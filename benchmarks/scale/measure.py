@@ -138,15 +138,19 @@ async def _processes(spec: EngineSpec, workers: int) -> AsyncIterator[Engine]:
 @asynccontextmanager
 async def _ray() -> AsyncIterator[Open | None]:
     """A cluster of a head and two nodes in processes here, and what opens engines on it."""
-    try:
-        from ray.cluster_utils import Cluster
-    except ImportError:
-        yield None
-        return
-    import ray
-    from ray import serve
-
-    with _environment(PYTHONPATH=os.getcwd(), RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0"):
+    with _environment(
+        PYTHONPATH=os.getcwd(),
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_ENABLE_AUTO_CONNECT="0",
+        RAY_worker_niceness="0",
+    ):
+        try:
+            import ray
+            from ray import serve
+            from ray.cluster_utils import Cluster
+        except ImportError:
+            yield None
+            return
         cluster = Cluster(  # in this thread, for its signals
             initialize_head=True,
             head_node_args={

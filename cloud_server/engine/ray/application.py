@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from typing import Any
@@ -29,6 +30,8 @@ def connect(address: str) -> None:
 
     Raises ``FeatherwireError``: ray_missing, ray_unreachable.
     """
+    # A server that has lost its cluster must not start one of its own.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     try:
         import ray
         from ray import serve

@@ -19,6 +19,7 @@ VARIABLES = {
     "PYTHONPATH": str(ROOT),
     "OMP_NUM_THREADS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     # Ray's workers are nicer than others by default, and wait for ever beside other tests.
     "RAY_worker_niceness": "0",
 }
@@ -27,10 +28,10 @@ VARIABLES = {
 @pytest.fixture(scope="module")
 def ray_nodes() -> Iterator[tuple[Any, list[Any]]]:
     """The cluster, and its nodes for replicas: two processors each, as far as Ray knows."""
-    pytest.importorskip("ray", reason="Ray is an extra: pip install 'featherwire[ray]'")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in VARIABLES.items():
             patch.setenv(name, value)
+        pytest.importorskip("ray", reason="Ray is an extra: pip install 'featherwire[ray]'")
         import ray
         from ray.cluster_utils import Cluster
 

@@ -20,7 +20,7 @@ from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.wire import PictureRequest
 from tests.scenarios.worker_crash import fragile
-from tests.wire.conftest import ServerThread
+from tests.wire.conftest import ServerThread, server_process
 from tests.wire.raw_client import RawClient
 from tests.wire.test_observed import scraped
 
@@ -116,6 +116,27 @@ def test_frames_and_pictures_are_those_of_threads(
             )
         )
     assert found[0] == found[1]
+
+
+def test_a_server_process_joins_the_cluster_and_ends_in_good_order(
+    ray_nodes: Nodes, encoder: EdgeEncoder, tiny_bundle: Bundle
+) -> None:
+    cluster, _ = ray_nodes
+    variables = {
+        "FEATHERWIRE_ENGINE": "ray",
+        "FEATHERWIRE_RAY_ADDRESS": cluster.address,
+        "FEATHERWIRE_RAY_NUM_CPUS": "0.5",
+    }
+    options = ("--bundle", tiny_bundle.origin, "--bundles", "none", "--tasks", "none")
+    with server_process(*options, environment=variables) as (process, ready):
+        client = RawClient(ready["listening"])
+        client.hello(device="camera", session="process")
+        client.frame(1, picture(encoder, 32), picture=PictureRequest())
+        (result,) = client.wait_for("result", 1, PATIENCE_S)
+        assert result.outcome.picture.data
+        client.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
 
 
 def test_a_frame_that_kills_replicas_is_answered_and_the_others_go_on(
