@@ -8,10 +8,10 @@ PIP    := $(BIN)/pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 DEMO_EXTRAS := edge,cloud,tasks,demo
-ALL_EXTRAS  := edge,cloud,postgres,ray,tasks,ultralytics,train,jxl,dev
+ALL_EXTRAS  := edge,cloud,console,postgres,ray,tasks,ultralytics,train,jxl,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo models demo test lint format bench stubs stubs-check clean
+.PHONY: help setup setup-demo models demo test lint format bench screenshots stubs stubs-check clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,9 @@ format: setup ## Let ruff rewrite what `lint` would complain about
 # BENCH_ARGS: other photos, --limit, --cache ..., or --accuracy SET: make bench BENCH_ARGS="set.tar --limit 20"
 bench: setup models ## Measure: rate, perception, accuracy, times, memory beside the rivals'
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+screenshots: setup models ## Picture the console's pages anew: docs/console/ (needs Chromium)
+	FEATHERWIRE_SCREENSHOTS=1 $(BIN)/python -m pytest tests/console/test_pages.py
 
 stubs: setup ## Make the Python stubs from protos/ again
 	$(BIN)/python -m shared.proto.generate

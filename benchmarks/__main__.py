@@ -3,6 +3,8 @@
     python -m benchmarks [PHOTO|FOLDER|TAR ...] [--limit N] [--cache FOLDER]
     python -m benchmarks --transport
     python -m benchmarks --scale [--database URL]
+    python -m benchmarks --regions [PHOTO|FOLDER|TAR ...] [--limit N]
+    python -m benchmarks --soak MINUTES
     python -m benchmarks --accuracy SET [SET ...] [--task NAME] [--limit N] [--cache FOLDER]
 
 Without photos it takes those that packages ship. Results go to benchmarks/results/SET/; what was
@@ -31,9 +33,11 @@ from benchmarks.demo.photos import write_photos
 from benchmarks.demo.processes import DemoError
 from benchmarks.feature_speed import FEATURE_REFERENCE, feature_bundles, feature_speeds
 from benchmarks.memory import edge_peak_megabytes
+from benchmarks.regions import regions, regions_table
 from benchmarks.scale.measure import measure
 from benchmarks.scale.page import write
 from benchmarks.scale.shared_log import shared_log
+from benchmarks.soak import soak, soak_table
 from benchmarks.speed import speed_table, speeds
 from benchmarks.strip import write_strip
 from benchmarks.transport.measure import transport, transport_table, write_transport
@@ -61,7 +65,13 @@ def main() -> int:
         if arguments.accuracy:
             accuracy_curves(arguments, _say)
             return 0
+        if arguments.soak is not None:
+            print(soak_table(soak(arguments.soak)))
+            return 0
         bundle = Bundle.load(arguments.bundle)
+        if arguments.regions:
+            region_figures(bundle, arguments)
+            return 0
         if arguments.transport:
             transport_times(bundle, arguments.output)
             return 0
@@ -131,6 +141,16 @@ def times_and_strip(bundle: Bundle, arguments: argparse.Namespace) -> None:
     print(text)
 
 
+def region_figures(bundle: Bundle, arguments: argparse.Namespace) -> None:
+    """What regions of interest cost and gain."""
+    with tempfile.TemporaryDirectory() as folder:
+        sources = arguments.photos or write_photos(Path(folder), _say)
+        found = evaluation_photos(sources, arguments.side, load_recipe(None))
+        print(
+            regions_table(regions(bundle, islice((one.pixels for one in found), arguments.limit)))
+        )
+
+
 def transport_times(bundle: Bundle, output: Path) -> None:
     """Frames a second through a durable session, beside a bare echo: a page and its numbers."""
     rows = transport(bundle)
@@ -154,9 +174,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--accuracy", nargs="+", type=Path, metavar="SET", help="accuracy on annotated sets instead"
     )
+    parser.add_argument("--regions", action="store_true", help="regions of interest alone")
     parser.add_argument("--transport", action="store_true", help="the transport's rates alone")
     parser.add_argument("--scale", action="store_true", help="engines by workers alone")
     parser.add_argument("--database", help="with --scale: URL of an empty PostgreSQL database")
+    parser.add_argument(
+        "--soak", type=float, metavar="MINUTES", help="memory of `stream` over so many minutes"
+    )
     parser.add_argument("--task", default="detection", help="with --accuracy: the task")
     parser.add_argument("--split", default=None, help="with --accuracy: which part of the set")
     parser.add_argument("--bundle", default=None, help="folder, zip or name; default: the packaged")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,12 +29,31 @@ class Access:
     certificate: Path | None = None
     key: Path | None = None
     token: str | None = field(default=None, repr=False)
+    name: str | None = None
+    """What the server's certificate calls it, where that is not the host of the address."""
 
     def open_channel(self, address: str) -> grpc.Channel:
         """A channel to ``HOST:PORT``. Raises ``SessionError``: bad_address, bad_tls_files."""
+        credentials = self._credentials(address)
+        if credentials is None:
+            return grpc.insecure_channel(address, options=client_options())
+        return grpc.secure_channel(address, credentials, options=self._options())
+
+    def open_async_channel(self, address: str) -> grpc.aio.Channel:
+        """As ``open_channel``, for the event loop that runs."""
+        credentials = self._credentials(address)
+        if credentials is None:
+            return grpc.aio.insecure_channel(address, options=client_options())
+        return grpc.aio.secure_channel(address, credentials, options=self._options())
+
+    def _options(self) -> list[tuple[str, int | str]]:
+        named = [] if self.name is None else [("grpc.ssl_target_name_override", self.name)]
+        return [*client_options(), *named]
+
+    def _credentials(self, address: str) -> grpc.ChannelCredentials | None:
         split_address(address)
         if self == Access():
-            return grpc.insecure_channel(address, options=client_options())
+            return None
         check_tls_files(ca=self.ca, certificate=self.certificate, key=self.key)
         ca, certificate, key = (
             None if file is None else file.read_bytes()
@@ -44,7 +64,7 @@ class Access:
             credentials = grpc.composite_channel_credentials(
                 credentials, grpc.access_token_call_credentials(self.token)
             )
-        return grpc.secure_channel(address, credentials, options=client_options())
+        return credentials
 
 
 def error_from_call(
@@ -54,7 +74,7 @@ def error_from_call(
 
     Blocks for a second at most, to find out why there was no connection.
     """
-    assert isinstance(error, grpc.Call)
+    assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
     for key, value in error.trailing_metadata() or ():
         if key == ERROR_METADATA_KEY and isinstance(value, bytes):
             try:
@@ -71,3 +91,10 @@ def error_from_call(
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return SessionError("unreachable", f"{address} did not answer in time")
     return SessionError("refused", f"{address}: {text}")
+
+
+async def error_from_async_call(
+    error: grpc.aio.AioRpcError, address: str, access: Access
+) -> FeatherwireError:
+    """As :func:`error_from_call`, without blocking the event loop."""
+    return await asyncio.to_thread(error_from_call, error, address, access)

@@ -37,6 +37,9 @@ class ServerSettings(BaseSettings):
     metrics: str | None = Field(
         default=None, description="HOST:PORT of /metrics for Prometheus; none: not served"
     )
+    console: str | None = Field(
+        default=None, description="HOST:PORT of the operator's console; none: not served"
+    )
     bundle: str | None = Field(
         default=None, description="that clients shall use: folder, zip or name; none: the packaged"
     )
@@ -235,7 +238,7 @@ class ServerSettings(BaseSettings):
                 reason = error.strerror or str(error)
                 raise StorageError("unavailable", f"{folder} cannot be used: {reason}") from None
 
-    @field_validator("listen", "metrics")
+    @field_validator("listen", "metrics", "console")
     @classmethod
     def _host_and_port(cls, listen: str | None) -> str | None:
         if listen is None:

@@ -12,7 +12,7 @@ from edge_client.extractor import FeatureExtractor
 from edge_client.precision import PrecisionChoice
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import RateTarget, open_codec
+from shared.codec import RateTarget, Regions, open_codec
 from shared.errors import BudgetError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.preprocess import block_detail, from_array, load_photo
@@ -60,6 +60,7 @@ class EdgeEncoder:
         max_bytes: int | None = None,
         psnr_db: float | None = None,
         best_effort: bool = False,
+        regions: Regions = (),
     ) -> Bitstream:
         """Encode a photo (a path, a file's bytes, or uint8 [H, W, 3] RGB) at a rate.
 
@@ -68,20 +69,25 @@ class EdgeEncoder:
         smallest whose reconstruction is expected to reach it, by the bundle's own model; see
         :class:`shared.bundle.PsnrModel` for what share of photos does.
 
+        ``regions`` are told to their own states where those are finer: the rest has the state that
+        is asked for, or what the bits or bytes leave. They do not go with a PSNR target.
+
         Raises PhotoError for what is no picture or has a refused size; BudgetError
         ``unknown_state``, ``budget_too_small``, or ``target_unreachable`` when even the finest
         state is not expected to reach ``psnr_db`` (with ``best_effort`` that state is returned);
         BundleError ``no_psnr_model``.
         """
         return self.encode_at(
-            photo, RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
+            photo, RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort), regions
         )
 
-    def encode_at(self, photo: str | Path | bytes | Pixels, target: RateTarget) -> Bitstream:
+    def encode_at(
+        self, photo: str | Path | bytes | Pixels, target: RateTarget, regions: Regions = ()
+    ) -> Bitstream:
         """:meth:`encode` for a target that is one already."""
         self.check(target)
         image = self._load(photo)
-        return self._encode(image, self._extractor(image), target)
+        return self._encode(image, self._extractor(image), target, regions)
 
     def encode_kept(
         self, photo: str | Path | bytes | Pixels, target: RateTarget
@@ -112,7 +118,11 @@ class EdgeEncoder:
         return load_photo(photo, limits=self._limits)
 
     def _encode(
-        self, image: Pixels, features: Mapping[str, npt.NDArray[np.float32]], target: RateTarget
+        self,
+        image: Pixels,
+        features: Mapping[str, npt.NDArray[np.float32]],
+        target: RateTarget,
+        regions: Regions = (),
     ) -> Bitstream:
         height, width = image.shape[:2]
         return self._codec.encode(
@@ -122,8 +132,13 @@ class EdgeEncoder:
             target,
             rate_weight=self._rate_weight,
             detail=None if target.psnr_db is None else block_detail(image),
+            regions=regions,
         )
 
     def check(self, target: RateTarget) -> None:
         """Raise BudgetError ``unknown_state``, or BundleError ``no_psnr_model``."""
         self._codec.check(target)
+
+    def check_regions(self) -> None:
+        """Raise BundleError ``regions_unsupported`` where the bundle knows no regions."""
+        self._codec.check_regions()

@@ -9,7 +9,9 @@
     ├── TaskError        a task that is unknown or failed on a picture
     ├── SessionError     a peer that is unreachable, refused us, or broke the protocol
     ├── StorageError     a database that is damaged, full, in use, or newer than this release
-    └── SpoolError       a device's store of frames that is full, unwritable, or in use
+    ├── SpoolError       a device's store of frames that is full, unwritable, or in use
+    ├── SourceError      a camera, a stream or a video that is away, damaged, or not understood
+    └── SinkError        a place for results that is away, refuses them, or is not understood
 
 ``reason`` is a stable, machine-readable snake_case word; the message is for people.
 """
@@ -86,3 +88,11 @@ class StorageError(FeatherwireError):
 
 class SpoolError(FeatherwireError):
     """A device's store of unacknowledged frames that is full, cannot be written, or is in use."""
+
+
+class SourceError(FeatherwireError):
+    """A camera, a stream or a video that is away, damaged, or not understood."""
+
+
+class SinkError(FeatherwireError):
+    """A place for results that is away, refuses them, or is not understood."""

@@ -19,7 +19,7 @@ class Role(enum.StrEnum):
     OPERATOR = "operator"
     """Commands devices, and reads everything."""
     CONSUMER = "consumer"
-    """Reads results and frames."""
+    """Reads results and frames, and sees devices."""
 
 
 EVERYBODY = frozenset(Role)
@@ -43,8 +43,8 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     f"/{_RESULTS}/GetResult": _READERS,
     f"/{_RESULTS}/SubscribeResults": _READERS,
     f"/{_RESULTS}/GetFrame": _READERS,
-    f"/{_FLEET}/ListDevices": _OPERATOR,
-    f"/{_FLEET}/WatchDevices": _OPERATOR,
+    f"/{_FLEET}/ListDevices": _READERS,
+    f"/{_FLEET}/WatchDevices": _READERS,
     f"/{_FLEET}/SendCommand": _OPERATOR,
     f"/{_FLEET}/ListCommands": _OPERATOR,
     f"/{_FLEET}/ListAudit": _OPERATOR,

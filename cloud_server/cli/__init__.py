@@ -1,4 +1,4 @@
-"""featherwire-cloud: serve, results, fleet, auth, decode, analyze, and models of tasks."""
+"""featherwire-cloud: serve, console, results, fleet, auth, decode, analyze, and models of tasks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import typer
 
 from shared.cli import app as command_line
 
-_COMMANDS = ("serve", "results", "decode", "analyze", "models", "auth", "fleet")
+_COMMANDS = ("serve", "console", "results", "decode", "analyze", "models", "auth", "fleet")
 _ABOUT = (
     "Decode features, reconstruct pictures, and run vision tasks on them.\n\n"
     "Exit status: 0 all done, 1 some files failed, 2 wrong usage, 3 a bundle, weights or a log are "

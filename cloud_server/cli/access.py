@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shared.cli import takes
 from shared.errors import FeatherwireError
 
 if TYPE_CHECKING:
@@ -53,21 +51,8 @@ class Call:
         return Access(self.tls, self.tls_ca, self.tls_certificate, self.tls_key, token)
 
 
-def calls(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, whose first parameter is a :class:`Call`, that call's options."""
-    first, *own = inspect.signature(command, eval_str=True).parameters.values()
-    shared = inspect.signature(Call, eval_str=True).parameters.values()
-    names = [field.name for field in fields(Call)]
-
-    @functools.wraps(command)
-    def wrapped(**values: Any) -> None:
-        call = Call(**{name: values.pop(name) for name in names})
-        command(**{first.name: call}, **values)
-
-    options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared)]
-    wrapped.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {option.name: option.annotation for option in options}
-    return wrapped
+calls = takes(Call)
+"""Gives a command, whose first parameter is a :class:`Call`, that call's options."""
 
 
 def print_json(document: dict[str, Any]) -> None:

@@ -45,6 +45,9 @@ def device_document(device: fleet_pb2.Device) -> dict[str, Any]:
         "pending_commands": device.pending_commands,
         "rate_policy": policy,
         "tasks": list(device.tasks),
+        "regions": [
+            MessageToDict(region, preserving_proto_field_name=True) for region in device.regions
+        ],
         "labels": dict(device.labels),
     }
 
@@ -73,9 +76,11 @@ def command_document(issued: fleet_pb2.IssuedCommand) -> dict[str, Any]:
 
     kind = issued.command.WhichOneof("command") or "unknown"
     content = MessageToDict(getattr(issued.command, kind), preserving_proto_field_name=True)
-    outcome = "pending"
+    outcome, message = "pending", None
     if issued.HasField("reply"):
-        outcome = issued.reply.error.reason if issued.reply.HasField("error") else "done"
+        failed = issued.reply.HasField("error")
+        outcome = issued.reply.error.reason if failed else "done"
+        message = issued.reply.error.message if failed else None
     return {
         "id": issued.command.command_id,
         "device": issued.device,
@@ -83,6 +88,7 @@ def command_document(issued: fleet_pb2.IssuedCommand) -> dict[str, Any]:
         "by": issued.issued_by,
         "command": {kind: content},
         "outcome": outcome,
+        "message": message,
         "replied": issued.replied_at.ToJsonString() if issued.HasField("replied_at") else None,
     }
 

@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
     fleet.command("rate")(rate)
     fleet.command("tasks")(tasks)
     fleet.command("bundle")(bundle)
+    fleet.command("roi")(roi)
     fleet.command("refine")(refine)
     fleet.command("commands")(commands)
     fleet.command("audit")(audit)
@@ -167,6 +168,39 @@ def bundle(
         is_id = len(name) == 64 and set(name) <= set("0123456789abcdef")
         bundle_id = name if is_id else Bundle.load(name).id
         command = fleet_pb2.Command(use_bundle=fleet_pb2.UseBundle(bundle_id=bundle_id))
+        _send(call, _target(device, label, all_devices), command)
+
+
+@calls
+def roi(
+    call: Call,
+    regions: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="X,Y,W,H[:STATE]", help="Shares of the sides, as in 0.5,0,0.5,1."),
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="Take all regions back.")] = False,
+    device: DeviceOption = None,
+    label: LabelOption = None,
+    all_devices: AllOption = False,
+) -> None:
+    """Tell devices which parts of their photos to describe more finely than the rest.
+
+    The rest has the state that the device's rate gives it; a region has STATE (default: 0, the
+    finest) where that is finer.
+    """
+    from shared.codec.regions import parse_region
+    from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
+
+    with stop_on_error(as_json=call.as_json):
+        if none == bool(regions):
+            raise FeatherwireError("bad_option", "give regions, or --none alone")
+        wanted = fleet_pb2.SetRegions()
+        for region in map(parse_region, regions or ()):
+            box = types_pb2.Box(
+                x_min=region.x_min, y_min=region.y_min, x_max=region.x_max, y_max=region.y_max
+            )
+            wanted.regions.add(box=box, state=region.state)
+        command = fleet_pb2.Command(set_regions=wanted)
         _send(call, _target(device, label, all_devices), command)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloud_server.cli.access import Call, calls, print_json
+from cloud_server.cli.sinks import CursorFileOption, ToOption, deliver, first_cursor
 from shared.cli import finite, print_table, stop_on_error, write_atomically
 from shared.errors import FeatherwireError
 
@@ -99,12 +100,20 @@ def watch(
             help="Seconds to go on trying when the server is away.",
         ),
     ] = 60.0,
+    to: ToOption = None,
+    cursor_file: CursorFileOption = None,
 ) -> None:
     """Print results as they come, until Ctrl-C. Each comes at least once, and in order."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:
         wanted = _filter(device, session, task, class_name)
+        if cursor_file is not None and not to:
+            raise FeatherwireError("bad_option", "--cursor-file is for results that go --to sinks")
+        after = first_cursor(cursor_file, after)
         responses = client.watch(wanted, after=after, patience_s=patience_s)
         records = (one.record for one in responses if one.HasField("record"))
+        if to:
+            deliver(_first(records, limit), to, cursor_file)
+            return
         for record in _first(records, limit):
             if call.as_json:
                 _print([record], call.as_json)

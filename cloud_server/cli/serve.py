@@ -29,6 +29,14 @@ def serve(
         str | None,
         typer.Option("--metrics", metavar="HOST:PORT", help="Serve /metrics for Prometheus."),
     ] = None,
+    console: Annotated[
+        str | None,
+        typer.Option(
+            "--console",
+            metavar="HOST:PORT",
+            help="Serve the operator's console too, as 127.0.0.1:8080 (extra `console`).",
+        ),
+    ] = None,
     bundle: Annotated[
         str | None,
         typer.Option("--bundle", help="Bundle folder, zip or name. Default: the picture bundle."),
@@ -190,6 +198,7 @@ def serve(
             config,
             listen=listen,
             metrics=metrics,
+            console=console,
             bundle=bundle,
             bundles=None if bundles is None else split_names(bundles),
             tasks=None if tasks is None else split_names(tasks),
@@ -223,15 +232,27 @@ def serve(
         configure_tracing("featherwire-cloud", package_version())
 
     async def run() -> tuple[bool, bool]:
+        from cloud_server.console.child import ConsoleProcess, check_console, console_arguments
         from cloud_server.service import open_server
 
+        check_console(settings)
         server, engine, opened = await open_server(settings)
         address = await server.start(settings.listen)
         server.stop_on_signals()
+        beside: ConsoleProcess | None = None
+        if settings.console is not None:
+            try:
+                beside = ConsoleProcess(console_arguments(settings, address))
+                shown_at = await beside.start()
+            except FeatherwireError:
+                server.stop()
+                await server.wait()
+                raise
         ready = {
             "listening": address,
             "log": server.log_place,
             "metrics_port": server.metrics_port,
+            "console": None if beside is None else shown_at,
             "bundle": opened[0].id,
             "bundles": {bundle.manifest.name: bundle.id for bundle in opened},
             "tasks": [s.name for s in engine.tasks.values() if s.unavailable is None],
@@ -246,7 +267,11 @@ def serve(
         else:
             _print_ready(ready)
         sys.stdout.flush()
-        drained = await server.wait()
+        try:
+            drained = await server.wait()
+        finally:
+            if beside is not None:
+                await beside.stop()
         return drained, server.workers_stopped
 
     with stop_on_error(as_json=as_json):
@@ -265,6 +290,8 @@ def _print_ready(ready: Mapping[str, object]) -> None:
     print(f"log {ready['log']}")
     if ready["metrics_port"] is not None:
         print(f"metrics on port {ready['metrics_port']}")
+    if ready["console"] is not None:
+        print(f"console {ready['console']}")
     bundles = ready["bundles"]
     if isinstance(bundles, dict):
         for name, bundle_id in bundles.items():

@@ -73,6 +73,7 @@ class ResultServicer(results_pb2_grpc.ResultServiceServicer):
                     Filter.parse(request.filter),
                     after,
                     min(request.page_size or DEFAULT_PAGE, MAX_PAGE),
+                    before=_cursor(request.before_cursor) if request.newest_first else None,
                 )
                 if 0 < after < page.forgotten:
                     raise SessionError(

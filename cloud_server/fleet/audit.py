@@ -34,9 +34,17 @@ def note(connection: Connection, who: str, action: str, what: Mapping[str, Any])
     connection.execute(insert(AUDIT).values(at=now_us(), who=who[:256], action=action, what=text))
 
 
-def entries(connection: Connection, after: int, count: int) -> list[Entry]:
-    """At most ``count`` entries behind the id ``after``, in order."""
-    rows = connection.execute(
-        select(AUDIT).where(AUDIT.c.id > after).order_by(AUDIT.c.id).limit(count)
-    )
+def entries(
+    connection: Connection, after: int, count: int, *, newest_first: bool = False
+) -> list[Entry]:
+    """At most ``count`` entries behind the id ``after``, in order; newest first those before it,
+    where 0 is the end."""
+    query = select(AUDIT)
+    if not newest_first:
+        query = query.where(AUDIT.c.id > after).order_by(AUDIT.c.id)
+    elif after:
+        query = query.where(AUDIT.c.id < after).order_by(AUDIT.c.id.desc())
+    else:
+        query = query.order_by(AUDIT.c.id.desc())
+    rows = connection.execute(query.limit(count))
     return [Entry(row.id, row.at, row.who, row.action, row.what) for row in rows]

@@ -7,10 +7,10 @@ from collections.abc import Collection
 
 from shared.errors import BundleError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2
+from shared.wire.commands import parse_regions
 from shared.wire.features import MAX_STATE, parse_short_id
 from shared.wire.requests import MAX_SEQUENCE, check_name, parse_tasks
 
-MAX_REGIONS = 16
 MAX_SELECTED = 10_000
 
 
@@ -25,7 +25,7 @@ def check_command(command: fleet_pb2.Command, bundle_ids: Collection[str]) -> No
         case "set_tasks":
             parse_tasks(command.set_tasks.tasks)
         case "set_regions":
-            _check_regions(command.set_regions)
+            parse_regions(command.set_regions)
         case "use_bundle":
             if command.use_bundle.bundle_id not in bundle_ids:
                 raise BundleError(
@@ -62,19 +62,6 @@ def _check_rate(policy: fleet_pb2.RatePolicy) -> None:
         or (named not in {None, "state"} and not value)
     ):
         raise _invalid("set_rate", "the policy is out of range")
-
-
-def _check_regions(wanted: fleet_pb2.SetRegions) -> None:
-    if len(wanted.regions) > MAX_REGIONS:
-        raise _invalid("set_regions", f"there are more than {MAX_REGIONS}")
-    for region in wanted.regions:
-        box = region.box
-        if not (
-            0 <= box.x_min < box.x_max <= 1
-            and 0 <= box.y_min < box.y_max <= 1
-            and region.state <= MAX_STATE
-        ):
-            raise _invalid("set_regions", "a region is not within 0..1, or empty")
 
 
 def _invalid(field: str, complaint: str) -> SessionError:

@@ -18,7 +18,7 @@ from cloud_server.fleet.quota import Quota
 from cloud_server.fleet.registry import Entry, Registry
 from cloud_server.fleet.tables import DEVICES
 from shared.errors import SessionError
-from shared.proto.featherwire.v1 import fleet_pb2
+from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
 from shared.wire.requests import Hello
 
 
@@ -69,12 +69,24 @@ class Link:
         self.entry.described.queued_bytes = min(status.queued_bytes, 2**63)
         self._fleet.registry.seen(self.entry)
 
-    def frames(self, frames: int, *, message_bytes: int, state: int | None = None) -> None:
+    def frames(
+        self,
+        frames: int,
+        *,
+        message_bytes: int,
+        state: int | None = None,
+        bits_per_pixel: float = 0.0,
+    ) -> None:
         """The device has sent frames, the last of ``state``, or a refinement: then it is None."""
         self.entry.meter.count(frames=frames, bytes=message_bytes)
         if state is not None:
             self.entry.described.state = min(state, 255)
+            self.entry.described.bits_per_pixel = bits_per_pixel
         self._fleet.registry.seen(self.entry)
+
+    def failed(self, error: types_pb2.Error) -> None:
+        """A frame of the device's could not be processed."""
+        self._fleet.registry.failed(self.entry, error)
 
     def close(self) -> None:
         """The stream has ended."""
@@ -131,13 +143,20 @@ class Fleet:
 
     async def answered(self, entry: Entry, order: Order, reply: fleet_pb2.CommandReply) -> None:
         """Keep the device's reply, and what it does from now on. Raises ``StorageError``."""
-        first = await self._database.write(lambda one: orders.answer(one, order.id, reply))
-        if not first:
+
+        def change(connection: Connection) -> bool:
+            first = orders.answer(connection, order.id, reply)
+            if first and (reply.HasField("error") or order.kind == "use_bundle"):
+                note(connection, f"device {order.device}", "CommandReply", _told(order, reply))
+            return first
+
+        if not await self._database.write(change):
             return  # superseded meanwhile
         entry.pending = max(0, entry.pending - 1)
         log = structlog.get_logger().bind(device=order.device, command=order.command.command_id)
         if reply.HasField("error"):
             log.info("command_refused", kind=order.kind, reason=reply.error.reason[:64])
+            self.registry.failed(entry, reply.error)
         else:
             log.info("command_done", kind=order.kind)
             self._follow(entry, order.command)
@@ -234,6 +253,9 @@ class Fleet:
             case "set_tasks":
                 del described.tasks[:]
                 described.tasks.extend(command.set_tasks.tasks)
+            case "set_regions":
+                del described.regions[:]
+                described.regions.extend(command.set_regions.regions)
             case "use_bundle":
                 described.bundle_id = command.use_bundle.bundle_id
 
@@ -254,6 +276,11 @@ def _described(connection: Connection) -> list[fleet_pb2.Device]:
     return [fleet_pb2.Device.FromString(row.described) for row in rows]
 
 
-def _as_json(command: fleet_pb2.Command) -> Any:
+def _told(order: Order, reply: fleet_pb2.CommandReply) -> dict[str, Any]:
+    error = reply.error
+    outcome = {"reason": error.reason, "message": error.message} if reply.HasField("error") else {}
+    return {"command_id": order.command.command_id, "kind": order.kind, **outcome}
 
+
+def _as_json(command: fleet_pb2.Command) -> Any:
     return MessageToDict(command, preserving_proto_field_name=True)

@@ -123,14 +123,23 @@ def listed(
     pending_only: bool,
     after: int,
     count: int,
+    newest_first: bool = False,
 ) -> list[Order]:
-    """At most ``count`` commands behind ``after``, oldest first; of these devices, None: of all."""
-    query = select(COMMANDS).where(COMMANDS.c.id > after)
+    """At most ``count`` commands behind ``after``, oldest first; of these devices, None: of all.
+
+    With ``newest_first`` those before ``after``, where 0 is the end.
+    """
+    query = select(COMMANDS)
+    if not newest_first:
+        query = query.where(COMMANDS.c.id > after)
+    elif after:
+        query = query.where(COMMANDS.c.id < after)
     if pending_only:
         query = query.where(COMMANDS.c.replied_at.is_(None))
     if devices is not None:
         query = query.where(COMMANDS.c.device.in_(devices))
-    return [_order(row) for row in connection.execute(query.order_by(COMMANDS.c.id).limit(count))]
+    order = COMMANDS.c.id.desc() if newest_first else COMMANDS.c.id
+    return [_order(row) for row in connection.execute(query.order_by(order).limit(count))]
 
 
 def failed_reply(error: FeatherwireError) -> fleet_pb2.CommandReply:

@@ -16,11 +16,14 @@ from cloud_server.auth.tokens import now_us
 from cloud_server.fleet.orders import Order
 from cloud_server.fleet.quota import Meter, Quota
 from shared.errors import SessionError
-from shared.proto.featherwire.v1 import fleet_pb2
+from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
 from shared.wire.requests import Hello
 
 MAX_OFFLINE = 100_000
 """Devices that are remembered while they are away; beyond, those longest away are forgotten."""
+
+MAX_ERROR_CHARACTERS = 300
+"""Of a device's last error; a device may have said it."""
 
 LEAST_RATE = 0.01
 """A second; less is told as 0."""
@@ -112,6 +115,15 @@ class Registry:
     def seen(self, entry: Entry) -> None:
         """The device has said something that watchers may want to know."""
         entry.described.last_seen_at.FromMicroseconds(now_us())
+        self.touch(entry)
+
+    def failed(self, entry: Entry, error: types_pb2.Error) -> None:
+        """A frame or a command of the device's has failed."""
+        described = entry.described
+        described.last_error.CopyFrom(error)
+        described.last_error.message = error.message[:MAX_ERROR_CHARACTERS]
+        described.last_error.details.clear()
+        described.last_error_at.FromMicroseconds(now_us())
         self.touch(entry)
 
     def touch(self, entry: Entry) -> None:

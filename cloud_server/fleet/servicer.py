@@ -103,7 +103,12 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
                 devices = [entry.described.device for entry in chosen]
             found = await self._fleet.read(
                 lambda one: orders.listed(
-                    one, devices, pending_only=request.pending_only, after=after, count=size + 1
+                    one,
+                    devices,
+                    pending_only=request.pending_only,
+                    after=after,
+                    count=size + 1,
+                    newest_first=request.newest_first,
                 )
             )
         except FeatherwireError as error:
@@ -119,7 +124,9 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         size = _page(request.page_size)
         after = min(request.after_id, 2**63 - 1)
         try:
-            found = await self._fleet.read(lambda one: audit.entries(one, after, size + 1))
+            found = await self._fleet.read(
+                lambda one: audit.entries(one, after, size + 1, newest_first=request.newest_first)
+            )
         except FeatherwireError as error:
             await abort(context, _told(error))
         response = fleet_pb2.ListAuditResponse(end=len(found) <= size)

@@ -39,7 +39,7 @@ AUDIT = Table(
     Column("id", Number, primary_key=True, autoincrement=True),
     Column("at", Number, nullable=False),
     Column("who", String(256), nullable=False),
-    # SendCommand, CreateToken, RevokeToken
+    # SendCommand, CommandReply, CreateToken, RevokeToken
     Column("action", String(64), nullable=False),
     # JSON of what it was done to and how.
     Column("what", Text, nullable=False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cloud_server.fleet.fleet import Link
@@ -12,8 +12,9 @@ from cloud_server.ingest.intake import Intake
 from cloud_server.ingest.opening import from_log
 from cloud_server.ingest.sessions import Session
 from shared.errors import SessionError
-from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
+from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2, types_pb2
 from shared.wire import error_from_message
+from shared.wire.features import file_bytes
 
 OPEN_COMMANDS = 256
 """Commands whose replies are still listened for; the oldest are forgotten."""
@@ -42,8 +43,8 @@ class Messages:
         self._finish = finish
         self._log = logger
         self._commands: deque[str] = deque(maxlen=OPEN_COMMANDS)
-        # Frames since the last flush, their bytes, and the last one's state.
-        self._frames, self._bytes, self._state = 0, 0, 0
+        # Frames since the last flush, and their bytes; the last one.
+        self._frames, self._bytes, self._last = 0, 0, ingest_pb2.Frame()
 
     def commanded(self, command_id: str) -> None:
         """The client was asked to refine a frame by the server itself, and will reply."""
@@ -52,7 +53,13 @@ class Messages:
     def flush(self) -> None:
         """Let the log have the frames that were taken, and the fleet know of them."""
         if self._frames:
-            self._link.frames(self._frames, message_bytes=self._bytes, state=self._state)
+            features = self._last.features
+            self._link.frames(
+                self._frames,
+                message_bytes=self._bytes,
+                state=features[0].state if features else 0,
+                bits_per_pixel=_bits_per_pixel(features),
+            )
             self._frames, self._bytes = 0, 0
             self._intake.flush(self._session)
 
@@ -91,7 +98,7 @@ class Messages:
         serialised = frame.SerializeToString()
         self._frames += 1
         self._bytes += len(serialised)
-        self._state = frame.features[0].state if frame.features else 0
+        self._last = frame
         await self._intake.take_frame(self._session, frame, serialised)
 
     async def _take_reply(self, reply: fleet_pb2.CommandReply) -> None:
@@ -102,3 +109,10 @@ class Messages:
         if reply.HasField("error"):
             error = error_from_message(reply.error)
             self._log.info("command_refused", command=reply.command_id, reason=error.reason)
+
+
+def _bits_per_pixel(features: Sequence[types_pb2.Features]) -> float:
+    """Of a frame as files; 0 where there are none, or no pixels."""
+    pixels = features[0].width * features[0].height if features else 0
+    size_bytes = sum(file_bytes(one) for one in features)
+    return 8 * size_bytes / pixels if pixels else 0.0

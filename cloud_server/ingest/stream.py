@@ -87,6 +87,8 @@ class Stream:
         if running and command and command.refine_frame.bundle_short_id in self._of_client:
             self._require_messages().commanded(command.command_id)
             self.send(ingest_pb2.ConnectResponse(command=command))
+        if self._link is not None and result.outcome.HasField("error"):
+            self._link.failed(result.outcome.error)
         self.send(ingest_pb2.ConnectResponse(result=result))
 
     def settle(self) -> None:

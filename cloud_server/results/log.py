@@ -189,11 +189,17 @@ class ResultLog:
         return await self.database.write(change)
 
     async def read(
-        self, wanted: Filter, after: int, limit: int, max_bytes: int = PAGE_BYTES
+        self,
+        wanted: Filter,
+        after: int,
+        limit: int,
+        max_bytes: int = PAGE_BYTES,
+        *,
+        before: int | None = None,
     ) -> queries.Page:
         """Records after a cursor; see ``queries.page``. Raises ``StorageError``."""
         return await self.database.read(
-            lambda connection: queries.page(connection, wanted, after, limit, max_bytes)
+            lambda one: queries.page(one, wanted, after, limit, max_bytes, before=before)
         )
 
     async def record_at(self, cursor: int) -> Record | None:

@@ -162,7 +162,7 @@ def results_after(
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Records in order of their cursors; ``position`` is the cursor to go on from.
+    """Records in order of their cursors, or newest first; ``position`` is the cursor to go on from.
 
     ``end``: there were no more. ``forgotten``: records up to this cursor are gone.
     """
@@ -173,15 +173,32 @@ class Page:
     forgotten: int
 
 
-def page(connection: Connection, wanted: Filter, after: int, limit: int, max_bytes: int) -> Page:
-    """At most ``limit`` records after a cursor, of ``max_bytes`` outcomes, but at least one."""
+def page(
+    connection: Connection,
+    wanted: Filter,
+    after: int,
+    limit: int,
+    max_bytes: int,
+    *,
+    before: int | None = None,
+) -> Page:
+    """At most ``limit`` records after a cursor, of ``max_bytes`` outcomes, but at least one.
+
+    With ``before`` newest first, of those before that cursor (0: of all).
+    """
     forgotten = forgotten_cursor(connection)
     last = connection.execute(select(func.max(RESULTS.c.cursor))).scalar() or forgotten
+    within = [RESULTS.c.cursor > after, RESULTS.c.cursor <= last]
+    if before:
+        within.append(RESULTS.c.cursor < before)
+    # Times rise with cursors, but for a clock that was set back: no index is needed to find them.
+    if wanted.since_us is not None:
+        within.append(RESULTS.c.cursor > _cursor_before(connection, wanted.since_us, last))
+    if wanted.until_us is not None:
+        within.append(RESULTS.c.cursor <= _cursor_before(connection, wanted.until_us, last))
+    order = RESULTS.c.cursor if before is None else RESULTS.c.cursor.desc()
     rows = connection.execute(
-        _filtered(wanted)
-        .where(RESULTS.c.cursor > after, RESULTS.c.cursor <= last)
-        .order_by(RESULTS.c.cursor)
-        .limit(limit + 1),
+        _filtered(wanted).where(*within).order_by(order).limit(limit + 1),
         execution_options={"yield_per": 64},
     )
     records: list[Record] = []
@@ -192,7 +209,26 @@ def page(connection: Connection, wanted: Filter, after: int, limit: int, max_byt
             rows.close()
             return Page(records, records[-1].cursor, False, forgotten)
         records.append(_record(row))
-    return Page(records, max(last, after), True, forgotten)
+    end = max(last, after) if before is None else after
+    return Page(records, end, True, forgotten)
+
+
+def _cursor_before(connection: Connection, instant_us: int, last: int) -> int:
+    """The last cursor, or one between it and the next, whose record was completed before then."""
+    low, high = 0, last  # every record up to low is older, none beyond high is
+    while low < high:
+        middle = (low + high + 1) // 2
+        row = connection.execute(
+            select(RESULTS.c.cursor, RESULTS.c.completed_at)
+            .where(RESULTS.c.cursor <= middle, RESULTS.c.cursor > low)
+            .order_by(RESULTS.c.cursor.desc())
+            .limit(1)
+        ).one_or_none()
+        if row is None or row.completed_at < instant_us:
+            low = middle
+        else:
+            high = row.cursor - 1
+    return low
 
 
 def forgotten_cursor(connection: Connection) -> int:

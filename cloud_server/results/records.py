@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, results_pb2, types_pb2
 
@@ -115,6 +117,10 @@ class Filter:
     sessions: frozenset[str] = frozenset()
     tasks: frozenset[str] = frozenset()
     classes: frozenset[str] = frozenset()
+    since_us: int | None = None
+    """Completed then or later."""
+    until_us: int | None = None
+    """Completed before."""
 
     @classmethod
     def parse(cls, message: results_pb2.ResultFilter) -> Filter:
@@ -133,6 +139,8 @@ class Filter:
             sessions,
             frozenset(map(task_term, tasks)),
             frozenset(map(class_term, classes)),
+            _instant(message.since) if message.HasField("since") else None,
+            _instant(message.until) if message.HasField("until") else None,
         )
 
     def matches(self, record: Record) -> bool:
@@ -143,6 +151,8 @@ class Filter:
             and (not self.sessions or session in self.sessions)
             and (not self.tasks or not self.tasks.isdisjoint(record.terms))
             and (not self.classes or not self.classes.isdisjoint(record.terms))
+            and (self.since_us is None or record.completed_us >= self.since_us)
+            and (self.until_us is None or record.completed_us < self.until_us)
         )
 
 
@@ -173,6 +183,13 @@ def now_us() -> int:
 def to_us(instant: datetime) -> int:
     """An aware instant in microseconds since 1970."""
     return (instant - _EPOCH) // (_EPOCH.resolution)
+
+
+def _instant(message: Timestamp) -> int:
+    # Years 1 to 9999, as protobuf's JSON has them: what is beyond fits no column either.
+    if not -62_135_596_800 <= message.seconds <= 253_402_300_799:
+        raise SessionError("invalid_message", "filter: a time is out of range", field="filter")
+    return message.ToMicroseconds()
 
 
 def _classified(

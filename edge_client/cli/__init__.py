@@ -1,4 +1,4 @@
-"""featherwire-edge: encode, inspect, truncate and send photos."""
+"""featherwire-edge: encode, inspect, truncate, send and stream photos."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from shared.cli import app as command_line
 
-_COMMANDS = ("encode", "inspect", "truncate", "send", "flush")
+_COMMANDS = ("encode", "inspect", "truncate", "send", "stream", "flush")
 _ABOUT = (
     "Turn photos into features at a rate you choose, and send those, not pictures.\n\n"
     "Exit status: 0 all done, 1 some files failed, 2 wrong usage, 3 a bundle is missing or "

@@ -45,6 +45,15 @@ PsnrOption = Annotated[
 BestEffortOption = Annotated[
     bool, typer.Option("--best-effort", help="With --psnr: the finest state where it is too high.")
 ]
+RegionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--region",
+        metavar="X,Y,W,H[:STATE]",
+        help="Describe this part (shares of the sides) at STATE, default 0, where that is finer "
+        "than what the rate gives the rest; may be repeated.",
+    ),
+]
 LambdaOption = Annotated[
     float | None,
     typer.Option(
@@ -78,6 +87,7 @@ def encode(
     max_bytes: BytesOption = None,
     psnr_db: PsnrOption = None,
     best_effort: BestEffortOption = False,
+    region: RegionOption = None,
     rate_weight: LambdaOption = None,
     bundle: BundleOption = None,
     precision: PrecisionOption = None,
@@ -94,6 +104,7 @@ def encode(
     from edge_client.encoder import EdgeEncoder
     from shared.bundle import Bundle
     from shared.codec import RateTarget
+    from shared.codec.regions import parse_region
 
     with stop_on_error(as_json=as_json):
         target_rate = RateTarget(state, bpp, max_bytes, psnr_db, best_effort)
@@ -101,6 +112,9 @@ def encode(
             Bundle.load(bundle), threads=threads, rate_weight=rate_weight, precision=precision
         )
         encoder.check(target_rate)
+        regions = tuple(map(parse_region, region or ()))
+        if regions:
+            encoder.check_regions()
     batch = Batch(
         as_json=as_json,
         columns={
@@ -114,7 +128,7 @@ def encode(
 
     def one(photo: Path) -> dict[str, Any]:
         target = batch.claim(output / f"{photo.stem}.fwf", photo)
-        bitstream = encoder.encode_at(photo, target_rate)
+        bitstream = encoder.encode_at(photo, target_rate, regions)
         write_atomically(target, bitstream.to_bytes())
         return {
             "photo": str(photo),

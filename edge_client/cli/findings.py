@@ -73,6 +73,7 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
         unknown = SessionError("no_result", "the server sent neither findings nor an error")
         fail(photo, result.error or unknown, outcome)
         return
+
     record: dict[str, Any] = {
         "photo": str(photo),
         "sequence": result.sequence,

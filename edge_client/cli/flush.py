@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -24,8 +22,8 @@ from edge_client.cli.options import (
     TlsOption,
     TokenOption,
 )
+from edge_client.cli.sending import way_in
 from shared.cli import Batch, ExitCode, Outcome, stop_on_error
-from shared.errors import SessionError
 
 
 def register(app: typer.Typer) -> None:
@@ -61,21 +59,11 @@ def flush(
 
     Exit status 4 when frames are still kept afterwards, because no server took them.
     """
-    # Before gRPC is imported: it would write its own lines between ours.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    files = way_in(server, tls, tls_ca, tls_certificate, tls_key, token_file)
     from edge_client.rate import RateControl
-    from edge_client.session import EdgeSession, TlsClientFiles
+    from edge_client.session import EdgeSession
     from edge_client.spool import Spool
-    from shared.wire.address import split_address
-    from shared.wire.credentials import read_token
 
-    try:
-        files = TlsClientFiles(tls_ca, tls_certificate, tls_key, read_token(token_file))
-        split_address(server)
-        files.check()
-    except SessionError as error:
-        sys.stderr.write(f"error: {error.message} [{error.reason}]\n")
-        raise typer.Exit(ExitCode.USAGE) from None
     batch = Batch(as_json=as_json, columns=COLUMNS)
     outcome = Outcome()
     with (
@@ -84,7 +72,7 @@ def flush(
         EdgeSession(
             server,
             device=device,
-            tls=files if tls or files != TlsClientFiles() else None,
+            tls=files,
             connect_timeout_s=timeout_s,
             deadline_s=deadline_s,
             spool=store,

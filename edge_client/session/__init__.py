@@ -14,5 +14,6 @@ connection  the stream: credits, numbering, the server's commands
 from edge_client.session.channel import TlsClientFiles
 from edge_client.session.result import FrameResult
 from edge_client.session.session import EdgeSession
+from edge_client.session.shot import Origin, Shot
 
-__all__ = ["EdgeSession", "FrameResult", "TlsClientFiles"]
+__all__ = ["EdgeSession", "FrameResult", "Origin", "Shot", "TlsClientFiles"]

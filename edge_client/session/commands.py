@@ -21,16 +21,11 @@ from edge_client.session.pending import (
 )
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
-from shared.wire.commands import (
-    RatePolicy,
-    RefineCommand,
-    TasksCommand,
-    command_reply,
-    parse_command,
-)
+from shared.wire.commands import RefineCommand, Setting, command_reply, parse_command
 
-TakeSetting = Callable[[RatePolicy | TasksCommand], None]
-"""Carries out a command about the device; raises FeatherwireError when it cannot."""
+TakeSetting = Callable[[Setting, Callable[[FeatherwireError | None], None]], None]
+"""Carries out a command about the device, and calls its second argument once, then or later: with
+None, or with why it could not. Raises FeatherwireError instead when it cannot begin."""
 
 
 class Sender(Protocol):
@@ -77,8 +72,7 @@ class Commands:
         try:
             wanted = parse_command(command)
             if not isinstance(wanted, RefineCommand):
-                self._set(wanted)
-                self._sender.put(command_reply(command.command_id))
+                self._set(command.command_id, wanted)
                 return
         except FeatherwireError as error:
             self._sender.put(command_reply(command.command_id, error))
@@ -116,10 +110,15 @@ class Commands:
         self._commanded.clear()
         return futures
 
-    def _set(self, wanted: RatePolicy | TasksCommand) -> None:
+    def _set(self, command_id: str, wanted: Setting) -> None:
         if self._take_setting is None:
             raise SessionError("unsupported_command", "this client takes no settings")
-        self._take_setting(wanted)
+
+        def done(error: FeatherwireError | None) -> None:
+            # On a stream that has ended meanwhile nobody hears it: the command comes again.
+            self._sender.put(command_reply(command_id, error))
+
+        self._take_setting(wanted, done)
 
     def _answer(self, asked: Parked) -> None:
         """Queue the layers that are asked for, or say why not."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -20,6 +21,10 @@ from shared.wire import FrameOutcome, PictureRequest, error_from_message
 from shared.wire.features import file_bytes
 from shared.wire.requests import Frame, Hello, frame_message
 from shared.wire.results import outcome_from_message
+
+TakeOutcome = Callable[[bytes, int, FrameOutcome], None]
+"""Is told the short id of a frame's bundle, the number of its result (0 where the frame was not
+taken), and what became of it."""
 
 
 class Connection(Stream):
@@ -39,11 +44,14 @@ class Connection(Stream):
         timeout_s: float = 10.0,
         listener: Listener | None = None,
         take_setting: TakeSetting | None = None,
+        outcome: TakeOutcome | None = None,
     ) -> None:
         """Say Hello and wait for Welcome. Raises ``SessionError`` when that does not come.
 
-        take_setting: carries out the server's other commands, see ``Commands``.
+        take_setting: carries out the server's other commands, see ``Commands``. outcome: is told
+        what became of every frame.
         """
+        self._tell_outcome = outcome
         self._kept = kept if kept is not None else KeptFrames()
         self._pending: dict[Key, Pending] = {}
         self._credits = 0
@@ -273,6 +281,8 @@ class Connection(Stream):
                 resolve(pending.future, error)
                 return
             outcome = FrameOutcome(error=error)
+        if self._tell_outcome is not None:
+            self._tell_outcome(result.bundle_short_id, result.result_id, outcome)
         sent_at = pending.sent_at if pending is not None else received_at
         reply = Reply(
             outcome,

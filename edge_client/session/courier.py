@@ -19,11 +19,11 @@ from typing import Any
 
 from edge_client.rate import RateControl
 from edge_client.session.answers import Answers
-from edge_client.session.backoff import Backoff
 from edge_client.session.kept import KeptFrames
 from edge_client.session.opening import Link
 from edge_client.session.pending import Key, Reply
 from edge_client.spool import Spool
+from shared.backoff import Backoff
 from shared.errors import FeatherwireError, SessionError, SpoolError
 
 ACCESS_REASONS = frozenset(

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from edge_client.session.kept import Part
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import Codec, RateTarget, open_codec
-from shared.errors import BudgetError, PhotoError
+from shared.codec import Codec, RateTarget, Regions, open_codec
+from shared.errors import BudgetError, BundleError, PhotoError
 from shared.preprocess import load_photo
 
 if TYPE_CHECKING:
@@ -44,13 +44,17 @@ class Describer:
         *,
         encoder: EdgeEncoder | None = None,
         threads: int = 1,
+        find: Callable[[bytes], Bundle | None] = lambda short_id: None,
     ) -> None:
-        """encoder: for ``bundle``, to share between sessions."""
+        """encoder: for ``bundle``, to share between sessions. find: bundles of frames that were
+        made before, by short id."""
         self.bundle = bundle
         self.also = {one.short_id: one for one in also if one.id != bundle.id}
         self._threads = threads
         self._encoders = {} if encoder is None else {encoder.bundle.short_id: encoder}
         self._codecs: dict[bytes, Codec] = {}
+        self._find = find
+        self._has_regions: bool | None = None
 
     def encoder(self, bundle: Bundle) -> EdgeEncoder:
         """The encoder of one of the bundles."""
@@ -61,8 +65,24 @@ class Describer:
         return self._encoders[bundle.short_id]
 
     def bundles(self, short_ids: Iterable[bytes]) -> tuple[Bundle, ...]:
-        """The bundles of these ids; one that is not of this session is taken for its first."""
-        return tuple(self.also.get(short_id, self.bundle) for short_id in short_ids)
+        """The bundles of these ids; one that is not at hand is taken for the session's first."""
+        return tuple(self._bundle(short_id) for short_id in short_ids)
+
+    def _bundle(self, short_id: bytes) -> Bundle:
+        if short_id == self.bundle.short_id:
+            return self.bundle
+        return self.also.get(short_id) or self._find(short_id) or self.bundle
+
+    def regions_of(self, regions: Regions) -> Regions:
+        """``regions``, or none, told once, where the first bundle knows none."""
+        if regions and self._has_regions is None:
+            try:
+                self.encoder(self.bundle).check_regions()
+                self._has_regions = True
+            except BundleError as error:
+                self._has_regions = False
+                logging.getLogger(__name__).warning("warning: %s", error.message)
+        return regions if self._has_regions else ()
 
     def describe(
         self,
@@ -72,12 +92,14 @@ class Describer:
         refinable: bool = False,
         send_with: Mapping[bytes, int | None] | None = None,
         keep: bool = True,
+        regions: Regions = (),
     ) -> Description:
         """The photo by every bundle, the first one's part first, at ``rate``.
 
         refinable: keep the finer layers of the first one too. send_with: of which others (short
         ids) a state is sent at once, None for the finest; the rest of them is only kept, and
         encoded later, when the frame is on its way. Without ``keep`` there is no such rest.
+        regions: what the first bundle tells more finely; nothing finer is kept of such a frame.
         What is encoded already has no other parts. Raises PhotoError, also ``no_photo`` where
         ``send_with`` needs one; BudgetError and BitstreamError as ``EdgeEncoder`` does.
         """
@@ -92,7 +114,10 @@ class Describer:
         if self.also and not isinstance(photo, np.ndarray):
             pixels = np.asarray(load_photo(photo))
         encoder = self.encoder(self.bundle)
-        if refinable:
+        regions = self.regions_of(regions) if rate.psnr_db is None else ()
+        if regions:
+            parts = [Part(encoder.encode_at(pixels, rate, regions), None)]
+        elif refinable:
             parts = [Part(*encoder.encode_kept(pixels, rate))]
         else:
             parts = [Part(encoder.encode_at(pixels, rate), None)]
@@ -116,7 +141,7 @@ class Describer:
         budget = rate.budget_bytes(bitstream.width, bitstream.height)
         if budget is None or bitstream.file_bytes <= budget:
             return bitstream
-        bundle = self.also.get(bitstream.bundle_id, self.bundle)
+        bundle = self._bundle(bitstream.bundle_id)
         if bundle.short_id not in self._codecs:
             self._codecs[bundle.short_id] = open_codec(bundle)
         return self._codecs[bundle.short_id].shorten(bitstream, budget)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -18,6 +19,7 @@ from edge_client.session.opening import Link
 from edge_client.session.outgoing import Wishes, make_frame
 from edge_client.session.pending import Key, Reply
 from edge_client.session.result import FrameResult, failed, received
+from edge_client.session.shot import Shot, parts
 from shared.errors import FeatherwireError, SessionError
 
 
@@ -69,17 +71,31 @@ class DirectSender:
             return replace(result, refine_error=error)
         return more if more.error is None else replace(result, refine_error=more.error)
 
-    def stream(self, photos: Iterable[Photo], wishes: Wishes) -> Iterator[FrameResult]:
+    def stream(
+        self,
+        photos: Iterable[Photo | Shot | None],
+        wishes: Wishes,
+        *,
+        window: int | None = None,
+        hurry: threading.Event | None = None,
+    ) -> Iterator[FrameResult]:
         """See ``EdgeSession.stream``."""
         in_flight = InFlight(self._server)
         for photo in photos:
+            if photo is None:
+                if in_flight.any_done:
+                    yield from in_flight.completed()
+                continue
+            pixels, source = parts(photo)
             try:
-                frame = make_frame(self._link.framer, self._control, photo, wishes)
+                frame = make_frame(self._link.framer, self._control, pixels, wishes)
             except SessionError:
                 raise
             except FeatherwireError as error:
-                yield failed(photo, error)
+                yield failed(source, error)
                 continue
+            while window is not None and len(in_flight) >= window:
+                yield from in_flight.completed()
             while self._link.connection.credits == 0 and in_flight:
                 yield from in_flight.completed()
             try:
@@ -89,13 +105,13 @@ class DirectSender:
                     while in_flight:
                         yield from in_flight.completed()
                     raise
-                yield failed(photo, error)
+                yield failed(source, error)
                 continue
-            in_flight.add(future, photo, sequence, frame.deadline_s)
+            in_flight.add(future, source, sequence, frame.deadline_s)
             self._finish(sequence, frame)
             if in_flight.any_done:
                 yield from in_flight.completed()
-        while in_flight:
+        while in_flight and not (hurry is not None and hurry.is_set()):
             yield from in_flight.completed()
 
     def refine(self, refinement: Refinement, deadline_s: float) -> FrameResult:

@@ -9,6 +9,7 @@ from opentelemetry.trace import SpanKind, use_span
 
 from edge_client.session.describe import Describer, Photo
 from edge_client.session.kept import Part
+from edge_client.session.switch import BundleSwitch
 from edge_client.session.wishes import (
     PictureWish,
     ServerTasks,
@@ -17,7 +18,7 @@ from edge_client.session.wishes import (
     picture_request,
 )
 from shared.bundle import Bundle
-from shared.codec import RateTarget
+from shared.codec import RateTarget, Regions
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import PictureRequest
@@ -60,17 +61,27 @@ class Framer:
         also: Mapping[str, Bundle],
         tasks: tuple[str, ...] | None,
         deadline_s: float | None,
+        regions: Callable[[], Regions] = tuple,
+        switch: BundleSwitch | None = None,
     ) -> None:
         """settings: of the server's Welcome. also: the describer's further bundles, as they were
         named to the session. tasks: what runs when a call names none; None is all that a frame is
-        enough for. deadline_s: of every frame; None goes by the server's.
+        enough for. deadline_s: of every frame; None goes by the server's. regions: of the next
+        photo. switch: says between frames which describer is to be used.
         """
         self.describer = describer
         self.server_tasks = ServerTasks(settings)
         self._named = also
         self.default_tasks = tasks
+        self._regions = regions
+        self.switch = switch
         self._deadline_s = deadline_s
         self._server_deadline_s = settings.frame_deadline_s
+
+    @property
+    def regions(self) -> Regions:
+        """What is told more finely than the rest of the next photo."""
+        return self._regions()
 
     def frame(
         self,
@@ -91,7 +102,12 @@ class Framer:
         span = frame_span("frame", SpanKind.PRODUCER)
         with use_span(span, end_on_exit=True), tracer().start_as_current_span("describe"):
             described = self.describer.describe(
-                photo, rate, refinable=refinable, send_with=self._short_ids(send_with), keep=keep
+                photo,
+                rate,
+                refinable=refinable,
+                send_with=self._short_ids(send_with),
+                keep=keep,
+                regions=self.regions,
             )
         parts, kept = described.parts, described.others
         sent = self.describer.bundles(part.bundle_id for part in parts)
@@ -156,16 +172,16 @@ class Framer:
         return frame_deadline(self._server_deadline_s, width, height) + RESULT_MARGIN_S
 
     def also(self, name: str) -> Bundle:
-        """One of the further bundles, by name, id, or as it was given.
+        """One of the further bundles, or the first, by name, id, or as it was given.
 
         Raises ``SessionError("unknown_bundle")``.
         """
         given = self._named.get(name)
-        bundles = self.describer.also.values()
+        bundles = (*self.describer.also.values(), self.describer.bundle)
         for bundle in bundles:
             if bundle is given or name in (bundle.manifest.name, bundle.id):
                 return bundle
-        known = ", ".join(bundle.manifest.name for bundle in bundles) or "none"
+        known = ", ".join(bundle.manifest.name for bundle in bundles[:-1]) or "none"
         raise SessionError(
             "unknown_bundle", f"no bundle {name!r} beside the first; there is {known}"
         )

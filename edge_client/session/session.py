@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -17,17 +18,19 @@ from edge_client.session.direct import DirectSender, RateListener
 from edge_client.session.framing import Framer, SendWith
 from edge_client.session.identity import default_device_name
 from edge_client.session.kept import KEPT_BYTES, KEPT_FRAMES, KeptFrames
-from edge_client.session.opening import BundleSource, Link, Opener
+from edge_client.session.opening import BundleSource, Link, Opener, keep_nothing
 from edge_client.session.outgoing import Wishes
 from edge_client.session.result import FrameResult
 from edge_client.session.settings import DeviceSettings
+from edge_client.session.shot import Shot
 from edge_client.session.spooled import SpooledSender
 from edge_client.session.unary import analyze
 from edge_client.session.wishes import PictureWish, picture_request
 from edge_client.spool import Spool
 from shared.bundle import Bundle
-from shared.codec import RateTarget
-from shared.errors import FeatherwireError, SessionError
+from shared.codec import RateTarget, Region
+from shared.codec.regions import check_regions
+from shared.errors import BundleError, FeatherwireError, SessionError
 from shared.wire.requests import parse_tasks
 
 if TYPE_CHECKING:
@@ -52,6 +55,7 @@ class EdgeSession:
     spool: keeps frames until the server has them, over lost connections, restarts and power cuts,
         and gives the session its name. Without one the session ends with its connection.
     control: the rate of this device. None sends as fast as the server takes.
+    regions: what is told more finely than the rest of every photo, where its bundle can.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class EdgeSession:
         kept_bytes: int = KEPT_BYTES,
         spool: Spool | None = None,
         control: RateControl | None = None,
+        regions: Iterable[Region] = (),
     ) -> None:
         self.server = server
         self.device = device or default_device_name()
@@ -94,7 +99,12 @@ class EdgeSession:
             timeout_s=connect_timeout_s,
             deadline_s=deadline_s,
             bundle_cache_dir=bundle_cache_dir,
+            regions=check_regions(tuple(regions)),
+            keep=keep_nothing if spool is None else spool.keep,
+            chosen_bundle_id=None if spool is None else spool.setting("chosen_bundle"),
+            bundle_trials=None if spool is None else spool.setting("bundle_trials"),
         )
+        self._regions = check_regions(tuple(regions))
         self._settings = DeviceSettings(spool, self._control, self._opener, self._current_link)
         self._link: Link | None = None
         self._courier: Courier | None = None
@@ -108,12 +118,14 @@ class EdgeSession:
         With a spool a server that is not there is no error: it is looked for until ``close``. One
         that does not let this device in is none either: frames stay, and ``refusal`` says why.
         Raises ``SessionError`` (unreachable, refused, bundle_mismatch, unsupported_version, ...)
-        and ``BundleError`` when the bundle cannot be had.
+        and ``BundleError`` when the bundle cannot be had, or knows no regions though some were
+        given.
         """
         if self._sender is not None:
             return self
         if self._spool is not None:
             self._open_spooled(self._spool)
+            self._check_regions()
             return self
         self._link = self._opener.open(
             self._session,
@@ -123,10 +135,12 @@ class EdgeSession:
         )
         self._settings.follow(self._link)
         self._sender = DirectSender(self._link, self.server, self._control)
+        self._check_regions()
         return self
 
     def close(self) -> None:
         """End the session; frames in flight have ten seconds to come back."""
+        self._opener.switch.close()
         if self._courier is not None:
             self._courier.close()
             self._courier = None
@@ -264,7 +278,7 @@ class EdgeSession:
 
     def stream(
         self,
-        photos: Iterable[Photo],
+        photos: Iterable[Photo | Shot | None],
         *,
         tasks: Iterable[str] | None = None,
         picture: PictureWish = None,
@@ -275,14 +289,19 @@ class EdgeSession:
         best_effort: bool = False,
         refinable: bool = False,
         send_with: SendWith = (),
+        window: int | None = None,
+        hurry: threading.Event | None = None,
     ) -> Iterator[FrameResult]:
         """Send many photos, with as many in flight as the server gives credits for.
 
         Yields each result as it completes, which need not be the order of ``photos``; its
-        ``source`` is the photo. Where the server asks for more of a frame after its result, what
-        comes of that is a further result, with ``refined`` set. A photo that cannot be encoded, or
-        fails at the server, yields a result with ``error`` set, and the rest go on; so does one
-        that is not back within its deadline. Raises ``SessionError`` when the session itself fails,
+        ``source`` is the photo, or the origin of a ``Shot``. ``photos`` may give None while there
+        is no photo to send, so that what is here is yielded. ``window``: frames without a result at
+        most while there is a stream. Once ``hurry`` is set no result is waited for. Where the
+        server asks for more of a frame after its result, what comes of that is a further result,
+        with ``refined`` set. A photo that cannot be encoded, or fails at the server, yields a
+        result with ``error`` set, and the rest go on; so does one that is not back within its
+        deadline. Raises ``SessionError`` when the session itself fails,
         after it has yielded all that came back.
         """
         sender = self._open_sender()
@@ -290,7 +309,7 @@ class EdgeSession:
         names = None if tasks is None else parse_tasks(tasks)
         with_ = self._framing().at_once(send_with)
         wishes = Wishes(rate, names, picture_request(picture), refinable, with_)
-        return sender.stream(photos, wishes)
+        return sender.stream(photos, wishes, window=window, hurry=hurry)
 
     def flush(self) -> Iterator[FrameResult]:
         """Results of what the spool still holds, as they come.
@@ -360,6 +379,14 @@ class EdgeSession:
         if self._sender is None:
             raise SessionError("closed", "this session is not open; use it in a with statement")
         return self._sender
+
+    def _check_regions(self) -> None:
+        try:
+            if self._regions:
+                self._opener.check_regions()
+        except BundleError:
+            self.close()
+            raise
 
     def _current_link(self) -> Link | None:
         return self._courier.link if self._courier is not None else self._link

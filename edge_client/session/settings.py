@@ -1,13 +1,25 @@
-"""What an operator has set on this device: the rate policy, and the tasks."""
+"""What an operator has set on this device: rate policy, tasks, regions, bundle."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
+
+import grpc
 
 from edge_client.rate import RateControl
 from edge_client.session.opening import Link, Opener
+from edge_client.session.switch import Done
 from edge_client.spool import Spool
-from shared.wire.commands import RatePolicy, TasksCommand, parse_rate_policy
+from shared.codec import Region
+from shared.wire.commands import (
+    BundleCommand,
+    RatePolicy,
+    RegionsCommand,
+    Setting,
+    TasksCommand,
+    parse_rate_policy,
+)
 
 
 class DeviceSettings:
@@ -26,16 +38,28 @@ class DeviceSettings:
         self._opener = opener
         self._link = link
 
-    def take(self, wanted: RatePolicy | TasksCommand) -> None:
-        """Carry out a command, and keep it. Raises ``SpoolError``."""
-        if isinstance(wanted, RatePolicy):
-            if self._spool is not None:
-                self._spool.keep("rate_policy", wanted.to_dict())
-            self._control.set_policy(wanted)
-        else:
-            if self._spool is not None:
-                self._spool.keep("tasks", list(wanted.tasks))
-            self._set_tasks(wanted.tasks)
+    def take(self, channel: grpc.Channel, wanted: Setting, done: Done) -> None:
+        """Carry out a command, keep it, and say so; a bundle takes its time.
+
+        channel: of the stream that it came by. Raises ``SpoolError``, and ``BundleError`` for
+        regions of a bundle that knows none.
+        """
+        match wanted:
+            case RatePolicy():
+                self._keep("rate_policy", wanted.to_dict())
+                self._control.set_policy(wanted)
+            case TasksCommand():
+                self._keep("tasks", list(wanted.tasks))
+                self._set_tasks(wanted.tasks)
+            case RegionsCommand():
+                if wanted.regions:
+                    self._opener.check_regions()
+                self._keep("regions", [asdict(region) for region in wanted.regions])
+                self._opener.regions = wanted.regions
+            case BundleCommand():
+                self._opener.use_bundle(channel, wanted.bundle_id, done)
+                return
+        done(None)
 
     def restore(self) -> None:
         """What was kept is in force again."""
@@ -46,12 +70,19 @@ class DeviceSettings:
             self._control.set_policy(RatePolicy(**policy))
         if tasks is not None:
             self._opener.tasks = tuple(tasks)
+        regions = self._spool.setting("regions")
+        if regions is not None:
+            self._opener.regions = tuple(Region(**region) for region in regions)
 
     def follow(self, link: Link) -> None:
         """Take the policy that the server has for everybody, unless a command said otherwise."""
         settings = link.connection.welcome.settings
         if settings.HasField("rate_policy") and self._control.policy == RatePolicy():
             self._control.set_policy(parse_rate_policy(settings.rate_policy))
+
+    def _keep(self, name: str, value: object) -> None:
+        if self._spool is not None:
+            self._spool.keep(name, value)
 
     def _set_tasks(self, tasks: tuple[str, ...]) -> None:
         self._opener.tasks = tasks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from edge_client.session.kept import KeptFrames
 from edge_client.session.opening import Opener
 from edge_client.session.outgoing import Wishes, make_frame
 from edge_client.session.result import FrameResult, failed
+from edge_client.session.shot import Origin, Shot, parts
 from edge_client.spool import Spool
 from shared.errors import FeatherwireError, SessionError
 
@@ -57,7 +59,7 @@ class SpooledSender:
 
     def send(self, photo: Photo, wishes: Wishes, *, wait_refined: bool) -> FrameResult:
         """See ``EdgeSession.send``; results of other frames wait for ``stream`` or ``flush``."""
-        sequence = self._put(photo, wishes)
+        sequence = self._put(photo, photo, wishes)
         found: FrameResult | None = None
         for result in self._results({sequence}, refined=wait_refined):
             found = result
@@ -66,42 +68,58 @@ class SpooledSender:
             return replace(found.before, refine_error=found.error)
         return whole(found)
 
-    def stream(self, photos: Iterable[Photo], wishes: Wishes) -> Iterator[FrameResult]:
+    def stream(
+        self,
+        photos: Iterable[Photo | Shot | None],
+        wishes: Wishes,
+        *,
+        window: int | None = None,
+        hurry: threading.Event | None = None,
+    ) -> Iterator[FrameResult]:
         """See ``EdgeSession.stream``; what an earlier process has spooled comes too."""
         for photo in photos:
-            try:
-                self._put(photo, wishes)
-            except FeatherwireError as error:
-                if isinstance(error, SessionError):
-                    raise
-                yield failed(photo, error)
+            if photo is not None:
+                pixels, source = parts(photo)
+                try:
+                    self._put(pixels, source, wishes)
+                except FeatherwireError as error:
+                    if isinstance(error, SessionError):
+                        raise
+                    yield failed(source, error)
+            self._give_up_late()
             yield from self._ready(None)
             # While a server takes frames there is no need to let the spool overflow, nor to choose
             # states for a time to come.
-            most = PACED_FRAMES if self._control.active else MAX_FRAMES
-            while self._courier.link is not None and self._courier.unanswered >= most:
+            most = min(window or MAX_FRAMES, PACED_FRAMES if self._control.active else MAX_FRAMES)
+            while (
+                self._courier.link is not None
+                and self._courier.unanswered >= most
+                and not (hurry is not None and hurry.is_set())
+            ):
                 self._give_up_late()
                 self._courier.wait(POLL_S)
                 yield from self._ready(None)
-        yield from self.flush()
+        yield from self._results(None, hurry=hurry)
 
     def flush(self) -> Iterator[FrameResult]:
         """Every result that is still to come; what no server takes now stays, and says so."""
         yield from self._results(None)
 
-    def _put(self, photo: Photo, wishes: Wishes) -> int:
+    def _put(self, photo: Photo, source: Photo | Origin, wishes: Wishes) -> int:
         framer = self.framer
         frame = make_frame(framer, self._control, photo, wishes)
         message, default_tasks = framer.for_spool(frame, wishes.tasks)
+        if isinstance(source, Origin):
+            message.captured_at.FromMicroseconds(round(source.captured_at * 1e6))
 
         def enqueue() -> int:
-            return self._spool.put(message, source=_name(photo), default_tasks=default_tasks)
+            return self._spool.put(message, source=_name(source), default_tasks=default_tasks)
 
         def keep(sequence: int) -> None:
             more = frame.make_others is not None
             self._kept.keep(sequence, frame.parts, *frame.later, more=more)
 
-        sequence = self._courier.put(enqueue, photo, frame.deadline_s, keep)
+        sequence = self._courier.put(enqueue, source, frame.deadline_s, keep)
         self._finish(sequence, frame)
         return sequence
 
@@ -123,19 +141,28 @@ class SpooledSender:
             finally:
                 self._courier.handed(item)
 
-    def _results(self, wanted: set[int] | None, *, refined: bool = False) -> Iterator[FrameResult]:
+    def _results(
+        self,
+        wanted: set[int] | None,
+        *,
+        refined: bool = False,
+        hurry: threading.Event | None = None,
+    ) -> Iterator[FrameResult]:
         """Results until all wanted frames (None: all) have one, or none can be expected."""
         while True:
             yield from self._ready(wanted)
             waiting = self._courier.waiting()
             left = [s for s in waiting if wanted is None or s in wanted]
             if not left:
-                if not self._courier.owes_refinement(wanted if refined else None):
+                owed = self._courier.owes_refinement(wanted if refined else None)
+                if not owed or (hurry is not None and hurry.is_set()):
                     yield from self._ready(wanted)
                     return
                 self._courier.wait(POLL_S)
                 continue
-            if self._courier.fatal is not None or self._courier.down_s() > self._patience_s:
+            hurried = hurry is not None and hurry.is_set()
+            away = self._courier.down_s() > self._patience_s
+            if hurried or away or self._courier.fatal is not None:
                 for sequence in left:
                     yield self._spooled(sequence, waiting[sequence])
                 return
@@ -156,5 +183,5 @@ class SpooledSender:
         return failed(source, error, sequence=sequence)
 
 
-def _name(photo: Photo) -> str:
-    return str(photo) if not hasattr(photo, "shape") and not isinstance(photo, bytes) else ""
+def _name(source: Photo | Origin) -> str:
+    return str(source) if not hasattr(source, "shape") and not isinstance(source, bytes) else ""

@@ -29,7 +29,11 @@ _USAGE_REASONS = frozenset(
         "bad_address",
         "bad_device",
         "bad_option",
+        "bad_region",
         "bad_recipe",
+        "bad_secret",
+        "bad_sink",
+        "bad_source",
         "bad_target",
         "no_int8",
         "no_psnr_model",
@@ -37,10 +41,13 @@ _USAGE_REASONS = frozenset(
         "insecure_listen",
         "no_target",
         "no_tokens",
+        "regions_unsupported",
         "tls_missing",
         "two_targets",
         "unknown_backend",
         "unknown_model",
+        "unknown_scheme",
+        "unknown_sink",
         "unknown_state",
         "unknown_task",
         "unknown_token",
@@ -52,7 +59,8 @@ def code_of(error: FeatherwireError) -> ExitCode:
     """The exit code for an error that ends a whole command."""
     if error.reason in _USAGE_REASONS:
         return ExitCode.USAGE
-    if isinstance(error, BundleError | ModelError | StorageError):
+    missing = error.reason == "missing_extra"
+    if missing or isinstance(error, BundleError | ModelError | StorageError):
         return ExitCode.MISSING
     if isinstance(error, SessionError) and error.reason != "not_found":
         return ExitCode.UNREACHABLE

@@ -6,6 +6,7 @@ from shared.codec.base import Codec, Latents
 from shared.codec.lattice import LatticeCodec
 from shared.codec.markov_palette import MarkovPaletteCodec
 from shared.codec.rate import RateTarget
+from shared.codec.regions import Region, Regions
 from shared.codec.registry import open_codec, register_codec
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "LatticeCodec",
     "MarkovPaletteCodec",
     "RateTarget",
+    "Region",
+    "Regions",
     "open_codec",
     "register_codec",
 ]

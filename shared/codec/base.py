@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from shared.bitstream import Bitstream
 from shared.codec.rate import FINEST, RateTarget
+from shared.codec.regions import Regions
 from shared.palette.chain import Depths, Features, Indices
 
 FloatArray = npt.NDArray[np.float32]
@@ -47,6 +48,12 @@ class Codec(Protocol):
         Raises BudgetError ``unknown_state`` or BundleError ``no_psnr_model``.
         """
 
+    def check_regions(self) -> None:
+        """Whether parts of a picture can be told to a finer state than the rest.
+
+        Raises BundleError ``regions_unsupported``, which says why not.
+        """
+
     def encode(
         self,
         features: Features,
@@ -56,6 +63,7 @@ class Codec(Protocol):
         *,
         rate_weight: float | None = None,
         detail: Sequence[float] | None = None,
+        regions: Regions = (),
     ) -> Bitstream:
         """The picture's bitstream at ``target``.
 
@@ -64,10 +72,13 @@ class Codec(Protocol):
         A budget is met by the finest whole layers that fit, then as many passes of the next one.
         rate_weight: squared error of a feature vector that one bit is worth; None is what the
         palette was made for. detail: of the photo,
-        see :func:`shared.preprocess.block_detail`; a PSNR target needs it. Raises BudgetError
+        see :func:`shared.preprocess.block_detail`; a PSNR target needs it. regions: what is told to
+        its own state where that is finer than the target's; a budget gives them what they want
+        first, and the rest what is left. Raises BudgetError
         ``budget_too_small`` when the coarsest state takes more than the budget,
         ``target_unreachable`` when not even the finest state is expected to have the PSNR; what
-        :meth:`check` raises; and ValueError when scales are missing or features and size do not
+        :meth:`check` and :meth:`check_regions` raise; ``bad_target`` for regions with a PSNR or a
+        rate weight; and ValueError when scales are missing or features and size do not
         fit each other.
         """
 

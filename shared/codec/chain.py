@@ -14,6 +14,7 @@ from shared.bitstream.container import HEADER_BYTES, layer_bytes, partial_layer_
 from shared.bundle import Bundle
 from shared.codec.base import Latents
 from shared.codec.rate import FINEST, RateTarget
+from shared.codec.regions import Regions
 from shared.errors import BitstreamError, BudgetError
 from shared.palette.chain import Features
 
@@ -76,6 +77,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         *,
         rate_weight: float | None = None,
         detail: Sequence[float] | None = None,
+        regions: Regions = (),
     ) -> Bitstream:
         """See :meth:`shared.codec.base.Codec.encode`."""
 

@@ -10,6 +10,7 @@ from shared.bundle import Bundle
 from shared.codec.base import Latents
 from shared.codec.chain import ChainCodec
 from shared.codec.rate import FINEST, RateTarget
+from shared.codec.regions import Regions, check_regions
 from shared.errors import BitstreamError, BudgetError, BundleError
 from shared.palette.chain import Features
 
@@ -56,6 +57,15 @@ class ChainsCodec(Generic[Chain]):
                 "a state, bits per pixel or bytes",
             )
 
+    def check_regions(self) -> None:
+        """See :meth:`shared.codec.base.Codec.check_regions`."""
+        raise BundleError(
+            "regions_unsupported",
+            f"bundle {self._bundle.manifest.name} has features of a network that sees the whole "
+            "picture at once: its states leave out groups of channels everywhere, and what stands "
+            "for a channel that is not told cannot be said of some positions alone",
+        )
+
     def encode(
         self,
         features: Features,
@@ -65,19 +75,32 @@ class ChainsCodec(Generic[Chain]):
         *,
         rate_weight: float | None = None,
         detail: Sequence[float] | None = None,
+        regions: Regions = (),
     ) -> Bitstream:
         """See :meth:`shared.codec.base.Codec.encode`.
 
         A budget is met by the finest chain that fits into it with its coarsest state at least.
         """
         self.check(target)
+        if check_regions(regions):
+            self.check_regions()
+            if target.psnr_db is not None or rate_weight:
+                raise BudgetError(
+                    "bad_target", "regions go with a state, bits per pixel or bytes, without lambda"
+                )
         last = self.chains[-1]
         for chain in self.chains:
             if target.state is not None and target.state > chain.states[-1]:
                 continue
             try:
                 return chain.encode(
-                    features, width, height, target, rate_weight=rate_weight, detail=detail
+                    features,
+                    width,
+                    height,
+                    target,
+                    rate_weight=rate_weight,
+                    detail=detail,
+                    regions=regions,
                 )
             except BudgetError as error:
                 if error.reason != "budget_too_small" or chain is last:

@@ -13,6 +13,7 @@ from shared.bundle import Bundle
 from shared.codec.base import Latents
 from shared.codec.chain import ChainCodec, shapes_of
 from shared.codec.rate import FINEST, RateTarget
+from shared.codec.regions import Regions
 from shared.entropy import SymbolDecoder, SymbolEncoder
 from shared.lattice import LatticeContexts, LatticePalette, LatticePass, PictureLattice, Values
 from shared.lattice.palette import channels
@@ -50,6 +51,7 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
         *,
         rate_weight: float | None = None,
         detail: Sequence[float] | None = None,
+        regions: Regions = (),
     ) -> Bitstream:
         """See :meth:`shared.codec.base.Codec.encode`.
 

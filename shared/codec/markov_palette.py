@@ -28,6 +28,11 @@ class MarkovPaletteCodec(ChainsCodec[PaletteChain]):
             chains.append(PaletteChain(bundle, palette, model))
         super().__init__(bundle, chains)
 
+    def check_regions(self) -> None:
+        """See :meth:`shared.codec.base.Codec.check_regions`."""
+        if self._bundle.manifest.resize is not None:
+            super().check_regions()
+
     @property
     def palette(self) -> MarkovPalette:
         """The finest chain's."""

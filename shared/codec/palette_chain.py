@@ -14,6 +14,7 @@ from shared.codec.assignment import RateAwareAssignment
 from shared.codec.base import Latents
 from shared.codec.chain import ChainCodec, shapes_of, whole
 from shared.codec.rate import FINEST, RateTarget
+from shared.codec.regions import RegionAssignment, Regions, States, grid_of_states
 from shared.entropy import BitDecoder, BitEncoder, ContextModel, PictureContexts
 from shared.errors import BudgetError
 from shared.palette import MarkovPalette, Pass
@@ -61,8 +62,12 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         *,
         rate_weight: float | None = None,
         detail: Sequence[float] | None = None,
+        regions: Regions = (),
     ) -> Bitstream:
         """See :meth:`shared.codec.base.Codec.encode`."""
+        if regions:
+            nearest = rate_weight is not None
+            return self._encode_regions(features, width, height, target, regions, nearest)
         if target.psnr_db is not None or not rate_weight:
             indices = self.quantise(features, rate_weight)
             state, passes = self._state(target), 0
@@ -88,6 +93,55 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
 
         budget = target.budget_bytes(width, height)
         return self._compose(width, height, bits_of, self._state(target), 0, budget)
+
+    def _encode_regions(
+        self,
+        features: Features,
+        width: int,
+        height: int,
+        target: RateTarget,
+        regions: Regions,
+        nearest: bool,
+    ) -> Bitstream:
+        """Regions to their own states, the rest to the target's, or to what a budget leaves."""
+        self._check_features(features)
+        self._check_extent(shapes_of(features), width, height)
+        finest = max(self.states[0], min(region.state for region in regions))
+        budget = target.budget_bytes(width, height)
+
+        def coded(rest: int, max_bytes: int | None = None) -> Bitstream:
+            states = self._states_of(regions, rest, width, height)
+            assignment = RegionAssignment(self.palette, features, states, nearest=nearest)
+
+            def bits_of(
+                state: int, contexts: PictureContexts, step: Pass, odds: npt.NDArray[np.uint16]
+            ) -> Bits:
+                return assignment.bits(state, step, contexts.positions(step.plane, step.side), odds)
+
+            return self._compose(width, height, bits_of, min(rest, finest), 0, max_bytes)
+
+        if budget is None:
+            return coded(self._state(target))
+        best: Bitstream | None = None
+        low, high = finest, self.states[-1]
+        while low <= high:  # the finest rest with which the regions have all that they want
+            rest = (low + high) // 2
+            found = coded(rest)
+            if found.file_bytes <= budget:
+                best, high = found, rest - 1
+            else:
+                low = rest + 1
+        return best if best is not None else coded(self.states[-1], budget)
+
+    def _states_of(self, regions: Regions, rest: int, width: int, height: int) -> dict[str, States]:
+        """Of all scales alike: a region is made of whole positions of the coarsest."""
+        grids, stride = self._grids(width, height), max(self._strides.values())
+        name = max(self._strides, key=self._strides.__getitem__)
+        states = grid_of_states(regions, rest, width, height, *grids[name], stride)
+        return {
+            scale: states.repeat(stride // here, 0).repeat(stride // here, 1)
+            for scale, here in self._strides.items()
+        }
 
     def quantise(self, features: Features, rate_weight: float | None = None) -> Indices:
         """Indices at the finest state: int32 [h, w] a plane. Raises ValueError on wrong features.

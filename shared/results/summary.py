@@ -14,6 +14,18 @@ def summarise(results: Iterable[TaskResult]) -> str:
     return "; ".join(parts) or "-"
 
 
+def found_counts(tasks: Iterable[TaskResult]) -> dict[str, int]:
+    """How many objects of each class: the most that one task found, faces as ``face``."""
+    most: Counter[str] = Counter()
+    for task in tasks:
+        items = task.detections or task.instances or ()
+        here = Counter(item.class_name for item in items)
+        if task.faces:
+            here["face"] = len(task.faces)
+        most |= here
+    return dict(most)
+
+
 def _one(result: TaskResult) -> str:
     if result.faces is not None:
         count = len(result.faces)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass
 
-from shared.errors import FeatherwireError, SessionError
+from shared.codec.regions import Region, Regions, check_regions
+from shared.errors import BudgetError, FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
 from shared.wire.failures import error_to_message
 from shared.wire.features import MAX_STATE, parse_short_id
@@ -67,7 +69,38 @@ class TasksCommand:
     tasks: tuple[str, ...]
 
 
-def parse_command(command: fleet_pb2.Command) -> RefineCommand | RatePolicy | TasksCommand:
+@dataclass(frozen=True, slots=True)
+class RegionsCommand:
+    """What is told more finely than the rest of every photo; none takes that back."""
+
+    regions: Regions
+
+
+@dataclass(frozen=True, slots=True)
+class BundleCommand:
+    """The bundle to use from now on, by its id."""
+
+    bundle_id: str
+
+
+Setting = RatePolicy | TasksCommand | RegionsCommand | BundleCommand
+"""A command about the device itself."""
+
+
+def parse_regions(message: fleet_pb2.SetRegions) -> Regions:
+    """Check regions; raises ``SessionError("invalid_message")``."""
+    try:
+        return check_regions(
+            [
+                Region(one.box.x_min, one.box.y_min, one.box.x_max, one.box.y_max, one.state)
+                for one in message.regions
+            ]
+        )
+    except BudgetError as error:
+        raise SessionError("invalid_message", f"set_regions: {error.message}") from None
+
+
+def parse_command(command: fleet_pb2.Command) -> RefineCommand | Setting:
     """Check a command.
 
     Raises ``SessionError``: ``unsupported_command`` for one that this client cannot carry out,
@@ -78,6 +111,13 @@ def parse_command(command: fleet_pb2.Command) -> RefineCommand | RatePolicy | Ta
             return parse_rate_policy(command.set_rate.policy)
         case "set_tasks":
             return TasksCommand(parse_tasks(command.set_tasks.tasks))
+        case "set_regions":
+            return RegionsCommand(parse_regions(command.set_regions))
+        case "use_bundle":
+            bundle_id = command.use_bundle.bundle_id
+            if not re.fullmatch("[0-9a-f]{64}", bundle_id):
+                raise SessionError("invalid_message", "a bundle's id is 64 hexadecimal digits")
+            return BundleCommand(bundle_id)
         case "refine_frame":
             refine = command.refine_frame
             if not 1 <= refine.sequence <= MAX_SEQUENCE or refine.state > MAX_STATE:
@@ -87,7 +127,7 @@ def parse_command(command: fleet_pb2.Command) -> RefineCommand | RatePolicy | Ta
         case other:
             raise SessionError(
                 "unsupported_command",
-                f"this client takes refine_frame, set_rate and set_tasks, not {other}",
+                f"this client knows no command {other}; it may be of a newer release",
             )
 
 

@@ -17,8 +17,8 @@ MAX_FRAME_BYTES = 24 * 2**20
 MAX_PICTURE_BYTES = 24 * 2**20
 """Bytes of an encoded reconstruction in a result, for the same reason."""
 
-BUNDLE_CHUNK_BYTES = 256 * 2**10
-"""Bytes of one message of a bundle's hand-over."""
+BUNDLE_CHUNK_BYTES = 64 * 2**10
+"""Bytes of one message of a bundle's hand-over: what a cut line costs at most."""
 
 CONNECT = "/featherwire.v1.IngestService/Connect"
 """The stream's method, for those who serialise its messages themselves (`shared.wire.batches`)."""

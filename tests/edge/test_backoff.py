@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from edge_client.session.backoff import Backoff
+from shared.backoff import Backoff
 
 
 def test_delays_double_up_to_a_limit_and_begin_anew_after_a_success() -> None:

@@ -36,9 +36,21 @@ def requirements(*extras: str) -> list[Requirement]:
     [
         (
             "constraints.txt",
-            ("edge", "cloud", "postgres", "ray", "tasks", "ultralytics", "train", "jxl", "dev"),
+            (
+                "edge",
+                "cloud",
+                "console",
+                "postgres",
+                "ray",
+                "tasks",
+                "ultralytics",
+                "train",
+                "jxl",
+                "demo",
+                "dev",
+            ),
         ),
-        ("constraints-edge.txt", ("edge",)),
+        ("constraints-edge.txt", ("edge", "stream", "mqtt", "webhook")),
     ],
 )
 def test_every_requirement_is_pinned_to_a_version_that_it_allows(

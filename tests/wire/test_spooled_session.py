@@ -241,7 +241,7 @@ def test_settings_that_the_server_commands_are_kept_over_a_restart(
                 with pytest.raises(FeatherwireError, match="made up"):
                     session.send(image)
     reasons = {one.command_id: one.error.reason for one in replies}
-    assert reasons == {"r": "", "t": "", "b": "unsupported_command"}
+    assert reasons == {"r": "", "t": "", "b": "refused"}
     assert [state for _, state in asked] == [3, 3]
 
 

@@ -16,17 +16,23 @@ class Proxy:
     connections that are open keep the target that they have.
 
     delay_s: of every chunk, both ways. upstream: bytes a second towards the target, None without
-    limit. stalled: nothing passes. refusing: new connections are closed at once.
+    limit; downstream: likewise. stalled: nothing passes. refusing: new connections are closed at
+    once.
     """
 
     def __init__(self, target: str) -> None:
         self.target = target
         self.delay_s = 0.0
         self.upstream: float | None = None
+        self.downstream: float | None = None
         self.stalled = False
         self.refusing = False
         self.sent: list[tuple[float, int]] = []
         """When how many bytes went upstream, by ``time.monotonic``."""
+        self.received = 0
+        """Bytes that went downstream."""
+        self.cut_at: int | None = None
+        """At so many of them every connection is cut."""
         self.connections = 0
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -96,7 +102,14 @@ class Proxy:
                     if self.upstream is not None:
                         time.sleep(len(data) / self.upstream)
                     self.sent.append((time.monotonic(), len(data)))
+                elif self.downstream is not None:
+                    time.sleep(len(data) / self.downstream)
                 sink.sendall(data)
+                if not up:
+                    self.received += len(data)
+                    if self.cut_at is not None and self.received >= self.cut_at:
+                        self.cut_at = None
+                        self.cut()
         for one in (source, sink):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)

@@ -26,7 +26,7 @@ from shared.proto.featherwire.v1 import types_pb2 as featherwire_dot_v1_dot_type
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x61therwire/v1/fleet.proto\x12\x0e\x66\x65\x61therwire.v1\x1a\x1a\x66\x65\x61therwire/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\x01\n\nRatePolicy\x12\x0f\n\x05state\x18\x01 \x01(\rH\x00\x12\x18\n\x0e\x62its_per_pixel\x18\x02 \x01(\x01H\x00\x12\x15\n\x0b\x66rame_bytes\x18\x03 \x01(\x04H\x00\x12\x1a\n\x10\x62ytes_per_second\x18\x04 \x01(\x04H\x00\x12\x1d\n\x15max_frames_per_second\x18\x05 \x01(\x01\x42\x08\n\x06policy\"9\n\x06Region\x12 \n\x03\x62ox\x18\x01 \x01(\x0b\x32\x13.featherwire.v1.Box\x12\r\n\x05state\x18\x02 \x01(\r\"5\n\x07SetRate\x12*\n\x06policy\x18\x01 \x01(\x0b\x32\x1a.featherwire.v1.RatePolicy\"\x19\n\x08SetTasks\x12\r\n\x05tasks\x18\x01 \x03(\t\"5\n\nSetRegions\x12\'\n\x07regions\x18\x01 \x03(\x0b\x32\x16.featherwire.v1.Region\"\x1e\n\tUseBundle\x12\x11\n\tbundle_id\x18\x01 \x01(\t\"X\n\x0bRefineFrame\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05state\x18\x02 \x01(\r\x12\x17\n\x0f\x62undle_short_id\x18\x03 \x01(\x0c\x12\x0f\n\x07session\x18\x04 \x01(\t\"\xcc\x02\n\x07\x43ommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12-\n\tissued_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08set_rate\x18\x03 \x01(\x0b\x32\x17.featherwire.v1.SetRateH\x00\x12-\n\tset_tasks\x18\x04 \x01(\x0b\x32\x18.featherwire.v1.SetTasksH\x00\x12\x31\n\x0bset_regions\x18\x05 \x01(\x0b\x32\x1a.featherwire.v1.SetRegionsH\x00\x12/\n\nuse_bundle\x18\x06 \x01(\x0b\x32\x19.featherwire.v1.UseBundleH\x00\x12\x33\n\x0crefine_frame\x18\x07 \x01(\x0b\x32\x1b.featherwire.v1.RefineFrameH\x00\x42\t\n\x07\x63ommand\"W\n\x0c\x43ommandReply\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.featherwire.v1.ErrorH\x00\x88\x01\x01\x42\x08\n\x06_error\"\xe6\x03\n\x06\x44\x65vice\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x0e\n\x06online\x18\x03 \x01(\x08\x12\x30\n\x0clast_seen_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tbundle_id\x18\x05 \x01(\t\x12\x16\n\x0e\x63lient_version\x18\x06 \x01(\t\x12/\n\x0brate_policy\x18\x07 \x01(\x0b\x32\x1a.featherwire.v1.RatePolicy\x12\r\n\x05tasks\x18\x08 \x03(\t\x12\x15\n\rqueued_frames\x18\t \x01(\x04\x12\x14\n\x0cqueued_bytes\x18\n \x01(\x04\x12\x32\n\x06labels\x18\x0b \x03(\x0b\x32\".featherwire.v1.Device.LabelsEntry\x12\x12\n\x05state\x18\x0c \x01(\rH\x00\x88\x01\x01\x12\x19\n\x11\x66rames_per_second\x18\r \x01(\x01\x12\x18\n\x10\x62ytes_per_second\x18\x0e \x01(\x01\x12\x11\n\tthrottled\x18\x0f \x01(\x08\x12\x18\n\x10pending_commands\x18\x10 \x01(\r\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_state\";\n\x0c\x44\x65viceStatus\x12\x15\n\rqueued_frames\x18\x01 \x01(\x04\x12\x14\n\x0cqueued_bytes\x18\x02 \x01(\x04\"\x8c\x01\n\x0e\x44\x65viceSelector\x12\x0f\n\x07\x64\x65vices\x18\x01 \x03(\t\x12:\n\x06labels\x18\x02 \x03(\x0b\x32*.featherwire.v1.DeviceSelector.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"m\n\x12ListDevicesRequest\x12\x30\n\x08selector\x18\x01 \x01(\x0b\x32\x1e.featherwire.v1.DeviceSelector\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x13ListDevicesResponse\x12\'\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x16.featherwire.v1.Device\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"G\n\x13WatchDevicesRequest\x12\x30\n\x08selector\x18\x01 \x01(\x0b\x32\x1e.featherwire.v1.DeviceSelector\">\n\x14WatchDevicesResponse\x12&\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x16.featherwire.v1.Device\"p\n\x12SendCommandRequest\x12\x30\n\x08selector\x18\x01 \x01(\x0b\x32\x1e.featherwire.v1.DeviceSelector\x12(\n\x07\x63ommand\x18\x02 \x01(\x0b\x32\x17.featherwire.v1.Command\"\xa9\x01\n\x13SendCommandResponse\x12X\n\x14\x63ommand_id_by_device\x18\x01 \x03(\x0b\x32:.featherwire.v1.SendCommandResponse.CommandIdByDeviceEntry\x1a\x38\n\x16\x43ommandIdByDeviceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x84\x01\n\x13ListCommandsRequest\x12\x30\n\x08selector\x18\x01 \x01(\x0b\x32\x1e.featherwire.v1.DeviceSelector\x12\x14\n\x0cpending_only\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"`\n\x14ListCommandsResponse\x12/\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1d.featherwire.v1.IssuedCommand\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xdc\x01\n\rIssuedCommand\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12(\n\x07\x63ommand\x18\x02 \x01(\x0b\x32\x17.featherwire.v1.Command\x12\x30\n\x05reply\x18\x03 \x01(\x0b\x32\x1c.featherwire.v1.CommandReplyH\x00\x88\x01\x01\x12\x11\n\tissued_by\x18\x04 \x01(\t\x12\x33\n\nreplied_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x42\x08\n\x06_replyB\r\n\x0b_replied_at\"7\n\x10ListAuditRequest\x12\x10\n\x08\x61\x66ter_id\x18\x01 \x01(\x04\x12\x11\n\tpage_size\x18\x02 \x01(\r\"k\n\nAuditEntry\x12\n\n\x02id\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03who\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0c\n\x04what\x18\x05 \x01(\t\"M\n\x11ListAuditResponse\x12+\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1a.featherwire.v1.AuditEntry\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x08\x32\xc8\x03\n\x0c\x46leetService\x12V\n\x0bListDevices\x12\".featherwire.v1.ListDevicesRequest\x1a#.featherwire.v1.ListDevicesResponse\x12[\n\x0cWatchDevices\x12#.featherwire.v1.WatchDevicesRequest\x1a$.featherwire.v1.WatchDevicesResponse0\x01\x12V\n\x0bSendCommand\x12\".featherwire.v1.SendCommandRequest\x1a#.featherwire.v1.SendCommandResponse\x12Y\n\x0cListCommands\x12#.featherwire.v1.ListCommandsRequest\x1a$.featherwire.v1.ListCommandsResponse\x12P\n\tListAudit\x12 .featherwire.v1.ListAuditRequest\x1a!.featherwire.v1.ListAuditResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x61therwire/v1/fleet.proto\x12\x0e\x66\x65\x61therwire.v1\x1a\x1a\x66\x65\x61therwire/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\x01\n\nRatePolicy\x12\x0f\n\x05state\x18\x01 \x01(\rH\x00\x12\x18\n\x0e\x62its_per_pixel\x18\x02 \x01(\x01H\x00\x12\x15\n\x0b\x66rame_bytes\x18\x03 \x01(\x04H\x00\x12\x1a\n\x10\x62ytes_per_second\x18\x04 \x01(\x04H\x00\x12\x1d\n\x15max_frames_per_second\x18\x05 \x01(\x01\x42\x08\n\x06policy\"9\n\x06Region\x12 \n\x03\x62ox\x18\x01 \x01(\x0b\x32\x13.featherwire.v1.Box\x12\r\n\x05state\x18\x02 \x01(\r\"5\n\x07SetRate\x12*\n\x06policy\x18\x01 \x01(\x0b\x32\x1a.featherwire.v1.RatePolicy\"\x19\n\x08SetTasks\x12\r\n\x05tasks\x18\x01 \x03(\t\"5\n\nSetRegions\x12\'\n\x07regions\x18\x01 \x03(\x0b\x32\x16.featherwire.v1.Region\"\x1e\n\tUseBundle\x12\x11\n\tbundle_id\x18\x01 \x01(\t\"X\n\x0bRefineFrame\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05state\x18\x02 \x01(\r\x12\x17\n\x0f\x62undle_short_id\x18\x03 \x01(\x0c\x12\x0f\n\x07session\x18\x04 \x01(\t\"\xcc\x02\n\x07\x43ommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12-\n\tissued_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08set_rate\x18\x03 \x01(\x0b\x32\x17.featherwire.v1.SetRateH\x00\x12-\n\tset_tasks\x18\x04 \x01(\x0b\x32\x18.featherwire.v1.SetTasksH\x00\x12\x31\n\x0bset_regions\x18\x05 \x01(\x0b\x32\x1a.featherwire.v1.SetRegionsH\x00\x12/\n\nuse_bundle\x18\x06 \x01(\x0b\x32\x19.featherwire.v1.UseBundleH\x00\x12\x33\n\x0crefine_frame\x18\x07 \x01(\x0b\x32\x1b.featherwire.v1.RefineFrameH\x00\x42\t\n\x07\x63ommand\"W\n\x0c\x43ommandReply\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.featherwire.v1.ErrorH\x00\x88\x01\x01\x42\x08\n\x06_error\"\xb0\x05\n\x06\x44\x65vice\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x0e\n\x06online\x18\x03 \x01(\x08\x12\x30\n\x0clast_seen_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tbundle_id\x18\x05 \x01(\t\x12\x16\n\x0e\x63lient_version\x18\x06 \x01(\t\x12/\n\x0brate_policy\x18\x07 \x01(\x0b\x32\x1a.featherwire.v1.RatePolicy\x12\r\n\x05tasks\x18\x08 \x03(\t\x12\x15\n\rqueued_frames\x18\t \x01(\x04\x12\x14\n\x0cqueued_bytes\x18\n \x01(\x04\x12\x32\n\x06labels\x18\x0b \x03(\x0b\x32\".featherwire.v1.Device.LabelsEntry\x12\x12\n\x05state\x18\x0c \x01(\rH\x00\x88\x01\x01\x12\x19\n\x11\x66rames_per_second\x18\r \x01(\x01\x12\x18\n\x10\x62ytes_per_second\x18\x0e \x01(\x01\x12\x11\n\tthrottled\x18\x0f \x01(\x08\x12\x18\n\x10pending_commands\x18\x10 \x01(\r\x12\'\n\x07regions\x18\x11 \x03(\x0b\x32\x16.featherwire.v1.Region\x12\x16\n\x0e\x62its_per_pixel\x18\x14 \x01(\x01\x12.\n\nlast_error\x18\x15 \x01(\x0b\x32\x15.featherwire.v1.ErrorH\x01\x88\x01\x01\x12\x36\n\rlast_error_at\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x02\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_stateB\r\n\x0b_last_errorB\x10\n\x0e_last_error_at\";\n\x0c\x44\x65viceStatus\x12\x15\n\rqueued_frames\x18\x01 \x01(\x04\x12\x14\n\x0cqueued_bytes\x18\x02 \x01(\x04\"\x8c\x01\n\x0e\x44\x65viceSelector\x12\x0f\n\x07\x64\x65vices\x18\x01 \x03(\t\x12:\n\x06labels\x18\x02 \x03(\x0b\x32*.featherwire.v1.DeviceSelector.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"m\n\x12ListDevicesRequest\x12\x30\n\x08selector\x18\x01 \x01(\x0b\x32\x1e.featherwire.v1.DeviceSelector\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x13ListDevicesResponse\x12\'\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x16.featherwire.v1.Device\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"G\n\x13WatchDevicesRequest\x12\x30\n\x08selector\x18\x01 \x01(\x0b\x32\x1e.featherwire.v1.DeviceSelector\">\n\x14WatchDevicesResponse\x12&\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x16.featherwire.v1.Device\"p\n\x12SendCommandRequest\x12\x30\n\x08selector\x18\x01 \x01(\x0b\x32\x1e.featherwire.v1.DeviceSelector\x12(\n\x07\x63ommand\x18\x02 \x01(\x0b\x32\x17.featherwire.v1.Command\"\xa9\x01\n\x13SendCommandResponse\x12X\n\x14\x63ommand_id_by_device\x18\x01 \x03(\x0b\x32:.featherwire.v1.SendCommandResponse.CommandIdByDeviceEntry\x1a\x38\n\x16\x43ommandIdByDeviceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9a\x01\n\x13ListCommandsRequest\x12\x30\n\x08selector\x18\x01 \x01(\x0b\x32\x1e.featherwire.v1.DeviceSelector\x12\x14\n\x0cpending_only\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x14\n\x0cnewest_first\x18\x05 \x01(\x08\"`\n\x14ListCommandsResponse\x12/\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1d.featherwire.v1.IssuedCommand\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xdc\x01\n\rIssuedCommand\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12(\n\x07\x63ommand\x18\x02 \x01(\x0b\x32\x17.featherwire.v1.Command\x12\x30\n\x05reply\x18\x03 \x01(\x0b\x32\x1c.featherwire.v1.CommandReplyH\x00\x88\x01\x01\x12\x11\n\tissued_by\x18\x04 \x01(\t\x12\x33\n\nreplied_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x42\x08\n\x06_replyB\r\n\x0b_replied_at\"M\n\x10ListAuditRequest\x12\x10\n\x08\x61\x66ter_id\x18\x01 \x01(\x04\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x14\n\x0cnewest_first\x18\x03 \x01(\x08\"k\n\nAuditEntry\x12\n\n\x02id\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03who\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0c\n\x04what\x18\x05 \x01(\t\"M\n\x11ListAuditResponse\x12+\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1a.featherwire.v1.AuditEntry\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x08\x32\xc8\x03\n\x0c\x46leetService\x12V\n\x0bListDevices\x12\".featherwire.v1.ListDevicesRequest\x1a#.featherwire.v1.ListDevicesResponse\x12[\n\x0cWatchDevices\x12#.featherwire.v1.WatchDevicesRequest\x1a$.featherwire.v1.WatchDevicesResponse0\x01\x12V\n\x0bSendCommand\x12\".featherwire.v1.SendCommandRequest\x1a#.featherwire.v1.SendCommandResponse\x12Y\n\x0cListCommands\x12#.featherwire.v1.ListCommandsRequest\x1a$.featherwire.v1.ListCommandsResponse\x12P\n\tListAudit\x12 .featherwire.v1.ListAuditRequest\x1a!.featherwire.v1.ListAuditResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,41 +58,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMMANDREPLY']._serialized_start=910
   _globals['_COMMANDREPLY']._serialized_end=997
   _globals['_DEVICE']._serialized_start=1000
-  _globals['_DEVICE']._serialized_end=1486
-  _globals['_DEVICE_LABELSENTRY']._serialized_start=1431
-  _globals['_DEVICE_LABELSENTRY']._serialized_end=1476
-  _globals['_DEVICESTATUS']._serialized_start=1488
-  _globals['_DEVICESTATUS']._serialized_end=1547
-  _globals['_DEVICESELECTOR']._serialized_start=1550
-  _globals['_DEVICESELECTOR']._serialized_end=1690
-  _globals['_DEVICESELECTOR_LABELSENTRY']._serialized_start=1431
-  _globals['_DEVICESELECTOR_LABELSENTRY']._serialized_end=1476
-  _globals['_LISTDEVICESREQUEST']._serialized_start=1692
-  _globals['_LISTDEVICESREQUEST']._serialized_end=1801
-  _globals['_LISTDEVICESRESPONSE']._serialized_start=1803
-  _globals['_LISTDEVICESRESPONSE']._serialized_end=1890
-  _globals['_WATCHDEVICESREQUEST']._serialized_start=1892
-  _globals['_WATCHDEVICESREQUEST']._serialized_end=1963
-  _globals['_WATCHDEVICESRESPONSE']._serialized_start=1965
-  _globals['_WATCHDEVICESRESPONSE']._serialized_end=2027
-  _globals['_SENDCOMMANDREQUEST']._serialized_start=2029
-  _globals['_SENDCOMMANDREQUEST']._serialized_end=2141
-  _globals['_SENDCOMMANDRESPONSE']._serialized_start=2144
-  _globals['_SENDCOMMANDRESPONSE']._serialized_end=2313
-  _globals['_SENDCOMMANDRESPONSE_COMMANDIDBYDEVICEENTRY']._serialized_start=2257
-  _globals['_SENDCOMMANDRESPONSE_COMMANDIDBYDEVICEENTRY']._serialized_end=2313
-  _globals['_LISTCOMMANDSREQUEST']._serialized_start=2316
-  _globals['_LISTCOMMANDSREQUEST']._serialized_end=2448
-  _globals['_LISTCOMMANDSRESPONSE']._serialized_start=2450
-  _globals['_LISTCOMMANDSRESPONSE']._serialized_end=2546
-  _globals['_ISSUEDCOMMAND']._serialized_start=2549
-  _globals['_ISSUEDCOMMAND']._serialized_end=2769
-  _globals['_LISTAUDITREQUEST']._serialized_start=2771
-  _globals['_LISTAUDITREQUEST']._serialized_end=2826
-  _globals['_AUDITENTRY']._serialized_start=2828
-  _globals['_AUDITENTRY']._serialized_end=2935
-  _globals['_LISTAUDITRESPONSE']._serialized_start=2937
-  _globals['_LISTAUDITRESPONSE']._serialized_end=3014
-  _globals['_FLEETSERVICE']._serialized_start=3017
-  _globals['_FLEETSERVICE']._serialized_end=3473
+  _globals['_DEVICE']._serialized_end=1688
+  _globals['_DEVICE_LABELSENTRY']._serialized_start=1600
+  _globals['_DEVICE_LABELSENTRY']._serialized_end=1645
+  _globals['_DEVICESTATUS']._serialized_start=1690
+  _globals['_DEVICESTATUS']._serialized_end=1749
+  _globals['_DEVICESELECTOR']._serialized_start=1752
+  _globals['_DEVICESELECTOR']._serialized_end=1892
+  _globals['_DEVICESELECTOR_LABELSENTRY']._serialized_start=1600
+  _globals['_DEVICESELECTOR_LABELSENTRY']._serialized_end=1645
+  _globals['_LISTDEVICESREQUEST']._serialized_start=1894
+  _globals['_LISTDEVICESREQUEST']._serialized_end=2003
+  _globals['_LISTDEVICESRESPONSE']._serialized_start=2005
+  _globals['_LISTDEVICESRESPONSE']._serialized_end=2092
+  _globals['_WATCHDEVICESREQUEST']._serialized_start=2094
+  _globals['_WATCHDEVICESREQUEST']._serialized_end=2165
+  _globals['_WATCHDEVICESRESPONSE']._serialized_start=2167
+  _globals['_WATCHDEVICESRESPONSE']._serialized_end=2229
+  _globals['_SENDCOMMANDREQUEST']._serialized_start=2231
+  _globals['_SENDCOMMANDREQUEST']._serialized_end=2343
+  _globals['_SENDCOMMANDRESPONSE']._serialized_start=2346
+  _globals['_SENDCOMMANDRESPONSE']._serialized_end=2515
+  _globals['_SENDCOMMANDRESPONSE_COMMANDIDBYDEVICEENTRY']._serialized_start=2459
+  _globals['_SENDCOMMANDRESPONSE_COMMANDIDBYDEVICEENTRY']._serialized_end=2515
+  _globals['_LISTCOMMANDSREQUEST']._serialized_start=2518
+  _globals['_LISTCOMMANDSREQUEST']._serialized_end=2672
+  _globals['_LISTCOMMANDSRESPONSE']._serialized_start=2674
+  _globals['_LISTCOMMANDSRESPONSE']._serialized_end=2770
+  _globals['_ISSUEDCOMMAND']._serialized_start=2773
+  _globals['_ISSUEDCOMMAND']._serialized_end=2993
+  _globals['_LISTAUDITREQUEST']._serialized_start=2995
+  _globals['_LISTAUDITREQUEST']._serialized_end=3072
+  _globals['_AUDITENTRY']._serialized_start=3074
+  _globals['_AUDITENTRY']._serialized_end=3181
+  _globals['_LISTAUDITRESPONSE']._serialized_start=3183
+  _globals['_LISTAUDITRESPONSE']._serialized_end=3260
+  _globals['_FLEETSERVICE']._serialized_start=3263
+  _globals['_FLEETSERVICE']._serialized_end=3719
 # @@protoc_insertion_point(module_scope)

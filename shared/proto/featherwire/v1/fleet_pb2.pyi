@@ -72,7 +72,7 @@ class Region(_message.Message):
     BOX_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     state: _builtins.int
-    """State inside the region."""
+    """State inside the region; the rest has the frame's, by its rate, and is never finer for a region."""
     @_builtins.property
     def box(self) -> _types_pb2.Box: ...
     def __init__(
@@ -131,6 +131,8 @@ Global___SetTasks: _TypeAlias = SetTasks  # noqa: Y015
 
 @_typing.final
 class SetRegions(_message.Message):
+    """Of every photo that is encoded from then on, as its bundle allows; none takes them back."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REGIONS_FIELD_NUMBER: _builtins.int
@@ -151,6 +153,11 @@ Global___SetRegions: _TypeAlias = SetRegions  # noqa: Y015
 
 @_typing.final
 class UseBundle(_message.Message):
+    """The device fetches the bundle (BundleService.GetBundle, from the offset up to which it has it),
+    checks and tries it, changes over between two frames, and replies when the first frame with it has
+    its result. When anything of that fails it goes on with the bundle before, and replies with why.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     BUNDLE_ID_FIELD_NUMBER: _builtins.int
@@ -323,6 +330,10 @@ class Device(_message.Message):
     BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     THROTTLED_FIELD_NUMBER: _builtins.int
     PENDING_COMMANDS_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    BITS_PER_PIXEL_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_AT_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     session: _builtins.str
     """The newest."""
@@ -341,6 +352,8 @@ class Device(_message.Message):
     """The server withholds credits from it, because of its quota."""
     pending_commands: _builtins.int
     """Commands that it has not answered."""
+    bits_per_pixel: _builtins.float
+    """Of its last frame, all its features together."""
     @_builtins.property
     def last_seen_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -351,6 +364,16 @@ class Device(_message.Message):
     def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Region]:
+        """The last that the device took from an operator."""
+
+    @_builtins.property
+    def last_error(self) -> _types_pb2.Error:
+        """Why the last frame or command that failed did, and when."""
+
+    @_builtins.property
+    def last_error_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -370,13 +393,26 @@ class Device(_message.Message):
         bytes_per_second: _builtins.float = ...,
         throttled: _builtins.bool = ...,
         pending_commands: _builtins.int = ...,
+        regions: _abc.Iterable[Global___Region] | None = ...,
+        bits_per_pixel: _builtins.float = ...,
+        last_error: _types_pb2.Error | None = ...,
+        last_error_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_state", b"_state", "last_seen_at", b"last_seen_at", "rate_policy", b"rate_policy", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_error", b"_last_error", "_last_error_at", b"_last_error_at", "_state", b"_state", "last_error", b"last_error", "last_error_at", b"last_error_at", "last_seen_at", b"last_seen_at", "rate_policy", b"rate_policy", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_state", b"_state", "bundle_id", b"bundle_id", "bytes_per_second", b"bytes_per_second", "client_version", b"client_version", "device", b"device", "frames_per_second", b"frames_per_second", "labels", b"labels", "last_seen_at", b"last_seen_at", "online", b"online", "pending_commands", b"pending_commands", "queued_bytes", b"queued_bytes", "queued_frames", b"queued_frames", "rate_policy", b"rate_policy", "session", b"session", "state", b"state", "tasks", b"tasks", "throttled", b"throttled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_error", b"_last_error", "_last_error_at", b"_last_error_at", "_state", b"_state", "bits_per_pixel", b"bits_per_pixel", "bundle_id", b"bundle_id", "bytes_per_second", b"bytes_per_second", "client_version", b"client_version", "device", b"device", "frames_per_second", b"frames_per_second", "labels", b"labels", "last_error", b"last_error", "last_error_at", b"last_error_at", "last_seen_at", b"last_seen_at", "online", b"online", "pending_commands", b"pending_commands", "queued_bytes", b"queued_bytes", "queued_frames", b"queued_frames", "rate_policy", b"rate_policy", "regions", b"regions", "session", b"session", "state", b"state", "tasks", b"tasks", "throttled", b"throttled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__last_error: _TypeAlias = _typing.Literal["last_error"]  # noqa: Y015
+    _WhichOneofArgType__last_error: _TypeAlias = _typing.Literal["_last_error", b"_last_error"]  # noqa: Y015
+    _WhichOneofReturnType__last_error_at: _TypeAlias = _typing.Literal["last_error_at"]  # noqa: Y015
+    _WhichOneofArgType__last_error_at: _TypeAlias = _typing.Literal["_last_error_at", b"_last_error_at"]  # noqa: Y015
     _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
     _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_error) -> _WhichOneofReturnType__last_error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_error_at) -> _WhichOneofReturnType__last_error_at | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
 
 Global___Device: _TypeAlias = Device  # noqa: Y015
@@ -618,9 +654,11 @@ class ListCommandsRequest(_message.Message):
     PENDING_ONLY_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     pending_only: _builtins.bool
     page_size: _builtins.int
     page_token: _builtins.str
+    newest_first: _builtins.bool
     @_builtins.property
     def selector(self) -> Global___DeviceSelector: ...
     def __init__(
@@ -630,10 +668,11 @@ class ListCommandsRequest(_message.Message):
         pending_only: _builtins.bool = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        newest_first: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "pending_only", b"pending_only", "selector", b"selector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newest_first", b"newest_first", "page_size", b"page_size", "page_token", b"page_token", "pending_only", b"pending_only", "selector", b"selector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -712,19 +751,23 @@ class ListAuditRequest(_message.Message):
 
     AFTER_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     after_id: _builtins.int
     """Only entries after this id."""
     page_size: _builtins.int
     """0 lets the server choose; larger numbers than it allows are cut."""
+    newest_first: _builtins.bool
+    """Newest first: then only entries before after_id, 0 being the end."""
     def __init__(
         self,
         *,
         after_id: _builtins.int = ...,
         page_size: _builtins.int = ...,
+        newest_first: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_id", b"after_id", "page_size", b"page_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_id", b"after_id", "newest_first", b"newest_first", "page_size", b"page_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -743,9 +786,9 @@ class AuditEntry(_message.Message):
     WHAT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     who: _builtins.str
-    """Name of a token and its id, or of a user of the server's machine."""
+    """Name of a token and its id, of a user of the server's machine, or of a device."""
     action: _builtins.str
-    """SendCommand, CreateToken, RevokeToken."""
+    """SendCommand, CommandReply, CreateToken, RevokeToken."""
     what: _builtins.str
     """JSON."""
     @_builtins.property

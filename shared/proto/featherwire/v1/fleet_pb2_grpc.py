@@ -85,7 +85,7 @@ class FleetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCommands(self, request, context):
-        """Oldest first.
+        """Oldest first, unless the request says otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

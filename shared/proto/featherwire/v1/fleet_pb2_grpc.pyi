@@ -41,7 +41,7 @@ class FleetServiceStub:
     """
     SendCommand: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.SendCommandRequest, _fleet_pb2.SendCommandResponse]
     ListCommands: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListCommandsRequest, _fleet_pb2.ListCommandsResponse]
-    """Oldest first."""
+    """Oldest first, unless the request says otherwise."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListAuditRequest, _fleet_pb2.ListAuditResponse]
 
 @_typing.type_check_only
@@ -54,7 +54,7 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """
     SendCommand: _aio.UnaryUnaryMultiCallable[_fleet_pb2.SendCommandRequest, _fleet_pb2.SendCommandResponse]  # type: ignore[assignment]
     ListCommands: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListCommandsRequest, _fleet_pb2.ListCommandsResponse]  # type: ignore[assignment]
-    """Oldest first."""
+    """Oldest first, unless the request says otherwise."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListAuditRequest, _fleet_pb2.ListAuditResponse]  # type: ignore[assignment]
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -88,7 +88,7 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.ListCommandsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.ListCommandsResponse, _abc.Awaitable[_fleet_pb2.ListCommandsResponse]]:
-        """Oldest first."""
+        """Oldest first, unless the request says otherwise."""
 
     @_abc_1.abstractmethod
     def ListAudit(

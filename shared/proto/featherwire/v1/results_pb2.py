@@ -26,7 +26,7 @@ from shared.proto.featherwire.v1 import types_pb2 as featherwire_dot_v1_dot_type
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66\x65\x61therwire/v1/results.proto\x12\x0e\x66\x65\x61therwire.v1\x1a\x1a\x66\x65\x61therwire/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x02\n\x0cResultRecord\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\r\n\x05state\x18\x05 \x01(\r\x12/\n\x0b\x63\x61ptured_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63ompleted_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x07outcome\x18\x08 \x01(\x0b\x32\x1c.featherwire.v1.FrameOutcome\x12\x17\n\x0f\x62undle_short_id\x18\t \x01(\x0c\x12\x11\n\tresult_id\x18\n \x01(\x04\"U\n\x0cResultFilter\x12\x0f\n\x07\x64\x65vices\x18\x01 \x03(\t\x12\x10\n\x08sessions\x18\x02 \x03(\t\x12\r\n\x05tasks\x18\x03 \x03(\t\x12\x13\n\x0b\x63lass_names\x18\x04 \x03(\t\"k\n\x12ListResultsRequest\x12,\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1c.featherwire.v1.ResultFilter\x12\x14\n\x0c\x61\x66ter_cursor\x18\x02 \x01(\x04\x12\x11\n\tpage_size\x18\x03 \x01(\r\"f\n\x13ListResultsResponse\x12-\n\x07records\x18\x01 \x03(\x0b\x32\x1c.featherwire.v1.ResultRecord\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x08\"V\n\x10GetResultRequest\x12\x10\n\x06\x63ursor\x18\x01 \x01(\x04H\x00\x12)\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x18.featherwire.v1.FrameKeyH\x00\x42\x05\n\x03key\"=\n\x08\x46rameKey\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"A\n\x11GetResultResponse\x12,\n\x06record\x18\x01 \x01(\x0b\x32\x1c.featherwire.v1.ResultRecord\"s\n\x17SubscribeResultsRequest\x12,\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1c.featherwire.v1.ResultFilter\x12\x19\n\x0c\x61\x66ter_cursor\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x0f\n\r_after_cursor\"\x91\x01\n\x18SubscribeResultsResponse\x12.\n\x06record\x18\x01 \x01(\x0b\x32\x1c.featherwire.v1.ResultRecordH\x00\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.featherwire.v1.ErrorH\x00\x12\x12\n\x08position\x18\x03 \x01(\x04H\x00\x42\t\n\x07message\"\xd9\x01\n\x0fGetFrameRequest\x12\'\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x18.featherwire.v1.FrameKey\x12\x12\n\x05state\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x34\n\x07picture\x18\x03 \x01(\x0b\x32\x1e.featherwire.v1.PictureRequestH\x01\x88\x01\x01\x12\x16\n\tmax_bytes\x18\x04 \x01(\x04H\x02\x88\x01\x01\x12\x17\n\x0f\x62undle_short_id\x18\x05 \x01(\x0c\x42\x08\n\x06_stateB\n\n\x08_pictureB\x0c\n\n_max_bytes\"\xc4\x01\n\x10GetFrameResponse\x12*\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x18.featherwire.v1.Features\x12-\n\x07picture\x18\x02 \x01(\x0b\x32\x17.featherwire.v1.PictureH\x00\x88\x01\x01\x12\x18\n\x10\x62undle_short_ids\x18\x03 \x03(\x0c\x12/\n\x0b\x63\x61ptured_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\n\n\x08_picture2\xf1\x02\n\rResultService\x12V\n\x0bListResults\x12\".featherwire.v1.ListResultsRequest\x1a#.featherwire.v1.ListResultsResponse\x12P\n\tGetResult\x12 .featherwire.v1.GetResultRequest\x1a!.featherwire.v1.GetResultResponse\x12g\n\x10SubscribeResults\x12\'.featherwire.v1.SubscribeResultsRequest\x1a(.featherwire.v1.SubscribeResultsResponse0\x01\x12M\n\x08GetFrame\x12\x1f.featherwire.v1.GetFrameRequest\x1a .featherwire.v1.GetFrameResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66\x65\x61therwire/v1/results.proto\x12\x0e\x66\x65\x61therwire.v1\x1a\x1a\x66\x65\x61therwire/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x02\n\x0cResultRecord\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\r\n\x05state\x18\x05 \x01(\r\x12/\n\x0b\x63\x61ptured_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63ompleted_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x07outcome\x18\x08 \x01(\x0b\x32\x1c.featherwire.v1.FrameOutcome\x12\x17\n\x0f\x62undle_short_id\x18\t \x01(\x0c\x12\x11\n\tresult_id\x18\n \x01(\x04\"\xc9\x01\n\x0cResultFilter\x12\x0f\n\x07\x64\x65vices\x18\x01 \x03(\t\x12\x10\n\x08sessions\x18\x02 \x03(\t\x12\r\n\x05tasks\x18\x03 \x03(\t\x12\x13\n\x0b\x63lass_names\x18\x04 \x03(\t\x12.\n\x05since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12.\n\x05until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x42\x08\n\x06_sinceB\x08\n\x06_until\"\x98\x01\n\x12ListResultsRequest\x12,\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1c.featherwire.v1.ResultFilter\x12\x14\n\x0c\x61\x66ter_cursor\x18\x02 \x01(\x04\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x14\n\x0cnewest_first\x18\x04 \x01(\x08\x12\x15\n\rbefore_cursor\x18\x05 \x01(\x04\"f\n\x13ListResultsResponse\x12-\n\x07records\x18\x01 \x03(\x0b\x32\x1c.featherwire.v1.ResultRecord\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x08\"V\n\x10GetResultRequest\x12\x10\n\x06\x63ursor\x18\x01 \x01(\x04H\x00\x12)\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x18.featherwire.v1.FrameKeyH\x00\x42\x05\n\x03key\"=\n\x08\x46rameKey\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"A\n\x11GetResultResponse\x12,\n\x06record\x18\x01 \x01(\x0b\x32\x1c.featherwire.v1.ResultRecord\"s\n\x17SubscribeResultsRequest\x12,\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1c.featherwire.v1.ResultFilter\x12\x19\n\x0c\x61\x66ter_cursor\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x0f\n\r_after_cursor\"\x91\x01\n\x18SubscribeResultsResponse\x12.\n\x06record\x18\x01 \x01(\x0b\x32\x1c.featherwire.v1.ResultRecordH\x00\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.featherwire.v1.ErrorH\x00\x12\x12\n\x08position\x18\x03 \x01(\x04H\x00\x42\t\n\x07message\"\xd9\x01\n\x0fGetFrameRequest\x12\'\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x18.featherwire.v1.FrameKey\x12\x12\n\x05state\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x34\n\x07picture\x18\x03 \x01(\x0b\x32\x1e.featherwire.v1.PictureRequestH\x01\x88\x01\x01\x12\x16\n\tmax_bytes\x18\x04 \x01(\x04H\x02\x88\x01\x01\x12\x17\n\x0f\x62undle_short_id\x18\x05 \x01(\x0c\x42\x08\n\x06_stateB\n\n\x08_pictureB\x0c\n\n_max_bytes\"\xc4\x01\n\x10GetFrameResponse\x12*\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x18.featherwire.v1.Features\x12-\n\x07picture\x18\x02 \x01(\x0b\x32\x17.featherwire.v1.PictureH\x00\x88\x01\x01\x12\x18\n\x10\x62undle_short_ids\x18\x03 \x03(\x0c\x12/\n\x0b\x63\x61ptured_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\n\n\x08_picture2\xf1\x02\n\rResultService\x12V\n\x0bListResults\x12\".featherwire.v1.ListResultsRequest\x1a#.featherwire.v1.ListResultsResponse\x12P\n\tGetResult\x12 .featherwire.v1.GetResultRequest\x1a!.featherwire.v1.GetResultResponse\x12g\n\x10SubscribeResults\x12\'.featherwire.v1.SubscribeResultsRequest\x1a(.featherwire.v1.SubscribeResultsResponse0\x01\x12M\n\x08GetFrame\x12\x1f.featherwire.v1.GetFrameRequest\x1a .featherwire.v1.GetFrameResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,26 +35,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RESULTRECORD']._serialized_start=110
   _globals['_RESULTRECORD']._serialized_end=396
-  _globals['_RESULTFILTER']._serialized_start=398
-  _globals['_RESULTFILTER']._serialized_end=483
-  _globals['_LISTRESULTSREQUEST']._serialized_start=485
-  _globals['_LISTRESULTSREQUEST']._serialized_end=592
-  _globals['_LISTRESULTSRESPONSE']._serialized_start=594
-  _globals['_LISTRESULTSRESPONSE']._serialized_end=696
-  _globals['_GETRESULTREQUEST']._serialized_start=698
-  _globals['_GETRESULTREQUEST']._serialized_end=784
-  _globals['_FRAMEKEY']._serialized_start=786
-  _globals['_FRAMEKEY']._serialized_end=847
-  _globals['_GETRESULTRESPONSE']._serialized_start=849
-  _globals['_GETRESULTRESPONSE']._serialized_end=914
-  _globals['_SUBSCRIBERESULTSREQUEST']._serialized_start=916
-  _globals['_SUBSCRIBERESULTSREQUEST']._serialized_end=1031
-  _globals['_SUBSCRIBERESULTSRESPONSE']._serialized_start=1034
-  _globals['_SUBSCRIBERESULTSRESPONSE']._serialized_end=1179
-  _globals['_GETFRAMEREQUEST']._serialized_start=1182
-  _globals['_GETFRAMEREQUEST']._serialized_end=1399
-  _globals['_GETFRAMERESPONSE']._serialized_start=1402
-  _globals['_GETFRAMERESPONSE']._serialized_end=1598
-  _globals['_RESULTSERVICE']._serialized_start=1601
-  _globals['_RESULTSERVICE']._serialized_end=1970
+  _globals['_RESULTFILTER']._serialized_start=399
+  _globals['_RESULTFILTER']._serialized_end=600
+  _globals['_LISTRESULTSREQUEST']._serialized_start=603
+  _globals['_LISTRESULTSREQUEST']._serialized_end=755
+  _globals['_LISTRESULTSRESPONSE']._serialized_start=757
+  _globals['_LISTRESULTSRESPONSE']._serialized_end=859
+  _globals['_GETRESULTREQUEST']._serialized_start=861
+  _globals['_GETRESULTREQUEST']._serialized_end=947
+  _globals['_FRAMEKEY']._serialized_start=949
+  _globals['_FRAMEKEY']._serialized_end=1010
+  _globals['_GETRESULTRESPONSE']._serialized_start=1012
+  _globals['_GETRESULTRESPONSE']._serialized_end=1077
+  _globals['_SUBSCRIBERESULTSREQUEST']._serialized_start=1079
+  _globals['_SUBSCRIBERESULTSREQUEST']._serialized_end=1194
+  _globals['_SUBSCRIBERESULTSRESPONSE']._serialized_start=1197
+  _globals['_SUBSCRIBERESULTSRESPONSE']._serialized_end=1342
+  _globals['_GETFRAMEREQUEST']._serialized_start=1345
+  _globals['_GETFRAMEREQUEST']._serialized_end=1562
+  _globals['_GETFRAMERESPONSE']._serialized_start=1565
+  _globals['_GETFRAMERESPONSE']._serialized_end=1761
+  _globals['_RESULTSERVICE']._serialized_start=1764
+  _globals['_RESULTSERVICE']._serialized_end=2133
 # @@protoc_insertion_point(module_scope)

@@ -84,6 +84,8 @@ class ResultFilter(_message.Message):
     SESSIONS_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     CLASS_NAMES_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -96,6 +98,12 @@ class ResultFilter(_message.Message):
     def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Records in which at least one object of these classes was found."""
 
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Records that were completed at since or later, and before until."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -103,12 +111,21 @@ class ResultFilter(_message.Message):
         sessions: _abc.Iterable[_builtins.str] | None = ...,
         tasks: _abc.Iterable[_builtins.str] | None = ...,
         class_names: _abc.Iterable[_builtins.str] | None = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_since", b"_since", "_until", b"_until", "since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "devices", b"devices", "sessions", b"sessions", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_since", b"_since", "_until", b"_until", "class_names", b"class_names", "devices", b"devices", "sessions", b"sessions", "since", b"since", "tasks", b"tasks", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__since: _TypeAlias = _typing.Literal["since"]  # noqa: Y015
+    _WhichOneofArgType__since: _TypeAlias = _typing.Literal["_since", b"_since"]  # noqa: Y015
+    _WhichOneofReturnType__until: _TypeAlias = _typing.Literal["until"]  # noqa: Y015
+    _WhichOneofArgType__until: _TypeAlias = _typing.Literal["_until", b"_until"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__since) -> _WhichOneofReturnType__since | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__until) -> _WhichOneofReturnType__until | None: ...
 
 Global___ResultFilter: _TypeAlias = ResultFilter  # noqa: Y015
 
@@ -119,10 +136,16 @@ class ListResultsRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     AFTER_CURSOR_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    NEWEST_FIRST_FIELD_NUMBER: _builtins.int
+    BEFORE_CURSOR_FIELD_NUMBER: _builtins.int
     after_cursor: _builtins.int
     """Only records after this cursor; 0 starts at the oldest that is kept."""
     page_size: _builtins.int
     """0 lets the server choose; larger numbers than it allows are cut."""
+    newest_first: _builtins.bool
+    """Newest first, back to after_cursor."""
+    before_cursor: _builtins.int
+    """With newest_first: only records before this cursor; 0 starts at the newest."""
     @_builtins.property
     def filter(self) -> Global___ResultFilter: ...
     def __init__(
@@ -131,10 +154,12 @@ class ListResultsRequest(_message.Message):
         filter: Global___ResultFilter | None = ...,
         after_cursor: _builtins.int = ...,
         page_size: _builtins.int = ...,
+        newest_first: _builtins.bool = ...,
+        before_cursor: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_cursor", b"after_cursor", "filter", b"filter", "page_size", b"page_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_cursor", b"after_cursor", "before_cursor", b"before_cursor", "filter", b"filter", "newest_first", b"newest_first", "page_size", b"page_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -148,9 +173,9 @@ class ListResultsResponse(_message.Message):
     NEXT_CURSOR_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     next_cursor: _builtins.int
-    """Pass it as after_cursor to go on."""
+    """Pass it as after_cursor to go on; with newest_first as before_cursor."""
     end: _builtins.bool
-    """The end of the log was reached."""
+    """The end of the log was reached; with newest_first its beginning, or after_cursor."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResultRecord]: ...
     def __init__(

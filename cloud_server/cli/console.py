@@ -1,0 +1,107 @@
+"""featherwire-cloud console: the operator's console, by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("console")(console)
+
+
+def console(
+    server: Annotated[
+        str, typer.Option("--server", metavar="HOST:PORT", help="Which server it shows.")
+    ],
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--listen", metavar="HOST:PORT", help="Where browsers come. Port 0: a free one."
+        ),
+    ] = "127.0.0.1:8080",
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Reach the server over TLS, with the system's CAs.")
+    ] = False,
+    tls_ca: Annotated[
+        Path | None, typer.Option("--tls-ca", help="PEM file of the server's CA; implies --tls.")
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option("--tls-cert", help="PEM file, for a server that wants one.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")] = None,
+    tls_name: Annotated[
+        str | None,
+        typer.Option("--tls-name", help="What the server's certificate calls it, if not HOST."),
+    ] = None,
+    https_certificate: Annotated[
+        Path | None, typer.Option("--https-cert", help="PEM file: serve pages over HTTPS.")
+    ] = None,
+    https_key: Annotated[Path | None, typer.Option("--https-key", help="PEM file.")] = None,
+    insecure_anywhere: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-anywhere",
+            help="Plain HTTP also off this machine's loopback: behind a proxy.",
+        ),
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            help="Folder of the key of its cookies; consoles that share it take each other's.",
+        ),
+    ] = None,
+    until_stdin_ends: Annotated[bool, typer.Option("--until-stdin-ends", hidden=True)] = False,
+    log_format: Annotated[
+        str, typer.Option("--log-format", help="auto, console or json; on stderr.")
+    ] = "auto",
+    log_level: Annotated[
+        str, typer.Option("--log-level", help="debug, info, warning or error.")
+    ] = "info",
+) -> None:
+    """Show a server's fleet and results in a browser, and command its devices.
+
+    Users log in with tokens of the server (`featherwire-cloud auth token create`): an operator's
+    commands, a consumer's reads. A server with --insecure asks for none. Any number of consoles may
+    show one server.
+    """
+    import asyncio
+    import os
+    import sys
+
+    # Before gRPC is imported: it would write its own lines between the log's.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from cloud_server.logs import configure_logs
+    from cloud_server.remote import Access
+    from cloud_server.settings import default_data_folder
+    from shared.cli import ExitCode, stop_on_error
+
+    configure_logs(log_format=log_format, level=log_level)
+    with stop_on_error(as_json=False):
+        from cloud_server.console.settings import ConsoleSettings
+
+        named = tls_name is not None
+        settings = ConsoleSettings(
+            listen,
+            server,
+            Access(tls or named, tls_ca, tls_certificate, tls_key, name=tls_name),
+            data or default_data_folder(),
+            https_certificate,
+            https_key,
+            insecure_anywhere,
+        )
+        settings.check()
+        try:
+            from cloud_server.console.app import run
+        except ImportError as error:
+            sys.stderr.write(
+                f"error: the console needs the extra `console` ({error.name} is missing): "
+                "pip install 'featherwire[console]'\n"
+            )
+            raise typer.Exit(ExitCode.MISSING) from None
+        asyncio.run(run(settings, until_stdin_ends=until_stdin_ends))

@@ -1,0 +1,135 @@
+"""Logging in with a token, and out again. A plain form: it works before any script does."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+import structlog
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from cloud_server.console.sessions import COOKIE, LASTS_S
+from cloud_server.console.upstream import NOT_LET_IN
+from shared.errors import FeatherwireError
+from shared.wire.credentials import MAX_TOKEN_BYTES
+
+if TYPE_CHECKING:
+    from cloud_server.console.app import Console
+
+PAGE = """<!doctype html>
+<html lang="en-GB">
+<head>
+<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Log in · Featherwire</title>
+<link rel="icon" href="/static/favicon.svg">
+<script src="/static/theme.js"></script>
+<link rel="stylesheet" href="/static/console.css">
+</head>
+<body>
+<main class="login">
+<div class="panel">
+<h1>Featherwire console</h1>
+<p class="muted">Server {server}</p>
+<form method="post" action="/login">
+<input type="hidden" name="next" value="{next}">
+<label class="field">Token
+<input type="password" name="token" required autocomplete="off" spellcheck="false" autofocus
+ aria-describedby="help"{invalid}></label>
+<p class="notice tone-bad" role="alert">{problem}</p>
+<p><button class="main" type="submit">Log in</button></p>
+</form>
+<p class="muted small" id="help">A token of an operator (who commands devices) or of a consumer
+(who reads). On the server, <code>featherwire-cloud auth token create --role operator</code> makes
+one.</p>
+</div>
+</main>
+</body>
+</html>
+"""
+
+
+def router(console: Console) -> APIRouter:
+    """Routes of log-in and log-out."""
+    routes = APIRouter()
+
+    def page(next_: str, problem: str = "", status: int = 200) -> Response:
+        text = PAGE.format(
+            server=escape(console.settings.server),
+            next=escape(next_, quote=True),
+            problem=escape(problem),
+            invalid=' aria-invalid="true"' if problem else "",
+        )
+        return HTMLResponse(text, status)
+
+    @routes.get("/login")
+    async def show(request: Request, next: str = "/") -> Response:
+        if await console.user(request) is not None:
+            return RedirectResponse(_local(next), 303)
+        return page(_local(next))
+
+    @routes.post("/login")
+    async def log_in(request: Request) -> Response:
+        form = await request.form()
+        target, token = _local(str(form.get("next", "/"))), str(form.get("token", "")).strip()
+        peer = request.client.host if request.client else ""
+        if _foreign(request):
+            return page(target, "This log-in came from another site.", 403)
+        if wait_s := console.tries.wait_s(peer):
+            return page(target, f"Too many tries. Wait {wait_s:.0f} seconds.", 429)
+        if not token.isascii() or not token.isprintable() or " " in token or not token:
+            console.tries.failed(peer)
+            return page(target, "That is no token.", 401)
+        if len(token) > MAX_TOKEN_BYTES:
+            console.tries.failed(peer)
+            return page(target, "That is no token.", 401)
+        try:
+            user = await console.upstream.log_in(token)
+        except FeatherwireError as error:
+            if error.reason in NOT_LET_IN:
+                console.tries.failed(peer)
+                structlog.get_logger().info("console_refused", peer=peer, reason=error.reason)
+                return page(target, _why(error), 401)
+            return page(target, f"The server cannot be reached: {error.message}", 502)
+        structlog.get_logger().info("console_log_in", peer=peer, role=user.role.value)
+        answer = RedirectResponse(target, 303)
+        answer.set_cookie(
+            COOKIE,
+            console.sessions.seal(user),
+            max_age=LASTS_S,
+            httponly=True,
+            samesite="strict",
+            secure=console.settings.https,
+        )
+        return answer
+
+    @routes.post("/logout")
+    async def log_out(request: Request) -> Response:
+        answer = RedirectResponse("/login", 303)
+        if not _foreign(request):
+            answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return answer
+
+    return routes
+
+
+def _why(error: FeatherwireError) -> str:
+    match error.reason:
+        case "forbidden":
+            return "This token is a device's: it sends frames, and reads nothing."
+        case "token_expired" | "token_revoked":
+            return "This token is no longer good."
+        case "refused":
+            return f"The server refused it: {error.message}"
+    return "The server does not know this token."
+
+
+def _foreign(request: Request) -> bool:
+    """Whether another site has sent its visitor here."""
+    return request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}
+
+
+def _local(target: str) -> str:
+    """A path of ours, whatever was asked for."""
+    good = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
+    return target if good else "/"

@@ -1,0 +1,180 @@
+"""What pages are made of: plain HTML elements, tables, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from nicegui.element import Element
+from nicegui.elements.mixins.text_element import TextElement
+
+from shared.errors import FeatherwireError
+
+VALUE = "(event) => emit(event.target.value)"
+CHECKED = "(event) => emit(event.target.checked)"
+
+
+class Tag(TextElement):
+    """An HTML element with a text; attributes by name, ``aria_label`` for ``aria-label``."""
+
+    def __init__(self, tag: str, text: str = "", classes: str = "", **attributes: Any) -> None:
+        super().__init__(tag=tag, text=text)
+        self.classes(classes)
+        for name, value in attributes.items():
+            self._props[name.rstrip("_").replace("_", "-")] = value
+
+    def say(self, text: str, tone: str = "") -> None:
+        """Show another text; nothing is sent when it is the same."""
+        if text != self.text:
+            self.set_text(text)
+        wanted = f"tone-{tone}" if tone else ""
+        had = [name for name in self._classes if name.startswith("tone-")]
+        if had != ([wanted] if wanted else []):
+            self.classes(remove=" ".join(had), add=wanted)
+
+    def attribute(self, name: str, value: Any) -> None:
+        """Set an attribute, None or False takes it away; nothing is sent when it is the same."""
+        if value is None or value is False:
+            if name in self._props:
+                del self._props[name]
+                self.update()
+        elif self._props.get(name) != value:
+            self._props[name] = value
+            self.update()
+
+
+class Parts(Element):
+    """An element of ours in the browser, whose properties are sent when they change."""
+
+    def show(self, **properties: Any) -> None:
+        """Change properties."""
+        changed = {n: v for n, v in properties.items() if self._props.get(n) != v}
+        if changed:
+            self._props.update(changed)
+            self.update()
+
+
+class Table(Parts, component="../static/table.js"):
+    """A table; ``empty`` is shown in its place when there are no rows."""
+
+    def __init__(
+        self,
+        caption: str,
+        columns: Sequence[Mapping[str, Any]],
+        empty: str,
+        *,
+        on_pick: Callable[[str], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self._props.update(caption=caption, columns=list(columns), rows=[], empty=empty)
+        if on_pick is not None:
+            self.on("pick", lambda event: on_pick(str(event.args)))
+
+
+class Stage(Parts, component="../static/stage.js"):
+    """A picture with overlays; see stage.js for its properties."""
+
+    def __init__(self, hint: str) -> None:
+        super().__init__()
+        self._props.update(
+            src="",
+            next="",
+            width=4,
+            height=3,
+            label="",
+            caption="",
+            hint=hint,
+            overlay={},
+            layers={"boxes": True, "masks": True, "landmarks": True},
+            regions=[],
+            drawing=False,
+        )
+
+    def toggle(self, layer: str, shown: bool) -> None:
+        """Show a layer of the overlay, or hide it."""
+        self.show(layers={**self._props["layers"], layer: shown})
+
+
+class Input(Parts, component="../static/input.js"):
+    """An input. on_moved is told of every change, a few times a second; on_settled when its user is
+    done: with a slider when it is let go, or at every step by keyboard."""
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        on_moved: Callable[[str], Any] | None = None,
+        on_settled: Callable[[str], Any] | None = None,
+        value: str = "",
+        **attributes: Any,
+    ) -> None:
+        super().__init__()
+        self._props.update(type=kind, value=value, pause=150)
+        for name, given in attributes.items():
+            self._props[name.replace("_", "-")] = given
+        if on_moved is not None:
+            self.on("moved", lambda event: on_moved(str(event.args)))
+        if on_settled is not None:
+            self.on("settled", lambda event: on_settled(str(event.args)))
+
+
+def button(text: str, on_click: Callable[[], Any], *, main: bool = False, **more: Any) -> Tag:
+    """A button."""
+    made = Tag("button", text, "main" if main else "", type="button", **more)
+    made.on("click", lambda: on_click(), args=[])
+    return made
+
+
+def checkbox(text: str, on_change: Callable[[bool], Any], *, checked: bool = False) -> Tag:
+    """A box with its label; returns the box."""
+    with Tag("label", classes="check"):
+        box = Tag("input", type="checkbox")
+        if checked:
+            box._props["checked"] = True
+        Tag("span", text)
+    box.on("change", lambda event: on_change(bool(event.args)), js_handler=CHECKED)
+    return box
+
+
+def select(
+    label: str, options: Iterable[tuple[str, str]], on_change: Callable[[str], Any], **more: Any
+) -> Tag:
+    """A list of (value, text) with its label; returns the list, for :func:`set_options`."""
+    with Tag("label", label, "field"):
+        chooser = Tag("select", **more)
+    set_options(chooser, options)
+    chooser.on("change", lambda event: on_change(str(event.args)), js_handler=VALUE)
+    return chooser
+
+
+def set_options(chooser: Tag, options: Iterable[tuple[str, str]], chosen: str = "") -> None:
+    """Other options for a list."""
+    chooser.clear()
+    with chooser:
+        for value, text in options:
+            made = Tag("option", text, value=value)
+            if value == chosen:
+                made._props["selected"] = True
+
+
+def field(label: str, kind: str, on_change: Callable[[str], Any], **more: Any) -> Input:
+    """An input with its label; returns the input."""
+    with Tag("label", label, "field"):
+        return Input(kind, on_settled=on_change, **more)
+
+
+def figure(name: str) -> Tag:
+    """A number with its name; returns the number."""
+    with Tag("div", classes="figure"):
+        Tag("div", name, "figure-name")
+        return Tag("div", "–", "figure-value")
+
+
+def notice() -> Tag:
+    """A line that says what has become of what somebody did; screen readers read it out."""
+    return Tag("p", "", "notice", role="status")
+
+
+def complaint(error: FeatherwireError) -> str:
+    """An error for people."""
+    return error.message[:1].upper() + error.message[1:]

@@ -1,0 +1,57 @@
+"""Where a console listens, and which server it shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloud_server.auth.startup import is_loopback
+from cloud_server.remote import Access
+from shared.errors import FeatherwireError
+from shared.wire.pem import check_tls_files
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleSettings:
+    """listen: HOST:PORT, port 0 takes a free one. access: how the server is reached, without a
+    token: users bring theirs. data: folder of the cookies' key. certificate, key: PEM files, for
+    HTTPS. anywhere: plain HTTP also off this machine's loopback."""
+
+    listen: str
+    server: str
+    access: Access
+    data: Path
+    certificate: Path | None = None
+    key: Path | None = None
+    anywhere: bool = False
+
+    @property
+    def https(self) -> bool:
+        """Whether pages are served over TLS."""
+        return self.certificate is not None
+
+    @property
+    def host_and_port(self) -> tuple[str, int]:
+        """Where to bind."""
+        host, _, port = self.listen.rpartition(":")
+        return host.removeprefix("[").removesuffix("]"), int(port)
+
+    def check(self) -> None:
+        """Raise ``FeatherwireError``: ``bad_option``, ``insecure_listen``, ``bad_tls_files``.
+
+        Without HTTPS tokens would cross the network in plain text.
+        """
+        host, _, port = self.listen.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise FeatherwireError("bad_option", "a console listens on HOST:PORT")
+        if (self.certificate is None) != (self.key is None):
+            raise FeatherwireError("bad_option", "a certificate and its key belong together")
+        if self.https:
+            check_tls_files(ca=None, certificate=self.certificate, key=self.key)
+        elif not self.anywhere and not is_loopback(self.listen):
+            raise FeatherwireError(
+                "insecure_listen",
+                f"on {self.listen} tokens would cross the network in plain text: give a "
+                "certificate (--https-cert, --https-key), listen on 127.0.0.1, or add "
+                "--insecure-anywhere",
+            )

@@ -1,0 +1,1 @@
+"""What the console's pages show, as plain values. Nothing here knows NiceGUI or a server."""

@@ -1,0 +1,131 @@
+"""What was found in a frame, as shapes over its picture and as a table beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cloud_server.console.view.table import cell, column, row
+from shared.errors import FeatherwireError
+from shared.proto.featherwire.v1 import types_pb2
+from shared.results.rle import decode_mask
+from shared.results.types import RleMask
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#f0e442", "#bb5566")
+"""Told apart by people who see red and green alike (Okabe and Ito)."""
+
+MASK_SIDE = 480
+"""Pixels on the long side of the picture of masks: it is drawn over a larger one."""
+
+MAX_SHAPES = 300
+COLUMNS = [column("Found", wide=True), column("Task"), column("Score", number=True)]
+
+
+def shapes(analysis: types_pb2.AnalysisResult) -> dict[str, Any]:
+    """Boxes, landmarks (flat: x, y, x, y ...) and masks (a PNG), in pixels of the picture."""
+    boxes = []
+    for _, name, number, score, box in _boxed(analysis):
+        boxes.append(
+            {
+                "x": round(box.x_min, 1),
+                "y": round(box.y_min, 1),
+                "width": round(box.x_max - box.x_min, 1),
+                "height": round(box.y_max - box.y_min, 1),
+                "label": f"{name} {score:.2f}",
+                "colour": colour(number),
+            }
+        )
+    points = [
+        round(value, 1)
+        for task in analysis.tasks.values()
+        for face in task.faces
+        for point in (*face.key_points, *face.landmarks)
+        for value in (point.x, point.y)
+    ]
+    return {"boxes": boxes[:MAX_SHAPES], "points": points, "masks": masks_png(analysis)}
+
+
+def findings(analysis: types_pb2.AnalysisResult) -> list[dict[str, Any]]:
+    """The same for eyes that do not see the picture: best first."""
+    found = [(score, task, name) for task, name, _, score, _ in _boxed(analysis)]
+    for task_name, task in analysis.tasks.items():
+        found += [(one.score, task_name, one.class_name) for one in task.classes]
+        found += [(one.share, task_name, f"{one.class_name}, share") for one in task.regions]
+    found.sort(key=lambda one: -one[0])
+    return [
+        row(str(number), [cell(name), cell(task, tone="muted"), cell(f"{score:.2f}")])
+        for number, (score, task, name) in enumerate(found[:MAX_SHAPES])
+    ]
+
+
+def in_words(analysis: types_pb2.AnalysisResult) -> str:
+    """What a screen reader says of the picture."""
+    names: dict[str, int] = {}
+    for _, name, _, _, _ in _boxed(analysis):
+        names[name] = names.get(name, 0) + 1
+    for task in analysis.tasks.values():
+        for one in task.classes[:1]:
+            names[f"{one.class_name} ({one.score:.2f})"] = 1
+    if not names:
+        return "nothing was found"
+    return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in names.items())
+
+
+def scores(analysis: types_pb2.AnalysisResult) -> list[float]:
+    """Of everything found."""
+    found = [score for _, _, _, score, _ in _boxed(analysis)]
+    return found + [one.score for task in analysis.tasks.values() for one in task.classes]
+
+
+def colour(class_id: int) -> str:
+    """Of a class."""
+    return COLOURS[class_id % len(COLOURS)]
+
+
+def masks_png(analysis: types_pb2.AnalysisResult) -> str:
+    """All masks as one half-transparent PNG in a data URL; empty when there are none."""
+    canvas: NDArray[np.uint8] | None = None
+    for number, message in _masked(analysis):
+        mask = RleMask(size=(message.height, message.width), counts=message.counts)
+        try:
+            whole = decode_mask(mask)
+        except FeatherwireError:
+            continue  # a damaged mask must not take the others with it
+        step = max(1, max(whole.shape) // MASK_SIDE)
+        small = whole[::step, ::step]
+        if canvas is None:
+            canvas = np.zeros((*small.shape, 4), dtype=np.uint8)
+        if canvas.shape[:2] == small.shape:
+            canvas[small] = (*bytes.fromhex(colour(number)[1:]), 120)
+    if canvas is None:
+        return ""
+    file = io.BytesIO()
+    Image.fromarray(canvas, "RGBA").quantize(16).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _boxed(
+    analysis: types_pb2.AnalysisResult,
+) -> Iterator[tuple[str, str, int, float, types_pb2.Box]]:
+    """Task, class, its number, score, box."""
+    for name, task in sorted(analysis.tasks.items()):
+        for detection in task.detections:
+            yield name, detection.class_name, detection.class_id, detection.score, detection.box
+        for one in task.instances:
+            yield name, one.class_name, one.class_id, one.score, one.box
+        for face in task.faces:
+            yield name, "face", 3, face.score, face.box
+
+
+def _masked(analysis: types_pb2.AnalysisResult) -> Iterator[tuple[int, types_pb2.RleMask]]:
+    for task in analysis.tasks.values():
+        for instance in task.instances:
+            yield instance.class_id, instance.mask
+        for region in task.regions:
+            yield region.class_id, region.mask

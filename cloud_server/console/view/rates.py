@@ -1,0 +1,138 @@
+"""Rate, distortion and accuracy of the bundles: curves for the eye, tables for everybody."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cloud_server.console.view.table import cell, column, row
+from shared.proto.featherwire.v1 import bundles_pb2
+
+MEASURED = Path(__file__).parents[1] / "measured.json"
+COLOURS = ("#2f7ed8", "#d55e00", "#b98300", "#7a869a", "#009e73")
+SYMBOLS = ("circle", "rect", "triangle", "diamond", "pin")
+POINT_COLUMNS = [
+    column("Codec", wide=True),
+    column("Setting"),
+    column("Bits/pixel", number=True),
+    column("Value", number=True),
+]
+STATE_COLUMNS = [
+    column("State", number=True),
+    column("Typical bits/pixel", number=True),
+    column("Bytes at 640x480", number=True),
+    column("Of state 0", number=True),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One metric of a bundle: a chart, and the same as a table."""
+
+    title: str
+    chart: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+
+@cache
+def measured() -> dict[str, Any]:
+    """What the benchmarks found, by a bundle's name; see ``benchmarks.console_curves``."""
+    return dict(json.loads(MEASURED.read_text()))
+
+
+def state_rows(bundle: bundles_pb2.BundleInfo) -> list[dict[str, Any]]:
+    """The bundle's states, as its manifest says."""
+    states = sorted(bundle.states, key=lambda one: one.state)
+    finest = states[0].typical_bits_per_pixel if states else 0.0
+    return [
+        row(
+            str(one.state),
+            [
+                cell(str(one.state)),
+                cell(f"{one.typical_bits_per_pixel:.4f}"),
+                cell(f"{one.typical_bits_per_pixel * 640 * 480 / 8:.0f}"),
+                cell(f"{100 * one.typical_bits_per_pixel / finest:.0f} %" if finest else ""),
+            ],
+        )
+        for one in states
+    ]
+
+
+def state_chart(bundle: bundles_pb2.BundleInfo) -> dict[str, Any]:
+    """Typical bits per pixel over states."""
+    points = sorted((one.state, one.typical_bits_per_pixel) for one in bundle.states)
+    series = [_series("typical", [[str(state), bits] for state, bits in points], 0, kind="bar")]
+    chart = _chart("state", "bits/pixel", series)
+    del chart["xAxis"]["min"]
+    chart["yAxis"]["scale"] = False  # bars begin at nothing
+    chart["xAxis"]["type"] = "category"
+    chart["xAxis"]["data"] = [str(state) for state, _ in points]
+    return chart
+
+
+def curves(bundle: bundles_pb2.BundleInfo) -> list[Curve]:
+    """What was measured of the bundle of that name; none for a bundle of somebody else's."""
+    found = measured().get(bundle.name)
+    return [] if found is None else [_curve(metric) for metric in found["metrics"]]
+
+
+def about(bundle: bundles_pb2.BundleInfo) -> str:
+    """On what it was measured."""
+    found = measured().get(bundle.name)
+    if found is None:
+        return "Nothing was measured of this bundle: it did not come with Featherwire."
+    other = "" if found["id"] == bundle.bundle_id else " With another version of this bundle."
+    return f"Measured on {found['photos']} photos of {found['set']}, means.{other}"
+
+
+def _curve(metric: dict[str, Any]) -> Curve:
+    better = "↓ lower is better" if metric["better"] == "lower" else "↑ higher is better"
+    title = f"{metric['label']} ({better})"
+    series, rows = [], []
+    for number, curve in enumerate(metric["curves"]):
+        points = [[bits, value] for bits, value, _ in curve["points"]]
+        series.append(_series(curve["label"], points, number))
+        for at, (bits, value, knob) in enumerate(curve["points"]):
+            cells = [cell(curve["label"]), cell(knob), cell(f"{bits:.4f}"), cell(f"{value:.4f}")]
+            rows.append(row(f"{number}-{at}", cells))
+    chart = _chart("bits per pixel (logarithmic)", "", series)
+    chart["xAxis"]["type"] = "log"
+    return Curve(title, chart, rows)
+
+
+def _series(
+    name: str, points: list[list[Any]], number: int, *, kind: str = "line"
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "type": kind,
+        "data": points,
+        "symbol": SYMBOLS[number % len(SYMBOLS)],
+        "symbolSize": 8,
+        "barMaxWidth": 28,
+        "color": COLOURS[number % len(COLOURS)],
+        "lineStyle": {"width": 3 if number == 0 else 2},
+    }
+
+
+def _chart(x_name: str, y_name: str, series: list[dict[str, Any]]) -> dict[str, Any]:
+    """Colours of texts come from the page's style sheet, for dark and light."""
+    faint = {"lineStyle": {"color": "#8793a1", "opacity": 0.25}}
+    return {
+        "animation": False,
+        "grid": {"left": 8, "right": 20, "top": 40, "bottom": 32, "containLabel": True},
+        "legend": {"top": 0, "left": 0, "itemGap": 14, "show": len(series) > 1},
+        "tooltip": {"trigger": "item", "confine": True},
+        "xAxis": {
+            "name": x_name,
+            "nameLocation": "middle",
+            "nameGap": 28,
+            "min": 0.01,
+            "splitLine": faint,
+        },
+        "yAxis": {"name": y_name, "scale": True, "splitLine": faint},
+        "series": series,
+    }

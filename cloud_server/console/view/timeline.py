@@ -1,0 +1,108 @@
+"""The results timeline: what is asked for, what is listed, and how it is played."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+from urllib.parse import quote
+
+from cloud_server.console.pictures import Wanted
+from cloud_server.console.view import formats, overlay
+from cloud_server.console.view.table import cell, column, row
+from shared.proto.featherwire.v1 import results_pb2
+
+COLUMNS = [
+    column("Completed (UTC)"),
+    column("Device"),
+    column("Frame", number=True),
+    column("State", number=True),
+    column("Bits/pixel", number=True),
+    column("Found", wide=True),
+    column("Best score", number=True),
+]
+LONGEST_GAP_S = 3.0
+SHORTEST_GAP_S = 0.1
+
+
+@dataclass(slots=True)
+class Wish:
+    """What the filter says; empty is no condition. since, until: as browsers write them, UTC."""
+
+    device: str = ""
+    class_name: str = ""
+    task: str = ""
+    since: str = ""
+    until: str = ""
+    least_score: float = 0.0
+
+    def to_message(self) -> results_pb2.ResultFilter:
+        """The part that the server sees to. Raises ``ValueError`` for a time that is none."""
+        message = results_pb2.ResultFilter(
+            devices=[self.device] if self.device else [],
+            tasks=[self.task] if self.task else [],
+            class_names=[name.strip() for name in self.class_name.split(",") if name.strip()],
+        )
+        if self.since:
+            message.since.FromDatetime(_instant(self.since))
+        if self.until:
+            message.until.FromDatetime(_instant(self.until))
+        return message
+
+    def keeps(self, record: results_pb2.ResultRecord) -> bool:
+        """The rest: whether something was found with that score."""
+        if not self.least_score:
+            return True
+        found = overlay.scores(record.outcome.analysis)
+        return max(found, default=0.0) >= self.least_score
+
+
+def rows(records: Iterable[results_pb2.ResultRecord], picked: int | None) -> list[dict[str, Any]]:
+    """picked: the cursor of the record that is shown."""
+    return [_row(record, record.cursor == picked) for record in records]
+
+
+def wanted(record: results_pb2.ResultRecord) -> Wanted:
+    """Its picture, as received."""
+    return Wanted(record.device, record.session, record.sequence, record.cursor)
+
+
+def gaps_s(records: Sequence[results_pb2.ResultRecord], speed: float) -> list[float]:
+    """How long each record is shown, in seconds: the time to the next one, as it was captured, at
+    that speed. Long pauses are cut, and frames of several devices may be of one moment."""
+    instants = [_captured(record) for record in records]
+    found = []
+    for now, then in pairwise(instants):
+        found.append(min(max((then - now) / speed, SHORTEST_GAP_S), LONGEST_GAP_S))
+    return [*found, LONGEST_GAP_S][: len(records)]
+
+
+def _captured(record: results_pb2.ResultRecord) -> float:
+    stamp = record.captured_at if record.HasField("captured_at") else record.completed_at
+    return stamp.seconds + stamp.nanos / 1e9
+
+
+def _row(record: results_pb2.ResultRecord, picked: bool) -> dict[str, Any]:
+    outcome = record.outcome
+    failed = outcome.WhichOneof("outcome") == "error"
+    found = f"{outcome.error.reason}: {outcome.error.message}" if failed else ""
+    best = max(overlay.scores(outcome.analysis), default=None)
+    return row(
+        str(record.cursor),
+        [
+            cell(formats.instant(record.completed_at), pick=True),
+            cell(record.device, href=f"/device/{quote(record.device)}"),
+            cell(str(record.sequence)),
+            cell(str(record.state)),
+            cell(formats.bits_per_pixel(outcome.analysis.bits_per_pixel)),
+            cell(found or overlay.in_words(outcome.analysis), tone="bad" if failed else ""),
+            cell(formats.NONE if best is None else f"{best:.2f}"),
+        ],
+        picked=picked,
+    )
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)

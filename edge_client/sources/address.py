@@ -1,0 +1,132 @@
+"""What SOURCE means."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from edge_client.sources.base import Source
+from edge_client.sources.http import MotionJpegSource, without_password
+from edge_client.sources.motion_jpeg import StdinSource
+from edge_client.sources.stills import FilesSource, FolderSource, is_picture
+from edge_client.sources.video import VideoSource
+from shared.errors import SourceError
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?://)?(.*)", re.DOTALL)
+_KNOWN = "rtsp, rtsps, http, https, v4l2 and file"
+# By UDP firewalls and busy networks lose parts; and the first picture need not wait five seconds.
+_RTSP = {"rtsp_transport": "tcp", "analyzeduration": "500000"}
+_VIDEO_SUFFIXES = re.compile(r"\.(m3u8|mp4|ts|mkv|webm|flv|mov)$", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """How a source is run.
+
+    live: take what could wait (a video file, standard input) as a camera's: at its own times, and
+    the newest picture wins. loop: files again from the first when they are done. input: FFmpeg's
+    options for the input. timeout_s: without a byte of a stream.
+    """
+
+    live: bool = False
+    loop: bool = False
+    input: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = 10.0
+
+
+def open_source(words: Sequence[str], options: SourceOptions | None = None) -> Source:
+    """The source of that name, not opened yet; several words are files.
+
+    Raises SourceError: unknown_scheme, not_found, bad_source, missing_extra.
+    """
+    options = options or SourceOptions()
+    if len(words) != 1:
+        return FilesSource([_file(word) for word in words], loop=options.loop)
+    (word,) = words
+    if word == "-":
+        return StdinSource(live=options.live)
+    found = _SCHEME.fullmatch(word)
+    if found is not None and not Path(word).exists():
+        return _by_scheme(found[1].lower(), found[2], word, options)
+    return _by_path(word, options)
+
+
+def _by_scheme(scheme: str, rest: str, word: str, options: SourceOptions) -> Source:
+    if scheme == "file":
+        return _by_path(rest, options)
+    if scheme == "v4l2":
+        return _camera(rest, options)
+    if scheme not in {"rtsp", "rtsps", "http", "https"}:
+        raise SourceError("unknown_scheme", f"no source is called {scheme}:; there are {_KNOWN}")
+    try:
+        parts = urlsplit(word)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        named = False
+    if not named:
+        raise SourceError("bad_source", f"there is no host in {scheme}:{rest[:80]}")
+    if scheme in {"http", "https"} and not _VIDEO_SUFFIXES.search(parts.path):
+        return MotionJpegSource(word, timeout_s=options.timeout_s)
+    defaults = _RTSP if scheme.startswith("rtsp") else {}
+    return VideoSource(
+        word,
+        without_password(word),
+        live=True,
+        lasting=True,
+        options={**defaults, **options.input},
+        timeout_s=options.timeout_s,
+    )
+
+
+def _by_path(word: str, options: SourceOptions) -> Source:
+    path = Path(word)
+    if word.startswith("/dev/video"):
+        return _camera(word, options)
+    if path.is_dir():
+        return FolderSource(path)
+    if path.is_file():
+        if is_picture(path.name):
+            return FilesSource([path], loop=options.loop)
+        return VideoSource(
+            word,
+            word,
+            live=options.live,
+            lasting=False,
+            options=options.input,
+            loop=options.loop,
+            realtime=options.live,
+        )
+    if glob.has_magic(word):
+        found = sorted(Path(name) for name in glob.iglob(word, recursive=True))
+        pictures = [one for one in found if one.is_file() and is_picture(one.name)]
+        if pictures:
+            return FilesSource(pictures, loop=options.loop)
+        raise SourceError("not_found", f"no picture is called {word}")
+    if path.exists():
+        raise SourceError("bad_source", f"{word} is neither a file nor a folder")
+    raise SourceError("not_found", f"there is no file or folder {word}")
+
+
+def _file(word: str) -> Path:
+    path = Path(word)
+    if not path.is_file():
+        raise SourceError("not_found", f"{word} is no file; of several sources all are files")
+    return path
+
+
+def _camera(device: str, options: SourceOptions) -> Source:
+    if not device.startswith("/dev/"):
+        raise SourceError("bad_source", f"a camera is called like v4l2:/dev/video0, not {device}")
+    return VideoSource(
+        device,
+        device,
+        live=True,
+        lasting=True,
+        form="v4l2",
+        options=options.input,
+        timeout_s=options.timeout_s,
+    )

@@ -1,0 +1,75 @@
+"""What a source is, and a picture that it has taken."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A picture that was taken, and perhaps not decoded yet.
+
+    name: says which it is, without a password. captured_at: seconds since 1970, as well as they
+    are known. load: its pixels, uint8 HxWx3 RGB, or the path of a .fwf file; raises PhotoError.
+    file: that it came from, if it may be moved away once it is sent.
+    """
+
+    name: str
+    captured_at: float
+    load: Callable[[], Pixels | Path]
+    file: Path | None = None
+
+
+class Source(Protocol):
+    """``captures`` may be called again after it has ended or failed: then it opens anew."""
+
+    @property
+    def name(self) -> str:
+        """For people, without a password."""
+
+    @property
+    def live(self) -> bool:
+        """Whether it goes on by itself, so that of pictures that come too fast the newest wins.
+        Otherwise it waits."""
+
+    @property
+    def stills(self) -> bool:
+        """Whether its pictures stand for themselves: so many a second is then a pause between
+        them, and of no use for leaving some out."""
+
+    @property
+    def lasting(self) -> bool:
+        """Whether an end is a failure, after which it is opened again."""
+
+    @property
+    def damaged(self) -> int:
+        """Pieces that could not be read, and were passed over."""
+
+    def captures(self, stop: threading.Event) -> Iterator[Capture]:
+        """Pictures until the source ends, or soon after ``stop`` is set. Raises SourceError;
+        ``permanent`` says of which reasons it is no use to try again."""
+
+
+PERMANENT = frozenset(
+    {
+        "bad_source",
+        "forbidden",
+        "missing_extra",
+        "no_video",
+        "not_found",
+        "too_large",
+        "too_small",
+        "unknown_scheme",
+        "unreadable",
+    }
+)
+"""Reasons that somebody must do something about first."""

@@ -1,0 +1,87 @@
+"""The pictures of a source as shots for a session, as far as they are worth sending."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from edge_client.session import Origin, Shot
+from edge_client.sources.base import Capture
+from edge_client.sources.capture import CaptureThread
+from edge_client.sources.gates import MotionGate
+from shared.errors import FeatherwireError
+
+TICK_S = 0.2
+
+
+class Feed:
+    """Iterate over it: shots, and None now and then while there is none. It ends with the source,
+    or soon after ``stop`` is set."""
+
+    def __init__(
+        self,
+        captures: CaptureThread,
+        gate: MotionGate | None,
+        stop: threading.Event,
+        failed: Callable[[str, FeatherwireError], None],
+    ) -> None:
+        """failed: is told of pictures that cannot be read, by name."""
+        self._captures = captures
+        self._gate = gate
+        self._stop = stop
+        self._failed = failed
+        self._files: dict[str, Path] = {}
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def sent(self) -> int:
+        """Shots that were given out."""
+        return self._counts["sent"]
+
+    def dropped(self) -> dict[str, int]:
+        """Pictures that were taken and not sent, by reason: ``limit`` (more than are wanted a
+        second), ``overtaken`` (a newer one was there before it was its turn), ``still`` (nothing
+        moved), ``unreadable``."""
+        counts = {
+            "limit": self._captures.left_out,
+            "overtaken": self._captures.overtaken,
+            "still": self._counts["still"],
+            "unreadable": self._counts["unreadable"],
+        }
+        return {reason: count for reason, count in counts.items() if count}
+
+    def file_of(self, name: str) -> Path | None:
+        """The file of a shot, once: which is done with now."""
+        return self._files.pop(name, None)
+
+    def __iter__(self) -> Iterator[Shot | None]:
+        while not self._stop.is_set():
+            ended = self._captures.ended
+            capture = self._captures.take(TICK_S)
+            if capture is not None:
+                yield self._shot(capture)
+            elif ended:
+                return
+            else:
+                yield None
+
+    def _shot(self, capture: Capture) -> Shot | None:
+        try:
+            photo = capture.load()
+        except FeatherwireError as error:
+            self._counts["unreadable"] += 1
+            self._failed(capture.name, error)
+            return None
+        if (
+            self._gate is not None
+            and not isinstance(photo, Path)
+            and not self._gate.passes(photo, capture.captured_at)
+        ):
+            self._counts["still"] += 1
+            return None
+        if capture.file is not None:
+            self._files[capture.name] = capture.file
+        self._counts["sent"] += 1
+        return Shot(photo, Origin(capture.name, capture.captured_at))

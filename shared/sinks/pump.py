@@ -1,0 +1,194 @@
+"""A thread and a bounded buffer for each sink: none slows down who brings results.
+
+put ──> buffer ──deliver──> done
+          │         └── refused: counted       away: again, after a pause that grows
+          └── full: the oldest is dropped and counted; or, with ``wait``, put waits
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from shared.backoff import Backoff
+from shared.errors import FeatherwireError, SinkError
+from shared.sinks.report import Report
+
+BUFFERED_REPORTS = 1000
+AT_ONCE = 64
+DRAIN_S = 10.0
+
+
+class Sink(Protocol):
+    """What a pump drives, from one thread. All raise SinkError: ``refused`` when it is of no use
+    to try the same again, any other reason when it is."""
+
+    @property
+    def name(self) -> str:
+        """For people, without a password."""
+
+    @property
+    def at_once(self) -> int:
+        """Reports that ``deliver`` takes at most."""
+
+    def deliver(self, reports: Sequence[Report]) -> None:
+        """Returns once they are where they should be: all, or (raising) perhaps a part."""
+
+    def close(self) -> None:
+        """No more reports."""
+
+
+class Pump:
+    """Brings reports to one sink."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        capacity: int = BUFFERED_REPORTS,
+        wait: bool = False,
+        backoff: Backoff | None = None,
+    ) -> None:
+        """wait: let ``put`` wait when the buffer is full, so that nothing is lost."""
+        self.sink = sink
+        self.counts: Counter[str] = Counter()
+        """delivered, retries, dropped_full, dropped_refused, dropped_end."""
+        self.error: FeatherwireError | None = None
+        """Why the sink takes nothing now."""
+        self.delivered_cursor: int | None = None
+        """Of the last report that is done with; all before it are too."""
+        self._capacity = capacity
+        self._wait = wait
+        self._backoff = backoff or Backoff()
+        self._buffer: deque[Report] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="featherwire-sink", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Reports in the buffer."""
+        return len(self._buffer)
+
+    def put(self, report: Report, timeout_s: float | None = None) -> bool:
+        """Take a report; False when ``wait`` was given and there was no room in time."""
+        with self._changed:
+            if self._wait and not self._changed.wait_for(
+                lambda: len(self._buffer) < self._capacity, timeout_s
+            ):
+                return False
+            while len(self._buffer) >= self._capacity:
+                self._buffer.popleft()
+                self.counts["dropped_full"] += 1
+            self._buffer.append(report)
+            self._changed.notify_all()
+            return True
+
+    def close(self, drain_s: float = DRAIN_S) -> None:
+        """Bring what is left, for so many seconds; what is then left is dropped and counted."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(drain_s)
+        self._stop.set()
+        self._thread.join(1.0)
+        with self._changed:
+            self.counts["dropped_end"] += len(self._buffer)
+            self._buffer.clear()
+        if self._thread.is_alive():
+            return  # it hangs in the sink
+        try:
+            self.sink.close()
+        except FeatherwireError as error:
+            self.error = error
+
+    # -- the thread ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._buffer) or self._closing)
+                batch = [*self._buffer][: min(AT_ONCE, self.sink.at_once)]
+            if not batch or self._stop.is_set():
+                return
+            outcome = self._deliver(batch)
+            if outcome is None:
+                continue
+            with self._changed:
+                # Some may have been dropped for newer ones meanwhile: these were delivered, though.
+                first = {id(report) for report in batch}
+                while self._buffer and id(self._buffer[0]) in first:
+                    self._buffer.popleft()
+                self.counts[outcome] += len(batch)
+                self.delivered_cursor = batch[-1].cursor
+                self._changed.notify_all()
+
+    def _deliver(self, batch: Sequence[Report]) -> str | None:
+        """What to count the reports as; None: try again."""
+        try:
+            self.sink.deliver(batch)
+        except SinkError as error:
+            if self.error is None:
+                logging.getLogger(__name__).warning("warning: %s", error.message)
+            self.error = error
+            if error.reason == "refused":
+                return "dropped_refused"
+        except Exception as error:  # a library's own: no thread dies in silence
+            logging.getLogger(__name__).exception("%s failed", self.sink.name)
+            self.error = SinkError("internal_error", f"{self.sink.name}: {error}")
+        else:
+            self.error = None
+            self._backoff.reset()
+            return "delivered"
+        self.counts["retries"] += 1
+        asked_s = float(self.error.details.get("retry_after_s", 0.0))
+        self._stop.wait(max(asked_s, self._backoff.next_s()))
+        return None
+
+
+class Pumps:
+    """All sinks of a command. Use it in a ``with`` statement."""
+
+    def __init__(self, pumps: Sequence[Pump] = ()) -> None:
+        self.pumps = tuple(pumps)
+
+    def __enter__(self) -> Pumps:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def put(self, report: Report) -> None:
+        """Give a report to every sink."""
+        for pump in self.pumps:
+            pump.put(report)
+
+    @property
+    def delivered_cursor(self) -> int | None:
+        """All up to this cursor are done with, in every sink; None: none is known to be."""
+        cursors = [pump.delivered_cursor for pump in self.pumps]
+        known = [cursor for cursor in cursors if cursor is not None]
+        return min(known) if known and len(known) == len(cursors) else None
+
+    def counts(self) -> dict[str, dict[str, int | str]]:
+        """What became of reports, by the sink's name; ``error``: why it takes nothing now."""
+        return {
+            pump.sink.name: {
+                **pump.counts,
+                "waiting": pump.waiting,
+                **({"error": pump.error.reason} if pump.error is not None else {}),
+            }
+            for pump in self.pumps
+        }
+
+    def close(self, drain_s: float = DRAIN_S) -> None:
+        """Close all, together in so many seconds."""
+        until = time.monotonic() + drain_s
+        for pump in self.pumps:
+            pump.close(max(0.0, until - time.monotonic()))

@@ -1,0 +1,75 @@
+"""Webhooks: one signed POST a report, sent again until it is taken."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from urllib.parse import urlsplit, urlunsplit
+
+from shared.errors import SinkError
+from shared.extras import require
+from shared.sinks.report import Report, iso
+from shared.sinks.signature import key_of, sign
+
+TIMEOUT_S = 10.0
+MAX_RETRY_AFTER_S = 300.0
+EVENT = "featherwire.result"
+_AGAIN = {408, 425, 429}
+
+
+class WebhookSink:
+    """Answers of 200 to 299 take a report; 408, 425, 429 and 500 upward, and none at all, let it
+    be sent again; any other refuses it."""
+
+    at_once = 1
+
+    def __init__(self, url: str, secret: str | None, *, timeout_s: float = TIMEOUT_S) -> None:
+        """secret: None sends without a signature. Raises SinkError: missing_extra, bad_secret."""
+        httpx = require("httpx", "webhook", "a webhook", SinkError)
+        parts = urlsplit(url)
+        # Paths and queries of webhooks often hold a secret.
+        self.name = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], "", "", ""))
+        self._url = url
+        self._key = None if secret is None else key_of(secret)
+        self._client = httpx.Client(timeout=timeout_s, headers={"User-Agent": "featherwire"})
+
+    def deliver(self, reports: Sequence[Report]) -> None:
+        """POST them, one after the other."""
+        for report in reports:
+            self._post(report)
+
+    def close(self) -> None:
+        """No more reports."""
+        self._client.close()
+
+    def _post(self, report: Report) -> None:
+        import httpx
+
+        now_s = time.time()
+        body = json.dumps({"type": EVENT, "timestamp": iso(now_s), "data": report.to_dict()})
+        message_id = "msg_" + hashlib.sha256(report.id.encode()).hexdigest()[:32]
+        headers = {"content-type": "application/json", "webhook-id": message_id}
+        if self._key is not None:
+            headers |= sign(self._key, message_id, int(now_s), body.encode())
+        try:
+            answer = self._client.post(self._url, content=body.encode(), headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise SinkError(
+                "sink_away", f"{self.name}: {str(error) or type(error).__name__}"
+            ) from None
+        if answer.is_success:
+            return
+        text = f"{self.name} answers {answer.status_code}"
+        if answer.status_code in _AGAIN or answer.status_code >= 500:
+            pause_s = _seconds(answer.headers.get("retry-after"))
+            raise SinkError("sink_away", text, retry_after_s=pause_s)
+        raise SinkError("refused", text)
+
+
+def _seconds(text: str | None) -> float:
+    """A Retry-After in seconds; 0 when there is none, or it is a date."""
+    if text is None or not text.isascii() or not text.isdigit():
+        return 0.0
+    return min(float(text), MAX_RETRY_AFTER_S)
