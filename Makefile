@@ -8,7 +8,7 @@ PIP    := $(BIN)/pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 DEMO_EXTRAS := edge,cloud,tasks,demo
-ALL_EXTRAS  := edge,cloud,console,postgres,tasks,ultralytics,train,jxl,dev
+ALL_EXTRAS  := edge,cloud,console,postgres,ray,tasks,ultralytics,train,jxl,dev
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-demo models demo test lint format bench screenshots stubs stubs-check clean

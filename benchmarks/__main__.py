@@ -2,6 +2,7 @@
 
     python -m benchmarks [PHOTO|FOLDER|TAR ...] [--limit N] [--cache FOLDER]
     python -m benchmarks --transport
+    python -m benchmarks --scale [--database URL]
     python -m benchmarks --regions [PHOTO|FOLDER|TAR ...] [--limit N]
     python -m benchmarks --soak MINUTES
     python -m benchmarks --accuracy SET [SET ...] [--task NAME] [--limit N] [--cache FOLDER]
@@ -14,7 +15,9 @@ measured before is taken from the cache, so that a new bundle costs only its own
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import os
 import sys
 import tempfile
 from itertools import islice
@@ -31,6 +34,9 @@ from benchmarks.demo.processes import DemoError
 from benchmarks.feature_speed import FEATURE_REFERENCE, feature_bundles, feature_speeds
 from benchmarks.memory import edge_peak_megabytes
 from benchmarks.regions import regions, regions_table
+from benchmarks.scale.measure import measure
+from benchmarks.scale.page import write
+from benchmarks.scale.shared_log import shared_log
 from benchmarks.soak import soak, soak_table
 from benchmarks.speed import speed_table, speeds
 from benchmarks.strip import write_strip
@@ -68,6 +74,9 @@ def main() -> int:
             return 0
         if arguments.transport:
             transport_times(bundle, arguments.output)
+            return 0
+        if arguments.scale:
+            scale(bundle, arguments)
             return 0
         if not arguments.only_times:
             curves(bundle, arguments)
@@ -149,6 +158,16 @@ def transport_times(bundle: Bundle, output: Path) -> None:
     print(transport_table(rows))
 
 
+def scale(bundle: Bundle, arguments: argparse.Namespace) -> None:
+    """Engines by workers, and servers on one log where there is an empty PostgreSQL for it."""
+    document = {
+        "cores": os.cpu_count() or 1,
+        "engines": asyncio.run(measure(bundle, _say)),
+        "log": asyncio.run(shared_log(arguments.database)) if arguments.database else [],
+    }
+    print(write(document, arguments.output))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("photos", nargs="*", type=Path, help="none: packaged photos")
@@ -157,6 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--regions", action="store_true", help="regions of interest alone")
     parser.add_argument("--transport", action="store_true", help="the transport's rates alone")
+    parser.add_argument("--scale", action="store_true", help="engines by workers alone")
+    parser.add_argument("--database", help="with --scale: URL of an empty PostgreSQL database")
     parser.add_argument(
         "--soak", type=float, metavar="MINUTES", help="memory of `stream` over so many minutes"
     )

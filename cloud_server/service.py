@@ -10,12 +10,14 @@ import structlog
 
 from cloud_server.auth.interceptor import Authenticator
 from cloud_server.auth.startup import check_tokens, check_transport
+from cloud_server.cluster.shared_log import SharedLog
 from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.database import Database
 from cloud_server.device import check_device
 from cloud_server.engine import Engine, TaskStatus
 from cloud_server.engine.local import TaskRunner
 from cloud_server.engine.process import ProcessEngine
+from cloud_server.engine.ray import RayEngine, RayScale
 from cloud_server.engine.spec import EngineSpec, import_path
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.fleet.quota import Quota
@@ -125,6 +127,7 @@ async def _open_around(
         max_calls=settings.max_calls,
         stream_limits=stream_limits,
     )
+    shared_log = await asyncio.to_thread(ingest.share, result_log) if settings.shared_log else None
     metrics.subscribers.set_function(lambda: results.subscribers)
     server = Server(
         observed,
@@ -138,7 +141,8 @@ async def _open_around(
             write_timeout_s=settings.write_timeout_s,
         ),
         log=result_log,
-        retention=_retention(result_log, settings, ingest, metrics),
+        retention=_retention(result_log, settings, ingest, metrics, shared_log),
+        shared_log=shared_log,
         metrics=metrics,
         metrics_listen=settings.metrics,
         max_message_bytes=settings.max_message_bytes,
@@ -163,9 +167,12 @@ async def _open_engine(
     spec = spec.model_copy(
         update={"score_threshold": DEFAULT_THRESHOLD if policy is None else policy.low}
     )
-    if settings.workers == 0:
+    on_ray = settings.engine == "ray"
+    if settings.workers == 0 and not on_ray:
         return await spec.open(bundles, more_tasks)
-    threads = max(1, (os.cpu_count() or 1) // settings.workers)
+    threads = max(1, (os.cpu_count() or 1) // max(1, settings.workers))
+    if on_ray:
+        threads = max(1, int(settings.ray_num_cpus))
     spec = spec.model_copy(
         update={
             "bundle_ids": tuple(bundle.id for bundle in bundles),
@@ -173,6 +180,14 @@ async def _open_engine(
             "torch_threads": settings.torch_threads or threads,
         }
     )
+    if on_ray:
+        return await RayEngine.open(
+            spec,
+            RayScale.of(settings),
+            address=settings.ray_address,
+            metrics=metrics,
+            log_level=settings.log_level,
+        )
     return await ProcessEngine.open(
         spec, settings.workers, metrics=metrics, log_level=settings.log_level
     )
@@ -197,9 +212,15 @@ def _open_fleet(database: Database, settings: ServerSettings) -> Fleet:
 
 
 def _retention(
-    log: ResultLog, settings: ServerSettings, ingest: IngestServicer, metrics: Metrics
+    log: ResultLog,
+    settings: ServerSettings,
+    ingest: IngestServicer,
+    metrics: Metrics,
+    shared_log: SharedLog | None,
 ) -> Retention:
     idle_days = settings.keep_session_days or settings.keep_days
+    if shared_log is not None:
+        idle_days = None  # which sessions have a stream is known to their own server alone
     fleet_limits = FleetLimits(
         audit_age_s=_seconds(settings.keep_audit_days),
         audit_entries=settings.keep_audit_entries,
@@ -212,6 +233,7 @@ def _retention(
         metrics=metrics,
         sessions_in_use=lambda: ingest.sessions_in_use,
         further=[FleetRetention(log.database, fleet_limits, metrics).run_once],
+        ours=lambda: shared_log is None or shared_log.leads,
     )
 
 

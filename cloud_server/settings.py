@@ -66,6 +66,10 @@ class ServerSettings(BaseSettings):
         le=256,
         description="processes that analyse frames; 0: threads of the server's own",
     )
+    engine: Literal["local", "process", "ray"] | None = Field(
+        default=None,
+        description="where frames are analysed; none: in `workers`, else in the server's threads",
+    )
     decode_workers: int = Field(default=1, ge=1, le=64)
     reconstruct_workers: int = Field(default=1, ge=1, le=64)
     task_workers: int = Field(default=1, ge=1, le=64, description="threads and models a task")
@@ -76,6 +80,24 @@ class ServerSettings(BaseSettings):
     queue_size: int = Field(default=16, ge=1, le=1024, description="items inside one stage")
     max_batch: int = Field(default=4, ge=1, le=256, description="frames a reconstruction")
     max_batch_delay_s: float = Field(default=0.005, ge=0, le=1)
+
+    # Ray: replicas of the engine on a cluster (`engine: ray`; cloud_server.engine.ray.scale)
+    ray_address: str = Field(
+        default="auto", description="HOST:PORT of the cluster; auto: the one on this machine"
+    )
+    ray_min_replicas: int = Field(default=1, ge=1, le=10_000)
+    ray_max_replicas: int = Field(default=4, ge=1, le=10_000)
+    ray_num_cpus: float = Field(default=1.0, ge=0, le=256, description="of a replica")
+    ray_num_gpus: float = Field(
+        default=0.0, ge=0, le=64, description="of a replica; 0.25: four replicas share a GPU"
+    )
+    ray_target_ongoing: float = Field(
+        default=4.0, gt=0, le=1024, description="frames a replica at which there are to be more"
+    )
+    ray_max_ongoing: int = Field(default=8, ge=1, le=1024, description="frames a replica at most")
+    ray_max_in_flight: int = Field(
+        default=64, ge=1, le=100_000, description="frames that this server gives to the cluster"
+    )
 
     # Refinement: what the server asks for after a doubtful detection
     refine_band: Annotated[tuple[float, float] | None, NoDecode] = Field(
@@ -123,6 +145,9 @@ class ServerSettings(BaseSettings):
     )
     database: SecretStr | None = Field(
         default=None, description="postgresql://USER:PASSWORD@HOST/NAME, in place of the folder"
+    )
+    shared_log: bool = Field(
+        default=False, description="other servers write to the same PostgreSQL database"
     )
     sqlite_synchronous: Literal["full", "normal"] = Field(
         default="full", description="normal: faster; a loss of power may take the last frames"
@@ -239,6 +264,20 @@ class ServerSettings(BaseSettings):
         if band is not None and not 0 <= band[0] <= band[1] <= 1:
             raise ValueError("is LOW:HIGH with 0 <= LOW <= HIGH <= 1, such as 0.3:0.6")
         return band
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> ServerSettings:
+        if self.shared_log and self.database is None:
+            raise ValueError("shared_log needs `database`, a PostgreSQL")
+        if self.engine == "process" and self.workers == 0:
+            raise ValueError("engine process needs `workers`")
+        if self.engine in {"local", "ray"} and self.workers:
+            raise ValueError(f"engine {self.engine} has no `workers`")
+        if self.ray_min_replicas > self.ray_max_replicas:
+            raise ValueError("ray_min_replicas is more than ray_max_replicas")
+        if self.ray_target_ongoing > self.ray_max_ongoing:
+            raise ValueError("ray_target_ongoing is more than ray_max_ongoing")
+        return self
 
     @model_validator(mode="after")
     def _whole_tls(self) -> ServerSettings:

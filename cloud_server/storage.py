@@ -9,8 +9,10 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 import cloud_server.auth.tables
+import cloud_server.cluster.tables
 import cloud_server.fleet.tables
 import cloud_server.results.tables  # noqa: F401  # every table is known before a database is opened
+from cloud_server.cluster.turn import Turn
 from cloud_server.database import Database
 from cloud_server.database.engine import database_url, open_engine, typed_errors
 from cloud_server.database.schema import prepare
@@ -19,8 +21,16 @@ from shared.errors import StorageError
 
 
 def open_database(settings: ServerSettings, release: str) -> Database:
-    """The database, for this server alone. Blocks. Raises ``StorageError``."""
-    return Database(settings.database_url, synchronous=settings.sqlite_synchronous, release=release)
+    """The database, for this server and those that share its log. Blocks.
+
+    Raises ``StorageError``.
+    """
+    return Database(
+        settings.database_url,
+        synchronous=settings.sqlite_synchronous,
+        release=release,
+        turn=Turn() if settings.shared_log else None,
+    )
 
 
 @contextmanager

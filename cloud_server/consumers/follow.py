@@ -50,6 +50,7 @@ class Follower:
         details have the cursor to subscribe with. And ``StorageError``.
         """
         feed = self._log.feed
+        await self._log.catch_up()
         self.position = feed.last if after is None else after
         if self.position > feed.last:
             raise SessionError(

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,13 +25,25 @@ from shared.errors import StorageError
 
 T = TypeVar("T")
 
+
+class Turn(Protocol):
+    """Turns of several servers; see ``cloud_server.cluster.turn``."""
+
+    server: str
+    prepared: bool
+
+    def connected(self, connection: Connection) -> None: ...
+
+    def begin(self, connection: Connection) -> bool: ...
+
+
 LOCK_WAIT_S = 30.0
 """How long a server waits for the one before it to let go of the database. Where that was killed,
 PostgreSQL must first finish what it was told, and hear of the end."""
 
 
 class Database:
-    """An open database that only this process writes to."""
+    """An open database that this process alone writes to, or servers in turns."""
 
     def __init__(
         self,
@@ -40,20 +52,31 @@ class Database:
         synchronous: str = "full",
         release: str = "0",
         lock_wait_s: float = LOCK_WAIT_S,
+        turn: Turn | None = None,
     ) -> None:
-        """Open, and create or migrate what is there. Blocks.
+        """Open, and create or migrate what is there. Blocks. turn: other servers write too.
 
         Raises ``StorageError``: bad_url, driver_missing, in_use, newer_schema, foreign_database,
         corrupt, disk_full, unavailable.
         """
         self._url = database_url(url)
         self._lock_wait_s = lock_wait_s
+        self.turn = turn
+        """How this server takes turns with others; None: it is alone."""
+        if turn is not None and self.is_sqlite:
+            raise StorageError("bad_url", "a log that servers share is in PostgreSQL")
         self._file_lock = self._lock_file()
         try:
             self.engine = open_engine(self._url, synchronous=synchronous)
             with typed_errors(self._url):
-                self.writer = Writer(self._connect, lambda error: storage_error(self._url, error))
+                self.writer = Writer(
+                    self._connect,
+                    lambda error: storage_error(self._url, error),
+                    None if turn is None else turn.begin,
+                )
                 self.version_found = self.writer.run(lambda one: prepare(one, release))
+            if turn is not None:
+                turn.prepared = True
         except BaseException:
             self._release()
             raise
@@ -93,7 +116,10 @@ class Database:
             connection = self.engine.connect()
         if not self.is_sqlite:
             try:
-                take_advisory_lock(connection, place(self._url), self._lock_wait_s)
+                shared = self.turn is not None
+                take_advisory_lock(connection, place(self._url), self._lock_wait_s, shared=shared)
+                if self.turn is not None:
+                    self.turn.connected(connection)
             except BaseException:
                 connection.close()
                 raise

@@ -42,8 +42,13 @@ class FileLock:
         self._file.close()
 
 
-def take_advisory_lock(connection: Connection, place: str, wait_s: float) -> None:
-    """Hold PostgreSQL's lock as long as ``connection`` lives; raises ``StorageError("in_use")``."""
+def take_advisory_lock(
+    connection: Connection, place: str, wait_s: float, *, shared: bool = False
+) -> None:
+    """Hold PostgreSQL's lock as long as ``connection`` lives; raises ``StorageError("in_use")``.
+
+    ``shared``: with others that share it, but not with one that wants to be alone.
+    """
     # Should this machine vanish, its lock is let go in half a minute, not in the default two hours.
     connection.execute(
         text(
@@ -55,8 +60,9 @@ def take_advisory_lock(connection: Connection, place: str, wait_s: float) -> Non
     connection.commit()
     deadline = time.monotonic() + wait_s
     waiting = False
+    function = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"
     while not connection.execute(
-        text("SELECT pg_try_advisory_lock(:key)"), {"key": ADVISORY_KEY}
+        text(f"SELECT {function}(:key)"), {"key": ADVISORY_KEY}
     ).scalar_one():
         connection.rollback()
         if not waiting:

@@ -30,7 +30,11 @@ def _sessions_last_seen(connection: Connection) -> None:
     )
 
 
-MIGRATIONS: Sequence[Callable[[Connection], None]] = (_sessions_last_seen,)
+def _shared_logs(_connection: Connection) -> None:
+    """Servers that share a log have new tables alone."""
+
+
+MIGRATIONS: Sequence[Callable[[Connection], None]] = (_sessions_last_seen, _shared_logs)
 """Steps from version 1 on: the first takes a database of version 1 to version 2, and so on.
 
 A step changes tables that were there before. Tables that are new in a version need none: what is

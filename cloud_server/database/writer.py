@@ -41,18 +41,23 @@ class Writer:
         self,
         connect: Callable[[], Connection],
         translate: Callable[[SQLAlchemyError], StorageError],
+        turn: Callable[[Connection], bool] | None = None,
     ) -> None:
-        """connect: a connection that may write; called again when one was lost.
+        """connect: a connection that may write; called again when one was lost. turn: the first
+        thing of every transaction; True says that another process has written.
 
         Raises what ``connect`` raises.
         """
         self._connect = connect
         self._translate = translate
+        self._turn = turn
         self._connection: Connection | None = connect()
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._closed = False
         self.failures = 0
         """Commits that failed: what was remembered of the database must be read again."""
+        self.turns = 0
+        """How often others have written, where servers share the database."""
         self._thread = threading.Thread(target=self._run, name="featherwire-writer", daemon=True)
         self._thread.start()
 
@@ -73,6 +78,7 @@ class Writer:
         with self._translated():
             assert self._connection is not None
             with self._connection.begin():
+                self._take_turn(self._connection)
                 return change(self._connection)
 
     def close(self, timeout_s: float = 30.0) -> None:
@@ -112,6 +118,7 @@ class Writer:
                 if self._connection is None:
                     self._connection = self._connect()
                 with self._connection.begin():
+                    self._take_turn(self._connection)
                     outcomes = [_outcome(job, self._connection) for job in jobs]
         except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for an answer
             self.failures += 1
@@ -121,6 +128,10 @@ class Writer:
                 return
             outcomes = [error] * len(jobs)
         _answer(jobs, outcomes)
+
+    def _take_turn(self, connection: Connection) -> None:
+        if self._turn is not None and self._turn(connection):
+            self.turns += 1
 
     def _translated(self) -> _Translated:
         return _Translated(self)

@@ -119,6 +119,8 @@ class Fleet:
         self._database = database
         self.registry = Registry(quota or Quota())
         self._later: set[asyncio.Task[Any]] = set()
+        self.tells: Callable[[Connection, fleet_pb2.Device], bool] = lambda _one, _device: True
+        """Whether it is for this server to say how a device is, where several share the log."""
         waiting = database.read_now(orders.pending_counts)
         for described in database.read_now(_described):
             self.registry.add(described, waiting.get(described.device, 0))
@@ -234,9 +236,15 @@ class Fleet:
             structlog.get_logger().error("fleet_not_kept", error=str(task.exception()))
 
     async def _keep(self, entry: Entry) -> None:
-        described = entry.described.SerializeToString()
-        device, seen_at = entry.described.device, entry.described.last_seen_at.ToMicroseconds()
-        await self._database.write(lambda one: _keep(one, device, seen_at, described))
+        described = fleet_pb2.Device()
+        described.CopyFrom(entry.described)
+        described.online = bool(entry.streams)
+
+        def change(connection: Connection) -> None:
+            if self.tells(connection, described):
+                _keep(connection, described)
+
+        await self._database.write(change)
 
     @staticmethod
     def _follow(entry: Entry, command: fleet_pb2.Command) -> None:
@@ -255,8 +263,12 @@ class Fleet:
                 described.bundle_id = command.use_bundle.bundle_id
 
 
-def _keep(connection: Connection, device: str, seen_at: int, described: bytes) -> None:
-    values = {"last_seen_at": seen_at, "described": described}
+def _keep(connection: Connection, described: fleet_pb2.Device) -> None:
+    device = described.device
+    values = {
+        "last_seen_at": described.last_seen_at.ToMicroseconds(),
+        "described": described.SerializeToString(),
+    }
     changed = connection.execute(update(DEVICES).where(DEVICES.c.device == device).values(**values))
     if changed.rowcount == 0:
         connection.execute(insert(DEVICES).values(device=device, **values))

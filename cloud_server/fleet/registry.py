@@ -50,12 +50,14 @@ class Entry:
     orders: int = 0
     """How many commands were issued since the start."""
     version: int = 0
+    elsewhere: bool = False
+    """Whether it is online at another server that has the same log."""
 
     def message(self) -> fleet_pb2.Device:
         """The device as it is now."""
         device = fleet_pb2.Device()
         device.CopyFrom(self.described)
-        device.online = bool(self.streams)
+        device.online = bool(self.streams) or self.elsewhere
         device.pending_commands = self.pending
         if self.streams:
             frames, sent = self.meter.frames.value, self.meter.bytes.value

@@ -11,7 +11,7 @@ DEVICES = Table(
     METADATA,
     Column("device", String(128), primary_key=True),
     Column("last_seen_at", Number, nullable=False),
-    # fleet.proto's Device, as of when it was last written; what is only true online is left out.
+    # fleet.proto's Device, as of when it was last written, with no rates.
     Column("described", LargeBinary, nullable=False),
 )
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import structlog
 from opentelemetry.trace import Span, StatusCode
 
+from cloud_server.cluster.ownership import MOVED
 from cloud_server.engine import Engine, EngineFrame, EngineOutcome
 from cloud_server.ingest.limits import StreamLimits
 from cloud_server.ingest.refinement import RefinePolicy, replayed
@@ -97,6 +98,8 @@ class Processing:
                 picture = message.picture if message.HasField("picture") else None
                 session.processing.discard(submission.id)
                 self._sessions.completed(session, record, picture, command)
+            else:
+                self._sessions.abandoned(session)
         finally:
             session.processing.discard(submission.id)
 
@@ -145,13 +148,20 @@ class Processing:
 
         They are processed in the background, and count as in flight from now on.
         """
-        pending = await self._log.pending()
+        return self.take_over(await self._log.pending())
+
+    async def adopt(self, key: SessionKey) -> None:
+        """Take up what another server has left of a session that has come here."""
+        self.take_over(await self._log.taken(key))
+
+    def take_over(self, pending: Sequence[Submission]) -> int:
+        """Process unfinished frames in the background; returns how many."""
         for submission in pending:
             session = self._sessions.get(submission.key)
             session.in_flight += 1
             session.processing.add(submission.id)
         waiting = iter(pending)
-        self._recovery = [
+        self._recovery = [one for one in self._recovery if not one.done()] + [
             asyncio.create_task(self._recover(waiting))
             for _ in range(min(RECOVERED_AT_ONCE, len(pending)))
         ]
@@ -202,6 +212,8 @@ class Processing:
         session.processing.discard(submission.id)
         if record is not None:
             self._sessions.completed(session, record, None)
+        else:
+            self._sessions.abandoned(session)
 
     # -- parts -----------------------------------------------------------------------------------
 
@@ -232,6 +244,9 @@ class Processing:
             try:
                 return await write()
             except StorageError as error:
+                if error.reason == MOVED:
+                    _log_of(submission).info("left_to_another_server")
+                    break
                 _log_of(submission).error(
                     "log_unavailable", reason=error.reason, error=error.message, again_s=pause_s
                 )

@@ -17,6 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cloud_server.auth.interceptor import Authenticator
+from cloud_server.cluster.shared_log import SharedLog
 from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.engine import Engine
 from cloud_server.fleet.servicer import FleetServicer
@@ -69,6 +70,7 @@ class Server:
         *,
         log: ResultLog,
         retention: Retention,
+        shared_log: SharedLog | None = None,
         max_message_bytes: int,
         drain_deadline_s: float,
         tls: TlsFiles | None = None,
@@ -88,6 +90,7 @@ class Server:
         self._fleet = fleet
         self._log = log
         self.retention = retention
+        self._shared_log = shared_log
         self._forgetting: asyncio.Task[None] | None = None
         self._drain_deadline_s = drain_deadline_s
         self._health = health.aio.HealthServicer()
@@ -123,7 +126,10 @@ class Server:
                 self._metrics_server = MetricsServer(
                     self._metrics, lambda: self._engine.queues, self._metrics_listen
                 )
-            await self._ingest.recover()
+            if self._shared_log is None:
+                await self._ingest.recover()
+            else:
+                await self._shared_log.start()
         except BaseException:
             await self._close()
             raise
@@ -215,6 +221,8 @@ class Server:
         await self._ingest.close()
         self.workers_stopped = await self._engine.close()
         await self._fleet.close()
+        if self._shared_log is not None:
+            await self._shared_log.close()
         await asyncio.to_thread(self._log.database.close)
 
 

@@ -11,6 +11,7 @@ import grpc
 import structlog
 
 from cloud_server.auth.caller import caller
+from cloud_server.cluster.shared_log import SharedLog
 from cloud_server.engine import Engine, EngineFrame
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.fleet.quota import Meter
@@ -67,11 +68,11 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._fleet = fleet
         self._stream_limits = stream_limits or StreamLimits()
         self._picture_limits = picture_limits
-        sessions = SessionRegistry(kept_pictures)
+        self._sessions = SessionRegistry(kept_pictures)
         self._processing = Processing(
             engine=engine,
             log=log,
-            sessions=sessions,
+            sessions=self._sessions,
             bundles=bundles,
             limits=self._stream_limits,
             picture_limits=picture_limits,
@@ -89,7 +90,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._shared = Shared(
             processing=self._processing,
             log=log,
-            sessions=sessions,
+            sessions=self._sessions,
             bundles=bundles,
             settings=self._server_settings(max_message_bytes),
             server_version=server_version,
@@ -191,6 +192,16 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     def sessions_in_use(self) -> frozenset[SessionKey]:
         """Those with a stream, or a frame that is being processed."""
         return self._shared.sessions.keys
+
+    def share(self, log: ResultLog) -> SharedLog:
+        """This server's part in a log that others write to as well. Blocks."""
+        return SharedLog(
+            log,
+            self._fleet,
+            attached=lambda: self._sessions.attached,
+            lose=self._sessions.lose,
+            take_up=self._processing.take_over,
+        )
 
     @property
     def open_streams(self) -> int:

@@ -99,6 +99,22 @@ class SessionRegistry:
         if session.owner is None and session.in_flight == 0 and not session.processing:
             self._sessions.pop(session.key, None)
 
+    def abandoned(self, session: Session) -> None:
+        """A frame's result is another server's to record, or that of the next start."""
+        session.in_flight -= 1
+        self.let_go(session)
+
+    def lose(self, key: SessionKey) -> None:
+        """Another server has taken the session: its stream here ends."""
+        session = self._sessions.get(key)
+        if session is not None and session.owner is not None:
+            session.owner.supersede()
+
+    @property
+    def attached(self) -> list[SessionKey]:
+        """Sessions that have a stream which has come past its Welcome."""
+        return [key for key, one in self._sessions.items() if one.outlet is not None]
+
     def completed(
         self,
         session: Session,

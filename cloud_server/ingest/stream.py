@@ -213,6 +213,7 @@ class Stream:
         resume_after, last_result_id = await from_log(
             shared.log.resume_after(session.key, hello.last_result_seen), self._log
         )
+        await from_log(shared.processing.adopt(session.key), self._log)
         if session.owner is not self:
             return  # superseded meanwhile
         self._log.info(

@@ -6,11 +6,13 @@ Only this process writes to it (`cloud_server.database.lock`), so ids and cursor
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, update
 
+from cloud_server.cluster.ownership import Ownership
 from cloud_server.database import Database
 from cloud_server.results import queries
 from cloud_server.results.adding import Rows, kept
@@ -32,6 +34,8 @@ from shared.proto.featherwire.v1 import types_pb2
 PAGE_BYTES = 8 * 2**20
 """Outcomes that are read at once, but for one that is larger."""
 
+CAUGHT_UP_AT_ONCE = 500
+
 
 class ResultLog:
     """The log of one server. Its calls are awaited on one event loop."""
@@ -42,11 +46,17 @@ class ResultLog:
         Blocks while it reads where the log ends. Raises ``StorageError``.
         """
         self.database = database
-        self.positions = Positions(database.writer, window)
+        self.ownership = None if database.turn is None else Ownership(database.turn.server)
+        """Of sessions, where servers share the log."""
+        self.positions = Positions(database.writer, window, self.ownership)
         """For retention; in the writer's thread."""
         database.writer.run(self.positions.begin)
         self.feed = feed or Feed()
         self.feed.start(self.positions.next_cursor - 1)
+        self.recorded: Callable[[Sequence[Record]], None] = self.feed.publish
+        """What is told of records of this server; where servers share the log, all of them come
+        to the feed by ``catch_up``."""
+        self._catching_up = asyncio.Lock()
         self._rows = Rows(self.positions, is_sqlite=database.is_sqlite)
 
     @property
@@ -67,9 +77,7 @@ class ResultLog:
             return self._rows.frames(connection, key, frames)
 
         def publish(accepted: list[Accepted]) -> None:
-            self.feed.publish(
-                [one.record for one in accepted if one.new and one.record is not None]
-            )
+            self.recorded([one.record for one in accepted if one.new and one.record is not None])
 
         return await self.database.write(change, publish)
 
@@ -105,7 +113,7 @@ class ResultLog:
         def change(connection: Connection) -> Record:
             return self._rows.result(connection, submission, data, terms)
 
-        return await self.database.write(change, lambda record: self.feed.publish([record]))
+        return await self.database.write(change, lambda record: self.recorded([record]))
 
     # -- out -------------------------------------------------------------------------------------
 
@@ -118,7 +126,7 @@ class ResultLog:
         """
 
         def change(connection: Connection) -> tuple[int, int]:
-            session = self.positions.session(connection, key, seen)
+            session = self.positions.session(connection, key, seen, take=True)
             connection.execute(
                 update(SESSIONS).where(SESSIONS.c.id == session.id).values(last_seen_at=now_us())
             )
@@ -132,6 +140,33 @@ class ResultLog:
         return await self.database.read(
             lambda connection: queries.results_after(connection, key, result_id, limit)
         )
+
+    async def taken(self, key: SessionKey) -> list[Submission]:
+        """Unfinished submissions of a session that ``resume_after`` took from another server."""
+        if self.ownership is None or not self.ownership.taken:
+            return []
+        taken = self.ownership.taken
+
+        def query(connection: Connection) -> tuple[int, list[Submission]]:
+            row = connection.execute(queries.session_by_key(key)).one_or_none()
+            if row is None or row.id not in taken:
+                return 0, []
+            return row.id, queries.pending(connection, [row.id])
+
+        session_id, unfinished = await self.database.read(query)
+        taken.discard(session_id)
+        return unfinished
+
+    async def catch_up(self) -> None:
+        """Put into the feed what any server has recorded. Raises ``StorageError``."""
+        if self.ownership is None:
+            return
+        async with self._catching_up:
+            end = False
+            while not end:
+                page = await self.read(Filter(), self.feed.last, CAUGHT_UP_AT_ONCE)
+                self.feed.publish(page.records)
+                end = page.end
 
     async def pending(self) -> list[Submission]:
         """Submissions without a result, oldest first."""

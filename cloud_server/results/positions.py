@@ -9,8 +9,10 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Table, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
+from cloud_server.cluster.ownership import Ownership
+from cloud_server.cluster.tables import TURN
 from cloud_server.database.writer import Writer
 from cloud_server.results import queries
 from cloud_server.results.records import SessionKey, now_us
@@ -35,34 +37,44 @@ class KnownSession:
 class Positions:
     """The next number of everything. Each call begins with a connection that writes."""
 
-    def __init__(self, writer: Writer, window: int) -> None:
+    def __init__(self, writer: Writer, window: int, ownership: Ownership | None = None) -> None:
         self._writer = writer
         self._window = window
-        self._failures_seen = -1
+        self._ownership = ownership
+        self._seen = (-1, -1)
+        self._sessions_seen: tuple[int | None, ...] = ()
         self._sessions: OrderedDict[SessionKey, KnownSession] = OrderedDict()
         self.next_submission = 1
         self.next_cursor = 1
         self.next_session = 1
 
     def begin(self, connection: Connection) -> None:
-        """Read again where the log ends, after a commit that failed."""
-        failures = self._writer.failures
-        if failures == self._failures_seen:
+        """Read again where the log ends, after a commit that failed, or of another server."""
+        seen = (self._writer.failures, self._writer.turns)
+        if seen == self._seen:
             return
-        self._sessions.clear()
-        forgotten = connection.execute(select(STATE.c.forgotten_cursor)).scalar()
-        if forgotten is None:
+        ends = connection.execute(_ENDS).one()
+        if ends.forgotten is None:
             connection.execute(insert(STATE).values(id=1, forgotten_cursor=0))
-        last = connection.execute(select(func.max(RESULTS.c.cursor))).scalar() or 0
-        self.next_cursor = 1 + max(last, forgotten or 0)
-        self.next_submission = 1 + _largest(connection, SUBMISSIONS)
-        self.next_session = 1 + _largest(connection, SESSIONS)
-        self._failures_seen = failures
+        # Sessions of this server are changed by others only when these are.
+        sessions_seen = (seen[0], ends.forgotten, ends.moves)
+        if sessions_seen != self._sessions_seen:
+            self._sessions.clear()
+            if self._ownership is not None:
+                self._ownership.forget()
+        self.next_cursor = 1 + max(ends.cursor or 0, ends.forgotten or 0)
+        self.next_submission = 1 + (ends.submission or 0)
+        self.next_session = 1 + (ends.session or 0)
+        self._seen, self._sessions_seen = seen, sessions_seen
 
-    def session(self, connection: Connection, key: SessionKey, seen: int = 0) -> KnownSession:
+    def session(
+        self, connection: Connection, key: SessionKey, seen: int = 0, *, take: bool = False
+    ) -> KnownSession:
         """The session, which is a new one when it was not there.
 
         seen: the last result that the device knows; those of a new session are numbered behind it.
+        Where servers share the log, a session of another is taken with ``take``; without it this
+        raises ``StorageError("moved")``.
         """
         self.begin(connection)
         session = self._sessions.get(key)
@@ -73,6 +85,8 @@ class Positions:
                 self._sessions.popitem(last=False)
         else:
             self._sessions.move_to_end(key)
+        if self._ownership is not None:
+            self._ownership.check(connection, session.id, take=take)
         return session
 
     def _find(self, connection: Connection, key: SessionKey, seen: int) -> KnownSession:
@@ -125,5 +139,10 @@ class Positions:
             self.raise_floor(connection, session)
 
 
-def _largest(connection: Connection, table: Table) -> int:
-    return connection.execute(select(func.max(table.c.id))).scalar() or 0
+_ENDS = select(
+    select(STATE.c.forgotten_cursor).scalar_subquery().label("forgotten"),
+    select(func.max(RESULTS.c.cursor)).scalar_subquery().label("cursor"),
+    select(func.max(SUBMISSIONS.c.id)).scalar_subquery().label("submission"),
+    select(func.max(SESSIONS.c.id)).scalar_subquery().label("session"),
+    select(TURN.c.moves).scalar_subquery().label("moves"),
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,8 +73,8 @@ def frame_messages(connection: Connection, key: SessionKey, sequence: int) -> li
     return [] if session is None else messages(connection, session.id, sequence)
 
 
-def pending(connection: Connection) -> list[Submission]:
-    """Submissions without a result, oldest first."""
+def pending(connection: Connection, session_ids: Collection[int] | None = None) -> list[Submission]:
+    """Submissions without a result, of these sessions or of all, oldest first."""
     query = (
         _SUBMISSION.add_columns(SESSIONS.c.device, SESSIONS.c.session)
         .join_from(SUBMISSIONS, SESSIONS, SUBMISSIONS.c.session_id == SESSIONS.c.id)
@@ -81,6 +82,8 @@ def pending(connection: Connection) -> list[Submission]:
         .where(RESULTS.c.cursor.is_(None), SUBMISSIONS.c.message.is_not(None))
         .order_by(SUBMISSIONS.c.id)
     )
+    if session_ids is not None:
+        query = query.where(SUBMISSIONS.c.session_id.in_(session_ids))
     return [_submission((row.device, row.session), row) for row in connection.execute(query)]
 
 

@@ -59,8 +59,11 @@ class Retention:
         metrics: Metrics | None = None,
         sessions_in_use: Callable[[], frozenset[SessionKey]] = frozenset,
         further: Sequence[Callable[[], Awaitable[int]]] = (),
+        ours: Callable[[], bool] = lambda: True,
     ) -> None:
-        """further: what else is to forget at every pass; each returns how much it did."""
+        """further: what else is to forget at every pass; each returns how much it did. ours:
+        whether this server does it, where several share the log."""
+        self._ours = ours
         self._sessions_in_use = sessions_in_use
         self._further = further
         self._metrics = metrics or Metrics()
@@ -78,7 +81,8 @@ class Retention:
         """Until cancelled."""
         while True:
             try:
-                await self.run_once()
+                if self._ours():
+                    await self.run_once()
             except StorageError as error:
                 structlog.get_logger().error("retention_failed", **error.to_dict())
             await asyncio.sleep(self._every_s)
@@ -163,7 +167,8 @@ class Retention:
 
     async def _stored(self) -> int:
         """Bytes in the log: added up once, and again when a commit has failed, else counted."""
-        failures = self._log.database.writer.failures
+        writer = self._log.database.writer
+        failures = writer.failures + writer.turns
         if failures != self._failures_seen:
             self._added_before = self._log.added_bytes
             self._held_bytes = await self._log.database.read(stored_bytes)

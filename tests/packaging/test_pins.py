@@ -41,6 +41,7 @@ def requirements(*extras: str) -> list[Requirement]:
                 "cloud",
                 "console",
                 "postgres",
+                "ray",
                 "tasks",
                 "ultralytics",
                 "train",

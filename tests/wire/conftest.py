@@ -92,7 +92,7 @@ class ServerThread:
             target=lambda: asyncio.run(self._main(settings, tasks)), daemon=True
         )
         self._thread.start()
-        assert self._ready.wait(60)
+        assert self._ready.wait(180)
         if self._failure is not None:
             raise self._failure
 

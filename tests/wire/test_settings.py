@@ -65,3 +65,19 @@ def test_what_is_wrong_is_said(tmp_path: Path, text: str, complaint: str) -> Non
 def test_a_config_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FeatherwireError, match="no config file"):
         ServerSettings.load(tmp_path / "gone.yaml")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"engine": "process"},
+        {"engine": "ray", "workers": 2},
+        {"ray_min_replicas": 5},
+        {"ray_target_ongoing": 9},
+        {"shared_log": True},
+    ],
+)
+def test_what_does_not_go_together_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(FeatherwireError) as caught:
+        ServerSettings.load(None, **wrong)
+    assert caught.value.reason == "invalid_settings"

@@ -14,16 +14,11 @@ from cloud_server.engine.api import EngineFrame, EngineOutcome, TaskStatus
 from cloud_server.engine.process import messages
 from cloud_server.engine.process.child import Child
 from cloud_server.engine.process.waiting import Job, Waiting
+from cloud_server.engine.rules import closed, late
 from cloud_server.engine.spec import EngineSpec
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import worker_pb2
-
-MAX_CRASHES = 2
-"""Workers that may crash on a frame that they have alone; then its answer is an error."""
-
-MAX_SIGKILLS = 5
-"""The same for workers that somebody else ended: for want of memory, or by chance."""
 
 PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Before a worker is started again; from the beginning once it has answered a frame."""
@@ -58,7 +53,7 @@ class ProcessEngine:
 
     A frame whose worker dies is given to another; its deadline begins anew, and does not run while
     there is no worker. One that workers die of, with no other frame, is answered in the end with
-    ``worker_crashed``; ``MAX_CRASHES`` and ``MAX_SIGKILLS`` say when.
+    ``worker_crashed``; ``cloud_server.engine.rules`` says when.
     """
 
     def __init__(
@@ -131,7 +126,7 @@ class ProcessEngine:
 
     async def submit(self, frame: EngineFrame) -> EngineOutcome:
         if self._closing:
-            return EngineOutcome(error=_closed())
+            return EngineOutcome(error=closed())
         now = time.monotonic()
         future: asyncio.Future[EngineOutcome] = asyncio.get_running_loop().create_future()
         job = Job(next(self._ids), frame, future, now + frame.deadline_s, now)
@@ -150,7 +145,7 @@ class ProcessEngine:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         for job in [*self._waiting, *(job for slot in self._slots for job in slot.jobs.values())]:
-            _answer(job, EngineOutcome(error=_closed()))
+            _answer(job, EngineOutcome(error=closed()))
         children = [slot.child for slot in self._slots if slot.child is not None]
         await asyncio.gather(*(child.close() for child in children))
         return True
@@ -233,9 +228,9 @@ class ProcessEngine:
         for job in jobs:
             job.expires_at = self._last_seen + job.frame.deadline_s
             if len(jobs) == 1:
-                job.deaths[cause == _SIGKILL] += 1
-            if job.deaths[False] >= MAX_CRASHES or job.deaths[True] >= MAX_SIGKILLS:
-                _answer(job, EngineOutcome(error=_crashed(job, cause)))
+                job.deaths.count(killed=cause == _SIGKILL)
+            if job.deaths.enough:
+                _answer(job, EngineOutcome(error=job.deaths.error(cause)))
             else:
                 again.append(job)
         self._metrics.resubmitted.inc(len(again))
@@ -255,7 +250,7 @@ class ProcessEngine:
                     job.expires_at += now - before
                 elif job.expires_at < now:
                     self._waiting.remove(job)
-                    _answer(job, EngineOutcome(error=_late(job)))
+                    _answer(job, EngineOutcome(error=late(job.frame.deadline_s)))
             for slot in self._ready:
                 hung = [job for job in slot.jobs.values() if job.expires_at + HUNG_S < now]
                 if hung and slot.child is not None:
@@ -284,20 +279,3 @@ def _read(message: worker_pb2.FrameAnalysed, waited_ms: float) -> EngineOutcome:
         return EngineOutcome(
             error=FeatherwireError("internal_error", "what a worker said cannot be read")
         )
-
-
-def _closed() -> FeatherwireError:
-    return FeatherwireError("engine_closed", "the server is stopping")
-
-
-def _crashed(job: Job, cause: str) -> FeatherwireError:
-    return FeatherwireError(
-        "worker_crashed", f"{sum(job.deaths)} workers died of this frame ({cause})", cause=cause
-    )
-
-
-def _late(job: Job) -> FeatherwireError:
-    deadline_s = job.frame.deadline_s
-    return FeatherwireError(
-        "deadline_exceeded", f"not done within {deadline_s:g} s", deadline_s=deadline_s
-    )

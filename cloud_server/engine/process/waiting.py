@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from cloud_server.engine.api import EngineFrame, EngineOutcome
+from cloud_server.engine.rules import Deaths
 
 
 @dataclass(slots=True, eq=False)
@@ -23,8 +24,7 @@ class Job:
     given_at: float = 0.0
     suspect: bool = False
     """It was with a worker that died: it goes to a worker that has no other frame."""
-    deaths: list[int] = field(default_factory=lambda: [0, 0])
-    """Of workers that had this frame alone: those that crashed, and those that were killed."""
+    deaths: Deaths = field(default_factory=Deaths)
 
 
 class Place(Protocol):

@@ -1,0 +1,64 @@
+"""A real Ray cluster in processes of this machine: a head without work, and two nodes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.log.conftest import postgres_cluster
+from tests.wire.conftest import ROOT, encoder, start_server, tiny_bundle
+
+__all__ = ["encoder", "postgres_cluster", "start_server", "tiny_bundle"]
+
+STORE_BYTES = 80 * 2**20
+VARIABLES = {
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+    # Ray's workers are nicer than others by default, and wait for ever beside other tests.
+    "RAY_worker_niceness": "0",
+}
+
+
+@pytest.fixture(scope="module")
+def ray_nodes() -> Iterator[tuple[Any, list[Any]]]:
+    """The cluster, and its nodes for replicas: two processors each, as far as Ray knows."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in VARIABLES.items():
+            patch.setenv(name, value)
+        pytest.importorskip("ray", reason="Ray is an extra: pip install 'featherwire[ray]'")
+        import ray
+        from ray.cluster_utils import Cluster
+
+        from cloud_server.engine.ray import application
+
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES,
+            },
+        )  # fmt: skip
+        try:
+            nodes = [
+                cluster.add_node(num_cpus=2, object_store_memory=STORE_BYTES) for _ in range(2)
+            ]
+            application.connect(cluster.address)
+            yield cluster, nodes
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+            children = psutil.Process(os.getpid()).children(recursive=True)
+            left = [one for one in children if "ray" in _line(one)]
+            psutil.wait_procs(left, timeout=10)
+
+
+def _line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
