@@ -61,7 +61,7 @@ async def open_server(
     """
     check_transport(settings)
     _check_names(settings)
-    if not settings.workers:  # workers say so themselves
+    if not settings.workers and settings.engine != "ray":  # workers say so themselves
         await asyncio.to_thread(check_device, settings.device)
     log = await asyncio.to_thread(_open_log, settings)
     try:
