@@ -52,7 +52,7 @@ class Running:
         return self.keys.access(self.operator)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """`serve --console` with the packaged picture bundle and real tasks."""
     folder = tmp_path_factory.mktemp("console")
@@ -122,7 +122,7 @@ def streaming(
         thread.join(60)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stored(running: Running, photos: dict[str, NDArray[np.uint8]]) -> Running:
     """A few frames of two devices are in the log."""
     other = running.keys.token(Role.DEVICE, device="cam-2", labels={"site": "south"})
@@ -135,9 +135,9 @@ def stored(running: Running, photos: dict[str, NDArray[np.uint8]]) -> Running:
     return running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, headless."""
+    """Debian's Chromium, headless. While it is open no other event loop runs in this thread."""
     if CHROMIUM is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     with sync_api.sync_playwright() as play:

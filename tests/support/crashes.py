@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import threading
 import time
@@ -86,6 +87,13 @@ class Servers:
         ]
         started = {entry["worker_pid"] for entry in self.events("worker_started")}
         return [one for one in found if one.pid in started or not ready]
+
+    def kill_worker(self, rng: random.Random, *, ready: bool = True) -> None:
+        """Kill one of ``workers`` as soon as there is one; it is gone when this returns."""
+        wait_until(lambda: bool(self.workers(ready=ready)))
+        victim = rng.choice(self.workers(ready=ready))
+        victim.kill()
+        victim.wait(60)
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """From the logs of all servers; every line is JSON, those that come from workers too."""

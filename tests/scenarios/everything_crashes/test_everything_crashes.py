@@ -96,8 +96,7 @@ def test_no_frame_is_lost_or_doubled_whatever_is_killed(
                     servers.kill()
                     servers.start(*options, code=SERVER)
                 case "worker":
-                    wait_until(lambda: bool(servers.workers(ready=False)))
-                    rng.choice(servers.workers(ready=False)).kill()
+                    servers.kill_worker(rng, ready=False)
                 case "edge":
                     edge.kill()
                     edge.start()

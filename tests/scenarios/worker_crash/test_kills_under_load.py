@@ -28,7 +28,7 @@ def test_no_frame_is_lost_or_doubled_however_often_a_worker_is_killed(
         wait_until(lambda: bool(servers.workers()))
         time.sleep(rng.uniform(0.02, 1.5))
         # Now and then one that is still loading.
-        rng.choice(servers.workers(ready=number % 5 != 4)).kill()
+        servers.kill_worker(rng, ready=number % 5 != 4)
     for device in devices:
         device.finish(180)
     check_exactly_once(servers.address, devices, watcher)
