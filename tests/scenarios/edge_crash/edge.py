@@ -2,7 +2,7 @@
 
 edge.py ADDRESS BUNDLE SPOOL RESULTS PICTURES [STOP]: picture n is ``width(n)`` pixels wide. A line
 goes to stdout when the session runs; each result is appended to RESULTS as JSON. There are no new
-pictures once there is a file STOP.
+pictures once there is a file STOP. The exit status is KEPT when frames are left in the spool.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 from edge_client.session import EdgeSession
 from edge_client.spool import Spool
+
+KEPT = 75
+"""Exit status when frames are left in the spool, because no server was there for too long."""
 
 PAUSE_S = float(os.environ.get("PAUSE_S", "0.004"))
 
@@ -44,12 +47,17 @@ def main() -> None:
                 yield rng.integers(0, 255, (48, width(number), 3)).astype(np.uint8)
                 time.sleep(PAUSE_S)
 
+        kept = False
         for result in session.stream(rest(), tasks=["record"]):
+            if result.error is not None and result.error.reason == "spooled":
+                kept = True  # its result is still to come
+                continue
             wide = result.analysis.width if result.analysis is not None else None
             reason = result.error.reason if result.error is not None else None
             record = {"pid": os.getpid(), "sequence": result.sequence, "width": wide}
             log.write(json.dumps(record | {"error": reason}) + "\n")
             log.flush()
+    sys.exit(KEPT if kept else 0)
 
 
 if __name__ == "__main__":

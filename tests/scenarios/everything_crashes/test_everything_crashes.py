@@ -16,7 +16,7 @@ import pytest
 
 from cloud_server.consumers import ResultClient
 from shared.bundle import Bundle
-from tests.scenarios.edge_crash.edge import width
+from tests.scenarios.edge_crash.edge import KEPT, width
 from tests.support.crashes import ROUNDS, Servers, Watcher, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -61,7 +61,9 @@ class Edge:
         """Send what is spooled, and nothing new; and wait until all is answered."""
         self._stop.touch()
         answered, until = 0, 0.0
-        while self._process.poll() is None:
+        while (code := self._process.poll()) in {None, KEPT}:
+            if code == KEPT:  # it gave up on a server that was long in coming
+                self.start()
             if (size := self.results.stat().st_size) > answered:
                 answered, until = size, time.monotonic() + PATIENCE_S
             assert time.monotonic() < until, "results no longer come"
