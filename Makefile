@@ -40,8 +40,10 @@ demo: setup-demo models ## Photos through a real edge client and a real server: 
 	$(BIN)/python -m benchmarks.demo
 
 # PYTEST_ARGS narrows a run: make test PYTEST_ARGS='-m "not slow" -x'
+# Files are shared out among so many processes; each may need a gigabyte and a half.
+PYTEST_WORKERS ?= 2
 test: setup models ## All tests, with the coverage of shared (must exceed 95 %)
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --durations=15 --cov --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
 
 lint: setup ## ruff, mypy --strict, import rules, buf, hadolint
 	$(BIN)/ruff check .
