@@ -1,6 +1,7 @@
 # The cloud server, and its console. From the repository's root, CPU and GPU:
 #   docker build -f deploy/cloud.Dockerfile --build-arg TORCH_INDEX=<PyTorch's CPU index> .
 #   docker build -f deploy/cloud.Dockerfile --build-arg DEVICE=cuda --build-arg EXTRAS=cloud-gpu .
+# For a Ray cluster, servers and nodes alike: EXTRAS=cloud,ray or EXTRAS=cloud-gpu,ray.
 # The default index's Linux wheels of torch carry CUDA (gigabytes), which is what a GPU image needs
 # and what a CPU image avoids by naming PyTorch's own CPU index. A GPU image runs under the NVIDIA
 # container runtime (`docker run --gpus all`).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -21,6 +22,17 @@ from tests.support import helm
 CHART = ROOT / "deploy" / "helm" / "featherwire"
 NEEDED: dict[str, Any] = {"database": {"secretName": "db"}, "tls": {"secretName": "tls"}}
 SHARED: dict[str, Any] = {"ingest": {"sharedLog": True, "replicas": 3}}
+RAY: dict[str, Any] = {
+    "ray": {
+        "enabled": True,
+        "auth": {"secretName": "ray"},
+        "replicas": {"gpus": 0.25},
+        "workers": {
+            "gpus": 1, "min": 2, "nodeSelector": {"gpu": "yes"},
+            "tolerations": [{"key": "gpu", "operator": "Exists"}], "affinity": {"nodeAffinity": {}},
+        },
+    },
+}  # fmt: skip
 PEER = {"podSelector": {"matchLabels": {"app": "prometheus"}}}
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -47,7 +59,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "tolerations": [{"key": "gpu", "operator": "Exists"}],
             "affinity": {"nodeAffinity": {}},
         },
-        "weights": {"persistence": {"enabled": True, "storageClassName": "fast"}},
+        "weights": {
+            "persistence": {
+                "enabled": True, "storageClassName": "fast", "accessMode": "ReadWriteMany",
+            }
+        },
         "service": {"type": "LoadBalancer", "annotations": {"a": "b"}},
         "console": {
             "ingress": {
@@ -65,8 +81,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "serviceAccount": {"annotations": {"a": "b"}},
     },
     "keda": {**SHARED, "autoscaling": {"enabled": True, "kind": "keda"}},
+    "ray": {**SHARED, **RAY, "imagePullSecrets": [{"name": "registry"}]},
+    "ray for one": {**RAY, "networkPolicy": {"enabled": False}},
 }  # fmt: skip
-OF_OPERATORS = {"ServiceMonitor", "PrometheusRule", "ScaledObject"}
+OF_OPERATORS = {"ServiceMonitor", "PrometheusRule", "ScaledObject", "RayCluster"}
+"""Their schemas are not at hand; what is a Pod in a RayCluster is checked as one."""
 Render = Callable[[dict[str, Any]], list[dict[str, Any]]]
 
 
@@ -114,11 +133,31 @@ def of_kind(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [one for one in objects if one["kind"] == kind]
 
 
+def pod_templates(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of Deployments by their names; those of a RayCluster with the labels that KubeRay adds."""
+    for one in of_kind(objects, "Deployment"):
+        yield one["metadata"]["name"], one["spec"]["template"]
+    for one in of_kind(objects, "RayCluster"):
+        for kind, group in (
+            ("head", one["spec"]["headGroupSpec"]),
+            *(("worker", group) for group in one["spec"]["workerGroupSpecs"]),
+        ):
+            template = copy.deepcopy(group["template"])
+            template["metadata"]["labels"] |= {
+                "ray.io/cluster": one["metadata"]["name"], "ray.io/node-type": kind,
+                "app.kubernetes.io/name": "kuberay",
+            }  # fmt: skip
+            yield f"{one['metadata']['name']}-{kind}", template
+
+
+def of_kind_names(objects: list[dict[str, Any]], *kinds: str) -> list[str]:
+    return [one["metadata"]["name"] for one in objects if one["kind"] in kinds]
+
+
 def containers(objects: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for deployment in of_kind(objects, "Deployment"):
-        spec = deployment["spec"]["template"]["spec"]
-        yield from spec.get("initContainers", ())
-        yield from spec["containers"]
+    for _, template in pod_templates(objects):
+        yield from template["spec"].get("initContainers", ())
+        yield from template["spec"]["containers"]
 
 
 def settings_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
@@ -140,6 +179,9 @@ def test_manifests_follow_kubernetes_schemas(objects: list[dict[str, Any]]) -> N
         if one["kind"] not in OF_OPERATORS:
             kubernetes_validate.validate(one, "1.31", strict=True)
         assert {"name", "labels"} <= set(one["metadata"])
+    for name, template in pod_templates(objects):
+        of_ray = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": name}}
+        kubernetes_validate.validate(of_ray | {"template": template}, "1.31", strict=True)
     names = [(one["kind"], one["metadata"]["name"]) for one in objects]
     assert len(set(names)) == len(names)
 
@@ -160,7 +202,10 @@ def test_the_schemas_do_see_mistakes(render: Render) -> None:
         ({"autoscaling": {"enabled": True}}, "one server a log"),
         ({"ingest": {"replicsa": 1}}, "replicsa"),
         ({"ingest": {"settings": {"database": "postgresql://u:p@h/n"}}}, "propertyName 'database'"),
+        ({"ingest": {"settings": {"shared_log": True}}}, "propertyName 'shared_log'"),
         ({"autoscaling": {"kind": "magic"}}, "kind"),
+        ({**SHARED, "autoscaling": {"enabled": True, "maxReplicas": 1}}, "more than maxReplicas"),
+        ({**SHARED, "weights": {"persistence": {"enabled": True}}}, "ReadWriteMany"),
         ({"console": {"ingress": {"enabled": True, "host": "x"}}}, "tlsSecretName"),
     ],
 )
@@ -173,10 +218,7 @@ def test_values_that_cannot_work_are_refused(
 
 
 def test_selectors_find_the_pods_that_they_mean(objects: list[dict[str, Any]]) -> None:
-    pods = {
-        one["metadata"]["name"]: one["spec"]["template"]["metadata"]["labels"]
-        for one in of_kind(objects, "Deployment")
-    }
+    pods = {name: template["metadata"]["labels"] for name, template in pod_templates(objects)}
 
     def found(selector: dict[str, str]) -> set[str]:
         return {name for name, labels in pods.items() if selector.items() <= labels.items()}
@@ -193,7 +235,9 @@ def test_selectors_find_the_pods_that_they_mean(objects: list[dict[str, Any]]) -
     for kind in ("PodDisruptionBudget", "NetworkPolicy"):
         for one in of_kind(objects, kind):
             selector = one["spec"].get("selector") or one["spec"]["podSelector"]
-            assert found(selector["matchLabels"]) == {one["metadata"]["name"]}
+            name = one["metadata"]["name"]
+            of_ray = {pod for pod in pods if name.endswith("-ray") and pod.startswith(name)}
+            assert found(selector["matchLabels"]) == (of_ray or {name})
     for kind in ("HorizontalPodAutoscaler", "ScaledObject"):
         for one in of_kind(objects, kind):
             assert one["spec"]["scaleTargetRef"]["name"] in pods
@@ -217,8 +261,8 @@ def test_what_is_mounted_is_there(objects: list[dict[str, Any]]) -> None:
     claims = {one["metadata"]["name"] for one in of_kind(objects, "PersistentVolumeClaim")}
     maps = {one["metadata"]["name"] for one in of_kind(objects, "ConfigMap")}
     accounts = {one["metadata"]["name"] for one in of_kind(objects, "ServiceAccount")}
-    for deployment in of_kind(objects, "Deployment"):
-        spec = deployment["spec"]["template"]["spec"]
+    for _, template in pod_templates(objects):
+        spec = template["spec"]
         volumes = {volume["name"]: volume for volume in spec["volumes"]}
         used = {
             mount["name"]
@@ -231,16 +275,17 @@ def test_what_is_mounted_is_there(objects: list[dict[str, Any]]) -> None:
                 assert volume["persistentVolumeClaim"]["claimName"] in claims
             if "configMap" in volume:
                 assert volume["configMap"]["name"] in maps
-        assert spec["serviceAccountName"] in accounts | {"default"}
+        assert spec.get("serviceAccountName", "default") in accounts | {"default"}
 
 
 def test_nothing_runs_as_root_or_writes_where_it_should_not(objects: list[dict[str, Any]]) -> None:
-    for deployment in of_kind(objects, "Deployment"):
-        spec = deployment["spec"]["template"]["spec"]
+    for name, template in pod_templates(objects):
+        spec = template["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["runAsUser"] == 10001  # the images' own
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert spec["automountServiceAccountToken"] is False
+        # Ray's autoscaler is in the head's Pod, and asks Kubernetes for workers.
+        assert spec["automountServiceAccountToken"] is name.endswith("-ray-head")
     for container in containers(objects):
         context = container["securityContext"]
         assert context["readOnlyRootFilesystem"] is True
@@ -281,10 +326,12 @@ def test_commands_and_settings_are_ours(
     from cloud_server.settings import ServerSettings
 
     for container in containers(objects):
-        assert "command" not in container  # the image's entrypoint
-        parse("featherwire-cloud", container["args"])
+        if not container["name"].startswith("ray"):  # test_helm_ray.py
+            assert "command" not in container  # the image's entrypoint
+            parse("featherwire-cloud", container["args"])
     for name in [name for name in os.environ if name.startswith("FEATHERWIRE_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("FEATHERWIRE_DATABASE", "postgresql://db/featherwire")  # as the Secret does
     make_development_ca(tmp_path)
     settings = settings_of(objects)
     settings["tls_certificate"] = str(tmp_path / "server.pem")
@@ -331,3 +378,11 @@ def test_a_server_waits_for_the_one_before_it_unless_they_share_a_log(render: Re
     )
     assert shared["spec"]["strategy"]["type"] == "RollingUpdate"
     assert shared["spec"]["replicas"] == 3
+
+
+def test_servers_share_a_log_by_their_settings(objects: list[dict[str, Any]]) -> None:
+    (server,) = (one for one in of_kind(objects, "Deployment") if one["spec"].get("strategy"))
+    rolls = server["spec"]["strategy"]["type"] == "RollingUpdate"
+    assert settings_of(objects).get("shared_log", False) is rolls
+    scaled = {*of_kind_names(objects, "HorizontalPodAutoscaler", "ScaledObject")}
+    assert rolls or not scaled

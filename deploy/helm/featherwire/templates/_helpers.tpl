@@ -67,10 +67,43 @@ capabilities:
       key: {{ .Values.database.key }}
 {{- end }}
 
+{{/* Fetches the weights of the tasks to where all Pods look for them. */}}
+{{- define "featherwire.weightsContainer" -}}
+- name: weights
+  image: {{ include "featherwire.image" . }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  args: ["models", "fetch"]
+  securityContext:
+    {{- include "featherwire.containerSecurity" . | nindent 4 }}
+  resources:
+    {{- toYaml .Values.ingest.resources | nindent 4 }}
+  volumeMounts:
+    - {name: weights, mountPath: /home/featherwire/.cache/featherwire}
+    - {name: tmp, mountPath: /tmp}
+{{- end }}
+
+{{- define "featherwire.weightsVolume" -}}
+- name: weights
+  {{- if .Values.weights.persistence.enabled }}
+  persistentVolumeClaim: {claimName: {{ include "featherwire.fullname" . }}-weights}
+  {{- else }}
+  emptyDir: {}
+  {{- end }}
+{{- end }}
+
 {{/* What cannot work says so before it is installed. */}}
 {{- define "featherwire.check" -}}
 {{- $many := or (gt (int .Values.ingest.replicas) 1) .Values.autoscaling.enabled }}
 {{- if and $many (not .Values.ingest.sharedLog) }}
 {{- fail "one server a log: ingest.replicas above 1, and autoscaling, need ingest.sharedLog" }}
 {{- end }}
+{{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) }}
+{{- fail "autoscaling.minReplicas is more than maxReplicas" }}
+{{- end }}
+{{- $volume := .Values.weights.persistence }}
+{{- $pods := or .Values.ingest.sharedLog .Values.ray.enabled }}
+{{- if and $pods $volume.enabled (ne $volume.accessMode "ReadWriteMany") }}
+{{- fail "several Pods use the weights: weights.persistence.accessMode must be ReadWriteMany" }}
+{{- end }}
+{{- if .Values.ray.enabled }}{{ include "featherwire.checkRay" . }}{{ end }}
 {{- end }}
