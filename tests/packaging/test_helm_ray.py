@@ -155,6 +155,7 @@ def test_a_server_and_the_node_beside_it_share_sockets_and_memory(
     for path in ("/tmp/ray", "/dev/shm"):
         assert mounts(server)[path] == mounts(node)[path]
     assert mounts(server)["/tmp"] != mounts(node)["/tmp"]
+    assert server_of(objects)["shareProcessNamespace"] is True  # ray.init looks for a raylet there
     assert (
         node["restartPolicy"] == "Always"
     )  # of an init container: from before to after the server
