@@ -261,7 +261,7 @@ class Opener:
             describer,
             settings,
             also=self._mine().named,
-            tasks=self.tasks,
+            tasks=lambda: self.tasks,
             deadline_s=self._deadline_s,
             regions=lambda: self.regions,
             switch=self.switch,

@@ -105,7 +105,7 @@ class EdgeSession:
             bundle_trials=None if spool is None else spool.setting("bundle_trials"),
         )
         self._regions = check_regions(tuple(regions))
-        self._settings = DeviceSettings(spool, self._control, self._opener, self._current_link)
+        self._settings = DeviceSettings(spool, self._control, self._opener)
         self._link: Link | None = None
         self._courier: Courier | None = None
         self._sender: DirectSender | SpooledSender | None = None
