@@ -165,12 +165,12 @@ class Sending:
         from edge_client.session.identity import package_version
         from edge_client.spool import Spool
         from shared.codec import RateTarget
-        from shared.codec.regions import parse_region
+        from shared.codec.regions import check_regions, parse_region
         from shared.wire.tracing import configure_tracing
 
         configure_tracing("featherwire-edge", package_version())
-        RateTarget(self.state, self.bpp, self.max_bytes, self.psnr_db)
-        regions = tuple(map(parse_region, self.region or ()))
+        rate = RateTarget(self.state, self.bpp, self.max_bytes, self.psnr_db, self.best_effort)
+        regions = check_regions([*map(parse_region, self.region or ())], rate)
         folder = spool or self.spool
         limits = spool_limits(self.spool_policy, self.spool_bytes, self.spool_age_s)
         store = None if folder is None else stack.enter_context(Spool.open(folder, limits))
