@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from shared.errors import FeatherwireError, SessionError
-from shared.proto.featherwire.v1 import types_pb2
-from shared.wire import error_from_message
 from shared.wire.address import split_address, why_unreachable
-from shared.wire.pem import check_tls_files
-from shared.wire.transport import ERROR_METADATA_KEY, client_options
+from shared.wire.failures import error_in_metadata
+from shared.wire.pem import read_tls_files
+from shared.wire.transport import client_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,8 @@ class Access:
         split_address(address)
         if self == Access():
             return None
-        check_tls_files(ca=self.ca, certificate=self.certificate, key=self.key)
-        ca, certificate, key = (
-            None if file is None else file.read_bytes()
-            for file in (self.ca, self.certificate, self.key)
+        ca, certificate, key = read_tls_files(
+            ca=self.ca, certificate=self.certificate, key=self.key
         )
         credentials = grpc.ssl_channel_credentials(ca, key, certificate)
         if self.token is not None:
@@ -75,12 +73,8 @@ def error_from_call(
     Blocks for a second at most, to find out why there was no connection.
     """
     assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
-    for key, value in error.trailing_metadata() or ():
-        if key == ERROR_METADATA_KEY and isinstance(value, bytes):
-            try:
-                return error_from_message(types_pb2.Error.FromString(value))
-            except DecodeError:
-                break
+    if (sent := error_in_metadata(error.trailing_metadata())) is not None:
+        return sent
     code = error.code()
     text = error.details() or code.name
     if code is grpc.StatusCode.UNAVAILABLE:
@@ -93,8 +87,19 @@ def error_from_call(
     return SessionError("refused", f"{address}: {text}")
 
 
-async def error_from_async_call(
-    error: grpc.aio.AioRpcError, address: str, access: Access
-) -> FeatherwireError:
-    """As :func:`error_from_call`, without blocking the event loop."""
-    return await asyncio.to_thread(error_from_call, error, address, access)
+@contextmanager
+def typed_errors(address: str, access: Access | None) -> Iterator[None]:
+    """Calls that fail in it raise what :func:`error_from_call` says."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise error_from_call(error, address, access) from None
+
+
+@asynccontextmanager
+async def typed_async_errors(address: str, access: Access) -> AsyncIterator[None]:
+    """As :func:`typed_errors`, without blocking the event loop."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise await asyncio.to_thread(error_from_call, error, address, access) from None

@@ -111,9 +111,14 @@ class ServerSettings(BaseSettings):
     # Bounds
     max_streams: int = Field(default=256, ge=1, le=100_000)
     max_calls: int = Field(default=16, ge=1, le=10_000, description="unary calls at once")
-    credits: int = Field(default=8, ge=1, le=1024, description="frames in flight a stream")
+    credits: int = Field(
+        default=8,
+        ge=1,
+        le=1024,
+        description="in flight a stream: frames that are analysed",
+    )
     kept_credits: int = Field(
-        default=256, ge=1, le=1024, description="those of frames that ask for nothing, at most"
+        default=256, ge=1, le=1024, description="in flight a stream: frames that are only kept"
     )
     max_message_bytes: int = Field(default=MAX_MESSAGE_BYTES, ge=2**16, le=MAX_MESSAGE_BYTES)
     max_pixels_in_flight: int = Field(default=128 * 2**20, ge=2**16, description="a stream")

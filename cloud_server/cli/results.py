@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloud_server.cli.access import Call, calls, print_json
-from cloud_server.cli.sinks import CursorFileOption, ToOption, deliver, first_cursor
+from cloud_server.cli.sinks import CursorFileOption, GiveUpOption, ToOption, deliver, first_cursor
 from shared.cli import finite, print_table, stop_on_error, write_atomically
 from shared.errors import FeatherwireError
 
@@ -102,6 +102,7 @@ def watch(
     ] = 60.0,
     to: ToOption = None,
     cursor_file: CursorFileOption = None,
+    give_up_s: GiveUpOption = None,
 ) -> None:
     """Print results as they come, until Ctrl-C. Each comes at least once, and in order."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:
@@ -112,7 +113,7 @@ def watch(
         responses = client.watch(wanted, after=after, patience_s=patience_s)
         records = (one.record for one in responses if one.HasField("record"))
         if to:
-            deliver(_first(records, limit), to, cursor_file)
+            deliver(_first(records, limit), to, cursor_file, give_up_s)
             return
         for record in _first(records, limit):
             if call.as_json:

@@ -110,7 +110,11 @@ def serve(
         ),
     ] = None,
     credits_: Annotated[
-        int | None, typer.Option("--credits", help="Frames in flight a stream. Default: 8.")
+        int | None,
+        typer.Option(
+            "--credits",
+            help="Frames in flight a stream, of those that are analysed. Default: 8.",
+        ),
     ] = None,
     refine_band: Annotated[
         str | None,

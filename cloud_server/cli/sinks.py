@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shared.cli import write_atomically
+from shared.cli import finite, write_atomically
 from shared.errors import FeatherwireError
 
 if TYPE_CHECKING:
@@ -39,6 +39,16 @@ CursorFileOption = Annotated[
         "first time.",
     ),
 ]
+GiveUpOption = Annotated[
+    float | None,
+    typer.Option(
+        "--give-up-after",
+        min=0,
+        parser=finite("seconds", minimum=0),
+        help="With --to: seconds after which a result that a webhook answers with a failure (5xx) "
+        "is dropped, so that the next ones go on. Default: never.",
+    ),
+]
 
 
 def first_cursor(file: Path | None, after: int | None) -> int | None:
@@ -52,10 +62,14 @@ def first_cursor(file: Path | None, after: int | None) -> int | None:
 
 
 def deliver(
-    records: Iterable[results_pb2.ResultRecord], to: list[str], cursor_file: Path | None
+    records: Iterable[results_pb2.ResultRecord],
+    to: list[str],
+    cursor_file: Path | None,
+    give_up_s: float | None = None,
 ) -> None:
     """Bring every record to every sink. One that is slow, or away, lets all wait: the server then
-    cuts this consumer off, which comes back to where it was. Raises SinkError."""
+    cuts this consumer off, which comes back to where it was. give_up_s: of a record that a sink
+    does not take. Raises SinkError."""
     from shared.sinks import SinkOptions, open_sinks
 
     noted: int | None = None
@@ -69,7 +83,8 @@ def deliver(
             noted = cursor
         noted_at = time.monotonic()
 
-    sinks = open_sinks(to, SinkOptions(CLIENT, wait=True, capacity=CAPACITY))
+    options = SinkOptions(CLIENT, wait=True, capacity=CAPACITY, give_up_s=give_up_s)
+    sinks = open_sinks(to, options)
     with _terminated():
         try:
             for record in records:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from cloud_server.remote import Access, error_from_async_call
+from cloud_server.remote import Access, typed_async_errors
 from shared.bitstream import Bitstream
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import results_pb2, results_pb2_grpc, types_pb2
@@ -29,10 +29,8 @@ class AsyncResultClient:
         self, request: results_pb2.ListResultsRequest
     ) -> results_pb2.ListResultsResponse:
         """One page of the log."""
-        try:
+        async with typed_async_errors(self._address, self._access):
             return await self._stub.ListResults(request, timeout=CALL_TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
-            raise await error_from_async_call(error, self._address, self._access) from None
 
     async def newest(self, device: str) -> results_pb2.ResultRecord | None:
         """The device's newest record; None when there is none."""
@@ -50,15 +48,14 @@ class AsyncResultClient:
         request = results_pb2.SubscribeResultsRequest(filter=wanted, after_cursor=after)
         call = self._stub.SubscribeResults(request)
         try:
-            async for response in call:
-                match response.WhichOneof("message"):
-                    case "record":
-                        yield response.record
-                    case "error":
-                        raise error_from_message(response.error)
-            raise SessionError("unreachable", f"{self._address} has ended the stream")
-        except grpc.aio.AioRpcError as error:
-            raise await error_from_async_call(error, self._address, self._access) from None
+            async with typed_async_errors(self._address, self._access):
+                async for response in call:
+                    match response.WhichOneof("message"):
+                        case "record":
+                            yield response.record
+                        case "error":
+                            raise error_from_message(response.error)
+                raise SessionError("unreachable", f"{self._address} has ended the stream")
         finally:
             call.cancel()
 
@@ -77,8 +74,6 @@ class AsyncResultClient:
             bundle_short_id=bundle_id,
             picture=picture_request_message(picture),
         )
-        try:
+        async with typed_async_errors(self._address, self._access):
             response = await self._stub.GetFrame(request, timeout=CALL_TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
-            raise await error_from_async_call(error, self._address, self._access) from None
         return parse_features(response.features), response.picture if picture else None

@@ -7,9 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import TypeVar
 
-import grpc
-
-from cloud_server.remote import Access, error_from_call
+from cloud_server.remote import Access, typed_errors
 from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import results_pb2, results_pb2_grpc, types_pb2
@@ -50,10 +48,8 @@ class ResultClient:
         end = False
         while not end:
             request = results_pb2.ListResultsRequest(filter=wanted, after_cursor=after)
-            try:
+            with typed_errors(self._address, self._access):
                 page = self._stub.ListResults(request, timeout=CALL_TIMEOUT_S)
-            except grpc.RpcError as error:
-                raise error_from_call(error, self._address, self._access) from None
             yield from page.records
             after, end = page.next_cursor, page.end
 
@@ -64,10 +60,8 @@ class ResultClient:
         request = results_pb2.GetResultRequest(frame=frame)
         if cursor is not None:
             request.cursor = cursor
-        try:
+        with typed_errors(self._address, self._access):
             return self._stub.GetResult(request, timeout=CALL_TIMEOUT_S).record
-        except grpc.RpcError as error:
-            raise error_from_call(error, self._address, self._access) from None
 
     def watch(
         self,
@@ -114,10 +108,8 @@ class ResultClient:
             bundle_short_id=bundle_id,
             picture=picture_request_message(picture),
         )
-        try:
+        with typed_errors(self._address, self._access):
             response = self._stub.GetFrame(request, timeout=CALL_TIMEOUT_S)
-        except grpc.RpcError as error:
-            raise error_from_call(error, self._address, self._access) from None
         return parse_features(response.features), response.picture if picture else None
 
     def _subscribe(
@@ -126,11 +118,10 @@ class ResultClient:
         request = results_pb2.SubscribeResultsRequest(filter=wanted, after_cursor=after)
         call = self._stub.SubscribeResults(request)
         try:
-            for response in call:
-                if response.WhichOneof("message") == "error":
-                    raise error_from_message(response.error)
-                yield response
-        except grpc.RpcError as error:
-            raise error_from_call(error, self._address, self._access) from None
+            with typed_errors(self._address, self._access):
+                for response in call:
+                    if response.WhichOneof("message") == "error":
+                        raise error_from_message(response.error)
+                    yield response
         finally:
             call.cancel()

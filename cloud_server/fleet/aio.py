@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from cloud_server.remote import Access, error_from_async_call
+from cloud_server.remote import Access, typed_async_errors
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc, fleet_pb2, fleet_pb2_grpc
 
@@ -44,11 +44,10 @@ class AsyncFleetClient:
         raises."""
         call = self._stub.WatchDevices(fleet_pb2.WatchDevicesRequest())
         try:
-            async for response in call:
-                yield response.device
-            raise SessionError("unreachable", f"{self._address} has ended the stream")
-        except grpc.aio.AioRpcError as error:
-            raise await error_from_async_call(error, self._address, self._access) from None
+            async with typed_async_errors(self._address, self._access):
+                async for response in call:
+                    yield response.device
+                raise SessionError("unreachable", f"{self._address} has ended the stream")
         finally:
             call.cancel()
 
@@ -81,7 +80,5 @@ class AsyncFleetClient:
         return list(answer.bundles)
 
     async def _call(self, method: Callable[..., Any], request: Any) -> Any:
-        try:
+        async with typed_async_errors(self._address, self._access):
             return await method(request, timeout=CALL_TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
-            raise await error_from_async_call(error, self._address, self._access) from None

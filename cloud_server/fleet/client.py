@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import grpc
-
-from cloud_server.remote import Access, error_from_call
+from cloud_server.remote import Access, typed_errors
 from shared.proto.featherwire.v1 import fleet_pb2, fleet_pb2_grpc
 
 CALL_TIMEOUT_S = 60.0
@@ -49,10 +47,9 @@ class FleetClient:
         """The chosen devices as they are, then as they change; until the server goes away."""
         call = self._stub.WatchDevices(fleet_pb2.WatchDevicesRequest(selector=selector))
         try:
-            for response in call:
-                yield response.device
-        except grpc.RpcError as error:
-            raise error_from_call(error, self._address, self._access) from None
+            with typed_errors(self._address, self._access):
+                for response in call:
+                    yield response.device
         finally:
             call.cancel()
 
@@ -90,7 +87,5 @@ class FleetClient:
                 return
 
     def _call(self, method: Callable[..., Any], request: Any) -> Any:
-        try:
+        with typed_errors(self._address, self._access):
             return method(request, timeout=CALL_TIMEOUT_S)
-        except grpc.RpcError as error:
-            raise error_from_call(error, self._address, self._access) from None

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from cloud_server.remote import Access
 from shared.errors import FeatherwireError, SessionError
-from shared.proto.featherwire.v1 import types_pb2
-from shared.wire import error_from_message
-from shared.wire.transport import ERROR_METADATA_KEY
+from shared.wire.failures import error_in_metadata
 
 OpenChannel = Callable[[], grpc.aio.Channel]
 
@@ -34,12 +31,8 @@ def opener(address: str, access: Access) -> OpenChannel:
 
 def error_of(error: grpc.aio.AioRpcError) -> FeatherwireError:
     """The server's own error when it sent one; else that it is away, or refuses."""
-    for key, value in error.trailing_metadata() or ():
-        if key == ERROR_METADATA_KEY and isinstance(value, bytes):
-            try:
-                return error_from_message(types_pb2.Error.FromString(value))
-            except DecodeError:
-                break
+    if (sent := error_in_metadata(error.trailing_metadata())) is not None:
+        return sent
     reason = "refused" if error.code() in _REFUSALS else "unreachable"
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         reason = "busy"  # gRPC's own bound on calls at once

@@ -104,7 +104,7 @@ def encode(
     from edge_client.encoder import EdgeEncoder
     from shared.bundle import Bundle
     from shared.codec import RateTarget
-    from shared.codec.regions import parse_region
+    from shared.codec.regions import check_regions, parse_region
 
     with stop_on_error(as_json=as_json):
         target_rate = RateTarget(state, bpp, max_bytes, psnr_db, best_effort)
@@ -112,7 +112,7 @@ def encode(
             Bundle.load(bundle), threads=threads, rate_weight=rate_weight, precision=precision
         )
         encoder.check(target_rate)
-        regions = tuple(map(parse_region, region or ()))
+        regions = check_regions([*map(parse_region, region or ())], target_rate, rate_weight)
         if regions:
             encoder.check_regions()
     batch = Batch(

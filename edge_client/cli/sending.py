@@ -37,7 +37,7 @@ from edge_client.cli.options import (
     TokenOption,
     spool_limits,
 )
-from shared.cli import ExitCode
+from shared.cli import ExitCode, finite
 from shared.errors import SessionError, TaskError
 
 if TYPE_CHECKING:
@@ -83,6 +83,16 @@ ToOption = Annotated[
         "mqtt://HOST/TOPIC, https://HOOK. May be repeated.",
     ),
 ]
+GiveUpOption = Annotated[
+    float,
+    typer.Option(
+        "--give-up-after",
+        min=0,
+        parser=finite("seconds", minimum=0),
+        help="With --to: seconds after which a result that a webhook answers with a failure (5xx) "
+        "is dropped, so that the next ones go on.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,7 @@ class Sending:
     also: AlsoOption = None
     send_with: WithOption = None
     to: ToOption = None
+    give_up_s: GiveUpOption = 3600.0
     device: DeviceOption = None
     timeout_s: TimeoutOption = 10.0
     deadline_s: DeadlineOption = None
@@ -165,12 +176,12 @@ class Sending:
         from edge_client.session.identity import package_version
         from edge_client.spool import Spool
         from shared.codec import RateTarget
-        from shared.codec.regions import parse_region
+        from shared.codec.regions import check_regions, parse_region
         from shared.wire.tracing import configure_tracing
 
         configure_tracing("featherwire-edge", package_version())
-        RateTarget(self.state, self.bpp, self.max_bytes, self.psnr_db)
-        regions = tuple(map(parse_region, self.region or ()))
+        rate = RateTarget(self.state, self.bpp, self.max_bytes, self.psnr_db, self.best_effort)
+        regions = check_regions([*map(parse_region, self.region or ())], rate)
         folder = spool or self.spool
         limits = spool_limits(self.spool_policy, self.spool_bytes, self.spool_age_s)
         store = None if folder is None else stack.enter_context(Spool.open(folder, limits))
@@ -206,7 +217,8 @@ class Sending:
         """The sinks of ``--to``. Raises SinkError."""
         from shared.sinks import SinkOptions, open_sinks
 
-        return open_sinks(self.to or (), SinkOptions(session.device, capacity=capacity))
+        options = SinkOptions(session.device, capacity=capacity, give_up_s=self.give_up_s)
+        return open_sinks(self.to or (), options)
 
 
 def way_in(

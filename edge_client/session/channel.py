@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import cast
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from shared.errors import FeatherwireError, SessionError
-from shared.proto.featherwire.v1 import types_pb2
-from shared.wire import error_from_message
 from shared.wire.address import split_address, why_unreachable
-from shared.wire.pem import check_tls_files
-from shared.wire.transport import ERROR_METADATA_KEY, client_options
+from shared.wire.failures import error_in_metadata
+from shared.wire.pem import check_tls_files, read_tls_files
+from shared.wire.transport import client_options
 
 _REASON_BY_CODE = {
     grpc.StatusCode.UNAVAILABLE: "unreachable",
@@ -49,15 +47,10 @@ def open_channel(server: str, tls: TlsClientFiles | None = None) -> grpc.Channel
     split_address(server)
     if tls is None:
         return grpc.insecure_channel(server, options=client_options())
-    tls.check()
-    try:
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=tls.server_ca.read_bytes() if tls.server_ca else None,
-            private_key=tls.key.read_bytes() if tls.key else None,
-            certificate_chain=tls.certificate.read_bytes() if tls.certificate else None,
-        )
-    except OSError as error:
-        raise SessionError("bad_tls_files", str(error)) from None
+    ca, certificate, key = read_tls_files(
+        ca=tls.server_ca, certificate=tls.certificate, key=tls.key
+    )
+    credentials = grpc.ssl_channel_credentials(ca, key, certificate)
     if tls.token is not None:
         credentials = grpc.composite_channel_credentials(
             credentials, grpc.access_token_call_credentials(tls.token)
@@ -81,12 +74,8 @@ def wait_until_ready(
 def error_from_call(error: grpc.RpcError, server: str) -> FeatherwireError:
     """The server's own error when it sent one, or what the status code says."""
     call = cast(grpc.Call, error)  # every error that a call raises is that call
-    for key, value in call.trailing_metadata() or ():
-        if key == ERROR_METADATA_KEY and isinstance(value, bytes):
-            try:
-                return error_from_message(types_pb2.Error.FromString(value))
-            except DecodeError:
-                break
+    if (sent := error_in_metadata(call.trailing_metadata())) is not None:
+        return sent
     code = call.code()
     text = call.details() or code.name
     reason = _REASON_BY_CODE.get(code, "refused")

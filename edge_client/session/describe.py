@@ -45,9 +45,11 @@ class Describer:
         encoder: EdgeEncoder | None = None,
         threads: int = 1,
         find: Callable[[bytes], Bundle | None] = lambda short_id: None,
+        commanded: bool = False,
     ) -> None:
         """encoder: for ``bundle``, to share between sessions. find: bundles of frames that were
-        made before, by short id."""
+        made before, by short id. commanded: an operator chose ``bundle``, so a state that it does
+        not have, and that was meant for another one, becomes its coarsest."""
         self.bundle = bundle
         self.also = {one.short_id: one for one in also if one.id != bundle.id}
         self._threads = threads
@@ -55,6 +57,8 @@ class Describer:
         self._codecs: dict[bytes, Codec] = {}
         self._find = find
         self._has_regions: bool | None = None
+        self._commanded = commanded
+        self._coarsest = max(row.state for row in bundle.manifest.states)
 
     def encoder(self, bundle: Bundle) -> EdgeEncoder:
         """The encoder of one of the bundles."""
@@ -84,6 +88,12 @@ class Describer:
                 logging.getLogger(__name__).warning("warning: %s", error.message)
         return regions if self._has_regions else ()
 
+    def within(self, rate: RateTarget) -> RateTarget:
+        """``rate``; or, where an operator chose the bundle, with a state that it has."""
+        if not self._commanded or rate.state is None or rate.state <= self._coarsest:
+            return rate
+        return RateTarget(state=self._coarsest)
+
     def describe(
         self,
         photo: Photo,
@@ -110,6 +120,7 @@ class Describer:
             if at_once:
                 raise PhotoError("no_photo", "another bundle needs the photo, not its features")
             return Description((Part(self._cut(photo, rate), photo if refinable else None),))
+        rate = self.within(rate)
         pixels: str | Path | bytes | NDArray[np.uint8] = photo
         if self.also and not isinstance(photo, np.ndarray):
             pixels = np.asarray(load_photo(photo))

@@ -59,20 +59,20 @@ class Framer:
         settings: ingest_pb2.ServerSettings,
         *,
         also: Mapping[str, Bundle],
-        tasks: tuple[str, ...] | None,
+        tasks: Callable[[], tuple[str, ...] | None],
         deadline_s: float | None,
         regions: Callable[[], Regions] = tuple,
         switch: BundleSwitch | None = None,
     ) -> None:
         """settings: of the server's Welcome. also: the describer's further bundles, as they were
-        named to the session. tasks: what runs when a call names none; None is all that a frame is
-        enough for. deadline_s: of every frame; None goes by the server's. regions: of the next
+        named to the session. tasks: what runs now when a call names none; None is all that a frame
+        is enough for. deadline_s: of every frame; None goes by the server's. regions: of the next
         photo. switch: says between frames which describer is to be used.
         """
         self.describer = describer
         self.server_tasks = ServerTasks(settings)
         self._named = also
-        self.default_tasks = tasks
+        self._tasks = tasks
         self._regions = regions
         self.switch = switch
         self._deadline_s = deadline_s
@@ -130,7 +130,7 @@ class Framer:
     ) -> tuple[ingest_pb2.Frame, bool]:
         """The frame's message without a sequence, asking for all that is wanted; and whether that
         is what the server has, which ``ask`` fills in when there is one."""
-        named = self.default_tasks if tasks is None else parse_tasks(tasks)
+        named = self._tasks() if tasks is None else parse_tasks(tasks)
         message = ingest_pb2.Frame(
             features=[features_message(part.sent) for part in frame.parts if part.sent is not None],
             tasks=named or (),
@@ -159,11 +159,8 @@ class Framer:
         self, tasks: Iterable[str] | None, bundles: Sequence[Bundle]
     ) -> tuple[str, ...]:
         """``tasks``, or the session's, or all that ``bundles`` are enough for."""
-        if tasks is not None:
-            return parse_tasks(tasks)
-        if self.default_tasks is not None:
-            return self.default_tasks
-        return self.server_tasks.all_on(bundles)
+        named = self._tasks() if tasks is None else parse_tasks(tasks)
+        return self.server_tasks.all_on(bundles) if named is None else named
 
     def deadline_of(self, width: int, height: int) -> float:
         """Seconds that a frame of this size may take."""

@@ -239,7 +239,15 @@ class Opener:
             return None
 
     def _new_describer(self, bundle: Bundle) -> Describer:
-        return Describer(bundle, self._mine().also, threads=self._threads, find=self._of_short_id)
+        """Of a bundle that a command has chosen, which may be the one that was given."""
+        mine = self._mine()
+        return Describer(
+            bundle,
+            mine.also,
+            threads=self._threads,
+            find=self._of_short_id,
+            commanded=mine.bundle is None or mine.bundle.id != bundle.id,
+        )
 
     def _describer_of(self, bundle: Bundle) -> Describer:
         """The one that was made before, with its encoders, unless the bundle is another one."""
@@ -261,7 +269,7 @@ class Opener:
             describer,
             settings,
             also=self._mine().named,
-            tasks=self.tasks,
+            tasks=lambda: self.tasks,
             deadline_s=self._deadline_s,
             regions=lambda: self.regions,
             switch=self.switch,

@@ -88,7 +88,7 @@ def _make(framer: Framer, control: RateControl, photo: Photo, wishes: Wishes) ->
             photo = np.asarray(load_photo(photo))  # type: ignore[arg-type]
         states = framer.describer.bundle.manifest.states
         pixels = _pixels(framer.describer, photo)
-        rate = control.target(rate, states, pixels)
+        rate = control.target(framer.describer.within(rate), states, pixels)
         frame = _frame(framer, photo, replace(wishes, rate=rate))
         first = frame.parts[0].sent
         if first is not None and first.passes == 0:

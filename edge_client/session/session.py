@@ -55,7 +55,8 @@ class EdgeSession:
     spool: keeps frames until the server has them, over lost connections, restarts and power cuts,
         and gives the session its name. Without one the session ends with its connection.
     control: the rate of this device. None sends as fast as the server takes.
-    regions: what is told more finely than the rest of every photo, where its bundle can.
+    regions: what is told more finely than the rest of every photo, where its bundle can; not with
+        ``psnr_db``.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class EdgeSession:
             bundle_trials=None if spool is None else spool.setting("bundle_trials"),
         )
         self._regions = check_regions(tuple(regions))
-        self._settings = DeviceSettings(spool, self._control, self._opener, self._current_link)
+        self._settings = DeviceSettings(spool, self._control, self._opener)
         self._link: Link | None = None
         self._courier: Courier | None = None
         self._sender: DirectSender | SpooledSender | None = None
@@ -272,7 +273,7 @@ class EdgeSession:
         Raises ``FeatherwireError`` when the photo, the frame or the session fails; a task that
         fails alone is in ``result.task_errors``.
         """
-        rate = RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
+        rate = self._rate(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
         wishes = Wishes(rate, tasks, picture, refinable, send_with)
         return self._open_sender().send(photo, wishes, wait_refined=wait_refined)
 
@@ -305,7 +306,7 @@ class EdgeSession:
         after it has yielded all that came back.
         """
         sender = self._open_sender()
-        rate = RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
+        rate = self._rate(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
         names = None if tasks is None else parse_tasks(tasks)
         with_ = self._framing().at_once(send_with)
         wishes = Wishes(rate, names, picture_request(picture), refinable, with_)
@@ -369,7 +370,7 @@ class EdgeSession:
     ) -> FrameResult:
         """Like ``send``, as one unary call outside the stream: no credits, no sequence, and
         nothing is kept."""
-        rate = RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
+        rate = self._rate(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
         link = self._open_link()
         return analyze(link, self.server, photo, Wishes(rate, tasks, picture, False, send_with))
 
@@ -379,6 +380,15 @@ class EdgeSession:
         if self._sender is None:
             raise SessionError("closed", "this session is not open; use it in a with statement")
         return self._sender
+
+    def _rate(
+        self, state: int | None, bpp: float | None, size: int | None, psnr_db: float | None,
+        best_effort: bool,
+    ) -> RateTarget:  # fmt: skip
+        """A rate that goes with the regions that were given; those of commands give way to it."""
+        rate = RateTarget(state, bpp, size, psnr_db, best_effort)
+        check_regions(self._regions, rate)
+        return rate
 
     def _check_regions(self) -> None:
         try:

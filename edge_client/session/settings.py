@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 
 import grpc
@@ -30,13 +29,10 @@ class DeviceSettings:
         spool: Spool | None,
         control: RateControl,
         opener: Opener,
-        link: Callable[[], Link | None],
     ) -> None:
-        """link: the one that is open now, if there is one."""
         self._spool = spool
         self._control = control
         self._opener = opener
-        self._link = link
 
     def take(self, channel: grpc.Channel, wanted: Setting, done: Done) -> None:
         """Carry out a command, keep it, and say so; a bundle takes its time.
@@ -50,7 +46,7 @@ class DeviceSettings:
                 self._control.set_policy(wanted)
             case TasksCommand():
                 self._keep("tasks", list(wanted.tasks))
-                self._set_tasks(wanted.tasks)
+                self._opener.tasks = wanted.tasks
             case RegionsCommand():
                 if wanted.regions:
                     self._opener.check_regions()
@@ -83,9 +79,3 @@ class DeviceSettings:
     def _keep(self, name: str, value: object) -> None:
         if self._spool is not None:
             self._spool.keep(name, value)
-
-    def _set_tasks(self, tasks: tuple[str, ...]) -> None:
-        self._opener.tasks = tasks
-        link = self._link()
-        if link is not None:
-            link.framer.default_tasks = tasks

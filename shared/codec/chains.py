@@ -82,12 +82,8 @@ class ChainsCodec(Generic[Chain]):
         A budget is met by the finest chain that fits into it with its coarsest state at least.
         """
         self.check(target)
-        if check_regions(regions):
+        if check_regions(regions, target, rate_weight):
             self.check_regions()
-            if target.psnr_db is not None or rate_weight:
-                raise BudgetError(
-                    "bad_target", "regions go with a state, bits per pixel or bytes, without lambda"
-                )
         last = self.chains[-1]
         for chain in self.chains:
             if target.state is not None and target.state > chain.states[-1]:

@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from shared.codec.rate import FINEST, RateTarget
 from shared.errors import BudgetError
 from shared.palette import MarkovPalette, PaletteTree, Pass
 from shared.palette.chain import Features, Indices
@@ -80,10 +81,20 @@ def parse_region(text: str) -> Region:
     return Region(x, y, round(x + width, 9), round(y + height, 9), told)
 
 
-def check_regions(regions: Sequence[Region]) -> Regions:
-    """Regions as a tuple. Raises BudgetError ``bad_region`` when there are too many."""
+def check_regions(
+    regions: Sequence[Region], target: RateTarget = FINEST, rate_weight: float | None = None
+) -> Regions:
+    """Regions as a tuple.
+
+    Raises BudgetError ``bad_region`` when there are too many, and ``bad_target`` where there are
+    some and the rate is a PSNR or has a lambda.
+    """
     if len(regions) > MAX_REGIONS:
         raise BudgetError("bad_region", f"{len(regions)} regions; there may be {MAX_REGIONS}")
+    if regions and (target.psnr_db is not None or rate_weight):
+        raise BudgetError(
+            "bad_target", "regions go with a state, bits per pixel or bytes, without lambda"
+        )
     return tuple(regions)
 
 

@@ -28,11 +28,12 @@ _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".coco.json":
 
 @dataclass(frozen=True, slots=True)
 class SinkOptions:
-    """client: who brings results, such as a device's name. wait: lose none (see ``Pump``)."""
+    """client: who brings results, such as a device's name. The others: see ``Pump``."""
 
     client: str
     wait: bool = False
     capacity: int = BUFFERED_REPORTS
+    give_up_s: float | None = None
 
 
 def open_sinks(words: Sequence[str], options: SinkOptions) -> Pumps:
@@ -42,7 +43,14 @@ def open_sinks(words: Sequence[str], options: SinkOptions) -> Pumps:
     try:
         for word in dict.fromkeys(words):
             sink = open_sink(word, options.client)
-            pumps.append(Pump(sink, capacity=options.capacity, wait=options.wait))
+            pumps.append(
+                Pump(
+                    sink,
+                    capacity=options.capacity,
+                    wait=options.wait,
+                    give_up_s=options.give_up_s,
+                )
+            )
     except SinkError:
         for pump in pumps:
             pump.close(0)

@@ -1,13 +1,15 @@
 """A thread and a bounded buffer for each sink: none slows down who brings results.
 
 put ──> buffer ──deliver──> done
-          │         └── refused: counted       away: again, after a pause that grows
+          │         ├── refused: counted       away: again, after a pause that grows
+          │         └── not taken: again too, but not beyond ``give_up_s``
           └── full: the oldest is dropped and counted; or, with ``wait``, put waits
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -25,7 +27,8 @@ DRAIN_S = 10.0
 
 class Sink(Protocol):
     """What a pump drives, from one thread. All raise SinkError: ``refused`` when it is of no use
-    to try the same again, any other reason when it is."""
+    to try the same again, ``not_taken`` when it is there and this may be why it fails, any other
+    reason when it is away."""
 
     @property
     def name(self) -> str:
@@ -51,18 +54,23 @@ class Pump:
         *,
         capacity: int = BUFFERED_REPORTS,
         wait: bool = False,
+        give_up_s: float | None = None,
         backoff: Backoff | None = None,
     ) -> None:
-        """wait: let ``put`` wait when the buffer is full, so that nothing is lost."""
+        """wait: let ``put`` wait when the buffer is full, so that nothing is lost. give_up_s: a
+        report that is not taken for so many seconds of trying is dropped, so that it does not hold
+        up the next ones; None: never."""
         self.sink = sink
         self.counts: Counter[str] = Counter()
-        """delivered, retries, dropped_full, dropped_refused, dropped_end."""
+        """delivered, retries, dropped_full, dropped_refused, dropped_given_up, dropped_end."""
         self.error: FeatherwireError | None = None
         """Why the sink takes nothing now."""
         self.delivered_cursor: int | None = None
         """Of the last report that is done with; all before it are too."""
         self._capacity = capacity
         self._wait = wait
+        self._give_up_s = math.inf if give_up_s is None else give_up_s
+        self._stuck: tuple[Report, float] | None = None
         self._backoff = backoff or Backoff()
         self._buffer: deque[Report] = deque()
         self._changed = threading.Condition()
@@ -146,10 +154,33 @@ class Pump:
             self.error = None
             self._backoff.reset()
             return "delivered"
+        if self._gives_up(batch[0], self.error):
+            return "dropped_given_up"
         self.counts["retries"] += 1
         asked_s = float(self.error.details.get("retry_after_s", 0.0))
         self._stop.wait(max(asked_s, self._backoff.next_s()))
         return None
+
+    def _gives_up(self, first: Report, error: FeatherwireError) -> bool:
+        """Whether what begins with this report has been tried for long enough."""
+        if error.reason not in ("not_taken", "internal_error"):
+            return False
+        now_s = time.monotonic()
+        if self._stuck is None or self._stuck[0] is not first:
+            self._stuck = (first, now_s)
+        tried_s = now_s - self._stuck[1]
+        if tried_s < self._give_up_s:
+            return False
+        logging.getLogger(__name__).warning(
+            "warning: frame %d of %s is given up after %.0f s: %s",
+            first.sequence,
+            first.device,
+            tried_s,
+            error.message,
+        )
+        self._stuck = None
+        self._backoff.reset()
+        return True
 
 
 class Pumps:

@@ -20,8 +20,8 @@ _AGAIN = {408, 425, 429}
 
 
 class WebhookSink:
-    """Answers of 200 to 299 take a report; 408, 425, 429 and 500 upward, and none at all, let it
-    be sent again; any other refuses it."""
+    """Answers of 200 to 299 take a report; 408, 425, 429 and none at all (``sink_away``) and 500
+    upward (``not_taken``) let it be sent again; any other refuses it."""
 
     at_once = 1
 
@@ -63,8 +63,9 @@ class WebhookSink:
             return
         text = f"{self.name} answers {answer.status_code}"
         if answer.status_code in _AGAIN or answer.status_code >= 500:
+            reason = "not_taken" if answer.status_code >= 500 else "sink_away"
             pause_s = _seconds(answer.headers.get("retry-after"))
-            raise SinkError("sink_away", text, retry_after_s=pause_s)
+            raise SinkError(reason, text, retry_after_s=pause_s)
         raise SinkError("refused", text)
 
 

@@ -38,6 +38,18 @@ def check_tls_files(*, ca: Path | None, certificate: Path | None, key: Path | No
             ) from None
 
 
+def read_tls_files(
+    *, ca: Path | None, certificate: Path | None, key: Path | None
+) -> tuple[bytes | None, bytes | None, bytes | None]:
+    """The bytes of the CA, the certificate and the key. Raises as ``check_tls_files`` does."""
+    check_tls_files(ca=ca, certificate=certificate, key=key)
+    try:
+        found = [None if path is None else path.read_bytes() for path in (ca, certificate, key)]
+    except OSError as error:
+        raise SessionError("bad_tls_files", str(error)) from None
+    return found[0], found[1], found[2]
+
+
 def _check_readable(path: Path) -> None:
     try:
         with path.open("rb") as file:

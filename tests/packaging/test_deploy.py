@@ -1,4 +1,4 @@
-"""deploy/: the server's settings, systemd units, health checks and the inbox script.
+"""deploy/: the server's settings, systemd units and health checks.
 
 Images, docker-compose.yml, what watches the server, and the chart have tests of their own.
 """
@@ -51,7 +51,7 @@ def commands_used() -> list[tuple[str, str, str]]:
     texts = {path.name: path.read_text() for path in sorted(DEPLOY.iterdir()) if path.is_file()}
     for where, text in texts.items():
         for program, sub in re.findall(r"(featherwire-(?:edge|cloud)) ([a-z]+)(?= |$)", text):
-            if f"/bin/{program} {sub}" in text or where.endswith(".sh"):
+            if f"/bin/{program} {sub}" in text:
                 used.append((where, program, sub))
     return used
 
@@ -59,7 +59,7 @@ def commands_used() -> list[tuple[str, str, str]]:
 def test_commands_exist() -> None:
     assert not explains("featherwire-cloud", "no-such-command")
     used = commands_used()
-    assert {sub for _, _, sub in used} == {"models", "serve", "send", "stream"}
+    assert {sub for _, _, sub in used} == {"models", "serve", "stream"}
     for where, program, sub in used:
         assert explains(program, sub), (where, program, sub)
 
@@ -96,16 +96,11 @@ def test_images_set_only_variables_that_are_settings() -> None:
 # --- systemd ---------------------------------------------------------------------------------
 
 
-def test_units_are_whole() -> None:
-    cloud, edge, timer = (
-        unit(f"featherwire-{name}") for name in ("cloud.service", "edge.service", "edge.timer")
-    )
-    assert cloud["Service"]["KillSignal"] == "SIGTERM"
-    assert cloud["Install"]["WantedBy"] == "multi-user.target"
-    assert edge["Service"]["Type"] == "oneshot"
-    script = shlex.split(edge["Service"]["ExecStart"])[0]
-    assert (DEPLOY / Path(script).name).is_file()
-    assert timer["Install"]["WantedBy"] == "timers.target"
+def test_units_end_by_sigterm_and_start_with_the_machine() -> None:
+    for name in ("cloud", "stream@"):
+        one = unit(f"featherwire-{name}.service")
+        assert one["Service"]["KillSignal"] == "SIGTERM"
+        assert one["Install"]["WantedBy"] == "multi-user.target"
 
 
 def test_the_streaming_unit_uses_options_that_there_are() -> None:
@@ -116,7 +111,10 @@ def test_the_streaming_unit_uses_options_that_there_are() -> None:
         [sys.executable, "-c", run_it, "stream", "--help"],
         env={**os.environ, "COLUMNS": "200"}, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    options = [word for word in words if word.startswith("--")]
+    head = (DEPLOY / "featherwire-stream@.service").read_text().partition("[Unit]")[0]
+    proposed = re.findall(r"^#   OPTIONS=(.*)", head, re.MULTILINE)
+    assert len(proposed) == 2
+    options = [word for word in (*words, *" ".join(proposed).split()) if word.startswith("--")]
     assert {"--server", "--device", "--spool", "--json"} <= set(options)
     assert all(f"{option} " in told for option in options)
     # It needs up to twice the default of --grace, and then some, before it is killed.
@@ -137,7 +135,7 @@ def test_systemd_takes_the_streaming_unit(tmp_path: Path) -> None:
     assert complaints == []
 
 
-# --- the health check and the inbox script, for real ------------------------------------------
+# --- the health checks, for real -------------------------------------------------------------
 
 
 def healthcheck(target: str, *ca: str) -> subprocess.CompletedProcess[str]:
@@ -207,52 +205,3 @@ def test_an_edge_is_healthy_while_it_has_a_connection(family: socket.AddressFami
         with socket.create_connection((host, port)):
             assert edge_health(port) == 0
     assert edge_health(port) == 1
-
-
-@pytest.fixture
-def inbox(tmp_path: Path) -> Path:
-    """A folder of three files, and a `featherwire-edge` that fails as their content says."""
-    program = tmp_path / "bin" / "featherwire-edge"
-    program.parent.mkdir()
-    program.write_text('#!/bin/sh\necho "$@" >>"$LOG"\nexit "$(cat "$2")"\n')
-    program.chmod(0o755)
-    (tmp_path / "in").mkdir()
-    return tmp_path / "in"
-
-
-def send_inbox(inbox: Path) -> tuple[int, list[str]]:
-    """Exit code, and the calls of the client."""
-    log = inbox.parent / "log"
-    path = f"{inbox.parent / 'bin'}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["sh", DEPLOY / "send-inbox.sh", inbox, inbox.parent / "sent", "host:1", "--picture"],
-        env={**os.environ, "PATH": path, "LOG": str(log)}, timeout=30,
-    )  # fmt: skip
-    return done.returncode, log.read_text().splitlines() if log.exists() else []
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_inbox_keeps_only_what_failed(inbox: Path) -> None:
-    for name, code in (("a b.jpg", "0"), ("bad.jpg", "1"), ("c.jpg", "0")):
-        (inbox / name).write_text(code)
-    code, calls = send_inbox(inbox)
-    assert code == 1
-    assert names(inbox) == ["bad.jpg"]
-    assert names(inbox.parent / "sent") == ["a b.jpg", "c.jpg"]
-    assert calls[0] == f"send {inbox}/a b.jpg --server host:1 --picture"
-
-
-def test_inbox_stops_when_the_server_is_away(inbox: Path) -> None:
-    for name in ("a.jpg", "b.jpg"):
-        (inbox / name).write_text("4")
-    code, calls = send_inbox(inbox)
-    assert code == 4
-    assert len(calls) == 1
-    assert names(inbox) == ["a.jpg", "b.jpg"]
-
-
-def test_empty_inbox_is_fine(inbox: Path) -> None:
-    assert send_inbox(inbox) == (0, [])

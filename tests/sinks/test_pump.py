@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+import pytest
+
 from shared.backoff import Backoff
 from shared.errors import SinkError
 from shared.sinks import Pump, Pumps, Report
@@ -108,6 +110,39 @@ def test_what_is_refused_is_counted_and_the_next_goes_on() -> None:
     pump.put(report(2))
     pump.close()
     assert shelf.taken == [2]
+
+
+@pytest.mark.parametrize("error", [SinkError("not_taken", "not this one"), ZeroDivisionError()])
+def test_one_that_is_never_taken_is_given_up_and_the_next_go_on(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Choosy(Shelf):
+        def deliver(self, reports: Sequence[Report]) -> None:
+            if reports[0].sequence == 2:
+                raise error
+            super().deliver(reports)
+
+    choosy = Choosy(at_once=1)
+    pump = Pump(choosy, wait=True, give_up_s=0.05, backoff=Backoff(**FAST))
+    for number in (1, 2, 3):
+        pump.put(report(number))
+    assert until(lambda: choosy.taken == [1, 3])
+    pump.close()
+    assert pump.counts["dropped_given_up"] == 1
+    assert pump.counts["retries"] > 1
+    assert pump.delivered_cursor == 3
+    assert "frame 2 of" in caplog.text
+
+
+def test_a_sink_that_is_away_costs_no_report() -> None:
+    shelf = Shelf(at_once=1)
+    shelf.error = SinkError("sink_away", "not now")
+    pump = Pump(shelf, give_up_s=0, backoff=Backoff(**FAST))
+    pump.put(report(1))
+    assert until(lambda: pump.counts["retries"] >= 5)
+    shelf.error = None
+    pump.close()
+    assert shelf.taken == [1]
 
 
 def test_an_unexpected_error_is_no_end() -> None:

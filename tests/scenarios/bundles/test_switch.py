@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from cloud_server.fleet.client import FleetClient
+from edge_client.rate import RateControl
 from edge_client.session import EdgeSession
 from edge_client.spool import Spool
 from shared.bundle import Bundle
-from shared.errors import BundleError, FeatherwireError
+from shared.errors import BudgetError, BundleError, FeatherwireError
 from shared.proto.featherwire.v1 import fleet_pb2
 from tests.scenarios.fleet.test_fleet import named, outcomes, until
 from tests.wire.conftest import FixedTask, ServerThread
@@ -210,6 +211,35 @@ def test_a_bundle_that_the_server_cannot_read_is_tried_and_not_used(
         assert seen == {tiny_bundle.short_id}, "no frame was lost to it"
         (told,) = [entry.what for entry in operator.audit() if entry.action == "CommandReply"]
         assert "bundle_mismatch" in told
+
+
+@pytest.mark.parametrize("bandwidth", [None, 1e9])
+def test_a_state_that_only_the_bundle_before_has_becomes_the_coarsest(
+    start_server: Start, feature_bundle: Bundle, tiny_bundle: Bundle, image: Image, tmp_path: Path,
+    bandwidth: float | None,
+) -> None:  # fmt: skip
+    address = start_server(bundles=(feature_bundle.origin,)).address
+
+    def sent(store: Spool) -> tuple[bytes, int]:
+        with EdgeSession(
+            address, device="cam", bundle=tiny_bundle, spool=store,
+            control=RateControl(bandwidth), bundle_cache_dir=tmp_path / "cache",
+        ) as session:  # fmt: skip
+            until(lambda: session.send(image, state=4) and outcome(operator) == "done", 30)
+            result = session.send(image, state=4)
+            return result.bundle_id, result.state
+
+    with Spool.open(tmp_path / "spool") as store, FleetClient(address) as operator:
+        with EdgeSession(address, device="cam", bundle=tiny_bundle, spool=store):
+            use(operator, feature_bundle.id)
+        assert sent(store) == (feature_bundle.short_id, 3)
+        assert sent(store) == (feature_bundle.short_id, 3)  # a restart changes nothing of it
+    with (
+        EdgeSession(address, bundle=feature_bundle) as session,
+        pytest.raises(BudgetError) as caught,
+    ):
+        session.send(image, state=4)
+    assert caught.value.reason == "unknown_state"
 
 
 def test_ids_that_no_server_holds_are_refused_at_once(

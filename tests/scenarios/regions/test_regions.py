@@ -183,6 +183,30 @@ def test_several_regions_have_a_state_each(tiny_bundle: Bundle, encoder: EdgeEnc
     assert not (leaves["texture_0"] == told["texture_0"])[inside(same, right)].all()
 
 
+def test_a_photo_whose_rate_is_a_psnr_is_not_sent_without_its_regions(
+    start_server: Start, encoder: EdgeEncoder, image: Image, tmp_path: Path
+) -> None:
+    address = start_server().address
+    with EdgeSession(address, encoder=encoder, regions=[Region(*BOX)]) as session:
+        for way in (session.send, session.analyze, session.stream):
+            with pytest.raises(BudgetError) as caught:
+                way(image, psnr_db=20.0)
+            assert caught.value.reason == "bad_target"
+        assert session.send(image, state=4).state == 0
+
+
+@pytest.mark.parametrize("command", ["send", "stream"])
+def test_a_region_with_a_psnr_is_wrong_usage(
+    command: str, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    options = ["--server", "127.0.0.1:1", "--bundle", tiny_bundle.origin, "--json"]
+    (tmp_path / "x.png").write_bytes(b"")
+    words = [command, str(tmp_path / "x.png"), *options, "--region=0,0,1,0.5", "--psnr=20"]
+    result = CliRunner().invoke(build_app(), words)
+    assert result.exit_code == ExitCode.USAGE
+    assert json.loads(result.stdout)["error"]["reason"] == "bad_target"
+
+
 @pytest.mark.parametrize("text", ["", "1,2,3", "0,0,1,1:x", "0,0,1,1.1", "a,b,c,d", "nan,0,1,1"])
 def test_a_region_that_is_none_is_wrong_usage(
     text: str, tiny_bundle: Bundle, tmp_path: Path

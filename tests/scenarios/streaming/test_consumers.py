@@ -100,6 +100,32 @@ def test_a_sink_that_is_away_for_long_loses_nothing(
     assert seen == set(range(1, COUNT + 1))
 
 
+def test_a_result_that_a_hook_never_takes_is_given_up_where_that_is_asked_for(
+    start_server: Start, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    server = start_server({"one": lambda: FixedTask("one")})
+    fill(server, tiny_bundle)
+    seen: list[int] = []
+
+    def hook(request: BaseHTTPRequestHandler) -> None:
+        body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
+        cursor = body["data"]["cursor"]
+        seen.append(cursor)
+        request.send_response(500 if cursor == 4 else 200)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    with http_server(hook) as web:
+        done = run(
+            CLOUD, "results", "watch", "--server", server.address, "--after", 0, "--limit", COUNT,
+            "--to", f"http://127.0.0.1:{web.server_address[1]}/", "--give-up-after", 0.5,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert set(seen) == set(range(1, COUNT + 1))
+    assert seen.count(4) > 1
+    assert "is given up after" in done.stderr
+
+
 def test_a_cursor_file_that_is_none_is_wrong_usage(start_server: Start, tmp_path: Path) -> None:
     server = start_server()
     (tmp_path / "cursor").write_text("not a number")
