@@ -63,7 +63,9 @@ def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> ChannelOptions
     return [
         *_common_options(max_message_bytes),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", round(KEEPALIVE_TIME_S * 500)),
-        ("grpc.http2.max_ping_strikes", 3),
+        # gRPC's own probes of the bandwidth are pings as well: under load they came too often, and
+        # good connections were closed.
+        ("grpc.http2.max_ping_strikes", 0),
         # Features are entropy-coded already, and gRPC unpacks a whole message before it looks at
         # its size: no compression but identity.
         ("grpc.compression_enabled_algorithms_bitset", 1),
