@@ -153,10 +153,14 @@ def server_process(
     code: str = SERVE,
     environment: Mapping[str, str] | None = None,
     insecure: bool = True,
+    prefix: Sequence[str] = (),
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    """``featherwire-cloud serve`` as a process; yields it and the JSON line it prints."""
+    """``featherwire-cloud serve`` as a process; yields it and the JSON line it prints.
+
+    prefix: words before the command, such as ``ip netns exec NAME``.
+    """
     listen = ("--listen", "127.0.0.1:0", "--json", *(("--insecure",) if insecure else ()))
-    command = [sys.executable, "-c", code, "serve", *listen, *arguments]
+    command = [*prefix, sys.executable, "-c", code, "serve", *listen, *arguments]
     data = tempfile.TemporaryDirectory()
     variables = {
         **os.environ,

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,11 @@ class Stream:
 
 
 @contextmanager
-def streaming(*words: object, stdin: int | None = None) -> Iterator[Stream]:
+def streaming(
+    *words: object, stdin: int | None = None, prefix: Sequence[str] = ()
+) -> Iterator[Stream]:
     process = subprocess.Popen(
-        command(EDGE, "stream", *words, "--json", "--status-every", 0.2),
+        [*prefix, *command(EDGE, "stream", *words, "--json", "--status-every", 0.2)],
         env=environment(),
         stdout=subprocess.PIPE,
         stdin=stdin,
