@@ -137,6 +137,7 @@ async def _open_around(
         FleetServicer(
             fleet,
             served,
+            tasks=frozenset(engine.tasks),
             max_watchers=settings.max_subscribers,
             write_timeout_s=settings.write_timeout_s,
         ),

@@ -71,7 +71,7 @@ def create(
         float | None,
         typer.Option(
             "--days",
-            parser=finite("days", minimum=0),
+            parser=finite("days", minimum=0, maximum=36_500),
             help="How long it is good. Default: until it is revoked.",
         ),
     ] = None,

@@ -91,7 +91,7 @@ def rate(
         typer.Option("--bpp", parser=finite("bits", minimum=0), help="Bits a pixel, at most."),
     ] = None,
     max_bytes: Annotated[
-        int | None, typer.Option("--bytes", min=1, help="Bytes a frame, at most.")
+        int | None, typer.Option("--bytes", min=1, max=2**50, help="Bytes a frame, at most.")
     ] = None,
     bandwidth: Annotated[
         float | None,
@@ -104,7 +104,9 @@ def rate(
     ] = None,
     fps: Annotated[
         float | None,
-        typer.Option("--fps", parser=finite("frames", minimum=0), help="Frames a second, at most."),
+        typer.Option(
+            "--fps", parser=finite("frames", minimum=0.001), help="Frames a second, at most."
+        ),
     ] = None,
     reset: Annotated[
         bool, typer.Option("--reset", help="Take back what was said: as the device itself chooses.")
@@ -208,7 +210,9 @@ def roi(
 def refine(
     call: Call,
     device: Annotated[str, typer.Argument(metavar="DEVICE", help="Whose frame it is.")],
-    sequence: Annotated[int, typer.Argument(metavar="SEQUENCE", min=1, help="Which frame.")],
+    sequence: Annotated[
+        int, typer.Argument(metavar="SEQUENCE", min=1, max=2**62, help="Which frame.")
+    ],
     state: Annotated[
         int, typer.Option("--state", min=0, max=255, help="Up to this state. Default: 0.")
     ] = 0,
@@ -253,7 +257,9 @@ def commands(
 @calls
 def audit(
     call: Call,
-    after: Annotated[int, typer.Option("--after", min=0, help="Only behind this entry.")] = 0,
+    after: Annotated[
+        int, typer.Option("--after", min=0, max=2**62, help="Only behind this entry.")
+    ] = 0,
 ) -> None:
     """List who did what, oldest first."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:

@@ -55,7 +55,9 @@ def register(app: typer.Typer) -> None:
 @calls
 def list_results(
     call: Call,
-    after: Annotated[int, typer.Option("--after", min=0, help="Only behind this cursor.")] = 0,
+    after: Annotated[
+        int, typer.Option("--after", min=0, max=2**62, help="Only behind this cursor.")
+    ] = 0,
     device: DeviceOption = None,
     session: SessionOption = None,
     task: TaskOption = None,
@@ -84,7 +86,10 @@ def watch(
     after: Annotated[
         int | None,
         typer.Option(
-            "--after", min=0, help="First those behind this cursor; 0: all. Default: only new ones."
+            "--after",
+            min=0,
+            max=2**62,
+            help="First those behind this cursor; 0: all. Default: only new ones.",
         ),
     ] = None,
     device: DeviceOption = None,
@@ -131,7 +136,8 @@ def frame(
         int | None, typer.Option("--state", min=0, max=255, help="No finer than this state.")
     ] = None,
     max_bytes: Annotated[
-        int | None, typer.Option("--bytes", min=1, help="No larger than this; whole layers go.")
+        int | None,
+        typer.Option("--bytes", min=1, max=2**62, help="No larger than this; whole layers go."),
     ] = None,
     bundle: Annotated[
         str | None, typer.Option("--bundle", help="Of which bundle. Default: the frame's first.")

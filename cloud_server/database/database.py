@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -132,6 +133,9 @@ class Database:
         path = Path(self._url.database)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # The log has everybody's frames, and hashes of tokens. SQLite gives its other files the
+            # permissions of the first.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             return FileLock(path.with_name(path.name + ".lock"), self._lock_wait_s)
         except OSError as error:
             raise StorageError("unavailable", f"{path.parent} cannot be used: {error}") from None

@@ -27,6 +27,7 @@ class FileLock:
         """Raises ``StorageError("in_use")`` after ``wait_s`` seconds."""
         self._file: IO[bytes] = path.open("ab")
         deadline = time.monotonic() + wait_s
+        told = False
         while True:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,6 +36,11 @@ class FileLock:
                 if time.monotonic() >= deadline:
                     self._file.close()
                     raise in_use(str(path.parent)) from None
+                if not told:
+                    told = True
+                    structlog.get_logger().warning(
+                        "waiting_for_the_server_before", place=str(path.parent), seconds=wait_s
+                    )
                 time.sleep(_RETRY_S)
 
     def release(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from shared.errors import BundleError, SessionError
+from shared.errors import BundleError, SessionError, TaskError
 from shared.proto.featherwire.v1 import fleet_pb2
 from shared.wire.commands import parse_regions
 from shared.wire.features import MAX_STATE, parse_short_id
@@ -14,16 +14,26 @@ from shared.wire.requests import MAX_SEQUENCE, check_name, parse_tasks
 MAX_SELECTED = 10_000
 
 
-def check_command(command: fleet_pb2.Command, bundle_ids: Collection[str]) -> None:
+def check_command(
+    command: fleet_pb2.Command, bundle_ids: Collection[str], tasks: Collection[str] | None = None
+) -> None:
     """Raise ``SessionError("invalid_message")`` for a command that no device could carry out.
 
     bundle_ids: of those that this server takes; ``BundleError("not_found")`` for another one.
+    tasks: that this server knows, None: any; ``TaskError("unknown_task")`` for another one.
     """
     match command.WhichOneof("command"):
         case "set_rate":
             _check_rate(command.set_rate.policy)
         case "set_tasks":
-            parse_tasks(command.set_tasks.tasks)
+            for name in parse_tasks(command.set_tasks.tasks):
+                if tasks is not None and name not in tasks:
+                    known = ", ".join(sorted(tasks)) or "none"
+                    raise TaskError(
+                        "unknown_task",
+                        f"this server has no task {name!r}; it has {known}",
+                        task=name,
+                    )
         case "set_regions":
             parse_regions(command.set_regions)
         case "use_bundle":

@@ -52,6 +52,18 @@ class Link:
                 await self._give(order)
             self.ready = self.entry.orders == seen
 
+    async def rate_policy(self) -> fleet_pb2.RatePolicy | None:
+        """What an operator has set, also where the device has not been told yet; None: nothing.
+
+        Raises ``StorageError``.
+        """
+        described = self.entry.described
+        waiting = await self._fleet.pending(described.device, 0)
+        told = [order.command.set_rate.policy for order in waiting if order.kind == "set_rate"]
+        if told:
+            return told[-1]
+        return described.rate_policy if described.HasField("rate_policy") else None
+
     def issued(self, order: Order) -> None:
         """Give the device a command that has just been kept."""
         if self.ready and order.id > self._last:

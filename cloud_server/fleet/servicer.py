@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -34,9 +35,12 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         fleet: Fleet,
         bundles: ServedBundles,
         *,
+        tasks: Collection[str] | None = None,
         max_watchers: int = 64,
         write_timeout_s: float = 30.0,
     ) -> None:
+        """tasks: that devices may be told to ask for; None: any."""
+        self._tasks = tasks
         self._fleet = fleet
         self._bundles = bundles
         self._max_watchers = max_watchers
@@ -82,7 +86,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     ) -> fleet_pb2.SendCommandResponse:
         try:
             check_selector(request.selector)
-            check_command(request.command, self._bundles.ids)
+            check_command(request.command, self._bundles.ids, self._tasks)
             issued = await self._fleet.issue(request.selector, request.command, caller().name)
         except FeatherwireError as error:
             await abort(context, _told(error))

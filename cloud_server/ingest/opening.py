@@ -37,14 +37,14 @@ class Shared:
     picture_limits: Limits = DEFAULT_LIMITS
 
     def welcome(
-        self, resume_after: int, credits: int, device: fleet_pb2.Device
+        self, resume_after: int, credits: int, policy: fleet_pb2.RatePolicy | None
     ) -> ingest_pb2.Welcome:
         """The answer to Hello, with the rate policy that an operator has given the device."""
         settings = self.settings
-        if device.HasField("rate_policy"):
+        if policy is not None:
             settings = ingest_pb2.ServerSettings()
             settings.CopyFrom(self.settings)
-            settings.rate_policy.CopyFrom(device.rate_policy)
+            settings.rate_policy.CopyFrom(policy)
         return ingest_pb2.Welcome(
             protocol_version=PROTOCOL_VERSION,
             resume_after_sequence=resume_after,

@@ -229,8 +229,11 @@ class Stream:
             session, link, self._intake, self._credits,
             send=self.send, finish=self._finish, logger=self._log,
         )  # fmt: skip
+        policy = await from_log(link.rate_policy(), self._log)
+        if session.owner is not self:
+            return  # superseded meanwhile
         credits = self._credits.open(session, link.entry.meter)
-        welcome = shared.welcome(resume_after, credits, link.entry.described)
+        welcome = shared.welcome(resume_after, credits, policy)
         self.send(ingest_pb2.ConnectResponse(welcome=welcome))
         await self._repeat_results(session, min(hello.last_result_seen, last_result_id))
         if self._state is State.RUNNING:

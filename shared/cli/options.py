@@ -11,7 +11,9 @@ import typer
 _SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
-def finite(meaning: str, *, minimum: float = -math.inf) -> Callable[[str], float]:
+def finite(
+    meaning: str, *, minimum: float = -math.inf, maximum: float = math.inf
+) -> Callable[[str], float]:
     """A parser for an option that takes a finite number, ``meaning`` in words.
 
     typer calls NaN too small and takes infinity; this says what is wrong. A parser replaces the
@@ -27,6 +29,8 @@ def finite(meaning: str, *, minimum: float = -math.inf) -> Callable[[str], float
             raise typer.BadParameter(f"{meaning} must be a finite number, not {text}")
         if value < minimum:
             raise typer.BadParameter(f"{meaning} must be at least {minimum:g}, not {text}")
+        if value > maximum:
+            raise typer.BadParameter(f"{meaning} must be at most {maximum:g}, not {text}")
         return value
 
     return parse

@@ -61,9 +61,8 @@ class ChainsCodec(Generic[Chain]):
         """See :meth:`shared.codec.base.Codec.check_regions`."""
         raise BundleError(
             "regions_unsupported",
-            f"bundle {self._bundle.manifest.name} has features of a network that sees the whole "
-            "picture at once: its states leave out groups of channels everywhere, and what stands "
-            "for a channel that is not told cannot be said of some positions alone",
+            f"bundle {self._bundle.manifest.name} knows no regions of interest: its states leave "
+            "out channels of the whole picture, not of parts of it",
         )
 
     def encode(

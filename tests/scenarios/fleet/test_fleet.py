@@ -25,7 +25,7 @@ from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2
 from shared.wire.requests import Hello, hello_message
 from tests.support.access import Keys
-from tests.wire.conftest import ServerThread, server_process
+from tests.wire.conftest import FixedTask, ServerThread, server_process
 from tests.wire.raw_client import RawClient
 from tests.wire.test_commands import run
 
@@ -88,7 +88,7 @@ def outcomes(operator: FleetClient, *devices: str) -> list[tuple[str, str, str]]
 
 
 def test_a_device_that_was_away_gets_its_commands_once_and_in_order(start_server: Start) -> None:
-    server = start_server()
+    server = start_server({"detection": lambda: FixedTask("detection")})
     visit(server.address, "cam")
     with FleetClient(server.address) as operator:
         (cam,) = until(lambda: [one for one in operator.devices() if not one.online])
@@ -352,3 +352,25 @@ def test_the_audit_says_who_did_what_over_the_command_line(
     (_, slower) = client.wait_for("command", 2)
     assert slower.set_rate.policy.bytes_per_second == 8000
     client.close()
+
+
+def test_a_rate_that_waits_for_a_device_is_in_its_welcome(start_server: Start) -> None:
+    address = start_server().address
+    visit(address, "cam")
+    with FleetClient(address) as operator:
+        operator.send(named("cam"), rate(3))
+        with device(address, "cam", "one") as client:
+            assert client.all("welcome")[0].settings.rate_policy.state == 3
+            reply(client, client.wait_for("command")[0])
+            until(lambda: outcomes(operator)[0][2] == "done")
+        operator.send(named("cam"), fleet_pb2.Command(set_rate=fleet_pb2.SetRate()))
+        with device(address, "cam", "two") as client:
+            assert client.all("welcome")[0].settings.rate_policy == fleet_pb2.RatePolicy()
+
+
+def test_tasks_that_nobody_has_are_refused(start_server: Start) -> None:
+    address = start_server().address
+    visit(address, "cam")
+    with FleetClient(address) as operator, pytest.raises(FeatherwireError) as caught:
+        operator.send(named("cam"), tasks("nonsense"))
+    assert caught.value.reason == "unknown_task"
