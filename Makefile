@@ -40,10 +40,11 @@ demo: setup-demo models ## Photos through a real edge client and a real server: 
 	$(BIN)/python -m benchmarks.demo
 
 # PYTEST_ARGS narrows a run: make test PYTEST_ARGS='-m "not slow" -x'
-# Files are shared out among so many processes; each may need a gigabyte and a half.
+# Files are shared out among so many processes; each may need a gigabyte and a half. What fails is run
+# once more, and said (R): many tests are of real processes that share the machine with each other.
 PYTEST_WORKERS ?= 2
 test: setup models ## All tests, with the coverage of shared (must exceed 95 %)
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --durations=15 --cov --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --reruns 1 -rfER --durations=15 --cov --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
 
 lint: setup ## ruff, mypy --strict, import rules, buf, hadolint
 	$(BIN)/ruff check .

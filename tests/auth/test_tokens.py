@@ -155,7 +155,7 @@ def test_tokens_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert (device["id"], device["device"], device["state"]) == (made["id"], "cam-1", "revoked")
     assert (operator["role"], operator["state"]) == ("operator", "good")
     assert operator["expires"] is not None
-    assert made["token"].split("_")[2] not in listing
+    assert made["token"].split("_", 2)[2] not in listing
     invoke("token", "revoke", "nonsense", *data, code=2)
     invoke("token", "create", "--role", "device", *data, code=2)
     mistyped = tmp_path / "dat"

@@ -117,9 +117,11 @@ def test_a_disk_that_is_full_refuses_and_recovers(
         assert acked <= set(range(1, resumed + 1))
         assert process.poll() is None
         with ResultClient(address) as consumer:
-            assert sorted(one.sequence for one in consumer.list() if one.session == "s") == list(
-                range(1, resumed + 6)
-            )
+            logged = [one.sequence for one in consumer.list() if one.session == "s"]
+        # Frames behind those that were refused may have found room: they are known, and counted
+        # once, whenever their device comes to them.
+        assert len(logged) == len(set(logged))
+        assert set(range(1, resumed + 6)) <= set(logged)
 
 
 def test_a_server_whose_clock_jumps_keeps_order_and_numbers(

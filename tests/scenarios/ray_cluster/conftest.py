@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -51,10 +52,15 @@ def ray_nodes() -> Iterator[tuple[Any, list[Any]]]:
             yield cluster, nodes
         finally:
             ray.shutdown()
+            # It refuses while it believes this process to be connected still, and disconnects it.
+            with suppress(ValueError):
+                cluster.shutdown()
             cluster.shutdown()
             children = psutil.Process(os.getpid()).children(recursive=True)
             left = [one for one in children if "ray" in _line(one)]
-            psutil.wait_procs(left, timeout=10)
+            _, alive = psutil.wait_procs(left, timeout=10)
+            for one in alive:
+                one.kill()
 
 
 def _line(process: psutil.Process) -> str:

@@ -88,7 +88,7 @@ def test_a_bundle_of_a_networks_features_says_why_it_has_no_regions(
         assert session.bundle.id == bundle.id
         operator.send(named("cam"), regions((0, 0, 1, 0.5)))
         until(lambda: outcomes(operator)[-1][2] == "regions_unsupported")
-    with pytest.raises(BundleError, match="whole picture at once"):
+    with pytest.raises(BundleError, match="knows no regions of interest"):
         EdgeSession(server.address, bundle=bundle, regions=[Region(0, 0, 1, 0.5)]).open()
 
 

@@ -196,6 +196,7 @@ def test_frames_in_flight_are_finished_by_a_server_that_drains(
     client.wait_for("ack", 4)
     server.stop()
     assert len(client.wait_for("result", 4, PATIENCE_S)) == 4
+    assert client.ended.wait(PATIENCE_S)
     client.close()
     assert server.join()
 
