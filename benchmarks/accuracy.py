@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 
-from cloud_server.reconstruct.reconstructor import makes_pictures
+from codec.markov_palette.cloud import makes_pictures
 from shared.bundle import Bundle, packaged_names
 from training.evaluate.accuracy.page import markdown
 from training.evaluate.accuracy.run import (

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from benchmarks.speed import AVIF_QUALITY, ROUNDS, Job, timed
+from codec.onnx import FeatureExtractor
+from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
-from edge_client.extractor import FeatureExtractor
 from shared.bundle import Bundle, packaged_names
-from shared.codec import open_codec
 
 Pixels = npt.NDArray[np.uint8]
 

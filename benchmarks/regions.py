@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cloud_server.reconstruct import Reconstructor
+from codec.markov_palette.cloud import Reconstructor
+from codec.onnx import FeatureExtractor
+from codec.regions import Region
+from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
-from edge_client.extractor import FeatureExtractor
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import Region, open_codec
 
 Pixels = npt.NDArray[np.uint8]
 

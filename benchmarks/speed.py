@@ -13,10 +13,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from cloud_server.decoding import BitstreamDecoder
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.onnx import FeatureExtractor
+from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
-from edge_client.extractor import FeatureExtractor
 from shared.bundle import Bundle
-from shared.codec import MarkovPaletteCodec, open_codec
 from shared.preprocess import pad_to_multiple
 from training.evaluate.rivals import Rival, rivals
 

@@ -9,12 +9,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from cloud_server.device import check_device
-from cloud_server.reconstruct import Reconstructor
-from cloud_server.reconstruct.reconstructor import makes_pictures, no_picture
-from cloud_server.tails import open_tails
+from codec.base import Latents
+from codec.markov_palette.cloud import Reconstructor, makes_pictures, no_picture
+from codec.registry import open_codec
+from codec.tails import open_tails
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle, bundle_for
-from shared.codec import Latents, open_codec
 from shared.errors import BitstreamError
 
 

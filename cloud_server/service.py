@@ -38,9 +38,9 @@ from cloud_server.results.retention import Limits as RetentionLimits
 from cloud_server.results.retention import Retention
 from cloud_server.settings import ServerSettings
 from cloud_server.storage import open_database
-from cloud_server.tails import DEFAULT_THRESHOLD
 from cloud_server.tasks import task_names
 from cloud_server.telemetry import Metrics, ObservedEngine
+from codec.tails import DEFAULT_THRESHOLD
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, ModelError, TaskError
 

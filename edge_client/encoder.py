@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edge_client.extractor import FeatureExtractor
-from edge_client.precision import PrecisionChoice
+from codec.onnx import FeatureExtractor
+from codec.precision import PrecisionChoice
+from codec.rate import RateTarget
+from codec.regions import Regions
+from codec.registry import open_codec
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import RateTarget, Regions, open_codec
 from shared.errors import BudgetError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.preprocess import block_detail, from_array, load_photo

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cloud_server.reconstruct.networks import DecoderConfig
+from codec.markov_palette.networks import DecoderConfig
+from codec.markov_palette.palette import PlaneSpec
 from shared.bundle import ScaleSpec
 from shared.errors import FeatherwireError
-from shared.palette import PlaneSpec
 from training.contexts.fit import ContextSettings
 from training.fit.config import FitConfig, PlaneLayout
 from training.networks.extractor import (

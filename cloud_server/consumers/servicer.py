@@ -16,10 +16,10 @@ from cloud_server.engine import Engine, EngineFrame
 from cloud_server.ingest.limits import StreamLimits
 from cloud_server.ingest.refinement import replayed
 from cloud_server.ingest.served import ServedBundles
-from cloud_server.reconstruct.reconstructor import makes_pictures
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import Filter, Record
 from cloud_server.status import abort
+from codec.markov_palette.cloud import makes_pictures
 from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_server.engine.stage import Done, Stage, StoppableHandler
-from cloud_server.reconstruct import Reconstructor
-from cloud_server.reconstruct.reconstructor import makes_pictures
-from cloud_server.tails import DEFAULT_THRESHOLD, open_tails
+from codec.base import Latents
+from codec.markov_palette.cloud import Reconstructor, makes_pictures
+from codec.registry import open_codec
+from codec.tails import DEFAULT_THRESHOLD, open_tails
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import Latents, open_codec
 from shared.results import ModelInfo, TaskResult
 
 Image = NDArray[np.uint8]
@@ -27,7 +27,7 @@ LARGE_PIXELS = 4_000_000
 
 
 class TailRunner(Protocol):
-    """What a lane needs of a tail; see ``cloud_server.tails``."""
+    """What a lane needs of a tail; see ``codec.tails``."""
 
     @property
     def models(self) -> list[ModelInfo]: ...

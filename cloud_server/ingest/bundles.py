@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from cloud_server.reconstruct.reconstructor import WEIGHTS_FILE
 from cloud_server.status import abort
+from codec.markov_palette.cloud import WEIGHTS_FILE
 from shared.bundle import Bundle
 from shared.errors import BundleError
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc

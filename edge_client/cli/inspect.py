@@ -31,9 +31,9 @@ def inspect(
     A file whose end is missing shows the states that are complete and is marked as cut. One that
     was made with a bundle that is not packaged is shown, with a warning.
     """
+    from codec.registry import open_codec
     from shared.bitstream import Bitstream
     from shared.bundle import packaged_bundle_of
-    from shared.codec import open_codec
     from shared.errors import BitstreamError
 
     def one(path: Path) -> dict[str, Any]:

@@ -45,9 +45,11 @@ def truncate(
     for which the bundle of the files is read, but no photo. A file keeps to the chain of states
     that it was encoded with.
     """
+    from codec.base import Codec
+    from codec.rate import RateTarget
+    from codec.registry import open_codec
     from shared.bitstream import Bitstream
     from shared.bundle import Bundle, bundle_for
-    from shared.codec import Codec, RateTarget, open_codec
 
     with stop_on_error(as_json=as_json):
         target_rate = RateTarget(state, bpp, max_bytes)

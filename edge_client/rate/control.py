@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 
+from codec.markov_palette.palette import DiffusionState
+from codec.rate import RateTarget
 from edge_client.rate.bucket import TokenBucket, cost
 from edge_client.rate.link import LinkModel
 from edge_client.rate.steering import Steering
-from shared.codec import RateTarget
 from shared.errors import BudgetError
-from shared.palette import DiffusionState
 from shared.wire.commands import RatePolicy
 
 LOOK_AGAIN_S = 0.05

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.base import Codec
+from codec.rate import RateTarget
+from codec.regions import Regions
+from codec.registry import open_codec
 from edge_client.session.kept import Part
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import Codec, RateTarget, Regions, open_codec
 from shared.errors import BudgetError, BundleError, PhotoError
 from shared.preprocess import load_photo
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from opentelemetry.trace import SpanKind, use_span
 
+from codec.rate import RateTarget
+from codec.regions import Regions
 from edge_client.session.describe import Describer, Photo
 from edge_client.session.kept import Part
 from edge_client.session.switch import BundleSwitch
@@ -18,7 +20,6 @@ from edge_client.session.wishes import (
     picture_request,
 )
 from shared.bundle import Bundle
-from shared.codec import RateTarget, Regions
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import PictureRequest

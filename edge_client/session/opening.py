@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from codec.regions import Regions
+from codec.registry import open_codec
 from edge_client.session.bundles import BundleCache
 from edge_client.session.channel import TlsClientFiles, open_channel, wait_until_ready
 from edge_client.session.connection import Connection
@@ -22,7 +24,6 @@ from edge_client.session.kept import KeptFrames
 from edge_client.session.listener import Listener
 from edge_client.session.switch import BundleSwitch, Done, Keep
 from shared.bundle import Bundle, packaged_bundle_of
-from shared.codec import Regions, open_codec
 from shared.errors import BundleError, FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire.commands import Setting

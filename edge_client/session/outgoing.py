@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from codec.rate import FINEST, RateTarget
 from edge_client.rate import RateControl
 from edge_client.session.describe import Describer, Photo
 from edge_client.session.framing import Framer, Outgoing, SendWith
 from edge_client.session.wishes import PictureWish
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import RateTarget
-from shared.codec.rate import FINEST
 from shared.errors import FeatherwireError
 from shared.preprocess import load_photo
 

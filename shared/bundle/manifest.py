@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from codec.markov_palette.palette import DiffusionState, PlaneSpec
 from shared.bundle.psnr import PsnrModel
 from shared.errors import BundleError
-from shared.palette import DiffusionState, PlaneSpec
 from shared.preprocess import Placement
 
 FILE_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"

@@ -21,7 +21,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.palette.distortion import DistortionTable
+from codec.markov_palette.distortion import DistortionTable
 
 LEAST: Final = 1e-9
 """Distortions and detail are raised to this, so that they have a logarithm."""

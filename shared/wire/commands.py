@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import asdict, dataclass
 
-from shared.codec.regions import Region, Regions, check_regions
+from codec.regions import Region, Regions, check_regions
 from shared.errors import BudgetError, FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
 from shared.wire.failures import error_to_message

@@ -12,11 +12,11 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from cloud_server.cli import build_app
+from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.cli import ExitCode
-from shared.codec import open_codec
 from tests.support.tiny_bundle import make_tiny_bundle
 
 

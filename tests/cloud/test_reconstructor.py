@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from cloud_server.decoding import BitstreamDecoder, parse
-from cloud_server.reconstruct import Reconstructor, reconstructor
-from cloud_server.reconstruct.networks import Decoder, DecoderConfig
+from codec.base import Latents
+from codec.markov_palette import cloud as reconstructor
+from codec.markov_palette.cloud import Reconstructor
+from codec.markov_palette.networks import Decoder, DecoderConfig
+from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
-from shared.codec import Latents, open_codec
 from shared.errors import BitstreamError, BundleError, TaskError
 from tests.support.tiny_bundle import make_codec_bundle, make_tiny_bundle
 
@@ -54,8 +56,8 @@ def test_a_batch_of_states_gives_what_each_alone_gives(bundle: Bundle, data: byt
 
 
 def test_a_partial_layer_comes_between_the_states_around_it(bundle: Bundle, data: bytes) -> None:
+    from codec.markov_palette.codec import MarkovPaletteCodec
     from shared.bitstream import Bitstream
-    from shared.codec import MarkovPaletteCodec
 
     codec = open_codec(bundle)
     assert isinstance(codec, MarkovPaletteCodec)

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_server.reconstruct import Reconstructor
-from cloud_server.reconstruct.scheduler import MarkovPaletteScheduler
+from codec.base import Latents
+from codec.markov_palette.cloud import Reconstructor
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.sampler import MarkovPaletteScheduler
+from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
-from shared.codec import Latents, MarkovPaletteCodec, open_codec
 from shared.errors import BundleError
 from tests.support.tiny_bundle import make_tiny_bundle
 

@@ -7,10 +7,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from edge_client.extractor import FeatureExtractor
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.onnx import FeatureExtractor
+from codec.rate import RateTarget
+from codec.registry import open_codec
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import MarkovPaletteCodec, RateTarget, open_codec
 from tests.golden.make import smooth_features
 from tests.support.tiny_bundle import make_codec_bundle
 

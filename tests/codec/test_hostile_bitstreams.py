@@ -11,10 +11,11 @@ import google_crc32c
 import numpy as np
 import pytest
 
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.registry import open_codec
 from shared.bitstream import Bitstream, Layer, varint
 from shared.bitstream.container import HEADER_BYTES
 from shared.bundle import Bundle
-from shared.codec import MarkovPaletteCodec, open_codec
 from shared.errors import BitstreamError
 from tests.codec.test_markov_palette import encode
 from tests.support.tiny_bundle import make_codec_bundle

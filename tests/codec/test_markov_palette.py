@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.registry import open_codec, register_codec
 from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
-from shared.codec import MarkovPaletteCodec, open_codec, register_codec
 from shared.errors import BitstreamError, BundleError
 from tests.support.tiny_bundle import codec_files, make_codec_bundle, tiny_manifest
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_client import extractor as extractor_module
+from codec import onnx as extractor_module
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.distortion import DistortionTable
+from codec.onnx import FeatureExtractor
+from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
-from edge_client.extractor import FeatureExtractor
 from shared.bundle import Bundle, PsnrModel, PsnrRow
-from shared.codec import MarkovPaletteCodec, open_codec
 from shared.errors import BudgetError, BundleError, PhotoError
-from shared.palette.distortion import DistortionTable
 from shared.preprocess import block_detail
 from tests.support.tiny_bundle import make_codec_bundle, make_tiny_bundle
 

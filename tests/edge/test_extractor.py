@@ -13,20 +13,13 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from edge_client import extractor as extractor_module
-from edge_client import precision as precision_module
+from codec import onnx as extractor_module
+from codec import precision as precision_module
+from codec.onnx import EXTRACTOR_FILES, PRECISION_VARIABLE, FeatureExtractor
+from codec.precision import Precision, default_cache_dir, fastest, recall, remember, trial_clock
+from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
-from edge_client.extractor import EXTRACTOR_FILES, PRECISION_VARIABLE, FeatureExtractor
-from edge_client.precision import (
-    Precision,
-    default_cache_dir,
-    fastest,
-    recall,
-    remember,
-    trial_clock,
-)
 from shared.bundle import Bundle
-from shared.codec import open_codec
 from shared.errors import BundleError
 from tests.support.tiny_bundle import codec_files, tiny_manifest
 from training.export import calibrate, extractor_to_int8_onnx, extractor_to_onnx

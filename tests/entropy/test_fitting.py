@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from shared.entropy import ContextModel
-from shared.palette import MarkovPalette, PaletteTree
+from codec.markov_palette.contexts import ContextModel
+from codec.markov_palette.palette import MarkovPalette
+from codec.markov_palette.tree import PaletteTree
 from tests.support.tiny_bundle import PLANES, STATES
 from training.contexts.fit import (
     ContextSettings,

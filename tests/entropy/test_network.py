@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from shared.entropy import ContextModel, PlaneNetwork
-from shared.entropy.exact import EXACT_BELOW
-from shared.entropy.network import COLOUR_LIMIT, input_colours
+from codec.exact import EXACT_BELOW
+from codec.markov_palette.context_network import COLOUR_LIMIT, PlaneNetwork, input_colours
+from codec.markov_palette.contexts import ContextModel
+from codec.markov_palette.tree import PaletteTree
 from shared.errors import BundleError
-from shared.palette import PaletteTree
 from tests.support.tiny_bundle import tiny_palette
 from tests.support.tiny_contexts import tiny_contexts
 

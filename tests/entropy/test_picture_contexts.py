@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.entropy import BitDecoder, BitEncoder, ContextModel, PictureContexts
-from shared.entropy.network import (
+from codec.coder import BitDecoder, BitEncoder
+from codec.markov_palette.context_network import (
     COARSE_STEPS,
     MATE_STEPS,
     NEAREST,
@@ -18,9 +18,9 @@ from shared.entropy.network import (
     UNIT,
     input_colours,
 )
-from shared.entropy.picture_contexts import known_depths
+from codec.markov_palette.contexts import ContextModel, PictureContexts, known_depths
+from codec.markov_palette.palette import Pass
 from shared.errors import BitstreamError
-from shared.palette import Pass
 from tests.support.tiny_bundle import tiny_palette
 from tests.support.tiny_contexts import tiny_contexts
 
@@ -134,7 +134,7 @@ def test_a_decoder_in_another_state_refuses_the_message(change: str) -> None:
 
 
 def odds_by_hand(indices: Indices, depths: dict[str, np.ndarray], step: Pass) -> np.ndarray:
-    """The formula of shared.entropy.network, position by position, in Python integers."""
+    """The formula of the context network, position by position, in Python integers."""
     network = MODEL.networks[step.plane]
     mates, coarser = MODEL.mates[step.plane], MODEL.coarser[step.plane]
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.entropy import PROBABILITY_ONE, BitDecoder, BitEncoder
+from codec.coder import BitDecoder, BitEncoder
+from codec.probability import PROBABILITY_ONE
 from shared.errors import BitstreamError
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.entropy import SymbolDecoder, SymbolEncoder, SymbolTables
+from codec.coder import SymbolDecoder, SymbolEncoder, SymbolTables
 from shared.errors import BitstreamError, BundleError
 
 TOTAL = 1 << 20

@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 
 from cloud_server.analysis import Analyzer
 from cloud_server.cli import build_app
-from cloud_server.tails import open_tails
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.registry import open_codec
+from codec.tails import open_tails
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle, Manifest, packaged_bundle_of, packaged_names
-from shared.codec import MarkovPaletteCodec, open_codec
 from shared.errors import BitstreamError, BudgetError, BundleError, TaskError
 from tests.support.feature_bundle import make_feature_bundle, tail
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.registry import open_codec
 from shared.bundle import Bundle
-from shared.codec import MarkovPaletteCodec, open_codec
 from tests.support.tiny_bundle import make_codec_bundle
 
 FOLDER = Path(__file__).parent

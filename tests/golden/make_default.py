@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 from cloud_server.decoding import BitstreamDecoder
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
-from shared.codec import MarkovPaletteCodec, open_codec
 from tests.golden.make import index_hash
 
 FOLDER = Path(__file__).parent / "default"

@@ -10,8 +10,9 @@ import json
 import tempfile
 from pathlib import Path
 
+from codec.lattice_palette.codec import LatticeCodec
+from codec.rate import RateTarget
 from shared.bundle import Bundle
-from shared.codec import LatticeCodec, RateTarget
 from tests.golden.make import index_hash
 from tests.support.lattice_bundle import features, make_lattice_bundle
 

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from cloud_server.decoding import BitstreamDecoder
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import MarkovPaletteCodec, open_codec
 from tests.golden.make import index_hash
 from tests.golden.make_default import FOLDER, STATES_PICTURED
 from training.evaluate.metrics.pixels import PixelDistances

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.registry import open_codec
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import MarkovPaletteCodec, open_codec
 from tests.golden.make import FOLDER, index_hash
 
 GOLDEN = json.loads((FOLDER / "golden.json").read_text())
@@ -60,7 +61,7 @@ import sys
 from pathlib import Path
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import open_codec
+from codec.registry import open_codec
 from tests.golden.make import FOLDER, index_hash
 codec = open_codec(Bundle.load(FOLDER / "codec-bundle.zip"))
 for path in sorted(FOLDER.glob("*.fwf")):

@@ -7,9 +7,10 @@ import json
 
 import pytest
 
+from codec.lattice_palette.codec import LatticeCodec
+from codec.rate import RateTarget
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import LatticeCodec, RateTarget
 from tests.golden.make import index_hash
 from tests.golden.make_lattice import FOLDER
 from tests.golden.test_golden import ENVIRONMENTS, printed
@@ -42,7 +43,7 @@ def test_golden_files_decode_to_the_same_values_and_code_to_the_same_bytes(
 _DECODE = """
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import LatticeCodec
+from codec.lattice_palette.codec import LatticeCodec
 from tests.golden.make import index_hash
 from tests.golden.make_lattice import FOLDER
 codec = LatticeCodec(Bundle.load(FOLDER / "bundle.zip"))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from codec.lattice_palette.codec import LatticeCodec
+from codec.lattice_palette.palette import channels
+from codec.rate import RateTarget
+from codec.registry import open_codec
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.codec import LatticeCodec, RateTarget, open_codec
 from shared.errors import BitstreamError, BudgetError
-from shared.lattice.palette import channels
 from tests.codec.test_hostile_bitstreams import mutate, reseal
 from tests.support.lattice_bundle import SCALE, features, make_lattice_bundle
 

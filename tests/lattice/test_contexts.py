@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from shared.entropy import SymbolEncoder
+from codec.coder import SymbolEncoder
+from codec.lattice_palette.contexts import LatticeContexts
+from codec.lattice_palette.palette import LatticePalette
+from codec.lattice_palette.tables import MEAN_UNIT, SCALE_FIRST, SCALE_STEPS, symbol_tables
 from shared.errors import BundleError
-from shared.lattice import LatticeContexts, LatticePalette, symbol_tables
-from shared.lattice.tables import MEAN_UNIT, SCALE_FIRST, SCALE_STEPS
 from tests.support.lattice_bundle import SCALE, SETTINGS, fields, make_contexts
 from training.contexts.lattice import logistic_bits
 

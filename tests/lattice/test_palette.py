@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from codec.lattice_palette.palette import LatticePalette
+from codec.markov_palette.palette import DiffusionState
 from shared.errors import BundleError
-from shared.lattice import LatticePalette
-from shared.palette import DiffusionState
 from tests.support.lattice_bundle import CHANNELS, SCALE, SHAPES, fields
 from training.split.lattice import LatticeQuantiser, make_lattices
 

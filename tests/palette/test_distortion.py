@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared.codec import MarkovPaletteCodec, open_codec
-from shared.palette.distortion import DistortionTable
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.distortion import DistortionTable
+from codec.registry import open_codec
 from tests.codec.test_markov_palette import features
 from tests.support.tiny_bundle import make_codec_bundle
 

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codec.markov_palette.palette import DiffusionState, MarkovPalette, PlaneSpec
+from codec.markov_palette.tree import PaletteTree
 from shared.errors import BundleError
-from shared.palette import DiffusionState, MarkovPalette, PaletteTree, PlaneSpec
 
 
 def tree_of(depth: int = 4, channels: int = 3, seed: int = 0) -> PaletteTree:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from codec.markov_palette.palette import DiffusionState, MarkovPalette, PlaneSpec
+from codec.markov_palette.prediction import ScalePrediction
+from codec.markov_palette.tree import PaletteTree
 from shared.errors import BundleError
-from shared.palette import DiffusionState, MarkovPalette, PaletteTree, PlaneSpec, ScalePrediction
 
 PLANES = [
     PlaneSpec(name="a", scale="coarse", first_channel=0, channels=2, depth=3),

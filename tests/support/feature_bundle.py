@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from codec.markov_palette.palette import DiffusionState, MarkovPalette, PlaneSpec
+from codec.markov_palette.tree import PaletteTree
 from shared.bundle import (
     Bundle,
     ChainSpec,
@@ -23,7 +25,6 @@ from shared.bundle import (
     TailModel,
     TailSpec,
 )
-from shared.palette import DiffusionState, MarkovPalette, PaletteTree, PlaneSpec
 from tests.support.tiny_contexts import tiny_contexts
 
 SIDE = 64

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from codec.lattice_palette.contexts import LatticeContexts
+from codec.lattice_palette.palette import LatticePalette
+from codec.markov_palette.palette import Features
 from shared.bundle import Bundle, ChainSpec, Manifest, ScaleSpec
-from shared.lattice import LatticeContexts, LatticePalette
-from shared.palette.chain import Features
 from training.contexts.lattice import LatticeSettings, fit_lattice
 from training.split.lattice import ChainShape, make_lattices
 from training.split.steps import values_of

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from codec.markov_palette.palette import DiffusionState, MarkovPalette, PlaneSpec
+from codec.markov_palette.tree import PaletteTree
 from shared.bundle import Bundle, Manifest, ScaleSpec
-from shared.palette import DiffusionState, MarkovPalette, PaletteTree, PlaneSpec
 from tests.support.tiny_contexts import tiny_contexts
 
 PLANES = (
@@ -78,7 +79,7 @@ def make_tiny_bundle(folder: Path) -> Bundle:
     import torch
     from safetensors.torch import save
 
-    from cloud_server.reconstruct.networks import Decoder, DecoderConfig
+    from codec.markov_palette.networks import Decoder, DecoderConfig
     from training.export import extractor_to_onnx
     from training.networks.extractor import LATENT_GAIN, Extractor, ExtractorConfig
 

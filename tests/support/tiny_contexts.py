@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from shared.entropy import ContextModel, PlaneNetwork
-from shared.entropy.network import (
+from codec.markov_palette.context_network import (
     COARSE_STEPS,
     MATE_STEPS,
     ODDS_LIMIT,
     OWN_STEPS,
     PASSES,
     PLACE_INPUTS,
+    PlaneNetwork,
     Trunk,
     padded_channels,
 )
-from shared.entropy.picture_contexts import relations
-from shared.palette import MarkovPalette
+from codec.markov_palette.contexts import ContextModel, relations
+from codec.markov_palette.palette import MarkovPalette
 
 HIDDEN, WIDTH, TRUNK, FEATURES = 6, 4, 8, 3
 ODDS = np.linspace(200, 65336, 2 * ODDS_LIMIT + 1).astype(np.uint16)

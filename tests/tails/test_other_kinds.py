@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from cloud_server.tails import open_tails
-from cloud_server.tails.classes import classifications
-from cloud_server.tails.labels import label_map, regions
+from codec.base import Latents
+from codec.tails import open_tails
+from codec.tails.classes import classifications
+from codec.tails.labels import label_map, regions
 from shared.bundle import Bundle, ResizeSpec, TailSpec
-from shared.codec import Latents
 from shared.errors import TaskError
 from shared.preprocess import Placement
 from shared.results import decode_mask
@@ -130,7 +130,7 @@ def test_bands_of_a_large_picture_fit_together(monkeypatch: pytest.MonkeyPatch):
     scores = np.random.default_rng(3).standard_normal((5, 7, 9)).astype(np.float32)
     placement = Placement.of(333, 251, 96, 64, "letterbox")
     whole = label_map(scores, placement)
-    monkeypatch.setattr("cloud_server.tails.labels._BAND_PIXELS", 1000)
+    monkeypatch.setattr("codec.tails.labels._BAND_PIXELS", 1000)
     assert (label_map(scores, placement) == whole).all()
     assert set(np.unique(whole)) == set(range(5))
 

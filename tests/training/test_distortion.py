@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloud_server.reconstruct import Reconstructor
-from edge_client.extractor import FeatureExtractor
+from codec.markov_palette.cloud import Reconstructor
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.distortion import DistortionTable
+from codec.onnx import FeatureExtractor
+from codec.registry import open_codec
 from shared.bundle import Bundle
-from shared.codec import MarkovPaletteCodec, open_codec
-from shared.palette.distortion import DistortionTable
 from shared.preprocess import block_detail
 from tests.support.tiny_bundle import make_tiny_bundle
 from training.steps.distortion import fit_psnr_model

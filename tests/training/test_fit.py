@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.palette import PaletteTree
+from codec.markov_palette.tree import PaletteTree
 from training.fit.bisect import fit_leaves, heap_of, nearest
 from training.fit.config import PlaneLayout
 from training.fit.quantise import TrainingPalette

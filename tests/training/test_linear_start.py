@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cloud_server.reconstruct.networks import Decoder, DecoderConfig
+from codec.markov_palette.networks import Decoder, DecoderConfig
 from training.fit.config import PlaneLayout
 from training.fit.linear import initialise_linear
 from training.fit.muon import Muon, orthogonalise

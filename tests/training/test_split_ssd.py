@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 
 from cloud_server.models import ModelStore
-from cloud_server.tails.boxes import detections
 from cloud_server.tasks.base import Stopwatch
 from cloud_server.tasks.geometry import shrink
 from cloud_server.tasks.ssd import Ssd
+from codec.tails.boxes import detections
 from shared.bundle import TailClass, TailModel, TailSpec
 from shared.preprocess import Placement
 from training.split.objective import curvature_sample, distance

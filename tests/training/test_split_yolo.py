@@ -16,9 +16,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cloud_server.models import ModelStore
-from cloud_server.tails import open_tails
+from codec.rate import RateTarget
+from codec.registry import open_codec
+from codec.tails import open_tails
 from shared.bundle import Bundle
-from shared.codec import RateTarget, open_codec
 from shared.errors import ModelError
 from training.cli import build_app
 from training.recipe import RecipeError

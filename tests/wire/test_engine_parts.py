@@ -18,10 +18,10 @@ from cloud_server.engine import EngineFrame, LocalEngine, WorkerCounts
 from cloud_server.engine.picture import encode_picture
 from cloud_server.engine.stage import Stage
 from cloud_server.ingest.cache import OwnedCache
-from cloud_server.reconstruct import Reconstructor
+from codec.markov_palette.cloud import Reconstructor
+from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
-from shared.codec import open_codec
 from shared.errors import FeatherwireError, PhotoError, TaskError
 from shared.wire import PictureEncoding, PictureRequest
 

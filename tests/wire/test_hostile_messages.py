@@ -12,8 +12,8 @@ import pytest
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
+from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
-from shared.codec import open_codec
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
 from shared.proto.featherwire.v1 import types_pb2 as pb

@@ -20,12 +20,12 @@ from PIL import Image
 from structlog.testing import capture_logs
 
 from cloud_server.decoding import BitstreamDecoder
+from codec.rate import RateTarget
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
 from edge_client.session.kept import KeptFrames, Part
 from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
-from shared.codec import RateTarget
 from shared.errors import FeatherwireError, PhotoError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2
 from shared.wire import PictureRequest
@@ -42,7 +42,7 @@ WANTED = PictureRequest()
 
 def doubtful_score(bundle: Bundle, bitstream: Bitstream) -> float:
     """The best score in a bitstream's features, shown or not."""
-    from cloud_server.tails import open_tails
+    from codec.tails import open_tails
 
     decoder = BitstreamDecoder(bundle)
     tail = open_tails(bundle, score_threshold=0.0)["detection"]

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shared.entropy import PROBABILITY_ONE, ContextModel, PlaneNetwork
-from shared.entropy.network import ODDS_LIMIT, ODDS_UNIT
-from shared.entropy.picture_contexts import relations
-from shared.palette import MarkovPalette
-from shared.palette.chain import Indices
+from codec.markov_palette.context_network import ODDS_LIMIT, ODDS_UNIT, PlaneNetwork
+from codec.markov_palette.contexts import ContextModel, relations
+from codec.markov_palette.palette import Indices, MarkovPalette
+from codec.probability import PROBABILITY_ONE
 from training.contexts.network import FloatNetwork
 from training.contexts.samples import ContextSamples
 
@@ -29,8 +28,8 @@ class ContextSettings:
 
     hidden: units of the first layer by scale, coarsest first (the last one serves all further
     ones). width: units of the second. trunk, features: of what looks at the coarser scale; see
-    :mod:`shared.entropy.network`. steps, batch (positions), learning_rate: Adam with a cosine
-    schedule, for each plane. seed: same samples, settings and machine, same networks.
+    :mod:`codec.markov_palette.context_network`. steps, batch (positions), learning_rate: Adam
+    with a cosine schedule, for each plane. seed: same samples, settings and machine, same networks.
     """
 
     hidden: tuple[int, ...] = (48, 32)

@@ -1,6 +1,6 @@
 """Context networks of lattices: in floating point, their rounding, and how they are fitted.
 
-The float twin of :class:`shared.lattice.GroupNetwork`. It is fitted to the bits of logistic
+The float twin of :class:`codec.lattice_palette.context_network.GroupNetwork`. It is fitted to the bits of logistic
 distributions integrated over steps, which the tables of symbols round.
 """
 
@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from shared.entropy.exact import ACTIVATION_LIMIT
-from shared.entropy.network import UNIT
-from shared.lattice import GroupNetwork, LatticeContexts, LatticePalette, symbol_tables
-from shared.lattice.network import INPUT_LIMIT, PAST_TAPS
-from shared.lattice.palette import Values
-from shared.lattice.tables import MEAN_UNIT, SCALE_FIRST, SCALE_STEPS, SCALES
+from codec.exact import ACTIVATION_LIMIT
+from codec.lattice_palette.context_network import INPUT_LIMIT, PAST_TAPS, GroupNetwork
+from codec.lattice_palette.contexts import LatticeContexts
+from codec.lattice_palette.palette import LatticePalette, Values
+from codec.lattice_palette.tables import MEAN_UNIT, SCALE_FIRST, SCALE_STEPS, SCALES, symbol_tables
+from codec.markov_palette.context_network import UNIT
 from training.contexts.rounding import activations, biases, finest, integers
 
 LIMIT = 63

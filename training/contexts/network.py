@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shared.entropy.exact import ACTIVATION_LIMIT
-from shared.entropy.network import (
+from codec.exact import ACTIVATION_LIMIT
+from codec.markov_palette.context_network import (
     COLOUR_LIMIT,
     ODDS_UNIT,
     PASSES,
@@ -22,7 +22,7 @@ from shared.entropy.network import (
     Trunk,
     input_colours,
 )
-from shared.palette import PaletteTree
+from codec.markov_palette.tree import PaletteTree
 from training.contexts.rounding import activations, biases, finest, integers
 from training.contexts.samples import Batch
 
@@ -30,7 +30,7 @@ _LARGEST = ACTIVATION_LIMIT / UNIT
 
 
 class FloatNetwork(nn.Module):
-    """The float twin of :class:`shared.entropy.network.PlaneNetwork`."""
+    """The float twin of :class:`codec.markov_palette.context_network.PlaneNetwork`."""
 
     used: Tensor
     trunk_used: Tensor

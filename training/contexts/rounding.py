@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from shared.entropy.exact import ACTIVATION_LIMIT, EXACT_BELOW
-from shared.entropy.network import UNIT
+from codec.exact import ACTIVATION_LIMIT, EXACT_BELOW
+from codec.markov_palette.context_network import UNIT
 
 _FINEST_SHIFT = 14
 _MARGIN = 0.98

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shared.entropy.network import (
+from codec.markov_palette.context_network import (
     COARSE_STEPS,
     MATE_STEPS,
     NEAREST,
@@ -19,9 +19,8 @@ from shared.entropy.network import (
     UNIT,
     input_colours,
 )
-from shared.entropy.picture_contexts import known_depths, relations
-from shared.palette import MarkovPalette
-from shared.palette.chain import Indices
+from codec.markov_palette.contexts import known_depths, relations
+from codec.markov_palette.palette import Indices, MarkovPalette
 
 
 @dataclass(frozen=True)

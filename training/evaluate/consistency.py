@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from codec.base import Latents
+from codec.markov_palette.palette import Indices
 from shared.bundle import Bundle
-from shared.codec import Latents
-from shared.palette.chain import Indices
 from training.evaluate.under_test import BundleCoder
 
 Pixels = npt.NDArray[np.uint8]

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import onnxruntime as ort
 import torch
 
-from cloud_server.reconstruct import Reconstructor
+from codec.markov_palette.cloud import Reconstructor
+from codec.markov_palette.codec import MarkovPaletteCodec
 from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
-from shared.codec import MarkovPaletteCodec
 from shared.preprocess import pad_to_multiple
 
 CARD_FILE = "MODEL_CARD.md"

@@ -17,7 +17,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from cloud_server.reconstruct.networks import DecoderConfig
+from codec.markov_palette.networks import DecoderConfig
 from training.fit.config import FitConfig, PlaneLayout
 from training.fit.features.losses import load_losses
 from training.fit.labels import TextureLabels

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cloud_server.reconstruct.networks import Decoder
+from codec.markov_palette.networks import Decoder
 from training.fit.quantise import TrainingPalette
 from training.networks.extractor import (
     LATENT_BOUND,

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cloud_server.reconstruct.networks import Decoder, DecoderConfig
+from codec.markov_palette.networks import Decoder, DecoderConfig
 from training.fit import checkpoint
 from training.fit.config import FitConfig
 from training.fit.contrastive import texture_contrast

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cloud_server.reconstruct.networks import Decoder
+from codec.markov_palette.networks import Decoder
 from training.fit import checkpoint
 from training.fit.linear import predict, regress
 from training.fit.quantise import TrainingPalette

@@ -7,7 +7,7 @@ training diverges.
 
 Texture is predicted from the semantic colours, and only the residual is quantised. The
 prediction closes the loop over the semantic quantiser, so it is not part of the network that is
-exported: it travels with the palette (see :mod:`shared.palette.prediction`).
+exported: it travels with the palette (see :mod:`codec.markov_palette.prediction`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cloud_server.reconstruct.networks import TexturePrediction, initialise
+from codec.markov_palette.networks import TexturePrediction, initialise
 
 LATENT_BOUND = 2.0
 SEMANTIC_STRIDE = 16

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from codec.coder import SymbolEncoder
+from codec.lattice_palette.contexts import LatticeContexts
+from codec.lattice_palette.palette import LatticePalette, Values
 from shared.bitstream.container import HEADER_BYTES, layer_bytes
 from shared.bundle import (
     Bundle,
@@ -19,8 +22,6 @@ from shared.bundle import (
     TailModel,
     TailSpec,
 )
-from shared.entropy import SymbolEncoder
-from shared.lattice import LatticeContexts, LatticePalette, Values
 from training.split.model import CutModel
 from training.split.network import SplitNetwork
 from training.split.onnx_files import extractor_onnx, tail_onnx

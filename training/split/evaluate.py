@@ -9,10 +9,11 @@ from time import perf_counter
 import numpy as np
 import onnxruntime as ort
 
-from cloud_server.tails.boxes import detections
-from cloud_server.tails.network import TailNetwork
+from codec.rate import RateTarget
+from codec.registry import open_codec
+from codec.tails.boxes import detections
+from codec.tails.network import TailNetwork
 from shared.bundle import Bundle
-from shared.codec import RateTarget, open_codec
 from training.evaluate.average_precision import AveragePrecision
 from training.evaluate.photos import EvaluationError, EvaluationPhoto
 

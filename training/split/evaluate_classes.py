@@ -18,9 +18,10 @@ import onnxruntime as ort
 import torch
 from PIL import Image, features
 
-from cloud_server.tails.network import TailNetwork
+from codec.rate import RateTarget
+from codec.registry import open_codec
+from codec.tails.network import TailNetwork
 from shared.bundle import Bundle
-from shared.codec import RateTarget, open_codec
 from training.evaluate.photos import EvaluationPhoto
 from training.split.network import SplitNetwork
 

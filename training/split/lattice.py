@@ -15,9 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from shared.lattice import LatticePalette, LatticePlane
-from shared.lattice.palette import channels
-from shared.palette import DiffusionState, PlaneSpec
+from codec.lattice_palette.palette import LatticePalette, LatticePlane, channels
+from codec.markov_palette.palette import DiffusionState, PlaneSpec
 from training.contexts.lattice import LIMIT
 
 _MARGIN = 1.25

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.lattice import LatticeContexts, LatticePalette, Values
-from shared.lattice.palette import channels
+from codec.lattice_palette.contexts import LatticeContexts
+from codec.lattice_palette.palette import LatticePalette, Values, channels
 from training.contexts.lattice import fit_lattice
 from training.fit.data import PhotoCache
 from training.recipe import RecipeError

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shared.lattice import LatticePalette
+from codec.lattice_palette.palette import LatticePalette
 from training.split.lattice import LatticeQuantiser
 from training.split.model import CutModel, tail_outputs
 from training.split.network import Outputs, SplitNetwork

@@ -9,12 +9,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from cloud_server.reconstruct import Reconstructor
+from codec.base import Latents
+from codec.markov_palette.cloud import Reconstructor
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.distortion import DistortionTable
+from codec.markov_palette.palette import Features
 from shared.bundle import PsnrModel, PsnrRow
 from shared.bundle.psnr import LEAST
-from shared.codec import Latents, MarkovPaletteCodec
-from shared.palette.chain import Features
-from shared.palette.distortion import DistortionTable
 from shared.preprocess import block_detail
 
 Pixels = npt.NDArray[np.uint8]

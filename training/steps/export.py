@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from cloud_server.reconstruct.networks import Decoder
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.networks import Decoder
+from codec.markov_palette.palette import DiffusionState, MarkovPalette
 from shared.bundle import Bundle, PsnrModel
-from shared.codec import MarkovPaletteCodec
-from shared.palette import DiffusionState, MarkovPalette
 from shared.preprocess import pad_to_multiple
 from training.contexts.fit import even_contexts, fit_contexts
 from training.evaluate.under_test import BundleCoder

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from shared.codec import open_codec
+from codec.registry import open_codec
 from training.evaluate.under_test import BundleCoder
 from training.fit.features.texture import PatchDescriptors, TextureModel
 from training.steps.texture import as_picture

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.palette import DiffusionState, MarkovPalette, PaletteTree, ScalePrediction
+from codec.markov_palette.palette import DiffusionState, MarkovPalette
+from codec.markov_palette.prediction import ScalePrediction
+from codec.markov_palette.tree import PaletteTree
 from training.fit import checkpoint
 from training.recipe import Recipe, RecipeError
 

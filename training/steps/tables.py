@@ -12,12 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.contexts import ContextModel
+from codec.markov_palette.palette import DiffusionState, Indices, MarkovPalette
 from shared.bitstream.container import HEADER_BYTES, layer_bytes
 from shared.bundle import Bundle, Manifest
-from shared.codec import MarkovPaletteCodec
-from shared.entropy import ContextModel
-from shared.palette import DiffusionState, MarkovPalette
-from shared.palette.chain import Indices
 from shared.preprocess import pad_to_multiple
 from training.contexts.fit import even_contexts, static_contexts
 from training.fit.data import PhotoCache

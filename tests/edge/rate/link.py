@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from codec.markov_palette.palette import DiffusionState
+from codec.rate import RateTarget
 from edge_client.rate import RateControl
-from shared.codec import RateTarget
-from shared.palette import DiffusionState
 
 PIXELS = 640 * 480
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cloud_server.tails.boxes import detections
+from codec.tails.boxes import detections
 from shared.bundle import TailSpec
 from shared.preprocess import Placement
 from shared.results import Detection

@@ -8,10 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from cloud_server.tails.network import TailNetwork
+from codec.base import Latents
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.rate import RateTarget
+from codec.registry import open_codec
+from codec.tails.network import TailNetwork
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle, TailSpec
-from shared.codec import Latents, MarkovPaletteCodec, RateTarget, open_codec
 from shared.preprocess import Placement, pad_to_multiple
 from training.evaluate.accuracy.base import Pixels
 from training.evaluate.photos import EvaluationError

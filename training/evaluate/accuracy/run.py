@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cloud_server.reconstruct.reconstructor import makes_pictures
+from codec.markov_palette.cloud import makes_pictures
 from shared.bundle import Bundle
 from training.evaluate.accuracy import page, summary
 from training.evaluate.accuracy.base import Kind, Network, Subject

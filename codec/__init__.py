@@ -1,0 +1,1 @@
+"""Codecs: a folder each, found by the name in a bundle's manifest."""

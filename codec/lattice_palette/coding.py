@@ -1,0 +1,145 @@
+"""One chain of states over a lattice: whole steps of channels, group by group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from codec.base import Latents
+from codec.coder import SymbolDecoder, SymbolEncoder
+from codec.lattice_palette.contexts import LatticeContexts, PictureLattice
+from codec.lattice_palette.palette import LatticePalette, LatticePass, Values, channels
+from codec.layered import ChainCodec, shapes_of
+from codec.markov_palette.palette import Features
+from codec.rate import FINEST, RateTarget
+from codec.regions import Regions
+from shared.bitstream import Bitstream
+from shared.bundle import Bundle
+
+Tables = npt.NDArray[np.intp]
+SymbolSource = Callable[[int, PictureLattice, LatticePass, Tables], npt.NDArray[np.int32]]
+
+_WORST_BITS_PER_VALUE = 24
+
+
+class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
+    """Encodes features to the layers of one operating point and decodes them."""
+
+    def __init__(self, bundle: Bundle, palette: LatticePalette, contexts: LatticeContexts) -> None:
+        """palette, contexts: of this chain; bundle: which it is of."""
+        super().__init__(bundle)
+        self.palette, self._contexts = palette, contexts
+
+    @property
+    def states(self) -> range:
+        """The chain's states, finest first."""
+        return range(self.palette.finest_state, self.palette.coarsest_state + 1)
+
+    def passes(self, state: int) -> Sequence[LatticePass]:
+        """What leads from state ``state + 1`` to ``state``, in the stream's order."""
+        return self.palette.passes(state)
+
+    def encode(
+        self,
+        features: Features,
+        width: int,
+        height: int,
+        target: RateTarget = FINEST,
+        *,
+        rate_weight: float | None = None,
+        detail: Sequence[float] | None = None,
+        regions: Regions = (),
+    ) -> Bitstream:
+        """See :meth:`codec.base.Codec.encode`.
+
+        Values are the nearest whole steps; or, with a ``rate_weight`` above 0, of the two nearest
+        ones that of least squared error + weight x bits (Chou, Lookabaugh and Gray 1989), decided
+        in the stream's order.
+        """
+        self._check_features(features)
+        self._check_extent(shapes_of(features), width, height)
+        state = self.states[0] if target.state is None else target.state
+        budget = target.budget_bytes(width, height)
+        if rate_weight:
+            source = self._decided(features, rate_weight)
+        else:
+            source = self._known(self.palette.quantise(features))
+        return self._compose(width, height, source, state, 0, budget)
+
+    def decode(self, bitstream: Bitstream) -> Latents:
+        """See :meth:`codec.base.Codec.decode`. There are no indices: values are whole steps
+        and not nodes of a tree."""
+        contexts = self._read(bitstream)
+        return Latents(
+            self.palette.decode(contexts.values(), contexts.known()),
+            {},
+            bitstream.state,
+            bitstream.width,
+            bitstream.height,
+            {},
+            self._progress(bitstream, contexts),
+        )
+
+    def decode_values(self, bitstream: Bitstream) -> Values:
+        """Whole steps of all planes, 0 where nothing is told: int32 [C, h, w] a plane.
+
+        Raises as :meth:`decode` does.
+        """
+        return self._read(bitstream).values()
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    def _known(self, values: Values) -> SymbolSource:
+        def symbols(
+            state: int, contexts: PictureLattice, step: LatticePass, tables: Tables
+        ) -> npt.NDArray[np.int32]:
+            return contexts.symbols(step, contexts.of_pass(step, values[step.plane]))
+
+        return symbols
+
+    def _decided(self, features: Features, rate_weight: float) -> SymbolSource:
+        def symbols(
+            state: int, contexts: PictureLattice, step: LatticePass, tables: Tables
+        ) -> npt.NDArray[np.int32]:
+            plane = self.palette.planes[step.plane]
+            exact = features[plane.spec.scale][channels(plane.spec)] / np.float32(plane.step)
+            here = contexts.of_pass(step, exact)
+            limits = plane.limits.astype(np.float32)
+            low = np.floor(here).clip(-limits, limits)
+            high = np.ceil(here).clip(-limits, limits)
+            said = [contexts.symbols(step, value.astype(np.int32)) for value in (low, high)]
+            weight = rate_weight / plane.step**2
+            costs = [
+                np.square(here - value).reshape(-1) + weight * self._contexts.bits(symbol, tables)
+                for value, symbol in zip((low, high), said, strict=True)
+            ]
+            return np.where(costs[1] < costs[0], said[1], said[0])
+
+        return symbols
+
+    def _open(self, width: int, height: int) -> PictureLattice:
+        grids = self._grids(width, height)
+        return self._contexts.open({spec.name: grids[spec.scale] for spec in self.palette.specs})
+
+    def _models(self, contexts: PictureLattice, step: LatticePass) -> npt.NDArray[np.intp]:
+        return contexts.tables(step)
+
+    def _advance(self, contexts: PictureLattice, step: LatticePass, symbols: Any) -> None:
+        contexts.advance(step, symbols)
+
+    def _encoder(self) -> SymbolEncoder:
+        return SymbolEncoder(self._contexts.tables)
+
+    def _decoder(self, payload: bytes) -> SymbolDecoder:
+        return SymbolDecoder(payload, self._contexts.tables)
+
+    def _most_bits(self, step: LatticePass, width: int, height: int) -> int:
+        spec = self.palette.planes[step.plane].spec
+        rows, columns = self._grids(width, height)[spec.scale]
+        return _WORST_BITS_PER_VALUE * rows * columns * spec.channels
+
+    def _symbols(self, contexts: PictureLattice, step: LatticePass) -> int:
+        return len(contexts.positions(step)) * self.palette.planes[step.plane].spec.channels

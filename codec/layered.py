@@ -1,0 +1,302 @@
+"""One chain of states: one range coder message per diffusion step, whatever its palettes are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from codec.base import Latents
+from codec.markov_palette.palette import Features
+from codec.rate import FINEST, RateTarget
+from codec.regions import Regions
+from shared.bitstream import Bitstream, Layer, PartialLayer
+from shared.bitstream.container import HEADER_BYTES, layer_bytes, partial_layer_bytes
+from shared.bundle import Bundle
+from shared.errors import BitstreamError, BudgetError
+
+_MESSAGE_SLACK_BYTES = 16
+
+Step = TypeVar("Step")
+Contexts = TypeVar("Contexts")
+Symbols = npt.NDArray[Any]
+Models = npt.NDArray[Any]
+"""What symbols are coded with, one each: a probability, or a table's number."""
+
+
+class Encoder(Protocol):
+    """Collects symbols to a message."""
+
+    def encode(self, symbols: Any, models: Any, /) -> None:
+        """Append symbols."""
+
+    def payload(self) -> bytes:
+        """The message so far."""
+
+
+class Decoder(Protocol):
+    """Reads the symbols of a message."""
+
+    def decode(self, models: Any, /) -> Symbols:
+        """The next symbols. Raises BitstreamError ``bad_payload``."""
+
+    def finish(self) -> None:
+        """Raise BitstreamError ``bad_payload`` unless the message is exactly what was read."""
+
+
+class ChainCodec(ABC, Generic[Step, Contexts]):
+    """Composes, shortens, checks and reads bitstreams of one chain; palettes are subclasses'."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """bundle: which the chain is of."""
+        self._bundle = bundle
+        self._strides = {scale.name: scale.stride for scale in bundle.manifest.scales}
+        self._channels = {scale.name: scale.channels for scale in bundle.manifest.scales}
+
+    # -- what a kind of palette says --------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def states(self) -> range:
+        """The chain's states, finest first."""
+
+    @abstractmethod
+    def passes(self, state: int) -> Sequence[Step]:
+        """What leads from state ``state + 1`` to ``state``, in the stream's order."""
+
+    @abstractmethod
+    def encode(
+        self,
+        features: Features,
+        width: int,
+        height: int,
+        target: RateTarget = FINEST,
+        *,
+        rate_weight: float | None = None,
+        detail: Sequence[float] | None = None,
+        regions: Regions = (),
+    ) -> Bitstream:
+        """See :meth:`codec.base.Codec.encode`."""
+
+    @abstractmethod
+    def decode(self, bitstream: Bitstream) -> Latents:
+        """See :meth:`codec.base.Codec.decode`."""
+
+    @abstractmethod
+    def _open(self, width: int, height: int) -> Contexts:
+        """Begin a picture of which nothing is known."""
+
+    @abstractmethod
+    def _models(self, contexts: Contexts, step: Step) -> Models:
+        """What the symbols of a pass are coded with."""
+
+    @abstractmethod
+    def _advance(self, contexts: Contexts, step: Step, symbols: Symbols) -> None:
+        """Learn the symbols of a pass."""
+
+    @abstractmethod
+    def _encoder(self) -> Encoder: ...
+
+    @abstractmethod
+    def _decoder(self, payload: bytes) -> Decoder: ...
+
+    @abstractmethod
+    def _most_bits(self, step: Step, width: int, height: int) -> int:
+        """More than a pass of such a picture can take."""
+
+    @abstractmethod
+    def _symbols(self, contexts: Contexts, step: Step) -> int:
+        """How many symbols a pass has."""
+
+    # -- what all of them share -------------------------------------------------------------------
+
+    def shorten(self, bitstream: Bitstream, max_bytes: int) -> Bitstream:
+        """See :meth:`codec.base.Codec.shorten`."""
+        self._check(bitstream)
+        if bitstream.file_bytes <= max_bytes:
+            return bitstream
+        parts: dict[int, bytes] = {layer.state: layer.payload for layer in bitstream.layers}
+        passes = 0
+        if bitstream.partial is not None:
+            parts[bitstream.partial.state] = bitstream.partial.payload
+            passes = bitstream.partial.passes
+        decoders: dict[int, Decoder] = {}
+
+        def source(state: int, contexts: Contexts, step: Step, models: Models) -> Symbols:
+            if state not in decoders:
+                decoders[state] = self._decoder(parts[state])
+            return decoders[state].decode(models)
+
+        shorter = self._compose(
+            bitstream.width, bitstream.height, source, bitstream.state, passes, max_bytes
+        )
+        if shorter.layers != bitstream.layers[: len(shorter.layers)]:
+            raise BitstreamError("bad_payload", "no encoder writes such layers")
+        return shorter
+
+    def _read(self, bitstream: Bitstream) -> Contexts:
+        self._check(bitstream)
+        contexts = self._open(bitstream.width, bitstream.height)
+        for layer in bitstream.layers:
+            self._read_layer(contexts, layer.state, layer.payload, None)
+        if (partial := bitstream.partial) is not None:
+            self._read_layer(contexts, partial.state, partial.payload, partial.passes)
+        return contexts
+
+    def _read_layer(
+        self, contexts: Contexts, state: int, payload: bytes, passes: int | None
+    ) -> None:
+        try:
+            decoder = self._decoder(payload)
+            for step in self.passes(state)[:passes]:
+                self._advance(contexts, step, decoder.decode(self._models(contexts, step)))
+            decoder.finish()
+        except BitstreamError as error:
+            raise BitstreamError(error.reason, f"layer of state {state}: {error.message}") from None
+
+    def _compose(
+        self,
+        width: int,
+        height: int,
+        source: Callable[[int, Contexts, Step, Models], Symbols],
+        state: int,
+        passes: int,
+        max_bytes: int | None,
+    ) -> Bitstream:
+        """Code layers down to ``state`` and ``passes`` of the next while they fit.
+
+        source: says the symbols of a state's pass.
+        """
+        contexts = self._open(width, height)
+        coarsest = self.states[-1]
+        layers = [whole(self._code_layer(contexts, coarsest, source))]
+        total = HEADER_BYTES + layer_bytes(len(layers[0].payload))
+        if max_bytes is not None and total > max_bytes:
+            raise BudgetError(
+                "budget_too_small",
+                f"the budget is {max_bytes} bytes, but state {coarsest}, the coarsest, takes "
+                f"{total}",
+                budget_bytes=max_bytes,
+                needed_bytes=total,
+            )
+        partial: PartialLayer | None = None
+        for here in range(coarsest - 1, state - 1 - bool(passes), -1):
+            coded = self._code_layer(
+                contexts,
+                here,
+                source,
+                passes=passes if here < state else None,
+                room=None if max_bytes is None else max_bytes - total,
+            )
+            if not isinstance(coded, Layer):
+                partial = coded
+                break
+            layers.append(coded)
+            total += layer_bytes(len(coded.payload))
+        return Bitstream(
+            self._bundle.short_id, width, height, layers[-1].state, tuple(layers), partial
+        )
+
+    def _code_layer(
+        self,
+        contexts: Contexts,
+        state: int,
+        source: Callable[[int, Contexts, Step, Models], Symbols],
+        *,
+        passes: int | None = None,
+        room: int | None = None,
+    ) -> Layer | PartialLayer | None:
+        """The layer; or its first ``passes``; or those that fit into ``room`` bytes, if any do.
+
+        After fewer than all passes ``contexts`` are spent.
+        """
+        steps = self.passes(state)
+        encoder = self._encoder()
+        fitting: PartialLayer | None = None
+        for number, step in enumerate(steps, 1):
+            models = self._models(contexts, step)
+            symbols = source(state, contexts, step, models)
+            self._advance(contexts, step, symbols)
+            encoder.encode(symbols, models)
+            if number == len(steps) or (room is None and number != passes):
+                continue
+            payload = encoder.payload()
+            # A message only grows: once even the shortest framing is too long, so is all to come.
+            if room is not None and layer_bytes(len(payload)) > room:
+                return fitting
+            if room is None or partial_layer_bytes(number, len(payload)) <= room:
+                fitting = PartialLayer(state, number, payload)
+            if number == passes:
+                return fitting
+        payload = encoder.payload()
+        if room is not None and layer_bytes(len(payload)) > room:
+            return fitting
+        return Layer(state, payload)
+
+    def _progress(self, bitstream: Bitstream, contexts: Contexts) -> float:
+        """The share of the next layer's symbols that a partial layer brings."""
+        if bitstream.partial is None:
+            return 0.0
+        symbols = [self._symbols(contexts, step) for step in self.passes(bitstream.partial.state)]
+        return sum(symbols[: bitstream.partial.passes]) / max(1, sum(symbols))
+
+    def _check_passes(self, state: int, passes: int) -> None:
+        if passes and not 0 < passes < len(
+            self.passes(state - 1) if state > self.states[0] else ()
+        ):
+            raise ValueError(f"state {state} cannot be followed by {passes} passes")
+
+    def _check_features(self, features: Features) -> None:
+        for name, channels in self._channels.items():
+            if name not in features or features[name].ndim != 3:
+                raise ValueError(f"features of scale {name!r} are missing or not [C, h, w]")
+            if features[name].shape[0] != channels or not np.isfinite(features[name]).all():
+                raise ValueError(f"features of scale {name!r} must be {channels} finite channels")
+
+    def _check_extent(self, shapes: dict[str, tuple[int, ...]], width: int, height: int) -> None:
+        """shapes: of a grid of every scale."""
+        if shapes != self._grids(width, height):
+            raise ValueError(f"these are not the grids of a picture of {width}x{height} pixels")
+
+    def _grids(self, width: int, height: int) -> dict[str, tuple[int, int]]:
+        """Rows and columns of positions of every scale of a picture of that size."""
+        rows, columns = self._bundle.manifest.grid_pixels(width, height)
+        return {name: (rows // stride, columns // stride) for name, stride in self._strides.items()}
+
+    def _check(self, bitstream: Bitstream) -> None:
+        for layer in bitstream.layers:
+            self._check_payload(bitstream, layer, self.passes(layer.state))
+        if (partial := bitstream.partial) is not None:
+            steps = self.passes(partial.state)
+            if partial.passes >= len(steps):
+                raise BitstreamError(
+                    "bad_passes",
+                    f"{partial.passes} passes of state {partial.state}; its layer has "
+                    f"{len(steps)}, and one with all of them is no partial layer",
+                )
+            self._check_payload(bitstream, partial, steps[: partial.passes])
+
+    def _check_payload(
+        self, bitstream: Bitstream, layer: Layer | PartialLayer, steps: Sequence[Step]
+    ) -> None:
+        most = sum(self._most_bits(step, bitstream.width, bitstream.height) for step in steps) // 8
+        if len(layer.payload) > most + _MESSAGE_SLACK_BYTES:
+            raise BitstreamError(
+                "limit_exceeded",
+                f"layer of state {layer.state}: {len(layer.payload)} bytes are more than "
+                f"its {most} symbols' bytes can be",
+            )
+
+
+def shapes_of(features: Features) -> dict[str, tuple[int, ...]]:
+    """Rows and columns of every scale."""
+    return {name: values.shape[1:] for name, values in features.items()}
+
+
+def whole(coded: Layer | PartialLayer | None) -> Layer:
+    """A layer that was coded without a limit."""
+    assert isinstance(coded, Layer), "without a limit a layer is coded whole"
+    return coded

@@ -1,0 +1,290 @@
+"""One chain of states: leaves, then one range coder message per diffusion step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from codec.base import Latents
+from codec.coder import BitDecoder, BitEncoder
+from codec.layered import ChainCodec, shapes_of, whole
+from codec.markov_palette.assignment import RateAwareAssignment
+from codec.markov_palette.contexts import ContextModel, PictureContexts
+from codec.markov_palette.distortion import DistortionTable
+from codec.markov_palette.palette import Depths, Features, Indices, MarkovPalette, Pass
+from codec.rate import FINEST, RateTarget
+from codec.regions import RegionAssignment, Regions, States, grid_of_states
+from shared.bitstream import Bitstream, Layer
+from shared.bundle import Bundle
+from shared.errors import BudgetError
+
+_WORST_BITS_PER_SPLIT = 16
+
+Bits = npt.NDArray[np.uint8]
+BitSource = Callable[[int, PictureContexts, Pass, npt.NDArray[np.uint16]], Bits]
+"""Says the bits of a state's pass, given the odds of each: uint8 [n]."""
+
+
+class PaletteChain(ChainCodec[Pass, PictureContexts]):
+    """Encodes features to the layers of one chain of palette trees and decodes them to colours."""
+
+    def __init__(self, bundle: Bundle, palette: MarkovPalette, contexts: ContextModel) -> None:
+        """palette, contexts: of this chain; bundle: which it is of."""
+        super().__init__(bundle)
+        self.palette = palette
+        self._contexts = contexts
+        self._scales = {plane.name: plane.scale for plane in palette.planes}
+
+    @property
+    def states(self) -> range:
+        """The chain's states, finest first."""
+        return range(self.palette.finest_state, self.palette.coarsest_state + 1)
+
+    def passes(self, state: int) -> Sequence[Pass]:
+        """What leads from state ``state + 1`` to ``state``, in the stream's order."""
+        return self.palette.passes(state)
+
+    # -- to bits ---------------------------------------------------------------------------------
+
+    def layers(self, features: Features) -> Iterator[Layer]:
+        """See :meth:`codec.base.Codec.layers`."""
+        return self.encode_indices(self.quantise(features))
+
+    def encode(
+        self,
+        features: Features,
+        width: int,
+        height: int,
+        target: RateTarget = FINEST,
+        *,
+        rate_weight: float | None = None,
+        detail: Sequence[float] | None = None,
+        regions: Regions = (),
+    ) -> Bitstream:
+        """See :meth:`codec.base.Codec.encode`."""
+        if regions:
+            nearest = rate_weight is not None
+            return self._encode_regions(features, width, height, target, regions, nearest)
+        if target.psnr_db is not None or not rate_weight:
+            indices = self.quantise(features, rate_weight)
+            state, passes = self._state(target), 0
+            if target.psnr_db is not None:
+                state, passes = self._reaching(features, indices, target, detail)
+            return self.code(
+                indices,
+                width,
+                height,
+                state=state,
+                passes=passes,
+                max_bytes=target.budget_bytes(width, height),
+            )
+        # The decisions need the odds that coding needs: both in one walk.
+        self._check_features(features)
+        self._check_extent(shapes_of(features), width, height)
+        assignment = RateAwareAssignment(self.palette, features, rate_weight)
+
+        def bits_of(
+            state: int, contexts: PictureContexts, step: Pass, odds: npt.NDArray[np.uint16]
+        ) -> Bits:
+            return assignment.bits(step, contexts.positions(step.plane, step.side), odds)
+
+        budget = target.budget_bytes(width, height)
+        return self._compose(width, height, bits_of, self._state(target), 0, budget)
+
+    def _encode_regions(
+        self,
+        features: Features,
+        width: int,
+        height: int,
+        target: RateTarget,
+        regions: Regions,
+        nearest: bool,
+    ) -> Bitstream:
+        """Regions to their own states, the rest to the target's, or to what a budget leaves."""
+        self._check_features(features)
+        self._check_extent(shapes_of(features), width, height)
+        finest = max(self.states[0], min(region.state for region in regions))
+        budget = target.budget_bytes(width, height)
+
+        def coded(rest: int, max_bytes: int | None = None) -> Bitstream:
+            states = self._states_of(regions, rest, width, height)
+            assignment = RegionAssignment(self.palette, features, states, nearest=nearest)
+
+            def bits_of(
+                state: int, contexts: PictureContexts, step: Pass, odds: npt.NDArray[np.uint16]
+            ) -> Bits:
+                return assignment.bits(state, step, contexts.positions(step.plane, step.side), odds)
+
+            return self._compose(width, height, bits_of, min(rest, finest), 0, max_bytes)
+
+        if budget is None:
+            return coded(self._state(target))
+        best: Bitstream | None = None
+        low, high = finest, self.states[-1]
+        while low <= high:  # the finest rest with which the regions have all that they want
+            rest = (low + high) // 2
+            found = coded(rest)
+            if found.file_bytes <= budget:
+                best, high = found, rest - 1
+            else:
+                low = rest + 1
+        return best if best is not None else coded(self.states[-1], budget)
+
+    def _states_of(self, regions: Regions, rest: int, width: int, height: int) -> dict[str, States]:
+        """Of all scales alike: a region is made of whole positions of the coarsest."""
+        grids, stride = self._grids(width, height), max(self._strides.values())
+        name = max(self._strides, key=self._strides.__getitem__)
+        states = grid_of_states(regions, rest, width, height, *grids[name], stride)
+        return {
+            scale: states.repeat(stride // here, 0).repeat(stride // here, 1)
+            for scale, here in self._strides.items()
+        }
+
+    def quantise(self, features: Features, rate_weight: float | None = None) -> Indices:
+        """Indices at the finest state: int32 [h, w] a plane. Raises ValueError on wrong features.
+
+        Those that the palette was made for (:meth:`PaletteTree.leaf`); or the nearest leaves with
+        a ``rate_weight`` of 0; or with a greater one those of
+        :class:`~codec.markov_palette.assignment.RateAwareAssignment`.
+        """
+        self._check_features(features)
+        if not rate_weight:
+            return self.palette.encode(features, nearest=rate_weight is not None)
+        contexts = self._contexts.open(self._by_plane(shapes_of(features)))
+        assignment = RateAwareAssignment(self.palette, features, rate_weight)
+        for state in range(self.palette.coarsest_state, self.palette.finest_state - 1, -1):
+            for step in self.palette.passes(state):
+                positions = contexts.positions(step.plane, step.side)
+                contexts.advance(
+                    *step, assignment.bits(step, positions, contexts.probabilities(*step))
+                )
+        return {plane.name: contexts.indices(plane.name) for plane in self.palette.planes}
+
+    def encode_indices(self, indices: Indices, *, finest: int | None = None) -> Iterator[Layer]:
+        """Layers from the coarsest state to ``finest``; indices are those of the finest state."""
+        finest = self.palette.finest_state if finest is None else finest
+        contexts = self._contexts.open({name: grid.shape for name, grid in indices.items()})
+        bits_of = self._known_bits(indices)
+        for state in range(self.palette.coarsest_state, finest - 1, -1):
+            yield whole(self._code_layer(contexts, state, bits_of))
+
+    def code(
+        self,
+        indices: Indices,
+        width: int,
+        height: int,
+        *,
+        state: int | None = None,
+        passes: int = 0,
+        max_bytes: int | None = None,
+    ) -> Bitstream:
+        """The bitstream of indices (of the finest state): to ``state``, ``passes`` of the next.
+
+        max_bytes: of the whole file; less is coded where that is not enough. Raises as
+        :meth:`encode` does, and ValueError when there are no such passes.
+        """
+        shapes = {self._scales[name]: grid.shape for name, grid in indices.items()}
+        self._check_extent(shapes, width, height)
+        state = self.palette.finest_state if state is None else state
+        self._check_passes(state, passes)
+        return self._compose(width, height, self._known_bits(indices), state, passes, max_bytes)
+
+    # -- from bits -------------------------------------------------------------------------------
+
+    def decode(self, bitstream: Bitstream) -> Latents:
+        """See :meth:`codec.base.Codec.decode`."""
+        contexts = self._read(bitstream)
+        names = [plane.name for plane in self.palette.planes]
+        indices = {name: contexts.indices(name) for name in names}
+        depths: Depths = {name: contexts.depths(name) for name in names}
+        return Latents(
+            self.palette.decode_mixed(indices, depths),
+            indices,
+            bitstream.state,
+            bitstream.width,
+            bitstream.height,
+            depths,
+            self._progress(bitstream, contexts),
+        )
+
+    def decode_indices(self, bitstream: Bitstream) -> Indices:
+        """Indices at the bitstream's state, finer where a partial layer refines it.
+
+        Returns int32 [h, w] a plane. Raises BitstreamError: ``wrong_bundle``, ``bad_state``,
+        ``bad_passes``, ``limit_exceeded``, ``bad_payload``.
+        """
+        contexts = self._read(bitstream)
+        return {plane.name: contexts.indices(plane.name) for plane in self.palette.planes}
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    def _open(self, width: int, height: int) -> PictureContexts:
+        return self._contexts.open(self._by_plane(self._grids(width, height)))
+
+    def _models(self, contexts: PictureContexts, step: Pass) -> npt.NDArray[np.uint16]:
+        return contexts.probabilities(*step)
+
+    def _advance(self, contexts: PictureContexts, step: Pass, symbols: Bits) -> None:
+        contexts.advance(*step, symbols)
+
+    def _encoder(self) -> BitEncoder:
+        return BitEncoder()
+
+    def _decoder(self, payload: bytes) -> BitDecoder:
+        return BitDecoder(payload)
+
+    def _most_bits(self, step: Pass, width: int, height: int) -> int:
+        rows, columns = self._grids(width, height)[self._scales[step.plane]]
+        # A pass takes every other position, rounded up.
+        return _WORST_BITS_PER_SPLIT * ((rows * columns + 1) // 2)
+
+    def _known_bits(self, leaves: Indices) -> BitSource:
+        flat = {name: grid.reshape(-1) for name, grid in leaves.items()}
+
+        def bits_of(
+            state: int, contexts: PictureContexts, step: Pass, odds: npt.NDArray[np.uint16]
+        ) -> Bits:
+            positions = contexts.positions(step.plane, step.side)
+            below = self.palette.trees[step.plane].depth - step.depth - 1
+            return ((flat[step.plane][positions] >> below) & 1).astype(np.uint8)
+
+        return bits_of
+
+    def _by_plane(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        return {plane: shapes[scale] for plane, scale in self._scales.items()}
+
+    def _reaching(
+        self,
+        features: Features,
+        indices: Indices,
+        target: RateTarget,
+        detail: Sequence[float] | None,
+    ) -> tuple[int, int]:
+        """The coarsest state, and passes after it, from which ``target.psnr_db`` is expected."""
+        model, wanted = self._bundle.manifest.psnr_model, target.psnr_db
+        assert model is not None
+        assert wanted is not None
+        if detail is None:
+            raise ValueError("a PSNR target needs the photo's detail")
+        expected = -math.inf
+        table = DistortionTable(self.palette, features, indices)
+        for state, passes, expected in model.path(table, detail):
+            if expected >= wanted:
+                return state, passes
+        if target.best_effort:
+            return self.palette.finest_state, 0
+        raise BudgetError(
+            "target_unreachable",
+            f"{wanted:g} dB are wanted, but only {expected:.2f} are expected of the finest state",
+            wanted_db=wanted,
+            expected_db=round(expected, 2),
+        )
+
+    def _symbols(self, contexts: PictureContexts, step: Pass) -> int:
+        return len(contexts.positions(step.plane, step.side))
+
+    def _state(self, target: RateTarget) -> int:
+        return self.palette.finest_state if target.state is None else target.state

@@ -1,0 +1,237 @@
+"""The feature extractor: one of a bundle's ONNX files, run whole or in tiles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from codec.precision import (
+    Precision,
+    PrecisionChoice,
+    default_cache_dir,
+    fastest,
+    machine_facts,
+    recall,
+    remember,
+    trial_clock,
+)
+from shared.bundle import Bundle, Manifest
+from shared.errors import BundleError
+from shared.preprocess import pad_to_multiple
+
+Pixels = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float32]
+
+EXTRACTOR_FILES: dict[Precision, str] = {
+    "fp32": "extractor.onnx",
+    "int8": "extractor-int8.onnx",
+}
+PRECISION_VARIABLE = "FEATHERWIRE_PRECISION"
+TILE_POSITIONS = 64
+"""Side of a tile in positions of the coarsest grid: 1024 pixels at stride 16."""
+_TRIAL_PIXELS = 256
+
+
+class FeatureExtractor:
+    """image uint8 [H, W, 3] -> features float32 [C, h, w] per scale."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int = 1,
+        precision: PrecisionChoice | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
+        """threads: for one picture.
+
+        precision: ``fp32``, ``int8``, or ``auto``, which takes what a short measurement on this
+        machine finds faster and remembers it in ``cache_dir`` (the user's cache by default);
+        None is what FEATHERWIRE_PRECISION says, else ``auto``. A bundle without the int8 file,
+        and a machine with a GPU, get fp32 from ``auto``. The two differ in a small share of
+        indices, which a decoder takes as they come.
+
+        Raises BundleError: ``unknown_precision``; ``no_int8`` for int8 that the bundle does not
+        have; ``bad_extractor`` for an ONNX file that does not fit the bundle.
+        """
+        wanted = precision or os.environ.get(PRECISION_VARIABLE) or "auto"
+        if wanted not in ("auto", "fp32", "int8"):
+            raise BundleError(
+                "unknown_precision", f"there is no precision {wanted!r}: auto, fp32 or int8"
+            )
+        manifest = bundle.manifest
+        if wanted == "int8" and EXTRACTOR_FILES["int8"] not in manifest.files:
+            raise BundleError(
+                "no_int8",
+                f"bundle {manifest.name} has no int8 network; use fp32 or auto, which takes it",
+            )
+        self._manifest = manifest
+        self._scales = {scale.name: scale for scale in manifest.scales}
+        self._multiple = manifest.input_multiple
+        self._halo = manifest.halo_positions
+        if wanted == "auto":
+            self._network = _fastest_network(bundle, threads, cache_dir)
+        else:
+            self._network = _Network(bundle, "int8" if wanted == "int8" else "fp32", threads)
+
+    @property
+    def precision(self) -> Precision:
+        """The arithmetic in use."""
+        return self._network.precision
+
+    @property
+    def providers(self) -> list[str]:
+        """The execution providers in use, most wanted first."""
+        return self._network.providers
+
+    def __call__(self, image: Pixels) -> dict[str, FloatArray]:
+        """Features of the picture, padded to the bundle's multiple or brought to its size:
+        float32 [C, h, w] a scale.
+
+        Tiles overlap by more than the network can see, so that large pictures have the features
+        they would have whole (up to floating point noise, which only the encoder sees).
+        """
+        placement = self._manifest.placement(image.shape[1], image.shape[0])
+        if placement is not None:
+            return self._network(placement.apply(image))
+        padded = pad_to_multiple(image, self._multiple)
+        rows, columns = (side // self._multiple for side in padded.shape[:2])
+        if rows * columns <= (TILE_POSITIONS + 2 * self._halo) ** 2:
+            return self._network(padded)
+        features = {
+            name: np.empty(
+                (
+                    scale.channels,
+                    padded.shape[0] // scale.stride,
+                    padded.shape[1] // scale.stride,
+                ),
+                np.float32,
+            )
+            for name, scale in self._scales.items()
+        }
+        for top, bottom in _spans(rows):
+            for left, right in _spans(columns):
+                self._run_tile(padded, features, (top, bottom), (left, right))
+        return features
+
+    def _run_tile(
+        self,
+        padded: Pixels,
+        features: dict[str, FloatArray],
+        vertical: tuple[int, int],
+        horizontal: tuple[int, int],
+    ) -> None:
+        (top, bottom), (left, right) = vertical, horizontal
+        first_row, first_column = max(0, top - self._halo), max(0, left - self._halo)
+        step = self._multiple
+        tile = padded[
+            first_row * step : (bottom + self._halo) * step,
+            first_column * step : (right + self._halo) * step,
+        ]
+        for name, values in self._network(np.ascontiguousarray(tile)).items():
+            ratio = step // self._scales[name].stride
+            features[name][:, top * ratio : bottom * ratio, left * ratio : right * ratio] = values[
+                :,
+                (top - first_row) * ratio : (bottom - first_row) * ratio,
+                (left - first_column) * ratio : (right - first_column) * ratio,
+            ]
+
+
+class _Network:
+    """One ONNX file in a session: padded image uint8 [H, W, 3] -> features per scale."""
+
+    def __init__(self, bundle: Bundle, precision: Precision, threads: int) -> None:
+        self.precision = precision
+        self._file = EXTRACTOR_FILES[precision]
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Plans for one size: photos and tiles have many, and a plan holds all of its peak memory.
+        options.enable_mem_pattern = False
+        data = bundle.read(self._file)
+        try:
+            self._session = ort.InferenceSession(data, options, providers=_providers(precision))
+        except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base class
+            raise self._refusal(str(error)) from None
+        self._check(bundle.manifest)
+        self._scales = {scale.name: scale for scale in bundle.manifest.scales}
+
+    @property
+    def providers(self) -> list[str]:
+        return list(self._session.get_providers())
+
+    def __call__(self, image: Pixels) -> dict[str, FloatArray]:
+        names = list(self._scales)
+        try:
+            outputs = self._session.run(names, {"image": image})
+        except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base class
+            raise self._refusal(str(error)) from None
+        features = {
+            name: np.asarray(values, np.float32)
+            for name, values in zip(names, outputs, strict=True)
+        }
+        height, width = image.shape[:2]
+        for name, scale in self._scales.items():
+            expected = (scale.channels, height // scale.stride, width // scale.stride)
+            if features[name].shape != expected:
+                shape = "x".join(map(str, features[name].shape))
+                raise self._refusal(f"{name} is {shape}, not {'x'.join(map(str, expected))}")
+            if not np.isfinite(features[name]).all():
+                raise self._refusal(f"{name} is not finite")
+        return features
+
+    def _check(self, manifest: Manifest) -> None:
+        inputs = [(value.name, value.type) for value in self._session.get_inputs()]
+        if inputs != [("image", "tensor(uint8)")]:
+            raise self._refusal(f"its inputs are {inputs}, not one uint8 tensor 'image'")
+        outputs = {output.name for output in self._session.get_outputs()}
+        missing = {scale.name for scale in manifest.scales} - outputs
+        if missing:
+            raise self._refusal(f"it lacks outputs {', '.join(sorted(missing))}")
+
+    def _refusal(self, what: str) -> BundleError:
+        return BundleError("bad_extractor", f"{self._file}: {what}")
+
+
+def _fastest_network(bundle: Bundle, threads: int, cache_dir: Path | None) -> _Network:
+    """What ``auto`` means; see :class:`FeatureExtractor`."""
+    on_gpu = _providers("fp32")[0] != "CPUExecutionProvider"
+    if on_gpu or EXTRACTOR_FILES["int8"] not in bundle.manifest.files:
+        return _Network(bundle, "fp32", threads)
+    folder = cache_dir if cache_dir is not None else default_cache_dir()
+    facts = {"bundle": bundle.id, **machine_facts(ort.__version__, threads)}
+    known = recall(folder, facts)
+    if known is not None:
+        return _Network(bundle, known, threads)
+    int8, fp32 = _Network(bundle, "int8", threads), _Network(bundle, "fp32", threads)
+    step = bundle.manifest.input_multiple
+    side = max(1, _TRIAL_PIXELS // step) * step
+    shape = (*bundle.manifest.grid_pixels(side, side), 3)
+    picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    runs: dict[Precision, Callable[[], object]] = {
+        "int8": lambda: int8(picture),
+        "fp32": lambda: fp32(picture),
+    }
+    chosen, milliseconds = fastest(runs, trial_clock(threads))
+    remember(folder, facts, chosen, milliseconds)
+    return int8 if chosen == "int8" else fp32
+
+
+def _providers(precision: Precision) -> list[str]:
+    """int8 runs on the CPU, for which it is made."""
+    wanted = ["CPUExecutionProvider"]
+    if precision == "fp32":
+        wanted.insert(0, "CUDAExecutionProvider")
+    available = ort.get_available_providers()
+    return [name for name in wanted if name in available]
+
+
+def _spans(positions: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, positions, TILE_POSITIONS):
+        yield start, min(start + TILE_POSITIONS, positions)
