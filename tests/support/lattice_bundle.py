@@ -9,11 +9,11 @@ import numpy as np
 
 from codec.lattice_palette.contexts import LatticeContexts
 from codec.lattice_palette.palette import LatticePalette
+from codec.lattice_palette.train.contexts import LatticeSettings, fit_lattice
+from codec.lattice_palette.train.lattices import ChainShape, make_lattices
+from codec.lattice_palette.train.steps import values_of
 from codec.markov_palette.palette import Features
 from shared.bundle import Bundle, ChainSpec, Manifest, ScaleSpec
-from training.contexts.lattice import LatticeSettings, fit_lattice
-from training.split.lattice import ChainShape, make_lattices
-from training.split.steps import values_of
 
 SCALE, STRIDE, CHANNELS = "grid", 16, 6
 SHAPES = (
