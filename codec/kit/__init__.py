@@ -1,1 +1,1 @@
-"""What trainers of several codecs share: photos, crops, losses, ONNX files, recipes, checkpoints."""
+"""What trainers of several codecs share: photos, crops, losses, ONNX files, recipes, runs."""

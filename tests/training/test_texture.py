@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from codec.kit.crops import Crop, PhotoCache, batches, labelled_batches, random_crop
+from codec.kit.crops import Crop, PhotoCache, batches, random_crop
 from codec.kit.photos import PhotoSource, make_cache
 from codec.kit.textures import (
     LABELS_FILE,
@@ -26,6 +26,7 @@ from codec.kit.textures import (
     TextureModel,
     TextureSettings,
     as_picture,
+    labelled_batches,
     make_labels,
     principal_axes,
     texture_contrast,
