@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from codec.kit import checkpoint
-from codec.kit.crops import PhotoCache, batches, labelled_batches
+from codec.kit.crops import PhotoCache, batches
 from codec.kit.optimiser import Muon
-from codec.kit.textures import TextureLabels, texture_contrast
+from codec.kit.textures import TextureLabels, labelled_batches, texture_contrast
 from codec.markov_palette.networks import Decoder, DecoderConfig
 from codec.markov_palette.train.config import FitConfig
 from codec.markov_palette.train.extractor import SEMANTIC_STRIDE, Extractor, ExtractorConfig
