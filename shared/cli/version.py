@@ -8,19 +8,6 @@ from typing import Annotated
 import typer
 
 
-def add_version(app: typer.Typer) -> None:
-    """Give ``app`` the option ``--version``."""
-
-    @app.callback()
-    def options(
-        show: Annotated[
-            bool,
-            typer.Option("--version", help="Print the version and stop.", callback=_print_version),
-        ] = False,
-    ) -> None:
-        del show
-
-
 def _print_version(wanted: bool) -> None:
     if not wanted:
         return
@@ -29,3 +16,16 @@ def _print_version(wanted: bool) -> None:
     except PackageNotFoundError:
         typer.echo("unknown: not installed")
     raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version)
+]
+
+
+def add_version(app: typer.Typer) -> None:
+    """Give ``app`` the option ``--version``."""
+
+    @app.callback()
+    def options(show: VersionOption = False) -> None:
+        del show
