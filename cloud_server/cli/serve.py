@@ -191,10 +191,10 @@ def serve(
     # Before gRPC is imported: it would write its own lines between the log's.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from cloud_server.logs import configure_logs
-    from cloud_server.release import package_version
     from cloud_server.settings import ServerSettings, split_names
     from shared.cli import ExitCode, stop_on_error
     from shared.errors import FeatherwireError
+    from shared.installation import package_version
     from shared.wire.tracing import configure_tracing
 
     try:

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from cloud_server.remote import Access, typed_async_errors
 from shared.bitstream import Bitstream
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import results_pb2, results_pb2_grpc, types_pb2
+from shared.rpc.access import Access
+from shared.rpc.errors import typed_async_errors
 from shared.wire import PictureRequest, error_from_message
 from shared.wire.features import parse_features
 from shared.wire.requests import picture_request_message

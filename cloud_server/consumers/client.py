@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator
 from typing import TypeVar
 
-from cloud_server.remote import Access, typed_errors
 from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import results_pb2, results_pb2_grpc, types_pb2
+from shared.rpc.access import Access
+from shared.rpc.channel import open_channel
+from shared.rpc.errors import typed_errors
 from shared.wire import PictureRequest, error_from_message
 from shared.wire.failures import is_retryable
 from shared.wire.features import parse_features
@@ -30,7 +32,7 @@ class ResultClient:
     """
 
     def __init__(self, address: str, access: Access | None = None) -> None:
-        self._channel = (access or Access()).open_channel(address)
+        self._channel = open_channel(address, access)
         self._stub = results_pb2_grpc.ResultServiceStub(self._channel)
         self._address = address
         self._access = access

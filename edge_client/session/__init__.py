@@ -11,9 +11,8 @@ wishes      tasks and pictures, as far as what is sent is enough for them
 connection  the stream: credits, numbering, the server's commands
 """
 
-from edge_client.session.channel import TlsClientFiles
 from edge_client.session.result import FrameResult
 from edge_client.session.session import EdgeSession
 from edge_client.session.shot import Origin, Shot
 
-__all__ = ["EdgeSession", "FrameResult", "Origin", "Shot", "TlsClientFiles"]
+__all__ = ["EdgeSession", "FrameResult", "Origin", "Shot"]

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
-from importlib.metadata import PackageNotFoundError, version
 
 
 def default_device_name() -> str:
     """This machine's host name, in the alphabet of device names."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:128] or "device"
-
-
-def package_version() -> str:
-    """The release that is installed; 0 when it runs from a source tree."""
-    try:
-        return version("featherwire")
-    except PackageNotFoundError:
-        return "0"

@@ -15,17 +15,18 @@ import grpc
 from codec.regions import Regions
 from codec.registry import open_codec
 from edge_client.session.bundles import BundleCache
-from edge_client.session.channel import TlsClientFiles, open_channel, wait_until_ready
 from edge_client.session.connection import Connection
 from edge_client.session.describe import Describer
 from edge_client.session.framing import Framer
-from edge_client.session.identity import package_version
 from edge_client.session.kept import KeptFrames
 from edge_client.session.listener import Listener
 from edge_client.session.switch import BundleSwitch, Done, Keep
 from shared.bundle import Bundle, packaged_bundle_of
 from shared.errors import BundleError, FeatherwireError, SessionError
+from shared.installation import package_version
 from shared.proto.featherwire.v1 import ingest_pb2
+from shared.rpc.access import Access
+from shared.rpc.channel import open_channel, wait_until_ready
 from shared.wire.commands import Setting
 from shared.wire.requests import Hello
 
@@ -78,7 +79,7 @@ class Opener:
         also: Iterable[BundleSource],
         tasks: tuple[str, ...] | None,
         threads: int,
-        tls: TlsClientFiles | None,
+        access: Access | None,
         timeout_s: float,
         deadline_s: float | None,
         bundle_cache_dir: Path | None,
@@ -96,7 +97,7 @@ class Opener:
         self._given_also = tuple(also)
         self._encoder = encoder
         self._threads = threads
-        self._tls = tls
+        self._access = access
         self._timeout_s = timeout_s
         self._deadline_s = deadline_s
         self.regions = regions
@@ -122,10 +123,10 @@ class Opener:
         and ``BundleError`` when the bundle cannot be had.
         """
         mine = self._mine()
-        channel = open_channel(self.server, self._tls)
+        channel = open_channel(self.server, self._access)
         connection: Connection | None = None
         try:
-            wait_until_ready(channel, self.server, self._timeout_s, tls=self._tls is not None)
+            wait_until_ready(channel, self.server, self._timeout_s, self._access)
             hello = Hello(
                 device=self.device,
                 session=session,

@@ -6,7 +6,6 @@ import time
 
 import grpc
 
-from edge_client.session.channel import error_from_call
 from edge_client.session.describe import Photo
 from edge_client.session.direct import whole
 from edge_client.session.opening import Link
@@ -14,6 +13,7 @@ from edge_client.session.outgoing import Wishes
 from edge_client.session.pending import Reply
 from edge_client.session.result import FrameResult, received
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
+from shared.rpc.errors import error_from_call
 from shared.wire.features import features_message
 from shared.wire.requests import picture_request_message
 from shared.wire.results import outcome_from_message

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
+
+from shared.installation import NO_RELEASE, package_version
 
 
 def add_version(app: typer.Typer) -> None:
@@ -24,8 +25,6 @@ def add_version(app: typer.Typer) -> None:
 def _print_version(wanted: bool) -> None:
     if not wanted:
         return
-    try:
-        typer.echo(version("featherwire"))
-    except PackageNotFoundError:
-        typer.echo("unknown: not installed")
+    release = package_version()
+    typer.echo("unknown: not installed" if release == NO_RELEASE else release)
     raise typer.Exit
