@@ -17,8 +17,8 @@ import grpc
 
 from codec.regions import Region, Regions
 from codec.registry import open_codec
-from edge_client.bundle_cache import BundleCache
 from edge_client.rate import RateControl
+from edge_client.session.bundle_cache import BundleCache
 from edge_client.session.bundle_update import BundleUpdate, Done, Keep
 from edge_client.session.channel import TlsClientFiles, open_channel, wait_until_ready
 from edge_client.session.connection import Connection
