@@ -12,7 +12,7 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from cloud_server.auth.roles import ACCESS, OPEN, Role
-from cloud_server.ingest.server import SERVICES
+from cloud_server.serve.server import SERVICES
 from shared.errors import SessionError
 from shared.rpc.channel import open_channel
 from shared.rpc.errors import error_from_call

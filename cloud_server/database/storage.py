@@ -16,7 +16,7 @@ from cloud_server.cluster.turn import Turn
 from cloud_server.database import Database
 from cloud_server.database.engine import database_url, open_engine, typed_errors
 from cloud_server.database.schema import prepare
-from cloud_server.settings import ServerSettings
+from cloud_server.serve.settings import ServerSettings
 from shared.errors import StorageError
 
 
