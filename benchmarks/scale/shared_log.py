@@ -7,7 +7,6 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import cloud_server.storage  # noqa: F401  # every table is known before a database is opened
 from cloud_server.database import Database
 from cloud_server.database.locks import CommitLock
 from cloud_server.results.log import ResultLog

@@ -12,8 +12,8 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from cloud_server.auth.roles import ACCESS, OPEN, Role
-from cloud_server.ingest.server import SERVICES
 from cloud_server.remote import error_from_call
+from cloud_server.serve.server import SERVICES
 from shared.errors import SessionError
 from tests.support.access import Keys
 from tests.wire.conftest import ServerThread

@@ -15,7 +15,7 @@ from cloud_server.console.secret import FILE, load_or_make
 from cloud_server.console.sessions import Sessions, Tries, User
 from cloud_server.console.settings import ConsoleSettings
 from cloud_server.remote import Access
-from cloud_server.settings import ServerSettings
+from cloud_server.serve.settings import ServerSettings
 from shared.errors import FeatherwireError, StorageError
 
 

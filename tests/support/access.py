@@ -10,9 +10,9 @@ from sqlalchemy import URL, create_engine
 from cloud_server.auth import tokens
 from cloud_server.auth.roles import Role
 from cloud_server.database.schema import METADATA
+from cloud_server.database.storage import administered
 from cloud_server.remote import Access
-from cloud_server.settings import ServerSettings
-from cloud_server.storage import administered
+from cloud_server.serve.settings import ServerSettings
 from edge_client.session import TlsClientFiles
 
 

@@ -12,7 +12,7 @@ from cloud_server.database import Database
 from cloud_server.database.database import database_url, open_engine, typed_errors
 from cloud_server.database.locks import CommitLock
 from cloud_server.database.schema import prepare
-from cloud_server.settings import ServerSettings
+from cloud_server.serve.settings import ServerSettings
 from shared.errors import StorageError
 
 
