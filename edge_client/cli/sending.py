@@ -175,7 +175,7 @@ class Sending:
         from codec.regions import check_regions, parse_region
         from edge_client.rate import RateControl
         from edge_client.session import EdgeSession
-        from edge_client.session.identity import package_version
+        from edge_client.session.opening import package_version
         from edge_client.spool import Spool
         from shared.wire.tracing import configure_tracing
 
