@@ -11,7 +11,7 @@ from dataclasses import replace
 from cloud_server.auth.roles import Role
 from cloud_server.console.feeds import Feed, FleetFeed, ResultFeed
 from cloud_server.console.sessions import User
-from cloud_server.consumers.aio import AsyncResultClient
+from cloud_server.consumers.client import AsyncResultClient
 from cloud_server.fleet.aio import AsyncFleetClient
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import bundles_pb2
