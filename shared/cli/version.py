@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
+
+from shared.installation import NO_RELEASE, package_version
 
 
 def _print_version(wanted: bool) -> None:
     if not wanted:
         return
-    try:
-        typer.echo(version("featherwire"))
-    except PackageNotFoundError:
-        typer.echo("unknown: not installed")
+    release = package_version()
+    typer.echo("unknown: not installed" if release == NO_RELEASE else release)
     raise typer.Exit
 
 

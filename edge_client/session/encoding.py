@@ -15,7 +15,7 @@ from codec.base import Codec
 from codec.rate import RateTarget
 from codec.regions import Regions
 from codec.registry import open_codec
-from edge_client.session.kept import Part
+from edge_client.session.refinement_store import Part
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BudgetError, BundleError, PhotoError
@@ -24,12 +24,13 @@ from shared.preprocess import load_photo
 if TYPE_CHECKING:
     from edge_client.encoder import EdgeEncoder
 
+
 Photo = str | Path | bytes | NDArray[np.uint8] | Bitstream
 """A picture file or its bytes, uint8 HxWx3 RGB, or what was encoded: a Bitstream or .fwf file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class EncodedPhoto:
     """A photo by the bundles of which something is sent, and what makes the others' parts."""
 
     parts: tuple[Part, ...]
@@ -37,7 +38,7 @@ class Description:
     make_others: Callable[[], tuple[Part, ...]] = tuple
 
 
-class Describer:
+class PhotoEncoder:
     """Encodes photos with a bundle, and with others beside it. Encoders are made when needed."""
 
     def __init__(
@@ -97,7 +98,7 @@ class Describer:
             return rate
         return RateTarget(state=self._coarsest)
 
-    def describe(
+    def encode(
         self,
         photo: Photo,
         rate: RateTarget,
@@ -106,7 +107,7 @@ class Describer:
         send_with: Mapping[bytes, int | None] | None = None,
         keep: bool = True,
         regions: Regions = (),
-    ) -> Description:
+    ) -> EncodedPhoto:
         """The photo by every bundle, the first one's part first, at ``rate``.
 
         refinable: keep the finer layers of the first one too. send_with: of which others (short
@@ -122,7 +123,7 @@ class Describer:
         if isinstance(photo, Bitstream):
             if at_once:
                 raise PhotoError("no_photo", "another bundle needs the photo, not its features")
-            return Description((Part(self._cut(photo, rate), photo if refinable else None),))
+            return EncodedPhoto((Part(self._cut(photo, rate), photo if refinable else None),))
         rate = self.within(rate)
         pixels: str | Path | bytes | NDArray[np.uint8] = photo
         if self.also and not isinstance(photo, np.ndarray):
@@ -144,7 +145,7 @@ class Describer:
         def make_others() -> tuple[Part, ...]:
             return tuple(Part(None, self.encoder(one).encode(pixels)) for one in others)
 
-        return Description(tuple(parts), others, make_others)
+        return EncodedPhoto(tuple(parts), others, make_others)
 
     def _cut(self, bitstream: Bitstream, rate: RateTarget) -> Bitstream:
         """What ``EdgeEncoder.encode`` would have made of the photo, from ready layers."""

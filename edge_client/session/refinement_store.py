@@ -11,8 +11,8 @@ from shared.bitstream import Bitstream, Layer
 from shared.errors import SessionError
 from shared.wire import PictureRequest
 
-KEPT_FRAMES = 64
-KEPT_BYTES = 64 * 2**20
+STORED_FRAMES = 64
+STORED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,10 @@ class _Frame:
         return sum(part.finest.file_bytes for part in self.parts if part.finest is not None)
 
 
-class KeptFrames:
+class RefinementStore:
     """The frames of a session that can be refined, the oldest forgotten first. Thread-safe."""
 
-    def __init__(self, max_frames: int = KEPT_FRAMES, max_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, max_frames: int = STORED_FRAMES, max_bytes: int = STORED_BYTES) -> None:
         """At most ``max_frames`` frames with ``max_bytes`` of bitstreams in all."""
         self._max_frames = max_frames
         self._max_bytes = max_bytes

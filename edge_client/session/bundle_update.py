@@ -25,24 +25,19 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import numpy as np
 
-from edge_client.session.channel import error_from_call
 from shared.backoff import Backoff
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.errors import (
-    BitstreamError,
-    BundleError,
-    FeatherwireError,
-    PhotoError,
-    SessionError,
-)
+from shared.errors import BitstreamError, BundleError, FeatherwireError, PhotoError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
+from shared.rpc.errors import error_from_call
 from shared.wire import FrameOutcome
 from shared.wire.failures import is_retryable
 from shared.wire.features import features_message
 
 if TYPE_CHECKING:
-    from edge_client.session.describe import Describer, Photo
+    from edge_client.session.encoding import Photo, PhotoEncoder
+
 
 MAX_TRIALS = 3
 """How often the process may die while it tries a bundle before that bundle is refused."""
@@ -73,34 +68,34 @@ class _Change:
     channel: grpc.Channel
     done: Done
     stage: Stage = Stage.FETCHING
-    describer: Describer | None = None
-    before: Describer | None = None
+    photo_encoder: PhotoEncoder | None = None
+    before: PhotoEncoder | None = None
     backoff: Backoff = field(default_factory=Backoff)
     not_before_s: float = 0.0
     """By ``time.monotonic``: when the server may be asked again."""
 
 
-class BundleSwitch:
+class BundleUpdate:
     """At most one change at a time; a later command takes the place of the one before."""
 
     def __init__(
         self,
         obtain: Callable[[grpc.Channel, str], Bundle],
-        describe_with: Callable[[Bundle], Describer],
+        encode_with: Callable[[Bundle], PhotoEncoder],
         keep: Keep,
         trials: dict[str, int] | None = None,
     ) -> None:
-        """obtain: the bundle of an id, on the disk. describe_with: a new describer. trials: as was
-        kept under ``bundle_trials``."""
+        """obtain: the bundle of an id, on the disk. encode_with: a new photo encoder. trials: as
+        was kept under ``bundle_trials``."""
         self._obtain = obtain
-        self._describe_with = describe_with
+        self._encode_with = encode_with
         self._keep = keep
         self._trials = dict(trials or {})
         self._lock = threading.Lock()
         self._change: _Change | None = None
         self.chosen: str | None = None
         """Id of the bundle that an operator has chosen, and that has worked."""
-        self.describer: Describer | None = None
+        self.photo_encoder: PhotoEncoder | None = None
         """Of the bundle in use, where a command has had to do with that; None: nothing has."""
 
     def take(
@@ -119,8 +114,8 @@ class BundleSwitch:
                     return
             if change is not None:
                 self._give_way(change, same=change.bundle_id == bundle_id)
-            if self.describer is not None:
-                current_id = self.describer.bundle.id
+            if self.photo_encoder is not None:
+                current_id = self.photo_encoder.bundle.id
             change = self._change = _Change(bundle_id, channel, done)
         if bundle_id == current_id:
             self._end(change, None)
@@ -132,7 +127,7 @@ class BundleSwitch:
     def refused(self) -> None:
         """This server does not take the bundle in use: sessions with it begin as without it."""
         self.close()
-        self.describer = None
+        self.photo_encoder = None
 
     def close(self) -> None:
         """Nothing more comes of a change that is not over; the server gives it again."""
@@ -155,7 +150,7 @@ class BundleSwitch:
     def try_on(
         self,
         photo: Photo,
-        encode: Callable[[Describer, Photo], Bitstream],
+        encode: Callable[[PhotoEncoder, Photo], Bitstream],
         tasks_of: Callable[[Bundle], tuple[str, ...]],
     ) -> None:
         """Let the new bundle describe this photo, in the background."""
@@ -173,23 +168,23 @@ class BundleSwitch:
             daemon=True,
         ).start()
 
-    def settle(self, before: Describer) -> Describer:
+    def settle(self, before: PhotoEncoder) -> PhotoEncoder:
         """What shall describe the next frame. before: what did so far."""
         with self._lock:
             change = self._change
             if change is not None and change.stage is Stage.PASSED:
                 change.before = before
                 change.stage = Stage.IN_USE
-                self.describer = change.describer
-            return self.describer or before
+                self.photo_encoder = change.photo_encoder
+            return self.photo_encoder or before
 
-    def previous(self, describer: Describer) -> Describer | None:
-        """What there is to go back to while it is not clear that ``describer`` works."""
+    def previous(self, photo_encoder: PhotoEncoder) -> PhotoEncoder | None:
+        """What there is to go back to while it is not clear that ``photo_encoder`` works."""
         with self._lock:
             change = self._change
             if change is None or change.stage is not Stage.IN_USE:
                 return None
-            return change.before if change.describer is describer else None
+            return change.before if change.photo_encoder is photo_encoder else None
 
     def failed(self, error: Exception) -> None:
         """The bundle in use could not encode what the one before could."""
@@ -202,9 +197,9 @@ class BundleSwitch:
     def outcome(self, short_id: bytes, result_id: int, outcome: FrameOutcome) -> None:
         """A frame of this bundle has its result; ``result_id`` is 0 where it was not taken."""
         change = self._change
-        if change is None or change.stage is not Stage.IN_USE or change.describer is None:
+        if change is None or change.stage is not Stage.IN_USE or change.photo_encoder is None:
             return
-        if change.describer.bundle.short_id != short_id:
+        if change.photo_encoder.bundle.short_id != short_id:
             return
         error = outcome.error
         if error is None:
@@ -221,14 +216,14 @@ class BundleSwitch:
             bundle = self._fetched(change)
             if bundle is None:
                 return
-            describer = self._describe_with(bundle)
-            self._tried(change, lambda: describer.encoder(bundle))
+            photo_encoder = self._encode_with(bundle)
+            self._tried(change, lambda: photo_encoder.encoder(bundle))
         except Exception as error:  # noqa: BLE001  # whatever a bundle does, the device goes on
             self._end(change, _typed(error))
             return
         with self._lock:
             if change.stage is Stage.FETCHING:
-                change.describer = describer
+                change.photo_encoder = photo_encoder
                 change.stage = Stage.READY
 
     def _fetched(self, change: _Change) -> Bundle | None:
@@ -251,13 +246,13 @@ class BundleSwitch:
         self,
         change: _Change,
         photo: Photo,
-        encode: Callable[[Describer, Photo], Bitstream],
+        encode: Callable[[PhotoEncoder, Photo], Bitstream],
         tasks_of: Callable[[Bundle], tuple[str, ...]],
     ) -> None:
-        describer = change.describer
-        assert describer is not None
+        photo_encoder = change.photo_encoder
+        assert photo_encoder is not None
         try:
-            bitstream = self._tried(change, lambda: encode(describer, photo))
+            bitstream = self._tried(change, lambda: encode(photo_encoder, photo))
         except PhotoError:  # another one may do
             self._again(change)
             return
@@ -266,7 +261,7 @@ class BundleSwitch:
             return
         try:
             request = ingest_pb2.AnalyzeRequest(
-                features=[features_message(bitstream)], tasks=tasks_of(describer.bundle)
+                features=[features_message(bitstream)], tasks=tasks_of(photo_encoder.bundle)
             )
             stub = ingest_pb2_grpc.IngestServiceStub(change.channel)
             stub.Analyze(request, timeout=TRIAL_TIMEOUT_S)
@@ -303,7 +298,7 @@ class BundleSwitch:
     def _give_way(self, change: _Change, *, same: bool) -> None:
         """Another command has come. The lock is held."""
         if change.stage is Stage.IN_USE:
-            self.describer = change.before
+            self.photo_encoder = change.before
         change.stage = Stage.OVER
         if not same:
             change.done(SessionError("superseded", "a later command took its place"))
@@ -324,7 +319,7 @@ class BundleSwitch:
                 else:
                     self.chosen = change.bundle_id
             if error is not None and change.stage is Stage.IN_USE:
-                self.describer = change.before
+                self.photo_encoder = change.before
             change.stage = Stage.OVER
             change.before = None
             self._change = None

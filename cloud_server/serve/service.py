@@ -13,6 +13,7 @@ from cloud_server.auth.startup import check_tokens, check_transport
 from cloud_server.cluster.shared_log import SharedLog
 from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.database import Database
+from cloud_server.database.storage import open_database
 from cloud_server.device import check_device
 from cloud_server.engine import Engine, TaskStatus
 from cloud_server.engine.local import TaskRunner
@@ -28,21 +29,20 @@ from cloud_server.ingest.bundles import BundleServicer
 from cloud_server.ingest.limits import StreamLimits
 from cloud_server.ingest.refinement import RefinePolicy
 from cloud_server.ingest.served import ServedBundles
-from cloud_server.ingest.server import Server, TlsFiles
 from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.ingest.sessions import PictureLimits
-from cloud_server.release import package_version
 from cloud_server.results.feed import Feed
 from cloud_server.results.log import ResultLog
 from cloud_server.results.retention import Limits as RetentionLimits
 from cloud_server.results.retention import Retention
-from cloud_server.settings import ServerSettings
-from cloud_server.storage import open_database
+from cloud_server.serve.server import Server, TlsFiles
+from cloud_server.serve.settings import ServerSettings
 from cloud_server.tasks import task_names
 from cloud_server.telemetry import Metrics, ObservedEngine
 from codec.tails import DEFAULT_THRESHOLD
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, ModelError, TaskError
+from shared.installation import package_version
 
 FETCH_ALL = "featherwire-cloud models fetch"
 
