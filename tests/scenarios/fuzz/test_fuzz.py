@@ -22,8 +22,8 @@ from shared.proto.featherwire.v1 import ingest_pb2, types_pb2
 from shared.wire import PictureRequest
 from shared.wire.requests import Frame, Refine, frame_message, refine_message
 from shared.wire.transport import ERROR_METADATA_KEY, client_options
-from tests.wire.conftest import server_process
-from tests.wire.test_hostile_messages import mutate
+from tests.support.mutations import mutate
+from tests.support.servers import server_process
 
 STREAMS = 500
 MESSAGES = 20

@@ -24,9 +24,9 @@ from shared.bundle import Bundle
 from shared.errors import SessionError
 from shared.wire.transport import MAX_MESSAGE_BYTES
 from tests.support.access import Keys, stored_bytes
-from tests.wire.conftest import ServerThread, server_process
-from tests.wire.raw_client import RawClient
-from tests.wire.test_commands import run
+from tests.support.commands import run
+from tests.support.raw_client import RawClient
+from tests.support.servers import ServerThread, server_process
 
 Start = Callable[..., ServerThread]
 
