@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from cloud_server.console.view import commands
 from cloud_server.fleet.client import FleetClient
-from cloud_server.remote import Access
 from edge_client import EdgeSession
 from shared.proto.featherwire.v1 import fleet_pb2
+from shared.rpc.access import Access
 from tests.support.access import Keys
 
 SHOWN = ("chelsea", "astronaut", "coffee", "china")
@@ -60,7 +60,7 @@ def streaming(
 
     def work() -> None:
         with EdgeSession(
-            running.server, device="cam-1", tls=running.keys.edge(running.device_token)
+            running.server, device="cam-1", access=running.keys.access(running.device_token)
         ) as session:
             for name in itertools.cycle(names):
                 if stop.wait(pause_s):

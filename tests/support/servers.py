@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_server.service import open_server
-from cloud_server.settings import ServerSettings
+from cloud_server.serve.service import open_server
+from cloud_server.serve.settings import ServerSettings
 from shared.bundle import Bundle
 from shared.results import Box, Detection, ModelInfo, TaskResult
 

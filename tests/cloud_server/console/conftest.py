@@ -58,7 +58,9 @@ def stored(running: Running, photos: dict[str, NDArray[np.uint8]]) -> Running:
     """A few frames of two devices are in the log."""
     other = running.keys.token(Role.DEVICE, device="cam-2", labels={"site": "south"})
     for device, token in (("cam-2", other), ("cam-1", running.device_token)):
-        with EdgeSession(running.server, device=device, tls=running.keys.edge(token)) as session:
+        with EdgeSession(
+            running.server, device=device, access=running.keys.access(token)
+        ) as session:
             for name in SHOWN:
                 session.send(
                     photos[name], tasks=["detection", "segmentation", "landmarks"], state=0

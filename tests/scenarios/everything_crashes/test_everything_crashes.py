@@ -24,7 +24,7 @@ EDGE = ROOT / "tests" / "support" / "crashing_edge.py"
 PATIENCE_S = 60.0
 SERVER = """
 import functools
-import cloud_server.service as service
+import cloud_server.serve.service as service
 from cloud_server.cli import main
 from tests.support.fragile import open_fragile
 
