@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_server.models import ModelEntry, PackageSource, UrlSource
+from shared.weights import ModelEntry, PackageSource, UrlSource
 
 WEIGHTS = bytes(range(256)) * 40
 LABELS = b"cat\ndog\n"
