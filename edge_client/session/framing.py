@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from opentelemetry.trace import SpanKind, use_span
 
-from codec.rate import RateTarget
-from codec.regions import Regions
 from edge_client.session.describe import Describer, Photo
 from edge_client.session.kept import Part
 from edge_client.session.switch import BundleSwitch
@@ -22,6 +20,7 @@ from edge_client.session.wishes import (
 from shared.bundle import Bundle
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
+from shared.targets import RateTarget, Regions
 from shared.wire import PictureRequest
 from shared.wire.deadlines import frame_deadline
 from shared.wire.features import features_message

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from codec.regions import Regions
-from codec.registry import open_codec
+from codec import open_edge
 from edge_client.session.bundles import BundleCache
 from edge_client.session.channel import TlsClientFiles, open_channel, wait_until_ready
 from edge_client.session.connection import Connection
@@ -26,6 +25,7 @@ from edge_client.session.switch import BundleSwitch, Done, Keep
 from shared.bundle import Bundle, packaged_bundle_of
 from shared.errors import BundleError, FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
+from shared.targets import Regions
 from shared.wire.commands import Setting
 from shared.wire.requests import Hello
 
@@ -179,7 +179,7 @@ class Opener:
     def check_regions(self) -> None:
         """Raise BundleError ``regions_unsupported`` when the bundle in use knows none."""
         if self._current is not None:
-            open_codec(self._current).check_regions()
+            open_edge(self._current).check_regions()
 
     @property
     def _current(self) -> Bundle | None:

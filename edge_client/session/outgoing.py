@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from codec.rate import FINEST, RateTarget
 from edge_client.rate import RateControl
 from edge_client.session.describe import Describer, Photo
 from edge_client.session.framing import Framer, Outgoing, SendWith
@@ -17,6 +16,7 @@ from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError
 from shared.preprocess import load_photo
+from shared.targets import FINEST, RateTarget
 
 TYPICAL_PIXELS = 640 * 480
 """Of a picture, where the bundle brings all to one size: what they take does not go by theirs."""

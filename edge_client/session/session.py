@@ -10,8 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from codec.rate import RateTarget
-from codec.regions import Region, check_regions
 from edge_client.rate import RateControl
 from edge_client.session.channel import TlsClientFiles, open_channel
 from edge_client.session.courier import ACCESS_REASONS, Courier
@@ -31,6 +29,7 @@ from edge_client.session.wishes import PictureWish, picture_request
 from edge_client.spool import Spool
 from shared.bundle import Bundle
 from shared.errors import BundleError, FeatherwireError, SessionError
+from shared.targets import RateTarget, Region, check_regions
 from shared.wire.requests import parse_tasks
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from dataclasses import asdict
 
 import grpc
 
-from codec.regions import Region
 from edge_client.rate import RateControl
 from edge_client.session.opening import Link, Opener
 from edge_client.session.switch import Done
 from edge_client.spool import Spool
+from shared.targets import Region
 from shared.wire.commands import (
     BundleCommand,
     RatePolicy,

@@ -10,8 +10,6 @@ from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import PictureEncoding, PictureRequest, error_from_message
 from shared.wire.requests import parse_tasks
 
-DECODER_FILE = "decoder.safetensors"
-
 PictureWish = bool | str | PictureEncoding | PictureRequest | None
 """True is PNG; or ``"png"``, ``"webp"``, ``"webp_lossless"``, or a request with a quality."""
 
@@ -34,7 +32,7 @@ class ServerTasks:
     def possible(self, task: str, bundles: Iterable[Bundle]) -> bool:
         """Whether one of ``bundles`` describes a picture well enough for ``task``."""
         return any(
-            task in {tail.task for tail in bundle.manifest.tails or ()}
+            task in bundle.manifest.tasks
             or (makes_pictures(bundle) and task not in self._on_features)
             for bundle in bundles
         )
@@ -54,7 +52,7 @@ class ServerTasks:
 
 def makes_pictures(bundle: Bundle) -> bool:
     """Whether a server can make a picture of what this bundle describes."""
-    return DECODER_FILE in bundle.manifest.files
+    return bool(bundle.manifest.pictures)
 
 
 def picture_at_once(

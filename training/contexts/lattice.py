@@ -1,7 +1,7 @@
 """Context networks of lattices: in floating point, their rounding, and how they are fitted.
 
-The float twin of :class:`codec.lattice_palette.context_network.GroupNetwork`. It is fitted to the bits of logistic
-distributions integrated over steps, which the tables of symbols round.
+The float twin of :class:`codec.lattice_palette.context_network.GroupNetwork`. It is fitted to the
+bits of logistic distributions integrated over steps, which the tables of symbols round.
 """
 
 from __future__ import annotations
