@@ -6,7 +6,7 @@ import ipaddress
 
 from cloud_server.auth.tokens import any_good
 from cloud_server.database import Database
-from cloud_server.settings import ServerSettings
+from cloud_server.serve.settings import ServerSettings
 from shared.errors import FeatherwireError
 
 

@@ -205,9 +205,9 @@ def dev_ca(
 def _database(
     data: Path | None, database: str | None, config: Path | None, *, create: bool = False
 ) -> Iterator[Connection]:
-    from cloud_server.release import package_version
-    from cloud_server.settings import ServerSettings
-    from cloud_server.storage import administered
+    from cloud_server.database.storage import administered
+    from cloud_server.serve.settings import ServerSettings
+    from shared.installation import package_version
 
     settings = ServerSettings.load(config, data=data, database=database)
     with administered(settings, package_version(), create=create) as connection:

@@ -146,7 +146,7 @@ def tasks(
     all_devices: AllOption = False,
 ) -> None:
     """Tell devices which tasks to ask for."""
-    from cloud_server.settings import split_names
+    from cloud_server.serve.settings import split_names
     from shared.proto.featherwire.v1 import fleet_pb2
 
     with stop_on_error(as_json=call.as_json):

@@ -108,7 +108,7 @@ def loadtest(
         callers = _callers(call, device, tokens, devices)
         from cloud_server.loadtest import LoadTest, run_load_test
         from cloud_server.loadtest.streams import load_streams
-        from cloud_server.settings import split_names
+        from cloud_server.serve.settings import split_names
 
         streams = load_streams(files or ())
         test = LoadTest(devices, fps, seconds, ramp_s, grace_s, split_names(tasks))

@@ -16,7 +16,7 @@ import structlog
 from cryptography import x509
 
 from cloud_server.auth.startup import is_loopback
-from cloud_server.settings import ServerSettings, default_data_folder
+from cloud_server.serve.settings import ServerSettings, default_data_folder
 from shared.errors import FeatherwireError
 
 READY_S = 60.0

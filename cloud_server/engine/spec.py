@@ -15,7 +15,7 @@ from cloud_server.device import check_device
 from cloud_server.engine.lane import WorkerCounts
 from cloud_server.engine.local import LocalEngine, TaskRunner
 from cloud_server.models import ModelStore
-from cloud_server.settings import ServerSettings
+from cloud_server.serve.settings import ServerSettings
 from cloud_server.tasks import open_task
 from shared.bundle import Bundle, packaged_names
 from shared.errors import BundleError, TaskError

@@ -1,6 +1,5 @@
 """The server's front: streams of frames in, results out; admission, dedupe, credits, drain.
 
-server      gRPC server, health, reflection, signals
 servicer    the calls: Connect, Analyze
 stream      one Connect stream: reader, writer, credits
 intake      its frames: checked, in the log, acknowledged, repeated

@@ -34,10 +34,10 @@ class LatticeContexts:
         counts: npt.NDArray[np.int32],
         bent: npt.NDArray[np.int16],
     ) -> None:
-        """counts: as :func:`~codec.lattice_palette.tables.symbol_tables` makes them. bent: int16
-        [2 limit + 1], what values -limit to limit are to networks.
+        """counts: as :func:`~codec.lattice_palette.tables.symbol_tables` makes them.
 
-        Raises BundleError ``bad_contexts``.
+        bent: int16 [2 limit + 1], what values -limit to limit are to networks. Raises BundleError
+        ``bad_contexts``.
         """
         self.palette = palette
         self.networks = {spec.name: networks[spec.name] for spec in palette.specs}

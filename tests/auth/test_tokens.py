@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from cloud_server.auth import tokens
 from cloud_server.auth.roles import Role
 from cloud_server.cli import build_app
-from cloud_server.settings import ServerSettings
-from cloud_server.storage import administered
+from cloud_server.database.storage import administered
+from cloud_server.serve.settings import ServerSettings
 from shared.errors import FeatherwireError, SessionError
-from shared.wire.credentials import read_token, token_of
+from shared.rpc.access import read_token, token_of
 from tests.support.access import stored_bytes
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-import cloud_server.storage  # noqa: F401  # all tables
+import cloud_server.database.storage  # noqa: F401  # all tables
 from cloud_server.database import Database
 from tests.log.conftest import postgres_cluster, url
 

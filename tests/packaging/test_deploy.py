@@ -68,7 +68,7 @@ def test_example_configuration_is_valid(monkeypatch: pytest.MonkeyPatch, tmp_pat
     """Every key of deploy/cloud.yaml is a setting, with a value that it accepts."""
     from cloud_server.auth.development_ca import make_development_ca
     from cloud_server.auth.startup import check_transport
-    from cloud_server.settings import ServerSettings
+    from cloud_server.serve.settings import ServerSettings
 
     for name in list(os.environ):
         if name.startswith("FEATHERWIRE_"):
@@ -86,7 +86,7 @@ def test_example_configuration_is_valid(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_images_set_only_variables_that_are_settings() -> None:
-    from cloud_server.settings import ServerSettings
+    from cloud_server.serve.settings import ServerSettings
 
     known = {f"FEATHERWIRE_{name.upper()}" for name in ServerSettings.model_fields}
     used = set(re.findall(r"FEATHERWIRE_\w+", (DEPLOY / "cloud.Dockerfile").read_text()))

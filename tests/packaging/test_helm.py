@@ -323,7 +323,7 @@ def test_commands_and_settings_are_ours(
     objects: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from cloud_server.auth.development_ca import make_development_ca
-    from cloud_server.settings import ServerSettings
+    from cloud_server.serve.settings import ServerSettings
 
     for container in containers(objects):
         if not container["name"].startswith("ray"):  # test_helm_ray.py

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_server.service import open_server
-from cloud_server.settings import ServerSettings
+from cloud_server.serve.service import open_server
+from cloud_server.serve.settings import ServerSettings
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from shared.results import Box, Detection, ModelInfo, TaskResult

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession, opening
-from edge_client.session.framing import Framer
+from edge_client.session.frames import Framer
 from edge_client.spool import Spool
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2, types_pb2

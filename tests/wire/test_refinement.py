@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 from cloud_server.decoding import BitstreamDecoder
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
-from edge_client.session.kept import KeptFrames, Part
+from edge_client.session.refinement_store import Part, RefinementStore
 from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, PhotoError, SessionError
@@ -226,7 +226,7 @@ def test_a_frame_leaves_before_what_is_only_kept_of_it_is_encoded(
     address = asking().address
     with EdgeSession(address, bundle=feature_bundle, also=[tiny_bundle]) as session:
         session.send(grey, state=1)  # opens what is opened once
-        session._framing().describer._encoders[tiny_bundle.short_id] = SlowEncoder()  # type: ignore[assignment]
+        session._framing().photo_encoder._encoders[tiny_bundle.short_id] = SlowEncoder()  # type: ignore[assignment]
         refined = session.send(grey, wait_refined=True)
         streamed = list(session.stream([grey, grey]))
     assert refined.refined
@@ -247,7 +247,7 @@ def test_what_cannot_be_encoded_in_the_second_place_leaves_the_frame_alone(
 
     address = asking().address
     with EdgeSession(address, bundle=feature_bundle, also=[tiny_bundle]) as session:
-        session._framing().describer._encoders[tiny_bundle.short_id] = BrokenEncoder()  # type: ignore[assignment]
+        session._framing().photo_encoder._encoders[tiny_bundle.short_id] = BrokenEncoder()  # type: ignore[assignment]
         result = session.send(grey, wait_refined=True)
     assert result.refine_error is not None
     assert result.refine_error.reason == "not_refinable"
@@ -374,7 +374,7 @@ def _part(sent: int | None, layers: int = 5, size: int = 10) -> Part:
 def test_what_is_kept_stays_within_its_bounds(
     frames: list[tuple[int, int]], max_frames: int, max_bytes: int
 ) -> None:
-    kept = KeptFrames(max_frames, max_bytes)
+    kept = RefinementStore(max_frames, max_bytes)
     for sequence, (layers, size) in enumerate(frames, start=1):
         part = _part(None, layers, size)
         kept.keep(sequence, (part,), (), None)
@@ -386,7 +386,7 @@ def test_what_is_kept_stays_within_its_bounds(
 
 
 def test_a_refinement_is_what_is_still_lacking() -> None:
-    kept = KeptFrames()
+    kept = RefinementStore()
     kept.keep(7, (_part(3),), ("detection",), WANTED)
     refinement = kept.refinement(7, b"", 1)
     assert [layer.state for layer in refinement.layers] == [2, 1]

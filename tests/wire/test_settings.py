@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_server.settings import ServerSettings
+from cloud_server.serve.settings import ServerSettings
 from shared.errors import FeatherwireError
 
 

@@ -10,7 +10,7 @@ import time
 from cloud_server.engine.api import EngineOutcome
 from cloud_server.engine.process import messages
 from cloud_server.engine.spec import EngineSpec
-from cloud_server.logs import configure_logs
+from cloud_server.serve.logs import configure_logs
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import worker_pb2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloud_server.settings import ServerSettings
+from cloud_server.serve.settings import ServerSettings
 
 
 class RayScale(BaseModel):

@@ -24,7 +24,7 @@ EDGE = ROOT / "tests" / "scenarios" / "edge_crash" / "edge.py"
 PATIENCE_S = 60.0
 SERVER = """
 import functools
-import cloud_server.service as service
+import cloud_server.serve.service as service
 from cloud_server.cli import main
 from tests.scenarios.worker_crash.fragile import open_fragile
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-import cloud_server.service as service
+import cloud_server.serve.service as service
 from cloud_server import cli
 from shared.results import ModelInfo, TaskResult
 
