@@ -24,8 +24,8 @@ from shared.errors import BudgetError, BundleError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
 from shared.proto.featherwire.v1.results_pb2 import FrameKey
 from shared.targets import Region
-from tests.scenarios.fleet.test_fleet import named, outcomes, rate, until
-from tests.wire.conftest import ServerThread
+from tests.support.fleet import named, outcomes, rate, until
+from tests.support.servers import ServerThread
 
 Start = Callable[..., ServerThread]
 Image = NDArray[np.uint8]
