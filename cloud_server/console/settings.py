@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloud_server.auth.startup import is_loopback
 from cloud_server.remote import Access
 from shared.errors import FeatherwireError
+from shared.wire.address import is_loopback
 from shared.wire.pem import check_tls_files
 
 

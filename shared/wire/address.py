@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 
 from shared.errors import SessionError
@@ -32,3 +33,14 @@ def why_unreachable(server: str, *, tls: bool) -> str:
             "the CA or not for this name, or it wants a certificate"
         )
     return f"{server} takes connections but speaks no plain gRPC; it may want TLS"
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether only this machine reaches ``HOST:PORT``."""
+    host = listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

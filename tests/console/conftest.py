@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cloud_server.auth.development_ca import make_development_ca
-from cloud_server.auth.roles import Role
+from cloud_server.auth.tokens import Role
 from cloud_server.console.view import commands
 from cloud_server.fleet.client import FleetClient
 from cloud_server.remote import Access
