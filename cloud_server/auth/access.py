@@ -29,8 +29,7 @@ from cloud_server.status import abort
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.proto.featherwire.v1 import bundles_pb2, fleet_pb2, ingest_pb2, results_pb2
-from shared.wire.address import is_loopback
-from shared.wire.credentials import METADATA_KEY, token_of
+from shared.rpc.access import TOKEN_METADATA_KEY, is_loopback, token_of
 
 EVERYBODY = frozenset(Role)
 _DEVICE = frozenset({Role.DEVICE})
@@ -156,7 +155,7 @@ class Authenticator(grpc.aio.ServerInterceptor):
         """The token of a caller who may make this call; raises ``SessionError``."""
         token: Token | None = None
         try:
-            text = token_of(value for key, value in metadata or () if key == METADATA_KEY)
+            text = token_of(value for key, value in metadata or () if key == TOKEN_METADATA_KEY)
             token = await self._database.read(lambda connection: find(connection, text))
             if token is None:
                 raise SessionError("unauthenticated", "this server does not know that token")

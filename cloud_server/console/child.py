@@ -17,7 +17,7 @@ from cryptography import x509
 
 from cloud_server.serve.settings import ServerSettings, default_data_folder
 from shared.errors import FeatherwireError
-from shared.wire.address import is_loopback
+from shared.rpc.access import is_loopback
 
 READY_S = 60.0
 STOPS_S = 5.0

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloud_server.remote import Access
 from shared.errors import FeatherwireError
-from shared.wire.address import is_loopback
-from shared.wire.pem import check_tls_files
+from shared.rpc.access import Access, check_tls_files, is_loopback
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-import grpc
-
-from cloud_server.remote import Access, typed_async_errors, typed_errors
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc, fleet_pb2, fleet_pb2_grpc
+from shared.rpc.access import Access
+from shared.rpc.channel import AsyncChannel, open_channel
+from shared.rpc.errors import typed_async_errors, typed_errors
 
 CALL_TIMEOUT_S = 60.0
 ASYNC_CALL_TIMEOUT_S = 20.0
@@ -23,7 +23,7 @@ class FleetClient:
     """
 
     def __init__(self, address: str, access: Access | None = None) -> None:
-        self._channel = (access or Access()).open_channel(address)
+        self._channel = open_channel(address, access)
         self._stub = fleet_pb2_grpc.FleetServiceStub(self._channel)
         self._address = address
         self._access = access
@@ -98,7 +98,7 @@ class FleetClient:
 class AsyncFleetClient:
     """As ``FleetClient``, over a channel that the caller closes. Raises ``FeatherwireError``."""
 
-    def __init__(self, channel: grpc.aio.Channel, address: str, access: Access) -> None:
+    def __init__(self, channel: AsyncChannel, address: str, access: Access) -> None:
         self._stub = fleet_pb2_grpc.FleetServiceStub(channel)
         self._bundles = bundles_pb2_grpc.BundleServiceStub(channel)
         self._address = address

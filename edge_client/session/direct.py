@@ -15,7 +15,6 @@ from typing import Any
 import grpc
 
 from edge_client.rate import RateControl
-from edge_client.session.channel import error_from_call
 from edge_client.session.encoding import Photo
 from edge_client.session.frames import CapturedPhoto, Outgoing, Wishes, make_frame, parts
 from edge_client.session.opening import Link
@@ -24,6 +23,7 @@ from edge_client.session.refinement_store import Part, Refinement
 from edge_client.session.results import FrameResult, failed, received
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
+from shared.rpc.errors import error_from_call
 from shared.wire.features import features_message
 from shared.wire.requests import picture_request_message
 from shared.wire.results import outcome_from_message
