@@ -17,9 +17,9 @@ from edge_client.session import EdgeSession
 from edge_client.spool import Spool
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import fleet_pb2
-from tests.scenarios.fleet.test_fleet import named, outcomes, rate, tasks, until
 from tests.support.access import Keys
-from tests.wire.conftest import FixedTask, ServerThread
+from tests.support.fleet import named, outcomes, rate, tasks, until
+from tests.support.servers import FixedTask, ServerThread
 
 Start = Callable[..., ServerThread]
 

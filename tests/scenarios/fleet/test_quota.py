@@ -18,8 +18,8 @@ from edge_client.session import EdgeSession
 from shared.bitstream import Bitstream
 from shared.errors import SessionError
 from tests.support.access import Keys
-from tests.wire.conftest import ServerThread
-from tests.wire.raw_client import RawClient
+from tests.support.raw_client import RawClient
+from tests.support.servers import ServerThread
 
 Start = Callable[..., ServerThread]
 
