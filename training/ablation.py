@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
-from cloud_server.models import ModelStore
 from codec.kit.backbone import CLASSIFIER
 from codec.kit.textures import LABELS_FILE, PatchDescriptors, TextureModel
 from codec.markov_palette.train.bundle import RunFiles, write_bundle, write_palette, write_tables
 from codec.markov_palette.train.recipe import Recipe
 from shared.bundle import Bundle
+from shared.weights import ModelStore
 from training.evaluate.cache import PointCache
 from training.evaluate.comparison import OURS, Comparison, bd_rates
 from training.evaluate.measure import measure

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from codec.features import Features
 from codec.lattice_palette.contexts import LatticeContexts
 from codec.lattice_palette.palette import LatticePalette
 from codec.lattice_palette.train.contexts import LatticeSettings, fit_lattice
 from codec.lattice_palette.train.lattices import ChainShape, make_lattices
 from codec.lattice_palette.train.steps import values_of
-from codec.markov_palette.palette import Features
 from shared.bundle import Bundle, ChainSpec, Manifest, ScaleSpec
 
 SCALE, STRIDE, CHANNELS = "grid", 16, 6

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from codec.markov_palette.palette import DiffusionState
-from codec.rate import RateTarget
 from edge_client.rate import RateControl
+from shared.targets import RateTarget
 
 PIXELS = 640 * 480
 

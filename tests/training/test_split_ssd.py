@@ -7,7 +7,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cloud_server.models import ModelStore
 from cloud_server.tasks.base import Stopwatch
 from cloud_server.tasks.geometry import shrink
 from cloud_server.tasks.ssd import Ssd
@@ -16,6 +15,7 @@ from codec.lattice_palette.train.networks.ssd import SCALE, SplitSsd
 from codec.tails.boxes import detections
 from shared.bundle import TailClass, TailModel, TailSpec
 from shared.preprocess import Placement
+from shared.weights import ModelStore
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,11 @@ from codec.lattice_palette.train.lattices import LatticeQuantiser
 from codec.lattice_palette.train.recipe import SplitRecipe, load_split_recipe
 from codec.lattice_palette.train.steps import SplitFiles, open_network, palettes_of
 from codec.lattice_palette.train.views import Views, fitted
-from codec.rate import RateTarget
 from codec.registry import open_codec
 from codec.tails import open_tails
 from shared.bundle import Bundle
 from shared.errors import RecipeError
+from shared.targets import RateTarget
 from training.cli import build_app
 
 SCALE = "bottleneck"

@@ -68,11 +68,11 @@ def plan(
 
     import yaml
 
-    from cloud_server.models import ModelStore
     from codec.lattice_palette.train.networks.yolo import SplitYolo
     from codec.lattice_palette.train.recipe import CutPart, plan_recipe
     from shared.cli import write_atomically
     from shared.errors import RecipeError
+    from shared.weights import ModelStore
 
     with stop_on_error(as_json=as_json):
         if at != "auto" and not at.isdecimal():

@@ -78,11 +78,11 @@ def texture(
     """Label the training photos' patches by texture, for the fit step's contrastive loss."""
     from safetensors.torch import load_file
 
-    from cloud_server.models import ModelStore
     from codec.kit.backbone import CLASSIFIER
     from codec.kit.textures import TextureSettings, make_labels
     from codec.markov_palette.train.bundle import RunFiles
     from codec.markov_palette.train.recipe import load_recipe
+    from shared.weights import ModelStore
 
     with stop_on_error(as_json=as_json):
         followed = load_recipe(recipe)
@@ -211,10 +211,10 @@ def fit_job(recipe: Recipe, cache: Path, run: Path, device: str, *, perceptual: 
     Raises ModelError ``weights_missing`` for a loss whose weights are not here, RecipeError
     ``step_missing`` when it wants textures that nobody has labelled.
     """
-    from cloud_server.models import ModelStore
     from codec.kit.losses import LOSSES, load_losses
     from codec.kit.textures import LABELS_FILE
     from codec.markov_palette.train.fit import Fit
+    from shared.weights import ModelStore
 
     config = recipe.fit_config()
     if config.texture_weight > 0:
@@ -250,8 +250,8 @@ def _labels(cache: Path) -> TextureLabels:
 def _perceptual() -> nn.Module:
     from safetensors.torch import load_file
 
-    from cloud_server.models import ModelStore
     from codec.kit.losses import PerceptualDistance
+    from shared.weights import ModelStore
 
     store = ModelStore()
     return PerceptualDistance(

@@ -19,10 +19,10 @@ import torch
 from PIL import Image, features
 
 from codec.lattice_palette.train.networks.base import SplitNetwork
-from codec.rate import RateTarget
 from codec.registry import open_codec
 from codec.tails.network import TailNetwork
 from shared.bundle import Bundle
+from shared.targets import RateTarget
 from training.evaluate.photos import EvaluationPhoto
 
 Pixels = npt.NDArray[np.uint8]

@@ -18,7 +18,7 @@ from cloud_server.engine import EngineFrame, LocalEngine, WorkerCounts
 from cloud_server.engine.picture import encode_picture
 from cloud_server.engine.stage import Stage
 from cloud_server.ingest.cache import OwnedCache
-from codec.markov_palette.cloud import Reconstructor
+from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
@@ -202,7 +202,7 @@ def test_a_reconstruction_asks_whether_to_stop_before_every_tile(
 ) -> None:
     bitstream = encoder.encode(np.zeros((1040, 2064, 3), np.uint8), state=4)  # 2 x 3 tiles
     latents = open_codec(tiny_bundle).decode(bitstream)
-    reconstructor = Reconstructor.from_bundle(tiny_bundle)
+    reconstructor = PictureReconstructor.from_bundle(tiny_bundle)
     asked = 0
 
     def count() -> bool:

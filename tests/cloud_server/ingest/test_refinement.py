@@ -20,7 +20,6 @@ from PIL import Image
 from structlog.testing import capture_logs
 
 from cloud_server.decoding import BitstreamDecoder
-from codec.rate import RateTarget
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
 from edge_client.session.refinement_store import Part, RefinementStore
@@ -28,6 +27,7 @@ from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, PhotoError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2
+from shared.targets import RateTarget
 from shared.wire import PictureRequest
 from shared.wire.requests import Refine, refine_message
 from tests.support.commands import run

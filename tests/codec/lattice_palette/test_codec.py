@@ -7,11 +7,11 @@ import pytest
 
 from codec.lattice_palette.codec import LatticeCodec
 from codec.lattice_palette.palette import channels
-from codec.rate import RateTarget
 from codec.registry import open_codec
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, BudgetError
+from shared.targets import RateTarget
 from tests.support.hostile_bitstreams import mutate, reseal
 from tests.support.lattice_bundle import SCALE, features, make_lattice_bundle
 

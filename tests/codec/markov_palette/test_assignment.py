@@ -9,10 +9,10 @@ import pytest
 
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.onnx import FeatureExtractor
-from codec.rate import RateTarget
 from codec.registry import open_codec
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
+from shared.targets import RateTarget
 from tests.golden.make import smooth_features
 from tests.support.tiny_bundle import make_codec_bundle
 

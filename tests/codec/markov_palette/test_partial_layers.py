@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec.markov_palette.codec import MarkovPaletteCodec
-from codec.rate import RateTarget
 from codec.registry import open_codec
 from shared.bitstream import Bitstream, Layer, PartialLayer
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, BudgetError
+from shared.targets import RateTarget
 from tests.support.tiny_bundle import make_codec_bundle
 from tests.support.tiny_features import features
 

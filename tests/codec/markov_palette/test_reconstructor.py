@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from cloud_server.decoding import BitstreamDecoder, parse
-from codec.base import Latents
-from codec.markov_palette import cloud as reconstructor
-from codec.markov_palette.cloud import Reconstructor
+from codec.features import FeatureLatents
+from codec.markov_palette import reconstruct as reconstructor
 from codec.markov_palette.networks import Decoder, DecoderConfig
+from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
@@ -31,7 +31,7 @@ def data(bundle: Bundle, photos: dict[str, np.ndarray]) -> bytes:
     return EdgeEncoder(bundle).encode(photos["coffee"]).to_bytes()
 
 
-def latents_of(bundle: Bundle, data: bytes, state: int = 0) -> Latents:
+def latents_of(bundle: Bundle, data: bytes, state: int = 0) -> FeatureLatents:
     from shared.bitstream import Bitstream
 
     return open_codec(bundle).decode(Bitstream.from_bytes(data).truncate(state))
@@ -45,7 +45,7 @@ def test_pictures_have_the_size_of_the_original(bundle: Bundle, data: bytes) -> 
 
 
 def test_a_batch_of_states_gives_what_each_alone_gives(bundle: Bundle, data: bytes) -> None:
-    worker = Reconstructor.from_bundle(bundle)
+    worker = PictureReconstructor.from_bundle(bundle)
     batch = [latents_of(bundle, data, state) for state in (0, 2, 4)]
     together = worker.reconstruct(batch)
     for latents, picture in zip(batch, together, strict=True):
@@ -61,7 +61,7 @@ def test_a_partial_layer_comes_between_the_states_around_it(bundle: Bundle, data
 
     codec = open_codec(bundle)
     assert isinstance(codec, MarkovPaletteCodec)
-    worker = Reconstructor.from_bundle(bundle)
+    worker = PictureReconstructor.from_bundle(bundle)
     indices = codec.decode_indices(Bitstream.from_bytes(data))
     told = []
     for passes in range(4):
@@ -75,7 +75,7 @@ def test_a_partial_layer_comes_between_the_states_around_it(bundle: Bundle, data
 
 
 def test_tiles_leave_no_seam(bundle: Bundle, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Reconstructor.from_bundle(bundle)
+    worker = PictureReconstructor.from_bundle(bundle)
     latents = latents_of(bundle, data)
     whole = worker.reconstruct([latents])[0].astype(int)
     monkeypatch.setattr(reconstructor, "TILE_POSITIONS", 9)
@@ -124,7 +124,7 @@ def test_a_state_the_file_lacks_is_refused(bundle: Bundle, data: bytes) -> None:
 def test_decoders_that_do_not_fit_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     files = {name: bundle.read(name) for name in bundle.manifest.files}
     with pytest.raises(BundleError):
-        Reconstructor.from_bundle(make_codec_bundle(tmp_path / "none"))
+        PictureReconstructor.from_bundle(make_codec_bundle(tmp_path / "none"))
     for number, (settings, weights) in enumerate(
         (
             ({"surprise": 1}, files["decoder.safetensors"]),
@@ -137,7 +137,7 @@ def test_decoders_that_do_not_fit_are_refused(bundle: Bundle, tmp_path: Path) ->
             tmp_path / str(number), manifest, files | {"decoder.safetensors": weights}
         )
         with pytest.raises(BundleError) as refused:
-            Reconstructor.from_bundle(broken)
+            PictureReconstructor.from_bundle(broken)
         assert refused.value.reason == "bad_decoder"
 
 
@@ -148,4 +148,4 @@ def test_a_device_that_is_not_there_is_named(bundle: Bundle) -> None:
 
 def test_latents_of_one_pixel_pictures_still_crop(bundle: Bundle, data: bytes) -> None:
     latents = dataclasses.replace(latents_of(bundle, data), width=17, height=33)
-    assert Reconstructor.from_bundle(bundle).reconstruct([latents])[0].shape == (33, 17, 3)
+    assert PictureReconstructor.from_bundle(bundle).reconstruct([latents])[0].shape == (33, 17, 3)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from codec.base import Latents
-from codec.markov_palette.cloud import Reconstructor
+from codec import PLAIN, Rendering
+from codec.features import FeatureLatents
 from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.markov_palette.sampler import MarkovPaletteScheduler
 from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
@@ -34,16 +35,16 @@ def codec(bundle: Bundle) -> MarkovPaletteCodec:
 @pytest.fixture(scope="module")
 def latents(
     bundle: Bundle, codec: MarkovPaletteCodec, photos: dict[str, np.ndarray]
-) -> list[Latents]:
+) -> list[FeatureLatents]:
     whole = EdgeEncoder(bundle).encode(photos["chelsea"])
     return [codec.decode(whole.truncate(state)) for state in range(5)]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_merging_a_sample_gives_exactly_what_was_received(
-    bundle: Bundle, codec: MarkovPaletteCodec, latents: list[Latents], seed: int
+    bundle: Bundle, codec: MarkovPaletteCodec, latents: list[FeatureLatents], seed: int
 ) -> None:
-    worker = Reconstructor.from_bundle(bundle)
+    worker = PictureReconstructor.from_bundle(bundle)
     for received in latents:
         drawn = worker.sample_indices(received, seed)
         finest = {name: grid[0].numpy().astype(np.int32) for name, grid in drawn.items()}
@@ -63,8 +64,8 @@ def test_a_sample_keeps_what_a_partial_layer_brought(
     state, passes = place
     indices = codec.decode_indices(whole)
     received = codec.decode(codec.code(indices, width, height, state=state, passes=passes))
-    drawn = Reconstructor.from_bundle(bundle).sample_indices(received, 4)
-    other = Reconstructor.from_bundle(bundle).sample_indices(received, 5)
+    drawn = PictureReconstructor.from_bundle(bundle).sample_indices(received, 4)
+    other = PictureReconstructor.from_bundle(bundle).sample_indices(received, 5)
     for name, grid in received.indices.items():
         below = codec.palette.trees[name].depth - received.depths[name].astype(int)
         np.testing.assert_array_equal(drawn[name][0].numpy() >> below, grid)
@@ -73,10 +74,10 @@ def test_a_sample_keeps_what_a_partial_layer_brought(
 
 
 def test_encoding_a_samples_colours_again_gives_the_received_indices(
-    bundle: Bundle, codec: MarkovPaletteCodec, latents: list[Latents]
+    bundle: Bundle, codec: MarkovPaletteCodec, latents: list[FeatureLatents]
 ) -> None:
     """In latent space, by the full leaf search that an edge would run."""
-    worker = Reconstructor.from_bundle(bundle)
+    worker = PictureReconstructor.from_bundle(bundle)
     received = latents[3]
     drawn = worker.sample_indices(received, 5)
     finest = {name: grid[0].numpy().astype(np.int32) for name, grid in drawn.items()}
@@ -86,12 +87,12 @@ def test_encoding_a_samples_colours_again_gives_the_received_indices(
 
 
 def test_a_seed_means_a_picture_whatever_else_is_in_the_batch(
-    bundle: Bundle, latents: list[Latents]
+    bundle: Bundle, latents: list[FeatureLatents]
 ) -> None:
-    worker = Reconstructor.from_bundle(bundle)
-    alone = worker.reconstruct([latents[4]], vivid_seed=3)[0].astype(int)
-    together = worker.reconstruct([latents[2], latents[4]], vivid_seed=3)[1]
-    other = worker.reconstruct([latents[4]], vivid_seed=4)[0]
+    worker = PictureReconstructor.from_bundle(bundle)
+    alone = worker.reconstruct([latents[4]], Rendering("vivid", 3))[0].astype(int)
+    together = worker.reconstruct([latents[2], latents[4]], Rendering("vivid", 3))[1]
+    other = worker.reconstruct([latents[4]], Rendering("vivid", 4))[0]
     faithful = worker.reconstruct([latents[4]])[0]
     assert np.abs(alone - together).max() <= 1
     assert not np.array_equal(alone, other)
@@ -99,10 +100,11 @@ def test_a_seed_means_a_picture_whatever_else_is_in_the_batch(
 
 
 def test_at_the_finest_state_there_is_nothing_to_sample(
-    bundle: Bundle, latents: list[Latents]
+    bundle: Bundle, latents: list[FeatureLatents]
 ) -> None:
-    worker = Reconstructor.from_bundle(bundle)
-    vivid, faithful = (worker.reconstruct([latents[0]], vivid_seed=s)[0] for s in (1, None))
+    worker = PictureReconstructor.from_bundle(bundle)
+    vivid = worker.reconstruct([latents[0]], Rendering("vivid", 1))[0]
+    faithful = worker.reconstruct([latents[0]], PLAIN)[0]
     np.testing.assert_array_equal(vivid, faithful)
 
 
@@ -135,11 +137,11 @@ def test_draws_follow_the_documented_odds(codec: MarkovPaletteCodec) -> None:
 
 
 def test_a_bundle_that_cannot_sample_says_so(
-    bundle: Bundle, latents: list[Latents], tmp_path: Path
+    bundle: Bundle, latents: list[FeatureLatents], tmp_path: Path
 ) -> None:
     files = {name: bundle.read(name) for name in bundle.manifest.files}
     settings = {**bundle.manifest.decoder, "variances": []}
     plain = Bundle.create(tmp_path, bundle.manifest.model_copy(update={"decoder": settings}), files)
     with pytest.raises(BundleError) as refused:
-        Reconstructor.from_bundle(plain).reconstruct([latents[2]], vivid_seed=0)
+        PictureReconstructor.from_bundle(plain).reconstruct([latents[2]], Rendering("vivid", 0))
     assert refused.value.reason == "no_sampler"

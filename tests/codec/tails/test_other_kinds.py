@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from codec.base import Latents
+from codec.features import FeatureLatents
 from codec.tails import open_tails
 from codec.tails.classes import classifications
 from codec.tails.labels import label_map, regions
@@ -51,7 +51,7 @@ def tail_of(output: str, changed: str = "Identity") -> bytes:
     return bytes(model.SerializeToString())
 
 
-def latents_of(width: int, height: int, rows: int, columns: int, seed: int = 1) -> Latents:
+def latents_of(width: int, height: int, rows: int, columns: int, seed: int = 1) -> FeatureLatents:
     rng = np.random.default_rng(seed)
     scales = {
         s.name: rng.random(
@@ -59,7 +59,7 @@ def latents_of(width: int, height: int, rows: int, columns: int, seed: int = 1) 
         )
         for s in SCALES
     }
-    return Latents(width=width, height=height, state=0, scales=scales, indices={}, depths={})
+    return FeatureLatents(width=width, height=height, state=0, scales=scales, indices={}, depths={})
 
 
 @pytest.fixture

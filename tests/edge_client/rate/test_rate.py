@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec.rate import RateTarget
 from edge_client.rate import RateControl
 from edge_client.rate.bucket import BURST_S, TokenBucket
 from shared.bundle import Bundle
 from shared.errors import BudgetError
+from shared.targets import RateTarget
 from shared.wire.commands import RatePolicy
 from shared.wire.transport import KEEPALIVE_TIMEOUT_S
 from tests.support.simulated_links import PIXELS, Link, ladder

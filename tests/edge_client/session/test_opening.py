@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from codec.regions import Region
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession, opening
 from edge_client.session.frames import Framer
 from edge_client.spool import Spool
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2, types_pb2
+from shared.targets import Region
 from shared.wire import FrameOutcome
 from shared.wire.features import features_message
 from tests.support.scripted_server import Requests, ScriptedServer, answer, say, welcome

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cloud_server.models import ModelStore
 from codec.kit.backbone import CLASSIFIER, Backbone
 from codec.lattice_palette.train.networks.base import CutScale, Features, Outputs, SplitInfo
 from shared.errors import RecipeError
+from shared.weights import ModelStore
 
 SCALE = "bottleneck"
 SIDE = 224

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cloud_server.models import ModelStore
 from codec.kit.backbone import CLASSIFIER
 from codec.lattice_palette.train.networks.base import SplitNetwork
 from codec.lattice_palette.train.networks.efficientnet import SplitEfficientNet
@@ -12,6 +11,7 @@ from codec.lattice_palette.train.networks.ssd import WEIGHTS as SSD
 from codec.lattice_palette.train.networks.ssd import SplitSsd
 from codec.lattice_palette.train.recipe import CutPart, SplitRecipe
 from shared.errors import RecipeError
+from shared.weights import ModelStore
 
 NETWORKS: dict[str, Callable[[ModelStore], SplitNetwork]] = {
     SSD: SplitSsd,

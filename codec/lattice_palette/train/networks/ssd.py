@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cloud_server.models import ModelStore
-from cloud_server.models.backbones import ssd_mobilenetv3_backbone
-from cloud_server.models.graphdef import float_constants
 from codec.kit.backbone import DETECTOR, Backbone, convolution
 from codec.lattice_palette.train.networks.base import CutScale, Features, Outputs, SplitInfo
+from shared.weights import ModelStore
+from shared.weights.containers import float_constants
+from shared.weights.convert import ssd_mobilenetv3_backbone
 
 WEIGHTS = "ssd-mobilenetv3-coco"
 SCALE = "bottleneck"

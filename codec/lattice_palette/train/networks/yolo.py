@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cloud_server.models import ModelStore
-from cloud_server.models.ultralytics_assets import LICENCE, get_yolo
 from cloud_server.tasks.ultralytics_backend import import_yolo, load_yolo
 from codec.lattice_palette.train.networks.base import CutScale, Features, Outputs, SplitInfo
 from codec.lattice_palette.train.networks.cuts import (
@@ -25,6 +23,8 @@ from codec.lattice_palette.train.networks.cuts import (
     find_cuts,
 )
 from shared.errors import RecipeError
+from shared.weights import ModelStore
+from shared.weights.ultralytics_assets import LICENCE, get_yolo
 
 SUFFIXES = (".pt", ".yaml")
 DEFAULT_SIDE = 640
