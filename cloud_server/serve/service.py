@@ -25,10 +25,9 @@ from cloud_server.fleet.quota import Quota
 from cloud_server.fleet.retention import FleetRetention
 from cloud_server.fleet.retention import Limits as FleetLimits
 from cloud_server.fleet.servicer import FleetServicer
-from cloud_server.ingest.bundles import BundleServicer
-from cloud_server.ingest.limits import StreamLimits
+from cloud_server.ingest.bundles import BundleServicer, ServedBundles
+from cloud_server.ingest.flow import StreamLimits
 from cloud_server.ingest.refinement import RefinePolicy
-from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.ingest.sessions import PictureLimits
 from cloud_server.release import package_version
