@@ -130,7 +130,7 @@ class Analyzer:
         given = self._decoders.bundle
         bundles = [given] if given else map(Bundle.load, packaged_names())
         for bundle in bundles:
-            known |= dict.fromkeys(tail.task for tail in bundle.manifest.tails or ())
+            known |= dict.fromkeys(bundle.manifest.tasks)
         if name not in known:
             text = f"no task {name!r}; known are {', '.join(known)}"
             raise TaskError("unknown_task", text, task=name)

@@ -5,15 +5,20 @@ with EdgeSession("localhost:7570") as session:
     for result in session.stream(photos, state=4):
         ...
 
-describe    photos as frames: what is sent of each bundle, what is kept back
-kept        what is kept back, until the server asks or ``refine`` sends it
-wishes      tasks and pictures, as far as what is sent is enough for them
-connection  the stream: credits, numbering, the server's commands
+session           EdgeSession, which every caller uses
+direct, spooled   photos out and results in: over one stream, or through a spool
+spool_sender      the thread that brings a spool's frames to a server, over many streams
+frames            photos as frames: what is asked of them, and at which rate
+encoding          one photo by several bundles: what is sent of each, what is kept back
+refinement_store  what is kept back, until the server asks or ``refine`` sends it
+opening           channel, Hello, and a bundle on which both ends agree
+bundle_update     changing over to another bundle while the session runs
+connection        the stream: credits, numbering, the server's commands
 """
 
-from edge_client.session.channel import TlsClientFiles
-from edge_client.session.result import FrameResult
+from edge_client.session.frames import CapturedPhoto, Origin
+from edge_client.session.results import FrameResult
 from edge_client.session.session import EdgeSession
-from edge_client.session.shot import Origin, Shot
+from shared.rpc.access import Access
 
-__all__ = ["EdgeSession", "FrameResult", "Origin", "Shot", "TlsClientFiles"]
+__all__ = ["Access", "CapturedPhoto", "EdgeSession", "FrameResult", "Origin"]

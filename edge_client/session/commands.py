@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
-from edge_client.session.kept import KeptFrames
 from edge_client.session.pending import (
     Commanded,
     Key,
@@ -19,6 +18,7 @@ from edge_client.session.pending import (
     refine_request,
     resolve,
 )
+from edge_client.session.refinement_store import RefinementStore
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
 from shared.wire.commands import RefineCommand, Setting, command_reply, parse_command
@@ -52,13 +52,13 @@ class Commands:
         self,
         sender: Sender,
         lock: threading.Condition,
-        kept: KeptFrames,
+        store: RefinementStore,
         take_setting: TakeSetting | None,
     ) -> None:
         """lock: the sender's. take_setting: None refuses commands about the device."""
         self._sender = sender
         self._lock = lock
-        self._kept = kept
+        self._store = store
         self._take_setting = take_setting
         # Layers that wait for credit.
         self._commanded: deque[Commanded] = deque()
@@ -81,7 +81,7 @@ class Commands:
         with self._lock:
             if self._sender.awaits(wanted.sequence):
                 self._refinements.setdefault(wanted.sequence, asked.reply)
-            if wanted.sequence not in self._parked and self._kept.unfinished(wanted.sequence):
+            if wanted.sequence not in self._parked and self._store.unfinished(wanted.sequence):
                 self._parked[wanted.sequence] = asked
                 return
         self._answer(asked)
@@ -126,14 +126,14 @@ class Commands:
         with self._lock:
             try:
                 self._sender.raise_unless_open()
-                refinement = self._kept.refinement(wanted.sequence, wanted.bundle_id, wanted.state)
+                refinement = self._store.refinement(wanted.sequence, wanted.bundle_id, wanted.state)
                 request = refine_request(refinement)
                 self._sender.check_size(request)
             except FeatherwireError as error:
                 self._sender.put(command_reply(asked.command_id, error))
                 resolve(asked.reply, error)
                 return
-            self._kept.sent(refinement)
+            self._store.sent(refinement)
             pending = Pending(refinement.payload_bytes, refines=True, future=asked.reply)
             self._commanded.append(Commanded(asked.command_id, refinement, request, pending))
             self.send()

@@ -11,9 +11,9 @@ from dataclasses import replace
 import grpc
 
 from edge_client.session.commands import Commands, TakeSetting
-from edge_client.session.kept import KeptFrames, Part, Refinement
 from edge_client.session.listener import Listener
 from edge_client.session.pending import Key, Pending, Reply, key_of, refine_request, resolve
+from edge_client.session.refinement_store import Part, Refinement, RefinementStore
 from edge_client.session.stream import MAX_CREDITS, Stream, draining, protocol_error
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
@@ -40,7 +40,7 @@ class Connection(Stream):
         server: str,
         hello: Hello,
         *,
-        kept: KeptFrames | None = None,
+        store: RefinementStore | None = None,
         timeout_s: float = 10.0,
         listener: Listener | None = None,
         take_setting: TakeSetting | None = None,
@@ -52,13 +52,13 @@ class Connection(Stream):
         what became of every frame.
         """
         self._tell_outcome = outcome
-        self._kept = kept if kept is not None else KeptFrames()
+        self._store = store if store is not None else RefinementStore()
         self._pending: dict[Key, Pending] = {}
         self._credits = 0
         self._last_sequence = 0
         self._told = fleet_pb2.DeviceStatus()
         changed = threading.Condition()
-        self._commands = Commands(self, changed, self._kept, take_setting)
+        self._commands = Commands(self, changed, self._store, take_setting)
         super().__init__(channel, server, hello, changed, listener, timeout_s)
 
     @property
@@ -98,7 +98,7 @@ class Connection(Stream):
             self.check_size(request)
             self._last_sequence = sequence
             # Before the frame is sent: the server may ask for more at once.
-            self._kept.keep(sequence, parts, *(later or (tasks, picture)), more=more)
+            self._store.keep(sequence, parts, *(later or (tasks, picture)), more=more)
             pending = Pending(sum(one.file_bytes for one in sent), first.passes)
             self.post(request, (sequence, first.bundle_id, first.state), pending)
         return sequence, pending.future
@@ -122,7 +122,7 @@ class Connection(Stream):
 
     def finish(self, sequence: int, parts: tuple[Part, ...]) -> None:
         """Keep further parts of a frame, and send of them what the server has asked for."""
-        self._kept.finish(sequence, parts)
+        self._store.finish(sequence, parts)
         self._commands.finished(sequence)
 
     def refine(self, refinement: Refinement, *, deadline_s: float) -> Future[Reply]:

@@ -6,21 +6,27 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import replace
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass, replace
+from typing import Any
+
+import grpc
 
 from edge_client.rate import RateControl
-from edge_client.session.describe import Photo
-from edge_client.session.framing import Outgoing
-from edge_client.session.in_flight import InFlight, too_late
-from edge_client.session.kept import Part, Refinement
+from edge_client.session.encoding import Photo
+from edge_client.session.frames import CapturedPhoto, Outgoing, Wishes, make_frame, parts
 from edge_client.session.opening import Link
-from edge_client.session.outgoing import Wishes, make_frame
 from edge_client.session.pending import Key, Reply
-from edge_client.session.result import FrameResult, failed, received
-from edge_client.session.shot import Shot, parts
+from edge_client.session.refinement_store import Part, Refinement
+from edge_client.session.results import FrameResult, failed, received
 from shared.errors import FeatherwireError, SessionError
+from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
+from shared.rpc.errors import error_from_call
+from shared.wire.features import features_message
+from shared.wire.requests import picture_request_message
+from shared.wire.results import outcome_from_message
 
 
 class RateListener:
@@ -47,7 +53,7 @@ class RateListener:
         """The stream itself lets callers wait for credit."""
 
 
-class DirectSender:
+class DirectExchange:
     """``send`` and ``stream`` over one link."""
 
     def __init__(self, link: Link, server: str, control: RateControl) -> None:
@@ -73,7 +79,7 @@ class DirectSender:
 
     def stream(
         self,
-        photos: Iterable[Photo | Shot | None],
+        photos: Iterable[Photo | CapturedPhoto | None],
         wishes: Wishes,
         *,
         window: int | None = None,
@@ -172,3 +178,113 @@ def whole(result: FrameResult) -> FrameResult:
     if result.error is not None:
         raise result.error
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Awaited:
+    """A frame that is not back; ``sent_at`` is of ``time.monotonic``.
+
+    ``before``: the result that is being refined, if that is what is awaited.
+    """
+
+    photo: Any
+    sequence: int
+    sent_at: float
+    deadline_s: float
+    before: FrameResult | None = None
+
+
+class InFlight:
+    """Futures of frames, and of the refinements that the server asks for."""
+
+    def __init__(self, server: str) -> None:
+        """server: for what is said of a frame that is late."""
+        self._server = server
+        self._awaited: dict[Future[Reply], _Awaited] = {}
+
+    def __len__(self) -> int:
+        return len(self._awaited)
+
+    @property
+    def any_done(self) -> bool:
+        """Whether ``completed`` would not wait."""
+        return any(future.done() for future in self._awaited)
+
+    def add(self, future: Future[Reply], photo: Any, sequence: int, deadline_s: float) -> None:
+        """A frame has been sent."""
+        self._awaited[future] = _Awaited(photo, sequence, time.monotonic(), deadline_s)
+
+    def completed(self) -> Iterator[FrameResult]:
+        """Wait for one frame at least, or for its deadline; yield what has ended.
+
+        What has ended is forgotten, and a refinement of it that is to come takes its place. When
+        the session has failed this raises why, after all that did come back.
+        """
+        first_s = min(one.sent_at + one.deadline_s for one in self._awaited.values())
+        wait_for(
+            self._awaited,
+            timeout=max(0.0, first_s - time.monotonic()),
+            return_when=FIRST_COMPLETED,
+        )
+        failure: BaseException | None = None
+        for future, one in list(self._awaited.items()):
+            if future.done():
+                del self._awaited[future]
+                error = future.exception()
+                if error is None:
+                    yield self._received(future.result(), one)
+                elif one.before is not None and isinstance(error, FeatherwireError):
+                    if error.reason == "not_refinable":
+                        continue  # the server asked for what was never kept
+                    yield failed(one.photo, error, sequence=one.sequence, before=one.before)
+                else:
+                    failure = failure or error
+            elif time.monotonic() >= one.sent_at + one.deadline_s:
+                del self._awaited[future]
+                future.cancel()
+                late = too_late(self._server, one.deadline_s)
+                yield failed(one.photo, late, sequence=one.sequence, before=one.before)
+        if failure is not None:
+            raise failure
+
+    def _received(self, reply: Reply, one: _Awaited) -> FrameResult:
+        result = received(reply, one.photo, before=one.before)
+        if reply.refinement is not None:
+            again = replace(one, sent_at=time.monotonic(), before=result)
+            self._awaited[reply.refinement] = again
+        return result
+
+
+def too_late(server: str, deadline_s: float) -> SessionError:
+    """What is said of a frame that is not back in time."""
+    return SessionError("deadline_exceeded", f"{server} gave no result within {deadline_s:g} s")
+
+
+def analyze(link: Link, server: str, photo: Photo, wishes: Wishes) -> FrameResult:
+    """See ``EdgeSession.analyze``."""
+    frame = link.framer.frame(
+        photo, wishes.rate, wishes.tasks, wishes.picture, False, wishes.send_with, keep=False
+    )
+    sent = [part.sent for part in frame.parts if part.sent is not None]
+    request = ingest_pb2.AnalyzeRequest(
+        features=[features_message(bitstream) for bitstream in sent],
+        tasks=frame.tasks,
+        picture=picture_request_message(frame.picture),
+    )
+    started = time.perf_counter()
+    try:
+        response = ingest_pb2_grpc.IngestServiceStub(link.channel).Analyze(
+            request, timeout=frame.deadline_s
+        )
+    except grpc.RpcError as error:
+        raise error_from_call(error, server) from None
+    reply = Reply(
+        outcome_from_message(response.outcome),
+        0,
+        sent[0].state,
+        (time.perf_counter() - started) * 1e3,
+        sent[0].bundle_id,
+        sum(bitstream.file_bytes for bitstream in sent),
+        sent[0].passes,
+    )
+    return whole(received(reply, photo))

@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 import logging
+import re
+import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from codec.regions import Regions
-from codec.registry import open_codec
-from edge_client.session.bundles import BundleCache
-from edge_client.session.channel import TlsClientFiles, open_channel, wait_until_ready
+from codec import open_edge
+from edge_client.rate import RateControl
+from edge_client.session.bundle_cache import BundleCache
+from edge_client.session.bundle_update import BundleUpdate, Done, Keep
 from edge_client.session.connection import Connection
-from edge_client.session.describe import Describer
-from edge_client.session.framing import Framer
-from edge_client.session.identity import package_version
-from edge_client.session.kept import KeptFrames
+from edge_client.session.encoding import PhotoEncoder
+from edge_client.session.frames import Framer
 from edge_client.session.listener import Listener
-from edge_client.session.switch import BundleSwitch, Done, Keep
+from edge_client.session.refinement_store import RefinementStore
+from edge_client.spool import Spool
 from shared.bundle import Bundle, packaged_bundle_of
 from shared.errors import BundleError, FeatherwireError, SessionError
+from shared.installation import package_version
 from shared.proto.featherwire.v1 import ingest_pb2
-from shared.wire.commands import Setting
+from shared.rpc.access import Access
+from shared.rpc.channel import open_channel, wait_until_ready
+from shared.targets import Region, Regions
+from shared.wire.commands import (
+    BundleCommand,
+    RatePolicy,
+    RegionsCommand,
+    Setting,
+    TasksCommand,
+    parse_rate_policy,
+)
 from shared.wire.requests import Hello
 
 if TYPE_CHECKING:
     from edge_client.encoder import EdgeEncoder
+
 
 BundleSource = Bundle | str | Path
 
@@ -78,7 +91,7 @@ class Opener:
         also: Iterable[BundleSource],
         tasks: tuple[str, ...] | None,
         threads: int,
-        tls: TlsClientFiles | None,
+        access: Access | None,
         timeout_s: float,
         deadline_s: float | None,
         bundle_cache_dir: Path | None,
@@ -96,21 +109,23 @@ class Opener:
         self._given_also = tuple(also)
         self._encoder = encoder
         self._threads = threads
-        self._tls = tls
+        self._access = access
         self._timeout_s = timeout_s
         self._deadline_s = deadline_s
         self.regions = regions
         self._cache = BundleCache(bundle_cache_dir)
-        self.switch = BundleSwitch(self._obtained, self._new_describer, keep, bundle_trials)
-        self.switch.chosen = chosen_bundle_id
+        self.bundle_update = BundleUpdate(
+            self._obtained, self._new_photo_encoder, keep, bundle_trials
+        )
+        self.bundle_update.chosen = chosen_bundle_id
         self._loaded: _Mine | None = None
-        self._describer: Describer | None = None
+        self._photo_encoder: PhotoEncoder | None = None
         self._found: dict[bytes, Bundle | None] = {}
 
     def open(
         self,
         session: str,
-        kept: KeptFrames,
+        store: RefinementStore,
         *,
         last_result_seen: int = 0,
         listener: Listener | None = None,
@@ -122,15 +137,16 @@ class Opener:
         and ``BundleError`` when the bundle cannot be had.
         """
         mine = self._mine()
-        channel = open_channel(self.server, self._tls)
+        channel = open_channel(self.server, self._access)
         connection: Connection | None = None
         try:
-            wait_until_ready(channel, self.server, self._timeout_s, tls=self._tls is not None)
+            wait_until_ready(channel, self.server, self._timeout_s, self._access)
             hello = Hello(
                 device=self.device,
                 session=session,
-                bundle_id=self.switch.chosen or (mine.bundle.id if mine.bundle else None),
-                can_switch_bundle=self._given_bundle is None or self.switch.chosen is not None,
+                bundle_id=self.bundle_update.chosen or (mine.bundle.id if mine.bundle else None),
+                can_switch_bundle=self._given_bundle is None
+                or self.bundle_update.chosen is not None,
                 client_version=package_version(),
                 also_bundle_ids=tuple(bundle.id for bundle in mine.also),
                 last_result_seen=last_result_seen,
@@ -140,11 +156,11 @@ class Opener:
                 channel,
                 self.server,
                 hello,
-                kept=kept,
+                store=store,
                 timeout_s=self._timeout_s,
                 listener=listener,
                 take_setting=None if take_setting is None else partial(take_setting, channel),
-                outcome=self.switch.outcome,
+                outcome=self.bundle_update.outcome,
             )
             return Link(channel, connection, self._framer(channel, connection.welcome))
         except BaseException:
@@ -160,32 +176,32 @@ class Opener:
         ``BundleError``.
         """
         mine = self._mine()
-        chosen = self.switch.chosen
-        if self.switch.describer is None and chosen and (found := self._at_hand(chosen)):
-            self.switch.describer = self._new_describer(found)
-        describer = self.switch.describer
-        if describer is None:
+        chosen = self.bundle_update.chosen
+        if self.bundle_update.photo_encoder is None and chosen and (found := self._at_hand(chosen)):
+            self.bundle_update.photo_encoder = self._new_photo_encoder(found)
+        photo_encoder = self.bundle_update.photo_encoder
+        if photo_encoder is None:
             bundle = mine.bundle
             if bundle is None and last_bundle_id is not None:
                 bundle = self._at_hand(last_bundle_id)
-            describer = self._describer_of(bundle or Bundle.load())
-        return self._framer_of(describer, ingest_pb2.ServerSettings(frame_deadline_s=30.0))
+            photo_encoder = self._photo_encoder_of(bundle or Bundle.load())
+        return self._framer_of(photo_encoder, ingest_pb2.ServerSettings(frame_deadline_s=30.0))
 
     def use_bundle(self, channel: grpc.Channel, bundle_id: str, done: Done) -> None:
-        """Change over to a bundle, or say why not; see ``BundleSwitch``."""
+        """Change over to a bundle, or say why not; see ``BundleUpdate``."""
         current = self._current
-        self.switch.take(channel, bundle_id, None if current is None else current.id, done)
+        self.bundle_update.take(channel, bundle_id, None if current is None else current.id, done)
 
     def check_regions(self) -> None:
         """Raise BundleError ``regions_unsupported`` when the bundle in use knows none."""
         if self._current is not None:
-            open_codec(self._current).check_regions()
+            open_edge(self._current).check_regions()
 
     @property
     def _current(self) -> Bundle | None:
         """The bundle in use, once there is one."""
-        describer = self.switch.describer or self._describer
-        return None if describer is None else describer.bundle
+        photo_encoder = self.bundle_update.photo_encoder or self._photo_encoder
+        return None if photo_encoder is None else photo_encoder.bundle
 
     def _mine(self) -> _Mine:
         if self._loaded is None:
@@ -205,29 +221,33 @@ class Opener:
         for other in mine.also:
             if other.id not in accepted:
                 raise _refused(other, self.server)
-        describer = self._chosen_describer(channel, accepted)
-        if describer is None:
+        photo_encoder = self._chosen_photo_encoder(channel, accepted)
+        if photo_encoder is None:
             bundle = mine.bundle
             if bundle is None or bundle.id not in accepted:
                 if bundle is not None:
                     raise _refused(bundle, self.server)
                 bundle = self._obtained(channel, welcome.bundle_id, must_keep=False)
-            describer = self._describer_of(bundle)
-        return self._framer_of(describer, welcome.settings)
+            photo_encoder = self._photo_encoder_of(bundle)
+        return self._framer_of(photo_encoder, welcome.settings)
 
-    def _chosen_describer(self, channel: grpc.Channel, accepted: Iterable[str]) -> Describer | None:
+    def _chosen_photo_encoder(
+        self, channel: grpc.Channel, accepted: Iterable[str]
+    ) -> PhotoEncoder | None:
         """Of the bundle that a command has chosen, where this server takes it."""
-        describer, chosen = self.switch.describer, self.switch.chosen
-        wanted = chosen if describer is None else describer.bundle.id
+        photo_encoder, chosen = self.bundle_update.photo_encoder, self.bundle_update.chosen
+        wanted = chosen if photo_encoder is None else photo_encoder.bundle.id
         if wanted is None:
             return None
         try:
             if wanted not in accepted:
                 raise SessionError("bundle_mismatch", f"{self.server} does not take it")
-            if describer is None:
-                describer = self._new_describer(self._obtained(channel, wanted, must_keep=False))
-                self.switch.describer = describer
-            return describer
+            if photo_encoder is None:
+                photo_encoder = self._new_photo_encoder(
+                    self._obtained(channel, wanted, must_keep=False)
+                )
+                self.bundle_update.photo_encoder = photo_encoder
+            return photo_encoder
         except FeatherwireError as error:
             if isinstance(error, SessionError) and error.reason != "bundle_mismatch":
                 raise
@@ -236,13 +256,13 @@ class Opener:
                 wanted[:16],
                 error.message,
             )
-            self.switch.refused()
+            self.bundle_update.refused()
             return None
 
-    def _new_describer(self, bundle: Bundle) -> Describer:
+    def _new_photo_encoder(self, bundle: Bundle) -> PhotoEncoder:
         """Of a bundle that a command has chosen, which may be the one that was given."""
         mine = self._mine()
-        return Describer(
+        return PhotoEncoder(
             bundle,
             mine.also,
             threads=self._threads,
@@ -250,30 +270,32 @@ class Opener:
             commanded=mine.bundle is None or mine.bundle.id != bundle.id,
         )
 
-    def _describer_of(self, bundle: Bundle) -> Describer:
+    def _photo_encoder_of(self, bundle: Bundle) -> PhotoEncoder:
         """The one that was made before, with its encoders, unless the bundle is another one."""
-        if self._describer is None or self._describer.bundle.id != bundle.id:
+        if self._photo_encoder is None or self._photo_encoder.bundle.id != bundle.id:
             shared = self._encoder
             if shared is not None and shared.bundle.id != bundle.id:
                 shared = None
-            self._describer = Describer(
+            self._photo_encoder = PhotoEncoder(
                 bundle,
                 self._mine().also,
                 encoder=shared,
                 threads=self._threads,
                 find=self._of_short_id,
             )
-        return self._describer
+        return self._photo_encoder
 
-    def _framer_of(self, describer: Describer, settings: ingest_pb2.ServerSettings) -> Framer:
+    def _framer_of(
+        self, photo_encoder: PhotoEncoder, settings: ingest_pb2.ServerSettings
+    ) -> Framer:
         return Framer(
-            describer,
+            photo_encoder,
             settings,
             also=self._mine().named,
             tasks=lambda: self.tasks,
             deadline_s=self._deadline_s,
             regions=lambda: self.regions,
-            switch=self.switch,
+            bundle_update=self.bundle_update,
         )
 
     def _obtained(self, channel: grpc.Channel, bundle_id: str, *, must_keep: bool = True) -> Bundle:
@@ -318,3 +340,68 @@ def _refused(bundle: Bundle, server: str) -> SessionError:
         f"{server} does not take bundle {bundle.manifest.name} ({bundle.id})",
         bundle_id=bundle.id,
     )
+
+
+class DeviceSettings:
+    """Carries settings out, and keeps them where there is a spool."""
+
+    def __init__(
+        self,
+        spool: Spool | None,
+        control: RateControl,
+        opener: Opener,
+    ) -> None:
+        self._spool = spool
+        self._control = control
+        self._opener = opener
+
+    def take(self, channel: grpc.Channel, wanted: Setting, done: Done) -> None:
+        """Carry out a command, keep it, and say so; a bundle takes its time.
+
+        channel: of the stream that it came by. Raises ``SpoolError``, and ``BundleError`` for
+        regions of a bundle that knows none.
+        """
+        match wanted:
+            case RatePolicy():
+                self._keep("rate_policy", wanted.to_dict())
+                self._control.set_policy(wanted)
+            case TasksCommand():
+                self._keep("tasks", list(wanted.tasks))
+                self._opener.tasks = wanted.tasks
+            case RegionsCommand():
+                if wanted.regions:
+                    self._opener.check_regions()
+                self._keep("regions", [asdict(region) for region in wanted.regions])
+                self._opener.regions = wanted.regions
+            case BundleCommand():
+                self._opener.use_bundle(channel, wanted.bundle_id, done)
+                return
+        done(None)
+
+    def restore(self) -> None:
+        """What was kept is in force again."""
+        if self._spool is None:
+            return
+        policy, tasks = self._spool.setting("rate_policy"), self._spool.setting("tasks")
+        if policy is not None:
+            self._control.set_policy(RatePolicy(**policy))
+        if tasks is not None:
+            self._opener.tasks = tuple(tasks)
+        regions = self._spool.setting("regions")
+        if regions is not None:
+            self._opener.regions = tuple(Region(**region) for region in regions)
+
+    def follow(self, link: Link) -> None:
+        """Take the policy that the server has for everybody, unless a command said otherwise."""
+        settings = link.connection.welcome.settings
+        if settings.HasField("rate_policy") and self._control.policy == RatePolicy():
+            self._control.set_policy(parse_rate_policy(settings.rate_policy))
+
+    def _keep(self, name: str, value: object) -> None:
+        if self._spool is not None:
+            self._spool.keep(name, value)
+
+
+def default_device_name() -> str:
+    """This machine's host name, in the alphabet of device names."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:128] or "device"

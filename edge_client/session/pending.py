@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from edge_client.session.kept import Refinement
+from edge_client.session.refinement_store import Refinement
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import FrameOutcome

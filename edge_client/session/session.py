@@ -10,27 +10,35 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from codec.rate import RateTarget
-from codec.regions import Region, check_regions
 from edge_client.rate import RateControl
-from edge_client.session.channel import TlsClientFiles, open_channel
-from edge_client.session.courier import ACCESS_REASONS, Courier
-from edge_client.session.describe import Photo
-from edge_client.session.direct import DirectSender, RateListener
-from edge_client.session.framing import Framer, SendWith
-from edge_client.session.identity import default_device_name
-from edge_client.session.kept import KEPT_BYTES, KEPT_FRAMES, KeptFrames
-from edge_client.session.opening import BundleSource, Link, Opener, keep_nothing
-from edge_client.session.outgoing import Wishes
-from edge_client.session.result import FrameResult
-from edge_client.session.settings import DeviceSettings
-from edge_client.session.shot import Shot
-from edge_client.session.spooled import SpooledSender
-from edge_client.session.unary import analyze
-from edge_client.session.wishes import PictureWish, picture_request
+from edge_client.session.direct import DirectExchange, RateListener, analyze
+from edge_client.session.encoding import Photo
+from edge_client.session.frames import (
+    CapturedPhoto,
+    Framer,
+    PictureWish,
+    SendWith,
+    Wishes,
+    picture_request,
+)
+from edge_client.session.opening import (
+    BundleSource,
+    DeviceSettings,
+    Link,
+    Opener,
+    default_device_name,
+    keep_nothing,
+)
+from edge_client.session.refinement_store import STORED_BYTES, STORED_FRAMES, RefinementStore
+from edge_client.session.results import FrameResult
+from edge_client.session.spool_sender import ACCESS_REASONS, SpoolSender
+from edge_client.session.spooled import SpooledExchange
 from edge_client.spool import Spool
 from shared.bundle import Bundle
 from shared.errors import BundleError, FeatherwireError, SessionError
+from shared.rpc.access import Access
+from shared.rpc.channel import open_channel
+from shared.targets import RateTarget, Region, check_regions
 from shared.wire.requests import parse_tasks
 
 if TYPE_CHECKING:
@@ -70,12 +78,12 @@ class EdgeSession:
         also: Iterable[BundleSource] = (),
         tasks: Iterable[str] | None = None,
         threads: int = 1,
-        tls: TlsClientFiles | None = None,
+        access: Access | None = None,
         connect_timeout_s: float = 10.0,
         deadline_s: float | None = None,
         bundle_cache_dir: Path | None = None,
-        kept_frames: int = KEPT_FRAMES,
-        kept_bytes: int = KEPT_BYTES,
+        kept_frames: int = STORED_FRAMES,
+        kept_bytes: int = STORED_BYTES,
         spool: Spool | None = None,
         control: RateControl | None = None,
         regions: Iterable[Region] = (),
@@ -83,11 +91,11 @@ class EdgeSession:
         self.server = server
         self.device = device or default_device_name()
         self._session = session or uuid.uuid4().hex
-        self._tls = tls
+        self._access = access
         self._connect_timeout_s = connect_timeout_s
         self._spool = spool
         self._control = control or RateControl()
-        self._kept = KeptFrames(kept_frames, kept_bytes)
+        self._store = RefinementStore(kept_frames, kept_bytes)
         self._opener = Opener(
             server,
             self.device,
@@ -96,7 +104,7 @@ class EdgeSession:
             also=also,
             tasks=None if tasks is None else parse_tasks(tasks),
             threads=threads,
-            tls=tls,
+            access=access,
             timeout_s=connect_timeout_s,
             deadline_s=deadline_s,
             bundle_cache_dir=bundle_cache_dir,
@@ -108,8 +116,8 @@ class EdgeSession:
         self._regions = check_regions(tuple(regions))
         self._settings = DeviceSettings(spool, self._control, self._opener)
         self._link: Link | None = None
-        self._courier: Courier | None = None
-        self._sender: DirectSender | SpooledSender | None = None
+        self._spool_sender: SpoolSender | None = None
+        self._sender: DirectExchange | SpooledExchange | None = None
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -130,50 +138,50 @@ class EdgeSession:
             return self
         self._link = self._opener.open(
             self._session,
-            self._kept,
+            self._store,
             listener=RateListener(self._control),
             take_setting=self._settings.take,
         )
         self._settings.follow(self._link)
-        self._sender = DirectSender(self._link, self.server, self._control)
+        self._sender = DirectExchange(self._link, self.server, self._control)
         self._check_regions()
         return self
 
     def close(self) -> None:
         """End the session; frames in flight have ten seconds to come back."""
-        self._opener.switch.close()
-        if self._courier is not None:
-            self._courier.close()
-            self._courier = None
+        self._opener.bundle_update.close()
+        if self._spool_sender is not None:
+            self._spool_sender.close()
+            self._spool_sender = None
         if self._link is not None:
             self._link.close()
             self._link = None
         self._sender = None
 
     def _open_spooled(self, spool: Spool) -> None:
-        open_channel(self.server, self._tls).close()  # what is wrong for ever is said at once
+        open_channel(self.server, self._access).close()  # what is wrong for ever is said at once
         self._settings.restore()
 
-        def open_link(courier: Courier) -> Link:
+        def open_link(spool_sender: SpoolSender) -> Link:
             link = self._opener.open(
                 spool.session,
-                self._kept,
+                self._store,
                 last_result_seen=spool.last_result_seen,
-                listener=courier,
+                listener=spool_sender,
                 take_setting=self._settings.take,
             )
             self._settings.follow(link)
             return link
 
-        courier = Courier(spool, open_link, kept=self._kept, rate=self._control)
-        courier.start()
-        self._courier = courier
-        self._sender = SpooledSender(
-            spool, courier, self._opener, self._kept, self._control, self._connect_timeout_s
+        spool_sender = SpoolSender(spool, open_link, store=self._store, rate=self._control)
+        spool_sender.start()
+        self._spool_sender = spool_sender
+        self._sender = SpooledExchange(
+            spool, spool_sender, self._opener, self._store, self._control, self._connect_timeout_s
         )
-        courier.wait_linked(self._connect_timeout_s)
-        if courier.fatal is not None and courier.fatal.reason not in ACCESS_REASONS:
-            error = courier.fatal
+        spool_sender.wait_linked(self._connect_timeout_s)
+        if spool_sender.fatal is not None and spool_sender.fatal.reason not in ACCESS_REASONS:
+            error = spool_sender.fatal
             self.close()
             raise error
 
@@ -203,7 +211,7 @@ class EdgeSession:
     @property
     def refusal(self) -> FeatherwireError | None:
         """Why the server lets this device in no more, with a spool: its frames stay there."""
-        return self._courier.fatal if self._courier is not None else None
+        return self._spool_sender.fatal if self._spool_sender is not None else None
 
     @property
     def control(self) -> RateControl:
@@ -213,12 +221,12 @@ class EdgeSession:
     @property
     def bundle(self) -> Bundle:
         """The bundle on which both ends agreed."""
-        return self._framing().describer.bundle
+        return self._framing().photo_encoder.bundle
 
     @property
     def also(self) -> tuple[Bundle, ...]:
         """The bundles with which photos are encoded beside it."""
-        return tuple(self._framing().describer.also.values())
+        return tuple(self._framing().photo_encoder.also.values())
 
     @property
     def credits(self) -> int:
@@ -240,7 +248,7 @@ class EdgeSession:
     @property
     def encoder(self) -> EdgeEncoder:
         """The encoder for the agreed bundle, made when it is first needed."""
-        return self._framing().describer.encoder(self.bundle)
+        return self._framing().photo_encoder.encoder(self.bundle)
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -279,7 +287,7 @@ class EdgeSession:
 
     def stream(
         self,
-        photos: Iterable[Photo | Shot | None],
+        photos: Iterable[Photo | CapturedPhoto | None],
         *,
         tasks: Iterable[str] | None = None,
         picture: PictureWish = None,
@@ -296,14 +304,14 @@ class EdgeSession:
         """Send many photos, with as many in flight as the server gives credits for.
 
         Yields each result as it completes, which need not be the order of ``photos``; its
-        ``source`` is the photo, or the origin of a ``Shot``. ``photos`` may give None while there
-        is no photo to send, so that what is here is yielded. ``window``: frames without a result at
-        most while there is a stream. Once ``hurry`` is set no result is waited for. Where the
-        server asks for more of a frame after its result, what comes of that is a further result,
-        with ``refined`` set. A photo that cannot be encoded, or fails at the server, yields a
-        result with ``error`` set, and the rest go on; so does one that is not back within its
-        deadline. Raises ``SessionError`` when the session itself fails,
-        after it has yielded all that came back.
+        ``source`` is the photo, or the origin of a ``CapturedPhoto``. ``photos`` may give None
+        while there is no photo to send, so that what is here is yielded. ``window``: frames without
+        a result at most while there is a stream. Once ``hurry`` is set no result is waited for.
+        Where the server asks for more of a frame after its result, what comes of that is a further
+        result, with ``refined`` set. A photo that cannot be encoded, or fails at the server, yields
+        a result with ``error`` set, and the rest go on; so does one that is not back within its
+        deadline. Raises ``SessionError`` when the session itself fails, after it has yielded all
+        that came back.
         """
         sender = self._open_sender()
         rate = self._rate(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
@@ -319,7 +327,7 @@ class EdgeSession:
         reason ``spooled``. Raises ``SessionError("no_spool")``.
         """
         sender = self._open_sender()
-        if not isinstance(sender, SpooledSender):
+        if not isinstance(sender, SpooledExchange):
             raise SessionError("no_spool", "this session has no spool that could be flushed")
         return sender.flush()
 
@@ -342,17 +350,17 @@ class EdgeSession:
         """
         framing = self._framing()
         short_id = b"" if bundle is None else framing.also(bundle).short_id
-        refinement = self._kept.refinement(sequence, short_id, state)
-        ids = (*self._kept.sent_bundles(sequence), refinement.bundle_id)
+        refinement = self._store.refinement(sequence, short_id, state)
+        ids = (*self._store.sent_bundles(sequence), refinement.bundle_id)
         refinement = replace(
             refinement,
-            tasks=framing.wanted_tasks(tasks, framing.describer.bundles(dict.fromkeys(ids))),
+            tasks=framing.wanted_tasks(tasks, framing.photo_encoder.bundles(dict.fromkeys(ids))),
             picture=picture_request(picture),
         )
-        deadline_s = framing.deadline_of(*self._kept.size(sequence))
-        sender = DirectSender(self._open_link(), self.server, self._control)
+        deadline_s = framing.deadline_of(*self._store.size(sequence))
+        sender = DirectExchange(self._open_link(), self.server, self._control)
         result = sender.refine(refinement, deadline_s)
-        self._kept.sent(refinement)
+        self._store.sent(refinement)
         return result
 
     def analyze(
@@ -376,7 +384,7 @@ class EdgeSession:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _open_sender(self) -> DirectSender | SpooledSender:
+    def _open_sender(self) -> DirectExchange | SpooledExchange:
         if self._sender is None:
             raise SessionError("closed", "this session is not open; use it in a with statement")
         return self._sender
@@ -399,7 +407,7 @@ class EdgeSession:
             raise
 
     def _current_link(self) -> Link | None:
-        return self._courier.link if self._courier is not None else self._link
+        return self._spool_sender.link if self._spool_sender is not None else self._link
 
     def _open_link(self) -> Link:
         self._open_sender()
@@ -410,4 +418,4 @@ class EdgeSession:
 
     def _framing(self) -> Framer:
         sender = self._open_sender()
-        return sender.framer if isinstance(sender, SpooledSender) else self._open_link().framer
+        return sender.framer if isinstance(sender, SpooledExchange) else self._open_link().framer

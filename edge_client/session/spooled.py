@@ -7,16 +7,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from edge_client.rate import RateControl
-from edge_client.session.courier import Courier
-from edge_client.session.describe import Photo
-from edge_client.session.direct import others_of, whole
-from edge_client.session.framing import Framer, Outgoing
-from edge_client.session.in_flight import too_late
-from edge_client.session.kept import KeptFrames
+from edge_client.session.direct import others_of, too_late, whole
+from edge_client.session.encoding import Photo
+from edge_client.session.frames import (
+    CapturedPhoto,
+    Framer,
+    Origin,
+    Outgoing,
+    Wishes,
+    make_frame,
+    parts,
+)
 from edge_client.session.opening import Opener
-from edge_client.session.outgoing import Wishes, make_frame
-from edge_client.session.result import FrameResult, failed
-from edge_client.session.shot import Origin, Shot, parts
+from edge_client.session.refinement_store import RefinementStore
+from edge_client.session.results import FrameResult, failed
+from edge_client.session.spool_sender import SpoolSender
 from edge_client.spool import Spool
 from shared.errors import FeatherwireError, SessionError
 
@@ -26,23 +31,23 @@ PACED_FRAMES = 3
 """Frames without a result, while there is a stream, at which ``stream`` waits."""
 
 
-class SpooledSender:
-    """``send``, ``stream`` and ``flush`` through a spool and its courier."""
+class SpooledExchange:
+    """``send``, ``stream`` and ``flush`` through a spool and its sender."""
 
     def __init__(
         self,
         spool: Spool,
-        courier: Courier,
+        sender: SpoolSender,
         opener: Opener,
-        kept: KeptFrames,
+        store: RefinementStore,
         control: RateControl,
         patience_s: float,
     ) -> None:
         """patience_s: how long a caller waits for results while there is no server."""
         self._spool = spool
-        self._courier = courier
+        self._sender = sender
         self._opener = opener
-        self._kept = kept
+        self._store = store
         self._control = control
         self._patience_s = patience_s
         self._offline: Framer | None = None
@@ -50,7 +55,7 @@ class SpooledSender:
     @property
     def framer(self) -> Framer:
         """Of the stream, or, without one, of the bundle on which a server agreed last."""
-        link = self._courier.link
+        link = self._sender.link
         if link is not None:
             self._offline = link.framer
         if self._offline is None:
@@ -70,7 +75,7 @@ class SpooledSender:
 
     def stream(
         self,
-        photos: Iterable[Photo | Shot | None],
+        photos: Iterable[Photo | CapturedPhoto | None],
         wishes: Wishes,
         *,
         window: int | None = None,
@@ -92,12 +97,12 @@ class SpooledSender:
             # states for a time to come.
             most = min(window or MAX_FRAMES, PACED_FRAMES if self._control.active else MAX_FRAMES)
             while (
-                self._courier.link is not None
-                and self._courier.unanswered >= most
+                self._sender.link is not None
+                and self._sender.answers.unanswered >= most
                 and not (hurry is not None and hurry.is_set())
             ):
                 self._give_up_late()
-                self._courier.wait(POLL_S)
+                self._sender.answers.wait(POLL_S)
                 yield from self._ready(None)
         yield from self._results(None, hurry=hurry)
 
@@ -117,9 +122,9 @@ class SpooledSender:
 
         def keep(sequence: int) -> None:
             more = frame.make_others is not None
-            self._kept.keep(sequence, frame.parts, *frame.later, more=more)
+            self._store.keep(sequence, frame.parts, *frame.later, more=more)
 
-        sequence = self._courier.put(enqueue, source, frame.deadline_s, keep)
+        sequence = self._sender.put(enqueue, source, frame.deadline_s, keep)
         self._finish(sequence, frame)
         return sequence
 
@@ -127,19 +132,19 @@ class SpooledSender:
         if frame.make_others is None:
             return
         parts = others_of(sequence, frame)
-        link = self._courier.link
+        link = self._sender.link
         if link is not None:
             link.connection.finish(sequence, parts)
         else:
-            self._kept.finish(sequence, parts)
+            self._store.finish(sequence, parts)
 
     def _ready(self, wanted: set[int] | None) -> Iterator[FrameResult]:
         """Results that are here; of these frames, or of all."""
-        while (item := self._courier.take(wanted)) is not None:
+        while (item := self._sender.answers.take(wanted)) is not None:
             try:
                 yield item.result
             finally:
-                self._courier.handed(item)
+                self._sender.answers.handed(item)
 
     def _results(
         self,
@@ -151,30 +156,30 @@ class SpooledSender:
         """Results until all wanted frames (None: all) have one, or none can be expected."""
         while True:
             yield from self._ready(wanted)
-            waiting = self._courier.waiting()
+            waiting = self._sender.answers.waiting()
             left = [s for s in waiting if wanted is None or s in wanted]
             if not left:
-                owed = self._courier.owes_refinement(wanted if refined else None)
+                owed = self._sender.answers.owes_refinement(wanted if refined else None)
                 if not owed or (hurry is not None and hurry.is_set()):
                     yield from self._ready(wanted)
                     return
-                self._courier.wait(POLL_S)
+                self._sender.answers.wait(POLL_S)
                 continue
             hurried = hurry is not None and hurry.is_set()
-            away = self._courier.down_s() > self._patience_s
-            if hurried or away or self._courier.fatal is not None:
+            away = self._sender.down_s() > self._patience_s
+            if hurried or away or self._sender.fatal is not None:
                 for sequence in left:
                     yield self._spooled(sequence, waiting[sequence])
                 return
             self._give_up_late()
-            self._courier.wait(POLL_S)
+            self._sender.answers.wait(POLL_S)
 
     def _give_up_late(self) -> None:
-        for sequence, deadline_s in self._courier.late():
-            self._courier.give_up(sequence, too_late(self._opener.server, deadline_s))
+        for sequence, deadline_s in self._sender.answers.late():
+            self._sender.answers.give_up(sequence, too_late(self._opener.server, deadline_s))
 
     def _spooled(self, sequence: int, source: object) -> FrameResult:
-        why = self._courier.last_error
+        why = self._sender.last_error
         text = f": {why.message}" if why is not None else ""
         error = SessionError(
             "spooled",

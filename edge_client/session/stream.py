@@ -14,10 +14,10 @@ from abc import ABC, abstractmethod
 import grpc
 
 from edge_client.session.batches import batched
-from edge_client.session.channel import error_from_call
 from edge_client.session.listener import Listener
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
+from shared.rpc.errors import error_from_call
 from shared.wire import PROTOCOL_VERSION
 from shared.wire.batches import serialised
 from shared.wire.requests import Hello, hello_message

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edge_client.session import Origin, Shot
+from edge_client.session import CapturedPhoto, Origin
 from edge_client.sources.base import Capture
 from edge_client.sources.capture import CaptureThread
 from edge_client.sources.gates import MotionGate
@@ -56,7 +56,7 @@ class Feed:
         """The file of a shot, once: which is done with now."""
         return self._files.pop(name, None)
 
-    def __iter__(self) -> Iterator[Shot | None]:
+    def __iter__(self) -> Iterator[CapturedPhoto | None]:
         while not self._stop.is_set():
             ended = self._captures.ended
             capture = self._captures.take(TICK_S)
@@ -67,7 +67,7 @@ class Feed:
             else:
                 yield None
 
-    def _shot(self, capture: Capture) -> Shot | None:
+    def _shot(self, capture: Capture) -> CapturedPhoto | None:
         try:
             photo = capture.load()
         except FeatherwireError as error:
@@ -84,4 +84,4 @@ class Feed:
         if capture.file is not None:
             self._files[capture.name] = capture.file
         self._counts["sent"] += 1
-        return Shot(photo, Origin(capture.name, capture.captured_at))
+        return CapturedPhoto(photo, Origin(capture.name, capture.captured_at))

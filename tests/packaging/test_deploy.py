@@ -20,7 +20,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from tests.packaging.composed import ROOT, read
+from tests.support.composed import ROOT, read
 
 DEPLOY = ROOT / "deploy"
 

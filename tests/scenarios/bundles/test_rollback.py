@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_client.session import EdgeSession
-from edge_client.session.switch import MAX_TRIALS
+from edge_client.session.bundle_update import MAX_TRIALS
 from edge_client.spool import Spool
 from shared.bundle import Bundle
 from shared.errors import BundleError, FeatherwireError, PhotoError

@@ -6,11 +6,9 @@ import json
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,26 +21,15 @@ from edge_client.session import EdgeSession
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2
+from shared.rpc.channel import open_channel
 from shared.wire.requests import Hello, hello_message
 from tests.support.access import Keys
-from tests.wire.conftest import FixedTask, ServerThread, server_process
-from tests.wire.raw_client import RawClient
-from tests.wire.test_commands import run
+from tests.support.commands import run
+from tests.support.fleet import named, outcomes, rate, tasks, until
+from tests.support.raw_client import RawClient
+from tests.support.servers import FixedTask, ServerThread, server_process
 
 Start = Callable[..., ServerThread]
-
-
-def rate(state: int) -> fleet_pb2.Command:
-    policy = fleet_pb2.RatePolicy(state=state)
-    return fleet_pb2.Command(set_rate=fleet_pb2.SetRate(policy=policy))
-
-
-def tasks(*names: str) -> fleet_pb2.Command:
-    return fleet_pb2.Command(set_tasks=fleet_pb2.SetTasks(tasks=names))
-
-
-def named(*devices: str, **labels: str) -> fleet_pb2.DeviceSelector:
-    return fleet_pb2.DeviceSelector(devices=devices, labels=labels)
 
 
 @contextmanager
@@ -63,28 +50,9 @@ def reply(client: RawClient, command: fleet_pb2.Command, reason: str | None = No
     client.say(command_reply=answer)
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 20) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "in vain"
-        time.sleep(0.02)
-    return found
-
-
 def visit(address: str, name: str, **labels: str) -> None:
     with device(address, name, **labels), FleetClient(address) as operator:
         until(lambda: [one for one in operator.devices(named(name)) if one.online])
-
-
-def outcomes(operator: FleetClient, *devices: str) -> list[tuple[str, str, str]]:
-    """Device, kind and what became of it, of every command."""
-    found = []
-    for one in operator.commands(named(*devices)):
-        outcome = "pending"
-        if one.HasField("reply"):
-            outcome = one.reply.error.reason if one.reply.HasField("error") else "done"
-        found.append((one.device, one.command.WhichOneof("command") or "", outcome))
-    return found
 
 
 def test_a_device_that_was_away_gets_its_commands_once_and_in_order(start_server: Start) -> None:
@@ -318,7 +286,7 @@ def test_the_audit_says_who_did_what_over_the_command_line(
             "--tls-ca", str(keys.folder / "ca.pem"), "--token-file", str(tmp_path / who),
         )  # fmt: skip
 
-    channel = keys.access(camera).open_channel(server.address)
+    channel = open_channel(server.address, keys.access(camera))
     client = RawClient(server.address, channel=channel)
     claims = {"site": "south", "lens": "wide"}  # the first of these is not the device's to say
     client.say(hello=hello_message(Hello("cam", "s", can_switch_bundle=True, labels=claims)))

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from benchmarks.transport.device import Device
 from cloud_server.consumers import ResultClient
-from cloud_server.results import adding, records
+from cloud_server.results import log, records
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire.requests import Frame, frame_message
-from tests.wire.conftest import ServerThread, server_process
-from tests.wire.test_durable import fill_disk
+from tests.support.full_disk import fill_disk
+from tests.support.servers import ServerThread, server_process
 
 Start = Callable[..., ServerThread]
 DISK_BYTES = 4 * 2**20
@@ -135,7 +135,7 @@ def test_a_server_whose_clock_jumps_keeps_order_and_numbers(
     small = frame_message(Frame(1, (encoder.encode(image, state=4),)))
     for jump in (timedelta(), timedelta(days=4000), timedelta(days=-4000)):
         now_us = records.to_us(datetime.now(UTC) + jump)
-        monkeypatch.setattr(adding, "now_us", lambda at=now_us: at)
+        monkeypatch.setattr(log, "now_us", lambda at=now_us: at)
         asyncio.run(send_more(server.address, "s", small, 5))
     with ResultClient(server.address) as consumer:
         listed = list(consumer.list())

@@ -1,0 +1,384 @@
+"""Photos as frames that are ready to go: what is asked of them, at the rate that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from opentelemetry.trace import SpanKind, use_span
+
+from edge_client.rate import RateControl
+from edge_client.session.bundle_update import BundleUpdate
+from edge_client.session.encoding import Photo, PhotoEncoder
+from edge_client.session.refinement_store import Part
+from shared.bitstream import Bitstream
+from shared.bundle import Bundle
+from shared.errors import FeatherwireError, SessionError
+from shared.preprocess import load_photo
+from shared.proto.featherwire.v1 import ingest_pb2
+from shared.targets import FINEST, RateTarget, Regions
+from shared.wire import PictureEncoding, PictureRequest, error_from_message
+from shared.wire.deadlines import frame_deadline
+from shared.wire.features import features_message
+from shared.wire.requests import parse_tasks, picture_request_message
+from shared.wire.tracing import frame_span, traceparent_of, tracer
+
+RESULT_MARGIN_S = 5.0
+
+SendWith = Iterable[str] | Mapping[str, int | None]
+"""Names or ids of ``also`` bundles; or each with its state, None for the finest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A frame ready to go: what is asked of it at once, and when more of it is sent.
+
+    ``make_others`` makes the parts of which nothing is sent, None when there are none.
+    ``traceparent``: of the span in which it was made, empty when nothing is traced.
+    """
+
+    parts: tuple[Part, ...]
+    tasks: tuple[str, ...]
+    picture: PictureRequest | None
+    later: tuple[tuple[str, ...], PictureRequest | None]
+    deadline_s: float
+    make_others: Callable[[], tuple[Part, ...]] | None
+    traceparent: str = ""
+
+
+class Framer:
+    """Makes frames for one server: what it can do decides what is asked of it."""
+
+    def __init__(
+        self,
+        photo_encoder: PhotoEncoder,
+        settings: ingest_pb2.ServerSettings,
+        *,
+        also: Mapping[str, Bundle],
+        tasks: Callable[[], tuple[str, ...] | None],
+        deadline_s: float | None,
+        regions: Callable[[], Regions] = tuple,
+        bundle_update: BundleUpdate | None = None,
+    ) -> None:
+        """settings: of the server's Welcome. also: the further bundles, as they were named to the
+        session. tasks: what runs now when a call names none; None is all that a frame
+        is enough for. deadline_s: of every frame; None goes by the server's. regions: of the next
+        photo. bundle_update: says between frames which photo_encoder is to be used.
+        """
+        self.photo_encoder = photo_encoder
+        self.server_tasks = ServerTasks(settings)
+        self._named = also
+        self._tasks = tasks
+        self._regions = regions
+        self.bundle_update = bundle_update
+        self._deadline_s = deadline_s
+        self._server_deadline_s = settings.frame_deadline_s
+
+    @property
+    def regions(self) -> Regions:
+        """What is told more finely than the rest of the next photo."""
+        return self._regions()
+
+    def frame(
+        self,
+        photo: Photo,
+        rate: RateTarget,
+        tasks: Iterable[str] | None,
+        picture: PictureWish,
+        refinable: bool,
+        send_with: SendWith,
+        *,
+        keep: bool = True,
+    ) -> Outgoing:
+        """Encode a photo, and say what is asked of it; without ``keep`` nothing is kept back.
+
+        Raises what ``PhotoEncoder.encode`` does, and ``SessionError``: unknown_bundle,
+        unknown_encoding, invalid_message.
+        """
+        span = frame_span("frame", SpanKind.PRODUCER)
+        with use_span(span, end_on_exit=True), tracer().start_as_current_span("describe"):
+            encoded = self.photo_encoder.encode(
+                photo,
+                rate,
+                refinable=refinable,
+                send_with=self._short_ids(send_with),
+                keep=keep,
+                regions=self.regions,
+            )
+        parts, kept = encoded.parts, encoded.others
+        sent = self.photo_encoder.bundles(part.bundle_id for part in parts)
+        wanted = self.wanted_tasks(tasks, (*sent, *kept))
+        request = picture_request(picture)
+        first = parts[0].sent
+        assert first is not None, "the first part is always sent"
+        return Outgoing(
+            parts,
+            self.server_tasks.at_once(wanted, sent, kept),
+            picture_at_once(request, sent, kept),
+            (wanted, request),
+            self.deadline_of(first.width, first.height),
+            encoded.make_others if kept else None,
+            traceparent_of(span),
+        )
+
+    def for_spool(
+        self, frame: Outgoing, tasks: Iterable[str] | None
+    ) -> tuple[ingest_pb2.Frame, bool]:
+        """The frame's message without a sequence, asking for all that is wanted; and whether that
+        is what the server has, which ``ask`` fills in when there is one."""
+        named = self._tasks() if tasks is None else parse_tasks(tasks)
+        message = ingest_pb2.Frame(
+            features=[features_message(part.sent) for part in frame.parts if part.sent is not None],
+            tasks=named or (),
+            picture=picture_request_message(frame.later[1]),
+            traceparent=frame.traceparent,
+        )
+        message.captured_at.GetCurrentTime()
+        return message, named is None
+
+    def ask(self, message: ingest_pb2.Frame, *, default_tasks: bool, kept: bool) -> None:
+        """Settle what is asked of a spooled frame at once, as ``frame`` does for one that goes
+        directly; ``kept``: whether the further bundles' parts are at hand."""
+        ids = [features.bundle_short_id for features in message.features]
+        sent = self.photo_encoder.bundles(ids)
+        others = [
+            bundle for short_id, bundle in self.photo_encoder.also.items() if short_id not in ids
+        ]
+        waiting = others if kept else []
+        wanted = (
+            self.server_tasks.all_on((*sent, *waiting)) if default_tasks else tuple(message.tasks)
+        )
+        del message.tasks[:]
+        message.tasks.extend(self.server_tasks.at_once(wanted, sent, waiting))
+        if not any(map(makes_pictures, sent)) and any(map(makes_pictures, waiting)):
+            message.ClearField("picture")
+
+    def wanted_tasks(
+        self, tasks: Iterable[str] | None, bundles: Sequence[Bundle]
+    ) -> tuple[str, ...]:
+        """``tasks``, or the session's, or all that ``bundles`` are enough for."""
+        named = self._tasks() if tasks is None else parse_tasks(tasks)
+        return self.server_tasks.all_on(bundles) if named is None else named
+
+    def deadline_of(self, width: int, height: int) -> float:
+        """Seconds that a frame of this size may take."""
+        if self._deadline_s is not None:
+            return self._deadline_s
+        return frame_deadline(self._server_deadline_s, width, height) + RESULT_MARGIN_S
+
+    def also(self, name: str) -> Bundle:
+        """One of the further bundles, or the first, by name, id, or as it was given.
+
+        Raises ``SessionError("unknown_bundle")``.
+        """
+        given = self._named.get(name)
+        bundles = (*self.photo_encoder.also.values(), self.photo_encoder.bundle)
+        for bundle in bundles:
+            if bundle is given or name in (bundle.manifest.name, bundle.id):
+                return bundle
+        known = ", ".join(bundle.manifest.name for bundle in bundles[:-1]) or "none"
+        raise SessionError(
+            "unknown_bundle", f"no bundle {name!r} beside the first; there is {known}"
+        )
+
+    def at_once(self, names: SendWith) -> dict[str, int | None]:
+        """States by bundle id, so that it can be given again; raises as ``also`` does."""
+        states = names if isinstance(names, Mapping) else dict.fromkeys(names)
+        return {self.also(name).id: state for name, state in states.items()}
+
+    def _short_ids(self, names: SendWith) -> dict[bytes, int | None]:
+        return {bytes.fromhex(key[:16]): state for key, state in self.at_once(names).items()}
+
+
+TYPICAL_PIXELS = 640 * 480
+"""Of a picture, where the bundle brings all to one size: what they take does not go by theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a caller wants of each photo; as for ``EdgeSession.send``."""
+
+    rate: RateTarget = FINEST
+    tasks: Iterable[str] | None = None
+    picture: PictureWish = None
+    refinable: bool = False
+    send_with: SendWith = ()
+
+
+MakeFrame = Callable[[Photo, Wishes], Outgoing]
+
+
+def make_frame(framer: Framer, control: RateControl, photo: Photo, wishes: Wishes) -> Outgoing:
+    """Encode a photo; raises as ``Framer.frame`` does.
+
+    Between frames is when another bundle takes the first one's place. One that cannot encode what
+    the one before can gives way to that again.
+    """
+    update = framer.bundle_update
+    if update is None:
+        return _make(framer, control, photo, wishes)
+    framer.photo_encoder = update.settle(framer.photo_encoder)
+    if update.wants_photo() and not _is_encoded(photo):
+
+        def encode(photo_encoder: PhotoEncoder, photo: Photo) -> Bitstream:
+            if not isinstance(photo, np.ndarray):
+                photo = np.asarray(load_photo(photo))  # type: ignore[arg-type]
+            rate = control.target(
+                wishes.rate, photo_encoder.bundle.manifest.states, _pixels(photo_encoder, photo)
+            )
+            (part,) = photo_encoder.encode(photo, rate, keep=False, regions=framer.regions).parts
+            assert part.sent is not None
+            return part.sent
+
+        def tasks_of(bundle: Bundle) -> tuple[str, ...]:
+            wanted = framer.wanted_tasks(wishes.tasks, (bundle,))
+            return tuple(task for task in wanted if framer.server_tasks.possible(task, (bundle,)))
+
+        update.try_on(photo, encode, tasks_of)
+    used = framer.photo_encoder
+    try:
+        return _make(framer, control, photo, wishes)
+    except Exception as error:
+        before = update.previous(used)
+        if before is None:
+            raise
+        framer.photo_encoder = before
+        try:
+            frame = _make(framer, control, photo, wishes)
+        except FeatherwireError:  # it is the photo
+            framer.photo_encoder = used
+            raise error from None
+        update.failed(error)
+        return frame
+
+
+def _make(framer: Framer, control: RateControl, photo: Photo, wishes: Wishes) -> Outgoing:
+    rate = wishes.rate
+    if control.active and not _is_encoded(photo):
+        if not isinstance(photo, np.ndarray):
+            photo = np.asarray(load_photo(photo))  # type: ignore[arg-type]
+        states = framer.photo_encoder.bundle.manifest.states
+        pixels = _pixels(framer.photo_encoder, photo)
+        rate = control.target(framer.photo_encoder.within(rate), states, pixels)
+        frame = _frame(framer, photo, replace(wishes, rate=rate))
+        first = frame.parts[0].sent
+        if first is not None and first.passes == 0:
+            # What regions add is learned as if the rest cost more.
+            told = first.state if rate.state is None else max(rate.state, first.state)
+            row = next(row for row in states if row.state == told)
+            size = sum(part.sent.file_bytes for part in frame.parts if part.sent is not None)
+            control.encoded(row, pixels, size)
+        return frame
+    return _frame(framer, photo, wishes)
+
+
+def _pixels(photo_encoder: PhotoEncoder, photo: Photo) -> int:
+    if photo_encoder.bundle.manifest.resize is not None or not isinstance(photo, np.ndarray):
+        return TYPICAL_PIXELS
+    return photo.shape[0] * photo.shape[1]
+
+
+def _frame(framer: Framer, photo: Photo, wishes: Wishes) -> Outgoing:
+    return framer.frame(
+        photo, wishes.rate, wishes.tasks, wishes.picture, wishes.refinable, wishes.send_with
+    )
+
+
+def _is_encoded(photo: Photo) -> bool:
+    if isinstance(photo, str | Path):
+        return Path(photo).suffix.lower() == ".fwf"
+    return isinstance(photo, Bitstream)
+
+
+PictureWish = bool | str | PictureEncoding | PictureRequest | None
+"""True is PNG; or ``"png"``, ``"webp"``, ``"webp_lossless"``, or a request with a quality."""
+
+
+class ServerTasks:
+    """The tasks that a server has, and which bundles they can be run on."""
+
+    def __init__(self, settings: ingest_pb2.ServerSettings) -> None:
+        """settings: of the server's Welcome. Raises ``SessionError`` for names that are none."""
+        self.available = parse_tasks(
+            task.name for task in settings.tasks if not task.HasField("unavailable")
+        )
+        self.unavailable: dict[str, FeatherwireError] = {
+            task.name: error_from_message(task.unavailable)
+            for task in settings.tasks
+            if task.HasField("unavailable")
+        }
+        self._on_features = frozenset(settings.feature_tasks)
+
+    def possible(self, task: str, bundles: Iterable[Bundle]) -> bool:
+        """Whether one of ``bundles`` describes a picture well enough for ``task``."""
+        return any(
+            task in bundle.manifest.tasks
+            or (makes_pictures(bundle) and task not in self._on_features)
+            for bundle in bundles
+        )
+
+    def all_on(self, bundles: Sequence[Bundle]) -> tuple[str, ...]:
+        """Every available task that ``bundles`` are enough for."""
+        return tuple(task for task in self.available if self.possible(task, bundles))
+
+    def at_once(
+        self, tasks: tuple[str, ...], sent: Sequence[Bundle], kept: Sequence[Bundle]
+    ) -> tuple[str, ...]:
+        """``tasks`` without those that must wait until something of ``kept`` is sent too."""
+        return tuple(
+            task for task in tasks if self.possible(task, sent) or not self.possible(task, kept)
+        )
+
+
+def makes_pictures(bundle: Bundle) -> bool:
+    """Whether a server can make a picture of what this bundle describes."""
+    return bool(bundle.manifest.pictures)
+
+
+def picture_at_once(
+    request: PictureRequest | None, sent: Sequence[Bundle], kept: Sequence[Bundle]
+) -> PictureRequest | None:
+    """``request``, unless it must wait until something of ``kept`` is sent too."""
+    if any(map(makes_pictures, sent)) or not any(map(makes_pictures, kept)):
+        return request
+    return None
+
+
+def picture_request(wish: PictureWish) -> PictureRequest | None:
+    """A wish as a request. Raises ``SessionError("unknown_encoding")``."""
+    if wish is None or wish is False:
+        return None
+    if isinstance(wish, PictureRequest):
+        return wish
+    try:
+        return PictureRequest(PictureEncoding.PNG if wish is True else PictureEncoding(wish))
+    except ValueError:
+        known = ", ".join(PictureEncoding)
+        raise SessionError("unknown_encoding", f"no encoding {wish!r}; there are {known}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a picture is from, and when it was taken: seconds since 1970. It is the ``source`` of
+    the result of a ``CapturedPhoto``: pixels need not stay in memory until that is here."""
+
+    name: str
+    captured_at: float
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedPhoto:
+    """A picture to send, and its origin."""
+
+    photo: Photo
+    origin: Origin
+
+
+def parts(photo: Photo | CapturedPhoto) -> tuple[Photo, Photo | Origin]:
+    """What is encoded, and what stands for it in its result."""
+    return (photo.photo, photo.origin) if isinstance(photo, CapturedPhoto) else (photo, photo)

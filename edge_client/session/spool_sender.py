@@ -1,0 +1,522 @@
+"""The spool sender: it carries a spool's frames to a server, over as many streams as that takes.
+
+    waiting ──open──> linked ──lost, Drain, heartbeat unanswered──> waiting (backoff)
+       │                 │
+       └── fatal ──> stopped <── close
+
+One thread connects, sends in order and watches; a stream's reader reports acknowledgements and
+results. A frame leaves the spool when it is acknowledged. Its first result is put into an inbox,
+others of it go nowhere, and it is ticked off in the spool when the caller has it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from edge_client.rate import RateControl
+from edge_client.session.opening import Link
+from edge_client.session.pending import Key, Reply
+from edge_client.session.refinement_store import RefinementStore
+from edge_client.session.results import FrameResult, failed, received
+from edge_client.spool import Spool
+from shared.backoff import Backoff
+from shared.errors import FeatherwireError, SessionError, SpoolError
+from shared.wire.failures import is_retryable
+
+ACCESS_REASONS = frozenset(
+    {"forbidden", "token_expired", "token_revoked", "unauthenticated", "wrong_device"}
+)
+"""Nobody lets this device in: another token is wanted, and frames can wait for it."""
+
+FATAL_REASONS = ACCESS_REASONS | {
+    "bad_address",
+    "bad_tls_files",
+    "bundle_mismatch",
+    "invalid_message",
+    "unsupported_version",
+}
+"""Connecting again would not help: somebody must change something first."""
+
+WATCH_S = 0.5
+EXPIRE_S = 5.0
+
+
+class SpoolSender:
+    """Start it with ``start``. ``put``, ``take`` and ``wait`` are for the caller's thread."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        open_link: Callable[[SpoolSender], Link],
+        *,
+        store: RefinementStore,
+        rate: RateControl,
+        backoff: Backoff | None = None,
+    ) -> None:
+        """open_link: connects with this as the listener."""
+        self._spool = spool
+        self._changed = threading.Condition()
+        self.answers = Unanswered(spool, self._changed, self._sent_back)
+        self._open_link = open_link
+        self._store = store
+        self._rate = rate
+        self._backoff = backoff or Backoff()
+        self._wake = threading.Event()
+        self._closing = False
+        self._link: Link | None = None
+        self._fatal: FeatherwireError | None = None
+        self._last_error: FeatherwireError | None = None
+        self._down_since = time.monotonic()
+        self._attempted = False
+        self._cursor = 0
+        self._refused: FeatherwireError | None = None
+        self._thread = threading.Thread(target=self._run, name="featherwire-spool", daemon=True)
+
+    # -- for the caller --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._thread.start()
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """End the stream; what the server does not acknowledge by then stays in the spool."""
+        self._closing = True
+        self._wake.set()
+        # One that is still connecting ends by itself: nobody waits for it.
+        self._thread.join(timeout_s if self._link is not None else 0.2)
+        link = self._link
+        if link is not None:
+            link.close(timeout_s)
+            self._link = None
+
+    @property
+    def link(self) -> Link | None:
+        """The open stream, if there is one."""
+        return self._link
+
+    @property
+    def fatal(self) -> FeatherwireError | None:
+        """Why there will be no further stream."""
+        return self._fatal
+
+    @property
+    def last_error(self) -> FeatherwireError | None:
+        """Why there is no stream."""
+        return self._fatal or self._last_error
+
+    def down_s(self) -> float:
+        """Seconds without a stream; 0 while there is one."""
+        return 0.0 if self._link is not None else time.monotonic() - self._down_since
+
+    def wait_linked(self, timeout_s: float) -> bool:
+        """Wait for the first attempt to connect to end; whether there is a stream."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._link is not None or self._fatal is not None or self._attempted,
+                timeout_s,
+            )
+        return self._link is not None
+
+    def put(
+        self,
+        enqueue: Callable[[], int],
+        source: Any,
+        deadline_s: float,
+        then: Callable[[int], None] = lambda sequence: None,
+    ) -> int:
+        """Spool a frame with ``enqueue``, call ``then`` with its sequence, and send it."""
+        with self._changed:
+            sequence = enqueue()
+            self.answers.check_session()
+            then(sequence)
+            self.answers.expect(sequence, source, deadline_s)
+            self.answers.take_dropped()
+        self._wake.set()
+        return sequence
+
+    # -- from the stream's reader ----------------------------------------------------------------
+
+    def posted(self, key: Key | None, message_bytes: int, *, frame: bool) -> None:
+        """A message goes out."""
+        self._rate.posted(key, message_bytes, frame=frame)
+
+    def delivered(self, key: Key) -> None:
+        """The server has what was posted with this key."""
+        self._rate.acknowledged(key)
+
+    def acknowledged(self, sequence: int) -> None:
+        """The server has this frame."""
+        self._backoff.reset()
+        self._spool.acknowledge(sequence)
+        self.answers.acknowledged(sequence)
+        self._wake.set()
+
+    def unclaimed(self, reply: Reply) -> None:
+        """A result of a frame that went out on a stream before."""
+        self.answers.answered(reply)
+
+    def changed(self) -> None:
+        """The stream has credit, or has ended."""
+        self._wake.set()
+
+    def _sent_back(self, error: FeatherwireError) -> None:
+        self._refused = error
+        self._wake.set()
+
+    # -- its own thread --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._closing:
+            try:
+                link = self._open_link(self)
+            except FeatherwireError as error:
+                self._unlinked(error)
+                if self._fatal is not None:
+                    return
+                self._pause(self._backoff.next_s())
+                continue
+            except Exception as error:  # whatever it is, the device goes on
+                logging.getLogger(__name__).exception("connecting failed")
+                self._unlinked(SessionError("internal_error", f"connecting failed: {error}"))
+                self._pause(self._backoff.next_s())
+                continue
+            if self._closing:
+                link.close(timeout_s=0)
+                return
+            try:
+                if not self._resume(link):
+                    continue
+                why = self._serve(link)
+            except FeatherwireError as error:
+                why = error
+            finally:
+                if not self._closing:
+                    self._unlinked(None)
+                    link.close(timeout_s=0)
+            if self._closing:
+                return
+            self._unlinked(why)
+            if self._fatal is not None:
+                return
+            self._pause(self._backoff.next_s())
+
+    def _unlinked(self, error: FeatherwireError | None) -> None:
+        with self._changed:
+            if self._link is not None:
+                self._down_since = time.monotonic()
+            self._link = self.answers.linked_at = None
+            self._attempted = True
+            self._last_error = error or self._last_error
+            if error is not None and error.reason in FATAL_REASONS:
+                self._fatal = error
+            self._rate.lost()
+            self._changed.notify_all()
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._closing and (left_s := until - time.monotonic()) > 0:
+            self._tend()
+            self._wake.wait(min(left_s, EXPIRE_S))
+            self._wake.clear()
+
+    def _tend(self) -> None:
+        """What must be done now and then, stream or not."""
+        self._spool.expire()
+        with self._changed:
+            self.answers.take_dropped()
+
+    def _resume(self, link: Link) -> bool:
+        """Take what the server says it has as acknowledged; False: its numbering is not ours."""
+        accepted = link.connection.welcome.resume_after_sequence
+        if accepted > self._spool.last_sequence:
+            self.answers.renumber()
+            return False
+        now = time.monotonic()
+        for sequence in self._spool.acknowledge_through(accepted):
+            self.acknowledged(sequence)
+        with self._changed:
+            self._link = link
+            self.answers.linked_at = now
+            self._cursor = 0
+            self._last_error = None
+            self._attempted = True
+            self._changed.notify_all()
+        if self._spool.setting("bundle") != link.framer.photo_encoder.bundle.id:
+            try:
+                self._spool.keep("bundle", link.framer.photo_encoder.bundle.id)
+            except SpoolError as error:
+                logging.getLogger(__name__).warning("warning: %s", error.message)
+        return True
+
+    def _serve(self, link: Link) -> FeatherwireError:
+        """Send in order until the stream ends; returns why it did."""
+        connection = link.connection
+        tended_at = 0.0
+        while not self._closing:
+            self._wake.clear()
+            with self._changed:
+                if self.answers.check_session():
+                    return SessionError("connection_lost", "the spool began anew")
+            if connection.failure is not None:
+                return connection.failure
+            if self._refused is not None:
+                # It is sent again in its place, on another stream, after the delay of the backoff.
+                refused, self._refused = self._refused, None
+                return refused
+            connection.beat()
+            if time.monotonic() - tended_at > EXPIRE_S:
+                self._tend()
+                stats = self._spool.stats()
+                connection.tell_status(stats.frames, stats.payload_bytes)
+                tended_at = time.monotonic()
+            wait_s = WATCH_S
+            if connection.credits > 0 and not connection.draining:
+                wait_s = self._send_next(link)
+            if wait_s > 0:
+                self._wake.wait(min(wait_s, WATCH_S))
+        return SessionError("closed", "this session is closed")
+
+    def _send_next(self, link: Link) -> float:
+        """Send one frame; returns the seconds after which to look again."""
+        waiting = self._spool.next_after(self._cursor)
+        if waiting is None:
+            return WATCH_S
+        wait_s = self._rate.wait_s(waiting.message.ByteSize())
+        if wait_s > 0:
+            return wait_s
+        queued = self._spool.take(waiting.sequence)
+        if queued is None:
+            return 0.0
+        message = queued.message
+        kept = bool(self._store.sent_bundles(queued.sequence)) or self._store.unfinished(
+            queued.sequence
+        )
+        link.framer.ask(message, default_tasks=queued.default_tasks, kept=kept)
+        try:
+            future = link.connection.send_frame(message)
+        except SessionError as error:
+            if error.reason == "message_too_large":
+                self._cursor = queued.sequence
+                self.answers.give_up(queued.sequence, error)
+                return 0.0
+            if error.reason == "no_credit":
+                return WATCH_S
+            return 0.0 if link.connection.failure is not None else WATCH_S
+        self._cursor = queued.sequence
+        future.add_done_callback(self.answers.sent)
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A result on its way to the caller; ``done``: it is the frame's, not a refinement's."""
+
+    result: FrameResult
+    result_id: int = 0
+    done: bool = True
+
+
+@dataclass(slots=True)
+class _Open:
+    """A frame without a result; times are of ``time.monotonic``, None for what was not yet."""
+
+    source: Any
+    acknowledged_at: float | None = None
+    deadline_s: float = 60.0
+
+
+class Unanswered:
+    """The frames of a spool that have no result yet, and the results that nobody has taken."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        changed: threading.Condition,
+        sent_back: Callable[[FeatherwireError], None],
+    ) -> None:
+        """changed: lock of the spool sender, notified when something has changed. sent_back: is
+        called, with that lock held, when the server could not take a frame now."""
+        self._spool = spool
+        self._changed = changed
+        self._sent_back = sent_back
+        self._session = spool.session
+        self._inbox: deque[Item] = deque()
+        self.linked_at: float | None = None
+        """Since when there is a stream, by ``time.monotonic``. Set with the lock held."""
+        # By sequence: until when what comes of a command is waited for.
+        self._refining: dict[int, float] = {}
+        self._open: dict[int, _Open] = {}
+        for sequence, source in spool.queued().items():
+            self._open[sequence] = _Open(source)
+        for sequence, source in spool.awaited().items():
+            self._open[sequence] = _Open(source, acknowledged_at=time.monotonic())
+
+    # -- for the caller --------------------------------------------------------------------------
+
+    def waiting(self) -> dict[int, Any]:
+        """Sources of the frames without a result, by sequence."""
+        with self._changed:
+            return {sequence: one.source for sequence, one in self._open.items()}
+
+    @property
+    def unanswered(self) -> int:
+        """Frames without a result."""
+        return len(self._open)
+
+    def take(self, wanted: set[int] | None = None) -> Item | None:
+        """The next result, of these frames or of any. Call ``handed`` when the caller has it."""
+        with self._changed:
+            for item in self._inbox:
+                if wanted is None or item.result.sequence in wanted:
+                    self._inbox.remove(item)
+                    return item
+            return None
+
+    def owes_refinement(self, wanted: set[int] | None) -> bool:
+        """Whether the server has asked for more of frames whose first result is here."""
+        now = time.monotonic()
+        with self._changed:
+            return any(
+                until > now for s, until in self._refining.items() if wanted is None or s in wanted
+            )
+
+    def handed(self, item: Item) -> None:
+        """The caller has this result: it will not come again, not even after a restart."""
+        if item.done and item.result.sequence:
+            self._spool.finish(item.result.sequence, item.result_id)
+        elif item.result_id:
+            self._spool.note_result(item.result_id)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until something has changed."""
+        with self._changed:
+            self._changed.wait(timeout_s)
+
+    # -- what a stream brings --------------------------------------------------------------------
+
+    def expect(self, sequence: int, source: Any, deadline_s: float) -> None:
+        """A frame is in the spool, and will have a result. The lock is held."""
+        self._open[sequence] = _Open(source, deadline_s=deadline_s)
+
+    def acknowledged(self, sequence: int) -> None:
+        """The server has this frame: its deadline begins."""
+        with self._changed:
+            if (one := self._open.get(sequence)) is not None:
+                one.acknowledged_at = time.monotonic()
+
+    def answered(self, reply: Reply) -> None:
+        """The first result of a frame goes into the inbox; others of it go nowhere."""
+        error = reply.outcome.error
+        with self._changed:
+            here = self._open.get(reply.sequence)
+            untaken = reply.result_id == 0 and here is not None and here.acknowledged_at is None
+            if untaken and error is not None and is_retryable(error):
+                self._sent_back(error)
+                return
+            one = self._open.pop(reply.sequence, None)
+            if one is not None:
+                self._inbox.append(Item(received(reply, one.source), reply.result_id))
+                if reply.refinement is not None:
+                    before = self._inbox[-1].result
+                    self._refining[reply.sequence] = time.monotonic() + one.deadline_s
+                    reply.refinement.add_done_callback(
+                        lambda future: self._refined(future, one.source, before)
+                    )
+            elif reply.result_id:
+                self._spool.note_result(reply.result_id)
+            self._changed.notify_all()
+
+    def sent(self, future: Future[Reply]) -> None:
+        """A frame's reply is here, or its stream was lost: then the spool has it still."""
+        if future.cancelled() or future.exception() is not None:
+            return
+        self.answered(future.result())
+
+    def _refined(self, future: Future[Reply], source: Any, before: FrameResult) -> None:
+        with self._changed:
+            self._refining.pop(before.sequence, None)
+            self._changed.notify_all()
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            reply = future.result()
+            item = Item(received(reply, source, before=before), reply.result_id, done=False)
+        elif isinstance(error, FeatherwireError) and error.reason != "not_refinable":
+            lost = failed(source, error, sequence=before.sequence, before=before)
+            item = Item(lost, done=False)
+        else:
+            return
+        with self._changed:
+            self._inbox.append(item)
+            self._changed.notify_all()
+
+    def give_up(self, sequence: int, error: FeatherwireError) -> None:
+        """A result will not come any more."""
+        with self._changed:
+            self._fail(sequence, error)
+
+    def late(self) -> list[tuple[int, float]]:
+        """Frames that the server has had for longer than their deadline, and that deadline.
+
+        Time without a stream does not count.
+        """
+        now = time.monotonic()
+        with self._changed:
+            since = self.linked_at
+            if since is None:
+                return []
+            return [
+                (sequence, one.deadline_s)
+                for sequence, one in self._open.items()
+                if one.acknowledged_at is not None
+                and now - max(one.acknowledged_at, since) > one.deadline_s
+            ]
+
+    def _fail(self, sequence: int, error: FeatherwireError) -> None:
+        one = self._open.pop(sequence, None)
+        if one is not None:
+            self._inbox.append(Item(failed(one.source, error, sequence=sequence)))
+            self._changed.notify_all()
+
+    def take_dropped(self) -> None:
+        """Frames that the spool had to drop have an error for a result. The lock is held."""
+        for dropped in self._spool.take_dropped():
+            logging.getLogger(__name__).warning("warning: %s", dropped.error.message)
+            self._fail(dropped.sequence, dropped.error)
+
+    # -- when the numbering is another one -------------------------------------------------------
+
+    def renumber(self) -> None:
+        """The server knows more of this session than the spool: a new one begins."""
+        with self._changed:
+            numbers = {old: new for new, old in enumerate(sorted(self._spool.queued()), 1)}
+            self._session = self._spool.renew()
+            before, self._open = self._open, {}
+            for sequence, one in before.items():
+                if sequence in numbers:
+                    self._open[numbers[sequence]] = one
+                else:
+                    lost = SpoolError("session_renewed", "its result can no longer be asked for")
+                    self._inbox.append(Item(failed(one.source, lost), done=False))
+            self._changed.notify_all()
+
+    def check_session(self) -> bool:
+        """After damage the spool has another session, and nothing of the one before; whether that
+        has happened. The lock is held."""
+        if self._spool.session == self._session:
+            return False
+        self._session = self._spool.session
+        for one in self._open.values():
+            lost = SpoolError("damaged", "the spool was damaged, and the frame was in it")
+            self._inbox.append(Item(failed(one.source, lost), done=False))
+        self._open.clear()
+        self._changed.notify_all()
+        return True
