@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 import structlog
 from google.protobuf.message import DecodeError
 
-from cloud_server.auth.caller import Caller
-from cloud_server.fleet.fleet import Fleet, Link
-from cloud_server.fleet.orders import Order
+from cloud_server.auth.access import Caller
+from cloud_server.fleet.commands import IssuedCommand
+from cloud_server.fleet.fleet import DeviceConnection, Fleet
 from cloud_server.ingest.admission import Admission
 from cloud_server.ingest.bundles import ServedBundles
 from cloud_server.ingest.flow import Credits, Outbox, StreamLimits, Write
@@ -107,7 +107,7 @@ class Stream:
         self._limits = shared.limits
         self._caller = call.caller
         self._session: Session | None = None
-        self._link: Link | None = None
+        self._connection: DeviceConnection | None = None
         # Short ids of the bundles in which the client can encode a frame.
         self._of_client: frozenset[bytes] = frozenset()
         self._state = State.RUNNING
@@ -148,8 +148,8 @@ class Stream:
         if running and command and command.refine_frame.bundle_short_id in self._of_client:
             self._commands.append(command.command_id)
             self.send(ingest_pb2.ConnectResponse(command=command))
-        if self._link is not None and result.outcome.HasField("error"):
-            self._link.failed(result.outcome.error)
+        if self._connection is not None and result.outcome.HasField("error"):
+            self._connection.failed(result.outcome.error)
         self.send(ingest_pb2.ConnectResponse(result=result))
 
     def settle(self) -> None:
@@ -163,10 +163,10 @@ class Stream:
         self._changed.set()
         self._credits.earn(frames)
 
-    def give(self, order: Order) -> None:
+    def give(self, issued: IssuedCommand) -> None:
         """Send the client a command of an operator."""
         if self._state is State.RUNNING:
-            self.send(ingest_pb2.ConnectResponse(command=order.command))
+            self.send(ingest_pb2.ConnectResponse(command=issued.command))
 
     def drain(self, deadline_s: float) -> None:
         """Ask the client to send no more; finish what is in flight, then close."""
@@ -191,7 +191,7 @@ class Stream:
 
     def count_pixels(self, pixels: int) -> None:
         """Charge the device's quota for a picture that is about to be made, or analysed."""
-        self._require_link().entry.meter.count(pixels=pixels)
+        self._require_connection().entry.meter.count(pixels=pixels)
 
     def changed(self) -> None:
         """Let the reader and the writer look again: a frame has left."""
@@ -219,8 +219,8 @@ class Stream:
                 task.cancel()
             await asyncio.gather(reader, watch, writer, return_exceptions=True)
             self._credits.close()
-            if self._link is not None:
-                self._link.close()
+            if self._connection is not None:
+                self._connection.close()
             if self._session is not None:
                 self._shared.sessions.detach(self._session, self)
 
@@ -282,17 +282,17 @@ class Stream:
             resume_after=resume_after,
         )
         bundle_id = hello.bundle_id if hello.bundle_id in shared.bundles.ids else None
-        link = shared.fleet.join(hello, bundle_id or shared.bundles.wanted.id, self)
-        self._link = link
-        policy = await from_log(link.rate_policy(), self._log)
+        connection = shared.fleet.join(hello, bundle_id or shared.bundles.wanted.id, self.give)
+        self._connection = connection
+        policy = await from_log(connection.rate_policy(), self._log)
         if session.owner is not self:
             return None  # superseded meanwhile
-        credits = self._credits.open(session, link.entry.meter)
+        credits = self._credits.open(session, connection.entry.meter)
         welcome = shared.welcome(resume_after, credits, policy)
         self.send(ingest_pb2.ConnectResponse(welcome=welcome))
         await self._repeat_results(session, min(hello.last_result_seen, last_result_id))
         if self._state is State.RUNNING:
-            await from_log(link.give_pending(), self._log)
+            await from_log(connection.give_pending(), self._log)
         return session
 
     async def _repeat_results(self, session: Session, seen: int) -> None:
@@ -345,7 +345,7 @@ class Stream:
                 self._credits.spend()
                 self._credits.asked()
                 serialised = request.refine.SerializeToString()
-                self._require_link().frames(1, message_bytes=len(serialised))
+                self._require_connection().frames(1, message_bytes=len(serialised))
                 await self._admission.take_refine(session, request.refine, serialised)
             case "heartbeat":
                 if not request.heartbeat.reply:
@@ -356,7 +356,7 @@ class Stream:
             case "command_reply":
                 await self._take_reply(request.command_reply)
             case "status":
-                self._require_link().status(request.status)
+                self._require_connection().status(request.status)
             case "result_credit":
                 pass  # this server limits results by the frames' credits
             case "hello":
@@ -376,7 +376,7 @@ class Stream:
 
     async def _take_reply(self, reply: fleet_pb2.CommandReply) -> None:
         if reply.command_id not in self._commands:
-            await from_log(self._require_link().replied(reply), self._log)
+            await from_log(self._require_connection().replied(reply), self._log)
             return
         self._commands.remove(reply.command_id)
         if reply.HasField("error"):
@@ -387,7 +387,7 @@ class Stream:
         """Let the log have the frames that were taken, and the fleet know of them."""
         if self._frames:
             features = self._features
-            self._require_link().frames(
+            self._require_connection().frames(
                 self._frames,
                 message_bytes=self._bytes,
                 state=features[0].state if features else 0,
@@ -418,9 +418,9 @@ class Stream:
         self._credits.close()
         self._changed.set()
 
-    def _require_link(self) -> Link:
-        assert self._link is not None, "messages are taken after Hello only"
-        return self._link
+    def _require_connection(self) -> DeviceConnection:
+        assert self._connection is not None, "messages are taken after Hello only"
+        return self._connection
 
 
 def hello_of(request: ingest_pb2.ConnectRequest, caller: Caller) -> Hello:
