@@ -27,8 +27,7 @@ def imports() -> dict[str, set[str]]:
     """Module to the modules of ours that it imports, lazily or for types too."""
     graph = grimp.build_graph(*FLOORS, cache_dir=None)
     return {
-        module: set(graph.find_modules_directly_imported_by(module))
-        for module in graph.modules
+        module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules
     }
 
 
