@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 from cloud_server.engine import Engine, EngineFrame
-from cloud_server.engine.process import ProcessEngine
+from cloud_server.engine.processes import ProcessEngine
 from cloud_server.engine.ray import RayEngine, RayScale
 from cloud_server.engine.spec import EngineSpec
 from edge_client.encoder import EdgeEncoder

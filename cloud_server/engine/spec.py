@@ -7,14 +7,11 @@ import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from cloud_server.device import check_device
-from cloud_server.engine.lane import WorkerCounts
 from cloud_server.engine.local import LocalEngine, TaskRunner
-from cloud_server.serve.settings import ServerSettings
+from cloud_server.engine.pipeline import WorkerCounts
 from cloud_server.tasks import open_task
 from shared.bundle import Bundle, packaged_names
 from shared.errors import BundleError, TaskError
@@ -42,28 +39,6 @@ class EngineSpec(BaseModel):
     torch_threads: int | None = None
     counts: WorkerCounts = WorkerCounts()
     score_threshold: float = 1.0
-
-    @classmethod
-    def of(cls, settings: ServerSettings) -> EngineSpec:
-        """What the settings say."""
-        return cls(
-            bundle=settings.bundle,
-            bundles=settings.bundles,
-            tasks=settings.tasks,
-            backends={"detection": settings.detector, "segmentation": settings.segmenter},
-            device=settings.device,
-            models_dir=settings.models_dir,
-            torch_threads=settings.torch_threads,
-            counts=WorkerCounts(
-                decode=settings.decode_workers,
-                reconstruct=settings.reconstruct_workers,
-                task=settings.task_workers,
-                picture=settings.picture_workers,
-                queue_size=settings.queue_size,
-                max_batch=settings.max_batch,
-                max_delay_s=settings.max_batch_delay_s,
-            ),
-        )
 
     def load_bundles(self) -> tuple[Bundle, ...]:
         """The bundle that clients shall use first, then those beside it; each once.
@@ -125,10 +100,10 @@ def imported(path: str) -> Callable[[], TaskRunner]:
     """The function that ``module:function`` names. Raises ``TaskError("not_importable")``."""
     module, _, name = path.partition(":")
     try:
-        found: Any = getattr(importlib.import_module(module), name)
+        found: Callable[[], TaskRunner] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise TaskError("not_importable", f"{path} cannot be imported: {error}") from None
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def import_path(opener: Callable[[], TaskRunner]) -> str:
@@ -141,3 +116,14 @@ def import_path(opener: Callable[[], TaskRunner]) -> str:
             "not_importable", f"worker processes cannot import {path}: no function of a module"
         )
     return path
+
+
+def check_device(device: str) -> None:
+    """Raise ``TaskError("bad_device")`` where torch cannot use ``device``."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise TaskError("bad_device", f"device {device!r} cannot be used: {reason}") from None

@@ -92,7 +92,7 @@ class Stage(Generic[Item, Output]):
 
     def start(self, handlers: Sequence[Handler[Item, Output]]) -> None:
         """Start one worker thread for each handler."""
-        self.start_stoppable([_deaf(handler) for handler in handlers])
+        self.start_stoppable([_unstoppable(handler) for handler in handlers])
 
     def start_stoppable(self, handlers: Sequence[StoppableHandler[Item, Output]]) -> None:
         """Like ``start``; the second argument says that all of the batch gave up, or we close."""
@@ -182,12 +182,12 @@ class Stage(Generic[Item, Output]):
                     self._handle(handler, [job])
             else:
                 for job in jobs:
-                    _tell(job.future, self._typed(error))
+                    _resolve(job.future, self._typed(error))
             return
         run_ms = (time.perf_counter() - started) * 1e3
         for job, output in zip(jobs, outputs, strict=True):
             queue_ms = (started - job.queued_at) * 1e3
-            _tell(job.future, Done(output, queue_ms, run_ms, len(jobs)))
+            _resolve(job.future, Done(output, queue_ms, run_ms, len(jobs)))
 
     def _typed(self, error: Exception) -> FeatherwireError:
         if isinstance(error, FeatherwireError):
@@ -198,12 +198,14 @@ class Stage(Generic[Item, Output]):
         )
 
 
-def _deaf(handler: Handler[Item, Output]) -> StoppableHandler[Item, Output]:
+def _unstoppable(handler: Handler[Item, Output]) -> StoppableHandler[Item, Output]:
     """A handler that cannot be stopped, as one that can."""
     return lambda items, _should_stop: handler(items)
 
 
-def _tell(future: asyncio.Future[Done[Output]], outcome: Done[Output] | FeatherwireError) -> None:
+def _resolve(
+    future: asyncio.Future[Done[Output]], outcome: Done[Output] | FeatherwireError
+) -> None:
     """Resolve ``future`` on its own loop, from a worker thread."""
 
     def resolve() -> None:

@@ -23,11 +23,11 @@ from cloud_server.ingest.sessions import PictureLimits, SessionRegistry
 from cloud_server.ingest.stream import Call, Shared, Stream
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import SessionKey
-from cloud_server.status import abort
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc, types_pb2
+from shared.rpc.status import abort
 from shared.wire import error_to_message
 from shared.wire.features import parse_bitstreams
 from shared.wire.requests import parse_picture_request, parse_tasks

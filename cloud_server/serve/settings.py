@@ -81,7 +81,7 @@ class ServerSettings(BaseSettings):
     max_batch: int = Field(default=4, ge=1, le=256, description="frames a reconstruction")
     max_batch_delay_s: float = Field(default=0.005, ge=0, le=1)
 
-    # Ray: replicas of the engine on a cluster (`engine: ray`; cloud_server.engine.ray.scale)
+    # Ray: replicas of the engine on a cluster (`engine: ray`; cloud_server.engine.ray.application)
     ray_address: str = Field(
         default="auto", description="HOST:PORT of the cluster; auto: the one on this machine"
     )

@@ -12,14 +12,13 @@ from typing import Any
 
 import structlog
 
+from cloud_server.engine import messages
 from cloud_server.engine.api import EngineFrame, EngineOutcome, TaskStatus
-from cloud_server.engine.process import messages
-from cloud_server.engine.process.engine import GRACE_S, INLINE_BYTES
+from cloud_server.engine.processes import GRACE_S, INLINE_BYTES
 from cloud_server.engine.ray import application
-from cloud_server.engine.ray.application import ALONE, FRAMES
-from cloud_server.engine.ray.scale import RayScale
-from cloud_server.engine.rules import Deaths, closed, late
+from cloud_server.engine.ray.application import ALONE, FRAMES, RayScale
 from cloud_server.engine.spec import EngineSpec
+from cloud_server.engine.waiting import Deaths, closed, late
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import worker_pb2
@@ -52,8 +51,8 @@ class RayEngine:
 
     A frame whose node died goes to another replica; one whose replica died otherwise goes to a
     replica of its own kind, where it is alone, and is answered with ``worker_crashed`` when that
-    dies of it too; ``cloud_server.engine.rules`` says how often. Its deadline begins anew then, and
-    does not run while there is no replica. A frame for which the cluster has no room until its
+    dies of it too; ``cloud_server.engine.waiting`` says how often. Its deadline begins anew then,
+    and does not run while there is no replica. A frame for which the cluster has no room until its
     deadline is answered with ``busy``.
     """
 
