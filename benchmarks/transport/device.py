@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from shared.proto.featherwire.v1 import ingest_pb2
-from shared.wire.batches import serialised
+from shared.wire.device_protocol import together
 from shared.wire.requests import Hello, hello_message
 from shared.wire.transport import BATCH_BYTES, BATCH_MESSAGES, CONNECT, client_options
 
@@ -35,7 +35,7 @@ class Device:
         self._channel = grpc.aio.insecure_channel(address, options=client_options())
         self._call: Any = self._channel.stream_stream(
             CONNECT,
-            request_serializer=serialised,
+            request_serializer=lambda batch: together([one.SerializeToString() for one in batch]),
             response_deserializer=ingest_pb2.ConnectResponse.FromString,
         )()
         self._credits = 0
