@@ -11,32 +11,32 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from shared.errors import FeatherwireError
+from shared.rpc.access import Access
+from shared.rpc.channel import open_channel
+from shared.rpc.errors import CallError, error_from_call
 
 TIMEOUT_S = 4.0
 
 
 def main(target: str, ca: str | None = None, name: str | None = None) -> int:
     """0 serving, 1 not serving or not reachable; says which on stderr."""
-    with _channel(target, ca, name) as channel:
-        try:
+    access = Access(ca=None if ca is None else Path(ca), name=name)
+    try:
+        with open_channel(target, access) as channel:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S
             )
-        except grpc.RpcError as error:
-            print(f"{target}: {error.code().name}", file=sys.stderr)
-            return 1
+    except CallError as error:
+        print(f"{target}: {error_from_call(error, target).details['code']}", file=sys.stderr)
+        return 1
+    except FeatherwireError as error:
+        print(f"{target}: {error.message}", file=sys.stderr)
+        return 1
     print(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status), file=sys.stderr)
     return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
-
-
-def _channel(target: str, ca: str | None, name: str | None) -> grpc.Channel:
-    if ca is None:
-        return grpc.insecure_channel(target)
-    options = [] if name is None else [("grpc.ssl_target_name_override", name)]
-    credentials = grpc.ssl_channel_credentials(Path(ca).read_bytes())
-    return grpc.secure_channel(target, credentials, options=options)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import cloud_server.database.storage  # noqa: F401  # every table is known before a database is opened
-from cloud_server.cluster.turn import Turn
 from cloud_server.database import Database
+from cloud_server.database.locks import CommitLock
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import NewFrame, SessionKey
 from shared.proto.featherwire.v1 import types_pb2
@@ -42,7 +41,7 @@ async def shared_log(url: str) -> list[dict[str, Any]]:
         logs = [
             await asyncio.to_thread(
                 lambda shared=shared: ResultLog(
-                    Database(url, turn=Turn() if shared else None), window=2**16
+                    Database(url, commit_lock=CommitLock() if shared else None), window=2**16
                 )
             )
             for _ in range(servers)

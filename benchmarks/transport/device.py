@@ -11,9 +11,10 @@ from typing import Any
 import grpc
 
 from shared.proto.featherwire.v1 import ingest_pb2
+from shared.rpc.channel import open_async_channel
 from shared.wire.device_protocol import together
 from shared.wire.requests import Hello, hello_message
-from shared.wire.transport import BATCH_BYTES, BATCH_MESSAGES, CONNECT, client_options
+from shared.wire.transport import BATCH_BYTES, BATCH_MESSAGES, CONNECT
 
 
 class Device:
@@ -32,7 +33,7 @@ class Device:
         self._sent_at: dict[int, float] = {}
         self._unacknowledged: set[int] = set()
         self._hello = Hello(device, session, can_switch_bundle=True, takes_batches=True)
-        self._channel = grpc.aio.insecure_channel(address, options=client_options())
+        self._channel = open_async_channel(address)
         self._call: Any = self._channel.stream_stream(
             CONNECT,
             request_serializer=lambda batch: together([one.SerializeToString() for one in batch]),

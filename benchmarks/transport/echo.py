@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 
-from shared.wire.transport import client_options, server_options
+from shared.rpc.channel import open_async_channel, server_options
 
 METHOD = "/featherwire.bench.Echo/Stream"
 
@@ -58,7 +58,7 @@ class EchoClient:
     """One stream of echoes, with at most ``window`` under way."""
 
     def __init__(self, address: str, window: int) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=client_options())
+        self._channel = open_async_channel(address)
         self._call: Any = self._channel.stream_stream(METHOD)()
         self._window = window
 

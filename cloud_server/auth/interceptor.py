@@ -18,7 +18,7 @@ from cloud_server.database import Database
 from cloud_server.status import abort
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError, SessionError, StorageError
-from shared.wire.credentials import METADATA_KEY, token_of
+from shared.rpc.access import TOKEN_METADATA_KEY, token_of
 
 RECHECK_S = 2.0
 """A stream goes on for so long with a token that was revoked, or has expired."""
@@ -69,7 +69,7 @@ class Authenticator(grpc.aio.ServerInterceptor):
         """The token of a caller who may make this call; raises ``SessionError``."""
         token: Token | None = None
         try:
-            text = token_of(value for key, value in metadata or () if key == METADATA_KEY)
+            text = token_of(value for key, value in metadata or () if key == TOKEN_METADATA_KEY)
             token = await self._database.read(lambda connection: find(connection, text))
             if token is None:
                 raise SessionError("unauthenticated", "this server does not know that token")

@@ -22,7 +22,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
 from cloud_server.auth.roles import Role
-from cloud_server.auth.tables import TOKENS
+from cloud_server.database.schema import TOKENS
 from shared.errors import FeatherwireError, SessionError
 from shared.wire.requests import check_labels, check_name
 

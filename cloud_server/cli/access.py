@@ -15,7 +15,7 @@ from shared.cli import takes
 from shared.errors import FeatherwireError
 
 if TYPE_CHECKING:
-    from cloud_server.remote import Access
+    from shared.rpc.access import Access
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class Call:
         """How to come in. Raises ``SessionError("bad_token_file")``."""
         # Before gRPC is imported: it would write its own lines between ours.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        from cloud_server.remote import Access
-        from shared.wire.credentials import read_token
+        from shared.rpc.access import Access, read_token
 
         token = read_token(self.token_file)
         return Access(self.tls, self.tls_ca, self.tls_certificate, self.tls_key, token)

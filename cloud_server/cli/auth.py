@@ -206,8 +206,8 @@ def _database(
     data: Path | None, database: str | None, config: Path | None, *, create: bool = False
 ) -> Iterator[Connection]:
     from cloud_server.database.storage import administered
-    from cloud_server.release import package_version
     from cloud_server.serve.settings import ServerSettings
+    from shared.installation import package_version
 
     settings = ServerSettings.load(config, data=data, database=database)
     with administered(settings, package_version(), create=create) as connection:

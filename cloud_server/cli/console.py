@@ -76,10 +76,10 @@ def console(
 
     # Before gRPC is imported: it would write its own lines between the log's.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from cloud_server.remote import Access
     from cloud_server.serve.logs import configure_logs
     from cloud_server.serve.settings import default_data_folder
     from shared.cli import ExitCode, stop_on_error
+    from shared.rpc.access import Access
 
     configure_logs(log_format=log_format, level=log_level)
     with stop_on_error(as_json=False):

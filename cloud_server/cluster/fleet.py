@@ -6,14 +6,12 @@ import time
 
 from sqlalchemy import Connection, func, select
 
-from cloud_server.cluster.tables import OWNERS, SERVERS
 from cloud_server.database import Database
+from cloud_server.database.schema import COMMANDS, DEVICES, OWNERS, SERVERS, SESSIONS
 from cloud_server.fleet import orders
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.fleet.orders import Order
-from cloud_server.fleet.tables import COMMANDS, DEVICES
 from cloud_server.results.records import SessionKey
-from cloud_server.results.tables import SESSIONS
 from shared.proto.featherwire.v1 import fleet_pb2
 
 DEVICES_EVERY_S = 1.0

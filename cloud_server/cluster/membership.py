@@ -9,12 +9,11 @@ import structlog
 from sqlalchemy import Connection, delete, or_, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
-from cloud_server.cluster.tables import OWNERS, SERVERS
-from cloud_server.cluster.turn import moved
 from cloud_server.database import Database
+from cloud_server.database.locks import note_moves
+from cloud_server.database.schema import OWNERS, RESULTS, SERVERS, SESSIONS, SUBMISSIONS
 from cloud_server.results import queries
 from cloud_server.results.records import SessionKey, Submission
-from cloud_server.results.tables import RESULTS, SESSIONS, SUBMISSIONS
 from shared.errors import StorageError
 
 BEAT_S = 1.0
@@ -31,7 +30,7 @@ Lose = Callable[[SessionKey], None]
 class Membership:
     """Runs on the event loop of a server that shares its log.
 
-    ``attached`` tells the sessions that have a stream here; ``lose`` ends the stream of one that
+    ``attached`` returns the sessions that have a stream here; ``lose`` ends the stream of one that
     has moved; ``take_up`` processes frames that are ours to finish from now on; ``died`` hears that
     another server has gone.
     """
@@ -106,7 +105,7 @@ class Membership:
     def _orphans(self, connection: Connection) -> set[int]:
         """Take the sessions with unfinished frames that no living server has.
 
-        All writers take turns, so that two servers never take the same.
+        Commits happen one at a time, so that two servers never take the same.
         """
         living = select(SERVERS.c.id)
         nobodys = OWNERS.c.server.not_in(living)
@@ -126,7 +125,7 @@ class Membership:
         )
         found = set(connection.execute(unfinished).scalars())
         connection.execute(delete(OWNERS).where(nobodys))
-        moved(connection)
+        note_moves(connection)
         if found:
             rows = [{"session_id": one, "server": self._server} for one in sorted(found)]
             connection.execute(insert(OWNERS), rows)

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from cloud_server.console.sessions import COOKIE, LASTS_S
 from cloud_server.console.upstream import NOT_LET_IN
 from shared.errors import FeatherwireError
-from shared.wire.credentials import MAX_TOKEN_BYTES
+from shared.rpc.access import MAX_TOKEN_BYTES
 
 if TYPE_CHECKING:
     from cloud_server.console.app import Console

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud_server.auth.startup import is_loopback
-from cloud_server.remote import Access
 from shared.errors import FeatherwireError
-from shared.wire.pem import check_tls_files
+from shared.rpc.access import Access, check_tls_files
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ from dataclasses import replace
 from cloud_server.auth.roles import Role
 from cloud_server.console.feeds import Feed, FleetFeed, ResultFeed
 from cloud_server.console.sessions import User
-from cloud_server.consumers.aio import AsyncResultClient
+from cloud_server.consumers.client import AsyncResultClient
 from cloud_server.fleet.aio import AsyncFleetClient
-from cloud_server.remote import Access
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import bundles_pb2
+from shared.rpc.access import Access
+from shared.rpc.channel import open_async_channel
 
 IDLE_S = 60.0
 SWEEP_S = 15.0
@@ -31,7 +32,7 @@ class Connection:
     """One token's clients and feeds."""
 
     def __init__(self, address: str, access: Access) -> None:
-        self._channel = access.open_async_channel(address)
+        self._channel = open_async_channel(address, access)
         self.results = AsyncResultClient(self._channel, address, access)
         self.fleet = AsyncFleetClient(self._channel, address, access)
         self.devices = FleetFeed(self.fleet)
@@ -92,7 +93,7 @@ class Upstream:
     @property
     def takes_tokens(self) -> bool:
         """Whether a token may be sent: never over plain text."""
-        return self._access != Access()
+        return self._access.over_tls
 
     @property
     def streams(self) -> int:

@@ -1,9 +1,7 @@
 """How consumers read the log.
 
-servicer    ResultService
-follow      one subscriber: replay, then live
-frames      stored frames, cut
-client      ResultClient: the other end
+servicer    ResultService: pages, single records, subscribers, and stored frames, cut
+client      ResultClient, and AsyncResultClient: the other end
 """
 
 from cloud_server.consumers.client import ResultClient

@@ -1,16 +1,20 @@
-"""A consumer of results: pages, single ones, and all that come, from a server at an address."""
+"""Clients of ResultService: pages, single records, all that come, and stored frames."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TypeVar
 
-from cloud_server.remote import Access, typed_errors
+import grpc
+
 from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import results_pb2, results_pb2_grpc, types_pb2
+from shared.rpc.access import Access
+from shared.rpc.channel import open_channel
+from shared.rpc.errors import typed_async_errors, typed_errors
 from shared.wire import PictureRequest, error_from_message
 from shared.wire.failures import is_retryable
 from shared.wire.features import parse_features
@@ -19,6 +23,7 @@ from shared.wire.requests import picture_request_message
 T = TypeVar("T")
 
 CALL_TIMEOUT_S = 60.0
+ASYNC_CALL_TIMEOUT_S = 30.0
 MAX_PAUSE_S = 10.0
 
 
@@ -30,7 +35,7 @@ class ResultClient:
     """
 
     def __init__(self, address: str, access: Access | None = None) -> None:
-        self._channel = (access or Access()).open_channel(address)
+        self._channel = open_channel(address, access)
         self._stub = results_pb2_grpc.ResultServiceStub(self._channel)
         self._address = address
         self._access = access
@@ -125,3 +130,65 @@ class ResultClient:
                     yield response
         finally:
             call.cancel()
+
+
+class AsyncResultClient:
+    """As ``ResultClient``, over a channel that the caller closes. Raises ``FeatherwireError``."""
+
+    def __init__(self, channel: grpc.aio.Channel, address: str, access: Access) -> None:
+        self._stub = results_pb2_grpc.ResultServiceStub(channel)
+        self._address = address
+        self._access = access
+
+    async def page(
+        self, request: results_pb2.ListResultsRequest
+    ) -> results_pb2.ListResultsResponse:
+        """One page of the log."""
+        async with typed_async_errors(self._address, self._access):
+            return await self._stub.ListResults(request, timeout=ASYNC_CALL_TIMEOUT_S)
+
+    async def newest(self, device: str) -> results_pb2.ResultRecord | None:
+        """The device's newest record; None when there is none."""
+        request = results_pb2.ListResultsRequest(
+            filter=results_pb2.ResultFilter(devices=[device]), newest_first=True, page_size=1
+        )
+        records = (await self.page(request)).records
+        return records[0] if records else None
+
+    async def watch(
+        self, wanted: results_pb2.ResultFilter, after: int | None
+    ) -> AsyncIterator[results_pb2.ResultRecord]:
+        """Records behind ``after`` (None: new ones only), then those that come, until the server
+        ends the stream: then it raises."""
+        request = results_pb2.SubscribeResultsRequest(filter=wanted, after_cursor=after)
+        call = self._stub.SubscribeResults(request)
+        try:
+            async with typed_async_errors(self._address, self._access):
+                async for response in call:
+                    match response.WhichOneof("message"):
+                        case "record":
+                            yield response.record
+                        case "error":
+                            raise error_from_message(response.error)
+                raise SessionError("unreachable", f"{self._address} has ended the stream")
+        finally:
+            call.cancel()
+
+    async def frame(
+        self,
+        key: results_pb2.FrameKey,
+        *,
+        state: int | None = None,
+        bundle_id: bytes = b"",
+        picture: PictureRequest | None = None,
+    ) -> tuple[Bitstream, types_pb2.Picture | None]:
+        """A stored frame, cut to ``state`` (see GetFrameRequest), and its picture."""
+        request = results_pb2.GetFrameRequest(
+            frame=key,
+            state=state,
+            bundle_short_id=bundle_id,
+            picture=picture_request_message(picture),
+        )
+        async with typed_async_errors(self._address, self._access):
+            response = await self._stub.GetFrame(request, timeout=ASYNC_CALL_TIMEOUT_S)
+        return parse_features(response.features), response.picture if picture else None

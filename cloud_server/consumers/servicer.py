@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
 
-from cloud_server.consumers.follow import Follower
-from cloud_server.consumers.frames import choose, cut
 from cloud_server.engine import Engine, EngineFrame
 from cloud_server.ingest.limits import StreamLimits
 from cloud_server.ingest.refinement import replayed
@@ -21,7 +20,7 @@ from cloud_server.results.records import Filter, Record
 from cloud_server.status import abort
 from codec.markov_palette.cloud import makes_pictures
 from shared.bitstream import Bitstream
-from shared.errors import FeatherwireError, SessionError
+from shared.errors import BitstreamError, BudgetError, BundleError, FeatherwireError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import ingest_pb2, results_pb2, results_pb2_grpc, types_pb2
 from shared.wire import PictureRequest, error_to_message
@@ -145,7 +144,7 @@ class ResultServicer(results_pb2_grpc.ResultServiceServicer):
             await abort(context, error)
 
     def drain(self) -> None:
-        """Tell those who follow where they are, and to go elsewhere."""
+        """End subscriptions: each subscriber gets its position and the error ``draining``."""
         self._log.feed.close()
 
     # -- parts -----------------------------------------------------------------------------------
@@ -175,12 +174,12 @@ class ResultServicer(results_pb2_grpc.ResultServiceServicer):
 
         def chosen() -> tuple[tuple[Bitstream, ...], Bitstream]:
             bitstreams, _ = replayed(messages, self._bundles, self._picture_limits)
-            one = choose(
+            one = _choose(
                 bitstreams,
                 bundle_id,
                 makes_pictures=None if wished is None else self._makes_pictures,
             )
-            return bitstreams, cut(
+            return bitstreams, _cut(
                 one,
                 request.state if request.HasField("state") else None,
                 request.max_bytes if request.HasField("max_bytes") else None,
@@ -236,3 +235,188 @@ def _sequence(key: results_pb2.FrameKey) -> int:
     if not 1 <= key.sequence <= MAX_SEQUENCE:
         raise SessionError("invalid_message", "frame.sequence is not 1..2^63-1", field="frame")
     return key.sequence
+
+
+REPLAYED_AT_ONCE = 100
+FOLLOWED_AT_ONCE = 16
+POSITION_EVERY_S = 15.0
+
+Write = Callable[[results_pb2.SubscribeResultsResponse], Awaitable[None]]
+
+
+class Follower:
+    """One subscriber: what the log has, then what comes, in order.
+
+        replaying ──has come to the feed──> following ──left behind by the feed──> cut off
+            ▲                                  │
+            └──────── the feed restarted ──────┘
+
+    Ingest waits for no subscriber: while following, all of them read the one bounded feed, and one
+    that it has left behind gets its cursor and is cut off. ``position`` is the cursor that it may
+    go on from.
+    """
+
+    def __init__(
+        self, log: ResultLog, wanted: Filter, write: Write, *, write_timeout_s: float
+    ) -> None:
+        self._log = log
+        self._wanted = wanted
+        self._write = write
+        self._write_timeout_s = write_timeout_s
+        # The position that was last sent, once the replay was done.
+        self._position_sent: int | None = None
+        self._position_sent_at = 0.0
+        self.position = 0
+        self.stuck = False
+        """A write has not come to its end, so that nothing more can be written."""
+
+    async def run(self, after: int | None) -> None:
+        """Send records until the subscriber is gone. ``after``: None starts with new records.
+
+        Raises ``SessionError``: cursor_expired, unknown_cursor, slow_subscriber, draining; its
+        details have the cursor to subscribe with. And ``StorageError``.
+        """
+        feed = self._log.feed
+        await self._log.catch_up()
+        self.position = feed.last if after is None else after
+        if self.position > feed.last:
+            raise SessionError(
+                "unknown_cursor",
+                f"the log ends at cursor {feed.last}: {self.position} is of another log",
+                cursor=feed.last,
+            )
+        if self.position == 0:
+            self.position = await self._log.forgotten_cursor()
+        while True:
+            restarts = feed.restarts
+            await self._replay()
+            await self._follow(restarts)
+
+    async def _replay(self) -> None:
+        while self.position < self._log.feed.first:
+            page = await self._log.read(self._wanted, self.position, REPLAYED_AT_ONCE)
+            if page.forgotten > self.position:
+                raise SessionError(
+                    "cursor_expired",
+                    f"records up to cursor {page.forgotten} are no longer kept",
+                    cursor=page.forgotten,
+                )
+            for record in page.records:
+                await self._send(record)
+            self.position = page.position
+            self._raise_if_closed()
+
+    async def _follow(self, restarts: int) -> None:
+        """Send what comes, until the feed restarts."""
+        feed = self._log.feed
+        while True:
+            self._raise_if_closed()
+            if self.position < feed.first:
+                if feed.restarts != restarts:
+                    return
+                raise self._too_slow("fell behind the newest records")
+            for record in feed.after(self.position)[:FOLLOWED_AT_ONCE]:
+                if self._wanted.matches(record):
+                    await self._send(record)
+                self.position = record.cursor
+            if self._position_sent is None:
+                if self.position == feed.last:
+                    await self._send_position()  # this is the end of the replay
+            elif (
+                time.monotonic() - self._position_sent_at > POSITION_EVERY_S
+                and self._position_sent < self.position
+            ):
+                await self._send_position()
+            await feed.more(self.position, POSITION_EVERY_S)
+
+    # -- to the subscriber -----------------------------------------------------------------------
+
+    async def _send(self, record: Record) -> None:
+        await self._write_in_time(results_pb2.SubscribeResultsResponse(record=record.to_message()))
+        self.position = record.cursor
+        if self._position_sent is not None:
+            self._position_sent = record.cursor
+            self._position_sent_at = time.monotonic()
+
+    def _position_is_old(self) -> bool:
+        return time.monotonic() - self._position_sent_at > POSITION_EVERY_S
+
+    async def _send_position(self) -> None:
+        await self._write_in_time(results_pb2.SubscribeResultsResponse(position=self.position))
+        self._position_sent = self.position
+        self._position_sent_at = time.monotonic()
+
+    async def _write_in_time(self, response: results_pb2.SubscribeResultsResponse) -> None:
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                await self._write(response)
+        except TimeoutError:
+            self.stuck = True
+            raise self._too_slow(f"read nothing for {self._write_timeout_s:g} s") from None
+
+    def _too_slow(self, what: str) -> SessionError:
+        return SessionError(
+            "slow_subscriber",
+            f"the subscriber {what}; subscribe again after cursor {self.position}",
+            cursor=self.position,
+        )
+
+    def _raise_if_closed(self) -> None:
+        if self._log.feed.closed:
+            raise SessionError("draining", "this server is about to stop", cursor=self.position)
+
+
+def _choose(
+    bitstreams: Sequence[Bitstream],
+    bundle_id: bytes,
+    *,
+    makes_pictures: Callable[[bytes], bool] | None,
+) -> Bitstream:
+    """The bitstream of that bundle (short id); of none, the first that is good for a picture when
+    ``makes_pictures`` asks for one, else the first.
+
+    Raises ``BundleError("not_found")``.
+    """
+    if not bundle_id:
+        if makes_pictures is None:
+            return bitstreams[0]
+        good = [one for one in bitstreams if makes_pictures(one.bundle_id)]
+        return good[0] if good else bitstreams[0]
+    for one in bitstreams:
+        if one.bundle_id == bundle_id:
+            return one
+    carried = ", ".join(one.bundle_id.hex() for one in bitstreams)
+    raise BundleError(
+        "not_found", f"the frame carries nothing of bundle {bundle_id.hex()}; it has: {carried}"
+    )
+
+
+def _cut(bitstream: Bitstream, state: int | None, max_bytes: int | None) -> Bitstream:
+    """``bitstream`` no finer than ``state``, and in ``max_bytes`` as a file; whole layers go.
+
+    Raises ``BitstreamError("bad_state")`` for a state that is coarser than its coarsest layer, and
+    ``BudgetError("budget_too_small")`` for fewer bytes than that layer takes.
+    """
+    if state is not None and state > bitstream.state:
+        coarsest = bitstream.layers[0].state
+        if state > coarsest:
+            raise BitstreamError(
+                "bad_state",
+                f"the frame was sent from state {coarsest} on, not {state}",
+                state=state,
+            )
+        bitstream = bitstream.truncate(state)
+    elif state is not None and state == bitstream.state:
+        bitstream = bitstream.truncate(state)  # without the part of a finer layer
+    if max_bytes is None or bitstream.file_bytes <= max_bytes:
+        return bitstream
+    sizes = bitstream.cumulative_bytes()
+    fitting = [one for one, size_bytes in sizes.items() if size_bytes <= max_bytes]
+    if not fitting:
+        coarsest, least = next(iter(sizes.items()))
+        raise BudgetError(
+            "budget_too_small",
+            f"the frame takes {least} bytes at its coarsest state {coarsest}, not {max_bytes}",
+            least_bytes=least,
+        )
+    return bitstream.truncate(min(fitting))

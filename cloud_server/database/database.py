@@ -1,25 +1,24 @@
-"""The server's database, open: readers on worker threads, one writer."""
+"""The server's database, open: readers on worker threads, one writer, errors as StorageError.
+
+SQLite runs in WAL mode, so that readers never wait for the writer. ``synchronous`` is FULL by
+default: a commit is on the disk when it returns, and survives a loss of power; with NORMAL it
+survives the end of the process, but a loss of power may take the last commits with it. PostgreSQL's
+own ``synchronous_commit`` is left as the operator has it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from cloud_server.database.engine import (
-    database_url,
-    open_engine,
-    place,
-    storage_error,
-    typed_errors,
-)
-from cloud_server.database.lock import FileLock, take_advisory_lock
+from cloud_server.database.locks import CommitLock, FileLock, take_advisory_lock
 from cloud_server.database.schema import prepare
 from cloud_server.database.writer import Writer
 from shared.errors import StorageError
@@ -27,24 +26,13 @@ from shared.errors import StorageError
 T = TypeVar("T")
 
 
-class Turn(Protocol):
-    """Turns of several servers; see ``cloud_server.cluster.turn``."""
-
-    server: str
-    prepared: bool
-
-    def connected(self, connection: Connection) -> None: ...
-
-    def begin(self, connection: Connection) -> bool: ...
-
-
 LOCK_WAIT_S = 30.0
 """How long a server waits for the one before it to let go of the database. Where that was killed,
-PostgreSQL must first finish what it was told, and hear of the end."""
+PostgreSQL must first finish what it was sent, and notice the end."""
 
 
 class Database:
-    """An open database that this process alone writes to, or servers in turns."""
+    """An open database that this process alone writes to, or several servers one at a time."""
 
     def __init__(
         self,
@@ -53,18 +41,21 @@ class Database:
         synchronous: str = "full",
         release: str = "0",
         lock_wait_s: float = LOCK_WAIT_S,
-        turn: Turn | None = None,
+        commit_lock: CommitLock | None = None,
     ) -> None:
-        """Open, and create or migrate what is there. Blocks. turn: other servers write too.
+        """Open, and create or migrate what is there. Blocks.
+
+        commit_lock: other servers write too, one at a time.
+
 
         Raises ``StorageError``: bad_url, driver_missing, in_use, newer_schema, foreign_database,
         corrupt, disk_full, unavailable.
         """
         self._url = database_url(url)
         self._lock_wait_s = lock_wait_s
-        self.turn = turn
-        """How this server takes turns with others; None: it is alone."""
-        if turn is not None and self.is_sqlite:
+        self.commit_lock = commit_lock
+        """Shared with the other servers that write; None: this one is alone."""
+        if commit_lock is not None and self.is_sqlite:
             raise StorageError("bad_url", "a log that servers share is in PostgreSQL")
         self._file_lock = self._lock_file()
         try:
@@ -73,11 +64,11 @@ class Database:
                 self.writer = Writer(
                     self._connect,
                     lambda error: storage_error(self._url, error),
-                    None if turn is None else turn.begin,
+                    None if commit_lock is None else commit_lock.begin,
                 )
                 self.version_found = self.writer.run(lambda one: prepare(one, release))
-            if turn is not None:
-                turn.prepared = True
+            if commit_lock is not None:
+                commit_lock.prepared = True
         except BaseException:
             self._release()
             raise
@@ -117,10 +108,10 @@ class Database:
             connection = self.engine.connect()
         if not self.is_sqlite:
             try:
-                shared = self.turn is not None
+                shared = self.commit_lock is not None
                 take_advisory_lock(connection, place(self._url), self._lock_wait_s, shared=shared)
-                if self.turn is not None:
-                    self.turn.connected(connection)
+                if self.commit_lock is not None:
+                    self.commit_lock.connected(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -148,3 +139,102 @@ class Database:
                 self.engine.dispose()
         if self._file_lock is not None:
             self._file_lock.release()
+
+
+BUSY_TIMEOUT_MS = 10_000
+JOURNAL_SIZE_LIMIT_BYTES = 64 * 2**20
+PAGE_BYTES = 8192
+"""Of a new file: frames take fewer writes than with 4096, and small rows no more."""
+CHECKPOINT_PAGES = 2000
+"""After so many pages of the write-ahead file (16 MiB) a commit moves them to the file itself."""
+READERS = 8
+"""Connections that stay open; a few more may be opened beside them."""
+
+_DISK_FULL = ("disk is full", "no space left", "could not extend file")
+_CORRUPT = ("malformed", "not a database", "disk image", "invalid page", "could not read block")
+
+
+def database_url(text: str) -> URL:
+    """The URL of a database: SQLite or PostgreSQL, through psycopg 3.
+
+    Raises ``StorageError("bad_url")``, which does not repeat the URL: it may hold a password.
+    """
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise StorageError("bad_url", "the database's URL cannot be read") from None
+    backend = url.get_backend_name()
+    if backend == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    if backend == "sqlite" and url.database not in (None, "", ":memory:"):
+        return url.set(drivername="sqlite")
+    raise StorageError(
+        "bad_url",
+        "the database's URL is sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME, not "
+        f"{url.render_as_string(hide_password=True)}",
+    )
+
+
+def open_engine(url: URL, *, synchronous: str = "full") -> Engine:
+    """An engine; nothing is connected yet. ``synchronous`` (full, normal) is SQLite's.
+
+    Raises ``StorageError("driver_missing")``.
+    """
+    try:
+        if url.get_backend_name() == "sqlite":
+            engine = create_engine(url, pool_size=READERS)
+            _set_pragmas(engine, synchronous)
+        else:
+            engine = create_engine(url, pool_size=READERS, pool_pre_ping=True)
+    except (ImportError, NoSuchModuleError):
+        raise StorageError(
+            "driver_missing", "PostgreSQL needs psycopg: pip install 'featherwire[postgres]'"
+        ) from None
+    return engine
+
+
+def _set_pragmas(engine: Engine, synchronous: str) -> None:
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        # The first connection to a new file decides how it is made.
+        cursor.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute(f"PRAGMA synchronous = {synchronous.upper()}")
+        cursor.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        cursor.execute(f"PRAGMA journal_size_limit = {JOURNAL_SIZE_LIMIT_BYTES}")
+        cursor.close()
+
+
+@contextmanager
+def typed_errors(url: URL) -> Iterator[None]:
+    """Turn what the database raises into ``StorageError``: disk_full, corrupt, unavailable."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise storage_error(url, error) from error
+
+
+def storage_error(url: URL, error: SQLAlchemyError) -> StorageError:
+    """``error`` as ours; the statement and its values are left out, they may be anything."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    text = " ".join(str(cause).split())[:300]
+    where = place(url)
+    lowered = text.lower()
+    if any(sign in lowered for sign in _DISK_FULL):
+        return StorageError("disk_full", f"there is no room left for {where}: {text}")
+    if any(sign in lowered for sign in _CORRUPT):
+        return StorageError(
+            "corrupt",
+            f"{where} is damaged: {text}; put it aside and start with a copy, or an empty folder",
+        )
+    return StorageError("unavailable", f"{where} cannot be used: {text}")
+
+
+def place(url: URL) -> str:
+    """The database in words, without a password."""
+    if url.get_backend_name() == "sqlite":
+        return str(Path(url.database or ""))
+    return url.render_as_string(hide_password=True)

@@ -1,11 +1,35 @@
-"""What tables are defined on, and the version of all of them together."""
+"""Every table of the server's database, the schema's version, and the steps from older ones.
+
+Times are microseconds since 1970, UTC.
+
+Tables of the log: a *submission* is one message of a device: a frame (number 0), or a refinement of
+it (1, 2, ...), kept as it was received. Each has at most one *result*, which is never changed. A
+submission whose result was forgotten stays, without its message, as long as it is needed to know
+the frame when it is sent again.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, Table, Text, inspect, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    inspect,
+    text,
+)
 
 from shared.errors import StorageError
 
@@ -20,6 +44,172 @@ METADATA = MetaData(
 
 Number = BigInteger().with_variant(Integer(), "sqlite")
 """A 64-bit integer; SQLite's row id when it is the only primary key."""
+
+# -- the log ---------------------------------------------------------------------------------------
+
+SESSIONS = Table(
+    "sessions",
+    METADATA,
+    Column("id", Number, primary_key=True, autoincrement=False),
+    Column("device", String(128), nullable=False),
+    Column("session", String(128), nullable=False),
+    Column("first_seen_at", Number, nullable=False),
+    # Every frame up to this sequence counts as accepted, whether there is a row or not.
+    Column("floor", Number, nullable=False),
+    # The last result that was forgotten.
+    Column("forgotten_result_id", Number, nullable=False),
+    # When a stream of it last began, or the newest result that was forgotten was made.
+    Column("last_seen_at", Number, nullable=False),
+    UniqueConstraint("device", "session"),
+)
+
+SUBMISSIONS = Table(
+    "submissions",
+    METADATA,
+    Column("id", Number, primary_key=True, autoincrement=False),
+    Column("session_id", Number, ForeignKey("sessions.id"), nullable=False),
+    Column("sequence", Number, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("bundle", LargeBinary, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("captured_at", Number),
+    Column("received_at", Number, nullable=False),
+    # How often a server that started has tried again to get its result.
+    Column("attempts", Integer, nullable=False),
+    Column("message_bytes", Integer, nullable=False),
+    # ingest.proto's Frame or Refine; null once forgotten.
+    Column("message", LargeBinary),
+    UniqueConstraint("session_id", "sequence", "number"),
+)
+
+RESULTS = Table(
+    "results",
+    METADATA,
+    Column("cursor", Number, primary_key=True, autoincrement=False),
+    Column("submission_id", Number, ForeignKey("submissions.id"), nullable=False, unique=True),
+    Column("session_id", Number, ForeignKey("sessions.id"), nullable=False),
+    Column("sequence", Number, nullable=False),
+    Column("bundle", LargeBinary, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("result_id", Number, nullable=False),
+    Column("captured_at", Number),
+    Column("completed_at", Number, nullable=False),
+    Column("outcome_bytes", Integer, nullable=False),
+    # types.proto's FrameOutcome without its picture.
+    Column("outcome", LargeBinary, nullable=False),
+    UniqueConstraint("session_id", "result_id"),
+    Index("ix_results_frame", "session_id", "sequence"),
+)
+
+TERMS = Table(
+    "result_terms",
+    METADATA,
+    # What filters look for: "task:detection", "class:cat".
+    Column("term", String(300), primary_key=True),
+    Column("cursor", Number, ForeignKey("results.cursor"), primary_key=True, autoincrement=False),
+    Index("ix_result_terms_cursor", "cursor"),
+)
+
+STATE = Table(
+    "log_state",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    # Records up to this cursor were forgotten.
+    Column("forgotten_cursor", Number, nullable=False),
+)
+
+# -- devices, the commands that they were given, and who did what ----------------------------------
+
+DEVICES = Table(
+    "devices",
+    METADATA,
+    Column("device", String(128), primary_key=True),
+    Column("last_seen_at", Number, nullable=False),
+    # fleet.proto's Device, as of when it was last written, with no rates.
+    Column("described", LargeBinary, nullable=False),
+)
+
+COMMANDS = Table(
+    "commands",
+    METADATA,
+    # In the order in which they were issued, over all devices.
+    Column("id", Number, primary_key=True, autoincrement=True),
+    Column("device", String(128), nullable=False),
+    # set_rate, set_tasks, set_regions, use_bundle, refine_frame
+    Column("kind", String(32), nullable=False),
+    Column("issued_at", Number, nullable=False),
+    Column("issued_by", String(256), nullable=False),
+    # fleet.proto's Command without its id.
+    Column("command", LargeBinary, nullable=False),
+    Column("replied_at", Number),
+    # fleet.proto's CommandReply; null until there is one.
+    Column("reply", LargeBinary),
+    Index("ix_commands_device_replied_at", "device", "replied_at"),
+)
+
+AUDIT = Table(
+    "audit",
+    METADATA,
+    Column("id", Number, primary_key=True, autoincrement=True),
+    Column("at", Number, nullable=False),
+    Column("who", String(256), nullable=False),
+    # SendCommand, CommandReply, CreateToken, RevokeToken
+    Column("action", String(64), nullable=False),
+    # JSON of what it was done to and how.
+    Column("what", Text, nullable=False),
+)
+
+# -- tokens ----------------------------------------------------------------------------------------
+
+TOKENS = Table(
+    "tokens",
+    METADATA,
+    # What people call it by; the first part of the token.
+    Column("id", String(16), primary_key=True),
+    # SHA-256 of the whole token.
+    Column("hash", LargeBinary, nullable=False, unique=True),
+    Column("role", String(16), nullable=False),
+    # The one device that it is for; null for other roles.
+    Column("device", String(128)),
+    Column("name", String(128), nullable=False),
+    # JSON object of the device's labels: those that it does not choose itself.
+    Column("labels", Text, nullable=False),
+    Column("created_at", Number, nullable=False),
+    Column("expires_at", Number),
+    Column("revoked_at", Number),
+)
+
+# -- servers that share a log; times by the database's clock ---------------------------------------
+
+SERVERS = Table(
+    "servers",
+    METADATA,
+    # A new one at every start.
+    Column("id", String(36), primary_key=True),
+    Column("started_at", Number, nullable=False),
+    Column("alive_at", Number, nullable=False),
+)
+
+OWNERS = Table(
+    "session_owners",
+    METADATA,
+    # Of a session that may have been forgotten since.
+    Column("session_id", Number, primary_key=True, autoincrement=False),
+    Column("server", String(36), nullable=False),
+    Index("ix_session_owners_server", "server"),
+)
+
+LAST_WRITER = Table(
+    "log_turn",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    # Who wrote last: what that server remembers of the log is true.
+    Column("server", String(36), nullable=False),
+    # How often sessions have gone from one server to another.
+    Column("moves", Number, nullable=False),
+)
+
+# -- versions --------------------------------------------------------------------------------------
 
 
 def _sessions_last_seen(connection: Connection) -> None:

@@ -8,13 +8,9 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-import cloud_server.auth.tables
-import cloud_server.cluster.tables
-import cloud_server.fleet.tables
-import cloud_server.results.tables  # noqa: F401  # every table is known before a database is opened
-from cloud_server.cluster.turn import Turn
 from cloud_server.database import Database
-from cloud_server.database.engine import database_url, open_engine, typed_errors
+from cloud_server.database.database import database_url, open_engine, typed_errors
+from cloud_server.database.locks import CommitLock
 from cloud_server.database.schema import prepare
 from cloud_server.serve.settings import ServerSettings
 from shared.errors import StorageError
@@ -29,7 +25,7 @@ def open_database(settings: ServerSettings, release: str) -> Database:
         settings.database_url,
         synchronous=settings.sqlite_synchronous,
         release=release,
-        turn=Turn() if settings.shared_log else None,
+        commit_lock=CommitLock() if settings.shared_log else None,
     )
 
 

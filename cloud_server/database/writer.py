@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Insert
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from shared.errors import FeatherwireError, StorageError
@@ -41,23 +42,23 @@ class Writer:
         self,
         connect: Callable[[], Connection],
         translate: Callable[[SQLAlchemyError], StorageError],
-        turn: Callable[[Connection], bool] | None = None,
+        begin: Callable[[Connection], bool] | None = None,
     ) -> None:
-        """connect: a connection that may write; called again when one was lost. turn: the first
+        """connect: a connection that may write; called again when one was lost. begin: the first
         thing of every transaction; True says that another process has written.
 
         Raises what ``connect`` raises.
         """
         self._connect = connect
         self._translate = translate
-        self._turn = turn
+        self._begin_hook = begin
         self._connection: Connection | None = connect()
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._closed = False
         self.failures = 0
         """Commits that failed: what was remembered of the database must be read again."""
-        self.turns = 0
-        """How often others have written, where servers share the database."""
+        self.foreign_commits = 0
+        """How often others were found to have written, where servers share the database."""
         self._thread = threading.Thread(target=self._run, name="featherwire-writer", daemon=True)
         self._thread.start()
 
@@ -69,7 +70,7 @@ class Writer:
         if self._closed:
             raise StorageError("closed", "the database is closed")
         loop = asyncio.get_running_loop()
-        job = _Job(change, loop.create_future(), then, loop)
+        job: _Job[T] = _Job(change, loop.create_future(), then, loop)
         self._jobs.put(job)
         return await job.done
 
@@ -78,7 +79,7 @@ class Writer:
         with self._translated():
             assert self._connection is not None
             with self._connection.begin():
-                self._take_turn(self._connection)
+                self._begin(self._connection)
                 return change(self._connection)
 
     def close(self, timeout_s: float = 30.0) -> None:
@@ -118,7 +119,7 @@ class Writer:
                 if self._connection is None:
                     self._connection = self._connect()
                 with self._connection.begin():
-                    self._take_turn(self._connection)
+                    self._begin(self._connection)
                     outcomes = [_outcome(job, self._connection) for job in jobs]
         except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for an answer
             self.failures += 1
@@ -129,15 +130,15 @@ class Writer:
             outcomes = [error] * len(jobs)
         _answer(jobs, outcomes)
 
-    def _take_turn(self, connection: Connection) -> None:
-        if self._turn is not None and self._turn(connection):
-            self.turns += 1
+    def _begin(self, connection: Connection) -> None:
+        if self._begin_hook is not None and self._begin_hook(connection):
+            self.foreign_commits += 1
 
     def _translated(self) -> _Translated:
         return _Translated(self)
 
     def lost(self, error: SQLAlchemyError) -> StorageError:
-        """What is told of ``error``; a connection that it has spoilt is given up."""
+        """``error`` as a ``StorageError``; a connection that it has spoilt is given up."""
         if (
             isinstance(error, DBAPIError)
             and error.connection_invalidated
@@ -186,3 +187,33 @@ def _resolve(pairs: list[tuple[_Job[Any], Any]]) -> None:
             job.then(outcome)
         if not job.done.done():
             job.done.set_result(outcome)
+
+
+Row = dict[str, Any]
+
+
+class BulkInsert:
+    """An INSERT that is compiled once. Rows are values as the driver takes them, all of one shape.
+
+    The names in a row are those of its columns, two at least.
+    """
+
+    def __init__(self, statement: Insert) -> None:
+        self._statement = statement
+        self._compiled: tuple[str, itemgetter[Any] | None] | None = None
+
+    def __call__(self, connection: Connection, rows: Sequence[Row]) -> int:
+        """Add rows, one at least; returns how many were added."""
+        if self._compiled is None:
+            compiled = self._statement.compile(
+                dialect=connection.dialect, column_keys=list(rows[0])
+            )
+            names = compiled.positiontup if compiled.positional else None
+            self._compiled = (str(compiled), itemgetter(*names) if names else None)
+        text, values = self._compiled
+        done = connection.exec_driver_sql(
+            text,
+            list(rows) if values is None else list(map(values, rows)),
+            execution_options={"preserve_rowcount": True},
+        )
+        return done.rowcount

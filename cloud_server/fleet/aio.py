@@ -7,9 +7,10 @@ from typing import Any
 
 import grpc
 
-from cloud_server.remote import Access, typed_async_errors
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc, fleet_pb2, fleet_pb2_grpc
+from shared.rpc.access import Access
+from shared.rpc.errors import typed_async_errors
 
 CALL_TIMEOUT_S = 20.0
 

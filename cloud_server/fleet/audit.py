@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from cloud_server.auth.tokens import now_us
-from cloud_server.fleet.tables import AUDIT
+from cloud_server.database.schema import AUDIT
 
 MAX_WHAT_CHARACTERS = 4000
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cloud_server.remote import Access, typed_errors
 from shared.proto.featherwire.v1 import fleet_pb2, fleet_pb2_grpc
+from shared.rpc.access import Access
+from shared.rpc.channel import open_channel
+from shared.rpc.errors import typed_errors
 
 CALL_TIMEOUT_S = 60.0
 
@@ -19,7 +21,7 @@ class FleetClient:
     """
 
     def __init__(self, address: str, access: Access | None = None) -> None:
-        self._channel = (access or Access()).open_channel(address)
+        self._channel = open_channel(address, access)
         self._stub = fleet_pb2_grpc.FleetServiceStub(self._channel)
         self._address = address
         self._access = access

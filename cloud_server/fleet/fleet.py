@@ -11,12 +11,12 @@ from google.protobuf.json_format import MessageToDict
 from sqlalchemy import Connection, insert, select, update
 
 from cloud_server.database import Database
+from cloud_server.database.schema import DEVICES
 from cloud_server.fleet import orders
 from cloud_server.fleet.audit import note
 from cloud_server.fleet.orders import REFINE, Order
 from cloud_server.fleet.quota import Quota
 from cloud_server.fleet.registry import Entry, Registry
-from cloud_server.fleet.tables import DEVICES
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
 from shared.wire.requests import Hello

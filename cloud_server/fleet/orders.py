@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from cloud_server.auth.tokens import now_us
-from cloud_server.fleet.tables import COMMANDS
+from cloud_server.database.schema import COMMANDS
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2
 from shared.wire import error_to_message

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Table, delete, func, select
 
 from cloud_server.auth.tokens import now_us
 from cloud_server.database import Database
-from cloud_server.fleet.tables import AUDIT, COMMANDS
+from cloud_server.database.schema import AUDIT, COMMANDS
 from cloud_server.telemetry.metrics import Metrics
 
 BATCH = 500

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import structlog
 from opentelemetry.trace import Span, StatusCode
 
-from cloud_server.cluster.ownership import MOVED
 from cloud_server.engine import Engine, EngineFrame, EngineOutcome
 from cloud_server.ingest.limits import StreamLimits
 from cloud_server.ingest.refinement import RefinePolicy, replayed
@@ -18,6 +17,7 @@ from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.sessions import Session, SessionRegistry
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import Record, SessionKey, Submission
+from cloud_server.results.sequence_counters import MOVED
 from cloud_server.telemetry import FrameNotes, Metrics
 from cloud_server.telemetry.notes import OK
 from shared.bitstream import Bitstream

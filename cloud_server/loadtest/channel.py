@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import grpc
 
-from cloud_server.remote import Access
 from shared.errors import FeatherwireError, SessionError
-from shared.wire.failures import error_in_metadata
+from shared.rpc.access import Access
+from shared.rpc.channel import open_async_channel, open_channel
+from shared.rpc.errors import error_in_metadata
 
 OpenChannel = Callable[[], grpc.aio.Channel]
 
@@ -25,8 +26,8 @@ _REFUSALS = frozenset(
 
 def opener(address: str, access: Access) -> OpenChannel:
     """Opens channels to ``HOST:PORT``. Raises ``SessionError``: bad_address, bad_tls_files."""
-    access.open_channel(address).close()  # what is wrong with them is said once, and now
-    return lambda: access.open_async_channel(address)
+    open_channel(address, access).close()  # what is wrong with them is said once, and now
+    return lambda: open_async_channel(address, access)
 
 
 def error_of(error: grpc.aio.AioRpcError) -> FeatherwireError:

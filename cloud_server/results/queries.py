@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, select, update
 
+from cloud_server.database.schema import RESULTS, SESSIONS, STATE, SUBMISSIONS, TERMS
 from cloud_server.results.records import Filter, Record, SessionKey, Submission, Version, terms_of
-from cloud_server.results.tables import RESULTS, SESSIONS, STATE, SUBMISSIONS, TERMS
 from shared.proto.featherwire.v1 import types_pb2
 
 _RECORD = select(RESULTS, SESSIONS.c.device, SESSIONS.c.session).join_from(
@@ -233,7 +233,8 @@ def _cursor_before(connection: Connection, instant_us: int, last: int) -> int:
 
 def forgotten_cursor(connection: Connection) -> int:
     """Records up to here were forgotten."""
-    return connection.execute(select(STATE.c.forgotten_cursor)).scalar_one()
+    cursor: int = connection.execute(select(STATE.c.forgotten_cursor)).scalar_one()
+    return cursor
 
 
 def forget_up_to(connection: Connection, cursor: int) -> None:

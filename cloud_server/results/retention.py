@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import structlog
 from sqlalchemy import Connection, and_, delete, exists, func, select, update
 
+from cloud_server.database.schema import RESULTS, SESSIONS, SUBMISSIONS, TERMS
 from cloud_server.results import queries
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import SessionKey, now_us
-from cloud_server.results.tables import RESULTS, SESSIONS, SUBMISSIONS, TERMS
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import StorageError
 
@@ -155,10 +155,10 @@ class Retention:
             ).all()
             gone = {row.id: (row.device, row.session) for row in rows}
             gone = {id_: key for id_, key in gone.items() if key not in in_use}
-            # Marks of frames that came out of turn are of no use without the session's floor.
+            # Marks of frames that came out of order are of no use without the session's floor.
             connection.execute(delete(SUBMISSIONS).where(SUBMISSIONS.c.session_id.in_(gone)))
             connection.execute(delete(SESSIONS).where(SESSIONS.c.id.in_(gone)))
-            self._log.positions.forget(gone.values())
+            self._log.counters.forget(gone.values())
             return len(gone)
 
         count = await self._log.database.write(change)
@@ -168,7 +168,7 @@ class Retention:
     async def _stored(self) -> int:
         """Bytes in the log: added up once, and again when a commit has failed, else counted."""
         writer = self._log.database.writer
-        failures = writer.failures + writer.turns
+        failures = writer.failures + writer.foreign_commits
         if failures != self._failures_seen:
             self._added_before = self._log.added_bytes
             self._held_bytes = await self._log.database.read(stored_bytes)
@@ -206,7 +206,7 @@ class Retention:
                 .values(last_seen_at=row.completed_at)
             )
         ids = [row.session_id for row in sessions]
-        self._log.positions.raise_floors(connection, ids)
+        self._log.counters.raise_floors(connection, ids)
         # Below the floor a frame is known without its row.
         connection.execute(
             delete(SUBMISSIONS).where(
@@ -247,7 +247,7 @@ def stored_bytes(connection: Connection) -> int:
 
 
 def _give_pages_back(connection: Connection) -> bool:
-    """SQLite keeps the pages of what was deleted in its file until it is told. False: no more."""
+    """SQLite keeps the pages of what was deleted in its file until this. False: no more."""
     if connection.dialect.name != "sqlite":
         return False
     free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()

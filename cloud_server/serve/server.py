@@ -37,7 +37,7 @@ from shared.proto.featherwire.v1 import (
     results_pb2,
     results_pb2_grpc,
 )
-from shared.wire.transport import server_options
+from shared.rpc.channel import server_options
 
 INGEST_SERVICE = ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name
 BUNDLE_SERVICE = bundles_pb2.DESCRIPTOR.services_by_name["BundleService"].full_name

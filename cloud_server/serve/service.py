@@ -31,7 +31,6 @@ from cloud_server.ingest.refinement import RefinePolicy
 from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.ingest.sessions import PictureLimits
-from cloud_server.release import package_version
 from cloud_server.results.feed import Feed
 from cloud_server.results.log import ResultLog
 from cloud_server.results.retention import Limits as RetentionLimits
@@ -43,6 +42,7 @@ from cloud_server.telemetry import Metrics, ObservedEngine
 from codec.tails import DEFAULT_THRESHOLD
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, ModelError, TaskError
+from shared.installation import package_version
 
 FETCH_ALL = "featherwire-cloud models fetch"
 

@@ -59,7 +59,7 @@ def flush(
 
     Exit status 4 when frames are still kept afterwards, because no server took them.
     """
-    files = way_in(server, tls, tls_ca, tls_certificate, tls_key, token_file)
+    access = way_in(server, tls, tls_ca, tls_certificate, tls_key, token_file)
     from edge_client.rate import RateControl
     from edge_client.session import EdgeSession
     from edge_client.spool import Spool
@@ -72,7 +72,7 @@ def flush(
         EdgeSession(
             server,
             device=device,
-            tls=files,
+            access=access,
             connect_timeout_s=timeout_s,
             deadline_s=deadline_s,
             spool=store,

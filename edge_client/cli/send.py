@@ -50,11 +50,11 @@ def send(
     """
     if picture and output is None:
         raise typer.BadParameter("--picture needs a folder", param_hint="-o")
-    files = sending.check()
+    access = sending.check()
     batch = Batch(as_json=as_json, columns=COLUMNS)
     outcome = Outcome()
     with stop_on_error(as_json=as_json), ExitStack() as stack:
-        session, _ = sending.open(stack, files, frames_per_second)
+        session, _ = sending.open(stack, access, frames_per_second)
         sinks = stack.enter_context(sending.open_sinks(session, SINK_CAPACITY))
         results = session.stream(photos, picture=picture, **sending.rate)
         ended = take_all(_told(results, session, sinks), photos, output, batch, outcome)

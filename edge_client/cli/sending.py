@@ -41,8 +41,9 @@ from shared.cli import ExitCode, finite
 from shared.errors import SessionError, TaskError
 
 if TYPE_CHECKING:
-    from edge_client.session import EdgeSession, FrameResult, TlsClientFiles
+    from edge_client.session import EdgeSession, FrameResult
     from edge_client.spool import Spool
+    from shared.rpc.access import Access
     from shared.sinks import Pumps, Report
 
 TasksOption = Annotated[
@@ -143,9 +144,9 @@ class Sending:
     def _with_states(self) -> dict[str, int | None]:
         return {_source(text): _state(text) for text in self.send_with or ()}
 
-    def check(self) -> TlsClientFiles | None:
+    def check(self) -> Access:
         """What is wrong with the options ends the command with the exit code for it; returns how
-        to come in, None for a server without TLS."""
+        to come in."""
         with usage():
             from shared.wire.requests import parse_tasks
 
@@ -163,7 +164,7 @@ class Sending:
     def open(
         self,
         stack: ExitStack,
-        files: TlsClientFiles | None,
+        access: Access,
         frames_per_second: float,
         spool: Path | None = None,
     ) -> tuple[EdgeSession, Spool | None]:
@@ -175,8 +176,8 @@ class Sending:
         from codec.regions import check_regions, parse_region
         from edge_client.rate import RateControl
         from edge_client.session import EdgeSession
-        from edge_client.session.opening import package_version
         from edge_client.spool import Spool
+        from shared.installation import package_version
         from shared.wire.tracing import configure_tracing
 
         configure_tracing("featherwire-edge", package_version())
@@ -194,7 +195,7 @@ class Sending:
                 also=[*dict.fromkeys((*(self.also or ()), *self._with_states))],
                 tasks=wanted,
                 threads=self.threads,
-                tls=files,
+                access=access,
                 connect_timeout_s=self.timeout_s,
                 deadline_s=self.deadline_s,
                 spool=store,
@@ -228,19 +229,17 @@ def way_in(
     tls_certificate: Path | None,
     tls_key: Path | None,
     token_file: Path | None,
-) -> TlsClientFiles | None:
-    """TLS and the token, checked as far as that can be without the server; None is no TLS."""
+) -> Access:
+    """TLS and the token, checked as far as that can be without the server."""
     # Before gRPC is imported: it would write its own lines between ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from edge_client.session import TlsClientFiles
-    from shared.wire.address import split_address
-    from shared.wire.credentials import read_token
+    from shared.rpc.access import Access, read_token, split_address
 
     with usage():
-        files = TlsClientFiles(tls_ca, tls_certificate, tls_key, read_token(token_file))
+        access = Access(tls, tls_ca, tls_certificate, tls_key, read_token(token_file))
         split_address(server)
-        files.check()
-    return files if tls or files != TlsClientFiles() else None
+        access.check()
+    return access
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def stream(
     from edge_client.sources import CaptureThread, SourceOptions, open_source
     from edge_client.sources.feed import Feed
 
-    files = sending.check()
+    access = sending.check()
     stop = threading.Event()
     with stop_on_error(as_json=as_json), ExitStack() as stack:
         given = SourceOptions(live, loop, _pairs(inputs), source_timeout_s)
@@ -100,7 +100,7 @@ def stream(
         _check_folder(move_to)
         kept = sending.spool
         volatile = None if kept else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        session, spool = sending.open(stack, files, fps or DEFAULT_FPS, volatile)
+        session, spool = sending.open(stack, access, fps or DEFAULT_FPS, volatile)
         assert spool is not None
         sinks = stack.enter_context(sending.open_sinks(session, SINK_CAPACITY))
         captures = CaptureThread(

@@ -16,9 +16,9 @@ bundle_update     changing over to another bundle while the session runs
 connection        the stream: credits, numbering, the server's commands
 """
 
-from edge_client.session.channel import TlsClientFiles
 from edge_client.session.frames import CapturedPhoto, Origin
 from edge_client.session.results import FrameResult
 from edge_client.session.session import EdgeSession
+from shared.rpc.access import Access
 
-__all__ = ["CapturedPhoto", "EdgeSession", "FrameResult", "Origin", "TlsClientFiles"]
+__all__ = ["Access", "CapturedPhoto", "EdgeSession", "FrameResult", "Origin"]

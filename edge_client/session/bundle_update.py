@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import numpy as np
 
-from edge_client.session.channel import error_from_call
 from shared.backoff import Backoff
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, BundleError, FeatherwireError, PhotoError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
+from shared.rpc.errors import error_from_call
 from shared.wire import FrameOutcome
 from shared.wire.failures import is_retryable
 from shared.wire.features import features_message

@@ -17,12 +17,12 @@ from typing import Any, Protocol
 
 import grpc
 
-from edge_client.session.channel import error_from_call
 from edge_client.session.frames import Framer
 from edge_client.session.refinement_store import Part, Refinement, RefinementStore
 from edge_client.session.results import Reply
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
+from shared.rpc.errors import error_from_call
 from shared.wire import FrameOutcome, PictureRequest
 from shared.wire.commands import RefineCommand, Setting, parse_command
 from shared.wire.device_protocol import (

@@ -15,7 +15,6 @@ from typing import Any
 import grpc
 
 from edge_client.rate import RateControl
-from edge_client.session.channel import error_from_call
 from edge_client.session.connection import Connection
 from edge_client.session.encoding import Photo
 from edge_client.session.frames import CapturedPhoto, Outgoing, Wishes, make_frame, parts
@@ -23,6 +22,7 @@ from edge_client.session.refinement_store import Part, Refinement
 from edge_client.session.results import FrameResult, Reply, failed, received
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
+from shared.rpc.errors import error_from_call
 from shared.wire.device_protocol import Key
 from shared.wire.features import features_message
 from shared.wire.requests import picture_request_message

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,9 @@ import grpc
 
 from codec.regions import Region, Regions
 from codec.registry import open_codec
+from edge_client.bundle_cache import BundleCache
 from edge_client.rate import RateControl
-from edge_client.session.bundle_cache import BundleCache
 from edge_client.session.bundle_update import BundleUpdate, Done, Keep
-from edge_client.session.channel import TlsClientFiles, open_channel, wait_until_ready
 from edge_client.session.connection import Connection, Listener
 from edge_client.session.encoding import PhotoEncoder
 from edge_client.session.frames import Framer
@@ -28,7 +26,10 @@ from edge_client.session.refinement_store import RefinementStore
 from edge_client.spool import Spool
 from shared.bundle import Bundle, packaged_bundle_of
 from shared.errors import BundleError, FeatherwireError, SessionError
+from shared.installation import package_version
 from shared.proto.featherwire.v1 import ingest_pb2
+from shared.rpc.access import Access
+from shared.rpc.channel import open_channel, wait_until_ready
 from shared.wire.commands import (
     BundleCommand,
     RatePolicy,
@@ -75,7 +76,7 @@ class Opener:
         also: Iterable[BundleSource],
         tasks: tuple[str, ...] | None,
         threads: int,
-        tls: TlsClientFiles | None,
+        access: Access | None,
         timeout_s: float,
         deadline_s: float | None,
         bundle_cache_dir: Path | None,
@@ -93,7 +94,7 @@ class Opener:
         self._given_also = tuple(also)
         self._encoder = encoder
         self._threads = threads
-        self._tls = tls
+        self._access = access
         self._timeout_s = timeout_s
         self._deadline_s = deadline_s
         self.regions = regions
@@ -121,10 +122,10 @@ class Opener:
         and ``BundleError`` when the bundle cannot be had.
         """
         mine = self._mine()
-        channel = open_channel(self.server, self._tls)
+        channel = open_channel(self.server, self._access)
         connection: Connection | None = None
         try:
-            wait_until_ready(channel, self.server, self._timeout_s, tls=self._tls is not None)
+            wait_until_ready(channel, self.server, self._timeout_s, self._access)
             hello = Hello(
                 device=self.device,
                 session=session,
@@ -390,11 +391,3 @@ class DeviceSettings:
 def default_device_name() -> str:
     """This machine's host name, in the alphabet of device names."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:128] or "device"
-
-
-def package_version() -> str:
-    """The release that is installed; 0 when it runs from a source tree."""
-    try:
-        return version("featherwire")
-    except PackageNotFoundError:
-        return "0"

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from codec.rate import RateTarget
 from codec.regions import Region, check_regions
 from edge_client.rate import RateControl
-from edge_client.session.channel import TlsClientFiles, open_channel
 from edge_client.session.connection import Connection
 from edge_client.session.direct import DirectExchange, RateListener, analyze
 from edge_client.session.encoding import Photo
@@ -39,6 +38,8 @@ from edge_client.session.spooled import SpooledExchange
 from edge_client.spool import Spool
 from shared.bundle import Bundle
 from shared.errors import BundleError, FeatherwireError, SessionError
+from shared.rpc.access import Access
+from shared.rpc.channel import open_channel
 from shared.wire.requests import parse_tasks
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class EdgeSession:
         also: Iterable[BundleSource] = (),
         tasks: Iterable[str] | None = None,
         threads: int = 1,
-        tls: TlsClientFiles | None = None,
+        access: Access | None = None,
         connect_timeout_s: float = 10.0,
         deadline_s: float | None = None,
         bundle_cache_dir: Path | None = None,
@@ -91,7 +92,7 @@ class EdgeSession:
         self.server = server
         self.device = device or default_device_name()
         self._session = session or uuid.uuid4().hex
-        self._tls = tls
+        self._access = access
         self._connect_timeout_s = connect_timeout_s
         self._spool = spool
         self._control = control or RateControl()
@@ -104,7 +105,7 @@ class EdgeSession:
             also=also,
             tasks=None if tasks is None else parse_tasks(tasks),
             threads=threads,
-            tls=tls,
+            access=access,
             timeout_s=connect_timeout_s,
             deadline_s=deadline_s,
             bundle_cache_dir=bundle_cache_dir,
@@ -159,7 +160,7 @@ class EdgeSession:
         self._sender = None
 
     def _open_spooled(self, spool: Spool) -> None:
-        open_channel(self.server, self._tls).close()  # what is wrong for ever is said at once
+        open_channel(self.server, self._access).close()  # what is wrong for ever is said at once
         self._settings.restore()
 
         def open_connection(spool_sender: SpoolSender) -> Connection:

@@ -16,7 +16,7 @@ import numpy as np
 from edge_client.sources.base import Capture, Pixels
 from edge_client.sources.times import LiveClock
 from shared.errors import PhotoError, SourceError
-from shared.extras import require
+from shared.installation import require
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.preprocess.geometry import check_sides
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from shared.errors import SinkError
-from shared.extras import require
+from shared.installation import require
 from shared.results.summary import counts_of
 from shared.sinks.home_assistant import announcements
 from shared.sinks.report import Report, iso

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit, urlunsplit
 
 from shared.errors import SinkError
-from shared.extras import require
+from shared.installation import require
 from shared.sinks.report import Report, iso
 from shared.sinks.signature import key_of, sign
 

@@ -1,7 +1,6 @@
 """Between protobuf and typed values: the one place where messages from a peer are checked.
 
 transport   the numbers both ends must agree on: protocol version, caps, keepalive
-credentials the token that a caller shows
 outcome     what becomes of a frame, as plain values
 features    layers and bitstreams, both ways
 commands    commands to a device and the replies

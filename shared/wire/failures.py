@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from typing import Any
-
-from google.protobuf.message import DecodeError
 
 from shared.errors import (
     BitstreamError,
@@ -21,7 +18,6 @@ from shared.errors import (
     TaskError,
 )
 from shared.proto.featherwire.v1 import types_pb2 as pb
-from shared.wire.transport import ERROR_METADATA_KEY
 
 MAX_MESSAGE_CHARACTERS = 1_000
 MAX_DETAILS = 16
@@ -92,19 +88,6 @@ def error_from_message(message: pb.Error) -> FeatherwireError:
         command = error.details.get("command")
         error.command = command if isinstance(command, str) else None
     return error
-
-
-def error_in_metadata(
-    metadata: Iterable[tuple[str, str | bytes]] | None,
-) -> FeatherwireError | None:
-    """The error that a server sent with a failed call's trailing metadata; None: it sent none."""
-    for key, value in metadata or ():
-        if key == ERROR_METADATA_KEY and isinstance(value, bytes):
-            try:
-                return error_from_message(pb.Error.FromString(value))
-            except DecodeError:
-                return None
-    return None
 
 
 def is_retryable(error: FeatherwireError) -> bool:

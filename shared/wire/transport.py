@@ -1,8 +1,4 @@
-"""The numbers of the transport, set as a pair: what one end does, the other end tolerates.
-
-gRPC closes a connection whose client pings more often than its server permits, and refuses messages
-above the receiver's cap; so both ends take their options from here.
-"""
+"""The numbers on which both ends of the protocol agree: version, sizes, silence."""
 
 from __future__ import annotations
 
@@ -43,44 +39,3 @@ ERROR_METADATA_KEY = "featherwire-error-bin"
 """Trailing metadata that carries a serialised ``Error`` when a call fails."""
 
 MAX_METADATA_BYTES = 16 * 2**10
-
-ChannelOptions = list[tuple[str, int]]
-
-
-def client_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> ChannelOptions:
-    """gRPC channel arguments of a client."""
-    return [
-        *_common_options(max_message_bytes),
-        # One connection per session: a lost one is seen at once instead of being shared.
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 5_000),
-    ]
-
-
-def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> ChannelOptions:
-    """gRPC channel arguments of a server; tolerates twice the pings of ``client_options``."""
-    return [
-        *_common_options(max_message_bytes),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", round(KEEPALIVE_TIME_S * 500)),
-        # gRPC's own probes of the bandwidth are pings as well: under load they came too often, and
-        # good connections were closed.
-        ("grpc.http2.max_ping_strikes", 0),
-        # Features are entropy-coded already, and gRPC unpacks a whole message before it looks at
-        # its size: no compression but identity.
-        ("grpc.compression_enabled_algorithms_bitset", 1),
-        # A second server on the same port is a mistake, not a load balancer.
-        ("grpc.so_reuseport", 0),
-    ]
-
-
-def _common_options(max_message_bytes: int) -> ChannelOptions:
-    return [
-        ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-        ("grpc.keepalive_time_ms", round(KEEPALIVE_TIME_S * 1000)),
-        ("grpc.keepalive_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1000)),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-    ]

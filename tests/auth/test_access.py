@@ -12,9 +12,10 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from cloud_server.auth.roles import ACCESS, OPEN, Role
-from cloud_server.remote import error_from_call
 from cloud_server.serve.server import SERVICES
 from shared.errors import SessionError
+from shared.rpc.channel import open_channel
+from shared.rpc.errors import error_from_call
 from tests.support.access import Keys
 from tests.wire.conftest import ServerThread
 
@@ -60,7 +61,7 @@ def test_each_role_may_make_its_calls_and_no_other(start_server: Start, keys: Ke
     server = start_server(**keys.server)
     refusals = 0
     for role, text in texts.items():
-        with keys.access(text).open_channel(server.address) as channel:
+        with open_channel(server.address, keys.access(text)) as channel:
             for name, requests, responses in every_call():
                 error = outcome(channel, name, requests, responses)
                 code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.OK
@@ -88,7 +89,7 @@ def test_each_role_may_make_its_calls_and_no_other(start_server: Start, keys: Ke
 def test_a_call_that_is_not_in_the_table_is_refused(start_server: Start, keys: Keys) -> None:
     text = keys.token(Role.OPERATOR)
     server = start_server(**keys.server)
-    with keys.access(text).open_channel(server.address) as channel:
+    with open_channel(server.address, keys.access(text)) as channel:
         error = outcome(channel, "/featherwire.v1.FleetService/NoSuchCall", False, False)
         assert error_from_call(error, server.address).reason == "forbidden"
 
@@ -97,7 +98,7 @@ def test_a_call_that_is_not_in_the_table_is_refused(start_server: Start, keys: K
 def test_a_stream_ends_when_its_token_does(start_server: Start, keys: Keys, how: str) -> None:
     text = keys.token(Role.CONSUMER, lasts_s=4.0 if how == "expired" else None)
     server = start_server(**keys.server)
-    with keys.access(text).open_channel(server.address) as channel:
+    with open_channel(server.address, keys.access(text)) as channel:
         call = channel.unary_stream("/featherwire.v1.ResultService/SubscribeResults")(b"")
         next(call)  # its position: it is being served
         if how == "revoked":

@@ -17,7 +17,7 @@ from cloud_server.cli import build_app
 from cloud_server.database.storage import administered
 from cloud_server.serve.settings import ServerSettings
 from shared.errors import FeatherwireError, SessionError
-from shared.wire.credentials import read_token, token_of
+from shared.rpc.access import read_token, token_of
 from tests.support.access import stored_bytes
 
 

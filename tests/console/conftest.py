@@ -21,9 +21,9 @@ from cloud_server.auth.development_ca import make_development_ca
 from cloud_server.auth.roles import Role
 from cloud_server.console.view import commands
 from cloud_server.fleet.client import FleetClient
-from cloud_server.remote import Access
 from edge_client import EdgeSession
 from shared.proto.featherwire.v1 import fleet_pb2
+from shared.rpc.access import Access
 from tests.support.access import Keys
 from tests.wire.conftest import server_process
 
@@ -99,7 +99,7 @@ def streaming(
 
     def work() -> None:
         with EdgeSession(
-            running.server, device="cam-1", tls=running.keys.edge(running.device_token)
+            running.server, device="cam-1", access=running.keys.access(running.device_token)
         ) as session:
             for name in itertools.cycle(names):
                 if stop.wait(pause_s):
@@ -127,7 +127,9 @@ def stored(running: Running, photos: dict[str, NDArray[np.uint8]]) -> Running:
     """A few frames of two devices are in the log."""
     other = running.keys.token(Role.DEVICE, device="cam-2", labels={"site": "south"})
     for device, token in (("cam-2", other), ("cam-1", running.device_token)):
-        with EdgeSession(running.server, device=device, tls=running.keys.edge(token)) as session:
+        with EdgeSession(
+            running.server, device=device, access=running.keys.access(token)
+        ) as session:
             for name in SHOWN:
                 session.send(
                     photos[name], tasks=["detection", "segmentation", "landmarks"], state=0

@@ -14,9 +14,9 @@ from cloud_server.console.child import check_console, console_arguments
 from cloud_server.console.secret import FILE, load_or_make
 from cloud_server.console.sessions import Sessions, Tries, User
 from cloud_server.console.settings import ConsoleSettings
-from cloud_server.remote import Access
 from cloud_server.serve.settings import ServerSettings
 from shared.errors import FeatherwireError, StorageError
+from shared.rpc.access import Access
 
 
 def test_a_cookie_is_opened_by_the_key_that_sealed_it(tmp_path: Path) -> None:

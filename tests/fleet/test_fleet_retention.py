@@ -7,9 +7,9 @@ import asyncio
 from sqlalchemy import Connection, select
 
 from cloud_server.database import Database
+from cloud_server.database.schema import COMMANDS
 from cloud_server.fleet import audit, orders
 from cloud_server.fleet.retention import BATCH, FleetRetention, Limits
-from cloud_server.fleet.tables import COMMANDS
 from shared.proto.featherwire.v1 import fleet_pb2
 
 from .test_orders import rate, refine

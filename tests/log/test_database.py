@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import Connection, insert, text
 
 from cloud_server.database import Database, schema
+from cloud_server.database.schema import RESULTS, SESSIONS
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import Filter
-from cloud_server.results.tables import RESULTS, SESSIONS
 from shared.errors import StorageError
 
 from .conftest import Open, accept, outcome
@@ -25,7 +25,7 @@ from .test_log import KEY, V, take
 def test_a_second_server_is_refused_and_a_killed_one_lets_go(url: str) -> None:
     code = (
         "import sys, time; from cloud_server.database import Database;"
-        "import cloud_server.results.tables;"
+        "import cloud_server.database.schema;"
         "Database(sys.argv[1]); print('open', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True)

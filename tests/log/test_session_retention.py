@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Connection, func, select, text
 
 from cloud_server.database import Database
+from cloud_server.database.schema import SESSIONS, SUBMISSIONS
 from cloud_server.results.log import ResultLog
 from cloud_server.results.retention import Limits, Retention
-from cloud_server.results.tables import SESSIONS, SUBMISSIONS
 
 from .conftest import Open, accept, outcome
 from .test_log import KEY, V, take

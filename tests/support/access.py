@@ -11,9 +11,8 @@ from cloud_server.auth import tokens
 from cloud_server.auth.roles import Role
 from cloud_server.database.schema import METADATA
 from cloud_server.database.storage import administered
-from cloud_server.remote import Access
 from cloud_server.serve.settings import ServerSettings
-from edge_client.session import TlsClientFiles
+from shared.rpc.access import Access
 
 
 class Keys:
@@ -54,19 +53,15 @@ class Keys:
         with administered(ServerSettings.load(None, data=self.data), "0") as connection:
             tokens.revoke(connection, token.split("_")[1])
 
-    def edge(self, token: str | None, *, certificate: bool = False) -> TlsClientFiles:
-        """How a device comes in."""
-        return TlsClientFiles(
+    def access(self, token: str | None, *, certificate: bool = False) -> Access:
+        """How a device, an operator or a consumer comes in."""
+        return Access(
+            True,
             self.folder / "ca.pem",
             self.folder / "client.pem" if certificate else None,
             self.folder / "client.key" if certificate else None,
             token,
         )
-
-    def access(self, token: str | None, *, certificate: bool = False) -> Access:
-        """How an operator or a consumer comes in."""
-        files = self.edge(token, certificate=certificate)
-        return Access(True, files.server_ca, files.certificate, files.key, token)
 
 
 def stored_bytes(data: Path) -> bytes:

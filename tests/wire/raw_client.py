@@ -12,8 +12,8 @@ import grpc
 
 from shared.bitstream import Bitstream
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
+from shared.rpc.channel import open_channel
 from shared.wire.requests import Frame, Hello, frame_message, hello_message
-from shared.wire.transport import client_options
 
 
 def _together(bitstreams: Any) -> tuple[Bitstream, ...]:
@@ -26,7 +26,7 @@ class RawClient:
     def __init__(
         self, address: str, *, read: bool = True, channel: grpc.Channel | None = None
     ) -> None:
-        self.channel = channel or grpc.insecure_channel(address, options=client_options())
+        self.channel = channel or open_channel(address)
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         stub = ingest_pb2_grpc.IngestServiceStub(self.channel)
         self.call = stub.Connect(iter(self._requests.get, None))

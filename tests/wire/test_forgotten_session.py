@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import func, select
 
 from cloud_server.consumers import ResultClient
-from cloud_server.results.tables import SESSIONS
+from cloud_server.database.schema import SESSIONS
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
 from edge_client.spool import Spool

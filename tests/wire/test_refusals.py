@@ -17,6 +17,7 @@ from shared.errors import (
 from shared.limits import Limits
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
 from shared.proto.featherwire.v1 import types_pb2 as pb
+from shared.rpc.channel import client_options, server_options
 from shared.wire import PictureEncoding, PictureRequest
 from shared.wire.commands import RatePolicy, RefineCommand, parse_command, parse_rate_policy
 from shared.wire.features import parse_features
@@ -29,7 +30,6 @@ from shared.wire.requests import (
     parse_tasks,
 )
 from shared.wire.results import outcome_from_message
-from shared.wire.transport import client_options, server_options
 from tests.support.messages import analysis_message
 
 

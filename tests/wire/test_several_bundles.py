@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from cloud_server.decoding import BitstreamDecoder
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
-from edge_client.session.channel import error_from_call
 from shared.bitstream import Layer
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, ModelError, SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc, fleet_pb2, ingest_pb2
+from shared.rpc.channel import open_channel
+from shared.rpc.errors import error_from_call
 from shared.wire import PictureRequest
 from shared.wire.features import features_message
 from shared.wire.requests import (
@@ -32,7 +33,6 @@ from shared.wire.requests import (
     hello_message,
     refine_message,
 )
-from shared.wire.transport import client_options
 from tests.support.pictures import same_picture
 
 from .conftest import FixedTask, ServerThread
@@ -168,7 +168,7 @@ def test_a_bundle_beside_the_first_that_the_server_does_not_take_is_refused(
 def test_every_bundle_is_handed_over_without_what_only_the_cloud_needs(
     both: ServerThread, feature_bundle: Bundle, tiny_bundle: Bundle
 ) -> None:
-    with grpc.insecure_channel(both.address, options=client_options()) as channel:
+    with open_channel(both.address) as channel:
         stub = bundles_pb2_grpc.BundleServiceStub(channel)
         listed = stub.ListBundles(bundles_pb2.ListBundlesRequest())
         assert [info.name for info in listed.bundles] == ["tiny", "tiny-features"]
@@ -382,7 +382,7 @@ def test_damaged_pairs_and_refinements_on_the_socket_leave_the_server_serving(
     ]
     data = [message.SerializeToString() for message in good]
     codes = []
-    with grpc.insecure_channel(both.address, options=client_options()) as channel:
+    with open_channel(both.address) as channel:
         connect = channel.stream_stream("/featherwire.v1.IngestService/Connect")
         for round_number in range(120):
             messages = list(data)

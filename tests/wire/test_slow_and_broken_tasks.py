@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
-from edge_client.session.channel import error_from_call
 from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError, ModelError, SessionError
+from shared.rpc.errors import error_from_call
 from shared.wire import PictureRequest
 
 from .conftest import FixedTask, ServerThread

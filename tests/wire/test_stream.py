@@ -22,11 +22,12 @@ from cloud_server.decoding import BitstreamDecoder
 from cloud_server.ingest.limits import StreamLimits
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
-from edge_client.session.channel import error_from_call
 from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
 from shared.errors import BudgetError, BundleError, FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc, types_pb2
+from shared.rpc.channel import open_channel
+from shared.rpc.errors import error_from_call
 from shared.wire import PictureRequest
 from shared.wire.features import features_message
 from shared.wire.requests import (
@@ -35,7 +36,6 @@ from shared.wire.requests import (
     frame_message,
     refine_message,
 )
-from shared.wire.transport import client_options
 from tests.support.pictures import same_picture
 
 from .conftest import ROOT
@@ -443,7 +443,7 @@ with EdgeSession({server!r}, bundle={tiny_bundle.origin!r}) as session:
 
 
 def test_health_and_reflection_tell_what_is_served(server: str) -> None:
-    with grpc.insecure_channel(server, options=client_options()) as channel:
+    with open_channel(server) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for service in ("", "featherwire.v1.IngestService"):
             reply = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
@@ -481,7 +481,7 @@ def test_damaged_requests_on_the_socket_leave_the_server_serving(
     ]
     data = [message.SerializeToString() for message in good]
     codes = []
-    with grpc.insecure_channel(server, options=client_options()) as channel:
+    with open_channel(server) as channel:
         connect = channel.stream_stream("/featherwire.v1.IngestService/Connect")
         for round_number in range(150):
             messages = list(data)

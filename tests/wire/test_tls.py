@@ -12,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_client.encoder import EdgeEncoder
-from edge_client.session import EdgeSession, TlsClientFiles
+from edge_client.session import EdgeSession
 from shared.errors import SessionError
+from shared.rpc.access import Access
 
 from .conftest import ServerThread
 
@@ -50,13 +51,13 @@ def test_a_client_with_the_right_ca_is_served_and_others_are_not(
     server = start_server(
         tls_certificate=certificates / "server.pem", tls_key=certificates / "server.key"
     )
-    tls = TlsClientFiles(server_ca=certificates / "ca.pem")
-    with EdgeSession(server.address, encoder=encoder, tls=tls) as session:
+    access = Access(ca=certificates / "ca.pem")
+    with EdgeSession(server.address, encoder=encoder, access=access) as session:
         assert session.send(image, state=4).analysis is not None
-    for wrong in (None, TlsClientFiles()):
+    for wrong in (None, Access(tls=True)):
         with (
             pytest.raises(SessionError) as caught,
-            EdgeSession(server.address, encoder=encoder, tls=wrong, connect_timeout_s=1),
+            EdgeSession(server.address, encoder=encoder, access=wrong, connect_timeout_s=1),
         ):
             pass
         assert caught.value.reason == "unreachable"
@@ -73,21 +74,23 @@ def test_a_server_with_a_client_ca_wants_a_certificate(
         tls_key=certificates / "server.key",
         tls_client_ca=certificates / "ca.pem",
     )
-    mutual = TlsClientFiles(
-        certificates / "ca.pem", certificates / "client.pem", certificates / "client.key"
+    mutual = Access(
+        ca=certificates / "ca.pem",
+        certificate=certificates / "client.pem",
+        key=certificates / "client.key",
     )
-    with EdgeSession(server.address, encoder=encoder, tls=mutual) as session:
+    with EdgeSession(server.address, encoder=encoder, access=mutual) as session:
         assert session.send(image, state=4).analysis is not None
-    anonymous = TlsClientFiles(server_ca=certificates / "ca.pem")
+    anonymous = Access(ca=certificates / "ca.pem")
     with (
         pytest.raises(SessionError),
-        EdgeSession(server.address, encoder=encoder, tls=anonymous, connect_timeout_s=1),
+        EdgeSession(server.address, encoder=encoder, access=anonymous, connect_timeout_s=1),
     ):
         pass
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    tls = TlsClientFiles(server_ca=tmp_path / "gone.pem")
-    with pytest.raises(SessionError) as caught, EdgeSession("127.0.0.1:1", tls=tls):
+    access = Access(ca=tmp_path / "gone.pem")
+    with pytest.raises(SessionError) as caught, EdgeSession("127.0.0.1:1", access=access):
         pass
     assert caught.value.reason == "bad_tls_files"

@@ -11,8 +11,8 @@ from typing import Any
 from cloud_server.engine.ray.replica import Replica
 from cloud_server.engine.ray.scale import RayScale
 from cloud_server.engine.spec import EngineSpec
-from cloud_server.release import package_version
 from shared.errors import FeatherwireError
+from shared.installation import package_version
 
 FRAMES = "frames"
 ALONE = "alone"

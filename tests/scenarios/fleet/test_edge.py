@@ -94,7 +94,7 @@ def test_a_device_whose_token_is_revoked_keeps_its_frames(
     server = start_server(**keys.server)
     with Spool.open(tmp_path / "spool") as spool:
         with EdgeSession(
-            server.address, device="cam", encoder=encoder, spool=spool, tls=keys.edge(token)
+            server.address, device="cam", encoder=encoder, spool=spool, access=keys.access(token)
         ) as session:
             assert session.send(image, state=4).analysis is not None
             keys.revoke(token)
@@ -104,7 +104,7 @@ def test_a_device_whose_token_is_revoked_keeps_its_frames(
         kept = spool.stats()
         assert kept.frames + kept.awaited >= 1
         with EdgeSession(
-            server.address, device="cam", encoder=encoder, spool=spool, tls=keys.edge(token)
+            server.address, device="cam", encoder=encoder, spool=spool, access=keys.access(token)
         ) as session:
             assert session.refusal is not None
             assert session.refusal.reason == "token_revoked"
@@ -114,7 +114,7 @@ def test_a_device_whose_token_is_revoked_keeps_its_frames(
         kept = spool.stats()
         fresh = keys.token(Role.DEVICE, device="cam")
         with EdgeSession(
-            server.address, device="cam", encoder=encoder, spool=spool, tls=keys.edge(fresh)
+            server.address, device="cam", encoder=encoder, spool=spool, access=keys.access(fresh)
         ) as session:
             results = list(session.flush())
             assert len(results) == kept.frames + kept.awaited

@@ -23,6 +23,7 @@ from edge_client.session import EdgeSession
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2
+from shared.rpc.channel import open_channel
 from shared.wire.requests import Hello, hello_message
 from tests.support.access import Keys
 from tests.wire.conftest import FixedTask, ServerThread, server_process
@@ -318,7 +319,7 @@ def test_the_audit_says_who_did_what_over_the_command_line(
             "--tls-ca", str(keys.folder / "ca.pem"), "--token-file", str(tmp_path / who),
         )  # fmt: skip
 
-    channel = keys.access(camera).open_channel(server.address)
+    channel = open_channel(server.address, keys.access(camera))
     client = RawClient(server.address, channel=channel)
     claims = {"site": "south", "lens": "wide"}  # the first of these is not the device's to say
     client.say(hello=hello_message(Hello("cam", "s", can_switch_bundle=True, labels=claims)))

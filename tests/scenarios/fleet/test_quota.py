@@ -142,7 +142,7 @@ def test_calls_outside_a_stream_are_refused_with_a_type(
     token = keys.token(Role.DEVICE, device="cam")
     server = start_server(**keys.server, quota_frames=0.1, quota_burst_s=20.0)
     with EdgeSession(
-        server.address, device="cam", encoder=encoder, tls=keys.edge(token)
+        server.address, device="cam", encoder=encoder, access=keys.access(token)
     ) as session:
         refused = None
         for _ in range(5):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.transport.device import Device
 from cloud_server.consumers import ResultClient
-from cloud_server.results import adding, records
+from cloud_server.results import log, records
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from shared.proto.featherwire.v1 import ingest_pb2
@@ -135,7 +135,7 @@ def test_a_server_whose_clock_jumps_keeps_order_and_numbers(
     small = frame_message(Frame(1, (encoder.encode(image, state=4),)))
     for jump in (timedelta(), timedelta(days=4000), timedelta(days=-4000)):
         now_us = records.to_us(datetime.now(UTC) + jump)
-        monkeypatch.setattr(adding, "now_us", lambda at=now_us: at)
+        monkeypatch.setattr(log, "now_us", lambda at=now_us: at)
         asyncio.run(send_more(server.address, "s", small, 5))
     with ResultClient(server.address) as consumer:
         listed = list(consumer.list())

@@ -19,9 +19,10 @@ from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.proto.featherwire.v1 import ingest_pb2, types_pb2
+from shared.rpc.channel import client_options, open_async_channel
 from shared.wire import PictureRequest
 from shared.wire.requests import Frame, Refine, frame_message, refine_message
-from shared.wire.transport import ERROR_METADATA_KEY, client_options
+from shared.wire.transport import ERROR_METADATA_KEY
 from tests.wire.conftest import server_process
 from tests.wire.test_hostile_messages import mutate
 
@@ -164,7 +165,7 @@ def test_damaged_streams_are_refused_by_type_and_others_served_on(
     async def run(address: str) -> int:
         frame = frame_message(Frame(1, (bitstream,), picture=PictureRequest()))
         async with (
-            grpc.aio.insecure_channel(address, options=client_options()) as channel,
+            open_async_channel(address) as channel,
             Device(address, "good") as good,
         ):
             outlived = 0

@@ -17,11 +17,13 @@ from cloud_server.auth.development_ca import make_development_ca
 from cloud_server.auth.roles import Role
 from cloud_server.consumers import ResultClient
 from cloud_server.fleet.client import FleetClient
-from cloud_server.remote import Access, error_from_call
 from edge_client.encoder import EdgeEncoder
-from edge_client.session import EdgeSession, TlsClientFiles
+from edge_client.session import EdgeSession
 from shared.bundle import Bundle
 from shared.errors import SessionError
+from shared.rpc.access import Access
+from shared.rpc.channel import open_channel
+from shared.rpc.errors import error_from_call
 from shared.wire.transport import MAX_MESSAGE_BYTES
 from tests.support.access import Keys, stored_bytes
 from tests.wire.conftest import ServerThread, server_process
@@ -31,11 +33,11 @@ from tests.wire.test_commands import run
 Start = Callable[..., ServerThread]
 
 
-def refusal(address: str, tls: TlsClientFiles | None, device: str, encoder: EdgeEncoder) -> str:
+def refusal(address: str, access: Access | None, device: str, encoder: EdgeEncoder) -> str:
     """The reason for which a device is turned away."""
     with (
         pytest.raises(SessionError) as caught,
-        EdgeSession(address, device=device, encoder=encoder, tls=tls, connect_timeout_s=3),
+        EdgeSession(address, device=device, encoder=encoder, access=access, connect_timeout_s=3),
     ):
         pass
     return caught.value.reason
@@ -47,7 +49,7 @@ def send_until_refused(session: EdgeSession, image: NDArray[np.uint8]) -> None:
 
 
 def raw(keys: Keys, address: str, token: str | None) -> RawClient:
-    return RawClient(address, channel=keys.access(token).open_channel(address))
+    return RawClient(address, channel=open_channel(address, keys.access(token)))
 
 
 def test_a_device_is_only_itself(
@@ -57,13 +59,13 @@ def test_a_device_is_only_itself(
     reader = keys.token(Role.CONSUMER)
     server = start_server(**keys.server)
     with EdgeSession(
-        server.address, device="cam-1", encoder=encoder, tls=keys.edge(mine)
+        server.address, device="cam-1", encoder=encoder, access=keys.access(mine)
     ) as session:
         assert session.send(image, state=4).analysis is not None
         # Whoever has the token of another camera cannot take the session over.
-        assert refusal(server.address, keys.edge(other), "cam-1", encoder) == "wrong_device"
-        assert refusal(server.address, keys.edge(reader), "cam-1", encoder) == "forbidden"
-        assert refusal(server.address, keys.edge(None), "cam-1", encoder) == "unauthenticated"
+        assert refusal(server.address, keys.access(other), "cam-1", encoder) == "wrong_device"
+        assert refusal(server.address, keys.access(reader), "cam-1", encoder) == "forbidden"
+        assert refusal(server.address, keys.access(None), "cam-1", encoder) == "unauthenticated"
         assert session.send(image, state=4).analysis is not None
         assert session.analyze(image, state=4).analysis is not None
     client = raw(keys, server.address, other)
@@ -84,11 +86,11 @@ def test_tokens_that_were_good_once_are_good_no_more(
     stolen = keys.token(Role.DEVICE, device="cam")
     expired = keys.token(Role.DEVICE, device="cam", lasts_s=0.0)
     server = start_server(**keys.server)
-    assert refusal(server.address, keys.edge(expired), "cam", encoder) == "token_expired"
+    assert refusal(server.address, keys.access(expired), "cam", encoder) == "token_expired"
     forged = stolen[:-1] + ("A" if stolen[-1] != "A" else "B")
-    assert refusal(server.address, keys.edge(forged), "cam", encoder) == "unauthenticated"
+    assert refusal(server.address, keys.access(forged), "cam", encoder) == "unauthenticated"
     with EdgeSession(
-        server.address, device="cam", encoder=encoder, tls=keys.edge(stolen)
+        server.address, device="cam", encoder=encoder, access=keys.access(stolen)
     ) as session:
         assert session.send(image, state=4).analysis is not None
         keys.revoke(stolen)
@@ -96,9 +98,11 @@ def test_tokens_that_were_good_once_are_good_no_more(
             send_until_refused(session, image)
         assert caught.value.reason == "token_revoked"
     # Shown again, as somebody does who has listened or found a backup.
-    assert refusal(server.address, keys.edge(stolen), "cam", encoder) == "token_revoked"
+    assert refusal(server.address, keys.access(stolen), "cam", encoder) == "token_revoked"
     fresh = keys.token(Role.DEVICE, device="cam")
-    with EdgeSession(server.address, device="cam", encoder=encoder, tls=keys.edge(fresh)) as one:
+    with EdgeSession(
+        server.address, device="cam", encoder=encoder, access=keys.access(fresh)
+    ) as one:
         assert one.send(image, state=4).analysis is not None
 
 
@@ -110,7 +114,7 @@ def test_plain_text_and_other_authorities_get_nowhere(
     assert refusal(server.address, None, "cam", encoder) == "unreachable"
     make_development_ca(tmp_path / "others")
     others = Keys(tmp_path / "others", keys.data)
-    assert refusal(server.address, others.edge(token), "cam", encoder) == "unreachable"
+    assert refusal(server.address, others.access(token), "cam", encoder) == "unreachable"
     host, _, port = server.address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as plain:
         plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0" * 64)
@@ -122,7 +126,9 @@ def test_plain_text_and_other_authorities_get_nowhere(
         context.wrap_socket(connection, server_hostname=host) as secured,
     ):
         assert secured.version() in {"TLSv1.2", "TLSv1.3"}
-    with EdgeSession(server.address, device="cam", encoder=encoder, tls=keys.edge(token)) as one:
+    with EdgeSession(
+        server.address, device="cam", encoder=encoder, access=keys.access(token)
+    ) as one:
         assert one.send(image, state=4).analysis is not None
 
 
@@ -151,7 +157,7 @@ def test_a_token_is_never_sent_in_plain_text(keys: Keys) -> None:
         listener.listen()
         listener.settimeout(20)
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        channel = Access(token="fwt_secret").open_channel(address)
+        channel = open_channel(address, Access(token="fwt_secret"))
         call = channel.unary_unary("/featherwire.v1.ResultService/ListResults").future(b"")
         connection, _ = listener.accept()
         with connection:
@@ -168,11 +174,11 @@ def test_mutual_tls_wants_a_certificate_and_a_token(
 ) -> None:
     token = keys.token(Role.DEVICE, device="cam")
     server = start_server(**keys.server, tls_client_ca=keys.folder / "ca.pem")
-    bare = keys.edge(None, certificate=True)
-    assert refusal(server.address, keys.edge(token), "cam", encoder) == "unreachable"
+    bare = keys.access(None, certificate=True)
+    assert refusal(server.address, keys.access(token), "cam", encoder) == "unreachable"
     assert refusal(server.address, bare, "cam", encoder) == "unauthenticated"
-    whole = keys.edge(token, certificate=True)
-    with EdgeSession(server.address, device="cam", encoder=encoder, tls=whole) as session:
+    whole = keys.access(token, certificate=True)
+    with EdgeSession(server.address, device="cam", encoder=encoder, access=whole) as session:
         assert session.send(image, state=4).analysis is not None
 
 
@@ -182,7 +188,7 @@ def test_messages_that_are_too_large_are_refused_before_anything_else(
     token = keys.token(Role.DEVICE, device="cam")
     server = start_server(**keys.server, max_message_bytes=2**20)
     access = keys.access(token)
-    with access.open_channel(server.address) as channel:
+    with open_channel(server.address, access) as channel:
         analyze = channel.unary_unary("/featherwire.v1.IngestService/Analyze")
         for size in (2**20 + 1, MAX_MESSAGE_BYTES - 1000):
             with pytest.raises(grpc.RpcError) as caught:
@@ -190,13 +196,15 @@ def test_messages_that_are_too_large_are_refused_before_anything_else(
             assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         # Metadata beyond its cap, as a token of 20 kB is.
         long = Access(True, access.ca, token="x" * 20_000)
-        with long.open_channel(server.address) as other, pytest.raises(grpc.RpcError) as caught:
+        with open_channel(server.address, long) as other, pytest.raises(grpc.RpcError) as caught:
             other.unary_unary("/featherwire.v1.IngestService/Analyze")(b"", timeout=30)
         assert caught.value.code() is not grpc.StatusCode.OK
         with pytest.raises(grpc.RpcError) as caught:
             analyze(b"", timeout=30)
         assert error_from_call(caught.value, server.address).reason != "unauthenticated"
-    with EdgeSession(server.address, device="cam", encoder=encoder, tls=keys.edge(token)) as one:
+    with EdgeSession(
+        server.address, device="cam", encoder=encoder, access=keys.access(token)
+    ) as one:
         assert one.send(image, state=4).analysis is not None
 
 
@@ -242,12 +250,14 @@ def test_no_secret_is_in_the_logs_or_the_database(
         log=log, insecure=False,
     ) as (process, ready):  # fmt: skip
         address = ready["listening"]
-        with EdgeSession(address, device="cam", encoder=encoder, tls=keys.edge(good)) as session:
+        with EdgeSession(
+            address, device="cam", encoder=encoder, access=keys.access(good)
+        ) as session:
             assert session.send(image, state=4).analysis is not None
-        assert refusal(address, keys.edge(good), "cam-2", encoder) == "wrong_device"
-        assert refusal(address, keys.edge(revoked), "cam", encoder) == "token_revoked"
-        assert refusal(address, keys.edge(forged), "cam", encoder) == "unauthenticated"
-        assert refusal(address, keys.edge(operator), "cam", encoder) == "forbidden"
+        assert refusal(address, keys.access(good), "cam-2", encoder) == "wrong_device"
+        assert refusal(address, keys.access(revoked), "cam", encoder) == "token_revoked"
+        assert refusal(address, keys.access(forged), "cam", encoder) == "unauthenticated"
+        assert refusal(address, keys.access(operator), "cam", encoder) == "forbidden"
         process.terminate()
         process.wait(30)
     text = log.read_text()

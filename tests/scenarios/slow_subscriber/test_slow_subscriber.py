@@ -17,7 +17,7 @@ from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import results_pb2, results_pb2_grpc
 from shared.results import Detection, TaskResult
-from shared.wire.transport import client_options
+from shared.rpc.channel import open_channel
 from tests.wire.conftest import BOX, FixedTask, ServerThread
 from tests.wire.raw_client import RawClient
 
@@ -70,7 +70,7 @@ def test_a_stalled_subscriber_is_cut_off_with_its_cursor_and_slows_nobody(
     feed = server.server._log.feed
     alone = send(server.address, "alone", bitstream)
 
-    channel = grpc.insecure_channel(server.address, options=client_options())
+    channel = open_channel(server.address)
     stub = results_pb2_grpc.ResultServiceStub(channel)
     stalled = stub.SubscribeResults(results_pb2.SubscribeResultsRequest())
     assert next(stalled).position == FRAMES  # it follows, and then reads no more
@@ -115,7 +115,7 @@ def test_one_that_reads_no_more_holds_its_place_and_nothing_else_until_it_goes(
     start_server: Callable[..., ServerThread], bitstream: Bitstream
 ) -> None:
     server = start_server({"wordy": lambda: Wordy("wordy")}, max_subscribers=1, write_timeout_s=1.0)
-    channel = grpc.insecure_channel(server.address, options=client_options())
+    channel = open_channel(server.address)
     stub = results_pb2_grpc.ResultServiceStub(channel)
     stalled = stub.SubscribeResults(results_pb2.SubscribeResultsRequest())
     next(stalled)

@@ -20,11 +20,11 @@ from typing import IO
 
 import grpc
 
-from edge_client.session.channel import error_from_call
 from shared.bundle import Bundle
 from shared.errors import BundleError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc
+from shared.rpc.errors import error_from_call
 
 CACHE_VARIABLE = "FEATHERWIRE_BUNDLE_CACHE"
 CACHE_BYTES = 1 << 30

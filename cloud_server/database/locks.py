@@ -1,19 +1,26 @@
-"""One server a database: two would number results twice, and process the same frames.
+"""Locks: one server a database, or several that share it and commit one at a time.
+
+Two servers that did not know of each other would number results twice, and process the same frames.
 
 SQLite: a lock on a file beside it, which the system lets go when the process ends, however it ends.
-PostgreSQL: an advisory lock of the connection that writes, so that whoever writes has it.
+PostgreSQL: an advisory lock of the connection that writes, so that whoever writes has it. Servers
+that share a log share that lock, and take the commit lock for every transaction that writes; others
+may read at any time.
 """
 
 from __future__ import annotations
 
 import fcntl
 import time
+import uuid
 from pathlib import Path
 from typing import IO
 
 import structlog
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, text, update
+from sqlalchemy.dialects.postgresql import insert
 
+from cloud_server.database.schema import LAST_WRITER
 from shared.errors import StorageError
 
 ADVISORY_KEY = 0x66656174686572  # "feather"
@@ -27,7 +34,7 @@ class FileLock:
         """Raises ``StorageError("in_use")`` after ``wait_s`` seconds."""
         self._file: IO[bytes] = path.open("ab")
         deadline = time.monotonic() + wait_s
-        told = False
+        warned = False
         while True:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -36,8 +43,8 @@ class FileLock:
                 if time.monotonic() >= deadline:
                     self._file.close()
                     raise in_use(str(path.parent)) from None
-                if not told:
-                    told = True
+                if not warned:
+                    warned = True
                     structlog.get_logger().warning(
                         "waiting_for_the_server_before", place=str(path.parent), seconds=wait_s
                     )
@@ -85,3 +92,49 @@ def in_use(place: str) -> StorageError:
     return StorageError(
         "in_use", f"another server writes to {place}; stop it, or give this one another --data"
     )
+
+
+CHANNEL = "featherwire_log"
+"""Servers LISTEN here: every commit wakes them."""
+
+STUCK_S = 15
+"""A server that stops in the middle of a transaction loses it, and the lock, after so long."""
+
+_KEY = ADVISORY_KEY + 1
+_BEGIN = text("SELECT pg_advisory_xact_lock(:key), pg_notify(:channel, :server)")
+
+
+class CommitLock:
+    """The lock of servers that share a log, taken first in every transaction that writes."""
+
+    def __init__(self) -> None:
+        self.server = str(uuid.uuid4())
+        """This server's id among those that share the log."""
+        self.prepared = False
+        """Whether the tables are there."""
+
+    def connected(self, connection: Connection) -> None:
+        """Prepare a connection that is going to write."""
+        connection.execute(text(f"SET idle_in_transaction_session_timeout = '{STUCK_S}s'"))
+        connection.commit()
+
+    def begin(self, connection: Connection) -> bool:
+        """Take the lock for this transaction. True: another server has committed since."""
+        values = {"key": _KEY, "channel": CHANNEL, "server": self.server}
+        connection.execute(_BEGIN, values)
+        if not self.prepared:
+            return True
+        mine = insert(LAST_WRITER).values(id=1, server=self.server, moves=0)
+        done = connection.execute(
+            mine.on_conflict_do_update(
+                index_elements=["id"],
+                set_={"server": self.server},
+                where=LAST_WRITER.c.server != self.server,
+            ).execution_options(preserve_rowcount=True)
+        )
+        return done.rowcount == 1
+
+
+def note_moves(connection: Connection) -> None:
+    """Note that sessions have gone to another server: all read again what they know of them."""
+    connection.execute(update(LAST_WRITER).values(moves=LAST_WRITER.c.moves + 1))

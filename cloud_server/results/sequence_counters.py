@@ -1,6 +1,7 @@
-"""Where the log ends, and where its sessions are: counted in the writer's thread, by it alone.
+"""Sequence counters: where the log ends, and where its sessions are.
 
-After a commit that failed all of it is read again, for what was counted may not have come to be.
+They belong to the writer's thread alone. After a commit that failed all of it is read again, for
+what was counted may not have come to be.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy.dialects import postgresql
 
-from cloud_server.cluster.ownership import Ownership
-from cloud_server.cluster.tables import TURN
+from cloud_server.database.locks import note_moves
+from cloud_server.database.schema import LAST_WRITER, OWNERS, RESULTS, SESSIONS, STATE, SUBMISSIONS
 from cloud_server.database.writer import Writer
 from cloud_server.results import queries
 from cloud_server.results.records import SessionKey, now_us
-from cloud_server.results.tables import RESULTS, SESSIONS, STATE, SUBMISSIONS
+from shared.errors import StorageError
 
 KNOWN_SESSIONS = 4096
 """Sessions that are remembered; others are read again."""
@@ -34,7 +36,7 @@ class KnownSession:
     last_result_id: int
 
 
-class Positions:
+class SequenceCounters:
     """The next number of everything. Each call begins with a connection that writes."""
 
     def __init__(self, writer: Writer, window: int, ownership: Ownership | None = None) -> None:
@@ -50,7 +52,7 @@ class Positions:
 
     def begin(self, connection: Connection) -> None:
         """Read again where the log ends, after a commit that failed, or of another server."""
-        seen = (self._writer.failures, self._writer.turns)
+        seen = (self._writer.failures, self._writer.foreign_commits)
         if seen == self._seen:
             return
         ends = connection.execute(_ENDS).one()
@@ -144,5 +146,43 @@ _ENDS = select(
     select(func.max(RESULTS.c.cursor)).scalar_subquery().label("cursor"),
     select(func.max(SUBMISSIONS.c.id)).scalar_subquery().label("submission"),
     select(func.max(SESSIONS.c.id)).scalar_subquery().label("session"),
-    select(TURN.c.moves).scalar_subquery().label("moves"),
+    select(LAST_WRITER.c.moves).scalar_subquery().label("moves"),
 )
+
+
+MOVED = "moved"
+
+
+class Ownership:
+    """Sessions of this server. A stream's Hello takes the session, whoever has it."""
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._mine: set[int] = set()
+        self.taken: set[int] = set()
+        """Ids of sessions that a Hello took from another server: it may have unfinished frames."""
+
+    def forget(self) -> None:
+        """Sessions have moved: some may be another's."""
+        self._mine.clear()
+
+    def check(self, connection: Connection, session_id: int, *, take: bool) -> None:
+        """Raises ``StorageError("moved")`` for a session of another server, unless ``take``."""
+        if session_id in self._mine:
+            return
+        owner = connection.execute(
+            select(OWNERS.c.server).where(OWNERS.c.session_id == session_id)
+        ).scalar()
+        if owner != self._server:
+            if owner is not None and not take:
+                raise StorageError(MOVED, "the session has gone to another server")
+            row = postgresql.insert(OWNERS).values(session_id=session_id, server=self._server)
+            connection.execute(
+                row.on_conflict_do_update(
+                    index_elements=["session_id"], set_={"server": self._server}
+                )
+            )
+            if owner is not None:
+                note_moves(connection)
+                self.taken.add(session_id)
+        self._mine.add(session_id)

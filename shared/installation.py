@@ -1,12 +1,22 @@
-"""Libraries that only an extra brings: imported when they are used, and named when they are not
-there."""
+"""What is installed: the release, and libraries that only an extra brings."""
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from shared.errors import FeatherwireError
+
+NO_RELEASE = "0"
+
+
+def package_version() -> str:
+    """The release that is installed; ``NO_RELEASE`` when it runs from a source tree."""
+    try:
+        return version("featherwire")
+    except PackageNotFoundError:
+        return NO_RELEASE
 
 
 def require(module: str, extra: str, what: str, error: type[FeatherwireError]) -> ModuleType:

@@ -1,0 +1,131 @@
+"""All checks, in their order, and the report of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.bundle import Bundle
+from shared.bundle.packaged import PACKAGED_FOLDER
+from shared.doctor.finding import Finding, Role
+from shared.doctor.install import Installed, check_packages, check_python, roles_of
+from shared.doctor.machine import (
+    Folder,
+    check_clock,
+    check_folders,
+    check_ports,
+    check_programs,
+)
+from shared.doctor.runtime import check_runtimes
+from shared.errors import BundleError
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Folders to look at in place of the default ones; None is the default, or none at all."""
+
+    data: Path | None = None
+    spool: Path | None = None
+    bundles: Path = PACKAGED_FOLDER
+
+    def folders(self) -> list[Folder]:
+        """What is written to, and by which role."""
+        home = Path.home()
+        share = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+        fetched = os.environ.get("FEATHERWIRE_BUNDLE_CACHE") or cache / "featherwire" / "bundles"
+        found = [
+            Folder("data folder", self.data or share / "featherwire", "--data", ("cloud",)),
+            Folder(
+                "fetched bundles", Path(fetched), "the variable FEATHERWIRE_BUNDLE_CACHE", ("edge",)
+            ),
+        ]
+        if self.spool is not None:
+            found.append(Folder("spool", self.spool, "--spool", ("edge",)))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found, and for which roles it was judged."""
+
+    release: str | None
+    roles: tuple[Role, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing that these roles need is missing or broken."""
+        return all(finding.state != "problem" for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready values."""
+        return {
+            "version": self.release,
+            "roles": list(self.roles),
+            "healthy": self.healthy,
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def examine(
+    roles: Sequence[Role] | None = None,
+    places: Places | None = None,
+    *,
+    installed: Installed | None = None,
+) -> Report:
+    """Check this installation and this machine; takes some seconds.
+
+    roles: what it must be able to do; None: what its packages show it to be for.
+    places: folders to look at; None: the default ones. installed: None is this environment.
+    """
+    environment = installed or Installed.here()
+    wanted = tuple(roles) if roles is not None else roles_of(environment)
+    chosen = places or Places()
+    findings = (
+        *check_python(),
+        *check_packages(environment, wanted),
+        *check_runtimes(environment, wanted),
+        *check_bundles(chosen.bundles),
+        *check_ports(),
+        *check_clock(),
+        *check_folders(chosen.folders(), wanted),
+        *check_programs(),
+    )
+    return Report(environment.release, wanted, findings)
+
+
+def check_bundles(folder: Path) -> Iterator[Finding]:
+    """Every bundle of a folder: its manifest, and every file with its SHA-256."""
+    manifests = sorted(folder.glob("*/manifest.json"))
+    if not manifests:
+        yield Finding(
+            "bundles",
+            "packaged",
+            "problem",
+            f"{folder} has none",
+            "pip install --force-reinstall featherwire",
+        )
+    for manifest in manifests:
+        name = manifest.parent.name
+        try:
+            bundle = Bundle.load(manifest.parent)
+            bundle.verify()
+        except BundleError as error:
+            yield Finding(
+                "bundles",
+                name,
+                "problem",
+                f"{error.message} [{error.reason}]",
+                "pip install --force-reinstall featherwire",
+            )
+        else:
+            yield Finding(
+                "bundles",
+                name,
+                "ok",
+                f"{bundle.manifest.codec}, id {bundle.id[:16]}, all hashes right",
+            )

@@ -1,0 +1,140 @@
+"""How a caller comes in to a server: its address, TLS with PEM files, and a token.
+
+Nothing here imports gRPC: command lines check their options with it. PEM files are checked before
+gRPC gets them, because gRPC aborts the process, or says little, on bad ones.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shared.errors import SessionError
+
+TOKEN_METADATA_KEY = "authorization"
+"""Metadata of a call: ``Bearer TOKEN``, as gRPC's own access tokens."""
+
+TOKEN_VARIABLE = "FEATHERWIRE_TOKEN"
+"""Environment variable with a token; for programs whose environment nobody else reads."""
+
+MAX_TOKEN_BYTES = 4096
+_SCHEME = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to come in: whether over TLS, with which PEM files, and with which token.
+
+    ``ca`` is of the server (None: the system's); ``certificate`` and ``key`` are the caller's own,
+    for mutual TLS. Files, a token and a name imply TLS: a token is never sent over plain text.
+    ``Access()`` is plain text.
+    """
+
+    tls: bool = False
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    token: str | None = field(default=None, repr=False)
+    name: str | None = None
+    """The name in the server's certificate, where that is not the host of the address."""
+
+    @property
+    def over_tls(self) -> bool:
+        """Whether calls travel over TLS."""
+        return self != Access()
+
+    def check(self) -> None:
+        """Raise ``SessionError("bad_tls_files")`` for files that gRPC could not use."""
+        check_tls_files(ca=self.ca, certificate=self.certificate, key=self.key)
+
+
+def split_address(server: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``. Raises ``SessionError("bad_address")``."""
+    host, _, port = server.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise SessionError(
+            "bad_address", f"{server!r} is not HOST:PORT, such as localhost:7570 or [::1]:7570"
+        )
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def read_token(path: Path | None = None) -> str | None:
+    """The token of a file, or without one of ``FEATHERWIRE_TOKEN``; None when there is none.
+
+    Raises ``SessionError("bad_token_file")``; its message never repeats what the file holds.
+    """
+    if path is None:
+        return os.environ.get(TOKEN_VARIABLE, "").strip() or None
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_TOKEN_BYTES).decode("ascii").strip()
+    except OSError as error:
+        raise SessionError("bad_token_file", f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        text = ""
+    if not text or any(character.isspace() for character in text):
+        raise SessionError("bad_token_file", f"{path} does not hold one token, and nothing else")
+    return text
+
+
+def token_of(values: Iterable[str | bytes]) -> str:
+    """The token in a call's metadata. Raises ``SessionError("unauthenticated")``."""
+    found = list(values)
+    if len(found) == 1 and isinstance(found[0], str) and found[0][:7].lower() == _SCHEME:
+        return found[0][7:].strip()
+    raise SessionError(
+        "unauthenticated", "this server wants a token: --token-file, or FEATHERWIRE_TOKEN"
+    )
+
+
+def check_tls_files(*, ca: Path | None, certificate: Path | None, key: Path | None) -> None:
+    """Raise SessionError ``bad_tls_files`` unless the files are there, are PEM, and fit.
+
+    A certificate and its key belong together; the key must have no password.
+    """
+    if (certificate is None) != (key is None):
+        given = "certificate" if key is None else "key"
+        raise SessionError(
+            "bad_tls_files", f"a TLS certificate and its key belong together; only the {given} came"
+        )
+    for path in (ca, certificate, key):
+        if path is not None:
+            _check_readable(path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca is not None:
+        try:
+            context.load_verify_locations(cafile=ca)
+        except (ssl.SSLError, ValueError):
+            raise SessionError("bad_tls_files", f"{ca} has no certificate in PEM form") from None
+    if certificate is not None and key is not None:
+        try:
+            context.load_cert_chain(certificate, key, password=lambda: b"")
+        except (ssl.SSLError, ValueError):
+            raise SessionError(
+                "bad_tls_files",
+                f"{certificate} and {key} are no certificate and its key without password in PEM "
+                "form, or do not fit each other",
+            ) from None
+
+
+def read_tls_files(
+    *, ca: Path | None, certificate: Path | None, key: Path | None
+) -> tuple[bytes | None, bytes | None, bytes | None]:
+    """The bytes of the CA, the certificate and the key. Raises as ``check_tls_files`` does."""
+    check_tls_files(ca=ca, certificate=certificate, key=key)
+    try:
+        found = [None if path is None else path.read_bytes() for path in (ca, certificate, key)]
+    except OSError as error:
+        raise SessionError("bad_tls_files", str(error)) from None
+    return found[0], found[1], found[2]
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise SessionError("bad_tls_files", f"{path}: {error.strerror or error}") from None

@@ -1,0 +1,120 @@
+"""Channels to a server, and gRPC's arguments of both ends.
+
+The arguments are set as a pair: gRPC closes a connection whose client pings more often than its
+server permits, and refuses messages above the receiver's cap.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TypeAlias
+
+import grpc
+
+from shared.errors import SessionError
+from shared.rpc.access import Access, read_tls_files, split_address
+from shared.rpc.errors import why_unreachable
+from shared.wire.transport import (
+    KEEPALIVE_TIME_S,
+    KEEPALIVE_TIMEOUT_S,
+    MAX_MESSAGE_BYTES,
+    MAX_METADATA_BYTES,
+)
+
+Channel: TypeAlias = grpc.Channel
+AsyncChannel: TypeAlias = grpc.aio.Channel
+
+ChannelOptions = list[tuple[str, int | str]]
+
+
+def open_channel(address: str, access: Access | None = None) -> Channel:
+    """A channel to ``HOST:PORT``; it connects when it is used. access: None is plain text.
+
+    Raises ``SessionError``: ``bad_address``, or ``bad_tls_files`` for unreadable files.
+    """
+    credentials = _credentials(address, access)
+    if credentials is None:
+        return grpc.insecure_channel(address, options=client_options())
+    return grpc.secure_channel(address, credentials, options=_named_options(access))
+
+
+def open_async_channel(address: str, access: Access | None = None) -> AsyncChannel:
+    """As ``open_channel``, for the event loop that runs."""
+    credentials = _credentials(address, access)
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=client_options())
+    return grpc.aio.secure_channel(address, credentials, options=_named_options(access))
+
+
+def wait_until_ready(
+    channel: Channel, address: str, timeout_s: float, access: Access | None = None
+) -> None:
+    """Connect. Raises ``SessionError("unreachable")`` when that takes longer."""
+    # Not the future's own timeout, which goes by the wall clock: a jump would end it, or never.
+    ready = threading.Event()
+    future = grpc.channel_ready_future(channel)
+    future.add_done_callback(lambda _: ready.set())
+    if not ready.wait(timeout_s):
+        future.cancel()
+        raise SessionError("unreachable", why_unreachable(address, access), server=address)
+
+
+def client_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> ChannelOptions:
+    """gRPC channel arguments of a client."""
+    return [
+        *_common_options(max_message_bytes),
+        # One connection per session: a lost one is seen at once instead of being shared.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+    ]
+
+
+def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> ChannelOptions:
+    """gRPC channel arguments of a server; tolerates twice the pings of ``client_options``."""
+    return [
+        *_common_options(max_message_bytes),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", round(KEEPALIVE_TIME_S * 500)),
+        # gRPC's own probes of the bandwidth are pings as well: under load they came too often, and
+        # good connections were closed.
+        ("grpc.http2.max_ping_strikes", 0),
+        # Features are entropy-coded already, and gRPC unpacks a whole message before it looks at
+        # its size: no compression but identity.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+        # A second server on the same port is a mistake, not a load balancer.
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def _common_options(max_message_bytes: int) -> ChannelOptions:
+    return [
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.keepalive_time_ms", round(KEEPALIVE_TIME_S * 1000)),
+        ("grpc.keepalive_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
+def _named_options(access: Access | None) -> ChannelOptions:
+    name = None if access is None else access.name
+    named: ChannelOptions = [] if name is None else [("grpc.ssl_target_name_override", name)]
+    return [*client_options(), *named]
+
+
+def _credentials(address: str, access: Access | None) -> grpc.ChannelCredentials | None:
+    """What TLS needs; None for plain text."""
+    split_address(address)
+    if access is None or not access.over_tls:
+        return None
+    ca, certificate, key = read_tls_files(
+        ca=access.ca, certificate=access.certificate, key=access.key
+    )
+    credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+    if access.token is not None:
+        credentials = grpc.composite_channel_credentials(
+            credentials, grpc.access_token_call_credentials(access.token)
+        )
+    return credentials

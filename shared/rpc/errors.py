@@ -1,0 +1,111 @@
+"""Failed calls as typed errors, and why a server cannot be reached."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from shared.errors import FeatherwireError, SessionError
+from shared.proto.featherwire.v1 import types_pb2
+from shared.rpc.access import Access, split_address
+from shared.wire.failures import error_from_message
+from shared.wire.transport import ERROR_METADATA_KEY
+
+CallError: TypeAlias = grpc.RpcError
+"""What gRPC raises when a call fails."""
+
+_REASON_BY_CODE = {
+    grpc.StatusCode.UNAVAILABLE: "unreachable",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "deadline_exceeded",
+    grpc.StatusCode.CANCELLED: "closed",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "busy",  # gRPC's own bound on calls at once
+}
+
+
+def error_from_call(error: CallError, address: str) -> FeatherwireError:
+    """The server's own error when it sent one, or what the status code says.
+
+    That is a ``SessionError``: unreachable, deadline_exceeded, closed (the call was cancelled),
+    busy, message_too_large, or refused for any other code; with ``server`` and ``code``.
+    """
+    assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)  # every failed call is one of them
+    if (sent := error_in_metadata(error.trailing_metadata())) is not None:
+        return sent
+    code = error.code()
+    text = error.details() or code.name
+    reason = _REASON_BY_CODE.get(code, "refused")
+    if reason == "busy" and "larger than max" in text:
+        reason = "message_too_large"
+    return SessionError(reason, f"{address}: {text}", server=address, code=code.name)
+
+
+def explained_error(error: CallError, address: str, access: Access | None) -> FeatherwireError:
+    """As :func:`error_from_call`, with why there was no connection or no answer in words.
+
+    Blocks for a second at most, to find that out.
+    """
+    found = error_from_call(error, address)
+    if found.details.get("code") == "UNAVAILABLE":
+        if "failed to connect" in found.message:
+            why = why_unreachable(address, access)
+        else:
+            why = f"{address} has closed the connection"
+        return SessionError("unreachable", why)
+    if found.details.get("code") == "DEADLINE_EXCEEDED":
+        return SessionError("unreachable", f"{address} did not answer in time")
+    return found
+
+
+@contextmanager
+def typed_errors(address: str, access: Access | None) -> Iterator[None]:
+    """Calls that fail in it raise what :func:`explained_error` says."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise explained_error(error, address, access) from None
+
+
+@asynccontextmanager
+async def typed_async_errors(address: str, access: Access | None) -> AsyncIterator[None]:
+    """As :func:`typed_errors`, without blocking the event loop."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise await asyncio.to_thread(explained_error, error, address, access) from None
+
+
+def error_in_metadata(
+    metadata: Iterable[tuple[str, str | bytes]] | None,
+) -> FeatherwireError | None:
+    """The error that a server sent with a failed call's trailing metadata; None: it sent none."""
+    for key, value in metadata or ():
+        if key == ERROR_METADATA_KEY and isinstance(value, bytes):
+            try:
+                return error_from_message(types_pb2.Error.FromString(value))
+            except DecodeError:
+                return None
+    return None
+
+
+def why_unreachable(address: str, access: Access | None) -> str:
+    """Why no channel to ``HOST:PORT`` is had, in words.
+
+    gRPC keeps its reason to itself; whether anything listens there says most of it. Blocks for a
+    second at most.
+    """
+    try:
+        socket.create_connection(split_address(address), timeout=1.0).close()
+    except OSError:
+        return f"no server answered at {address}"
+    if access is not None and access.over_tls:
+        return (
+            f"TLS failed with {address}: it speaks plain text, or its certificate is not signed by "
+            "the CA or not for this name, or it wants a certificate"
+        )
+    return f"{address} takes connections but speaks no plain gRPC; it may want TLS"

@@ -1,0 +1,96 @@
+"""The command `featherwire`: its overview, passing on to the others, and the doctor's statuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from shared.cli import featherwire
+from shared.doctor import Finding, Report
+
+RUNNER = CliRunner()
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "shared.cli.featherwire", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_without_arguments_it_says_what_is_installed_and_what_for() -> None:
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Featherwire ")
+    for part, (_, purpose) in featherwire.PARTS.items():
+        assert f"featherwire-{part}" in done.stdout
+        assert purpose in done.stdout
+    assert "featherwire doctor" in done.stdout
+
+
+def test_what_is_not_installed_has_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(featherwire, "_program", lambda part: None)
+    shown = RUNNER.invoke(featherwire.build_app(), []).stdout
+    for extras in ("edge", "cloud,tasks", "train"):
+        assert f"not installed: pip install 'featherwire[{extras}]'" in shown
+
+
+def test_a_part_gets_its_arguments_as_they_are() -> None:
+    assert run("edge", "--version").stdout == run("--version").stdout
+    done = run("edge", "inspect", "--json", "/no/such.fwf")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["failures"][0]["reason"] == "not_found"
+    assert "featherwire-cloud" in run("cloud", "--help").stdout
+    assert run("edge", "no-such-command").returncode == 2
+
+
+def test_a_part_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(featherwire, "_program", lambda part: None)
+    done = RUNNER.invoke(featherwire.build_app(), ["cloud", "serve"])
+    assert done.exit_code == 3
+    assert "pip install 'featherwire[cloud,tasks]' [missing_command]" in done.output
+
+
+def test_the_doctor_as_a_document(tmp_path: Path) -> None:
+    done = run("doctor", "--json", "--for", "edge", "--spool", str(tmp_path / "spool"))
+    assert done.returncode == 0, done.stdout
+    document = json.loads(done.stdout)
+    assert set(document) == {"version", "roles", "healthy", "findings"}
+    assert (document["roles"], document["healthy"]) == (["edge"], True)
+    keys = {"area", "name", "state", "found", "mend"}
+    assert all(set(finding) == keys for finding in document["findings"])
+    areas = {finding["area"] for finding in document["findings"]}
+    assert areas >= {"install", "runtime", "bundles", "network", "clock", "disk", "programs"}
+    assert any(finding["name"] == "spool" for finding in document["findings"])
+
+
+def test_a_problem_is_exit_status_1_with_its_mend(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = run("doctor", "--for", "cloud", "--data", str(tmp_path / "file" / "data"))
+    assert done.returncode == 1
+    assert "problem   data folder: " in done.stdout
+    assert "mend: choose another with --data" in done.stdout
+    assert "1 problem, " in done.stdout
+
+
+def test_an_unknown_part_is_wrong_usage() -> None:
+    assert run("doctor", "--for", "phone").returncode == 2
+
+
+def test_states_stand_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = (Finding("install", "x", "warning", "old", "renew it"),)
+    monkeypatch.setattr("shared.doctor.examine", lambda *_: Report("1.0", ("edge",), findings))
+    done = RUNNER.invoke(featherwire.build_app(), ["doctor"])
+    assert done.exit_code == 0
+    assert "  warning   x: old\n" in done.output
+    assert "mend: renew it\n" in done.output
+    assert "0 problems, 1 warning" in done.output
