@@ -63,7 +63,7 @@ bench: setup models ## Measure: rate, perception, accuracy, times, memory beside
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 screenshots: setup models ## Picture the console's pages anew: docs/console/ (needs Chromium)
-	FEATHERWIRE_SCREENSHOTS=1 $(BIN)/python -m pytest tests/console/test_pages.py
+	FEATHERWIRE_SCREENSHOTS=1 $(BIN)/python -m pytest tests/cloud_server/console/test_pages.py
 
 stubs: setup ## Make the Python stubs from protos/ again
 	$(BIN)/python -m shared.proto.generate

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import grpc
 
 from cloud_server.status import abort
-from codec.markov_palette.cloud import WEIGHTS_FILE
 from shared.bundle import Bundle
 from shared.errors import BundleError
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc
@@ -69,7 +68,7 @@ class BundleServicer(bundles_pb2_grpc.BundleServiceServicer):
 
 def _pack(bundle: Bundle) -> tuple[bundles_pb2.BundleInfo, bytes]:
     manifest = bundle.manifest
-    only_cloud = {WEIGHTS_FILE, *(tail.file for tail in manifest.tails or ())}
+    only_cloud = {"decoder.safetensors", *(tail.file for tail in manifest.tails or ())}
     data = bundle.to_zip(without=frozenset(only_cloud))
     info = bundles_pb2.BundleInfo(
         bundle_id=bundle.id,
