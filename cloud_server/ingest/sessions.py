@@ -180,8 +180,6 @@ def with_picture(record: Record, picture: types_pb2.Picture | None) -> ingest_pb
     return result
 
 
-# == cloud_server/ingest/sessions.py: A least-recently-used store with a budget in bytes, and a bo
-
 Value = TypeVar("Value")
 
 
