@@ -206,7 +206,7 @@ def _environment(**values: str) -> Any:
                 os.environ[name] = value
 
 
-# -- logs that servers share ------------------------------------------------------------------------
+# -- logs that servers share ---------------------------------------------------------------------
 
 SESSIONS = 8
 """Of each server."""
