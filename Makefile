@@ -63,7 +63,7 @@ bench: setup models ## Measure: rate, perception, accuracy, times, memory beside
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 screenshots: setup models ## Picture the console's pages anew: docs/console/ (needs Chromium)
-	FEATHERWIRE_SCREENSHOTS=1 $(BIN)/python -m pytest tests/console/test_pages.py
+	FEATHERWIRE_SCREENSHOTS=1 $(BIN)/python -m pytest tests/cloud_server/console/test_pages.py
 
 docs: setup ## The documents as a site, strictly: build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import cv2
 
-from codec.markov_palette.cloud import makes_pictures
 from shared.bundle import Bundle, packaged_names
 from training.evaluate.accuracy.page import markdown
 from training.evaluate.accuracy.run import (
@@ -48,7 +47,7 @@ def bundles_for(task: str, chosen: str | None) -> list[Bundle]:
     chosen: a bundle to take beside those that make pictures, instead of the packaged with a tail.
     """
     packaged = [Bundle.load(name) for name in packaged_names()]
-    pictures = [bundle for bundle in packaged if makes_pictures(bundle)]
+    pictures = [bundle for bundle in packaged if bundle.manifest.pictures]
     if chosen is not None:
         first = Bundle.load(chosen)
         return [first, *(bundle for bundle in pictures if bundle.id != first.id)]

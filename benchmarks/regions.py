@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codec.markov_palette.cloud import Reconstructor
+from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.onnx import FeatureExtractor
-from codec.regions import Region
 from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
+from shared.targets import Region
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -74,7 +74,7 @@ class _Judge:
         self.encoder = EdgeEncoder(bundle)
         self._extractor = FeatureExtractor(bundle)
         self._codec = open_codec(bundle)
-        self._reconstructor = Reconstructor.from_bundle(bundle)
+        self._reconstructor = PictureReconstructor.from_bundle(bundle)
 
     def features(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """Those of the coarsest scale, which are decoded as they are."""

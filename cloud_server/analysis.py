@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cloud_server.decoding import Decoders, parse
-from cloud_server.models import ModelStore
 from cloud_server.tasks import open_task, task_names
 from cloud_server.tasks.base import Task
 from shared.bitstream import MAGIC
@@ -18,6 +17,7 @@ from shared.bundle import Bundle, packaged_names
 from shared.errors import TaskError
 from shared.preprocess import load_photo
 from shared.results import AnalysisResult, TaskResult
+from shared.weights import ModelStore
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -130,7 +130,7 @@ class Analyzer:
         given = self._decoders.bundle
         bundles = [given] if given else map(Bundle.load, packaged_names())
         for bundle in bundles:
-            known |= dict.fromkeys(tail.task for tail in bundle.manifest.tails or ())
+            known |= dict.fromkeys(bundle.manifest.tasks)
         if name not in known:
             text = f"no task {name!r}; known are {', '.join(known)}"
             raise TaskError("unknown_task", text, task=name)

@@ -9,10 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cloud_server.device import check_device
-from codec.base import Latents
-from codec.markov_palette.cloud import Reconstructor, makes_pictures, no_picture
-from codec.registry import open_codec
-from codec.tails import open_tails
+from codec import PLAIN, Latents, Rendering, no_picture, open_cloud
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle, bundle_for
 from shared.errors import BitstreamError
@@ -39,11 +36,11 @@ class BitstreamDecoder:
         """Raises BundleError for a damaged bundle, TaskError for a device that is not there."""
         check_device(device)
         self.bundle = bundle
-        self._codec = open_codec(bundle)
+        self._codec = open_cloud(bundle)
         self._reconstructor = (
-            Reconstructor.from_bundle(bundle, device=device) if makes_pictures(bundle) else None
+            self._codec.open_reconstructor(device=device) if bundle.manifest.pictures else None
         )
-        self.tails = open_tails(bundle, device=device)
+        self.tails = self._codec.open_tails(device=device)
         """Tasks that run on this bundle's features, by name."""
 
     @property
@@ -53,25 +50,22 @@ class BitstreamDecoder:
 
     def latents(self, bitstream: Bitstream) -> Latents:
         """The decoded features. Raises BitstreamError."""
-        return self._codec.decode(bitstream)
+        latents: Latents = self._codec.decode(bitstream)
+        return latents
 
-    def picture(
-        self, bitstream: Bitstream, *, vivid_seed: int | None = None
-    ) -> npt.NDArray[np.uint8]:
+    def picture(self, bitstream: Bitstream, how: Rendering = PLAIN) -> npt.NDArray[np.uint8]:
         """The reconstruction: uint8 [height, width, 3] RGB. Raises BitstreamError.
 
-        Faithful without, sampled with ``vivid_seed``; see :class:`Reconstructor`. Raises
-        BundleError ``no_picture`` for a bundle of features that are no picture's.
+        Raises BundleError ``no_picture`` for a bundle of features that are no picture's, and what
+        :meth:`codec.base.Reconstructor.reconstruct` raises.
         """
-        return self.picture_of(self.latents(bitstream), vivid_seed=vivid_seed)
+        return self.picture_of(self.latents(bitstream), how)
 
-    def picture_of(
-        self, latents: Latents, *, vivid_seed: int | None = None
-    ) -> npt.NDArray[np.uint8]:
+    def picture_of(self, latents: Latents, how: Rendering = PLAIN) -> npt.NDArray[np.uint8]:
         """:meth:`picture` of features that are decoded already."""
         if self._reconstructor is None:
             raise no_picture(self.bundle)
-        return self._reconstructor.reconstruct([latents], vivid_seed=vivid_seed)[0]
+        return self._reconstructor.reconstruct([latents], how)[0]
 
 
 class Decoders:

@@ -1,46 +1,159 @@
-"""What every codec does, whichever paper it comes from."""
+"""The contract: what a codec's folder gives, and all that the rest of the project knows of it.
+
+    photo --EdgeCodec.encode--> Bitstream --CloudCodec.decode--> Latents --+--> Tail.run --> results
+                                                                           |
+                                                  Reconstructor.reconstruct +--> pictures
+
+A bundle's manifest names its codec; the codec ``some-name`` is the folder ``codec/some_name``:
+
+    edge.py     open_edge(bundle, options) -> EdgeCodec     numpy and ONNX Runtime, never torch
+    cloud.py    open_cloud(bundle) -> CloudCodec            imported in the cloud only
+    train.py    open_trainer() -> Trainer                   or a package of that name
+
+Nothing is registered: a folder with these modules is a codec, and no other file knows its name.
+What a state, a plane or a latent is made of, grids of floats, labels, vectors or trees, stays
+inside the folder: others see :class:`Latents`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel
 
-from codec.markov_palette.palette import Depths, Features, Indices
-from codec.rate import FINEST, RateTarget
-from codec.regions import Regions
 from shared.bitstream import Bitstream
+from shared.bundle import Bundle
+from shared.errors import BundleError
+from shared.results import ModelInfo, TaskResult
+from shared.targets import FINEST, RateTarget, Regions
 
 FloatArray = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+"""A picture: uint8 [height, width, 3], RGB."""
+
+PrecisionChoice = Literal["auto", "fp32", "int8"]
+
+
+# -- what is decoded -------------------------------------------------------------------------------
+
+
+class Latents(Protocol):
+    """What a bitstream says, decoded. Opaque: only its own codec knows what it is made of."""
+
+    @property
+    def width(self) -> int:
+        """Of the picture, in pixels."""
+
+    @property
+    def height(self) -> int:
+        """Of the picture, in pixels."""
+
+    @property
+    def state(self) -> int:
+        """The finest complete state, 0 finest."""
+
+    @property
+    def batch_key(self) -> Hashable:
+        """Latents of equal keys can be handled in one batch."""
+
+    def checksum(self) -> bytes:
+        """A SHA-256 of all that was decoded: equal on every machine for equal bitstreams, so that
+        two ends can tell whether they hold the same reference."""
+
+
+L = TypeVar("L", bound=Latents)
+L_in = TypeVar("L_in", bound=Latents, contravariant=True)
+
+
+# -- the edge --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Latents:
-    """What a bitstream says: quantised features per scale (float32 [C, h, w]) at ``state``.
+class EdgeOptions:
+    """How an edge works; a codec ignores what it has no use for.
 
-    state: the finest complete state. width, height: of the picture before padding, in pixels.
-    indices: what the features were looked up from, int32 [h, w] a plane: nodes at ``depths``,
-    which are those of the state, or greater where a partial layer refines it. progress: how much
-    of the way to the next finer state the partial layer's passes cover, 0 without one, below 1.
+    threads: for one picture. precision: of networks, ``auto`` (or None) is what is faster here.
+    rate_weight: the squared error that one bit is worth (the lambda of entropy-constrained
+    quantisation), 0 or more; None is what the bundle was made for.
     """
 
-    scales: dict[str, FloatArray]
-    indices: Indices
-    state: int
-    width: int
-    height: int
-    depths: Depths
-    progress: float = 0.0
+    threads: int = 1
+    precision: PrecisionChoice | None = None
+    rate_weight: float | None = None
 
 
-class Codec(Protocol):
-    """The numpy half of a codec, for both ends. Instances hold no per-picture state."""
+DEFAULT_OPTIONS = EdgeOptions()
+
+
+class Prepared(Protocol):
+    """A photo, and what no target changes of its encoding: networks have run. Opaque."""
+
+    @property
+    def width(self) -> int:
+        """Of the photo, in pixels."""
+
+    @property
+    def height(self) -> int:
+        """Of the photo, in pixels."""
+
+
+P = TypeVar("P", bound=Prepared)
+
+
+class EdgeCodec(Protocol[L, P]):
+    """A codec's edge half, opened for one bundle. Not for use by two threads at once."""
+
+    def load(self) -> None:
+        """Open all that encoding needs, which the first photo would otherwise wait for.
+
+        Raises BundleError for a damaged or incomplete bundle, or a precision that it lacks.
+        """
+
+    def prepare(self, photo: Pixels) -> P:
+        """Run what no target changes, once for several encodings of a photo."""
+
+    def encode(
+        self,
+        photo: Pixels | P,
+        target: RateTarget = FINEST,
+        *,
+        regions: Regions = (),
+        reference: L | None = None,
+    ) -> Bitstream:
+        """The bitstream of a photo, or of what :meth:`prepare` made of it, at ``target``.
+
+        A budget is met by the finest whole layers that fit, then as many passes of the next one.
+        regions: what shall have its own state where that is finer than the target's; a budget gives
+        them what they want first, and the rest what is left. reference: the decoded frame before,
+        for a predicted frame; None is a key frame, which stands alone.
+
+        Raises BudgetError ``budget_too_small`` when the coarsest state takes more than the budget,
+        ``target_unreachable`` when not even the finest state is expected to have the PSNR,
+        ``bad_target`` for regions with a PSNR or a rate weight; BundleError
+        ``reference_unsupported``; and what :meth:`check` and :meth:`check_regions` raise.
+        """
+
+    def decode(self, bitstream: Bitstream, *, reference: L | None = None) -> L:
+        """See :meth:`CloudCodec.decode`: the edge decodes to have the next frame's reference."""
+
+    def shorten(self, bitstream: Bitstream, target: RateTarget) -> Bitstream:
+        """What :meth:`encode` gives at ``target``, from a finer bitstream instead of the photo.
+
+        Raises BitstreamError as :meth:`decode` does, and ``bad_state`` for a state that it lacks;
+        BudgetError as :meth:`encode` does, and ``no_photo`` for a PSNR.
+        """
 
     def passes(self, state: int) -> int:
-        """Passes of the layer that leads to ``state``."""
+        """Passes of the layer that leads to ``state``: the parts in which it can be sent."""
 
     def check(self, target: RateTarget) -> None:
         """Whether the bundle can aim at ``target`` at all.
@@ -49,44 +162,179 @@ class Codec(Protocol):
         """
 
     def check_regions(self) -> None:
-        """Whether parts of a picture can be told to a finer state than the rest.
+        """Whether parts of a picture can have a finer state than the rest.
 
         Raises BundleError ``regions_unsupported``, which says why not.
         """
 
-    def encode(
+
+# -- the cloud -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """How a picture shall be made of latents.
+
+    decoder: one of the manifest's ``pictures``, by name; None is the first of them. seed: of what
+    is drawn by chance; the same seed gives the same picture on the same machine.
+    """
+
+    decoder: str | None = None
+    seed: int = 0
+
+
+PLAIN = Rendering()
+
+
+class Reconstructor(Protocol[L_in]):
+    """Makes pictures of latents. One worker uses it at a time."""
+
+    def reconstruct(
         self,
-        features: Features,
-        width: int,
-        height: int,
-        target: RateTarget = FINEST,
+        batch: Sequence[L_in],
+        how: Rendering = PLAIN,
         *,
-        rate_weight: float | None = None,
-        detail: Sequence[float] | None = None,
-        regions: Regions = (),
-    ) -> Bitstream:
-        """The picture's bitstream at ``target``.
+        should_stop: Callable[[], bool] | None = None,
+    ) -> list[Pixels]:
+        """A picture of each of the batch, whose ``batch_key`` are equal.
 
-        features: float32 [C, h, w] per scale of the padded picture. width, height: of the picture
-        before padding, in pixels.
-        A budget is met by the finest whole layers that fit, then as many passes of the next one.
-        rate_weight: squared error of a feature vector that one bit is worth; None is what the
-        palette was made for. detail: of the photo,
-        see :func:`shared.preprocess.block_detail`; a PSNR target needs it. regions: what is told to
-        its own state where that is finer than the target's; a budget gives them what they want
-        first, and the rest what is left. Raises BudgetError
-        ``budget_too_small`` when the coarsest state takes more than the budget,
-        ``target_unreachable`` when not even the finest state is expected to have the PSNR; what
-        :meth:`check` and :meth:`check_regions` raise; ``bad_target`` for regions with a PSNR or a
-        rate weight; and ValueError when scales are missing or features and size do not
-        fit each other.
+        ``should_stop`` is asked now and then; when it says so the work ends with TaskError
+        ``cancelled``. Raises BundleError ``unknown_decoder`` or ``no_sampler`` for a rendering that
+        the bundle does not have.
         """
 
-    def shorten(self, bitstream: Bitstream, max_bytes: int) -> Bitstream:
-        """What encoding with ``max_bytes`` gives, from a finer bitstream instead of the photo.
 
-        Raises BitstreamError as :meth:`decode` does, and BudgetError as :meth:`encode` does.
+class Tail(Protocol[L_in]):
+    """A task that reads latents and needs no picture. One worker uses it at a time."""
+
+    @property
+    def name(self) -> str:
+        """What ``--tasks`` calls it."""
+
+    @property
+    def models(self) -> list[ModelInfo]:
+        """The weights it runs."""
+
+    def run(self, batch: Sequence[L_in]) -> list[TaskResult]:
+        """A result of each of the batch, whose ``batch_key`` are equal. Raises TaskError."""
+
+
+class CloudCodec(Protocol[L]):
+    """A codec's cloud half, opened for one bundle. Any number of threads may decode at once."""
+
+    def decode(self, bitstream: Bitstream, *, reference: L | None = None) -> L:
+        """Latents at the bitstream's state.
+
+        reference: what the frame before was decoded to, for a predicted frame. Raises
+        BitstreamError on anything but a valid bitstream of this bundle, and BundleError
+        ``reference_unsupported``.
         """
 
-    def decode(self, bitstream: Bitstream) -> Latents:
-        """Latents at the bitstream's state. Raises BitstreamError on anything but a valid one."""
+    def open_reconstructor(self, *, device: str = "cpu") -> Reconstructor[L]:
+        """A new instance of what makes pictures.
+
+        Raises BundleError: ``no_picture`` for a bundle without pictures, or for a damaged one.
+        """
+
+    def open_tails(
+        self, *, device: str = "cpu", threads: int = 1, score_threshold: float | None = None
+    ) -> Mapping[str, Tail[L]]:
+        """New instances of all tasks that read latents, by name; none in most bundles.
+
+        score_threshold: 0 to 1, of detections; None is what results show. Raises BundleError.
+        """
+
+
+# -- training --------------------------------------------------------------------------------------
+
+R = TypeVar("R", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStep(Generic[R]):
+    """One step from files to files.
+
+    summary: one line for the command's help. run: called with the recipe and the folder of work,
+    whose files it reads and writes. Started again it goes on from its last checkpoint, and does
+    nothing where its result is there and of this recipe. reads: names of the steps whose results it
+    needs.
+    """
+
+    name: str
+    summary: str
+    run: Callable[[R, Path], None]
+    reads: tuple[str, ...] = ()
+
+
+class Trainer(Protocol[R]):
+    """How a codec's bundles are made."""
+
+    @property
+    def recipe(self) -> type[R]:
+        """The model of a recipe file: all that decides what a bundle becomes."""
+
+    @property
+    def steps(self) -> tuple[TrainingStep[R], ...]:
+        """In the order in which they run; the last one writes the bundle."""
+
+    def small_bundle(self, folder: Path) -> Bundle:
+        """A complete bundle without data or training, made in seconds: for tests of the contract.
+
+        The same bytes on every machine, but for what its ONNX files record of their tools.
+        """
+
+
+# -- lookup ----------------------------------------------------------------------------------------
+
+
+def open_edge(bundle: Bundle, options: EdgeOptions = DEFAULT_OPTIONS) -> EdgeCodec[Any, Any]:
+    """The edge half of the bundle's codec. Nothing heavy is loaded; see :meth:`EdgeCodec.load`.
+
+    Raises BundleError: ``unknown_codec``, or what is wrong with the bundle.
+    """
+    codec: EdgeCodec[Any, Any] = _module(bundle.manifest.codec, "edge").open_edge(bundle, options)
+    return codec
+
+
+def open_cloud(bundle: Bundle) -> CloudCodec[Any]:
+    """The cloud half of the bundle's codec: decodes, and opens what makes pictures and results.
+
+    Raises BundleError: ``unknown_codec``, or what is wrong with the bundle.
+    """
+    codec: CloudCodec[Any] = _module(bundle.manifest.codec, "cloud").open_cloud(bundle)
+    return codec
+
+
+def trainer(name: str) -> Trainer[Any]:
+    """The trainer of a codec, by the name in manifests. Raises BundleError ``unknown_codec``."""
+    found: Trainer[Any] = _module(name, "train").open_trainer()
+    return found
+
+
+def codec_names() -> tuple[str, ...]:
+    """Every codec there is, by the name in manifests."""
+    folders = [
+        module.name
+        for module in pkgutil.iter_modules([str(Path(__file__).parent)])
+        if module.ispkg and (Path(__file__).parent / module.name / "edge.py").is_file()
+    ]
+    return tuple(sorted(folder.replace("_", "-") for folder in folders))
+
+
+def no_picture(bundle: Bundle) -> BundleError:
+    """What is wrong with asking for a picture where there are only features for tasks."""
+    tasks = ", ".join(bundle.manifest.tasks) or "nothing here"
+    return BundleError(
+        "no_picture",
+        f"bundle {bundle.manifest.name} carries features for {tasks}, and no picture; encode the "
+        "photo with the picture bundle to see it",
+    )
+
+
+def _module(name: str, half: str) -> ModuleType:
+    if name not in codec_names():
+        raise BundleError(
+            "unknown_codec",
+            f"codec {name!r} is unknown here; known: {', '.join(codec_names())}",
+        )
+    return importlib.import_module(f"codec.{name.replace('-', '_')}.{half}")

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from codec.base import Latents
+from codec.features import FeatureLatents, Features
 from codec.layered import ChainCodec
-from codec.markov_palette.palette import Features
-from codec.rate import FINEST, RateTarget
-from codec.regions import Regions, check_regions
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, BudgetError, BundleError
+from shared.targets import FINEST, RateTarget, Regions, check_regions
 
 PALETTE_FILE = "palette.npz"
 CONTEXTS_FILE = "contexts.npz"
@@ -37,14 +35,14 @@ class ChainsCodec(Generic[Chain]):
             first = chain.states[-1] + 1
 
     def passes(self, state: int) -> int:
-        """See :meth:`codec.base.Codec.passes`."""
+        """See :meth:`codec.base.EdgeCodec.passes`."""
         chain = next(chain for chain in self.chains if state in chain.states)
         return len(chain.passes(state))
 
     # -- to bits ---------------------------------------------------------------------------------
 
     def check(self, target: RateTarget) -> None:
-        """See :meth:`codec.base.Codec.check`."""
+        """See :meth:`codec.base.EdgeCodec.check`."""
         coarsest = self.chains[-1].states[-1]
         if target.state is not None and target.state > coarsest:
             raise BudgetError(
@@ -58,7 +56,7 @@ class ChainsCodec(Generic[Chain]):
             )
 
     def check_regions(self) -> None:
-        """See :meth:`codec.base.Codec.check_regions`."""
+        """See :meth:`codec.base.EdgeCodec.check_regions`."""
         raise BundleError(
             "regions_unsupported",
             f"bundle {self._bundle.manifest.name} knows no regions of interest: its states leave "
@@ -76,7 +74,7 @@ class ChainsCodec(Generic[Chain]):
         detail: Sequence[float] | None = None,
         regions: Regions = (),
     ) -> Bitstream:
-        """See :meth:`codec.base.Codec.encode`.
+        """See :meth:`codec.base.EdgeCodec.encode`.
 
         A budget is met by the finest chain that fits into it with its coarsest state at least.
         """
@@ -103,13 +101,13 @@ class ChainsCodec(Generic[Chain]):
         raise AssertionError("unreachable: the target's state was checked")
 
     def shorten(self, bitstream: Bitstream, max_bytes: int) -> Bitstream:
-        """See :meth:`codec.base.Codec.shorten`. It stays in its chain."""
+        """See :meth:`codec.base.EdgeCodec.shorten`. It stays in its chain."""
         return self._chain_of(bitstream).shorten(bitstream, max_bytes)
 
     # -- from bits -------------------------------------------------------------------------------
 
-    def decode(self, bitstream: Bitstream) -> Latents:
-        """See :meth:`codec.base.Codec.decode`."""
+    def decode(self, bitstream: Bitstream) -> FeatureLatents:
+        """See :meth:`codec.base.EdgeCodec.decode`."""
         return self._chain_of(bitstream).decode(bitstream)
 
     def _chain_of(self, bitstream: Bitstream) -> Chain:

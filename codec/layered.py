@@ -9,14 +9,12 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from codec.base import Latents
-from codec.markov_palette.palette import Features
-from codec.rate import FINEST, RateTarget
-from codec.regions import Regions
+from codec.features import FeatureLatents, Features
 from shared.bitstream import Bitstream, Layer, PartialLayer
 from shared.bitstream.container import HEADER_BYTES, layer_bytes, partial_layer_bytes
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, BudgetError
+from shared.targets import FINEST, RateTarget, Regions
 
 _MESSAGE_SLACK_BYTES = 16
 
@@ -79,11 +77,11 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         detail: Sequence[float] | None = None,
         regions: Regions = (),
     ) -> Bitstream:
-        """See :meth:`codec.base.Codec.encode`."""
+        """See :meth:`codec.base.EdgeCodec.encode`."""
 
     @abstractmethod
-    def decode(self, bitstream: Bitstream) -> Latents:
-        """See :meth:`codec.base.Codec.decode`."""
+    def decode(self, bitstream: Bitstream) -> FeatureLatents:
+        """See :meth:`codec.base.EdgeCodec.decode`."""
 
     @abstractmethod
     def _open(self, width: int, height: int) -> Contexts:
@@ -114,7 +112,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
     # -- what all of them share -------------------------------------------------------------------
 
     def shorten(self, bitstream: Bitstream, max_bytes: int) -> Bitstream:
-        """See :meth:`codec.base.Codec.shorten`."""
+        """See :meth:`codec.base.EdgeCodec.shorten`."""
         self._check(bitstream)
         if bitstream.file_bytes <= max_bytes:
             return bitstream

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from codec.base import PrecisionChoice
 from codec.precision import (
     Precision,
-    PrecisionChoice,
     default_cache_dir,
     fastest,
     machine_facts,

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Literal
 
 Precision = Literal["fp32", "int8"]
-PrecisionChoice = Literal["auto", "fp32", "int8"]
 
 CACHE_VARIABLE = "FEATHERWIRE_PRECISION_CACHE"
 WORTHWHILE = 0.9

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from codec.base import Codec
+from codec.chains import ChainsCodec
 from shared.bundle import Bundle
 from shared.errors import BundleError
 
-_FACTORIES: dict[str, Callable[[Bundle], Codec]] = {}
-Factory = TypeVar("Factory", bound=Callable[[Bundle], Codec])
+_FACTORIES: dict[str, Callable[[Bundle], ChainsCodec[Any]]] = {}
+Factory = TypeVar("Factory", bound=Callable[[Bundle], ChainsCodec[Any]])
 
 
 def register_codec(name: str) -> Callable[[Factory], Factory]:
@@ -34,7 +34,7 @@ def _import(name: str) -> None:
         importlib.import_module(f"{module}.codec")
 
 
-def open_codec(bundle: Bundle) -> Codec:
+def open_codec(bundle: Bundle) -> ChainsCodec[Any]:
     """The codec that the bundle names. Raises BundleError ``unknown_codec``."""
     _import(bundle.manifest.codec)
     try:

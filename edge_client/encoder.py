@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from codec.onnx import FeatureExtractor
-from codec.precision import PrecisionChoice
-from codec.rate import RateTarget
-from codec.regions import Regions
-from codec.registry import open_codec
+from codec.base import EdgeOptions, PrecisionChoice, open_edge
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.errors import BudgetError
 from shared.limits import DEFAULT_LIMITS, Limits
-from shared.preprocess import block_detail, from_array, load_photo
+from shared.preprocess import from_array, load_photo
+from shared.targets import RateTarget, Regions
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -39,19 +34,13 @@ class EdgeEncoder:
         rate_weight: the squared error of a feature vector that one bit is worth (the lambda of
         entropy-constrained quantisation); 0 takes the nearest colours, None is what the bundle's
         palette was made for.
-        precision: of the network, see :class:`FeatureExtractor`. Raises BudgetError ``bad_target``
+        precision: of the network, see :class:`codec.EdgeOptions`. Raises BudgetError ``bad_target``
         when the rate weight is negative or no finite number.
         """
         self.bundle = bundle if bundle is not None else Bundle.load()
-        if rate_weight is not None and not 0 <= rate_weight < float("inf"):
-            raise BudgetError(
-                "bad_target",
-                f"a rate weight must be a finite number, and not negative: {rate_weight}",
-            )
-        self._rate_weight = rate_weight
         self._limits = limits
-        self._extractor = FeatureExtractor(self.bundle, threads=threads, precision=precision)
-        self._codec = open_codec(self.bundle)
+        self.codec = open_edge(self.bundle, EdgeOptions(threads, precision, rate_weight))
+        self.codec.load()
 
     def encode(
         self,
@@ -87,9 +76,8 @@ class EdgeEncoder:
         self, photo: str | Path | bytes | Pixels, target: RateTarget, regions: Regions = ()
     ) -> Bitstream:
         """:meth:`encode` for a target that is one already."""
-        self.check(target)
-        image = self._load(photo)
-        return self._encode(image, self._extractor(image), target, regions)
+        self.codec.check(target)
+        return self.codec.encode(self._load(photo), target, regions=regions)
 
     def encode_kept(
         self, photo: str | Path | bytes | Pixels, target: RateTarget
@@ -99,17 +87,16 @@ class EdgeEncoder:
         That is the finest of the chain from which the first one is. The network runs once. Raises
         like :meth:`encode`.
         """
-        self.check(target)
-        image = self._load(photo)
-        features = self._extractor(image)
+        self.codec.check(target)
+        prepared = self.codec.prepare(self._load(photo))
         if target.state is not None:
-            finest = self._encode(image, features, self._finest(target.state))
+            finest = self.codec.encode(prepared, self._finest(target.state))
             return finest.truncate(target.state), finest
-        bitstream = self._encode(image, features, target)
+        bitstream = self.codec.encode(prepared, target)
         finest_target = self._finest(bitstream.state)
         if bitstream.state == finest_target.state:
             return bitstream, bitstream
-        return bitstream, self._encode(image, features, finest_target)
+        return bitstream, self.codec.encode(prepared, finest_target)
 
     def _finest(self, state: int) -> RateTarget:
         return RateTarget(state=self.bundle.manifest.chain_of(state)[0].state)
@@ -119,28 +106,10 @@ class EdgeEncoder:
             return from_array(photo, limits=self._limits)
         return load_photo(photo, limits=self._limits)
 
-    def _encode(
-        self,
-        image: Pixels,
-        features: Mapping[str, npt.NDArray[np.float32]],
-        target: RateTarget,
-        regions: Regions = (),
-    ) -> Bitstream:
-        height, width = image.shape[:2]
-        return self._codec.encode(
-            features,
-            width,
-            height,
-            target,
-            rate_weight=self._rate_weight,
-            detail=None if target.psnr_db is None else block_detail(image),
-            regions=regions,
-        )
-
     def check(self, target: RateTarget) -> None:
         """Raise BudgetError ``unknown_state``, or BundleError ``no_psnr_model``."""
-        self._codec.check(target)
+        self.codec.check(target)
 
     def check_regions(self) -> None:
         """Raise BundleError ``regions_unsupported`` where the bundle knows no regions."""
-        self._codec.check_regions()
+        self.codec.check_regions()

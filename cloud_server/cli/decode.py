@@ -57,6 +57,7 @@ def decode(
     any other damage is an error, and no picture is written.
     """
     from cloud_server.decoding import Decoders, parse, png_bytes
+    from codec import PLAIN, Rendering
 
     with stop_on_error(as_json=as_json):
         decoders = Decoders(bundle, device=device)
@@ -71,11 +72,13 @@ def decode(
         },
     )
 
+    how = Rendering("vivid", seed) if vivid else PLAIN
+
     def one(path: Path) -> dict[str, Any]:
         target = batch.claim(output / f"{path.stem}.png", path)
         started = time.perf_counter()
         bitstream, warning = parse(read_file(path), state)
-        picture = decoders.of(bitstream).picture(bitstream, vivid_seed=seed if vivid else None)
+        picture = decoders.of(bitstream).picture(bitstream, how)
         elapsed = 1000 * (time.perf_counter() - started)
         if warning:
             typer.echo(f"warning: {path}: {warning}", err=True)

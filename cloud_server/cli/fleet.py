@@ -190,8 +190,8 @@ def roi(
     The rest has the state that the device's rate gives it; a region has STATE (default: 0, the
     finest) where that is finer.
     """
-    from codec.regions import parse_region
     from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
+    from shared.targets import parse_region
 
     with stop_on_error(as_json=call.as_json):
         if none == bool(regions):

@@ -12,13 +12,12 @@ import grpc
 import structlog
 
 from cloud_server.engine import Engine, EngineFrame
-from cloud_server.ingest.limits import StreamLimits
+from cloud_server.ingest.bundles import ServedBundles
+from cloud_server.ingest.flow import StreamLimits
 from cloud_server.ingest.refinement import replayed
-from cloud_server.ingest.served import ServedBundles
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import Filter, Record
 from cloud_server.status import abort
-from codec.markov_palette.cloud import makes_pictures
 from shared.bitstream import Bitstream
 from shared.errors import BitstreamError, BudgetError, BundleError, FeatherwireError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
@@ -212,7 +211,7 @@ class ResultServicer(results_pb2_grpc.ResultServiceServicer):
         return outcome_to_message(outcome).picture
 
     def _makes_pictures(self, short_id: bytes) -> bool:
-        return self._bundles.serves(short_id) and makes_pictures(self._bundles.of(short_id))
+        return self._bundles.serves(short_id) and bool(self._bundles.of(short_id).manifest.pictures)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cloud_server.engine.api import EngineFrame, EngineOutcome
 from cloud_server.engine.lane import BundleLane, Image, shown
 from cloud_server.engine.stage import Done
-from codec.base import Latents
-from codec.markov_palette.cloud import no_picture
+from codec import Latents, no_picture
 from shared.errors import FeatherwireError, TaskError
 from shared.results import AnalysisResult, TaskResult
 from shared.wire import Picture, PictureRequest

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cloud_server.engine.stage import Done, Stage, StoppableHandler
-from codec.base import Latents
-from codec.markov_palette.cloud import Reconstructor, makes_pictures
-from codec.registry import open_codec
-from codec.tails import DEFAULT_THRESHOLD, open_tails
+from codec.base import CloudCodec, Latents, Tail, open_cloud
+from codec.tails import DEFAULT_THRESHOLD
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.results import ModelInfo, TaskResult
@@ -24,15 +22,6 @@ B = TypeVar("B")
 
 LARGE_PIXELS = 4_000_000
 """Pictures of more pixels are reconstructed by a worker of their own, so that others pass them."""
-
-
-class TailRunner(Protocol):
-    """What a lane needs of a tail; see ``codec.tails``."""
-
-    @property
-    def models(self) -> list[ModelInfo]: ...
-
-    def run(self, batch: Sequence[Latents]) -> list[TaskResult]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +59,7 @@ class BundleLane:
         what results show. Raises BundleError, ModelError or TaskError.
         """
         self.bundle = bundle
-        self.makes_pictures = makes_pictures(bundle)
+        self.makes_pictures = bool(bundle.manifest.pictures)
         self.models: dict[str, tuple[ModelInfo, ...]] = {}
         """The tails' models, by task."""
         self._decode: Stage[Bitstream, Latents] = Stage(
@@ -82,11 +71,11 @@ class BundleLane:
         )
         self._tails: dict[str, Stage[Latents, TaskResult]] = {}
         # All models first: what cannot be opened leaves no threads behind.
-        codecs = [open_codec(bundle) for _ in range(workers.decode)]
+        codec = open_cloud(bundle)
         count = workers.reconstruct + 1 if self.makes_pictures else 0
-        reconstructors = [_open_reconstructor(bundle, device) for _ in range(count)]
-        tails = self._open_tails(workers.task, device, score_threshold)
-        self._decode.start([each(codec.decode) for codec in codecs])
+        reconstructors = [_open_reconstructor(codec, device) for _ in range(count)]
+        tails = _open_tails(codec, workers.task, device, score_threshold)
+        self._decode.start([each(codec.decode)] * workers.decode)
         if self.makes_pictures:
             self._reconstruct.start_stoppable(reconstructors[1:])
             self._reconstruct_large.start_stoppable(reconstructors[:1])
@@ -124,25 +113,9 @@ class BundleLane:
             queue_size=max(workers.queue_size, workers.max_batch),
             max_batch=workers.max_batch,
             max_delay_s=workers.max_delay_s,
-            key=latent_shapes,
+            key=lambda latents: latents.batch_key,
             expecting=lambda: self._decode.pending > 0,
         )
-
-    def _open_tails(
-        self, count: int, device: str, score_threshold: float | None
-    ) -> dict[str, list[TailRunner]]:
-        """For each task as many tails as workers."""
-        finds_boxes = any(tail.output == "boxes" for tail in self.bundle.manifest.tails or ())
-        opened: dict[str, list[TailRunner]] = {}
-        for _ in range(count):
-            tails = open_tails(
-                self.bundle,
-                device=device,
-                score_threshold=score_threshold if finds_boxes else None,
-            )
-            for task, tail in tails.items():
-                opened.setdefault(task, []).append(tail)
-        return opened
 
 
 def shown(
@@ -158,16 +131,23 @@ def shown(
     return result.model_copy(update={"detections": kept}), doubts
 
 
-def latent_shapes(latents: Latents) -> Hashable:
-    """What two frames must share to be handled in one batch: the shape of every scale."""
-    return tuple((name, array.shape) for name, array in sorted(latents.scales.items()))
-
-
 def each(function: Callable[[A], B]) -> Callable[[list[A]], list[B]]:
     """A handler of batches from a function of one item."""
     return lambda items: [function(item) for item in items]
 
 
-def _open_reconstructor(bundle: Bundle, device: str) -> StoppableHandler[Latents, Image]:
-    reconstructor = Reconstructor.from_bundle(bundle, device=device)
+def _open_reconstructor(codec: CloudCodec[Any], device: str) -> StoppableHandler[Latents, Image]:
+    reconstructor = codec.open_reconstructor(device=device)
     return lambda batch, should_stop: reconstructor.reconstruct(batch, should_stop=should_stop)
+
+
+def _open_tails(
+    codec: CloudCodec[Any], count: int, device: str, score_threshold: float | None
+) -> dict[str, list[Tail[Any]]]:
+    """For each task as many tails as workers."""
+    opened: dict[str, list[Tail[Any]]] = {}
+    for _ in range(count):
+        tails = codec.open_tails(device=device, score_threshold=score_threshold)
+        for task, tail in tails.items():
+            opened.setdefault(task, []).append(tail)
+    return opened

@@ -14,12 +14,11 @@ from pydantic import BaseModel, ConfigDict
 from cloud_server.device import check_device
 from cloud_server.engine.lane import WorkerCounts
 from cloud_server.engine.local import LocalEngine, TaskRunner
-from cloud_server.models import ModelStore
 from cloud_server.serve.settings import ServerSettings
 from cloud_server.tasks import open_task
-from codec.markov_palette.cloud import makes_pictures
 from shared.bundle import Bundle, packaged_names
 from shared.errors import BundleError, TaskError
+from shared.weights import ModelStore
 
 
 class EngineSpec(BaseModel):
@@ -101,7 +100,7 @@ class EngineSpec(BaseModel):
             bundles = await asyncio.to_thread(self.load_bundles)
         openers: dict[str, Callable[[], TaskRunner]] = {}
         # Where no bundle makes pictures there is nothing that these could be run on.
-        if any(map(makes_pictures, bundles)):
+        if any(bundle.manifest.pictures for bundle in bundles):
             openers |= self._openers()
         openers |= {name: imported(path) for name, path in self.more_tasks.items()}
         return await LocalEngine.open(

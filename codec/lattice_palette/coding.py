@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codec.base import Latents
 from codec.coder import SymbolDecoder, SymbolEncoder
+from codec.features import FeatureLatents, Features
 from codec.lattice_palette.contexts import LatticeContexts, PictureLattice
 from codec.lattice_palette.palette import LatticePalette, LatticePass, Values, channels
 from codec.layered import ChainCodec, shapes_of
-from codec.markov_palette.palette import Features
-from codec.rate import FINEST, RateTarget
-from codec.regions import Regions
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
+from shared.targets import FINEST, RateTarget, Regions
 
 Tables = npt.NDArray[np.intp]
 SymbolSource = Callable[[int, PictureLattice, LatticePass, Tables], npt.NDArray[np.int32]]
@@ -53,7 +51,7 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
         detail: Sequence[float] | None = None,
         regions: Regions = (),
     ) -> Bitstream:
-        """See :meth:`codec.base.Codec.encode`.
+        """See :meth:`codec.base.EdgeCodec.encode`.
 
         Values are the nearest whole steps; or, with a ``rate_weight`` above 0, of the two nearest
         ones that of least squared error + weight x bits (Chou, Lookabaugh and Gray 1989), decided
@@ -69,17 +67,17 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
             source = self._known(self.palette.quantise(features))
         return self._compose(width, height, source, state, 0, budget)
 
-    def decode(self, bitstream: Bitstream) -> Latents:
-        """See :meth:`codec.base.Codec.decode`. There are no indices: values are whole steps
-        and not nodes of a tree."""
+    def decode(self, bitstream: Bitstream) -> FeatureLatents:
+        """See :meth:`codec.base.EdgeCodec.decode`. Indices are whole steps, depths 1 or 0."""
         contexts = self._read(bitstream)
-        return Latents(
-            self.palette.decode(contexts.values(), contexts.known()),
-            {},
+        values, known = contexts.values(), contexts.known()
+        return FeatureLatents(
+            self.palette.decode(values, known),
             bitstream.state,
             bitstream.width,
             bitstream.height,
-            {},
+            values,
+            {name: where.astype(np.uint8) for name, where in known.items()},
             self._progress(bitstream, contexts),
         )
 

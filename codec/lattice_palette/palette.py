@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from codec.markov_palette.palette import DiffusionState, Features, PlaneSpec
+from codec.features import Features
+from codec.markov_palette.palette import DiffusionState, PlaneSpec
 from shared.errors import BundleError
 
 Values = dict[str, npt.NDArray[np.int32]]

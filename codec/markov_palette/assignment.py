@@ -13,16 +13,26 @@ Only the encoder does this. Whatever it chooses, the stream is one like any othe
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from codec.markov_palette.palette import Features, MarkovPalette, Pass
+from codec.features import Features
+from codec.markov_palette.palette import Indices, MarkovPalette, Pass
 from codec.markov_palette.tree import FloatArray, PaletteTree
+from shared.targets import Regions
 
 CANDIDATES: Final = 4
 """Leaves a position that are kept in view: those of least cost by the static odds."""
+
+OUTSIDE_WEIGHT: Final = 10.0
+"""Outside a region one bit is worth so many times the error that it was worth at the first split
+when the palette was made. Measured (docs/howto/regions.md): less costs bits, more costs error alone."""
+
+States = npt.NDArray[np.uint8]
+"""The finest state that each position of a grid is told to."""
 
 _ONE: Final = np.float32(1 << 16)
 _SEARCH_ROWS: Final = 16384
@@ -35,7 +45,7 @@ class RateAwareAssignment:
         """features: float32 [C, h, w] per scale. rate_weight: lambda, squared error per bit."""
         self._palette, self._features, self._weight = palette, features, rate_weight
         self._remaining: dict[str, FloatArray] = {}
-        self._planes: dict[str, _PlaneAssignment] = {}
+        self._planes: dict[str, _RatePlane] = {}
 
     def bits(
         self, step: Pass, positions: npt.NDArray[np.int64], odds: npt.NDArray[np.uint16]
@@ -45,7 +55,7 @@ class RateAwareAssignment:
             self._planes[step.plane] = self._begin(step.plane)
         return self._planes[step.plane].bits(step.depth, positions, odds)
 
-    def _begin(self, name: str) -> _PlaneAssignment:
+    def _begin(self, name: str) -> _RatePlane:
         """A plane begins when its first pass comes: what predicts it has been decided then."""
         palette, features = self._palette, self._features
         plane = next(plane for plane in palette.planes if plane.name == name)
@@ -57,10 +67,10 @@ class RateAwareAssignment:
             }
             self._remaining[plane.scale] = palette.residual(features, plane.scale, decided)
         vectors = palette.vectors(self._remaining, plane)
-        return _PlaneAssignment(palette.trees[name], vectors, self._weight)
+        return _RatePlane(palette.trees[name], vectors, self._weight)
 
 
-class _PlaneAssignment:
+class _RatePlane:
     def __init__(
         self, tree: PaletteTree, vectors: npt.NDArray[np.float32], rate_weight: float
     ) -> None:
@@ -96,3 +106,110 @@ class _PlaneAssignment:
         bits = np.asarray(totals[1] < totals[0], np.uint8)
         self.nodes[positions] = first + bits
         return bits
+
+
+def grid_of_states(
+    regions: Regions, rest: int, width: int, height: int, rows: int, columns: int, stride: int
+) -> States:
+    """uint8 [rows, columns]: the state of every position, ``rest`` where no region is finer.
+
+    width, height: of the picture in pixels. stride: pixels between positions. A region takes every
+    position whose pixels it touches.
+    """
+    states = np.full((rows, columns), min(rest, 255), np.uint8)
+    for region in regions:
+        top, bottom = _span(region.y_min, region.y_max, height, stride)
+        left, right = _span(region.x_min, region.x_max, width, stride)
+        part = states[top:bottom, left:right]
+        np.minimum(part, region.state, out=part)
+    return states
+
+
+class RegionAssignment:
+    """Decides the bits of one picture's passes, in the stream's order."""
+
+    def __init__(
+        self,
+        palette: MarkovPalette,
+        features: Features,
+        states: dict[str, States],
+        *,
+        nearest: bool = False,
+    ) -> None:
+        """features: float32 [C, h, w] a scale. states: of each scale's positions. nearest: take
+        nearest leaves inside, instead of those that the palette was made for."""
+        self._palette, self._features, self._states = palette, features, states
+        self._nearest = nearest
+        self._remaining: dict[str, FloatArray] = {}
+        self._planes: dict[str, _RegionPlane] = {}
+
+    def bits(
+        self,
+        state: int,
+        step: Pass,
+        positions: npt.NDArray[np.int64],
+        odds: npt.NDArray[np.uint16],
+    ) -> npt.NDArray[np.uint8]:
+        """The bits of a pass of the layer of ``state``; odds: P(1) * 2**16 of each position."""
+        if step.plane not in self._planes:
+            self._planes[step.plane] = self._begin(step.plane)
+        return self._planes[step.plane].bits(state, step.depth, positions, odds)
+
+    def _begin(self, name: str) -> _RegionPlane:
+        """A plane begins when its first pass comes: what predicts it has been decided then."""
+        palette, features = self._palette, self._features
+        plane = next(plane for plane in palette.planes if plane.name == name)
+        if plane.scale not in self._remaining:
+            decided: Indices = {
+                other: made.nodes.reshape(made.states.shape) for other, made in self._planes.items()
+            }
+            self._remaining[plane.scale] = palette.residual(features, plane.scale, decided)
+        tree, vectors = palette.trees[name], palette.vectors(self._remaining, plane)
+        leaves = tree.nearest_leaf(vectors) if self._nearest else tree.leaf(vectors)
+        return _RegionPlane(tree, vectors, leaves, self._states[plane.scale])
+
+
+class _RegionPlane:
+    def __init__(
+        self, tree: PaletteTree, vectors: FloatArray, leaves: npt.NDArray[np.int32], states: States
+    ) -> None:
+        self._tree, self._vectors, self._leaves = tree, vectors, leaves
+        self.states = states
+        self._flat = states.reshape(-1)
+        self._weight = np.float32(OUTSIDE_WEIGHT * max(tree.rate_weights, default=math.inf))
+        self.nodes = np.zeros(len(vectors), np.int32)
+
+    def bits(
+        self,
+        state: int,
+        depth: int,
+        positions: npt.NDArray[np.int64],
+        odds: npt.NDArray[np.uint16],
+    ) -> npt.NDArray[np.uint8]:
+        below = self._tree.depth - depth - 1
+        bits = ((self._leaves[positions] >> below) & 1).astype(np.uint8)
+        outside = np.flatnonzero(self._flat[positions] > state)
+        if len(outside):
+            bits[outside] = self._cheap(depth, positions[outside], odds[outside])
+        self.nodes[positions] = 2 * self.nodes[positions] + bits
+        return bits
+
+    def _cheap(
+        self, depth: int, positions: npt.NDArray[np.int64], odds: npt.NDArray[np.uint16]
+    ) -> npt.NDArray[np.uint8]:
+        if not np.isfinite(self._weight):  # a palette that was made without odds says no price
+            return np.asarray(odds > 1 << 15, np.uint8)
+        colours = self._tree.colours(depth + 1)
+        first = 2 * self.nodes[positions]
+        chance = odds.astype(np.float32) / np.float32(1 << 16)
+        totals = [
+            np.square(self._vectors[positions] - colours[first + bit]).sum(1)
+            - self._weight * np.log2(share)
+            for bit, share in ((0, 1 - chance), (1, chance))
+        ]
+        return np.asarray(totals[1] < totals[0], np.uint8)
+
+
+def _span(low: float, high: float, pixels: int, stride: int) -> tuple[int, int]:
+    first = int(low * pixels) // stride
+    return first, max(first + 1, -(-math.ceil(high * pixels) // stride))

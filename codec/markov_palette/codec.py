@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from codec.chains import CONTEXTS_FILE, PALETTE_FILE, ChainsCodec
+from codec.features import Features
 from codec.markov_palette.coding import PaletteChain
 from codec.markov_palette.contexts import ContextModel
-from codec.markov_palette.palette import Features, Indices, MarkovPalette
+from codec.markov_palette.palette import Indices, MarkovPalette
 from codec.registry import register_codec
 from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
@@ -28,7 +29,7 @@ class MarkovPaletteCodec(ChainsCodec[PaletteChain]):
         super().__init__(bundle, chains)
 
     def check_regions(self) -> None:
-        """See :meth:`codec.base.Codec.check_regions`."""
+        """See :meth:`codec.base.EdgeCodec.check_regions`."""
         if self._bundle.manifest.resize is not None:
             super().check_regions()
 

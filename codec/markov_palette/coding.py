@@ -8,18 +8,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from codec.base import Latents
 from codec.coder import BitDecoder, BitEncoder
+from codec.features import FeatureLatents, Features
 from codec.layered import ChainCodec, shapes_of, whole
-from codec.markov_palette.assignment import RateAwareAssignment
+from codec.markov_palette.assignment import (
+    RateAwareAssignment,
+    RegionAssignment,
+    States,
+    grid_of_states,
+)
 from codec.markov_palette.contexts import ContextModel, PictureContexts
 from codec.markov_palette.distortion import DistortionTable
-from codec.markov_palette.palette import Depths, Features, Indices, MarkovPalette, Pass
-from codec.rate import FINEST, RateTarget
-from codec.regions import RegionAssignment, Regions, States, grid_of_states
+from codec.markov_palette.palette import Depths, Indices, MarkovPalette, Pass
 from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
 from shared.errors import BudgetError
+from shared.targets import FINEST, RateTarget, Regions
 
 _WORST_BITS_PER_SPLIT = 16
 
@@ -50,7 +54,7 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
     # -- to bits ---------------------------------------------------------------------------------
 
     def layers(self, features: Features) -> Iterator[Layer]:
-        """See :meth:`codec.base.Codec.layers`."""
+        """See :meth:`codec.base.EdgeCodec.layers`."""
         return self.encode_indices(self.quantise(features))
 
     def encode(
@@ -64,7 +68,7 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         detail: Sequence[float] | None = None,
         regions: Regions = (),
     ) -> Bitstream:
-        """See :meth:`codec.base.Codec.encode`."""
+        """See :meth:`codec.base.EdgeCodec.encode`."""
         if regions:
             nearest = rate_weight is not None
             return self._encode_regions(features, width, height, target, regions, nearest)
@@ -194,18 +198,18 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
 
     # -- from bits -------------------------------------------------------------------------------
 
-    def decode(self, bitstream: Bitstream) -> Latents:
-        """See :meth:`codec.base.Codec.decode`."""
+    def decode(self, bitstream: Bitstream) -> FeatureLatents:
+        """See :meth:`codec.base.EdgeCodec.decode`."""
         contexts = self._read(bitstream)
         names = [plane.name for plane in self.palette.planes]
         indices = {name: contexts.indices(name) for name in names}
         depths: Depths = {name: contexts.depths(name) for name in names}
-        return Latents(
+        return FeatureLatents(
             self.palette.decode_mixed(indices, depths),
-            indices,
             bitstream.state,
             bitstream.width,
             bitstream.height,
+            indices,
             depths,
             self._progress(bitstream, contexts),
         )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
-from codec.markov_palette.palette import Features, Indices, MarkovPalette
+from codec.markov_palette.palette import Indices, MarkovPalette
+
+if TYPE_CHECKING:
+    from codec.features import Features
 
 
 class DistortionTable:

@@ -7,7 +7,7 @@ a depth in every plane's tree, so that its indices are prefixes of the finest st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,10 @@ from codec.markov_palette.prediction import ScalePrediction
 from codec.markov_palette.tree import MAX_CHANNELS, MAX_DEPTH, FloatArray, IndexArray, PaletteTree
 from shared.errors import BundleError
 
+if TYPE_CHECKING:
+    from codec.features import Features
+
 Indices = dict[str, IndexArray]
-Features = Mapping[str, FloatArray]
 Depths = dict[str, npt.NDArray[np.uint8]]
 """How deep each position of a plane is described: uint8 [h, w]."""
 

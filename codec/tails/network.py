@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from codec.base import Latents
+from codec.features import FeatureLatents
 from shared.bundle import Bundle, TailSpec
 from shared.errors import BundleError, TaskError
 
@@ -53,7 +53,7 @@ class TailNetwork:
         if missing:
             raise self._refusal(f"it lacks outputs {', '.join(sorted(missing))}")
 
-    def run(self, batch: Sequence[Latents]) -> list[dict[str, FloatArray]]:
+    def run(self, batch: Sequence[FeatureLatents]) -> list[dict[str, FloatArray]]:
         """Each picture's outputs, by name, without the batch's axis.
 
         Raises TaskError ``inference_failed`` when the network fails, or gives what it must not.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cloud_server.tasks.base import Stopwatch, check_threshold
-from codec.base import Latents
+from codec.features import FeatureLatents
 from codec.tails.boxes import detections
 from codec.tails.classes import classifications
 from codec.tails.labels import regions
@@ -53,7 +53,7 @@ class TailTask:
         """What ``--tasks`` calls it."""
         return self._spec.task
 
-    def run(self, batch: Sequence[Latents]) -> list[TaskResult]:
+    def run(self, batch: Sequence[FeatureLatents]) -> list[TaskResult]:
         """One result per picture, in order. The latents must have equal shapes.
 
         Raises TaskError ``inference_failed``.
@@ -68,7 +68,7 @@ class TailTask:
         ]
 
     def _result(
-        self, latents: Latents, output: dict[str, FloatArray], inference_ms: float
+        self, latents: FeatureLatents, output: dict[str, FloatArray], inference_ms: float
     ) -> TaskResult:
         watch = Stopwatch()
         watch.milliseconds["inference"] = inference_ms
@@ -91,7 +91,7 @@ class TailTask:
             case "labels":
                 return {"regions": regions(scores, self._spec, placement)}
 
-    def _placement(self, latents: Latents) -> Placement:
+    def _placement(self, latents: FeatureLatents) -> Placement:
         """Where the picture lies in what the extractor saw; padding is right and below."""
         width, height = latents.width, latents.height
         placement = self._manifest.placement(width, height)
@@ -107,7 +107,7 @@ def open_tails(
     device: str = "cpu",
     threads: int = 1,
     score_threshold: float | None = None,
-) -> dict[str, TailTask]:
+) -> Mapping[str, TailTask]:
     """Every tail of the bundle, by task. Raises BundleError."""
     return {
         spec.task: TailTask(

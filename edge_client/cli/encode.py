@@ -101,10 +101,9 @@ def encode(
     then as much of the next one as does. With --psnr it gets the fewest bits with which its
     reconstruction is expected to be that good; a photo for which none suffice is an error.
     """
-    from codec.rate import RateTarget
-    from codec.regions import check_regions, parse_region
     from edge_client.encoder import EdgeEncoder
     from shared.bundle import Bundle
+    from shared.targets import RateTarget, check_regions, parse_region
 
     with stop_on_error(as_json=as_json):
         target_rate = RateTarget(state, bpp, max_bytes, psnr_db, best_effort)

@@ -31,7 +31,7 @@ def inspect(
     A file whose end is missing shows the states that are complete and is marked as cut. One that
     was made with a bundle that is not packaged is shown, with a warning.
     """
-    from codec.registry import open_codec
+    from codec import open_edge
     from shared.bitstream import Bitstream
     from shared.bundle import packaged_bundle_of
     from shared.errors import BitstreamError
@@ -60,7 +60,7 @@ def inspect(
             partial = {
                 "state": here,
                 "passes": bitstream.partial.passes,
-                "of_passes": open_codec(known).passes(here) if known and name else None,
+                "of_passes": open_edge(known).passes(here) if known and name else None,
                 "bytes": bitstream.file_bytes,
             }
         return {

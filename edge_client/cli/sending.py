@@ -172,12 +172,11 @@ class Sending:
 
         Raises FeatherwireError for what the server, or the bundle, is not.
         """
-        from codec.rate import RateTarget
-        from codec.regions import check_regions, parse_region
         from edge_client.rate import RateControl
         from edge_client.session import EdgeSession
         from edge_client.spool import Spool
         from shared.installation import package_version
+        from shared.targets import RateTarget, check_regions, parse_region
         from shared.wire.tracing import configure_tracing
 
         configure_tracing("featherwire-edge", package_version())

@@ -45,9 +45,7 @@ def truncate(
     for which the bundle of the files is read, but no photo. A file keeps to the chain of states
     that it was encoded with.
     """
-    from codec.base import Codec
-    from codec.rate import RateTarget
-    from codec.registry import open_codec
+    from codec import EdgeCodec, RateTarget, open_edge
     from shared.bitstream import Bitstream
     from shared.bundle import Bundle, bundle_for
 
@@ -56,7 +54,7 @@ def truncate(
         if target_rate == RateTarget():
             raise BudgetError("no_target", "give --state, --bpp or --bytes")
         given = Bundle.load(bundle) if bundle is not None and state is None else None
-    codecs: dict[bytes, Codec] = {}
+    codecs: dict[bytes, EdgeCodec[Any, Any]] = {}
     batch = Batch(as_json=as_json, columns={"file": "file", **RATE_COLUMNS})
 
     def one(path: Path) -> dict[str, Any]:
@@ -69,8 +67,8 @@ def truncate(
         if budget is not None:
             short_id = bitstream.bundle_id
             if short_id not in codecs:
-                codecs[short_id] = open_codec(bundle_for(short_id, given))
-            bitstream = codecs[short_id].shorten(bitstream, budget)
+                codecs[short_id] = open_edge(bundle_for(short_id, given))
+            bitstream = codecs[short_id].shorten(bitstream, target_rate)
         write_atomically(target, bitstream.to_bytes())
         return {"source": str(path), "file": str(target), **rate_record(bitstream)}
 

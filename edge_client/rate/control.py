@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 
-from codec.markov_palette.palette import DiffusionState
-from codec.rate import RateTarget
 from edge_client.rate.bucket import TokenBucket, cost
 from edge_client.rate.link import LinkModel
 from edge_client.rate.steering import Steering
+from shared.bundle import StateSpec
 from shared.errors import BudgetError
+from shared.targets import RateTarget
 from shared.wire.commands import RatePolicy
 
 LOOK_AGAIN_S = 0.05
@@ -91,9 +91,7 @@ class RateControl:
 
     # -- states ----------------------------------------------------------------------------------
 
-    def target(
-        self, wanted: RateTarget, states: Sequence[DiffusionState], pixels: int
-    ) -> RateTarget:
+    def target(self, wanted: RateTarget, states: Sequence[StateSpec], pixels: int) -> RateTarget:
         """What to encode a picture at: ``wanted``, or less.
 
         states: the bundle's. pixels: of the picture. A target in bits, bytes or decibels is left
@@ -108,7 +106,7 @@ class RateControl:
         state = coarse_first[index].state
         return RateTarget(state=state if wanted.state is None else max(state, wanted.state))
 
-    def encoded(self, state: DiffusionState, pixels: int, size: int) -> None:
+    def encoded(self, state: StateSpec, pixels: int, size: int) -> None:
         """A picture at this state has ``size`` bytes: the next ones are expected to be alike."""
         expected = state.typical_bits_per_pixel * pixels / 8
         if expected > 0 and size > 0:
@@ -128,7 +126,7 @@ class RateControl:
             return RateTarget(max_bytes=policy.frame_bytes)
         return wanted
 
-    def _choose(self, states: Sequence[DiffusionState], pixels: int) -> int:
+    def _choose(self, states: Sequence[StateSpec], pixels: int) -> int:
         assert self._bucket is not None
         bits = tuple(row.typical_bits_per_pixel for row in states)
         shape = (bits, pixels)

@@ -6,20 +6,18 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.base import Codec
-from codec.rate import RateTarget
-from codec.regions import Regions
-from codec.registry import open_codec
+from codec import EdgeCodec, open_edge
 from edge_client.session.refinement_store import Part
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BudgetError, BundleError, PhotoError
 from shared.preprocess import load_photo
+from shared.targets import RateTarget, Regions
 
 if TYPE_CHECKING:
     from edge_client.encoder import EdgeEncoder
@@ -58,7 +56,7 @@ class PhotoEncoder:
         self.also = {one.short_id: one for one in also if one.id != bundle.id}
         self._threads = threads
         self._encoders = {} if encoder is None else {encoder.bundle.short_id: encoder}
-        self._codecs: dict[bytes, Codec] = {}
+        self._codecs: dict[bytes, EdgeCodec[Any, Any]] = {}
         self._find = find
         self._has_regions: bool | None = None
         self._commanded = commanded
@@ -158,8 +156,8 @@ class PhotoEncoder:
             return bitstream
         bundle = self._bundle(bitstream.bundle_id)
         if bundle.short_id not in self._codecs:
-            self._codecs[bundle.short_id] = open_codec(bundle)
-        return self._codecs[bundle.short_id].shorten(bitstream, budget)
+            self._codecs[bundle.short_id] = open_edge(bundle)
+        return self._codecs[bundle.short_id].shorten(bitstream, rate)
 
 
 def _read_fwf(path: Path) -> Bitstream:

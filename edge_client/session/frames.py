@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 from opentelemetry.trace import SpanKind, use_span
 
-from codec.rate import FINEST, RateTarget
-from codec.regions import Regions
 from edge_client.rate import RateControl
 from edge_client.session.bundle_update import BundleUpdate
 from edge_client.session.encoding import Photo, PhotoEncoder
@@ -20,6 +18,7 @@ from shared.bundle import Bundle
 from shared.errors import FeatherwireError, SessionError
 from shared.preprocess import load_photo
 from shared.proto.featherwire.v1 import ingest_pb2
+from shared.targets import FINEST, RateTarget, Regions
 from shared.wire import PictureEncoding, PictureRequest, error_from_message
 from shared.wire.deadlines import frame_deadline
 from shared.wire.features import features_message
@@ -293,8 +292,6 @@ def _is_encoded(photo: Photo) -> bool:
     return isinstance(photo, Bitstream)
 
 
-DECODER_FILE = "decoder.safetensors"
-
 PictureWish = bool | str | PictureEncoding | PictureRequest | None
 """True is PNG; or ``"png"``, ``"webp"``, ``"webp_lossless"``, or a request with a quality."""
 
@@ -317,7 +314,7 @@ class ServerTasks:
     def possible(self, task: str, bundles: Iterable[Bundle]) -> bool:
         """Whether one of ``bundles`` describes a picture well enough for ``task``."""
         return any(
-            task in {tail.task for tail in bundle.manifest.tails or ()}
+            task in bundle.manifest.tasks
             or (makes_pictures(bundle) and task not in self._on_features)
             for bundle in bundles
         )
@@ -337,7 +334,7 @@ class ServerTasks:
 
 def makes_pictures(bundle: Bundle) -> bool:
     """Whether a server can make a picture of what this bundle describes."""
-    return DECODER_FILE in bundle.manifest.files
+    return bool(bundle.manifest.pictures)
 
 
 def picture_at_once(

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from codec.regions import Region, Regions
-from codec.registry import open_codec
+from codec import open_edge
 from edge_client.rate import RateControl
 from edge_client.session.bundle_cache import BundleCache
 from edge_client.session.bundle_update import BundleUpdate, Done, Keep
@@ -31,6 +30,7 @@ from shared.installation import package_version
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.rpc.access import Access
 from shared.rpc.channel import open_channel, wait_until_ready
+from shared.targets import Region, Regions
 from shared.wire.commands import (
     BundleCommand,
     RatePolicy,
@@ -195,7 +195,7 @@ class Opener:
     def check_regions(self) -> None:
         """Raise BundleError ``regions_unsupported`` when the bundle in use knows none."""
         if self._current is not None:
-            open_codec(self._current).check_regions()
+            open_edge(self._current).check_regions()
 
     @property
     def _current(self) -> Bundle | None:

@@ -10,8 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from codec.rate import RateTarget
-from codec.regions import Region, check_regions
 from edge_client.rate import RateControl
 from edge_client.session.direct import DirectExchange, RateListener, analyze
 from edge_client.session.encoding import Photo
@@ -40,6 +38,7 @@ from shared.bundle import Bundle
 from shared.errors import BundleError, FeatherwireError, SessionError
 from shared.rpc.access import Access
 from shared.rpc.channel import open_channel
+from shared.targets import RateTarget, Region, check_regions
 from shared.wire.requests import parse_tasks
 
 if TYPE_CHECKING:

@@ -15,6 +15,8 @@ from shared.preprocess import Placement
 
 FILE_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"
 
+StateSpec = DiffusionState
+
 _CHAIN_PARTS = ("planes", "states")
 
 FileName = Annotated[str, Field(pattern=FILE_NAME_PATTERN)]
@@ -204,6 +206,18 @@ class Manifest(BaseModel):
     def starts(self) -> tuple[int, ...]:
         """The states that a bitstream can begin with: the coarsest of every chain."""
         return tuple(states[-1].state for _, states in self.chain_parts)
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """Names of what makes pictures of the bundle's latents, the default first."""
+        if "decoder.safetensors" not in self.files:
+            return ()
+        return ("faithful", "vivid") if self.decoder.get("variances") else ("faithful",)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks that read the bundle's latents, without a picture."""
+        return tuple(tail.task for tail in self.tails or ())
 
     def placement(self, width: int, height: int) -> Placement | None:
         """Where a picture of that size lies in the extractor's input, if it is brought to one."""

@@ -6,9 +6,9 @@ import math
 import re
 from dataclasses import asdict, dataclass
 
-from codec.regions import Region, Regions, check_regions
 from shared.errors import BudgetError, FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
+from shared.targets import Region, Regions, check_regions
 from shared.wire.failures import error_to_message
 from shared.wire.features import MAX_STATE, parse_short_id
 from shared.wire.requests import MAX_SEQUENCE, parse_tasks

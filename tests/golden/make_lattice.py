@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 from codec.lattice_palette.codec import LatticeCodec
-from codec.rate import RateTarget
 from shared.bundle import Bundle
+from shared.targets import RateTarget
 from tests.golden.make import index_hash
 from tests.support.lattice_bundle import features, make_lattice_bundle
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -16,6 +12,7 @@ from codec.registry import open_codec
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from tests.golden.make import FOLDER, index_hash
+from tests.support.processors import ENVIRONMENTS, printed
 
 GOLDEN = json.loads((FOLDER / "golden.json").read_text())
 
@@ -67,29 +64,6 @@ codec = open_codec(Bundle.load(FOLDER / "codec-bundle.zip"))
 for path in sorted(FOLDER.glob("*.fwf")):
     print(path.name, index_hash(codec.decode_indices(Bitstream.from_bytes(path.read_bytes()))))
 """
-
-
-def printed(code: str, environment: dict[str, str]) -> dict[str, str]:
-    """The pairs of words that ``code`` prints in a Python process with such variables."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
-    )
-    return dict(line.split() for line in done.stdout.splitlines())
-
-
-ENVIRONMENTS = {
-    "one-thread": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    "two-threads": {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
-    "no-avx512": {"NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX"},
-    "old-cpu": {"NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3", "OPENBLAS_CORETYPE": "Nehalem"},
-    "other-hashes": {"PYTHONHASHSEED": "1234", "PYTHONOPTIMIZE": "1"},
-}
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=list(ENVIRONMENTS))

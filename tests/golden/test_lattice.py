@@ -8,12 +8,12 @@ import json
 import pytest
 
 from codec.lattice_palette.codec import LatticeCodec
-from codec.rate import RateTarget
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
+from shared.targets import RateTarget
 from tests.golden.make import index_hash
 from tests.golden.make_lattice import FOLDER
-from tests.golden.test_golden import ENVIRONMENTS, printed
+from tests.support.processors import ENVIRONMENTS, printed
 
 GOLDEN = json.loads((FOLDER / "golden.json").read_text())
 

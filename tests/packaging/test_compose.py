@@ -16,7 +16,7 @@ import compose_spec
 import pytest
 import yaml
 
-from tests.packaging.composed import FILE, ROOT, Machine, parse, read
+from tests.support.composed import FILE, ROOT, Machine, parse, read
 
 DEPLOY = ROOT / "deploy"
 COMPOSE = read()

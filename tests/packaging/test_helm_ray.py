@@ -10,21 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.packaging.composed import ROOT
-from tests.packaging.test_helm import (
-    NEEDED,
-    RAY,
-    SHARED,
-    Render,
-    of_kind,
-    pod_templates,
-    program,
-    render,
-    run,
-    settings_of,
-)
-
-__all__ = ["program", "render", "run"]
+from tests.support.chart import NEEDED, RAY, SHARED, Render, of_kind, pod_templates, settings_of
+from tests.support.composed import ROOT
 
 TOKEN = {"secretKeyRef": {"name": "ray", "key": "auth_token"}}
 WEIGHTS = "/home/featherwire/.cache/featherwire"

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.packaging.composed import ROOT, parse
+from tests.support.composed import ROOT, parse
 
 DEPLOY = ROOT / "deploy"
 FILES = sorted(DEPLOY.glob("*.Dockerfile"))

@@ -15,11 +15,8 @@ import pytest
 import yaml
 
 from cloud_server.telemetry.metrics import Metrics
-from tests.packaging.composed import ROOT, read
+from tests.support.composed import DASHBOARD, DEPLOY, read
 
-DEPLOY = ROOT / "deploy"
-DASHBOARDS = DEPLOY / "grafana" / "dashboards"
-DASHBOARD: dict[str, Any] = json.loads((DASHBOARDS / "featherwire.json").read_text())
 RULES: list[dict[str, Any]] = [
     rule
     for group in yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]

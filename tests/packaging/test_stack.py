@@ -23,9 +23,8 @@ from typing import Any
 
 import pytest
 
-from tests.packaging.composed import ROOT, Machine, read
-from tests.packaging.test_monitoring import DASHBOARD
 from tests.support import postgres
+from tests.support.composed import DASHBOARD, ROOT, Machine, read
 
 DEPLOY = ROOT / "deploy"
 SERVICES: dict[str, Any] = read()["services"]

@@ -11,38 +11,20 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from cloud_server.consumers import ResultClient
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError
-from tests.support import postgres
 from tests.support.device import Device
-from tests.wire.conftest import server_process
+from tests.support.servers import server_process
 
 ROUNDS = int(os.environ.get("FEATHERWIRE_CRASH_ROUNDS", "10"))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def variables(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """The environment of every server of a test: one log for all of them."""
-    if request.param == "sqlite":
-        return {"FEATHERWIRE_DATA": str(tmp_path / "data")}
-    cluster: postgres.Cluster = request.getfixturevalue("postgres_cluster")
-    return {"FEATHERWIRE_DATABASE": cluster.database()}
-
-
-@pytest.fixture
-def servers(tiny_bundle: Bundle, variables: dict[str, str], tmp_path: Path) -> Iterator[Servers]:
-    servers = Servers(tiny_bundle, variables, tmp_path)
-    yield servers
-    servers.close()
 
 
 class Servers:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from shared.bitstream import Bitstream
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import PictureRequest
-from tests.wire.raw_client import RawClient
+from tests.support.raw_client import RawClient
 
 
 class Device(threading.Thread):

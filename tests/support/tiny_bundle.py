@@ -13,7 +13,7 @@ import numpy as np
 
 from codec.markov_palette.palette import DiffusionState, MarkovPalette, PlaneSpec
 from codec.markov_palette.tree import PaletteTree
-from shared.bundle import Bundle, Manifest, ScaleSpec
+from shared.bundle import Bundle, Manifest, PsnrModel, PsnrRow, ScaleSpec
 from tests.support.tiny_contexts import tiny_contexts
 
 PLANES = (
@@ -114,3 +114,14 @@ def _npz(arrays: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
+
+
+def with_model(bundle: Bundle, folder: Path) -> Bundle:
+    """The tiny bundle with a PSNR model: decibels of the distortion of both scales."""
+    rows = tuple(
+        PsnrRow(intercept=-2.0, distortion={"semantic": 1.0, "texture": 0.5}, detail=(0.1, 0, 0),
+                margin_db=0.5)
+        for _ in bundle.manifest.states
+    )  # fmt: skip
+    manifest = bundle.manifest.model_copy(update={"psnr_model": PsnrModel(rows=rows, share=0.9)})
+    return Bundle.create(folder, manifest, {n: bundle.read(n) for n in bundle.manifest.files})

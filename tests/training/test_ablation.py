@@ -15,7 +15,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from typer.testing import CliRunner
 
 from tests.support.real_store import fetched
-from tests.training.test_steps import RECIPE
+from tests.support.small_recipe import RECIPE
 from training.cli import build_app
 from training.steps.meaning import normalised_mutual_information
 

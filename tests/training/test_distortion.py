@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codec.markov_palette.cloud import Reconstructor
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.markov_palette.distortion import DistortionTable
+from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.onnx import FeatureExtractor
 from codec.registry import open_codec
 from shared.bundle import Bundle
@@ -40,7 +40,7 @@ def test_the_stated_share_of_photos_is_as_good_as_expected(
 ) -> None:
     codec = open_codec(bundle)
     assert isinstance(codec, MarkovPaletteCodec)
-    extract, worker = FeatureExtractor(bundle), Reconstructor.from_bundle(bundle)
+    extract, worker = FeatureExtractor(bundle), PictureReconstructor.from_bundle(bundle)
     seen: list[int] = []
     model = fit_psnr_model(
         codec, worker, extract, crops(photos, 120, 1), share=SHARE, progress=seen.append
@@ -66,7 +66,7 @@ def test_the_stated_share_of_photos_is_as_good_as_expected(
 def test_a_handful_of_photos_is_too_few(bundle: Bundle, photos: dict[str, np.ndarray]) -> None:
     codec = open_codec(bundle)
     assert isinstance(codec, MarkovPaletteCodec)
-    worker = Reconstructor.from_bundle(bundle)
+    worker = PictureReconstructor.from_bundle(bundle)
     with pytest.raises(ValueError, match="too few"):
         fit_psnr_model(codec, worker, FeatureExtractor(bundle), crops(photos, 5, 1))
 
@@ -77,7 +77,10 @@ def test_the_bundle_takes_the_model(
     codec = open_codec(bundle)
     assert isinstance(codec, MarkovPaletteCodec)
     model = fit_psnr_model(
-        codec, Reconstructor.from_bundle(bundle), FeatureExtractor(bundle), crops(photos, 30, 3)
+        codec,
+        PictureReconstructor.from_bundle(bundle),
+        FeatureExtractor(bundle),
+        crops(photos, 30, 3),
     )
     files = {name: bundle.read(name) for name in bundle.manifest.files}
     manifest = bundle.manifest.model_copy(update={"psnr_model": model})

@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.support.real_store import fetched
-from tests.training.test_steps import RECIPE
+from tests.support.small_recipe import RECIPE
 from training.cli import build_app
 
 

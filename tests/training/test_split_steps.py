@@ -14,10 +14,10 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from codec.rate import RateTarget
 from codec.registry import open_codec
 from codec.tails import open_tails
 from shared.bundle import Bundle
+from shared.targets import RateTarget
 from training.cli import build_app
 from training.recipe import RecipeError
 from training.split.lattice import LatticeQuantiser

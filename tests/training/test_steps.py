@@ -17,31 +17,10 @@ from typer.testing import CliRunner, Result
 
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
+from tests.support.small_recipe import RECIPE
 from training.cli import build_app
 from training.recipe import RecipeError, load_recipe
 from training.steps.photos import PhotoSource, difference_hash, make_cache
-
-RECIPE = {
-    "name": "small",
-    "photos": {"short_side": 128, "sources": [{"path": "train"}], "exclude": ["held-out"]},
-    "extractor": {
-        "semantic_channels": 8, "texture_channels": 4, "widths": [8, 12, 16], "blocks": 1,
-    },
-    "decoder": {
-        "restorer_width": 8, "widths": [16, 12, 8], "blocks": [1, 1, 1], "embedding": 8,
-    },
-    "planes": [
-        {"name": "s0", "scale": "semantic", "first_channel": 0, "channels": 8, "depth": 5},
-        {"name": "t0", "scale": "texture", "first_channel": 0, "channels": 4, "depth": 3},
-    ],
-    "states": [[5, 3], [5, 1], [4, 0], [2, 0]],
-    "fit": {
-        "crop": 64, "batch": 4, "joint_steps": 60, "decoder_steps": 20, "float_steps": 10,
-        "settle_steps": 30, "tree_samples": 1024, "linear_samples": 16, "checkpoint_every": 20,
-        "threads": 1,
-    },
-    "tables": {"photos": 6},
-}  # fmt: skip
 
 
 def run(*arguments: object) -> Result:

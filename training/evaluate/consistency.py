@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from codec.base import Latents
+from codec.base import Rendering
+from codec.features import FeatureLatents
 from codec.markov_palette.palette import Indices
+from codec.markov_palette.reconstruct import VIVID
 from shared.bundle import Bundle
 from training.evaluate.under_test import BundleCoder
 
@@ -55,13 +57,13 @@ class ConsistencyCheck:
             if found
         ]
 
-    def _one(self, latents: Latents, seed: int) -> tuple[float, float, float]:
+    def _one(self, latents: FeatureLatents, seed: int) -> tuple[float, float, float]:
         coder = self._coder
         drawn = {
             name: grid[0].cpu().numpy().astype(np.int32)
             for name, grid in coder.reconstructor.sample_indices(latents, seed).items()
         }
-        vivid = coder.reconstructor.reconstruct([latents], vivid_seed=seed)[0]
+        vivid = coder.reconstructor.reconstruct([latents], Rendering(VIVID, seed))[0]
         faithful = coder.reconstructor.reconstruct([latents])[0]
         again = [coder.codec.quantise(coder.features(picture)) for picture in (vivid, faithful)]
         first, second, third = (

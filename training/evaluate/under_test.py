@@ -11,8 +11,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 import torch
 
-from codec.markov_palette.cloud import Reconstructor
 from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.reconstruct import PictureReconstructor
 from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
 from shared.preprocess import pad_to_multiple
@@ -58,7 +58,7 @@ class BundleCoder:
             bundle.read("extractor.onnx"), options, providers=["CPUExecutionProvider"]
         )
         self.codec = MarkovPaletteCodec(bundle)
-        self.reconstructor = Reconstructor.from_bundle(bundle)
+        self.reconstructor = PictureReconstructor.from_bundle(bundle)
         files = {k: v for k, v in bundle.manifest.files.items() if k != CARD_FILE}
         self.identity = bundle.manifest.model_copy(update={"files": files}).id
         """The bundle's id, were it not for its card: a new text changes no picture."""

@@ -9,11 +9,11 @@ from time import perf_counter
 import numpy as np
 import onnxruntime as ort
 
-from codec.rate import RateTarget
 from codec.registry import open_codec
 from codec.tails.boxes import detections
 from codec.tails.network import TailNetwork
 from shared.bundle import Bundle
+from shared.targets import RateTarget
 from training.evaluate.average_precision import AveragePrecision
 from training.evaluate.photos import EvaluationError, EvaluationPhoto
 

@@ -18,10 +18,10 @@ import onnxruntime as ort
 import torch
 from PIL import Image, features
 
-from codec.rate import RateTarget
 from codec.registry import open_codec
 from codec.tails.network import TailNetwork
 from shared.bundle import Bundle
+from shared.targets import RateTarget
 from training.evaluate.photos import EvaluationPhoto
 from training.split.network import SplitNetwork
 

@@ -9,11 +9,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from codec.base import Latents
-from codec.markov_palette.cloud import Reconstructor
+from codec.features import FeatureLatents, Features
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.markov_palette.distortion import DistortionTable
-from codec.markov_palette.palette import Features
+from codec.markov_palette.reconstruct import PictureReconstructor
 from shared.bundle import PsnrModel, PsnrRow
 from shared.bundle.psnr import LEAST
 from shared.preprocess import block_detail
@@ -27,7 +26,7 @@ FOLDS: Final = 4
 
 def fit_psnr_model(
     codec: MarkovPaletteCodec,
-    reconstructor: Reconstructor,
+    reconstructor: PictureReconstructor,
     extract: Callable[[Pixels], Features],
     photos: Iterable[Pixels],
     *,
@@ -98,16 +97,16 @@ def _solve(design: Numbers, lost: Numbers) -> Numbers:
 def _latents(
     codec: MarkovPaletteCodec, indices: dict[str, npt.NDArray[np.int32]], state: int, width: int,
     height: int,
-) -> Latents:  # fmt: skip
+) -> FeatureLatents:  # fmt: skip
     """What decoding a stream at ``state`` gives, without the stream."""
     merged = codec.palette.merge(indices, 0, state)
     depths = codec.palette.depths(state)
-    return Latents(
+    return FeatureLatents(
         codec.palette.decode(merged, state),
-        merged,
         state,
         width,
         height,
+        merged,
         {name: np.full(grid.shape, depths[name], np.uint8) for name, grid in merged.items()},
     )
 

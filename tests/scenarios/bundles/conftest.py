@@ -8,9 +8,6 @@ import numpy as np
 import pytest
 
 from shared.bundle import Bundle
-from tests.wire.conftest import encoder, feature_bundle, image, start_server, tiny_bundle
-
-__all__ = ["encoder", "feature_bundle", "image", "start_server", "tiny_bundle"]
 
 PADDING_BYTES = 3 * 2**20
 

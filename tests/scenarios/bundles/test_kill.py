@@ -14,14 +14,13 @@ from pathlib import Path
 
 from cloud_server.fleet.client import FleetClient
 from shared.bundle import Bundle
-from tests.scenarios.bundles.test_switch import outcome, use
-from tests.scenarios.fleet.test_fleet import until
-from tests.scenarios.network.proxy import Proxy
+from tests.support.fleet import outcome, until, use
+from tests.support.proxy import Proxy
 from tests.support.recorder import Recorder
-from tests.wire.conftest import ServerThread
+from tests.support.servers import ServerThread
 
 ROOT = Path(__file__).resolve().parents[3]
-EDGE = Path(__file__).parent / "edge.py"
+EDGE = ROOT / "tests" / "support" / "bundle_edge.py"
 KILLS = 6
 
 

@@ -17,22 +17,11 @@ from edge_client.session import EdgeSession
 from edge_client.spool import Spool
 from shared.bundle import Bundle
 from shared.errors import BudgetError, BundleError, FeatherwireError
-from shared.proto.featherwire.v1 import fleet_pb2
-from tests.scenarios.fleet.test_fleet import named, outcomes, until
-from tests.wire.conftest import FixedTask, ServerThread
+from tests.support.fleet import outcome, until, use
+from tests.support.servers import FixedTask, ServerThread
 
 Start = Callable[..., ServerThread]
 Image = NDArray[np.uint8]
-
-
-def use(operator: FleetClient, bundle_id: str) -> None:
-    command = fleet_pb2.Command(use_bundle=fleet_pb2.UseBundle(bundle_id=bundle_id))
-    operator.send(named("cam"), command)
-
-
-def outcome(operator: FleetClient) -> str:
-    """Of the newest command."""
-    return outcomes(operator, "cam")[-1][2]
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from edge_client.session.bundle_cache import BundleCache
 from shared.bundle import Bundle
 from shared.errors import BundleError, SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc
-from tests.scenarios.network.proxy import Proxy
-from tests.wire.conftest import ServerThread
+from tests.support.proxy import Proxy
+from tests.support.servers import ServerThread
 
 Start = Callable[..., ServerThread]
 Chunks = Callable[[bundles_pb2.GetBundleRequest], Iterator[bundles_pb2.GetBundleResponse]]

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shared.bundle import Bundle
-from tests.scenarios.edge_crash.edge import width
+from tests.support.crashing_edge import width
 from tests.support.recorder import Recorder
-from tests.wire.conftest import ServerThread
+from tests.support.servers import ServerThread
 
 ROOT = Path(__file__).resolve().parents[3]
-EDGE = Path(__file__).parent / "edge.py"
+EDGE = ROOT / "tests" / "support" / "crashing_edge.py"
 PICTURES = 300
 KILLS = 8
 

@@ -16,17 +16,17 @@ import pytest
 
 from cloud_server.consumers import ResultClient
 from shared.bundle import Bundle
-from tests.scenarios.edge_crash.edge import KEPT, width
 from tests.support.crashes import ROUNDS, Servers, Watcher, wait_until
+from tests.support.crashing_edge import KEPT, width
 
 ROOT = Path(__file__).resolve().parents[3]
-EDGE = ROOT / "tests" / "scenarios" / "edge_crash" / "edge.py"
+EDGE = ROOT / "tests" / "support" / "crashing_edge.py"
 PATIENCE_S = 60.0
 SERVER = """
 import functools
 import cloud_server.serve.service as service
 from cloud_server.cli import main
-from tests.scenarios.worker_crash.fragile import open_fragile
+from tests.support.fragile import open_fragile
 
 service.open_server = functools.partial(service.open_server, more_tasks={"record": open_fragile})
 main()

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_server.auth.roles import Role
+from cloud_server.auth.tokens import Role
 from cloud_server.fleet.client import FleetClient
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
 from edge_client.spool import Spool
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import fleet_pb2
-from tests.scenarios.fleet.test_fleet import named, outcomes, rate, tasks, until
 from tests.support.access import Keys
-from tests.wire.conftest import FixedTask, ServerThread
+from tests.support.fleet import named, outcomes, rate, tasks, until
+from tests.support.servers import FixedTask, ServerThread
 
 Start = Callable[..., ServerThread]
 

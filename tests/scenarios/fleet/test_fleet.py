@@ -6,17 +6,15 @@ import json
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_server.auth.roles import Role
+from cloud_server.auth.tokens import Role
 from cloud_server.fleet.client import FleetClient
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
@@ -26,24 +24,12 @@ from shared.proto.featherwire.v1 import fleet_pb2
 from shared.rpc.channel import open_channel
 from shared.wire.requests import Hello, hello_message
 from tests.support.access import Keys
-from tests.wire.conftest import FixedTask, ServerThread, server_process
-from tests.wire.raw_client import RawClient
-from tests.wire.test_commands import run
+from tests.support.commands import run
+from tests.support.fleet import named, outcomes, rate, tasks, until
+from tests.support.raw_client import RawClient
+from tests.support.servers import FixedTask, ServerThread, server_process
 
 Start = Callable[..., ServerThread]
-
-
-def rate(state: int) -> fleet_pb2.Command:
-    policy = fleet_pb2.RatePolicy(state=state)
-    return fleet_pb2.Command(set_rate=fleet_pb2.SetRate(policy=policy))
-
-
-def tasks(*names: str) -> fleet_pb2.Command:
-    return fleet_pb2.Command(set_tasks=fleet_pb2.SetTasks(tasks=names))
-
-
-def named(*devices: str, **labels: str) -> fleet_pb2.DeviceSelector:
-    return fleet_pb2.DeviceSelector(devices=devices, labels=labels)
 
 
 @contextmanager
@@ -64,28 +50,9 @@ def reply(client: RawClient, command: fleet_pb2.Command, reason: str | None = No
     client.say(command_reply=answer)
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 20) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "in vain"
-        time.sleep(0.02)
-    return found
-
-
 def visit(address: str, name: str, **labels: str) -> None:
     with device(address, name, **labels), FleetClient(address) as operator:
         until(lambda: [one for one in operator.devices(named(name)) if one.online])
-
-
-def outcomes(operator: FleetClient, *devices: str) -> list[tuple[str, str, str]]:
-    """Device, kind and what became of it, of every command."""
-    found = []
-    for one in operator.commands(named(*devices)):
-        outcome = "pending"
-        if one.HasField("reply"):
-            outcome = one.reply.error.reason if one.reply.HasField("error") else "done"
-        found.append((one.device, one.command.WhichOneof("command") or "", outcome))
-    return found
 
 
 def test_a_device_that_was_away_gets_its_commands_once_and_in_order(start_server: Start) -> None:

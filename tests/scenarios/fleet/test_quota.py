@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_server.auth.roles import Role
+from cloud_server.auth.tokens import Role
 from cloud_server.fleet.client import FleetClient
 from cloud_server.fleet.quota import Meter, Quota
 from edge_client.encoder import EdgeEncoder
@@ -18,8 +18,8 @@ from edge_client.session import EdgeSession
 from shared.bitstream import Bitstream
 from shared.errors import SessionError
 from tests.support.access import Keys
-from tests.wire.conftest import ServerThread
-from tests.wire.raw_client import RawClient
+from tests.support.raw_client import RawClient
+from tests.support.servers import ServerThread
 
 Start = Callable[..., ServerThread]
 

@@ -19,8 +19,8 @@ from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire.requests import Frame, frame_message
-from tests.wire.conftest import ServerThread, server_process
-from tests.wire.test_durable import fill_disk
+from tests.support.full_disk import fill_disk
+from tests.support.servers import ServerThread, server_process
 
 Start = Callable[..., ServerThread]
 DISK_BYTES = 4 * 2**20

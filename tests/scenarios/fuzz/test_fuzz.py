@@ -23,8 +23,8 @@ from shared.rpc.channel import client_options, open_async_channel
 from shared.wire import PictureRequest
 from shared.wire.requests import Frame, Refine, frame_message, refine_message
 from shared.wire.transport import ERROR_METADATA_KEY
-from tests.wire.conftest import server_process
-from tests.wire.test_hostile_messages import mutate
+from tests.support.mutations import mutate
+from tests.support.servers import server_process
 
 STREAMS = 500
 MESSAGES = 20

@@ -20,8 +20,8 @@ from shared.bundle import Bundle
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import PictureRequest
 from shared.wire.requests import Frame, frame_message
-from tests.wire.conftest import FixedTask, ServerThread, server_process
-from tests.wire.raw_client import RawClient
+from tests.support.raw_client import RawClient
+from tests.support.servers import FixedTask, ServerThread, server_process
 
 IDLE = 200
 BUSY = 50

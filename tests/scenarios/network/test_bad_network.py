@@ -17,10 +17,9 @@ from edge_client.rate import RateControl
 from edge_client.session import EdgeSession
 from edge_client.spool import Spool
 from shared.bundle import Bundle
+from tests.support.proxy import Proxy
 from tests.support.recorder import Recorder
-from tests.wire.conftest import ServerThread
-
-from .proxy import Proxy
+from tests.support.servers import ServerThread
 
 Start = Callable[..., ServerThread]
 

@@ -18,12 +18,11 @@ from PIL import Image
 
 from shared.bundle import Bundle
 from shared.wire.transport import KEEPALIVE_TIMEOUT_S
-from tests.scenarios.streaming.edge import Stream, streaming
-from tests.wire.conftest import server_process
+from tests.support.namespaces import CLOUD_ADDRESS, Network, two_namespaces
+from tests.support.servers import server_process
+from tests.support.streaming_edge import Stream, streaming
 
-from .namespaces import CLOUD_ADDRESS, Network, two_namespaces
-
-SERVER = "from tests.scenarios.network.recording_server import main; main()"
+SERVER = "from tests.support.recording_server import main; main()"
 PATIENCE_S = 40
 NETEM = ("netem", "delay", "40ms", "10ms", "loss", "2%")
 

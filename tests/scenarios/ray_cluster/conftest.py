@@ -10,10 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.log.conftest import postgres_cluster
-from tests.wire.conftest import ROOT, encoder, start_server, tiny_bundle
-
-__all__ = ["encoder", "postgres_cluster", "start_server", "tiny_bundle"]
+from tests.support.servers import ROOT
 
 STORE_BYTES = 80 * 2**20
 VARIABLES = {

@@ -19,10 +19,10 @@ from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.wire import PictureRequest
-from tests.scenarios.worker_crash import fragile
-from tests.wire.conftest import ServerThread, server_process
-from tests.wire.raw_client import RawClient
-from tests.wire.test_observed import scraped
+from tests.support import fragile
+from tests.support.metrics import scraped
+from tests.support.raw_client import RawClient
+from tests.support.servers import ServerThread, server_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from cloud_server.consumers import ResultClient
 from cloud_server.fleet.client import FleetClient
 from codec.markov_palette.codec import MarkovPaletteCodec
-from codec.regions import Region
 from edge_client.cli import build_app
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
@@ -24,8 +23,9 @@ from shared.cli import ExitCode
 from shared.errors import BudgetError, BundleError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
 from shared.proto.featherwire.v1.results_pb2 import FrameKey
-from tests.scenarios.fleet.test_fleet import named, outcomes, rate, until
-from tests.wire.conftest import ServerThread
+from shared.targets import Region
+from tests.support.fleet import named, outcomes, rate, until
+from tests.support.servers import ServerThread
 
 Start = Callable[..., ServerThread]
 Image = NDArray[np.uint8]

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cloud_server.auth.development_ca import make_development_ca
-from cloud_server.auth.roles import Role
+from cloud_server.auth.tokens import Role
 from cloud_server.consumers import ResultClient
 from cloud_server.fleet.client import FleetClient
 from edge_client.encoder import EdgeEncoder
@@ -26,9 +26,9 @@ from shared.rpc.channel import open_channel
 from shared.rpc.errors import error_from_call
 from shared.wire.transport import MAX_MESSAGE_BYTES
 from tests.support.access import Keys, stored_bytes
-from tests.wire.conftest import ServerThread, server_process
-from tests.wire.raw_client import RawClient
-from tests.wire.test_commands import run
+from tests.support.commands import run
+from tests.support.raw_client import RawClient
+from tests.support.servers import ServerThread, server_process
 
 Start = Callable[..., ServerThread]
 

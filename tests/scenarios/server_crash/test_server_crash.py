@@ -18,7 +18,7 @@ from shared.bitstream import Bitstream
 from shared.proto.featherwire.v1 import results_pb2
 from tests.support.crashes import ROUNDS, Servers, Watcher, check_exactly_once
 from tests.support.device import Device
-from tests.wire.raw_client import RawClient
+from tests.support.raw_client import RawClient
 
 
 @pytest.fixture

@@ -8,23 +8,12 @@ from pathlib import Path
 import pytest
 
 from shared.bundle import Bundle
-from tests.log.conftest import postgres_cluster
-from tests.support import postgres
 from tests.support.crashes import Servers
-from tests.wire.conftest import encoder, image, start_server, tiny_bundle
-
-__all__ = ["encoder", "image", "postgres_cluster", "start_server", "tiny_bundle"]
-
-
-@pytest.fixture
-def database(postgres_cluster: postgres.Cluster) -> str:
-    """URL of an empty database."""
-    return postgres_cluster.database()
 
 
 @pytest.fixture
 def make_servers(
-    tiny_bundle: Bundle, database: str, tmp_path: Path
+    tiny_bundle: Bundle, postgres_url: str, tmp_path: Path
 ) -> Iterator[Callable[[str], Servers]]:
     """A place for a server, by name: each can be started, killed and started again."""
     made: list[Servers] = []
@@ -32,7 +21,7 @@ def make_servers(
     def make(name: str) -> Servers:
         folder = tmp_path / name
         folder.mkdir()
-        variables = {"FEATHERWIRE_DATABASE": database, "FEATHERWIRE_SHARED_LOG": "true"}
+        variables = {"FEATHERWIRE_DATABASE": postgres_url, "FEATHERWIRE_SHARED_LOG": "true"}
         made.append(Servers(tiny_bundle, variables, folder))
         return made[-1]
 

@@ -13,22 +13,22 @@ from cloud_server.database import Database
 from edge_client.encoder import EdgeEncoder
 from shared.errors import FeatherwireError, StorageError
 from tests.support.crashes import Servers, wait_until
-from tests.wire.conftest import FixedTask, ServerThread
-from tests.wire.raw_client import RawClient
+from tests.support.raw_client import RawClient
+from tests.support.servers import FixedTask, ServerThread
 
 StartServer = Callable[..., ServerThread]
 SLOW = {"slow": lambda: FixedTask("slow", delay_s=0.5)}
 PATIENCE_S = 60
 
 
-def shared(start_server: StartServer, database: str, **settings: Any) -> ServerThread:
-    return start_server(SLOW, database=database, shared_log=True, credits=16, **settings)
+def shared(start_server: StartServer, url: str, **settings: Any) -> ServerThread:
+    return start_server(SLOW, database=url, shared_log=True, credits=16, **settings)
 
 
 def test_a_session_that_moves_takes_its_unfinished_frames_along(
-    start_server: StartServer, database: str, encoder: EdgeEncoder, image: object
+    start_server: StartServer, postgres_url: str, encoder: EdgeEncoder, image: object
 ) -> None:
-    first, second = (shared(start_server, database) for _ in range(2))
+    first, second = (shared(start_server, postgres_url) for _ in range(2))
     bitstream = encoder.encode(image)  # type: ignore[arg-type]
     before = RawClient(first.address)
     before.hello(device="camera", session="moves")
@@ -57,12 +57,12 @@ def test_a_session_that_moves_takes_its_unfinished_frames_along(
 
 
 def test_followers_and_operators_of_one_reach_what_is_at_the_other(
-    start_server: StartServer, database: str, encoder: EdgeEncoder, image: object
+    start_server: StartServer, postgres_url: str, encoder: EdgeEncoder, image: object
 ) -> None:
     from cloud_server.fleet.client import FleetClient
     from shared.proto.featherwire.v1 import fleet_pb2
 
-    first, second = (shared(start_server, database) for _ in range(2))
+    first, second = (shared(start_server, postgres_url) for _ in range(2))
     bitstream = encoder.encode(image)  # type: ignore[arg-type]
     device = RawClient(second.address)
     device.hello(device="camera", session="far")
@@ -91,13 +91,13 @@ def test_followers_and_operators_of_one_reach_what_is_at_the_other(
 def test_frames_of_a_server_that_died_are_finished_by_the_other(
     make_servers: Callable[[str], Servers],
     start_server: StartServer,
-    database: str,
+    postgres_url: str,
     encoder: EdgeEncoder,
     image: object,
 ) -> None:
     dies = make_servers("dies")
     dies.start(code=SLOW_SERVER)
-    lives = start_server({}, database=database, shared_log=True)
+    lives = start_server({}, database=postgres_url, shared_log=True)
     client = RawClient(dies.address)
     client.hello(device="camera", session="orphan")
     for sequence in range(1, 4):
@@ -130,10 +130,10 @@ main()
 """
 
 
-def test_who_wants_to_be_alone_is_not_let_in(start_server: StartServer, database: str) -> None:
-    shared(start_server, database)
+def test_who_wants_to_be_alone_is_not_let_in(start_server: StartServer, postgres_url: str) -> None:
+    shared(start_server, postgres_url)
     with pytest.raises(StorageError) as caught:
-        Database(database, lock_wait_s=0.5)
+        Database(postgres_url, lock_wait_s=0.5)
     assert caught.value.reason == "in_use"
     with pytest.raises(FeatherwireError) as refused:
         start_server({}, shared_log=True)

@@ -18,8 +18,8 @@ from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import results_pb2, results_pb2_grpc
 from shared.results import Detection, TaskResult
 from shared.rpc.channel import open_channel
-from tests.wire.conftest import BOX, FixedTask, ServerThread
-from tests.wire.raw_client import RawClient
+from tests.support.raw_client import RawClient
+from tests.support.servers import BOX, FixedTask, ServerThread
 
 FRAMES = 250
 BUFFER = 32

@@ -14,7 +14,7 @@ from edge_client.session import EdgeSession
 from edge_client.spool import Spool, SpoolLimits
 from shared.bundle import Bundle
 from tests.support.frames import frame
-from tests.wire.conftest import ServerThread
+from tests.support.servers import ServerThread
 
 YEAR_S = 365 * 86400.0
 

@@ -20,10 +20,10 @@ from edge_client.spool import Spool, SpoolLimits, SpoolPolicy
 from shared.bundle import Bundle
 from shared.errors import SpoolError
 from tests.support.frames import frame, layered
-from tests.wire.conftest import ServerThread
+from tests.support.servers import ServerThread
 
 ROOT = Path(__file__).resolve().parents[3]
-CHILD = Path(__file__).parent / "full_disk.py"
+CHILD = ROOT / "tests" / "support" / "spool_on_full_disk.py"
 Start = Callable[..., ServerThread]
 IN_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from edge_client.session import EdgeSession
 from shared.bundle import Bundle
-from tests.scenarios.streaming.edge import CLOUD, command, environment, run
 from tests.support.http_server import http_server
-from tests.wire.conftest import FixedTask, ServerThread
+from tests.support.servers import FixedTask, ServerThread
+from tests.support.streaming_edge import CLOUD, command, environment, run
 
 Start = Callable[..., ServerThread]
 COUNT = 30

@@ -17,11 +17,11 @@ import pytest
 from cloud_server.fleet.client import FleetClient
 from shared.bundle import Bundle
 from shared.proto.featherwire.v1 import fleet_pb2
-from tests.scenarios.fleet.test_fleet import named
-from tests.scenarios.streaming.edge import EDGE, jpeg, run, streaming
-from tests.sources.test_http import camera
+from tests.support.fleet import named
 from tests.support.http_server import http_server
-from tests.wire.conftest import FixedTask, ServerThread
+from tests.support.motion_jpeg import camera
+from tests.support.servers import FixedTask, ServerThread
+from tests.support.streaming_edge import EDGE, jpeg, run, streaming
 
 Start = Callable[..., ServerThread]
 

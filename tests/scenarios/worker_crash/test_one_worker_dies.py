@@ -25,10 +25,10 @@ from shared.bundle import Bundle
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import results_pb2
 from shared.wire import PictureRequest
-from tests.scenarios.worker_crash import fragile
-from tests.wire.conftest import FixedTask, ServerThread
-from tests.wire.raw_client import RawClient
-from tests.wire.test_observed import scraped
+from tests.support import fragile
+from tests.support.metrics import scraped
+from tests.support.raw_client import RawClient
+from tests.support.servers import FixedTask, ServerThread
 
 StartServer = Callable[..., ServerThread]
 FRAGILE = {"fragile": fragile.open_fragile}
@@ -222,7 +222,7 @@ def test_an_answer_that_nobody_awaits_frees_its_place(
         spec = EngineSpec(
             bundle=tiny_bundle.origin,
             bundles=(),
-            more_tasks={"fragile": "tests.scenarios.worker_crash.fragile:open_fragile"},
+            more_tasks={"fragile": "tests.support.fragile:open_fragile"},
             counts=WorkerCounts(queue_size=1),
         )
         engine = await ProcessEngine.open(spec, 1)

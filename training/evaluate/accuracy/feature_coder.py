@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from codec.base import Latents
+from codec.features import FeatureLatents
 from codec.markov_palette.codec import MarkovPaletteCodec
-from codec.rate import RateTarget
 from codec.registry import open_codec
 from codec.tails.network import TailNetwork
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle, TailSpec
 from shared.preprocess import Placement, pad_to_multiple
+from shared.targets import RateTarget
 from training.evaluate.accuracy.base import Pixels
 from training.evaluate.photos import EvaluationError
 from training.evaluate.under_test import CARD_FILE
@@ -92,7 +92,7 @@ class FeatureCoder:
             indices = self._codec.quantise(features)
             palette = self._codec.palette
             features = {name: palette.residual(features, name, indices) for name in features}
-        latents = Latents(features, {}, 0, seen.shape[1], seen.shape[0], {})
+        latents = FeatureLatents(features, 0, seen.shape[1], seen.shape[0])
         return self._tails[task].run([latents])[0]
 
     def _features(self, seen: Pixels) -> dict[str, FloatArray]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codec.markov_palette.cloud import makes_pictures
 from shared.bundle import Bundle
 from training.evaluate.accuracy import page, summary
 from training.evaluate.accuracy.base import Kind, Network, Subject
@@ -160,7 +159,7 @@ def _ours(
         subjects += [tail, Unquantised(coder, UncutNetwork(coder, plan.task, kind))]
         ours.append(tail.name)
     for bundle in plan.bundles:
-        if makes_pictures(bundle):
+        if bundle.manifest.pictures:
             name = bundle.manifest.name
             name = f"{name}-picture" if name in ours else name
             subjects.append(Pictures(States(BundleCoder(bundle)), network, name))

@@ -1,0 +1,12 @@
+"""The lattice palette in the cloud: features for tails; it makes no pictures."""
+
+from __future__ import annotations
+
+from codec.halves import FeatureCloud
+from codec.lattice_palette.codec import LatticeCodec
+from shared.bundle import Bundle
+
+
+def open_cloud(bundle: Bundle) -> FeatureCloud:
+    """See :func:`codec.base.open_cloud`."""
+    return FeatureCloud(bundle, LatticeCodec(bundle))

@@ -1,0 +1,35 @@
+"""Distortion along the stream: what the table sums up is what decoding loses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.distortion import DistortionTable
+from codec.registry import open_codec
+from tests.support.tiny_bundle import make_codec_bundle
+from tests.support.tiny_features import features
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> MarkovPaletteCodec:
+    codec = open_codec(make_codec_bundle(tmp_path_factory.mktemp("bundle")))
+    assert isinstance(codec, MarkovPaletteCodec)
+    return codec
+
+
+def test_the_table_gives_what_decoding_loses(codec: MarkovPaletteCodec) -> None:
+    size = (150, 90)
+    values = features(*size)
+    indices = codec.quantise(values)
+    table = DistortionTable(codec.palette, values, indices)
+    for state, passes in ((4, 0), (4, 3), (3, 0), (3, 5), (2, 1), (1, 0), (1, 3), (0, 0)):
+        decoded = codec.decode(codec.code(indices, *size, state=state, passes=passes)).scales
+        for scale, lost in table.at(state, passes).items():
+            expected = np.square(values[scale] - decoded[scale]).mean()
+            assert lost == pytest.approx(expected, rel=1e-4)
+    elements = sum(grid.size for grid in values.values())
+    for state in range(5):
+        whole = sum(table.at(state)[scale] * values[scale].size for scale in values) / elements
+        assert whole == pytest.approx(codec.palette.distortion(values, indices, state), rel=1e-4)
