@@ -280,6 +280,8 @@ PAUSE_S = 0.1
 class Pause:
     """Finds nothing, in ``PAUSE_S`` a picture."""
 
+    name = "pause"
+
     def __init__(self) -> None:
         self.models = [ModelInfo(name="pause", version="1", licence="Apache-2.0")]
 

@@ -1,4 +1,4 @@
-"""What the server asks of an engine."""
+"""The contract of engines: a frame in, its outcome awaited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One bitstream to one picture, for commands; the server batches with the same parts."""
+"""Single files, for commands: bitstreams decoded to pictures, and tasks run on any file.
+
+A server does the same in batches (``pipeline``, ``local``).
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,7 @@ class Decoders:
         self._open: dict[bytes, BitstreamDecoder] = {}
 
     def of(self, bitstream: Bitstream) -> BitstreamDecoder:
-        """The decoder for a bitstream; the default bundle's, which says so, for a foreign one."""
+        """The decoder for a bitstream; for a foreign one the default's, which refuses it."""
         bundle = bundle_for(bitstream.bundle_id, self.bundle)
         if bundle.short_id not in self._open:
             self._open[bundle.short_id] = BitstreamDecoder(bundle, device=self._device)

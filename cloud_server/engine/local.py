@@ -9,13 +9,14 @@ import asyncio
 import io
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from cloud_server.engine.api import EngineFrame, EngineOutcome, TaskStatus
 from cloud_server.engine.pipeline import BundlePipeline, WorkerCounts, each, shown
 from cloud_server.engine.stage import Done, Stage
+from cloud_server.tasks.base import Task
 from codec.base import PLAIN, Latents, Pixels, Rendering, no_picture
 from codec.tails import DEFAULT_THRESHOLD
 from shared.bitstream import Bitstream
@@ -24,15 +25,6 @@ from shared.errors import BundleError, FeatherwireError, PhotoError, TaskError
 from shared.results import AnalysisResult, ModelInfo, TaskResult
 from shared.wire import Picture, PictureEncoding, PictureRequest
 from shared.wire.transport import MAX_PICTURE_BYTES
-
-
-class TaskRunner(Protocol):
-    """What the engine needs of a task on pictures; see ``cloud_server.tasks``."""
-
-    @property
-    def models(self) -> list[ModelInfo]: ...
-
-    def run(self, images: Sequence[Pixels]) -> list[TaskResult]: ...
 
 
 class LocalEngine:
@@ -52,7 +44,7 @@ class LocalEngine:
     async def open(
         cls,
         *bundles: Bundle,
-        tasks: Mapping[str, Callable[[], TaskRunner]] | None = None,
+        tasks: Mapping[str, Callable[[], Task]] | None = None,
         device: str = "cpu",
         workers: WorkerCounts | None = None,
         score_threshold: float = DEFAULT_THRESHOLD,
@@ -98,7 +90,7 @@ class LocalEngine:
     # -- for the run of a frame ------------------------------------------------------------------
 
     def pipeline_of(self, bitstream: Bitstream) -> BundlePipeline:
-        """The bundle's part. Raises ``BundleError("bundle_mismatch")``."""
+        """The pipeline of a bitstream's bundle. Raises ``BundleError("bundle_mismatch")``."""
         pipeline = self._pipelines.get(bitstream.bundle_id)
         if pipeline is None:
             raise unknown_bundle(
@@ -127,11 +119,11 @@ class LocalEngine:
         return TaskError("unknown_task", f"no task {task!r} on this server; it has: {known}")
 
     async def run_task(self, task: str, image: Pixels) -> Done[TaskResult]:
-        """A task on a picture, uint8 HxWx3."""
+        """Run a task on a picture, uint8 HxWx3."""
         return await self._task_stages[task].run(image)
 
     async def encode(self, image: Pixels, request: PictureRequest) -> Done[Picture]:
-        """The picture as it was asked for."""
+        """Encode a picture as it was asked for."""
         return await self._picture.run((image, request))
 
     # -- start-up --------------------------------------------------------------------------------
@@ -139,7 +131,7 @@ class LocalEngine:
     def _open(
         self,
         bundles: Sequence[Bundle],
-        tasks: dict[str, Callable[[], TaskRunner]],
+        tasks: dict[str, Callable[[], Task]],
         device: str,
         score_threshold: float,
     ) -> None:
@@ -154,7 +146,7 @@ class LocalEngine:
             for name, models in pipeline.models.items():
                 self._add_tail(name, models)
 
-    def _open_task(self, name: str, open_one: Callable[[], TaskRunner]) -> None:
+    def _open_task(self, name: str, open_one: Callable[[], Task]) -> None:
         try:
             runners = [open_one() for _ in range(self._workers.task)]
         except FeatherwireError as error:
@@ -224,7 +216,7 @@ class FrameRun:
         self._images: dict[Rendering, asyncio.Task[Done[Pixels]]] = {}
 
     async def outcome(self) -> EngineOutcome:
-        """Analyse; every failure is in what is returned.
+        """Analyse the frame; every failure is in what is returned.
 
         Of a frame of which nothing is asked the features are not decoded.
         """
@@ -241,7 +233,7 @@ class FrameRun:
         return await self._analyse()
 
     async def _decode(self) -> None:
-        """All bitstreams; one that is damaged is the whole frame's error."""
+        """Decode all bitstreams; one that is damaged is the whole frame's error."""
         jobs = [
             self._start(pipeline.decode(bitstream, self._references_of(bitstream)))
             for pipeline, bitstream in zip(self._pipelines, self._frame.bitstreams, strict=True)
@@ -254,7 +246,7 @@ class FrameRun:
             self._cancel()
 
     async def _analyse(self) -> EngineOutcome:
-        """Run the tasks and encode the picture side by side; what is late or fails says so."""
+        """Run tasks and encode the picture side by side; what is late or fails has its error."""
         frame = self._frame
         jobs: dict[str, Job] = {}
         errors: dict[str, FeatherwireError] = {}
@@ -410,7 +402,7 @@ class FrameRun:
         return job
 
     def _cancel(self) -> None:
-        """Give up what is still running; what has failed has been heard."""
+        """Cancel what is still running, and take note of the errors of what has failed."""
         for job in self._jobs:
             if job.done() and not job.cancelled():
                 job.exception()

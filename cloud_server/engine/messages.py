@@ -104,7 +104,7 @@ M = TypeVar("M", bound=Message)
 
 _LENGTH_BYTES = 4
 MAX_BYTES = 512 * 2**20
-"""No message is so large: who says so has lost its senses."""
+"""Longer messages are taken for a damaged stream."""
 
 
 def packed(message: Message) -> bytes:
@@ -114,7 +114,7 @@ def packed(message: Message) -> bytes:
 
 
 async def read(reader: asyncio.StreamReader, kind: type[M]) -> M | None:
-    """The next message; None when the other end has gone, or sends what is none."""
+    """The next message; None when the other end has gone, or what it sends is damaged."""
     try:
         length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big")
         if length > MAX_BYTES:

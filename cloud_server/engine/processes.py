@@ -36,7 +36,7 @@ MAX_LINE_BYTES = 2**20
 """Of a worker's log; longer lines are dropped."""
 
 SECRETS = ("FEATHERWIRE_DATABASE", "FEATHERWIRE_TOKEN")
-"""Variables that a worker has no business with: it reads what strangers sent."""
+"""Variables that workers do not get: they decode bytes from strangers."""
 
 _LEVELS = {"debug", "info", "warning", "error"}
 
@@ -102,7 +102,7 @@ class ProcessEngine:
         metrics: Metrics | None = None,
         log_level: str = "info",
     ) -> ProcessEngine:
-        """Start ``count`` workers; raises what the first that cannot be opened says."""
+        """Start ``count`` workers; raises the error of the first that cannot open."""
         engine = cls(spec, count, metrics, log_level)
         starts = [asyncio.create_task(engine._start(slot)) for slot in engine._slots]
         try:
@@ -136,7 +136,7 @@ class ProcessEngine:
 
     @property
     def queues(self) -> dict[str, int]:
-        """Of all workers together, as each said within the last second; and who waits for one."""
+        """Items of all workers, at most a second old, and frames that wait for a worker."""
         found = {"workers": len(self._waiting)}
         for stage in self._stages:
             found[stage] = sum(
@@ -177,7 +177,7 @@ class ProcessEngine:
         return [slot for slot in self._slots if slot.child is not None]
 
     def _hand_out(self) -> None:
-        """Give what waits to whoever has room."""
+        """Give waiting frames to workers that have room."""
         now = time.monotonic()
         while (chosen := self._waiting.next(self._ready)) is not None:
             slot, job = chosen
@@ -188,7 +188,7 @@ class ProcessEngine:
             slot.child.give(messages.frame_to_message(job.frame, job.id, left_s))
 
     def _give_up(self, job: Job) -> None:
-        """Its caller has gone."""
+        """Cancel a frame whose caller has gone."""
         self._waiting.remove(job)
         for slot in self._slots:
             if slot.jobs.pop(job.id, None) is not None and slot.child is not None:
@@ -239,7 +239,7 @@ class ProcessEngine:
             self._hand_out()
 
     def _bury(self, slot: _Slot, cause: str) -> None:
-        """A worker has died: its frames go to others, but for one that it died of again."""
+        """Give the frames of a dead worker to others, but for one that workers keep dying of."""
         self._last_seen = time.monotonic()
         self._log(slot).error("worker_died", cause=cause, frames=len(slot.jobs))
         self._metrics.worker_deaths.labels(cause).inc()
@@ -294,7 +294,7 @@ def _answer(job: Job, outcome: EngineOutcome) -> None:
 def _read(message: worker_pb2.FrameAnalysed, waited_ms: float) -> EngineOutcome:
     try:
         return messages.outcome_of(message, waited_ms)
-    except Exception as error:  # noqa: BLE001  # whatever a worker says, the frame gets its outcome
+    except Exception as error:  # noqa: BLE001  # whatever a worker sends, the frame gets its outcome
         structlog.get_logger().error("worker_not_understood", exc_info=error)
         return EngineOutcome(
             error=FeatherwireError("internal_error", "the answer of a worker cannot be read")
@@ -302,7 +302,7 @@ def _read(message: worker_pb2.FrameAnalysed, waited_ms: float) -> EngineOutcome:
 
 
 class Child:
-    """One worker process. Made by ``start``; ``run`` is the rest of its life."""
+    """A worker process as its server sees it. Made by ``start``; ``run`` is what follows."""
 
     def __init__(self, number: int, process: asyncio.subprocess.Process) -> None:
         self.number = number
@@ -318,7 +318,7 @@ class Child:
     async def start(cls, number: int, spec: EngineSpec, log_level: str) -> Child:
         """Start a process, and wait until it has loaded everything.
 
-        Raises ``FeatherwireError``: what the worker says, or ``worker_failed``.
+        Raises ``FeatherwireError``: the worker's own, or ``worker_failed``.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -364,11 +364,11 @@ class Child:
         return await self.close()
 
     def give(self, message: worker_pb2.AnalyseFrame) -> None:
-        """Ask for a frame."""
+        """Send the worker a frame to analyse."""
         self._writer.write(packed(worker_pb2.WorkerRequest(analyse=message)))
 
     def cancel(self, frame_id: int) -> None:
-        """Nobody waits for that frame any more."""
+        """Tell the worker that nobody waits for a frame any more."""
         self._writer.write(packed(worker_pb2.WorkerRequest(cancel=frame_id)))
 
     def kill(self) -> None:
@@ -388,7 +388,7 @@ class Child:
         return await self._ended()
 
     async def _ended(self) -> str:
-        """Wait for the end, and for the last that it said."""
+        """Wait for the process to end, and for the last lines of its log."""
         code = await self._process.wait()
         # What it started itself may hold the pipe open.
         await asyncio.wait({self._relaying}, timeout=1.0)
@@ -416,7 +416,7 @@ class Child:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """A line of structlog's; None for any other."""
+    """The fields of a line of structlog's; None for any other line."""
     try:
         entry = json.loads(line)
     except ValueError:
@@ -425,6 +425,6 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without secrets, and with the places that we import from."""
+    """The server's environment without secrets, and with its import path."""
     kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
     return kept | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}

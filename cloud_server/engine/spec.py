@@ -10,9 +10,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from cloud_server.engine.local import LocalEngine, TaskRunner
+from cloud_server.engine.local import LocalEngine
 from cloud_server.engine.pipeline import WorkerCounts
 from cloud_server.tasks import open_task
+from cloud_server.tasks.base import Task
 from shared.bundle import Bundle, packaged_names
 from shared.errors import BundleError, TaskError
 from shared.weights import ModelStore
@@ -60,7 +61,7 @@ class EngineSpec(BaseModel):
     async def open(
         self,
         bundles: Sequence[Bundle] | None = None,
-        more_tasks: Mapping[str, Callable[[], TaskRunner]] | None = None,
+        more_tasks: Mapping[str, Callable[[], Task]] | None = None,
     ) -> LocalEngine:
         """An engine in this process. ``bundles``: where they have been loaded already.
 
@@ -73,7 +74,7 @@ class EngineSpec(BaseModel):
         check_device(self.device)
         if bundles is None:
             bundles = await asyncio.to_thread(self.load_bundles)
-        openers: dict[str, Callable[[], TaskRunner]] = {}
+        openers: dict[str, Callable[[], Task]] = {}
         # Where no bundle makes pictures there is nothing that these could be run on.
         if any(bundle.manifest.pictures for bundle in bundles):
             openers |= self._openers()
@@ -86,7 +87,7 @@ class EngineSpec(BaseModel):
             score_threshold=self.score_threshold,
         )
 
-    def _openers(self) -> dict[str, Callable[[], TaskRunner]]:
+    def _openers(self) -> dict[str, Callable[[], Task]]:
         store = ModelStore(models_dirs=[self.models_dir] if self.models_dir else [])
         return {
             name: functools.partial(
@@ -96,18 +97,18 @@ class EngineSpec(BaseModel):
         }
 
 
-def imported(path: str) -> Callable[[], TaskRunner]:
+def imported(path: str) -> Callable[[], Task]:
     """The function that ``module:function`` names. Raises ``TaskError("not_importable")``."""
     module, _, name = path.partition(":")
     try:
-        found: Callable[[], TaskRunner] = getattr(importlib.import_module(module), name)
+        found: Callable[[], Task] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise TaskError("not_importable", f"{path} cannot be imported: {error}") from None
     return found
 
 
-def import_path(opener: Callable[[], TaskRunner]) -> str:
-    """What another process imports ``opener`` by. Raises ``TaskError("not_importable")``."""
+def import_path(opener: Callable[[], Task]) -> str:
+    """The ``module:function`` of an opener. Raises ``TaskError("not_importable")``."""
     module = getattr(opener, "__module__", None)
     name = getattr(opener, "__qualname__", "")
     path = f"{module}:{name}"

@@ -31,7 +31,7 @@ class Deaths:
     kills: int = 0
 
     def count(self, *, killed: bool) -> None:
-        """One more; ``killed``: it may have been somebody else's doing."""
+        """Count one more death; ``killed``: the frame may not have been its cause."""
         if killed:
             self.kills += 1
         else:
@@ -43,7 +43,7 @@ class Deaths:
         return self.crashes >= MAX_CRASHES or self.kills >= MAX_KILLS
 
     def error(self, cause: str) -> FeatherwireError:
-        """The frame's answer then; ``cause``: what the last worker ended with."""
+        """The answer to a frame that is given up; ``cause``: what the last worker ended with."""
         return FeatherwireError(
             "worker_crashed",
             f"{self.crashes + self.kills} workers died of this frame ({cause})",
@@ -67,7 +67,10 @@ class Job:
 
 
 class Place(Protocol):
-    """A worker, as far as handing out needs it: the frames that it has."""
+    """A worker, as far as handing out needs it: the frames that it has.
+
+    ``processes`` fills it with workers that have a process, tests with some that have none.
+    """
 
     @property
     def jobs(self) -> dict[int, Job]: ...
@@ -91,23 +94,23 @@ class Waiting:
         yield from [*self._suspects, *self._jobs]
 
     def add(self, job: Job) -> None:
-        """At the end of the queue."""
+        """Put a frame at the end of the queue."""
         self._jobs.append(job)
 
     def add_again(self, jobs: Iterable[Job]) -> None:
-        """Frames of a worker that died, in the order in which it got them: before all others."""
+        """Put the frames of a dead worker before all others, in the order in which it got them."""
         for job in sorted(jobs, key=lambda one: one.given_at, reverse=True):
             job.suspect = True
             self._suspects.appendleft(job)
 
     def remove(self, job: Job) -> None:
-        """Nobody waits for it any more."""
+        """Take a frame out that nobody waits for any more."""
         queue = self._suspects if job.suspect else self._jobs
         if job in queue:
             queue.remove(job)
 
     def next(self, places: Sequence[P]) -> tuple[P, Job] | None:
-        """The frame whose turn it is, and the least loaded place for it; None: none can go.
+        """The next frame, and the least loaded place for it; None when none can go.
 
         Suspects go one at a time while other frames wait: for the first of them the least loaded
         place is kept free of new frames until it is empty.

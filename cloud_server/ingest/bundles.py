@@ -45,7 +45,7 @@ class ServedBundles:
         return self._bundles
 
     def serves(self, short_id: bytes) -> bool:
-        """Whether that bundle is here."""
+        """Whether the bundle of this short id is served."""
         return short_id in self._by_short_id
 
     def of(self, short_id: bytes) -> Bundle:

@@ -58,7 +58,7 @@ class TlsFiles:
 
 
 class Server:
-    """One listening server around an engine. ``serve`` is its whole life."""
+    """One listening server around an engine: ``start``, then ``wait`` until it has drained."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class Server:
             await self._health.set(service, status)
 
     async def _watch_workers(self) -> None:
-        """Without its workers the server is not ready; worker processes may come back."""
+        """Report the server as not ready while it has no workers; processes may come back."""
         ready = True
         while True:
             await asyncio.sleep(WATCH_S)

@@ -1,4 +1,4 @@
-"""Puts a server together from its settings: bundles, tasks, engine, gRPC."""
+"""A server put together from its settings: log, bundles, tasks, engine, fleet, gRPC."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.database import Database
 from cloud_server.database.storage import open_database
 from cloud_server.engine import Engine, TaskStatus, WorkerCounts
-from cloud_server.engine.local import TaskRunner
 from cloud_server.engine.processes import ProcessEngine
 from cloud_server.engine.ray import RayEngine, RayScale
 from cloud_server.engine.spec import EngineSpec, check_device, import_path
@@ -35,6 +34,7 @@ from cloud_server.results.retention import Retention
 from cloud_server.serve.server import Server, TlsFiles
 from cloud_server.serve.settings import ServerSettings
 from cloud_server.tasks import task_names
+from cloud_server.tasks.base import Task
 from cloud_server.telemetry.frames import ObservedEngine
 from cloud_server.telemetry.metrics import Metrics
 from codec.tails import DEFAULT_THRESHOLD
@@ -46,7 +46,7 @@ FETCH_ALL = "featherwire-cloud models fetch"
 
 
 async def open_server(
-    settings: ServerSettings, *, more_tasks: Mapping[str, Callable[[], TaskRunner]] | None = None
+    settings: ServerSettings, *, more_tasks: Mapping[str, Callable[[], Task]] | None = None
 ) -> tuple[Server, Engine, tuple[Bundle, ...]]:
     """Load everything; the server does not listen yet. Raises ``FeatherwireError``.
 
@@ -59,7 +59,7 @@ async def open_server(
     """
     check_transport(settings)
     _check_names(settings)
-    if not settings.workers and settings.engine != "ray":  # workers say so themselves
+    if not settings.workers and settings.engine != "ray":  # workers check it themselves
         await asyncio.to_thread(check_device, settings.device)
     log = await asyncio.to_thread(_open_log, settings)
     try:
@@ -73,7 +73,7 @@ async def open_server(
 async def _open_around(
     result_log: ResultLog,
     settings: ServerSettings,
-    more_tasks: Mapping[str, Callable[[], TaskRunner]] | None,
+    more_tasks: Mapping[str, Callable[[], Task]] | None,
 ) -> tuple[Server, Engine, tuple[Bundle, ...]]:
     spec = _engine_spec(settings)
     bundles = await asyncio.to_thread(spec.load_bundles)
@@ -159,7 +159,7 @@ async def _open_engine(
     settings: ServerSettings,
     bundles: Sequence[Bundle],
     policy: RefinePolicy | None,
-    more_tasks: Mapping[str, Callable[[], TaskRunner]],
+    more_tasks: Mapping[str, Callable[[], Task]],
     metrics: Metrics,
 ) -> Engine:
     """The engine in this process, or in as many others as the settings say."""

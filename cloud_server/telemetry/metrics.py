@@ -19,7 +19,7 @@ _BITS_PER_PIXEL = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1)
 class Metrics:
     """Counters, gauges and histograms by name; labels are few and bounded.
 
-    Devices are no label: a fleet would make too many series. FleetService tells about each.
+    Devices are no label: a fleet would make too many series. FleetService lists each.
     """
 
     def __init__(self) -> None:

@@ -137,7 +137,7 @@ def connect(address: str) -> None:
 
 
 def application_name(spec: EngineSpec, scale: RayScale) -> str:
-    """The same for servers of one release that want the same, and for no others."""
+    """A name that servers share which have one release, spec and scale, and no others."""
     text = "\n".join((package_version(), spec.model_dump_json(), scale.model_dump_json()))
     return f"featherwire-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -211,7 +211,7 @@ def _not_started(why: str) -> FeatherwireError:
 
 
 def handles(name: str) -> tuple[Any, Any]:
-    """Of the deployments FRAMES and ALONE."""
+    """Handles of the deployments FRAMES and ALONE."""
     from ray import serve
 
     return serve.get_deployment_handle(FRAMES, name), serve.get_deployment_handle(ALONE, name)

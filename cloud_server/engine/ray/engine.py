@@ -1,4 +1,4 @@
-"""Replicas on a Ray cluster behind the engine's contract."""
+"""The engine on Ray: replicas of a cluster behind the engine's contract."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BUSY_S = 0.05
 """Before a frame that Serve has no room for is offered again; times 1 to 2."""
 
 REMEMBERED_DEAD = 64
-"""Replicas that died: each is told once, however many frames it had."""
+"""Replicas that died: each is logged once, however many frames it had."""
 
 LOOK_S = 1.0
 """Between looks at how many replicas run."""
@@ -203,7 +203,7 @@ class RayEngine:
         return answer
 
     def _died(self, job: _Job, cause: str, error: Exception) -> None:
-        """A replica has died: the frame goes to another, or to one where it is alone."""
+        """Give the frame of a replica that died to another one, or to one where it is alone."""
         self._metrics.resubmitted.inc()
         alone = job.deployment == ALONE
         actor = getattr(error, "actor_id", None)
