@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from cloud_server.console.view import formats
 from cloud_server.console.view.fleet import policy
-from cloud_server.console.view.table import Tone, cell, column, row
+from cloud_server.console.view.formats import Tone, cell, column, row
 from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
 
 COLUMNS = [
