@@ -346,7 +346,7 @@ def _stamp(record: results_pb2.ResultRecord, field: _TimeField) -> Timestamp | N
 
 
 def _first_cursor(file: Path | None, after: int | None) -> int | None:
-    """Where to go on: what the file says, else ``after``. Raises ``bad_option``."""
+    """The cursor to go on from: the file's, else ``after``. Raises ``bad_option``."""
     if file is None or not file.exists():
         return after
     text = file.read_text(encoding="ascii", errors="replace").strip()

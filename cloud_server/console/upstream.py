@@ -2,8 +2,8 @@
 
 A connection is one token's, shared by all its pages, and closed when idle. A feed is one stream for
 all pages of a token that look, none when nobody does: it begins with the first page and is
-cancelled with the last; when the server goes away it tries again, and says so until then. Pictures
-are reconstructions, made by the server, kept here for a while, few asked for at a time.
+cancelled with the last; when the server goes away it tries again, and has a ``problem`` until then.
+Pictures are reconstructions, made by the server, kept here for a while, few asked for at a time.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Connection:
         return [one for one in (self.devices, *self._of_device.values()) if one.watched]
 
     async def bundles(self) -> list[bundles_pb2.BundleInfo]:
-        """What the server takes, as it said a moment ago. Raises ``FeatherwireError``."""
+        """Bundles that the server takes, known for half a minute. Raises ``FeatherwireError``."""
         if time.monotonic() - self._bundles_at >= BUNDLES_KNOWN_S:
             self._bundles = await self.fleet.bundles()
             self._bundles_at = time.monotonic()

@@ -180,7 +180,7 @@ def figure(name: str) -> Tag:
 
 
 def notice() -> Tag:
-    """A line that says what has become of what somebody did; screen readers read it out."""
+    """A line for what has become of a command; screen readers read it out."""
     return Tag("p", "", "notice", role="status")
 
 

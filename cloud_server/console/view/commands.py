@@ -51,7 +51,7 @@ def rows(commands: Iterable[fleet_pb2.IssuedCommand], names: Mapping[str, str]) 
 def rows_of_device(
     commands: Iterable[fleet_pb2.IssuedCommand], names: Mapping[str, str]
 ) -> list[Any]:
-    """The same, without what the page says already."""
+    """The same, without the columns that the device's page has already."""
     found = []
     for one in rows(commands, names):
         cells = one["cells"]

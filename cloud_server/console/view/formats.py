@@ -24,7 +24,7 @@ def cell(
 
 
 def row(key: str, cells: Sequence[dict[str, Any]], *, picked: bool = False) -> dict[str, Any]:
-    """key: what tells the row from others, and what is picked."""
+    """key: unique among rows; it is what is picked."""
     return {"key": key, "cells": list(cells), "picked": picked}
 
 

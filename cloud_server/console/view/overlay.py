@@ -18,7 +18,7 @@ from shared.results.rle import decode_mask
 from shared.results.types import RleMask
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#f0e442", "#bb5566")
-"""Told apart by people who see red and green alike (Okabe and Ito)."""
+"""Distinct also for people who see red and green alike (Okabe and Ito)."""
 
 MASK_SIDE = 480
 """Pixels on the long side of the picture of masks: it is drawn over a larger one."""
@@ -65,7 +65,7 @@ def findings(analysis: types_pb2.AnalysisResult) -> list[dict[str, Any]]:
 
 
 def in_words(analysis: types_pb2.AnalysisResult) -> str:
-    """What a screen reader says of the picture."""
+    """What a screen reader reads out for the picture."""
     names: dict[str, int] = {}
     for _, name, _, _, _ in _boxed(analysis):
         names[name] = names.get(name, 0) + 1

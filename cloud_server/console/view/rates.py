@@ -47,7 +47,7 @@ def measured() -> dict[str, Any]:
 
 
 def state_rows(bundle: bundles_pb2.BundleInfo) -> list[dict[str, Any]]:
-    """The bundle's states, as its manifest says."""
+    """The bundle's states, as in its manifest."""
     states = sorted(bundle.states, key=lambda one: one.state)
     finest = states[0].typical_bits_per_pixel if states else 0.0
     return [
@@ -151,7 +151,7 @@ class Rung:
     measured: bool
 
     def in_words(self) -> str:
-        """``state 3, 1.25 kB, 0.081 bits/pixel``; an estimate says so."""
+        """``state 3, 1.25 kB, 0.081 bits/pixel``; with ``about`` for an estimate."""
         about = "" if self.measured else "about "
         return (
             f"state {self.state}, {about}{formats.size(self.size_bytes)}, "

@@ -46,7 +46,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class Wish:
-    """What the filter says; empty is no condition. since, until: as browsers write them, UTC."""
+    """What a filter asks for; empty is no condition. since, until: as browsers write them, UTC."""
 
     device: str = ""
     class_name: str = ""
