@@ -12,8 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from PIL import Image
 
 from benchmarks.console_curves import condensed
-from cloud_server.console.view import commands, fleet, overlay, rates, timeline
-from cloud_server.console.view import formats
+from cloud_server.console.view import commands, fleet, formats, overlay, rates, timeline
 from cloud_server.console.view.rates import ladder
 from cloud_server.tasks.masks import encode_mask
 from shared.bitstream import Bitstream, Layer
