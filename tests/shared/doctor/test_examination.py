@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from cloud_server.serve.settings import default_data_folder
+from edge_client.bundle_cache import BundleCache
 from shared.bundle.packaged import PACKAGED_FOLDER
 from shared.doctor import Finding, Places, Report
+from shared.doctor.install import REINSTALL
 from shared.doctor.stored import check_bundles, check_weights
 from shared.weights import ModelEntry, ModelStore, UrlSource
 
@@ -41,7 +44,7 @@ def test_a_damaged_bundle_is_a_problem(
     (finding,) = check_bundles(tmp_path)
     assert finding.state == "problem"
     assert f"[{reason}]" in finding.found
-    assert finding.mend == "pip install --force-reinstall featherwire"
+    assert finding.mend == REINSTALL
 
 
 def test_an_install_without_bundles_is_a_problem(tmp_path: Path) -> None:
@@ -128,3 +131,10 @@ assert report.healthy, [one for one in report.findings if one.state == "problem"
 def test_the_base_dependencies_are_enough() -> None:
     done = subprocess.run([sys.executable, "-c", IN_A_BASE_INSTALL], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_default_folders_are_those_that_are_used() -> None:
+    paths = {one.name: one.path for one in Places().folders()}
+    assert paths["data folder"] == default_data_folder()
+    assert paths["fetched bundles"] == BundleCache().folder
+    assert paths["model store"] == ModelStore().cache_dir
