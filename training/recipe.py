@@ -9,8 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from codec.markov_palette.networks import DecoderConfig
-from codec.markov_palette.palette import PlaneSpec
-from shared.bundle import ScaleSpec
+from codec.settings import PlaneSpec, ScaleSpec
 from shared.errors import FeatherwireError
 from training.contexts.fit import ContextSettings
 from training.fit.config import FitConfig, PlaneLayout

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_server.tasks.geometry import clip_boxes, nms
-from shared.bundle import TailSpec
+from codec.settings import TailSpec
 from shared.preprocess import Placement
 from shared.results import Box, Detection
 

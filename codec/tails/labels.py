@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_server.tasks.masks import encode_mask
-from shared.bundle import TailSpec
+from codec.settings import TailSpec
 from shared.preprocess import Placement
 from shared.results import Region
 

@@ -9,7 +9,7 @@ import pytest
 
 from codec import onnx as extractor_module
 from codec.markov_palette.codec import MarkovPaletteCodec
-from codec.markov_palette.distortion import DistortionTable
+from codec.markov_palette.psnr import DistortionTable
 from codec.onnx import FeatureExtractor
 from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder

@@ -13,18 +13,19 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from codec.markov_palette.palette import DiffusionState, MarkovPalette, PlaneSpec
+from codec.markov_palette.palette import MarkovPalette
 from codec.markov_palette.tree import PaletteTree
-from shared.bundle import (
-    Bundle,
+from codec.settings import (
     ChainSpec,
-    Manifest,
+    DiffusionState,
+    PlaneSpec,
     ResizeSpec,
     ScaleSpec,
     TailClass,
     TailModel,
     TailSpec,
 )
+from shared.bundle import Bundle, Manifest
 from tests.support.tiny_contexts import tiny_contexts
 
 SIDE = 64

@@ -10,7 +10,8 @@ import numpy as np
 from codec.features import Features
 from codec.lattice_palette.contexts import LatticeContexts
 from codec.lattice_palette.palette import LatticePalette
-from shared.bundle import Bundle, ChainSpec, Manifest, ScaleSpec
+from codec.settings import ChainSpec, ScaleSpec
+from shared.bundle import Bundle, Manifest
 from training.contexts.lattice import LatticeSettings, fit_lattice
 from training.split.lattice import ChainShape, make_lattices
 from training.split.steps import values_of

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from codec.markov_palette.palette import DiffusionState, MarkovPalette, PlaneSpec
+from codec.markov_palette.palette import MarkovPalette
 from codec.markov_palette.tree import PaletteTree
-from shared.bundle import Bundle, Manifest, PsnrModel, PsnrRow, ScaleSpec
+from codec.settings import DiffusionState, PlaneSpec, PsnrModel, PsnrRow, ScaleSpec
+from shared.bundle import Bundle, Manifest
 from tests.support.tiny_contexts import tiny_contexts
 
 PLANES = (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from codec.markov_palette.codec import MarkovPaletteCodec
-from codec.markov_palette.distortion import DistortionTable
+from codec.markov_palette.psnr import DistortionTable
 from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.onnx import FeatureExtractor
 from codec.registry import open_codec

@@ -11,17 +11,9 @@ import numpy as np
 from codec.coder import SymbolEncoder
 from codec.lattice_palette.contexts import LatticeContexts
 from codec.lattice_palette.palette import LatticePalette, Values
+from codec.settings import ChainSpec, ResizeSpec, ScaleSpec, TailClass, TailModel, TailSpec
 from shared.bitstream.container import HEADER_BYTES, layer_bytes
-from shared.bundle import (
-    Bundle,
-    ChainSpec,
-    Manifest,
-    ResizeSpec,
-    ScaleSpec,
-    TailClass,
-    TailModel,
-    TailSpec,
-)
+from shared.bundle import Bundle, Manifest
 from training.split.model import CutModel
 from training.split.network import SplitNetwork
 from training.split.onnx_files import extractor_onnx, tail_onnx

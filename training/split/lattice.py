@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from codec.lattice_palette.palette import LatticePalette, LatticePlane, channels
-from codec.markov_palette.palette import DiffusionState, PlaneSpec
+from codec.settings import DiffusionState, PlaneSpec
 from training.contexts.lattice import LIMIT
 
 _MARGIN = 1.25

@@ -13,8 +13,9 @@ from safetensors.torch import save
 
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.markov_palette.networks import Decoder
-from codec.markov_palette.palette import DiffusionState, MarkovPalette
-from shared.bundle import Bundle, PsnrModel
+from codec.markov_palette.palette import MarkovPalette
+from codec.settings import DiffusionState, PsnrModel
+from shared.bundle import Bundle
 from shared.preprocess import pad_to_multiple
 from training.contexts.fit import even_contexts, fit_contexts
 from training.evaluate.under_test import BundleCoder

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from codec.markov_palette.palette import DiffusionState, MarkovPalette
+from codec.markov_palette.palette import MarkovPalette
 from codec.markov_palette.prediction import ScalePrediction
 from codec.markov_palette.tree import PaletteTree
+from codec.settings import DiffusionState
 from training.fit import checkpoint
 from training.recipe import Recipe, RecipeError
 

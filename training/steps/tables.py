@@ -14,7 +14,8 @@ from torch import nn
 
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.markov_palette.contexts import ContextModel
-from codec.markov_palette.palette import DiffusionState, Indices, MarkovPalette
+from codec.markov_palette.palette import Indices, MarkovPalette
+from codec.settings import DiffusionState
 from shared.bitstream.container import HEADER_BYTES, layer_bytes
 from shared.bundle import Bundle, Manifest
 from shared.preprocess import pad_to_multiple

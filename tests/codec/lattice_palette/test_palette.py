@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from codec.lattice_palette.palette import LatticePalette
-from codec.markov_palette.palette import DiffusionState
+from codec.settings import DiffusionState
 from shared.errors import BundleError
 from tests.support.lattice_bundle import CHANNELS, SCALE, SHAPES, fields
 from training.split.lattice import LatticeQuantiser, make_lattices

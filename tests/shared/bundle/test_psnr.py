@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from shared.bundle import Bundle, Manifest, PsnrModel, PsnrRow
+from codec.settings import PsnrModel, PsnrRow
+from shared.bundle import Bundle, Manifest
 from tests.support.tiny_bundle import codec_files, tiny_manifest
 
 ROW = PsnrRow(

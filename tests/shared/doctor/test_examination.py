@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.bundle.packaged import PACKAGED_FOLDER
+from shared.bundle.bundle import PACKAGED_FOLDER
 from shared.doctor import Finding, Places, Report
 from shared.doctor.examination import check_bundles
 

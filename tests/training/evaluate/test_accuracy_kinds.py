@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from shared.bundle import Bundle, TailClass, TailModel, TailSpec
+from codec.settings import TailClass, TailModel, TailSpec
+from shared.bundle import Bundle
 from tests.support.feature_bundle import make_feature_bundle
 from training.evaluate.accuracy.run import AccuracyPlan, evaluate_accuracy, needs_annotations
 from training.evaluate.photos import EvaluationPhoto

@@ -11,9 +11,10 @@ import onnxruntime as ort
 from codec.features import FeatureLatents
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.registry import open_codec
+from codec.settings import TailSpec
 from codec.tails.network import TailNetwork
 from shared.bitstream import Bitstream
-from shared.bundle import Bundle, TailSpec
+from shared.bundle import Bundle
 from shared.preprocess import Placement, pad_to_multiple
 from shared.targets import RateTarget
 from training.evaluate.accuracy.base import Pixels
