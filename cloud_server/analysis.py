@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cloud_server.decoding import Decoders, parse
-from cloud_server.models import ModelStore
 from cloud_server.tasks import open_task, task_names
 from cloud_server.tasks.base import Task
 from shared.bitstream import MAGIC
@@ -18,6 +17,7 @@ from shared.bundle import Bundle, packaged_names
 from shared.errors import TaskError
 from shared.preprocess import load_photo
 from shared.results import AnalysisResult, TaskResult
+from shared.weights import ModelStore
 
 Pixels = npt.NDArray[np.uint8]
 

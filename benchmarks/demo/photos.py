@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cloud_server.models import ModelStore
 from shared.errors import FeatherwireError
+from shared.weights import ModelStore
 
 _LONG_SIDE = 640
 

@@ -1,4 +1,4 @@
-"""Tokens: made once, shown once, kept as hashes.
+"""Tokens and their roles: made once, shown once, kept as hashes.
 
 A token is ``fwt_ID_SECRET``: 64 random bits by which people call it, and 256 random bits. The
 database has the SHA-256 of all of it. That is enough: slow, salted hashes (argon2, scrypt) protect
@@ -10,21 +10,32 @@ looked up, so no comparison leaks how much of a token was right.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import json
 import re
 import secrets
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
-from cloud_server.auth.roles import Role
-from cloud_server.database.schema import TOKENS
+from cloud_server.database.schema import TOKENS, now_us
 from shared.errors import FeatherwireError, SessionError
 from shared.wire.requests import check_labels, check_name
+
+
+class Role(enum.StrEnum):
+    """What a token is for."""
+
+    DEVICE = "device"
+    """Sends frames, as the one device that the token names."""
+    OPERATOR = "operator"
+    """Commands devices, and reads everything."""
+    CONSUMER = "consumer"
+    """Reads results and frames, and sees devices."""
+
 
 _FORM = re.compile(r"fwt_([0-9a-f]{16})_[A-Za-z0-9_-]{43}")
 
@@ -44,7 +55,7 @@ class Token:
     """Of the device; it cannot say otherwise."""
 
     def complaint(self, now: int | None = None) -> SessionError | None:
-        """Why it is no longer good: ``token_revoked``, ``token_expired``; None when it is."""
+        """Why it is no longer good, ``token_revoked`` or ``token_expired``; None: it is good."""
         now = now_us() if now is None else now
         if self.revoked_at is not None:
             return SessionError("token_revoked", f"token {self.id} has been revoked")
@@ -62,7 +73,7 @@ def create(
     lasts_s: float | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> tuple[str, Token]:
-    """Make a token; the text is told here and nowhere else.
+    """Make a token; the text is shown here and nowhere else.
 
     device, labels: which one, for the role device. Raises ``FeatherwireError("bad_option")`` for a
     device without its name or another role with one, and ``SessionError("invalid_message")`` for a
@@ -145,11 +156,6 @@ def any_good(connection: Connection) -> bool:
         TOKENS.c.expires_at.is_(None), TOKENS.c.expires_at > now_us()
     )
     return bool(connection.execute(select(func.count()).select_from(TOKENS).where(good)).scalar())
-
-
-def now_us() -> int:
-    """Now, in microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 def _hash(text: str) -> bytes:

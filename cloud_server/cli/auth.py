@@ -92,7 +92,7 @@ def create(
 ) -> None:
     """Make a token. It is shown this once: the database has only its hash."""
     from cloud_server.auth import tokens
-    from cloud_server.auth.roles import Role
+    from cloud_server.auth.tokens import Role
     from cloud_server.fleet.audit import note
 
     if if_missing and output is not None and output.exists():

@@ -129,7 +129,7 @@ def loadtest(
 
 
 def _check_target(server: str, yes: bool) -> None:
-    from cloud_server.auth.startup import is_loopback
+    from shared.rpc.access import is_loopback
 
     if not yes and not is_loopback(server):
         raise FeatherwireError(

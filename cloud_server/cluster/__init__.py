@@ -1,9 +1,7 @@
 """Several servers with one log in PostgreSQL (the setting `shared_log`).
 
 membership   a server reports that it is alive; what a dead one has left goes to another
-shared_log   what other servers have written comes to those who follow the log here; the whole part
-             of one server
-fleet        devices and commands of other servers
+shared_log   one server's part: what the others have written, their devices and their commands
 
 A session is one server's (`Ownership` in `cloud_server.results.sequence_counters`): another that it
 moved to has taken it, frames and all. Every commit takes PostgreSQL's lock for its transaction

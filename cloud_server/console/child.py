@@ -15,9 +15,9 @@ from pathlib import Path
 import structlog
 from cryptography import x509
 
-from cloud_server.auth.startup import is_loopback
 from cloud_server.serve.settings import ServerSettings, default_data_folder
 from shared.errors import FeatherwireError
+from shared.rpc.access import is_loopback
 
 READY_S = 60.0
 STOPS_S = 5.0

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 import structlog
 
 from cloud_server.consumers.client import AsyncResultClient
-from cloud_server.fleet.aio import AsyncFleetClient
+from cloud_server.fleet.client import AsyncFleetClient
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import fleet_pb2, results_pb2
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from cloud_server.auth.roles import Role
+from cloud_server.auth.tokens import Role
 
 COOKIE = "featherwire_console"
 LASTS_S = 12 * 3600

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloud_server.auth.startup import is_loopback
 from shared.errors import FeatherwireError
-from shared.rpc.access import Access, check_tls_files
+from shared.rpc.access import Access, check_tls_files, is_loopback
 
 
 @dataclass(frozen=True, slots=True)

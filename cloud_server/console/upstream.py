@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from cloud_server.auth.roles import Role
+from cloud_server.auth.tokens import Role
 from cloud_server.console.feeds import Feed, FleetFeed, ResultFeed
 from cloud_server.console.sessions import User
 from cloud_server.consumers.client import AsyncResultClient
-from cloud_server.fleet.aio import AsyncFleetClient
+from cloud_server.fleet.client import AsyncFleetClient
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import bundles_pb2
 from shared.rpc.access import Access

@@ -5,22 +5,17 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import TypeVar
-
-import grpc
 
 from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import results_pb2, results_pb2_grpc, types_pb2
 from shared.rpc.access import Access
-from shared.rpc.channel import open_channel
+from shared.rpc.channel import AsyncChannel, open_channel
 from shared.rpc.errors import typed_async_errors, typed_errors
 from shared.wire import PictureRequest, error_from_message
 from shared.wire.failures import is_retryable
 from shared.wire.features import parse_features
 from shared.wire.requests import picture_request_message
-
-T = TypeVar("T")
 
 CALL_TIMEOUT_S = 60.0
 ASYNC_CALL_TIMEOUT_S = 30.0
@@ -135,7 +130,7 @@ class ResultClient:
 class AsyncResultClient:
     """As ``ResultClient``, over a channel that the caller closes. Raises ``FeatherwireError``."""
 
-    def __init__(self, channel: grpc.aio.Channel, address: str, access: Access) -> None:
+    def __init__(self, channel: AsyncChannel, address: str, access: Access) -> None:
         self._stub = results_pb2_grpc.ResultServiceStub(channel)
         self._address = address
         self._access = access

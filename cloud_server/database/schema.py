@@ -45,6 +45,12 @@ METADATA = MetaData(
 Number = BigInteger().with_variant(Integer(), "sqlite")
 """A 64-bit integer; SQLite's row id when it is the only primary key."""
 
+
+def now_us() -> int:
+    """Now, in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
 # -- the log ---------------------------------------------------------------------------------------
 
 SESSIONS = Table(
@@ -214,9 +220,8 @@ LAST_WRITER = Table(
 
 def _sessions_last_seen(connection: Connection) -> None:
     """Sessions know when they were last seen: those that are there, now."""
-    now_us = time.time_ns() // 1000
     connection.execute(
-        text(f"ALTER TABLE sessions ADD COLUMN last_seen_at BIGINT NOT NULL DEFAULT {now_us}")
+        text(f"ALTER TABLE sessions ADD COLUMN last_seen_at BIGINT NOT NULL DEFAULT {now_us()}")
     )
 
 

@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict
 from cloud_server.device import check_device
 from cloud_server.engine.lane import WorkerCounts
 from cloud_server.engine.local import LocalEngine, TaskRunner
-from cloud_server.models import ModelStore
 from cloud_server.serve.settings import ServerSettings
 from cloud_server.tasks import open_task
 from shared.bundle import Bundle, packaged_names
 from shared.errors import BundleError, TaskError
+from shared.weights import ModelStore
 
 
 class EngineSpec(BaseModel):

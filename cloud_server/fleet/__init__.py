@@ -1,12 +1,10 @@
-"""Devices as an operator sees them, and what he tells them.
+"""Devices as an operator sees them, and the commands that they get.
 
-tables     devices, commands, the audit
-orders     commands in the database: issued, superseded, answered
+commands   commands in the database: checked, issued, superseded, answered
+audit      who did what; what is forgotten of it and of the commands
 registry   devices in memory: who is online, what they do, who watches
 quota      how much one device may send
-audit      who did what
-fleet      all of it: what streams tell, what operators ask
-checks     what operators ask, checked
+fleet      all of it: what streams report, what operators ask
 servicer   FleetService
-client     an operator's view
+client     FleetClient, and AsyncFleetClient: an operator's end
 """

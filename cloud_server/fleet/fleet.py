@@ -1,10 +1,10 @@
-"""The fleet: streams tell it of their devices, operators tell it what devices shall do."""
+"""The fleet: streams report how their devices are, operators give devices commands."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from google.protobuf.json_format import MessageToDict
@@ -12,9 +12,9 @@ from sqlalchemy import Connection, insert, select, update
 
 from cloud_server.database import Database
 from cloud_server.database.schema import DEVICES
-from cloud_server.fleet import orders
+from cloud_server.fleet import commands
 from cloud_server.fleet.audit import note
-from cloud_server.fleet.orders import REFINE, Order
+from cloud_server.fleet.commands import REFINE, IssuedCommand
 from cloud_server.fleet.quota import Quota
 from cloud_server.fleet.registry import Entry, Registry
 from shared.errors import SessionError
@@ -22,61 +22,58 @@ from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
 from shared.wire.requests import Hello
 
 
-class Outlet(Protocol):
-    """A stream of a device."""
-
-    def give(self, order: Order) -> None:
-        """Give the device a command."""
-
-
-class Link:
+class DeviceConnection:
     """One stream's part in the fleet: its device, and the commands that it was given."""
 
-    def __init__(self, fleet: Fleet, entry: Entry, session: str, outlet: Outlet) -> None:
+    def __init__(
+        self, fleet: Fleet, entry: Entry, session: str, give: Callable[[IssuedCommand], None]
+    ) -> None:
         self.entry = entry
         self._fleet = fleet
         self._session = session
-        self._outlet = outlet
-        self._given: dict[str, Order] = {}
+        self._send = give
+        self._given: dict[str, IssuedCommand] = {}
         self._last = 0
         self.ready = False
 
     async def give_pending(self) -> None:
-        """Give the device what it has not answered; from here on it gets commands as they come.
+        """Send the device what it has not answered; from here on it gets commands as they come.
 
         Raises ``StorageError``.
         """
         while not self.ready:
-            seen = self.entry.orders
-            for order in await self._fleet.pending(self.entry.described.device, self._last):
-                await self._give(order)
-            self.ready = self.entry.orders == seen
+            seen = self.entry.issued
+            for issued in await self._fleet.pending(self.entry.described.device, self._last):
+                await self._give(issued)
+            self.ready = self.entry.issued == seen
 
     async def rate_policy(self) -> fleet_pb2.RatePolicy | None:
-        """What an operator has set, also where the device has not been told yet; None: nothing.
+        """What an operator has set, also where the device has not got it yet; None: nothing.
 
         Raises ``StorageError``.
         """
         described = self.entry.described
         waiting = await self._fleet.pending(described.device, 0)
-        told = [order.command.set_rate.policy for order in waiting if order.kind == "set_rate"]
-        if told:
-            return told[-1]
+        waiting_policies = [
+            one.command.set_rate.policy for one in waiting if one.kind == "set_rate"
+        ]
+        if waiting_policies:
+            return waiting_policies[-1]
         return described.rate_policy if described.HasField("rate_policy") else None
 
-    def issued(self, order: Order) -> None:
+    def deliver(self, issued: IssuedCommand) -> None:
         """Give the device a command that has just been kept."""
-        if self.ready and order.id > self._last:
-            self._fleet.later(self._give(order))
+        if self.ready and issued.id > self._last:
+            self._fleet.later(self._give(issued))
 
     async def replied(self, reply: fleet_pb2.CommandReply) -> None:
         """The device has answered; what it was not given here is ignored. Raises StorageError."""
-        order = self._given.pop(reply.command_id, None)
-        if order is not None:
-            await self._fleet.answered(self.entry, order, reply)
+        issued = self._given.pop(reply.command_id, None)
+        if issued is not None:
+            await self._fleet.answered(self.entry, issued, reply)
 
     def status(self, status: fleet_pb2.DeviceStatus) -> None:
-        """The device has said how it is."""
+        """Take a device's report of how it is."""
         self.entry.described.queued_frames = min(status.queued_frames, 2**63)
         self.entry.described.queued_bytes = min(status.queued_bytes, 2**63)
         self._fleet.registry.seen(self.entry)
@@ -108,19 +105,19 @@ class Link:
         self.ready = False
         self._fleet.left(self.entry, self)
 
-    async def _give(self, order: Order) -> None:
-        if order.id <= self._last:
+    async def _give(self, issued: IssuedCommand) -> None:
+        if issued.id <= self._last:
             return
-        self._last = order.id
-        refine = order.command.refine_frame
-        if order.kind == REFINE and refine.session not in {"", self._session}:
+        self._last = issued.id
+        refine = issued.command.refine_frame
+        if issued.kind == REFINE and refine.session not in {"", self._session}:
             error = SessionError(
                 "refine_evicted", f"the device has left session {refine.session} and its frames"
             )
-            await self._fleet.answered(self.entry, order, orders.failed_reply(error))
+            await self._fleet.answered(self.entry, issued, commands.failed_reply(error))
             return
-        self._given[order.command.command_id] = order
-        self._outlet.give(order)
+        self._given[issued.command.command_id] = issued
+        self._send(issued)
 
 
 class Fleet:
@@ -131,50 +128,54 @@ class Fleet:
         self._database = database
         self.registry = Registry(quota or Quota())
         self._later: set[asyncio.Task[Any]] = set()
-        self.tells: Callable[[Connection, fleet_pb2.Device], bool] = lambda _one, _device: True
-        """Whether it is for this server to say how a device is, where several share the log."""
-        waiting = database.read_now(orders.pending_counts)
+        self.owns: Callable[[Connection, fleet_pb2.Device], bool] = lambda _one, _device: True
+        """Whether it is this server that keeps how a device is, where several share the log."""
+        waiting = database.read_now(commands.pending_counts)
         for described in database.read_now(_described):
             self.registry.add(described, waiting.get(described.device, 0))
 
     # -- for streams -----------------------------------------------------------------------------
 
-    def join(self, hello: Hello, bundle_id: str, outlet: Outlet) -> Link:
-        """A stream has said Hello; the device counts as online until ``Link.close``."""
+    def join(
+        self, hello: Hello, bundle_id: str, give: Callable[[IssuedCommand], None]
+    ) -> DeviceConnection:
+        """A stream has sent Hello; the device counts as online until ``DeviceConnection.close``."""
         entry = self.registry.join(hello, bundle_id)
-        link = Link(self, entry, hello.session, outlet)
-        self.registry.attach(entry, link)
+        connection = DeviceConnection(self, entry, hello.session, give)
+        self.registry.attach(entry, connection.deliver)
         self.later(self._keep(entry))
-        return link
+        return connection
 
-    def left(self, entry: Entry, link: Link) -> None:
+    def left(self, entry: Entry, connection: DeviceConnection) -> None:
         """A stream of the device has ended."""
-        self.registry.leave(entry, link)
+        self.registry.leave(entry, connection.deliver)
         self.later(self._keep(entry))
 
-    async def pending(self, device: str, after: int) -> list[Order]:
+    async def pending(self, device: str, after: int) -> list[IssuedCommand]:
         """Commands behind ``after`` that the device has not answered. Raises ``StorageError``."""
-        return await self._database.read(lambda one: orders.pending(one, device, after))
+        return await self._database.read(lambda one: commands.pending(one, device, after))
 
-    async def answered(self, entry: Entry, order: Order, reply: fleet_pb2.CommandReply) -> None:
+    async def answered(
+        self, entry: Entry, issued: IssuedCommand, reply: fleet_pb2.CommandReply
+    ) -> None:
         """Keep the device's reply, and what it does from now on. Raises ``StorageError``."""
 
         def change(connection: Connection) -> bool:
-            first = orders.answer(connection, order.id, reply)
-            if first and (reply.HasField("error") or order.kind == "use_bundle"):
-                note(connection, f"device {order.device}", "CommandReply", _told(order, reply))
+            first = commands.answer(connection, issued.id, reply)
+            if first and (reply.HasField("error") or issued.kind == "use_bundle"):
+                note(connection, f"device {issued.device}", "CommandReply", _audited(issued, reply))
             return first
 
         if not await self._database.write(change):
             return  # superseded meanwhile
         entry.pending = max(0, entry.pending - 1)
-        log = structlog.get_logger().bind(device=order.device, command=order.command.command_id)
+        log = structlog.get_logger().bind(device=issued.device, command=issued.command.command_id)
         if reply.HasField("error"):
-            log.info("command_refused", kind=order.kind, reason=reply.error.reason[:64])
+            log.info("command_refused", kind=issued.kind, reason=reply.error.reason[:64])
             self.registry.failed(entry, reply.error)
         else:
-            log.info("command_done", kind=order.kind)
-            self._follow(entry, order.command)
+            log.info("command_done", kind=issued.kind)
+            self._follow(entry, issued.command)
             self.later(self._keep(entry))
         self.registry.seen(entry)
 
@@ -182,7 +183,7 @@ class Fleet:
 
     async def issue(
         self, selector: fleet_pb2.DeviceSelector, command: fleet_pb2.Command, who: str
-    ) -> list[Order]:
+    ) -> list[IssuedCommand]:
         """Keep a command for every chosen device, and give it to those that are online.
 
         All of them or none, with an entry in the audit. Raises ``SessionError``: not_found,
@@ -198,27 +199,27 @@ class Fleet:
                 command.refine_frame.session = entries[0].described.session
         devices = [entry.described.device for entry in entries]
 
-        def change(connection: Connection) -> list[Order]:
-            issued = [orders.issue(connection, device, command, who) for device in devices]
+        def change(connection: Connection) -> list[IssuedCommand]:
+            issued = [commands.issue(connection, device, command, who) for device in devices]
             what = {
                 "selector": {
                     "devices": list(selector.devices),
                     "labels": dict(selector.labels),
                 },
                 "command": _as_json(command),
-                "command_ids": [order.command.command_id for order in issued],
+                "command_ids": [one.command.command_id for one in issued],
             }
             note(connection, who, "SendCommand", what)
             return issued
 
         issued = await self._database.write(change)
-        counts = await self._database.read(orders.pending_counts)
-        for entry, order in zip(entries, issued, strict=True):
-            entry.orders += 1
-            entry.pending = counts.get(order.device, 0)
+        counts = await self._database.read(commands.pending_counts)
+        for entry, one in zip(entries, issued, strict=True):
+            entry.issued += 1
+            entry.pending = counts.get(one.device, 0)
             self.registry.touch(entry)
             if entry.streams:
-                entry.streams[-1].issued(order)
+                entry.streams[-1](one)
         return issued
 
     async def read(self, query: Callable[[Connection], Any]) -> Any:
@@ -234,7 +235,7 @@ class Fleet:
         task.add_done_callback(self._done)
 
     def drain(self) -> None:
-        """Tell those who watch to go elsewhere."""
+        """End the streams of those who watch."""
         self.registry.close()
 
     async def close(self) -> None:
@@ -253,7 +254,7 @@ class Fleet:
         described.online = bool(entry.streams)
 
         def change(connection: Connection) -> None:
-            if self.tells(connection, described):
+            if self.owns(connection, described):
                 _keep(connection, described)
 
         await self._database.write(change)
@@ -291,10 +292,10 @@ def _described(connection: Connection) -> list[fleet_pb2.Device]:
     return [fleet_pb2.Device.FromString(row.described) for row in rows]
 
 
-def _told(order: Order, reply: fleet_pb2.CommandReply) -> dict[str, Any]:
+def _audited(issued: IssuedCommand, reply: fleet_pb2.CommandReply) -> dict[str, Any]:
     error = reply.error
     outcome = {"reason": error.reason, "message": error.message} if reply.HasField("error") else {}
-    return {"command_id": order.command.command_id, "kind": order.kind, **outcome}
+    return {"command_id": issued.command.command_id, "kind": issued.kind, **outcome}
 
 
 def _as_json(command: fleet_pb2.Command) -> Any:

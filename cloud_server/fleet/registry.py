@@ -8,12 +8,11 @@ unknown ──Hello──> online ──its last stream ends──> offline
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from cloud_server.auth.tokens import now_us
-from cloud_server.fleet.orders import Order
+from cloud_server.database.schema import now_us
+from cloud_server.fleet.commands import IssuedCommand
 from cloud_server.fleet.quota import Meter, Quota
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
@@ -23,17 +22,14 @@ MAX_OFFLINE = 100_000
 """Devices that are remembered while they are away; beyond, those longest away are forgotten."""
 
 MAX_ERROR_CHARACTERS = 300
-"""Of a device's last error; a device may have said it."""
+"""Of a device's last error; a device may have sent it."""
 
 LEAST_RATE = 0.01
-"""A second; less is told as 0."""
+"""A second; less is shown as 0."""
 
 
-class Online(Protocol):
-    """A stream of a device, as far as the fleet has to do with it."""
-
-    def issued(self, order: Order) -> None:
-        """A command for the device has just been kept."""
+Deliver = Callable[[IssuedCommand], None]
+"""One stream of a device: called with a command for the device that has just been kept."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,11 +39,11 @@ class Entry:
     described: fleet_pb2.Device
     """What is true whether it is online or not."""
     meter: Meter
-    streams: list[Online] = field(default_factory=list)
+    streams: list[Deliver] = field(default_factory=list)
     """The newest last."""
     pending: int = 0
     """Commands without a reply."""
-    orders: int = 0
+    issued: int = 0
     """How many commands were issued since the start."""
     version: int = 0
     elsewhere: bool = False
@@ -85,7 +81,7 @@ class Registry:
         return entry
 
     def join(self, hello: Hello, bundle_id: str) -> Entry:
-        """A device has said Hello; its stream is yet to be added to the entry's."""
+        """A device has sent Hello; its stream is yet to be added to the entry's."""
         entry = self._entries.get(hello.device)
         if entry is None:
             entry = self.add(fleet_pb2.Device(device=hello.device))
@@ -100,12 +96,12 @@ class Registry:
         described.labels.update(hello.labels)
         return entry
 
-    def attach(self, entry: Entry, stream: Online) -> None:
+    def attach(self, entry: Entry, stream: Deliver) -> None:
         """The device is online, by this stream."""
         entry.streams.append(stream)
         self.seen(entry)
 
-    def leave(self, entry: Entry, stream: Online) -> None:
+    def leave(self, entry: Entry, stream: Deliver) -> None:
         """A stream has ended."""
         if stream in entry.streams:
             entry.streams.remove(stream)
@@ -113,7 +109,7 @@ class Registry:
         self._forget()
 
     def seen(self, entry: Entry) -> None:
-        """The device has said something that watchers may want to know."""
+        """The device has sent something that watchers may want to know."""
         entry.described.last_seen_at.FromMicroseconds(now_us())
         self.touch(entry)
 
@@ -171,7 +167,7 @@ class Registry:
             pass
 
     def close(self) -> None:
-        """Tell those who watch that nothing more will come."""
+        """Wake those who watch: nothing more will come."""
         self.closed = True
         self._wake()
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from cloud_server.auth.caller import caller
-from cloud_server.fleet import audit, orders
-from cloud_server.fleet.checks import check_command, check_selector
+from cloud_server.auth.access import caller
+from cloud_server.fleet import audit, commands
+from cloud_server.fleet.commands import check_command, check_selector
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.ingest.served import ServedBundles
 from cloud_server.status import abort
@@ -39,7 +39,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         max_watchers: int = 64,
         write_timeout_s: float = 30.0,
     ) -> None:
-        """tasks: that devices may be told to ask for; None: any."""
+        """tasks: that devices may be commanded to ask for; None: any."""
         self._tasks = tasks
         self._fleet = fleet
         self._bundles = bundles
@@ -89,9 +89,9 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
             check_command(request.command, self._bundles.ids, self._tasks)
             issued = await self._fleet.issue(request.selector, request.command, caller().name)
         except FeatherwireError as error:
-            await abort(context, _told(error))
+            await abort(context, _for_operators(error))
         return fleet_pb2.SendCommandResponse(
-            command_id_by_device={order.device: order.command.command_id for order in issued}
+            command_id_by_device={one.device: one.command.command_id for one in issued}
         )
 
     async def ListCommands(
@@ -106,7 +106,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
                 chosen = self._fleet.registry.chosen(selector)
                 devices = [entry.described.device for entry in chosen]
             found = await self._fleet.read(
-                lambda one: orders.listed(
+                lambda one: commands.listed(
                     one,
                     devices,
                     pending_only=request.pending_only,
@@ -116,9 +116,9 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
                 )
             )
         except FeatherwireError as error:
-            await abort(context, _told(error))
+            await abort(context, _for_operators(error))
         return fleet_pb2.ListCommandsResponse(
-            commands=[order.to_message() for order in found[:size]],
+            commands=[one.to_message() for one in found[:size]],
             next_page_token=str(found[size - 1].id) if len(found) > size else "",
         )
 
@@ -132,7 +132,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
                 lambda one: audit.entries(one, after, size + 1, newest_first=request.newest_first)
             )
         except FeatherwireError as error:
-            await abort(context, _told(error))
+            await abort(context, _for_operators(error))
         response = fleet_pb2.ListAuditResponse(end=len(found) <= size)
         for entry in found[:size]:
             added = response.entries.add(
@@ -142,7 +142,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         return response
 
     def drain(self) -> None:
-        """Tell those who watch to go elsewhere."""
+        """End the streams of those who watch."""
         self._fleet.drain()
 
     async def close(self) -> None:
@@ -152,18 +152,18 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     async def _watch(self, selector: fleet_pb2.DeviceSelector, context: Context) -> None:
         """Nothing queues for a slow watcher: it gets devices as they are when it can take them."""
         registry = self._fleet.registry
-        told = -1
+        sent = -1
         moving: set[str] = set()  # their rates fall without anything that would tell us
         while True:
             started, version = time.monotonic(), registry.version
             for entry in list(registry.chosen(selector)):
                 name = entry.described.device
-                if entry.version > told or name in moving:
+                if entry.version > sent or name in moving:
                     device = entry.message()
                     await self._write(fleet_pb2.WatchDevicesResponse(device=device), context)
                     (moving.add if device.frames_per_second else moving.discard)(name)
-            told = version
-            await registry.more(told, WATCH_EVERY_S if moving else QUIET_S)
+            sent = version
+            await registry.more(sent, WATCH_EVERY_S if moving else QUIET_S)
             if registry.closed:
                 raise SessionError("draining", "this server is about to stop")
             await asyncio.sleep(max(0.0, started + WATCH_EVERY_S - time.monotonic()))
@@ -190,8 +190,8 @@ def _after(token: str) -> int:
     return int(token)
 
 
-def _told(error: FeatherwireError) -> FeatherwireError:
-    """``error`` for somebody who need not know of the server's database."""
+def _for_operators(error: FeatherwireError) -> FeatherwireError:
+    """``error`` without what only the server's own operator need know of its database."""
     if isinstance(error, StorageError):
         return SessionError("log_unavailable", "the server cannot keep or read this now")
     return error

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cloud_server.fleet.fleet import Link
+from cloud_server.fleet.fleet import DeviceConnection
 from cloud_server.ingest.credits import Credits
 from cloud_server.ingest.intake import Intake
 from cloud_server.ingest.opening import from_log
@@ -26,7 +26,7 @@ class Messages:
     def __init__(
         self,
         session: Session,
-        link: Link,
+        link: DeviceConnection,
         intake: Intake,
         credits: Credits,
         *,

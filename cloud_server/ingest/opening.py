@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from cloud_server.auth.caller import Caller
+from cloud_server.auth.access import Caller
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.ingest.limits import StreamLimits
 from cloud_server.ingest.processing import Processing

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import grpc
 import structlog
 
-from cloud_server.auth.caller import caller
+from cloud_server.auth.access import caller
 from cloud_server.cluster.shared_log import SharedLog
 from cloud_server.engine import Engine, EngineFrame
 from cloud_server.fleet.fleet import Fleet

@@ -18,9 +18,9 @@ from collections.abc import AsyncIterator, Sequence
 import structlog
 from google.protobuf.message import DecodeError
 
-from cloud_server.auth.caller import Caller
-from cloud_server.fleet.fleet import Link
-from cloud_server.fleet.orders import Order
+from cloud_server.auth.access import Caller
+from cloud_server.fleet.commands import IssuedCommand
+from cloud_server.fleet.fleet import DeviceConnection
 from cloud_server.ingest.credits import Credits
 from cloud_server.ingest.intake import Intake
 from cloud_server.ingest.messages import Messages
@@ -50,7 +50,7 @@ class Stream:
         self._limits = shared.limits
         self._caller = caller
         self._session: Session | None = None
-        self._link: Link | None = None
+        self._link: DeviceConnection | None = None
         self._messages: Messages | None = None
         # Short ids of the bundles in which the client can describe a frame.
         self._of_client: frozenset[bytes] = frozenset()
@@ -106,7 +106,7 @@ class Stream:
         """Another stream has said Hello for this session."""
         self.fail(SessionError("superseded", "another stream has taken over this session"))
 
-    def give(self, order: Order) -> None:
+    def give(self, order: IssuedCommand) -> None:
         """Give the client a command of an operator."""
         if self._state is State.RUNNING:
             self.send(ingest_pb2.ConnectResponse(command=order.command))
@@ -223,7 +223,7 @@ class Stream:
             resume_after=resume_after,
         )
         bundle_id = hello.bundle_id if hello.bundle_id in shared.bundles.ids else None
-        link = shared.fleet.join(hello, bundle_id or shared.bundles.wanted.id, self)
+        link = shared.fleet.join(hello, bundle_id or shared.bundles.wanted.id, self.give)
         self._link = link
         self._messages = Messages(
             session, link, self._intake, self._credits,

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from cloud_server.database import Database
-from cloud_server.database.schema import RESULTS, SESSIONS, SUBMISSIONS, TERMS
+from cloud_server.database.schema import RESULTS, SESSIONS, SUBMISSIONS, TERMS, now_us
 from cloud_server.database.writer import BulkInsert, Row
 from cloud_server.results import queries
 from cloud_server.results.feed import Feed
@@ -26,7 +26,6 @@ from cloud_server.results.records import (
     SessionKey,
     Submission,
     Version,
-    now_us,
     terms_of,
 )
 from cloud_server.results.sequence_counters import KnownSession, Ownership, SequenceCounters

@@ -175,11 +175,6 @@ def terms_of(outcome: types_pb2.FrameOutcome) -> frozenset[str]:
     return frozenset((*map(task_term, tasks), *map(class_term, names)))
 
 
-def now_us() -> int:
-    """Microseconds since 1970."""
-    return to_us(datetime.now(UTC))
-
-
 def to_us(instant: datetime) -> int:
     """An aware instant in microseconds since 1970."""
     return (instant - _EPOCH) // (_EPOCH.resolution)

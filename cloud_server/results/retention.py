@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import structlog
 from sqlalchemy import Connection, and_, delete, exists, func, select, update
 
-from cloud_server.database.schema import RESULTS, SESSIONS, SUBMISSIONS, TERMS
+from cloud_server.database.schema import RESULTS, SESSIONS, SUBMISSIONS, TERMS, now_us
 from cloud_server.results import queries
 from cloud_server.results.log import ResultLog
-from cloud_server.results.records import SessionKey, now_us
+from cloud_server.results.records import SessionKey
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import StorageError
 

@@ -14,10 +14,18 @@ from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.dialects import postgresql
 
 from cloud_server.database.locks import note_moves
-from cloud_server.database.schema import LAST_WRITER, OWNERS, RESULTS, SESSIONS, STATE, SUBMISSIONS
+from cloud_server.database.schema import (
+    LAST_WRITER,
+    OWNERS,
+    RESULTS,
+    SESSIONS,
+    STATE,
+    SUBMISSIONS,
+    now_us,
+)
 from cloud_server.database.writer import Writer
 from cloud_server.results import queries
-from cloud_server.results.records import SessionKey, now_us
+from cloud_server.results.records import SessionKey
 from shared.errors import StorageError
 
 KNOWN_SESSIONS = 4096

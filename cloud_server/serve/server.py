@@ -16,7 +16,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from cloud_server.auth.interceptor import Authenticator
+from cloud_server.auth.access import Authenticator
 from cloud_server.cluster.shared_log import SharedLog
 from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.engine import Engine

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from cloud_server.auth.interceptor import Authenticator
-from cloud_server.auth.startup import check_tokens, check_transport
+from cloud_server.auth.access import Authenticator, check_tokens, check_transport
 from cloud_server.cluster.shared_log import SharedLog
 from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.database import Database
@@ -20,10 +19,10 @@ from cloud_server.engine.local import TaskRunner
 from cloud_server.engine.process import ProcessEngine
 from cloud_server.engine.ray import RayEngine, RayScale
 from cloud_server.engine.spec import EngineSpec, import_path
+from cloud_server.fleet.audit import FleetRetention
+from cloud_server.fleet.audit import Limits as FleetLimits
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.fleet.quota import Quota
-from cloud_server.fleet.retention import FleetRetention
-from cloud_server.fleet.retention import Limits as FleetLimits
 from cloud_server.fleet.servicer import FleetServicer
 from cloud_server.ingest.bundles import BundleServicer
 from cloud_server.ingest.limits import StreamLimits

@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_server.models import ModelStore
 from shared.errors import PhotoError, TaskError
 from shared.preprocess import from_array
 from shared.results import ModelInfo, TaskResult
+from shared.weights import ModelStore
 
 Image = NDArray[np.uint8]
 """uint8 [height, width, 3], RGB, sides from 16 to 8192."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cloud_server.models import ModelStore
 from cloud_server.tasks.base import Image, Stopwatch, check_threshold, expect_image
 from cloud_server.tasks.ssd import Ssd
 from shared.results import ModelInfo, TaskResult
+from shared.weights import ModelStore
 
 # Below this the model names furniture that is not there.
 DEFAULT_THRESHOLD = 0.5

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cloud_server.models import ModelStore
 from cloud_server.tasks.base import Task
 from shared.errors import TaskError
+from shared.weights import ModelStore
 
 EMBEDDED = "embedded"
 ULTRALYTICS = "ultralytics"

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cloud_server.models import ModelStore
 from cloud_server.tasks.base import Image, Stopwatch, check_threshold, expect_image, model_info
 from cloud_server.tasks.geometry import SquareCrop
 from cloud_server.tasks.litert import LiteModel
@@ -14,6 +13,7 @@ from cloud_server.tasks.masks import encode_mask, paste_mask
 from cloud_server.tasks.ssd import Ssd
 from shared.errors import TaskError
 from shared.results import Detection, Instance, ModelInfo, TaskResult
+from shared.weights import ModelStore
 
 DEFAULT_THRESHOLD = 0.5
 

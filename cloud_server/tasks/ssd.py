@@ -8,11 +8,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cloud_server.models import ModelStore
 from cloud_server.tasks.base import Image, Stopwatch, model_info
 from cloud_server.tasks.geometry import clip_boxes, shrink
 from shared.errors import ModelError, TaskError
 from shared.results import Box, Detection
+from shared.weights import ModelStore
 
 WEIGHTS = "ssd-mobilenetv3-coco"
 _INPUT_SIDE = 320

@@ -6,6 +6,7 @@ gRPC gets them, because gRPC aborts the process, or says little, on bad ones.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import ssl
 from collections.abc import Iterable
@@ -59,6 +60,17 @@ def split_address(server: str) -> tuple[str, int]:
             "bad_address", f"{server!r} is not HOST:PORT, such as localhost:7570 or [::1]:7570"
         )
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether only this machine reaches ``HOST:PORT``."""
+    host = listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def read_token(path: Path | None = None) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import URL, create_engine
 
 from cloud_server.auth import tokens
-from cloud_server.auth.roles import Role
+from cloud_server.auth.tokens import Role
 from cloud_server.database.schema import METADATA
 from cloud_server.database.storage import administered
 from cloud_server.serve.settings import ServerSettings

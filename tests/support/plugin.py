@@ -19,10 +19,10 @@ from tests.support.photos import PHOTOS
 
 if TYPE_CHECKING:
     from cloud_server.database import Database
-    from cloud_server.models import ModelStore
     from cloud_server.results.log import ResultLog
     from edge_client.encoder import EdgeEncoder
     from shared.bundle import Bundle
+    from shared.weights import ModelStore
     from tests.support import postgres
     from tests.support.access import Keys
     from tests.support.crashes import Servers

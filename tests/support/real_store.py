@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cloud_server.models import ModelStore
 from shared.errors import ModelError
+from shared.weights import ModelStore
 
 
 def fetched(*names: str) -> ModelStore:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from cloud_server.models import ModelEntry, PackageSource, UrlSource
+from shared.weights import ModelEntry, PackageSource, UrlSource
 
 WEIGHTS = bytes(range(256)) * 40
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cloud_server.models import ModelStore
 from cloud_server.tasks.base import Stopwatch
 from cloud_server.tasks.geometry import shrink
 from cloud_server.tasks.ssd import Ssd
 from codec.settings import TailClass, TailModel, TailSpec
 from codec.tails.boxes import detections
 from shared.preprocess import Placement
+from shared.weights import ModelStore
 from training.split.objective import curvature_sample, distance
 from training.split.ssd import SCALE, SplitSsd
 

@@ -15,12 +15,12 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from cloud_server.models import ModelStore
 from codec.registry import open_codec
 from codec.tails import open_tails
 from shared.bundle import Bundle
 from shared.errors import ModelError
 from shared.targets import RateTarget
+from shared.weights import ModelStore
 from training.cli import build_app
 from training.recipe import RecipeError
 

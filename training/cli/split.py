@@ -68,8 +68,8 @@ def plan(
 
     import yaml
 
-    from cloud_server.models import ModelStore
     from shared.cli import write_atomically
+    from shared.weights import ModelStore
     from training.recipe import RecipeError
     from training.split.plan import plan_recipe
     from training.split.recipe import CutPart

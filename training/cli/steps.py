@@ -77,7 +77,7 @@ def texture(
     """Label the training photos' patches by texture, for the fit step's contrastive loss."""
     from safetensors.torch import load_file
 
-    from cloud_server.models import ModelStore
+    from shared.weights import ModelStore
     from training.fit.features.classifier import WEIGHTS
     from training.recipe import load_recipe
     from training.steps.export import RunFiles
@@ -211,7 +211,7 @@ def fit_job(recipe: Recipe, cache: Path, run: Path, device: str, *, perceptual: 
     Raises ModelError ``weights_missing`` for a loss whose weights are not here, RecipeError
     ``step_missing`` when it wants textures that nobody has labelled.
     """
-    from cloud_server.models import ModelStore
+    from shared.weights import ModelStore
     from training.fit.features.losses import MODELS, load_losses
     from training.fit.labels import LABELS_FILE
     from training.fit.loop import Fit
@@ -248,7 +248,7 @@ def _labels(cache: Path) -> TextureLabels:
 def _perceptual() -> nn.Module:
     from safetensors.torch import load_file
 
-    from cloud_server.models import ModelStore
+    from shared.weights import ModelStore
     from training.fit.perceptual import PerceptualDistance
 
     store = ModelStore()

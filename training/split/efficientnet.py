@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cloud_server.models import ModelStore
+from shared.weights import ModelStore
 from training.fit.features.backbone import Backbone
 from training.fit.features.classifier import SHAPE, WEIGHTS
 from training.split.imagenet import imagenet_classes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cloud_server.models import ModelStore
+from shared.weights import ModelStore
 from training.fit.features.classifier import WEIGHTS as EFFICIENTNET
 from training.recipe import RecipeError
 from training.split.efficientnet import SplitEfficientNet

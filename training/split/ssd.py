@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cloud_server.models import ModelStore
-from cloud_server.models.backbones import ssd_mobilenetv3_backbone
-from cloud_server.models.graphdef import float_constants
+from shared.weights import ModelStore
+from shared.weights.containers import float_constants
+from shared.weights.convert import ssd_mobilenetv3_backbone
 from training.fit.features.backbone import Backbone, convolution
 from training.fit.features.detector import SHAPE
 from training.split.network import CutScale, Features, Outputs, SplitInfo

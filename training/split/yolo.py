@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cloud_server.models import ModelStore
-from cloud_server.models.ultralytics_assets import LICENCE, get_yolo
 from cloud_server.tasks.ultralytics_backend import import_yolo, load_yolo
+from shared.weights import ModelStore
+from shared.weights.ultralytics_assets import LICENCE, get_yolo
 from training.recipe import RecipeError
 from training.split.cuts import Cut, LayerFacts, cheapest_cut, cut_after, find_cuts
 from training.split.network import CutScale, Features, Outputs, SplitInfo

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
-from cloud_server.models import ModelStore
 from shared.bundle import Bundle
+from shared.weights import ModelStore
 from training.evaluate.cache import PointCache
 from training.evaluate.comparison import OURS, Comparison, bd_rates
 from training.evaluate.measure import measure

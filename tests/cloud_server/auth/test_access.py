@@ -11,7 +11,8 @@ from google.protobuf import descriptor_pool
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from cloud_server.auth.roles import ACCESS, OPEN, Role
+from cloud_server.auth.access import ACCESS, OPEN
+from cloud_server.auth.tokens import Role
 from cloud_server.serve.server import SERVICES
 from shared.errors import SessionError
 from shared.rpc.channel import open_channel

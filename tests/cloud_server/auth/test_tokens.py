@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from typer.testing import CliRunner
 
 from cloud_server.auth import tokens
-from cloud_server.auth.roles import Role
+from cloud_server.auth.tokens import Role
 from cloud_server.cli import build_app
 from cloud_server.database.storage import administered
 from cloud_server.serve.settings import ServerSettings

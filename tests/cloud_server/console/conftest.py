@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cloud_server.auth.development_ca import make_development_ca
-from cloud_server.auth.roles import Role
+from cloud_server.auth.tokens import Role
 from edge_client import EdgeSession
 from tests.support.access import Keys
 from tests.support.console import SHOWN, Running

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_server.auth.roles import ACCESS, Role
+from cloud_server.auth.access import ACCESS
+from cloud_server.auth.tokens import Role
 from cloud_server.consumers import ResultClient
 from cloud_server.fleet.client import FleetClient
 from edge_client import EdgeSession

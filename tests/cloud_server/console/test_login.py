@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import APIRequestContext
 
-from cloud_server.auth.roles import Role
+from cloud_server.auth.tokens import Role
 from tests.support.console import Running
 
 

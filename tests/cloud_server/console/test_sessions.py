@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 
-from cloud_server.auth.roles import Role
+from cloud_server.auth.tokens import Role
 from cloud_server.console import sessions
 from cloud_server.console.child import check_console, console_arguments
 from cloud_server.console.secret import FILE, load_or_make

@@ -8,8 +8,8 @@ from sqlalchemy import Connection, select
 
 from cloud_server.database import Database
 from cloud_server.database.schema import COMMANDS
-from cloud_server.fleet import audit, orders
-from cloud_server.fleet.retention import BATCH, FleetRetention, Limits
+from cloud_server.fleet import audit, commands
+from cloud_server.fleet.audit import BATCH, FleetRetention, Limits
 from shared.proto.featherwire.v1 import fleet_pb2
 from tests.support.fleet import rate, refine
 
@@ -18,9 +18,9 @@ async def issue(database: Database, count: int, *, answered: bool) -> list[int]:
     """Commands of one device; returns their ids."""
 
     def change(connection: Connection) -> list[int]:
-        issued = [orders.issue(connection, "a", refine(n + 1), "ann").id for n in range(count)]
+        issued = [commands.issue(connection, "a", refine(n + 1), "ann").id for n in range(count)]
         for order_id in issued if answered else []:
-            assert orders.answer(connection, order_id, fleet_pb2.CommandReply())
+            assert commands.answer(connection, order_id, fleet_pb2.CommandReply())
         return issued
 
     return await database.write(change)
@@ -40,7 +40,7 @@ async def test_old_answered_commands_go_and_pending_ones_never(database: Databas
     assert await retention.run_once() == 6
     # The newest stays, so that numbers go on behind it.
     assert await ids(database) == [*waiting, later[-1]]
-    assert [one.id for one in await database.read(lambda c: orders.pending(c, "a"))] == waiting
+    assert [one.id for one in await database.read(lambda c: commands.pending(c, "a"))] == waiting
     (new,) = await issue(database, 1, answered=False)
     assert new == later[-1] + 1
     assert answered[0] < waiting[0]
@@ -76,6 +76,6 @@ async def test_the_audit_keeps_its_newest(database: Database) -> None:
 
 async def test_without_limits_all_is_kept(database: Database) -> None:
     await issue(database, 3, answered=True)
-    await database.write(lambda one: orders.issue(one, "a", rate(1), "ann"))
+    await database.write(lambda one: commands.issue(one, "a", rate(1), "ann"))
     assert await FleetRetention(database, Limits()).run_once() == 0
     assert len(await ids(database)) == 4

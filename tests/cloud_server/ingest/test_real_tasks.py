@@ -7,7 +7,6 @@ import pytest
 from numpy.typing import NDArray
 
 from cloud_server.decoding import BitstreamDecoder
-from cloud_server.models import ModelStore
 from cloud_server.tasks import open_task
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
@@ -15,6 +14,7 @@ from shared.bundle import Bundle
 from shared.errors import ModelError
 from shared.proto.featherwire.v1 import types_pb2
 from shared.results import AnalysisResult, Detection, Face, Instance, decode_mask
+from shared.weights import ModelStore
 from shared.wire import FrameOutcome
 from shared.wire.results import outcome_from_message, outcome_to_message
 from tests.support.servers import server_process

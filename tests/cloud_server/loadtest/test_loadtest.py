@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cloud_server.auth.roles import Role
+from cloud_server.auth.tokens import Role
 from cloud_server.loadtest import LoadTest, Report, run_load_test
 from cloud_server.loadtest.channel import opener
 from cloud_server.loadtest.streams import load_streams

@@ -7,8 +7,8 @@ from functools import cache
 
 import pytest
 
-from cloud_server.models import ModelStore
 from cloud_server.tasks import Task, open_task
+from shared.weights import ModelStore
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cloud_server.models import ModelStore
 from cloud_server.tasks import open_task, task_names
 from shared.errors import ModelError, TaskError
 from shared.results import Box, TaskResult, agreement, box_iou, decode_mask
+from shared.weights import ModelStore
 
 TASKS = ("detection", "segmentation", "landmarks")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloud_server.models import ModelStore
 from cloud_server.tasks import open_task
 from shared.errors import ModelError
 from shared.results import decode_mask
+from shared.weights import ModelStore
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ultralytics") is None, reason="ultralytics is not installed"
@@ -87,7 +87,7 @@ def test_missing_weights_are_told(tmp_path):
 
 
 def test_published_weights_that_cannot_be_downloaded_are_told_with_a_command(tmp_path):
-    from cloud_server.models.ultralytics_assets import get_yolo
+    from shared.weights.ultralytics_assets import get_yolo
 
     with pytest.raises(ModelError) as caught:
         get_yolo(ModelStore(tmp_path), "yolo11n.pt", release="http://127.0.0.1:9")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_server.auth.roles import Role
+from cloud_server.auth.tokens import Role
 from cloud_server.fleet.client import FleetClient
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession

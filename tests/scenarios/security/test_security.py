@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cloud_server.auth.development_ca import make_development_ca
-from cloud_server.auth.roles import Role
+from cloud_server.auth.tokens import Role
 from cloud_server.consumers import ResultClient
 from cloud_server.fleet.client import FleetClient
 from edge_client.encoder import EdgeEncoder

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_server.models import PackageSource
+from shared.weights import PackageSource
 from tests.support.weights import LABELS, PACKAGE, WEIGHTS, sha256
 
 

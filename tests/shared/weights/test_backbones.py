@@ -13,9 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_server.models.backbones import efficientnet_lite0, ssd_mobilenetv3_backbone
-from cloud_server.models.graphdef import float_constants
 from shared.errors import ModelError
+from shared.weights.containers import float_constants
+from shared.weights.convert import efficientnet_lite0, ssd_mobilenetv3_backbone
 from tests.support.real_store import fetched
 
 

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load, load_file
 
-from cloud_server.models.convert import lpips_head, squeezenet_from_pickle, to_safetensors
 from shared.errors import ModelError
+from shared.weights.containers import to_safetensors
+from shared.weights.convert import lpips_head, squeezenet_from_pickle
 from tests.support.real_store import fetched
 
 

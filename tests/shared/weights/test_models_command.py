@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from cloud_server.cli import models
-from cloud_server.models import UrlSource
+from shared.weights import UrlSource
 from tests.support.weights import WEIGHTS, make_entry
 
 

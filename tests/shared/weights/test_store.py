@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from cloud_server.models import CATALOGUE, ModelStore, UrlSource, load_catalogue
 from shared.errors import ModelError
+from shared.weights import CATALOGUE, ModelStore, UrlSource, load_catalogue
 from tests.support.weights import LABELS, WEIGHTS, make_entry, sha256
 
 
@@ -151,7 +151,7 @@ def test_two_processes_may_fetch_at_once(tmp_path, store):
     script = textwrap.dedent(
         f"""
         from pathlib import Path
-        from cloud_server.models import ModelStore, load_catalogue
+        from shared.weights import ModelStore, load_catalogue
         entries = load_catalogue(Path({str(catalogue)!r}))
         print(ModelStore({str(store.cache_dir)!r}, catalogue=entries).fetch()["weights"])
         """

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from cloud_server.models.vgg import HED_BYTES, dists_weights, hed_vgg16
 from shared.errors import ModelError
+from shared.weights.convert import HED_BYTES, dists_weights, hed_vgg16
 from tests.support.real_store import fetched
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from cloud_server.models import ModelStore
 from shared.errors import TaskError
+from shared.weights import ModelStore
 from tests.support.real_store import fetched
 from training.evaluate.metrics import METRICS, open_groups
 from training.evaluate.metrics.groups import WEIGHTS

@@ -5,10 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from cloud_server.models import ModelStore
 from cloud_server.tasks.base import Stopwatch
 from cloud_server.tasks.geometry import shrink
 from cloud_server.tasks.ssd import Ssd
+from shared.weights import ModelStore
 from training.evaluate.accuracy.base import Kind, Output, Pixels
 from training.evaluate.accuracy.boxes import KEPT_SCORE, rows
 from training.evaluate.accuracy.feature_coder import FeatureCoder

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cloud_server.models import ModelStore
 from shared.errors import ModelError, TaskError
+from shared.weights import ModelStore
 from training.evaluate.metrics.base import MetricGroup
 
 GROUPS = ("pixels", "squeeze", "vgg", "tasks")

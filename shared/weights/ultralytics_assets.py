@@ -12,9 +12,9 @@ import re
 import tempfile
 from pathlib import Path
 
-from cloud_server.models.download import copy_url
-from cloud_server.models.store import ModelStore
 from shared.errors import ModelError
+from shared.weights.download import copy_url
+from shared.weights.store import ModelStore
 
 LICENCE = "AGPL-3.0"
 
