@@ -65,7 +65,8 @@ class FeatureExtractor:
         if wanted == "int8" and EXTRACTOR_FILES["int8"] not in bundle.manifest.files:
             raise BundleError(
                 "no_int8",
-                f"bundle {bundle.manifest.name} has no int8 network; use fp32 or auto, which takes it",
+                f"bundle {bundle.manifest.name} has no int8 network; use fp32 or auto, which takes "
+                "it",
             )
         self._settings = settings
         self._scales = {scale.name: scale for scale in settings.scales}

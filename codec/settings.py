@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -188,7 +189,7 @@ class FeatureSettings(BaseModel):
     decoder: dict[str, Any] = Field(default_factory=dict, description="the decoder's own settings")
 
     @model_validator(mode="after")
-    def _consistent(self) -> Manifest:
+    def _consistent(self) -> FeatureSettings:
         scales = {scale.name: scale for scale in self.scales}
         for scale in self.scales:
             if self.input_multiple % scale.stride:
@@ -299,3 +300,19 @@ class FeatureSettings(BaseModel):
         if settings.states_of_chains != bundle.manifest.states:
             raise BundleError("bad_manifest", "manifest.json: settings.states: not those above")
         return settings
+
+
+def with_settings(manifest: Manifest, **changes: Any) -> Manifest:
+    """A manifest with some settings changed, and what its common part says of them.
+
+    Raises ValueError (pydantic's) when they contradict each other.
+    """
+    settings = FeatureSettings.model_validate(manifest.settings | changes)
+    kept = ("name", "version", "description", "licence", "codec", "pictures", "files")
+    return settings.manifest(**{name: getattr(manifest, name) for name in kept})
+
+
+def create_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle of features into ``folder``: its files go to the sides that need them."""
+    sides = FeatureSettings.model_validate(manifest.settings).sides()
+    return Bundle.create(folder, manifest, files, sides)

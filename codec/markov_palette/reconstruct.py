@@ -14,6 +14,7 @@ from torch import Tensor
 
 from codec.base import PLAIN, Rendering
 from codec.features import FeatureLatents
+from codec.markov_palette.cloud import FAITHFUL, VIVID
 from codec.markov_palette.networks import Decoder, DecoderConfig
 from codec.markov_palette.palette import MarkovPalette
 from codec.settings import DECODER_FILE, PALETTE_FILE, FeatureSettings
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 
-FAITHFUL, VIVID = "faithful", "vivid"
 TILE_POSITIONS = 64
 """Side of a tile in positions of the semantic grid: 64 positions are 1024 pixels."""
 

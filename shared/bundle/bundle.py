@@ -198,7 +198,7 @@ def _resolve(source: str | Path | None) -> Path:
     return Path(source)
 
 
-# -- bundles that come with Featherwire -------------------------------------------------------------
+# -- bundles that come with Featherwire ------------------------------------------------------------
 
 
 def packaged_names() -> tuple[str, ...]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.bundle import format1
 from shared.errors import BundleError
 
-FORMAT = "featherwire-bundle/2"
+FORMAT: Final = "featherwire-bundle/2"
 FILE_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"
 
 FileName = Annotated[str, Field(pattern=FILE_NAME_PATTERN)]

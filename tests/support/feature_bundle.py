@@ -18,14 +18,16 @@ from codec.markov_palette.tree import PaletteTree
 from codec.settings import (
     ChainSpec,
     DiffusionState,
+    FeatureSettings,
     PlaneSpec,
     ResizeSpec,
     ScaleSpec,
     TailClass,
     TailModel,
     TailSpec,
+    create_bundle,
 )
-from shared.bundle import Bundle, Manifest
+from shared.bundle import Bundle
 from tests.support.tiny_contexts import tiny_contexts
 
 SIDE = 64
@@ -57,10 +59,7 @@ def make_feature_bundle(folder: Path, *, fit: str = "stretch", told_state: bool 
         states += rows
     files = {name: _npz(values) for name, values in arrays.items()}
     files |= {"extractor.onnx": extractor(), "tail.onnx": tail(told_state=told_state)}
-    manifest = Manifest(
-        name="tiny-features",
-        version="1",
-        codec="markov-palette",
+    settings = FeatureSettings(
         scales=(ScaleSpec(name="rgb", stride=STRIDE, channels=3),),
         planes=tuple(planes),
         states=tuple(states),
@@ -76,9 +75,13 @@ def make_feature_bundle(folder: Path, *, fit: str = "stretch", told_state: bool 
                 model=TailModel(name="blocks", version="1", licence="Apache-2.0"),
             ),
         ),
-        files={},
     )
-    return Bundle.create(folder, manifest, files)
+    manifest = settings.manifest(
+        name="tiny-features",
+        version="1",
+        codec="markov-palette",
+    )
+    return create_bundle(folder, manifest, files)
 
 
 def extractor() -> bytes:

@@ -11,9 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
+from codec.markov_palette.cloud import PICTURES
 from codec.markov_palette.palette import MarkovPalette
 from codec.markov_palette.tree import PaletteTree
-from codec.settings import DiffusionState, PlaneSpec, PsnrModel, PsnrRow, ScaleSpec
+from codec.settings import (
+    DiffusionState,
+    FeatureSettings,
+    PlaneSpec,
+    PsnrModel,
+    PsnrRow,
+    ScaleSpec,
+    create_bundle,
+    with_settings,
+)
 from shared.bundle import Bundle, Manifest
 from tests.support.tiny_contexts import tiny_contexts
 
@@ -54,25 +64,23 @@ def codec_files(seed: int = 7) -> dict[str, bytes]:
     }
 
 
-def tiny_manifest(**changes: object) -> Manifest:
-    """The tiny bundle's manifest, before its files are known."""
+def tiny_manifest(codec: str = "markov-palette", **changes: object) -> Manifest:
+    """The tiny bundle's manifest, before its files are known. changes: of settings."""
     values: dict[str, object] = {
-        "name": "tiny",
-        "version": "1",
-        "codec": "markov-palette",
         "scales": SCALES,
         "planes": PLANES,
         "states": STATES,
         "input_multiple": 16,
         "halo_positions": 8,
-        "files": {},
     }
-    return Manifest.model_validate(values | changes)
+    settings = FeatureSettings.model_validate(values | changes)
+    pictures = PICTURES if settings.decoder else ()
+    return settings.manifest(pictures, name="tiny", version="1", codec=codec)
 
 
 def make_codec_bundle(folder: Path) -> Bundle:
     """A bundle with palette and contexts only: enough for bitstreams, no networks."""
-    return Bundle.create(folder, tiny_manifest(), codec_files())
+    return create_bundle(folder, tiny_manifest(), codec_files())
 
 
 def make_tiny_bundle(folder: Path) -> Bundle:
@@ -81,8 +89,8 @@ def make_tiny_bundle(folder: Path) -> Bundle:
     from safetensors.torch import save
 
     from codec.markov_palette.networks import Decoder, DecoderConfig
-    from training.export import extractor_to_onnx
-    from training.networks.extractor import LATENT_GAIN, Extractor, ExtractorConfig
+    from codec.markov_palette.train.extractor import LATENT_GAIN, Extractor, ExtractorConfig
+    from codec.markov_palette.train.extractor_onnx import extractor_to_onnx
 
     config = DecoderConfig(
         semantic_channels=8,
@@ -108,7 +116,7 @@ def make_tiny_bundle(folder: Path) -> Bundle:
         "extractor.onnx": extractor_to_onnx(extractor.eval()),
         "decoder.safetensors": save(dict(decoder.state_dict())),
     }
-    return Bundle.create(folder, tiny_manifest(decoder=config.to_dict()), files)
+    return create_bundle(folder, tiny_manifest(decoder=config.to_dict()), files)
 
 
 def _npz(arrays: dict[str, np.ndarray]) -> bytes:
@@ -124,5 +132,5 @@ def with_model(bundle: Bundle, folder: Path) -> Bundle:
                 margin_db=0.5)
         for _ in bundle.manifest.states
     )  # fmt: skip
-    manifest = bundle.manifest.model_copy(update={"psnr_model": PsnrModel(rows=rows, share=0.9)})
-    return Bundle.create(folder, manifest, {n: bundle.read(n) for n in bundle.manifest.files})
+    manifest = with_settings(bundle.manifest, psnr_model=PsnrModel(rows=rows, share=0.9))
+    return create_bundle(folder, manifest, {n: bundle.read(n) for n in bundle.manifest.files})

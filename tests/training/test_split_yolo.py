@@ -16,13 +16,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from codec.registry import open_codec
+from codec.settings import FeatureSettings
 from codec.tails import open_tails
 from shared.bundle import Bundle
-from shared.errors import ModelError
+from shared.errors import ModelError, RecipeError
 from shared.targets import RateTarget
 from shared.weights import ModelStore
 from training.cli import build_app
-from training.recipe import RecipeError
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ultralytics") is None, reason="ultralytics is not installed"
@@ -38,7 +38,7 @@ def settings_folder(tmp_path_factory: pytest.TempPathFactory):
 
 
 def opened(model: str, **options: Any) -> Any:
-    from training.split.yolo import SplitYolo
+    from codec.lattice_palette.train.networks.yolo import SplitYolo
 
     return SplitYolo(ModelStore(), model, **({"side": SIDE} | options))
 
@@ -48,7 +48,7 @@ def opened(model: str, **options: Any) -> Any:
     [("yolo11n.yaml", None), ("yolo11n.yaml", 10), ("yolov8n.yaml", 21), ("yolo26n.yaml", 16)],
 )
 def test_the_halves_together_are_the_whole_network(model: str, at: int | None):
-    from training.split.yolo import _opened
+    from codec.lattice_palette.train.networks.yolo import _opened
 
     network = opened(model, at=at)
     torch.manual_seed(2)
@@ -138,14 +138,16 @@ def test_a_bundle_of_any_cut_codes_photos(
     run_json("split", "export", "-o", tmp_path / "bundle", *common)
     bundle = Bundle.load(tmp_path / "bundle")
     assert bundle.manifest.licence == "AGPL-3.0"
-    assert [scale.name for scale in bundle.manifest.scales] == [f"layer_{n}" for n in crossing]
+    assert [scale.name for scale in FeatureSettings.of(bundle).scales] == [
+        f"layer_{n}" for n in crossing
+    ]
     codec = open_codec(bundle)
     photo = photos["chelsea"]
     height, width = photo.shape[:2]
-    placement = bundle.manifest.placement(width, height)
+    placement = FeatureSettings.of(bundle).placement(width, height)
     assert placement is not None
     session = ort.InferenceSession(bundle.read("extractor.onnx"))
-    names = [scale.name for scale in bundle.manifest.scales]
+    names = [scale.name for scale in FeatureSettings.of(bundle).scales]
     grids = dict(zip(names, session.run(names, {"image": placement.apply(photo)}), strict=True))
     sizes = []
     (tail,) = open_tails(bundle, score_threshold=0).values()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.registry import open_codec, register_codec
+from codec.settings import FeatureSettings, with_settings
 from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, BundleError
@@ -130,15 +131,16 @@ def test_features_of_a_wrong_shape_or_value_are_refused(
 
 def test_tables_of_another_depth_are_refused(tmp_path: Path) -> None:
     manifest = tiny_manifest()
+    settings = FeatureSettings.model_validate(manifest.settings)
     files = codec_files()
     swapped = tuple(
-        p.model_copy(update={"depth": 4}) if p.name == "semantic_0" else p for p in manifest.planes
+        p.model_copy(update={"depth": 4}) if p.name == "semantic_0" else p for p in settings.planes
     )
     rows = tuple(
         s.model_copy(update={"depths": (min(4, s.depths[0]), *s.depths[1:])})
-        for s in manifest.states
+        for s in settings.states
     )
-    changed = manifest.model_copy(update={"planes": swapped, "states": rows})
+    changed = with_settings(manifest, planes=swapped, states=rows)
     with pytest.raises(BundleError):
         open_codec(Bundle.create(tmp_path, changed, files))
 

@@ -45,7 +45,7 @@ class UncutNetwork:
     def __init__(self, coder: FeatureCoder, task: str, kind: Kind) -> None:
         """task: one of the bundle's tails'."""
         self._coder, self._task, self._kind = coder, task, kind
-        resize = coder.bundle.manifest.resize
+        resize = coder.settings.resize
         self.input_size = None if resize is None else (resize.width, resize.height)
         self.identity = f"uncut-{coder.identity[:16]}-{task}-{kind.name}-{kind.version}"
 
