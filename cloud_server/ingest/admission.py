@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
-from opentelemetry.trace import use_span
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, set_span_in_context, use_span
 
-from cloud_server.ingest.arrivals import Arrival
+from cloud_server.engine import EngineFrame
+from cloud_server.ingest.bundles import ServedBundles
 from cloud_server.ingest.processing import Processing
 from cloud_server.ingest.refinement import refined, replayed
-from cloud_server.ingest.replies import Outlet, Replies
-from cloud_server.ingest.served import ServedBundles
-from cloud_server.ingest.sessions import Session, SessionRegistry
+from cloud_server.ingest.sessions import DeviceStream, Session, SessionRegistry
 from cloud_server.results.log import ResultLog
-from cloud_server.results.records import NewFrame, Record, Submission, Version, to_us
+from cloud_server.results.records import (
+    Accepted,
+    NewFrame,
+    Record,
+    SessionKey,
+    Submission,
+    Version,
+    to_us,
+)
+from cloud_server.telemetry.metrics import Metrics
 from shared.bitstream import Bitstream
 from shared.bitstream.container import BUNDLE_ID_BYTES
 from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.limits import Limits
 from shared.proto.featherwire.v1 import ingest_pb2
+from shared.wire import FrameOutcome
 from shared.wire.requests import Refine, parse_frame, parse_refine
-from shared.wire.tracing import tracing
+from shared.wire.results import outcome_to_message
+from shared.wire.tracing import frame_span, tracer, tracing
 
 Parsed = TypeVar("Parsed")
 
@@ -34,7 +45,7 @@ GIVEN_AT_ONCE = 2
 """Lots of frames that the log has of one stream: one that is being kept, and the next."""
 
 
-class Intake:
+class Admission:
     """The frames of one stream. Each has been paid for with a credit when it comes here.
 
     Frames that came together go to the log together, and the next ones are read while they are
@@ -43,7 +54,7 @@ class Intake:
 
     def __init__(
         self,
-        outlet: Outlet,
+        stream: DeviceStream,
         *,
         processing: Processing,
         log: ResultLog,
@@ -51,13 +62,13 @@ class Intake:
         bundles: ServedBundles,
         picture_limits: Limits,
     ) -> None:
-        self._outlet = outlet
+        self._stream = stream
         self._processing = processing
         self._log = log
         self._sessions = sessions
         self._bundles = bundles
         self._picture_limits = picture_limits
-        self._replies = Replies(outlet, sessions, processing.metrics)
+        self._replies = Replies(stream, sessions, processing.metrics)
         self._waiting: list[Arrival] = []
         self._traced = tracing()
         # How often the log has been given frames, and has not answered.
@@ -104,7 +115,7 @@ class Intake:
         session.in_flight += 1
         self.pixels += arrival.pixels
         self.bytes += arrival.size
-        self._outlet.count_pixels(engine_frame.pixels)
+        self._stream.count_pixels(engine_frame.pixels)
         self._waiting.append(arrival)
 
     def flush(self, session: Session, *, now: bool = False) -> None:
@@ -229,7 +240,7 @@ class Intake:
         self._replies.acknowledge(submission)
         frame = self._processing.engine_frame(accepted.value, refine)
         self.pixels += frame.pixels
-        self._outlet.count_pixels(frame.pixels)
+        self._stream.count_pixels(frame.pixels)
         try:
             await self._processing.run(session, submission, frame)
         finally:
@@ -246,9 +257,129 @@ class Intake:
             self._sessions.let_go(session)
             if not done.cancelled() and done.exception() is not None:
                 structlog.get_logger().error("frame_lost", exc_info=done.exception())
-            self._outlet.changed()
+            self._stream.changed()
 
         task.add_done_callback(left)
+
+
+@dataclass(slots=True)
+class Arrival:
+    """A frame that was checked; ``span`` lasts while it is here, ``logging`` until it is kept."""
+
+    frame: NewFrame
+    engine_frame: EngineFrame
+    span: Span = INVALID_SPAN
+    logging: Span = INVALID_SPAN
+
+    @property
+    def pixels(self) -> int:
+        """Of the picture; none of a frame that is only kept."""
+        return 0 if self.engine_frame.asks_nothing else self.engine_frame.pixels
+
+    @property
+    def size(self) -> int:
+        """Bytes of the message."""
+        return len(self.frame.message)
+
+    def begin(self, key: SessionKey, traceparent: str) -> None:
+        """Open its spans."""
+        device, session = key
+        self.span = frame_span(
+            "frame", SpanKind.SERVER, traceparent, device=device, session=session,
+            sequence=self.frame.sequence,
+        )  # fmt: skip
+        self.logging = tracer().start_span("log", context=set_span_in_context(self.span))
+
+
+class Replies:
+    """Tells the client, and the server's metrics, what became of each frame."""
+
+    def __init__(self, stream: DeviceStream, sessions: SessionRegistry, metrics: Metrics) -> None:
+        self._stream = stream
+        self._sessions = sessions
+        self._new = metrics.acknowledged.labels("new")
+        self._again = metrics.acknowledged.labels("again")
+        self._refused = metrics.refused
+
+    def acknowledge(self, submission: Submission) -> None:
+        """The frame is new, and durable."""
+        self._new.inc()
+        self._acknowledge(submission.sequence, submission.version, duplicate=False)
+
+    def repeat(
+        self, session: Session, sequence: int, version: Version, accepted: Accepted
+    ) -> Submission | None:
+        """The frame was accepted before: acknowledge it, and repeat its result if it has one.
+
+        Returns it when it has none and nobody is at it: a commit had logged it of which we heard
+        that it had failed. ``in_flight`` counts it no longer otherwise.
+        """
+        submission = accepted.submission
+        if submission is not None and not version[0]:
+            version = submission.version
+        self._again.inc()
+        self._acknowledge(sequence, version, duplicate=True)
+        if submission is not None and accepted.record is None:
+            if submission.id not in session.processing:
+                session.processing.add(submission.id)
+                return submission
+            # Its result is on its way, and brings its own credit.
+            session.in_flight -= 1
+            self._stream.settle()
+            return None
+        session.in_flight -= 1
+        if accepted.record is not None:
+            result = self._sessions.result(accepted.record)
+            self._stream.send(ingest_pb2.ConnectResponse(result=result))
+            self._stream.settle()
+            return None
+        self.reject(
+            sequence,
+            version,
+            SessionError(
+                "result_not_kept",
+                f"frame {sequence} was processed before, and its result is no longer kept",
+            ),
+        )
+        return None
+
+    def reject(self, sequence: int, version: Version, error: FeatherwireError) -> None:
+        """A result that says why the frame was not taken; it has no number and is not kept."""
+        self._refused.labels(error.reason).inc()
+        bundle_id, state = version
+        result = ingest_pb2.Result(
+            sequence=sequence,
+            state=state,
+            outcome=outcome_to_message(FrameOutcome(error=error)),
+            bundle_short_id=bundle_id,
+        )
+        self._stream.send(ingest_pb2.ConnectResponse(result=result))
+        self._stream.settle()
+
+    def not_logged(self, session: Session, sequences: Sequence[int], error: StorageError) -> None:
+        """The frames are not durable, so they are not acknowledged: the client must come again."""
+        session.in_flight -= len(sequences)
+        self._refused.labels(error.reason).inc(len(sequences))
+        device, name = session.key
+        structlog.get_logger().error(
+            "frames_not_logged",
+            device=device,
+            session=name,
+            sequence=sequences[0],
+            frames=len(sequences),
+            reason=error.reason,
+            error=error.message,
+        )
+        self._stream.fail(
+            SessionError("log_unavailable", "the server cannot keep frames now; try again later")
+        )
+
+    def _acknowledge(self, sequence: int, version: Version, *, duplicate: bool) -> None:
+        response = ingest_pb2.ConnectResponse()
+        ack = response.ack
+        ack.sequence, ack.duplicate = sequence, duplicate
+        ack.bundle_short_id, ack.state = version
+        self._stream.send(response)
 
 
 async def _checked(parse: Callable[[], Parsed], message_bytes: int) -> Parsed:
