@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from cloud_server.engine.stage import Done, Stage, StoppableHandler
 from codec.base import CloudCodec, Latents, Tail, open_cloud
-from codec.tails import DEFAULT_THRESHOLD
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.results import ModelInfo, TaskResult
+from shared.results import DEFAULT_THRESHOLD, ModelInfo, TaskResult
 
 Image = NDArray[np.uint8]
 A = TypeVar("A")

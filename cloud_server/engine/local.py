@@ -11,11 +11,10 @@ from cloud_server.engine.frame import FrameRun
 from cloud_server.engine.lane import BundleLane, Image, WorkerCounts, each
 from cloud_server.engine.picture import encode_picture
 from cloud_server.engine.stage import Done, Stage
-from codec.tails import DEFAULT_THRESHOLD
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BundleError, FeatherwireError, TaskError
-from shared.results import ModelInfo, TaskResult
+from shared.results import DEFAULT_THRESHOLD, ModelInfo, TaskResult
 from shared.wire import Picture, PictureRequest
 
 

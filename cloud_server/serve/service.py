@@ -37,10 +37,10 @@ from cloud_server.serve.server import Server, TlsFiles
 from cloud_server.serve.settings import ServerSettings
 from cloud_server.tasks import task_names
 from cloud_server.telemetry import Metrics, ObservedEngine
-from codec.tails import DEFAULT_THRESHOLD
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, ModelError, TaskError
 from shared.installation import package_version
+from shared.results import DEFAULT_THRESHOLD
 
 FETCH_ALL = "featherwire-cloud models fetch"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cloud_server.tasks.base import Stopwatch, check_threshold
 from codec.features import FeatureLatents
 from codec.settings import FeatureSettings, TailSpec
 from codec.tails.boxes import detections
@@ -14,9 +13,7 @@ from codec.tails.labels import regions
 from codec.tails.network import FloatArray, TailNetwork
 from shared.bundle import Bundle
 from shared.preprocess import Placement
-from shared.results import ModelInfo, TaskResult
-
-DEFAULT_THRESHOLD = 0.5
+from shared.results import DEFAULT_THRESHOLD, ModelInfo, Stopwatch, TaskResult, check_threshold
 
 
 class TailTask:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from cloud_server.tasks.base import Stopwatch
 from cloud_server.tasks.geometry import shrink
 from cloud_server.tasks.ssd import Ssd
+from shared.results import Stopwatch
 from shared.weights import ModelStore
 from training.evaluate.accuracy.base import Kind, Output, Pixels
 from training.evaluate.accuracy.boxes import KEPT_SCORE, rows
