@@ -6,13 +6,11 @@ from codec.chains import ChainsCodec
 from codec.lattice_palette.coding import LatticeChain
 from codec.lattice_palette.contexts import LatticeContexts
 from codec.lattice_palette.palette import LatticePalette, Values
-from codec.registry import register_codec
 from codec.settings import CONTEXTS_FILE, PALETTE_FILE, FeatureSettings
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 
 
-@register_codec("lattice-palette")
 class LatticeCodec(ChainsCodec[LatticeChain]):
     """A bundle's chains of lattices."""
 

@@ -9,13 +9,11 @@ from codec.features import Features
 from codec.markov_palette.coding import PaletteChain
 from codec.markov_palette.contexts import ContextModel
 from codec.markov_palette.palette import Indices, MarkovPalette
-from codec.registry import register_codec
 from codec.settings import CONTEXTS_FILE, PALETTE_FILE, FeatureSettings
 from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
 
 
-@register_codec("markov-palette")
 class MarkovPaletteCodec(ChainsCodec[PaletteChain]):
     """A bundle's chains of palette trees."""
 

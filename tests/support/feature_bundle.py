@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from codec.markov_palette.palette import MarkovPalette
+from codec.markov_palette.train.small import tiny_contexts
 from codec.markov_palette.tree import PaletteTree
 from codec.settings import (
     ChainSpec,
@@ -28,7 +29,6 @@ from codec.settings import (
     create_bundle,
 )
 from shared.bundle import Bundle
-from tests.support.tiny_contexts import tiny_contexts
 
 SIDE = 64
 STRIDE = 16

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec.markov_palette.codec import MarkovPaletteCodec
-from codec.registry import open_codec, register_codec
+from codec.registry import open_codec
 from codec.settings import FeatureSettings, with_settings
 from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
@@ -156,15 +156,3 @@ def test_contexts_must_fit_their_palette(tmp_path: Path) -> None:
         with pytest.raises(BundleError) as refused:
             open_codec(Bundle.create(tmp_path / str(number), tiny_manifest(), broken))
         assert refused.value.reason == "bad_contexts"
-
-
-def test_an_unknown_codec_is_named_with_the_known_ones(tmp_path: Path) -> None:
-    bundle = Bundle.create(tmp_path, tiny_manifest(codec="seacom"), codec_files())
-    with pytest.raises(BundleError, match="known: lattice-palette, markov-palette") as refused:
-        open_codec(bundle)
-    assert refused.value.reason == "unknown_codec"
-
-
-def test_a_name_is_registered_once() -> None:
-    with pytest.raises(ValueError, match="registered already"):
-        register_codec("markov-palette")(MarkovPaletteCodec)
