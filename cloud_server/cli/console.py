@@ -76,8 +76,8 @@ def console(
 
     # Before gRPC is imported: it would write its own lines between the log's.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from cloud_server.serve.logs import configure_logs
     from cloud_server.serve.settings import default_data_folder
+    from cloud_server.telemetry.logs import configure_logs
     from shared.cli import ExitCode, stop_on_error
     from shared.rpc.access import Access
 

@@ -56,7 +56,7 @@ def decode(
     A file whose end is missing is decoded at the finest state that is complete, with a warning;
     any other damage is an error, and no picture is written.
     """
-    from cloud_server.decoding import Decoders, parse, png_bytes
+    from cloud_server.engine.files import Decoders, parse, png_bytes
     from codec import PLAIN, Rendering
 
     with stop_on_error(as_json=as_json):

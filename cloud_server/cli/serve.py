@@ -190,8 +190,8 @@ def serve(
 
     # Before gRPC is imported: it would write its own lines between the log's.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from cloud_server.serve.logs import configure_logs
     from cloud_server.serve.settings import ServerSettings, split_names
+    from cloud_server.telemetry.logs import configure_logs
     from shared.cli import ExitCode, stop_on_error
     from shared.errors import FeatherwireError
     from shared.installation import package_version
