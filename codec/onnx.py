@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from codec.base import PrecisionChoice
 from codec.precision import (
@@ -148,6 +147,8 @@ class _Network:
     def __init__(
         self, bundle: Bundle, settings: FeatureSettings, precision: Precision, threads: int
     ) -> None:
+        import onnxruntime as ort
+
         self.precision = precision
         self._file = EXTRACTOR_FILES[precision]
         options = ort.SessionOptions()
@@ -205,6 +206,8 @@ def _fastest_network(
     bundle: Bundle, settings: FeatureSettings, threads: int, cache_dir: Path | None
 ) -> _Network:
     """What ``auto`` means; see :class:`FeatureExtractor`."""
+    import onnxruntime as ort
+
     on_gpu = _providers("fp32")[0] != "CPUExecutionProvider"
     if on_gpu or EXTRACTOR_FILES["int8"] not in bundle.manifest.files:
         return _Network(bundle, settings, "fp32", threads)
@@ -232,6 +235,8 @@ def _fastest_network(
 
 def _providers(precision: Precision) -> list[str]:
     """int8 runs on the CPU, for which it is made."""
+    import onnxruntime as ort
+
     wanted = ["CPUExecutionProvider"]
     if precision == "fp32":
         wanted.insert(0, "CUDAExecutionProvider")

@@ -153,7 +153,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         """Nothing queues for a slow watcher: it gets devices as they are when it can take them."""
         registry = self._fleet.registry
         sent = -1
-        moving: set[str] = set()  # their rates fall without anything that would tell us
+        moving: set[str] = set()  # their rates fall without any event
         while True:
             started, version = time.monotonic(), registry.version
             for entry in list(registry.chosen(selector)):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.console_curves import condensed
 from cloud_server.console.view import commands, fleet, formats, overlay, rates, timeline
-from cloud_server.console.view.quality import ladder
+from cloud_server.console.view.rates import ladder
 from shared.bitstream import Bitstream, Layer
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, fleet_pb2, results_pb2, types_pb2
