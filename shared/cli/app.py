@@ -1,13 +1,14 @@
-"""One command line from the modules of its commands."""
+"""One command line from the modules of its commands, with ``--version``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Annotated
 
 import typer
 
-from shared.cli.version import add_version
+from shared.installation import NO_RELEASE, package_version
 
 
 def build_app(name: str, about: str, package: str, modules: Sequence[str]) -> typer.Typer:
@@ -27,3 +28,24 @@ def build_app(name: str, about: str, package: str, modules: Sequence[str]) -> ty
     for module in modules:
         import_module(f"{package}.{module}").register(app)
     return app
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    release = package_version()
+    typer.echo("unknown: not installed" if release == NO_RELEASE else release)
+    raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version)
+]
+
+
+def add_version(app: typer.Typer) -> None:
+    """Give ``app`` the option ``--version``."""
+
+    @app.callback()
+    def options(show: VersionOption = False) -> None:
+        del show

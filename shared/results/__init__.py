@@ -2,7 +2,6 @@
 
 from shared.results.agreement import Agreement, agreement, box_iou
 from shared.results.rle import decode_mask, decode_runs, mask_area, mask_iou
-from shared.results.summary import summarise
 from shared.results.types import (
     AnalysisResult,
     Box,
@@ -15,6 +14,7 @@ from shared.results.types import (
     Region,
     RleMask,
     TaskResult,
+    summarise,
 )
 
 __all__ = [
