@@ -27,4 +27,4 @@ def main() -> None:
     # Before numpy is imported: its products are small, and threads for them fight over a device's
     # cores. The network's threads are `--threads`.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    build_app()()
+    command_line.run(build_app(), "edge")

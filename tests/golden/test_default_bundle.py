@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cloud_server.decoding import BitstreamDecoder
+from cloud_server.engine.files import BitstreamDecoder
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from tests.golden.make import index_hash
 from tests.golden.make_default import FOLDER, STATES_PICTURED
+from tests.support.contract import index_hash
 from training.evaluate.metrics.pixels import PixelDistances
 
 GOLDEN = json.loads((FOLDER / "golden.json").read_text())
