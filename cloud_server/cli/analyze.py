@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloud_server.cli.decode import BundleOption, DeviceOption, JsonOption, StateOption
+from cloud_server.cli.options import BundleOption, DeviceOption, JsonOption, StateOption
 from shared.cli import Batch, read_file, stop_on_error, write_atomically
 from shared.errors import FeatherwireError, ModelError, TaskError
 
