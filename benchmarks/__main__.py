@@ -41,6 +41,7 @@ from benchmarks.soak import soak, soak_table
 from benchmarks.speed import speed_table, speeds
 from benchmarks.strip import write_strip
 from benchmarks.transport.measure import transport, transport_table, write_transport
+from codec.markov_palette.train.recipe import load_recipe
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError
 from training.evaluate.cache import default_cache_dir
@@ -48,7 +49,6 @@ from training.evaluate.metrics import GROUPS
 from training.evaluate.photos import evaluation_photos
 from training.evaluate.report import markdown
 from training.evaluate.run import Plan, evaluate, write_results
-from training.recipe import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGED = "packaged"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 
+from codec.markov_palette.train.recipe import load_recipe
 from shared.bundle import Bundle, packaged_names
 from training.evaluate.accuracy.page import markdown
 from training.evaluate.accuracy.run import (
@@ -19,7 +20,6 @@ from training.evaluate.accuracy.run import (
 )
 from training.evaluate.accuracy.sets import annotated_photos
 from training.evaluate.cache import default_cache_dir
-from training.recipe import load_recipe
 
 
 def accuracy_curves(arguments: argparse.Namespace, say: Callable[[str], None]) -> None:

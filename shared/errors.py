@@ -11,7 +11,8 @@
     ├── StorageError     a database that is damaged, full, in use, or newer than this release
     ├── SpoolError       a device's store of frames that is full, unwritable, or in use
     ├── SourceError      a camera, a stream or a video that is away, damaged, or not understood
-    └── SinkError        a place for results that is away, refuses them, or is not understood
+    ├── SinkError        a place for results that is away, refuses them, or is not understood
+    └── RecipeError      a recipe that cannot be followed, or a step whose inputs are not there yet
 
 ``reason`` is a stable, machine-readable snake_case word; the message is for people.
 """
@@ -96,3 +97,7 @@ class SourceError(FeatherwireError):
 
 class SinkError(FeatherwireError):
     """A place for results that is away, refuses them, or is not understood."""
+
+
+class RecipeError(FeatherwireError):
+    """A recipe that cannot be followed, or a step whose inputs are not there yet."""

@@ -12,7 +12,7 @@ import grpc
 
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.rpc.channel import open_async_channel
-from shared.wire.batches import serialised
+from shared.wire.device_protocol import together
 from shared.wire.requests import Hello, hello_message
 from shared.wire.transport import BATCH_BYTES, BATCH_MESSAGES, CONNECT
 
@@ -36,7 +36,7 @@ class Device:
         self._channel = open_async_channel(address)
         self._call: Any = self._channel.stream_stream(
             CONNECT,
-            request_serializer=serialised,
+            request_serializer=lambda batch: together([one.SerializeToString() for one in batch]),
             response_deserializer=ingest_pb2.ConnectResponse.FromString,
         )()
         self._credits = 0

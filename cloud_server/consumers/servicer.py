@@ -12,9 +12,9 @@ import grpc
 import structlog
 
 from cloud_server.engine import Engine, EngineFrame
-from cloud_server.ingest.limits import StreamLimits
+from cloud_server.ingest.bundles import ServedBundles
+from cloud_server.ingest.flow import StreamLimits
 from cloud_server.ingest.refinement import replayed
-from cloud_server.ingest.served import ServedBundles
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import Filter, Record
 from cloud_server.status import abort

@@ -13,7 +13,7 @@ from cloud_server.auth.access import caller
 from cloud_server.fleet import audit, commands
 from cloud_server.fleet.commands import check_command, check_selector
 from cloud_server.fleet.fleet import Fleet
-from cloud_server.ingest.served import ServedBundles
+from cloud_server.ingest.bundles import ServedBundles
 from cloud_server.status import abort
 from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.proto.featherwire.v1 import fleet_pb2, fleet_pb2_grpc

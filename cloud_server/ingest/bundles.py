@@ -1,17 +1,19 @@
-"""Hand-over of the server's bundles to devices that have others, or none."""
+"""The bundles that a server takes, and their hand-over to devices that have others, or none."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 import grpc
 
+from cloud_server.engine.local import unknown_bundle
 from cloud_server.status import abort
 from shared.bundle import Bundle
-from shared.errors import BundleError
+from shared.errors import BundleError, SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc
+from shared.wire.requests import Hello
 from shared.wire.transport import BUNDLE_CHUNK_BYTES
 
 if TYPE_CHECKING:
@@ -21,6 +23,55 @@ if TYPE_CHECKING:
     GetContext = grpc.aio.ServicerContext[
         bundles_pb2.GetBundleRequest, bundles_pb2.GetBundleResponse
     ]
+
+
+class ServedBundles:
+    """One or more bundles, by id and by the short id that bitstreams carry."""
+
+    def __init__(self, bundles: Sequence[Bundle]) -> None:
+        """bundles: the one first that a client without one shall use."""
+        self.ids = tuple(bundle.id for bundle in bundles)
+        self._bundles = tuple(bundles)
+        self._by_short_id = {bundle.short_id: bundle for bundle in bundles}
+
+    @property
+    def wanted(self) -> Bundle:
+        """The bundle for clients that have none of these."""
+        return self._bundles[0]
+
+    @property
+    def all(self) -> tuple[Bundle, ...]:
+        """Every bundle, the wanted one first."""
+        return self._bundles
+
+    def serves(self, short_id: bytes) -> bool:
+        """Whether that bundle is here."""
+        return short_id in self._by_short_id
+
+    def of(self, short_id: bytes) -> Bundle:
+        """The bundle that wrote a bitstream. Raises ``BundleError("bundle_mismatch")``."""
+        bundle = self._by_short_id.get(short_id)
+        if bundle is None:
+            raise unknown_bundle(short_id, self._bundles)
+        return bundle
+
+    def agree(self, hello: Hello) -> frozenset[bytes]:
+        """Short ids of the bundles in which this client can encode a frame.
+
+        Raises ``SessionError("bundle_mismatch")`` for a client that insists on another bundle.
+        """
+        mine = hello.bundle_id
+        if mine not in self.ids:
+            if mine is not None and not hello.can_switch_bundle:
+                raise SessionError(
+                    "bundle_mismatch",
+                    f"this server takes bundle {' or '.join(self.ids)}, not {mine}; fetch it with "
+                    "BundleService.GetBundle, or start the client without a bundle of its own",
+                    bundle_id=self.wanted.id,
+                )
+            mine = self.wanted.id
+        named = {mine, *hello.also_bundle_ids}
+        return frozenset(bundle.short_id for bundle in self._bundles if bundle.id in named)
 
 
 class BundleServicer(bundles_pb2_grpc.BundleServiceServicer):

@@ -11,9 +11,9 @@ import structlog
 from opentelemetry.trace import Span, StatusCode
 
 from cloud_server.engine import Engine, EngineFrame, EngineOutcome
-from cloud_server.ingest.limits import StreamLimits
+from cloud_server.ingest.bundles import ServedBundles
+from cloud_server.ingest.flow import StreamLimits
 from cloud_server.ingest.refinement import RefinePolicy, replayed
-from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.sessions import Session, SessionRegistry
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import Record, SessionKey, Submission

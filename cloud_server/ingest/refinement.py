@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloud_server.engine import EngineFrame, EngineOutcome
-from cloud_server.ingest.served import ServedBundles
+from cloud_server.ingest.bundles import ServedBundles
 from shared.bitstream import Bitstream
 from shared.errors import BitstreamError
 from shared.limits import DEFAULT_LIMITS, Limits

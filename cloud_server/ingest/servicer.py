@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, NoReturn
 
 import grpc
@@ -15,13 +15,12 @@ from cloud_server.cluster.shared_log import SharedLog
 from cloud_server.engine import Engine, EngineFrame
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.fleet.quota import Meter
-from cloud_server.ingest.limits import StreamLimits
-from cloud_server.ingest.opening import Shared
+from cloud_server.ingest.bundles import ServedBundles
+from cloud_server.ingest.flow import StreamLimits, Write
 from cloud_server.ingest.processing import Processing
 from cloud_server.ingest.refinement import RefinePolicy
-from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.sessions import PictureLimits, SessionRegistry
-from cloud_server.ingest.stream import Stream
+from cloud_server.ingest.stream import Call, Shared, Stream
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import SessionKey
 from cloud_server.status import abort
@@ -107,38 +106,73 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         request_iterator: AsyncIterator[ingest_pb2.ConnectRequest],
         context: ConnectContext,
     ) -> None:
-        if self._draining:
-            await self._abort(context, _draining())
-        if len(self._streams) + self._refused >= self._max_streams:
-            await self._abort(
-                context,
-                SessionError(
-                    "too_many_streams", f"all {self._max_streams} streams of this server are taken"
-                ),
-            )
-        stream = Stream(self._shared, caller())
+        try:
+            await self.serve(request_iterator, context.write, Call(caller(), context.peer()))
+        except FeatherwireError as error:
+            # The status waits behind what a slow client does not read, and gRPC gives a server no
+            # way to reset a stream: it holds its place, and nothing else, until the client goes.
+            self._refused += 1
+            try:
+                await abort(context, error)
+            finally:
+                self._refused -= 1
+
+    async def serve(
+        self, requests: AsyncIterator[ingest_pb2.ConnectRequest], write: Write, call: Call
+    ) -> None:
+        """Serve one stream, whatever carries it, until it has come to its end.
+
+        Cancelling this is the client's going away. Raises the ``FeatherwireError`` that is to be
+        the call's status, and whatever ``write`` raises.
+        """
+        try:
+            self._check_room()
+        except FeatherwireError as error:
+            self._metrics.refused.labels(error.reason).inc()
+            raise
+        stream = Stream(self._shared, call)
         self._streams.add(stream)
         try:
-            await stream.run(request_iterator, context.write)
+            await stream.run(requests, write)
         except asyncio.CancelledError:
             # At the drain's deadline gRPC cancels what is left; a client may also just go away.
             if asyncio.get_running_loop().time() >= self._cut_from:
                 self.cut_streams += 1
             raise
         except FeatherwireError as error:
+            self._metrics.refused.labels(error.reason).inc()
             structlog.get_logger().warning(
-                "stream_refused", peer=context.peer(), reason=error.reason, error=error.message
+                "stream_refused", peer=call.peer, reason=error.reason, error=error.message
             )
-            self._streams.discard(stream)
-            # The status waits behind what a slow client does not read, and gRPC gives a server no
-            # way to reset a stream: it holds its place, and nothing else, until the client goes.
-            self._refused += 1
-            try:
-                await self._abort(context, error)
-            finally:
-                self._refused -= 1
+            raise
         finally:
             self._streams.discard(stream)
+
+    async def exchange(
+        self, requests: AsyncIterator[ingest_pb2.ConnectRequest], call: Call | None = None
+    ) -> AsyncGenerator[ingest_pb2.ConnectResponse, None]:
+        """``serve`` as a generator of its responses: a stream in memory, without sockets.
+
+        A response counts as written when it is taken from here. Closing the generator is the
+        client's going away. Raises what ``serve`` raises, behind the last response.
+        """
+        responses: asyncio.Queue[ingest_pb2.ConnectResponse] = asyncio.Queue(maxsize=1)
+        serving = asyncio.create_task(self.serve(requests, responses.put, call or Call()))
+        taking: asyncio.Task[ingest_pb2.ConnectResponse] | None = None
+        try:
+            while not (serving.done() and responses.empty()):
+                taking = asyncio.create_task(responses.get())
+                await asyncio.wait({serving, taking}, return_when=asyncio.FIRST_COMPLETED)
+                if taking.done():
+                    yield taking.result()
+                else:
+                    taking.cancel()
+            await serving
+        finally:
+            for task in (serving, taking):
+                if task is not None:
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
 
     async def Analyze(
         self, request: ingest_pb2.AnalyzeRequest, context: AnalyzeContext
@@ -167,11 +201,18 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             await self._abort(context, outcome.error)
         return ingest_pb2.AnalyzeResponse(outcome=outcome_to_message(outcome))
 
-    async def _abort(
-        self, context: ConnectContext | AnalyzeContext, error: FeatherwireError
-    ) -> NoReturn:
+    async def _abort(self, context: AnalyzeContext, error: FeatherwireError) -> NoReturn:
         self._metrics.refused.labels(error.reason).inc()
         await abort(context, error)
+
+    def _check_room(self) -> None:
+        """Raise ``SessionError``: draining, too_many_streams."""
+        if self._draining:
+            raise _draining()
+        if len(self._streams) + self._refused >= self._max_streams:
+            raise SessionError(
+                "too_many_streams", f"all {self._max_streams} streams of this server are taken"
+            )
 
     async def recover(self) -> int:
         """Take up the frames that a server before left without a result; returns how many."""

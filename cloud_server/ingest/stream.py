@@ -7,32 +7,89 @@
 The reader stops reading while too many replies wait, or too many pixels or bytes are in flight: the
 client then meets its credits, or TCP. Results are bounded by the credits, so nothing queues without
 bound.
+
+Nothing here knows gRPC: requests are any async iterator, responses go to any coroutine function.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import structlog
 from google.protobuf.message import DecodeError
 
 from cloud_server.auth.access import Caller
 from cloud_server.fleet.commands import IssuedCommand
-from cloud_server.fleet.fleet import DeviceConnection
-from cloud_server.ingest.credits import Credits
-from cloud_server.ingest.intake import Intake
-from cloud_server.ingest.messages import Messages
-from cloud_server.ingest.opening import Shared, from_log, hello_of
-from cloud_server.ingest.outbox import Outbox, Write
-from cloud_server.ingest.sessions import Session
-from shared.errors import FeatherwireError, SessionError
-from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
-from shared.wire import error_to_message
+from cloud_server.fleet.fleet import DeviceConnection, Fleet
+from cloud_server.ingest.admission import Admission
+from cloud_server.ingest.bundles import ServedBundles
+from cloud_server.ingest.flow import Credits, Outbox, StreamLimits, Write
+from cloud_server.ingest.processing import Processing
+from cloud_server.ingest.sessions import Session, SessionRegistry
+from cloud_server.results.log import ResultLog
+from shared.errors import FeatherwireError, SessionError, StorageError
+from shared.limits import DEFAULT_LIMITS, Limits
+from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2, types_pb2
+from shared.wire import PROTOCOL_VERSION, error_from_message, error_to_message
+from shared.wire.features import file_bytes
+from shared.wire.requests import Hello, parse_hello
 
 REPEATED_AT_ONCE = 16
 """Results that are read from the log at a time, for a client that did not get them."""
+
+OPEN_COMMANDS = 256
+"""Commands of the server's own whose replies are still expected; the oldest are forgotten."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The call that carries a stream: who makes it, and from where; gRPC's, or one in memory."""
+
+    caller: Caller = field(default_factory=Caller)
+    peer: str = "memory"
+    """The client's address, for logs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all streams of a server have in common."""
+
+    processing: Processing
+    log: ResultLog
+    sessions: SessionRegistry
+    bundles: ServedBundles
+    settings: ingest_pb2.ServerSettings
+    server_version: str
+    limits: StreamLimits
+    fleet: Fleet
+    picture_limits: Limits = DEFAULT_LIMITS
+
+    def welcome(
+        self, resume_after: int, credits: int, policy: fleet_pb2.RatePolicy | None
+    ) -> ingest_pb2.Welcome:
+        """The answer to Hello, with the rate policy that an operator has given the device."""
+        settings = self.settings
+        if policy is not None:
+            settings = ingest_pb2.ServerSettings()
+            settings.CopyFrom(self.settings)
+            settings.rate_policy.CopyFrom(policy)
+        return ingest_pb2.Welcome(
+            protocol_version=PROTOCOL_VERSION,
+            resume_after_sequence=resume_after,
+            credits=credits,
+            bundle_id=self.bundles.wanted.id,
+            accepted_bundle_ids=self.bundles.ids,
+            settings=settings,
+            server_version=self.server_version,
+            takes_batches=True,
+        )
 
 
 class State(enum.Enum):
@@ -45,14 +102,13 @@ class State(enum.Enum):
 class Stream:
     """Serves one client. ``run`` returns when the stream is to be closed in good order."""
 
-    def __init__(self, shared: Shared, caller: Caller) -> None:
+    def __init__(self, shared: Shared, call: Call) -> None:
         self._shared = shared
         self._limits = shared.limits
-        self._caller = caller
+        self._caller = call.caller
         self._session: Session | None = None
-        self._link: DeviceConnection | None = None
-        self._messages: Messages | None = None
-        # Short ids of the bundles in which the client can describe a frame.
+        self._connection: DeviceConnection | None = None
+        # Short ids of the bundles in which the client can encode a frame.
         self._of_client: frozenset[bytes] = frozenset()
         self._state = State.RUNNING
         self._credits = Credits(shared.limits, shared.processing.metrics, self._send_credits)
@@ -61,7 +117,7 @@ class Stream:
         self._changed = asyncio.Event()
         self._failure: FeatherwireError | None = None
         self._log = structlog.get_logger()
-        self._intake = Intake(
+        self._admission = Admission(
             self,
             processing=shared.processing,
             log=shared.log,
@@ -69,50 +125,51 @@ class Stream:
             bundles=shared.bundles,
             picture_limits=shared.picture_limits,
         )
+        # Refinements that the server itself has asked for, whose replies are no operator's.
+        self._commands: deque[str] = deque(maxlen=OPEN_COMMANDS)
+        # Frames since the last flush, their bytes, and what the last one carried.
+        self._frames, self._bytes = 0, 0
+        self._features: Sequence[types_pb2.Features] = ()
 
     @property
     def credits(self) -> int:
         """Frames that the client may send now."""
         return self._credits.available
 
-    # -- for the session and the server ----------------------------------------------------------
+    # -- for the session, the fleet and the server -----------------------------------------------
 
     def deliver(self, result: ingest_pb2.Result, command: fleet_pb2.Command | None) -> None:
-        """A frame of this session is done (this stream's, or one of the stream before).
+        """Send the result of a frame of this session (this stream's, or the one's before).
 
         The command comes first, so that a client that has the result knows whether to wait for
-        another one. It is not given to a client that lacks the bundle, or has said Bye.
+        another one. It is not given to a client that lacks the bundle, or has sent Bye.
         """
         running = self._state is State.RUNNING
         if running and command and command.refine_frame.bundle_short_id in self._of_client:
-            self._require_messages().commanded(command.command_id)
+            self._commands.append(command.command_id)
             self.send(ingest_pb2.ConnectResponse(command=command))
-        if self._link is not None and result.outcome.HasField("error"):
-            self._link.failed(result.outcome.error)
+        if self._connection is not None and result.outcome.HasField("error"):
+            self._connection.failed(result.outcome.error)
         self.send(ingest_pb2.ConnectResponse(result=result))
 
     def settle(self) -> None:
-        """A frame of this session is done: its credit comes back, behind its result."""
+        """Return the credit of a frame of this session that is done, behind its result."""
         self._credits.grant(1)
 
     def settle_kept(self, results: Sequence[ingest_pb2.Result], frames: int) -> None:
-        """Frames of this session were only kept, so that their results are here at once."""
+        """Send the results of frames that were only kept, and return the frames' credits."""
         for result in results:
             self._outbox.put(ingest_pb2.ConnectResponse(result=result))
         self._changed.set()
         self._credits.earn(frames)
 
-    def supersede(self) -> None:
-        """Another stream has said Hello for this session."""
-        self.fail(SessionError("superseded", "another stream has taken over this session"))
-
-    def give(self, order: IssuedCommand) -> None:
-        """Give the client a command of an operator."""
+    def give(self, issued: IssuedCommand) -> None:
+        """Send the client a command of an operator."""
         if self._state is State.RUNNING:
-            self.send(ingest_pb2.ConnectResponse(command=order.command))
+            self.send(ingest_pb2.ConnectResponse(command=issued.command))
 
     def drain(self, deadline_s: float) -> None:
-        """Tell the client to send no more; finish what is in flight, then close."""
+        """Ask the client to send no more; finish what is in flight, then close."""
         if self._state is State.RUNNING:
             drain = ingest_pb2.Drain(deadline_s=deadline_s)
             self.send(ingest_pb2.ConnectResponse(drain=drain))
@@ -125,7 +182,7 @@ class Stream:
             self.send(ingest_pb2.ConnectResponse(error=error_to_message(error)))
             self._finish()
 
-    # -- for the intake --------------------------------------------------------------------------
+    # -- for the admission -----------------------------------------------------------------------
 
     def send(self, message: ingest_pb2.ConnectResponse) -> None:
         """Queue one message."""
@@ -133,12 +190,11 @@ class Stream:
         self._changed.set()
 
     def count_pixels(self, pixels: int) -> None:
-        """A picture of so many pixels is about to be made, or analysed."""
-        assert self._link is not None, "frames are taken after Hello only"
-        self._link.entry.meter.count(pixels=pixels)
+        """Charge the device's quota for a picture that is about to be made, or analysed."""
+        self._require_connection().entry.meter.count(pixels=pixels)
 
     def changed(self) -> None:
-        """A frame has left: the reader and the writer look again."""
+        """Let the reader and the writer look again: a frame has left."""
         self._changed.set()
 
     # -- running ---------------------------------------------------------------------------------
@@ -163,8 +219,8 @@ class Stream:
                 task.cancel()
             await asyncio.gather(reader, watch, writer, return_exceptions=True)
             self._credits.close()
-            if self._link is not None:
-                self._link.close()
+            if self._connection is not None:
+                self._connection.close()
             if self._session is not None:
                 self._shared.sessions.detach(self._session, self)
 
@@ -172,9 +228,11 @@ class Stream:
         try:
             async with asyncio.timeout(self._limits.hello_timeout_s):
                 first = await anext(requests)
-            await self._open(first)
+            session = await self._open(first)
+            if session is None:
+                return
             async for message in requests:
-                await self._take(message.batch.requests or (message,))
+                await self._take_all(session, message.batch.requests or (message,))
                 if self._state is not State.RUNNING:
                     return
         except StopAsyncIteration:
@@ -196,13 +254,14 @@ class Stream:
             while self._outbox:
                 await self._outbox.write(write)
                 self._changed.set()
-            if self._state is State.FINISHING and (self._failure or self._intake.idle):
+            if self._state is State.FINISHING and (self._failure or self._admission.idle):
                 return
             await self._wait()
 
-    # -- messages --------------------------------------------------------------------------------
+    # -- Hello and Welcome -----------------------------------------------------------------------
 
-    async def _open(self, request: ingest_pb2.ConnectRequest) -> None:
+    async def _open(self, request: ingest_pb2.ConnectRequest) -> Session | None:
+        """Attach the session, greet the client; None when another stream took it meanwhile."""
         shared = self._shared
         hello = hello_of(request, self._caller)
         self._of_client = shared.bundles.agree(hello)
@@ -215,7 +274,7 @@ class Stream:
         )
         await from_log(shared.processing.adopt(session.key), self._log)
         if session.owner is not self:
-            return  # superseded meanwhile
+            return None  # superseded meanwhile
         self._log.info(
             "hello",
             client_version=hello.client_version,
@@ -223,21 +282,18 @@ class Stream:
             resume_after=resume_after,
         )
         bundle_id = hello.bundle_id if hello.bundle_id in shared.bundles.ids else None
-        link = shared.fleet.join(hello, bundle_id or shared.bundles.wanted.id, self.give)
-        self._link = link
-        self._messages = Messages(
-            session, link, self._intake, self._credits,
-            send=self.send, finish=self._finish, logger=self._log,
-        )  # fmt: skip
-        policy = await from_log(link.rate_policy(), self._log)
+        connection = shared.fleet.join(hello, bundle_id or shared.bundles.wanted.id, self.give)
+        self._connection = connection
+        policy = await from_log(connection.rate_policy(), self._log)
         if session.owner is not self:
-            return  # superseded meanwhile
-        credits = self._credits.open(session, link.entry.meter)
+            return None  # superseded meanwhile
+        credits = self._credits.open(session, connection.entry.meter)
         welcome = shared.welcome(resume_after, credits, policy)
         self.send(ingest_pb2.ConnectResponse(welcome=welcome))
         await self._repeat_results(session, min(hello.last_result_seen, last_result_id))
         if self._state is State.RUNNING:
-            await from_log(link.give_pending(), self._log)
+            await from_log(connection.give_pending(), self._log)
+        return session
 
     async def _repeat_results(self, session: Session, seen: int) -> None:
         """Send the results that the client has not seen, then let new ones come."""
@@ -257,25 +313,88 @@ class Stream:
                 break
         if session.owner is self:
             session.delivered = seen
-            session.outlet = self
+            session.stream = self
             self._credits.grant(self._limits.credits)  # those of frames that were done meanwhile
 
-    async def _take(self, requests: Sequence[ingest_pb2.ConnectRequest]) -> None:
+    # -- messages --------------------------------------------------------------------------------
+
+    async def _take_all(
+        self, session: Session, requests: Sequence[ingest_pb2.ConnectRequest]
+    ) -> None:
         """Take messages that came together, up to the one after which the stream takes no more.
 
         What is left then was not acknowledged, so the client knows that it must send it elsewhere.
         """
-        messages = self._require_messages()
         try:
             for request in requests:
                 while self._is_full() and self._state is State.RUNNING:
-                    messages.flush()
+                    self._flush(session)
                     await self._wait()
                 if self._state is not State.RUNNING:
                     return
-                await messages.take(request)
+                await self._take(session, request)
         finally:
-            messages.flush()
+            self._flush(session)
+
+    async def _take(self, session: Session, request: ingest_pb2.ConnectRequest) -> None:
+        """Take one message. Raises ``SessionError`` for what ends the stream."""
+        match request.WhichOneof("message"):
+            case "frame":
+                await self._take_frame(session, request.frame)
+            case "refine":
+                self._credits.spend()
+                self._credits.asked()
+                serialised = request.refine.SerializeToString()
+                self._require_connection().frames(1, message_bytes=len(serialised))
+                await self._admission.take_refine(session, request.refine, serialised)
+            case "heartbeat":
+                if not request.heartbeat.reply:
+                    beat = ingest_pb2.Heartbeat(nonce=request.heartbeat.nonce, reply=True)
+                    self.send(ingest_pb2.ConnectResponse(heartbeat=beat))
+            case "bye":
+                self._finish()
+            case "command_reply":
+                await self._take_reply(request.command_reply)
+            case "status":
+                self._require_connection().status(request.status)
+            case "result_credit":
+                pass  # this server limits results by the frames' credits
+            case "hello":
+                raise SessionError("invalid_message", "Hello may only open a stream")
+            case _:
+                raise SessionError("invalid_message", "a message of no known kind")
+
+    async def _take_frame(self, session: Session, frame: ingest_pb2.Frame) -> None:
+        self._credits.spend()
+        if frame.tasks or frame.HasField("picture"):
+            self._credits.asked()
+        serialised = frame.SerializeToString()
+        self._frames += 1
+        self._bytes += len(serialised)
+        self._features = frame.features
+        await self._admission.take_frame(session, frame, serialised)
+
+    async def _take_reply(self, reply: fleet_pb2.CommandReply) -> None:
+        if reply.command_id not in self._commands:
+            await from_log(self._require_connection().replied(reply), self._log)
+            return
+        self._commands.remove(reply.command_id)
+        if reply.HasField("error"):
+            error = error_from_message(reply.error)
+            self._log.info("command_refused", command=reply.command_id, reason=error.reason)
+
+    def _flush(self, session: Session) -> None:
+        """Let the log have the frames that were taken, and the fleet know of them."""
+        if self._frames:
+            features = self._features
+            self._require_connection().frames(
+                self._frames,
+                message_bytes=self._bytes,
+                state=features[0].state if features else 0,
+                bits_per_pixel=_bits_per_pixel(features),
+            )
+            self._frames, self._bytes = 0, 0
+            self._admission.flush(session)
 
     # -- credits and queues ----------------------------------------------------------------------
 
@@ -286,8 +405,8 @@ class Stream:
         """Whether the reader must wait for the writer, or for what is in flight."""
         return (
             len(self._outbox) > 4 * self._credits.most + 16
-            or self._intake.pixels > self._limits.max_pixels_in_flight
-            or self._intake.bytes > self._limits.max_bytes_in_flight
+            or self._admission.pixels > self._limits.max_pixels_in_flight
+            or self._admission.bytes > self._limits.max_bytes_in_flight
         )
 
     async def _wait(self) -> None:
@@ -299,6 +418,37 @@ class Stream:
         self._credits.close()
         self._changed.set()
 
-    def _require_messages(self) -> Messages:
-        assert self._messages is not None, "messages are taken after Hello only"
-        return self._messages
+    def _require_connection(self) -> DeviceConnection:
+        assert self._connection is not None, "messages are taken after Hello only"
+        return self._connection
+
+
+def hello_of(request: ingest_pb2.ConnectRequest, caller: Caller) -> Hello:
+    """Check a stream's first message.
+
+    Raises ``SessionError``: no_hello, what ``parse_hello`` raises, or that the caller is no such
+    device.
+    """
+    if request.WhichOneof("message") != "hello":
+        raise SessionError("no_hello", "the first message of a stream must be Hello")
+    hello = parse_hello(request.hello)
+    caller.check_device(hello.device)
+    return replace(hello, labels={**hello.labels, **caller.labels})
+
+
+async def from_log(reading: Awaitable[T], logger: Any) -> T:
+    """What is read of the log; raises ``SessionError("log_unavailable")``, and logs why."""
+    try:
+        return await reading
+    except StorageError as error:
+        logger.error("log_unavailable", reason=error.reason, error=error.message)
+        raise SessionError(
+            "log_unavailable", "the server cannot read its log now; try again later"
+        ) from None
+
+
+def _bits_per_pixel(features: Sequence[types_pb2.Features]) -> float:
+    """Of a frame as files; 0 where there are none, or no pixels."""
+    pixels = features[0].width * features[0].height if features else 0
+    size_bytes = sum(file_bytes(one) for one in features)
+    return 8 * size_bytes / pixels if pixels else 0.0

@@ -24,10 +24,9 @@ from cloud_server.fleet.audit import Limits as FleetLimits
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.fleet.quota import Quota
 from cloud_server.fleet.servicer import FleetServicer
-from cloud_server.ingest.bundles import BundleServicer
-from cloud_server.ingest.limits import StreamLimits
+from cloud_server.ingest.bundles import BundleServicer, ServedBundles
+from cloud_server.ingest.flow import StreamLimits
 from cloud_server.ingest.refinement import RefinePolicy
-from cloud_server.ingest.served import ServedBundles
 from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.ingest.sessions import PictureLimits
 from cloud_server.results.feed import Feed

@@ -1,38 +1,112 @@
-"""A stream of frames: credits, numbering, and a future for each frame."""
+"""One connection to a server: its channel, its stream, and a future for each frame.
+
+What is said on the stream, and when, is ``DeviceProtocol``'s; here are the threads around it. gRPC
+takes messages in a thread of its own, a reader hands out what the server sends, and callers come
+from theirs. All state is under one lock; what comes of a message is handed out without it.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import grpc
 
-from edge_client.session.commands import Commands, TakeSetting
-from edge_client.session.listener import Listener
-from edge_client.session.pending import Key, Pending, Reply, key_of, refine_request, resolve
+from edge_client.session.frames import Framer
 from edge_client.session.refinement_store import Part, Refinement, RefinementStore
-from edge_client.session.stream import MAX_CREDITS, Stream, draining, protocol_error
+from edge_client.session.results import Reply
 from shared.errors import FeatherwireError, SessionError
-from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
-from shared.wire import FrameOutcome, PictureRequest, error_from_message
+from shared.proto.featherwire.v1 import ingest_pb2
+from shared.rpc.errors import error_from_call
+from shared.wire import FrameOutcome, PictureRequest
+from shared.wire.commands import RefineCommand, Setting, parse_command
+from shared.wire.device_protocol import (
+    Acknowledged,
+    Answered,
+    CommandReceived,
+    CreditGranted,
+    DeviceProtocol,
+    Drained,
+    Event,
+    Failed,
+    Key,
+    Sent,
+)
 from shared.wire.features import file_bytes
-from shared.wire.requests import Frame, Hello, frame_message
+from shared.wire.requests import Frame, Hello, Refine, frame_message, refine_message
 from shared.wire.results import outcome_from_message
+from shared.wire.transport import CONNECT
+
+Done = Callable[[FeatherwireError | None], None]
+"""Answers a command: with None when it was carried out."""
+
+TakeSetting = Callable[[Setting, Done], None]
+"""Carries out a command about the device, and calls its second argument once, then or later: with
+None, or with why it could not. Raises FeatherwireError instead when it cannot begin."""
 
 TakeOutcome = Callable[[bytes, int, FrameOutcome], None]
-"""Is told the short id of a frame's bundle, the number of its result (0 where the frame was not
+"""Takes the short id of a frame's bundle, the number of its result (0 where the frame was not
 taken), and what became of it."""
 
 
-class Connection(Stream):
+class Listener(Protocol):
+    """Callbacks of a stream: bytes sent, acknowledgements, results that nobody awaits.
+
+    They come from the reader's thread, but for ``posted``; an error that they raise ends the
+    stream.
+    """
+
+    def posted(self, key: Key | None, message_bytes: int, *, frame: bool) -> None:
+        """A message goes out, which the server will acknowledge by that key; None: it will not.
+
+        Called under the connection's lock: it may not call back.
+        """
+
+    def delivered(self, key: Key) -> None:
+        """The server has what was posted with this key, or refuses it."""
+
+    def acknowledged(self, sequence: int) -> None:
+        """The server has this frame, at the state that was sent."""
+
+    def unclaimed(self, reply: Reply) -> None:
+        """A result that no future of this connection awaits: of a stream before."""
+
+    def changed(self) -> None:
+        """There is credit, or there will be no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """The reply to come of a frame or a refinement, and what the device knows of it itself."""
+
+    payload_bytes: int
+    passes: int = 0
+    future: Future[Reply] = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A command about a frame; ``reply`` is of what comes of it."""
+
+    command_id: str
+    wanted: RefineCommand
+    reply: Future[Reply]
+
+
+class Connection:
     """An open stream. ``submit`` and ``refine`` may be called from any thread.
 
     When the server asks for more layers of a frame, they are sent from what is kept, as soon as
     there is credit, and before any further frame.
     """
+
+    framer: Framer
+    """What makes frames for this server; whoever opens the connection sets it."""
 
     def __init__(
         self,
@@ -40,7 +114,7 @@ class Connection(Stream):
         server: str,
         hello: Hello,
         *,
-        store: RefinementStore | None = None,
+        store: RefinementStore,
         timeout_s: float = 10.0,
         listener: Listener | None = None,
         take_setting: TakeSetting | None = None,
@@ -48,23 +122,67 @@ class Connection(Stream):
     ) -> None:
         """Say Hello and wait for Welcome. Raises ``SessionError`` when that does not come.
 
-        take_setting: carries out the server's other commands, see ``Commands``. outcome: is told
-        what became of every frame.
+        channel: is closed with the connection. take_setting: carries out the server's commands
+        about the device; None refuses them. outcome: takes what became of every frame.
         """
+        self.channel = channel
+        self.server = server
+        self._store = store
+        self._listener = listener
+        self._take_setting = take_setting
         self._tell_outcome = outcome
-        self._store = store if store is not None else RefinementStore()
-        self._pending: dict[Key, Pending] = {}
-        self._credits = 0
-        self._last_sequence = 0
-        self._told = fleet_pb2.DeviceStatus()
-        changed = threading.Condition()
-        self._commands = Commands(self, changed, self._store, take_setting)
-        super().__init__(channel, server, hello, changed, listener, timeout_s)
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._sendable = threading.Condition(lock)
+        self._nothing_more = False
+        # By sequence: what will come of a command, until the frame's own result has come.
+        self._refinements: dict[int, Future[Reply]] = {}
+        # By sequence: commands about frames of which more is being made.
+        self._parked: dict[int, _Asked] = {}
+        self._protocol = DeviceProtocol[_Pending](hello, server=server, queued=self._queued)
+        with lock:
+            self._protocol.connect(time.monotonic())
+        connect: Any = channel.stream_stream(
+            CONNECT, response_deserializer=ingest_pb2.ConnectResponse.FromString
+        )
+        self._call = connect(self._requests())
+        self._reader = threading.Thread(target=self._read, name="featherwire-reader", daemon=True)
+        self._reader.start()
+        try:
+            self.welcome = self._wait_for_welcome(timeout_s)
+        except BaseException:
+            self.close(timeout_s=0)
+            raise
+
+    # -- its state -------------------------------------------------------------------------------
 
     @property
     def credits(self) -> int:
         """Frames that may be sent at once without waiting."""
-        return self._credits
+        return self._protocol.credits
+
+    @property
+    def failure(self) -> FeatherwireError | None:
+        """Why the stream has ended, once it has."""
+        return self._protocol.failure
+
+    @property
+    def draining(self) -> bool:
+        """The server takes no more frames and will soon end the stream."""
+        return self._protocol.draining
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Say Bye, give frames in flight ``timeout_s`` to come back, and end the stream."""
+        with self._sendable:
+            self._protocol.bye()
+            self._nothing_more = True
+            self._sendable.notify_all()
+        self._reader.join(timeout_s)
+        self._call.cancel()
+        self._reader.join(5.0)
+        self.channel.close()
+
+    # -- sending ---------------------------------------------------------------------------------
 
     def submit(
         self,
@@ -86,21 +204,15 @@ class Connection(Stream):
         draining, or why the stream has ended.
         """
         sent = tuple(part.sent for part in parts if part.sent is not None)
-        first = sent[0]
-        deadline = time.monotonic() + deadline_s
+        pending = _Pending(sum(one.file_bytes for one in sent), sent[0].passes)
+        message = frame_message(Frame(0, sent, tasks, picture))
+        message.traceparent = traceparent
         with self._changed:
-            self._wait_for_credit(deadline, deadline_s)
-            sequence = self._last_sequence + 1
-            message = frame_message(Frame(sequence, sent, tasks, picture))
+            self._wait_for_credit(deadline_s)
             message.captured_at.GetCurrentTime()
-            message.traceparent = traceparent
-            request = ingest_pb2.ConnectRequest(frame=message)
-            self.check_size(request)
-            self._last_sequence = sequence
-            # Before the frame is sent: the server may ask for more at once.
+            sequence = self._protocol.send_frame(message, pending, time.monotonic()).sequence
+            # Nothing goes out while the lock is held: the server may ask for more at once.
             self._store.keep(sequence, parts, *(later or (tasks, picture)), more=more)
-            pending = Pending(sum(one.file_bytes for one in sent), first.passes)
-            self.post(request, (sequence, first.bundle_id, first.state), pending)
         return sequence, pending.future
 
     def send_frame(self, message: ingest_pb2.Frame) -> Future[Reply]:
@@ -108,194 +220,263 @@ class Connection(Stream):
 
         Raises ``SessionError``: no_credit, message_too_large, draining, or why the stream ended.
         """
-        request = ingest_pb2.ConnectRequest(frame=message)
         first = message.features[0]
-        size = sum(map(file_bytes, message.features))
+        pending = _Pending(sum(map(file_bytes, message.features)), first.partial.passes)
         with self._changed:
-            self.raise_unless_open()
-            if self._credits == 0:
-                raise SessionError("no_credit", "the server takes no frame now")
-            self.check_size(request)
-            pending = Pending(size, first.partial.passes)
-            self.post(request, (message.sequence, first.bundle_short_id, first.state), pending)
+            self._protocol.send_frame(message, pending, time.monotonic())
         return pending.future
 
     def finish(self, sequence: int, parts: tuple[Part, ...]) -> None:
         """Keep further parts of a frame, and send of them what the server has asked for."""
         self._store.finish(sequence, parts)
-        self._commands.finished(sequence)
+        with self._changed:
+            asked = self._parked.pop(sequence, None)
+        if asked is not None:
+            self._send_asked(asked)
 
     def refine(self, refinement: Refinement, *, deadline_s: float) -> Future[Reply]:
         """Send finer layers of an earlier frame; raises like ``submit``."""
-        request = refine_request(refinement)
-        deadline = time.monotonic() + deadline_s
+        pending = _Pending(refinement.payload_bytes)
+        message = _message_of(refinement)
         with self._changed:
-            self._wait_for_credit(deadline, deadline_s)
-            self.check_size(request)
-            pending = Pending(refinement.payload_bytes, refines=True)
-            self.post(request, key_of(refinement), pending)
+            self._wait_for_credit(deadline_s)
+            self._protocol.send_refine(message, _key_of(refinement), pending, time.monotonic())
         return pending.future
 
-    def tell_status(self, queued_frames: int, queued_bytes: int) -> None:
-        """Tell the server what waits here, for its operators; what it knows is not said again."""
-        status = fleet_pb2.DeviceStatus(queued_frames=queued_frames, queued_bytes=queued_bytes)
+    def send_status(self, queued_frames: int, queued_bytes: int) -> None:
+        """Tell the server what waits here, for its operators; what it knows is not repeated."""
         with self._changed:
-            if status != self._told and self._failure is None and not self._closing:
-                self._told = status
-                self.put(ingest_pb2.ConnectRequest(status=status))
+            self._protocol.send_status(queued_frames, queued_bytes)
 
-    # -- sending ---------------------------------------------------------------------------------
+    def beat(self) -> None:
+        """Keep an idle stream alive: ask for an answer, and end a stream that gives none.
 
-    def _wait_for_credit(self, deadline: float, deadline_s: float) -> None:
+        To be called about every second.
+        """
+        with self._changed:
+            alive = self._protocol.beat(time.monotonic())
+        if not alive:
+            self._call.cancel()
+
+    def _wait_for_credit(self, deadline_s: float) -> None:
         """Return when a message may be sent; commanded refinements go first."""
-        while self._credits == 0 and self._failure is None and not self._draining:
+        deadline = time.monotonic() + deadline_s
+        protocol = self._protocol
+        while protocol.credits == 0 and protocol.failure is None and not protocol.draining:
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:
                 raise SessionError(
                     "deadline_exceeded", f"the server gave no credit within {deadline_s:g} s"
                 )
             self._changed.wait(remaining_s)
-        self.raise_unless_open()
+        protocol.raise_unless_open()
 
-    # -- for its commands ------------------------------------------------------------------------
-
-    @property
-    def has_credit(self) -> bool:
-        """Whether a message may be posted."""
-        return self._credits > 0
-
-    def awaits(self, sequence: int) -> bool:
-        """Whether a result of this frame is still to come."""
-        return any(awaited == sequence for awaited, _, _ in self._pending)
-
-    def post(self, request: ingest_pb2.ConnectRequest, key: Key, pending: Pending) -> None:
-        """Send what costs a credit. The connection's lock is held."""
-        self._credits -= 1
-        self._pending[key] = replace(pending, sent_at=time.perf_counter())
+    def _queued(self, key: Key | None, message_bytes: int, frame: bool) -> None:
+        """A message is ready to go out. The lock is held."""
         if self._listener is not None:
-            frame = request.WhichOneof("message") == "frame"
-            self._listener.posted(key, request.ByteSize(), frame=frame)
-        self._requests.put(request)
+            self._listener.posted(key, message_bytes, frame=frame)
+        self._sendable.notify_all()
 
-    def check_size(self, request: ingest_pb2.ConnectRequest) -> None:
-        """Raise ``SessionError("message_too_large")`` for what the server would refuse."""
-        limit = self.welcome.settings.max_message_bytes
-        if limit and request.ByteSize() > limit:
-            raise SessionError(
-                "message_too_large",
-                f"the frame takes {request.ByteSize()} bytes, the server takes {limit}; send a "
-                "coarser state",
-            )
+    def _requests(self) -> Iterator[bytes]:
+        """What goes out, for gRPC's own thread."""
+        while True:
+            with self._sendable:
+                while (message := self._protocol.next_message()) is None:
+                    if self._nothing_more:
+                        return
+                    self._sendable.wait()
+            yield message
 
     # -- receiving -------------------------------------------------------------------------------
 
-    def _busy(self) -> bool:
-        return bool(self._pending)
+    def _wait_for_welcome(self, timeout_s: float) -> ingest_pb2.Welcome:
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while self._protocol.welcome is None:
+                if self._protocol.failure is not None:
+                    raise self._protocol.failure
+                remaining_s = deadline - time.monotonic()
+                if remaining_s <= 0:
+                    raise SessionError(
+                        "unreachable", f"{self.server} did not say Welcome within {timeout_s:g} s"
+                    )
+                self._changed.wait(remaining_s)
+            return self._protocol.welcome
 
-    def _welcomed(self, welcome: ingest_pb2.Welcome) -> None:
-        self._credits = welcome.credits
-        self._last_sequence = welcome.resume_after_sequence
+    def _read(self) -> None:
+        try:
+            for response in self._call:
+                # One by one, so that what a later one changes is not seen before its time.
+                for one in response.batch.responses or (response,):
+                    self._receive(one)
+            self._end(None)
+        except grpc.RpcError as error:
+            self._end(error_from_call(error, self.server))
+        except FeatherwireError as error:
+            self._end(error)
+            self._call.cancel()
+        finally:
+            with self._sendable:  # lets gRPC's own thread end
+                self._nothing_more = True
+                self._sendable.notify_all()
 
-    def _end(self, error: FeatherwireError) -> None:
+    def _receive(self, response: ingest_pb2.ConnectResponse) -> None:
+        with self._changed:
+            events = self._protocol.receive(response, time.monotonic())
+            self._changed.notify_all()
+        for event in events:
+            self._handle(event)
+
+    def _handle(self, event: Event[_Pending]) -> None:
+        match event:
+            case Answered():
+                self._take_result(event)
+            case Acknowledged(key=key, sent=sent):
+                if self._listener is not None:
+                    self._listener.delivered(key)
+                    if sent is None or not sent.refines:  # the frame's own, not a refinement's
+                        self._listener.acknowledged(key[0])
+            case CreditGranted():
+                self._tell_changed()
+            case CommandReceived():
+                self._take_command(event)
+            case Drained(abandoned=abandoned):
+                self._give_up(abandoned)
+                self._tell_changed()
+            case Failed(error=error, broken=True):
+                raise error
+            case _:
+                pass
+
+    def _end(self, error: FeatherwireError | None) -> None:
         """The stream is over: everything still awaited fails, once."""
         with self._changed:
-            if self._failure is None:
-                self._failure = error
-            futures = [one.future for one in self._pending.values()]
-            self._pending.clear()
-            futures += self._commands.abandon()
+            ended = self._protocol.disconnected(error)
             self._changed.notify_all()
-        for future in futures:
-            resolve(future, self._failure)
+        self._give_up(ended)
         self._tell_changed()
+
+    def _give_up(self, unanswered: Sequence[Sent[_Pending]]) -> None:
+        """Tell those who wait for them why no result will come."""
+        why = self._protocol.why_closed
+        assert why is not None, "nothing is given up on an open stream"
+        for one in unanswered:
+            _resolve(one.context.future, why)
 
     def _tell_changed(self) -> None:
         if self._listener is not None:
             self._listener.changed()
 
-    def _take(self, response: ingest_pb2.ConnectResponse) -> None:
-        match response.WhichOneof("message"):
-            case "result":
-                self._take_result(response.result)
-            case "credit":
-                with self._changed:
-                    self._credits += response.credit.credits
-                    if self._credits > MAX_CREDITS:
-                        raise protocol_error(f"{self._credits} credits")
-                    self._commands.send()
-                    self._changed.notify_all()
-                self._tell_changed()
-            case "ack":
-                if self._listener is not None:
-                    self._take_ack(response.ack)
-            case "welcome":
-                self._take_welcome(response.welcome)
-            case "drain":
-                with self._changed:
-                    self._draining = True
-                    refused = self._commands.abandon()
-                    self._changed.notify_all()
-                for future in refused:
-                    resolve(future, draining(self.server))
-                self._tell_changed()
-            case "error":
-                # The status that follows says that the stream is over.
-                error = error_from_message(response.error)
-                with self._changed:
-                    self._failure = self._failure or error
-            case "heartbeat":
-                if not response.heartbeat.reply:
-                    beat = ingest_pb2.Heartbeat(nonce=response.heartbeat.nonce, reply=True)
-                    self.put(ingest_pb2.ConnectRequest(heartbeat=beat))
-            case "command":
-                self._commands.take(response.command)
-            case _:
-                pass  # from a newer server; what it adds may be ignored
-
-    def _take_ack(self, ack: ingest_pb2.Ack) -> None:
-        """Tell the listener of a frame's own acknowledgement, not of a refinement's."""
-        assert self._listener is not None
-        key = (ack.sequence, ack.bundle_short_id, ack.state)
-        with self._changed:
-            pending = self._pending.get(key)
-        self._listener.delivered(key)
-        if pending is None or not pending.refines:
-            self._listener.acknowledged(ack.sequence)
-
-    def _take_result(self, result: ingest_pb2.Result) -> None:
-        received_at = time.perf_counter()
+    def _take_result(self, event: Answered[_Pending]) -> None:
+        result, sent = event.result, event.sent
+        received_at = time.monotonic()
         refinement: Future[Reply] | None = None
-        with self._changed:
-            key = (result.sequence, result.bundle_short_id, result.state)
-            pending = self._pending.pop(key, None)
-            if pending is not None and not pending.refines:
-                refinement = self._commands.refinement_of(result.sequence)
+        if sent is not None and not sent.refines:
+            with self._changed:
+                refinement = self._refinements.pop(result.sequence, None)
         if self._listener is not None:
-            self._listener.delivered(key)
-        if pending is None and self._listener is None:
+            self._listener.delivered(event.key)
+        elif sent is None:
             return  # a repeated result, or one whose caller has given up
         try:
             outcome = outcome_from_message(result.outcome)
         except FeatherwireError as error:
-            if pending is not None and (self._listener is None or pending.refines):
-                resolve(pending.future, error)
+            if sent is not None and (self._listener is None or sent.refines):
+                _resolve(sent.context.future, error)
                 return
             outcome = FrameOutcome(error=error)
         if self._tell_outcome is not None:
             self._tell_outcome(result.bundle_short_id, result.result_id, outcome)
-        sent_at = pending.sent_at if pending is not None else received_at
         reply = Reply(
             outcome,
             result.sequence,
             result.state,
-            (received_at - sent_at) * 1e3,
+            (received_at - sent.sent_at) * 1e3 if sent is not None else 0.0,
             result.bundle_short_id,
-            pending.payload_bytes if pending is not None else 0,
-            pending.passes if pending is not None else 0,
+            sent.context.payload_bytes if sent is not None else 0,
+            sent.context.passes if sent is not None else 0,
             refinement,
             result.result_id,
         )
-        if pending is not None:
-            resolve(pending.future, reply)
+        if sent is not None:
+            _resolve(sent.context.future, reply)
         elif self._listener is not None:
             self._listener.unclaimed(reply)
+
+    # -- commands --------------------------------------------------------------------------------
+
+    def _take_command(self, event: CommandReceived) -> None:
+        """Carry it out, or keep it until what it asks for has been made."""
+        command_id = event.command.command_id
+        try:
+            wanted = parse_command(event.command)
+            if not isinstance(wanted, RefineCommand):
+                self._set(command_id, wanted)
+                return
+        except FeatherwireError as error:
+            self._answer(command_id, error)
+            return
+        asked = _Asked(command_id, wanted, Future())
+        with self._changed:
+            if event.awaited:
+                self._refinements.setdefault(wanted.sequence, asked.reply)
+            if wanted.sequence not in self._parked and self._store.unfinished(wanted.sequence):
+                self._parked[wanted.sequence] = asked
+                return
+        self._send_asked(asked)
+
+    def _set(self, command_id: str, wanted: Setting) -> None:
+        if self._take_setting is None:
+            raise SessionError("unsupported_command", "this client takes no settings")
+        # On a stream that has ended meanwhile nobody hears the answer: the command comes again.
+        self._take_setting(wanted, lambda error: self._answer(command_id, error))
+
+    def _answer(self, command_id: str, error: FeatherwireError | None) -> None:
+        with self._changed:
+            self._protocol.answer(command_id, error)
+
+    def _send_asked(self, asked: _Asked) -> None:
+        """Send the layers that are asked for, once there is credit, or say why not."""
+        wanted = asked.wanted
+        with self._changed:
+            try:
+                self._protocol.raise_unless_open()
+                refinement = self._store.refinement(wanted.sequence, wanted.bundle_id, wanted.state)
+                self._protocol.queue_refine(
+                    _message_of(refinement),
+                    _key_of(refinement),
+                    _Pending(refinement.payload_bytes, future=asked.reply),
+                    time.monotonic(),
+                    asked.command_id,
+                )
+            except FeatherwireError as error:
+                self._protocol.answer(asked.command_id, error)
+                _resolve(asked.reply, error)
+                return
+            self._store.sent(refinement)
+
+
+def _key_of(refinement: Refinement) -> Key:
+    """What the result of a refinement will be of."""
+    return refinement.sequence, refinement.bundle_id, refinement.state
+
+
+def _message_of(refinement: Refinement) -> ingest_pb2.Refine:
+    return refine_message(
+        Refine(
+            refinement.sequence,
+            refinement.layers,
+            refinement.tasks,
+            refinement.picture,
+            refinement.bundle_id,
+        )
+    )
+
+
+def _resolve(future: Future[Reply], outcome: Reply | FeatherwireError) -> None:
+    """Tell whoever waits."""
+    with suppress(Exception):  # cancelled in this moment: nobody waits any more
+        if isinstance(outcome, Reply):
+            future.set_result(outcome)
+        else:
+            future.set_exception(outcome)

@@ -15,15 +15,15 @@ from typing import Any
 import grpc
 
 from edge_client.rate import RateControl
+from edge_client.session.connection import Connection
 from edge_client.session.encoding import Photo
 from edge_client.session.frames import CapturedPhoto, Outgoing, Wishes, make_frame, parts
-from edge_client.session.opening import Link
-from edge_client.session.pending import Key, Reply
 from edge_client.session.refinement_store import Part, Refinement
-from edge_client.session.results import FrameResult, failed, received
+from edge_client.session.results import FrameResult, Reply, failed, received
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
 from shared.rpc.errors import error_from_call
+from shared.wire.device_protocol import Key
 from shared.wire.features import features_message
 from shared.wire.requests import picture_request_message
 from shared.wire.results import outcome_from_message
@@ -54,16 +54,16 @@ class RateListener:
 
 
 class DirectExchange:
-    """``send`` and ``stream`` over one link."""
+    """``send`` and ``stream`` over one connection."""
 
-    def __init__(self, link: Link, server: str, control: RateControl) -> None:
-        self._link = link
+    def __init__(self, connection: Connection, server: str, control: RateControl) -> None:
+        self._connection = connection
         self._server = server
         self._control = control
 
     def send(self, photo: Photo, wishes: Wishes, *, wait_refined: bool) -> FrameResult:
         """See ``EdgeSession.send``."""
-        frame = make_frame(self._link.framer, self._control, photo, wishes)
+        frame = make_frame(self._connection.framer, self._control, photo, wishes)
         sequence, future = self._submit(frame)
         self._finish(sequence, frame)
         reply = self.wait_for(future, frame.deadline_s)
@@ -94,7 +94,7 @@ class DirectExchange:
                 continue
             pixels, source = parts(photo)
             try:
-                frame = make_frame(self._link.framer, self._control, pixels, wishes)
+                frame = make_frame(self._connection.framer, self._control, pixels, wishes)
             except SessionError:
                 raise
             except FeatherwireError as error:
@@ -102,7 +102,7 @@ class DirectExchange:
                 continue
             while window is not None and len(in_flight) >= window:
                 yield from in_flight.completed()
-            while self._link.connection.credits == 0 and in_flight:
+            while self._connection.credits == 0 and in_flight:
                 yield from in_flight.completed()
             try:
                 sequence, future = self._submit(frame)
@@ -123,7 +123,7 @@ class DirectExchange:
     def refine(self, refinement: Refinement, deadline_s: float) -> FrameResult:
         """Send finer layers of a frame, and wait for what comes of them."""
         self._pace(sum(len(layer.payload) for layer in refinement.layers), deadline_s)
-        future = self._link.connection.refine(refinement, deadline_s=deadline_s)
+        future = self._connection.refine(refinement, deadline_s=deadline_s)
         return whole(received(self.wait_for(future, deadline_s), refinement.sequence))
 
     def wait_for(self, future: Future[Reply], deadline_s: float) -> Reply:
@@ -136,7 +136,7 @@ class DirectExchange:
     def _submit(self, frame: Outgoing) -> tuple[int, Future[Reply]]:
         size = sum(part.sent.file_bytes for part in frame.parts if part.sent is not None)
         self._pace(size, frame.deadline_s)
-        sequence, future = self._link.connection.submit(
+        sequence, future = self._connection.submit(
             frame.parts,
             tasks=frame.tasks,
             picture=frame.picture,
@@ -151,14 +151,14 @@ class DirectExchange:
         """Wait until the bandwidth has room; not for longer than the deadline."""
         deadline = time.monotonic() + deadline_s
         while (wait_s := self._control.wait_s(size)) > 0:
-            if self._link.connection.failure is not None or time.monotonic() > deadline:
+            if self._connection.failure is not None or time.monotonic() > deadline:
                 break  # which the connection then says
             time.sleep(min(wait_s, 0.25))
 
     def _finish(self, sequence: int, frame: Outgoing) -> None:
         """Encode what is only kept, while the frame is on its way."""
         if frame.make_others is not None:
-            self._link.connection.finish(sequence, others_of(sequence, frame))
+            self._connection.finish(sequence, others_of(sequence, frame))
 
 
 def others_of(sequence: int, frame: Outgoing) -> tuple[Part, ...]:
@@ -260,9 +260,9 @@ def too_late(server: str, deadline_s: float) -> SessionError:
     return SessionError("deadline_exceeded", f"{server} gave no result within {deadline_s:g} s")
 
 
-def analyze(link: Link, server: str, photo: Photo, wishes: Wishes) -> FrameResult:
+def analyze(connection: Connection, server: str, photo: Photo, wishes: Wishes) -> FrameResult:
     """See ``EdgeSession.analyze``."""
-    frame = link.framer.frame(
+    frame = connection.framer.frame(
         photo, wishes.rate, wishes.tasks, wishes.picture, False, wishes.send_with, keep=False
     )
     sent = [part.sent for part in frame.parts if part.sent is not None]
@@ -273,7 +273,7 @@ def analyze(link: Link, server: str, photo: Photo, wishes: Wishes) -> FrameResul
     )
     started = time.perf_counter()
     try:
-        response = ingest_pb2_grpc.IngestServiceStub(link.channel).Analyze(
+        response = ingest_pb2_grpc.IngestServiceStub(connection.channel).Analyze(
             request, timeout=frame.deadline_s
         )
     except grpc.RpcError as error:

@@ -1,4 +1,4 @@
-"""Opening a link to a server: channel, Hello, and a bundle on which both ends agree."""
+"""Opening a connection to a server: channel, Hello, and a bundle on which both ends agree."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from codec import open_edge
+from edge_client.bundle_cache import BundleCache
 from edge_client.rate import RateControl
-from edge_client.session.bundle_cache import BundleCache
 from edge_client.session.bundle_update import BundleUpdate, Done, Keep
-from edge_client.session.connection import Connection
+from edge_client.session.connection import Connection, Listener
 from edge_client.session.encoding import PhotoEncoder
 from edge_client.session.frames import Framer
-from edge_client.session.listener import Listener
 from edge_client.session.refinement_store import RefinementStore
 from edge_client.spool import Spool
 from shared.bundle import Bundle, packaged_bundle_of
@@ -56,20 +55,6 @@ def keep_nothing(name: str, value: Any) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """An open stream to a server, and what makes frames for it."""
-
-    channel: grpc.Channel
-    connection: Connection
-    framer: Framer
-
-    def close(self, timeout_s: float = 10.0) -> None:
-        """End the stream; frames in flight have ``timeout_s`` to come back."""
-        self.connection.close(timeout_s)
-        self.channel.close()
-
-
-@dataclass(frozen=True, slots=True)
 class _Mine:
     """The bundles that were given, loaded: the first one, and others with the name of each."""
 
@@ -79,7 +64,7 @@ class _Mine:
 
 
 class Opener:
-    """Opens links, one after another, always as the same client."""
+    """Opens connections, one after another, always as the same client."""
 
     def __init__(
         self,
@@ -130,7 +115,7 @@ class Opener:
         last_result_seen: int = 0,
         listener: Listener | None = None,
         take_setting: TakeSettingBy | None = None,
-    ) -> Link:
+    ) -> Connection:
         """Connect, and agree on a bundle.
 
         Raises ``SessionError`` (unreachable, refused, bundle_mismatch, unsupported_version, ...)
@@ -162,7 +147,8 @@ class Opener:
                 take_setting=None if take_setting is None else partial(take_setting, channel),
                 outcome=self.bundle_update.outcome,
             )
-            return Link(channel, connection, self._framer(channel, connection.welcome))
+            connection.framer = self._framer(channel, connection.welcome)
+            return connection
         except BaseException:
             if connection is not None:
                 connection.close()
@@ -391,9 +377,9 @@ class DeviceSettings:
         if regions is not None:
             self._opener.regions = tuple(Region(**region) for region in regions)
 
-    def follow(self, link: Link) -> None:
+    def follow(self, connection: Connection) -> None:
         """Take the policy that the server has for everybody, unless a command said otherwise."""
-        settings = link.connection.welcome.settings
+        settings = connection.welcome.settings
         if settings.HasField("rate_policy") and self._control.policy == RatePolicy():
             self._control.set_policy(parse_rate_policy(settings.rate_policy))
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import FeatherwireError, PhotoError
 from shared.results import AnalysisResult, TaskResult
-from shared.wire import Picture
-
-if TYPE_CHECKING:
-    from edge_client.session.pending import Reply
+from shared.wire import FrameOutcome, Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +70,26 @@ class FrameResult:
                 return np.asarray(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
             raise PhotoError("bad_picture", f"the server's picture is damaged: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An outcome as it came: milliseconds since its request was sent, and the frame's numbers.
+
+    ``state`` is of the bundle with short id ``bundle_id``. ``refinement`` is there when the server
+    has asked for more layers of the frame: the reply to those. ``result_id``: the result's number
+    in the session, 0 for one that is not kept there.
+    """
+
+    outcome: FrameOutcome
+    sequence: int
+    state: int
+    round_trip_ms: float
+    bundle_id: bytes = b""
+    payload_bytes: int = 0
+    passes: int = 0
+    refinement: Future[Reply] | None = None
+    result_id: int = 0
 
 
 def received(reply: Reply, source: Any, *, before: FrameResult | None = None) -> FrameResult:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from edge_client.rate import RateControl
+from edge_client.session.connection import Connection
 from edge_client.session.direct import DirectExchange, RateListener, analyze
 from edge_client.session.encoding import Photo
 from edge_client.session.frames import (
@@ -24,7 +25,6 @@ from edge_client.session.frames import (
 from edge_client.session.opening import (
     BundleSource,
     DeviceSettings,
-    Link,
     Opener,
     default_device_name,
     keep_nothing,
@@ -115,7 +115,7 @@ class EdgeSession:
         )
         self._regions = check_regions(tuple(regions))
         self._settings = DeviceSettings(spool, self._control, self._opener)
-        self._link: Link | None = None
+        self._connection: Connection | None = None
         self._spool_sender: SpoolSender | None = None
         self._sender: DirectExchange | SpooledExchange | None = None
 
@@ -136,14 +136,14 @@ class EdgeSession:
             self._open_spooled(self._spool)
             self._check_regions()
             return self
-        self._link = self._opener.open(
+        self._connection = self._opener.open(
             self._session,
             self._store,
             listener=RateListener(self._control),
             take_setting=self._settings.take,
         )
-        self._settings.follow(self._link)
-        self._sender = DirectExchange(self._link, self.server, self._control)
+        self._settings.follow(self._connection)
+        self._sender = DirectExchange(self._connection, self.server, self._control)
         self._check_regions()
         return self
 
@@ -153,33 +153,33 @@ class EdgeSession:
         if self._spool_sender is not None:
             self._spool_sender.close()
             self._spool_sender = None
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
         self._sender = None
 
     def _open_spooled(self, spool: Spool) -> None:
         open_channel(self.server, self._access).close()  # what is wrong for ever is said at once
         self._settings.restore()
 
-        def open_link(spool_sender: SpoolSender) -> Link:
-            link = self._opener.open(
+        def open_connection(spool_sender: SpoolSender) -> Connection:
+            connection = self._opener.open(
                 spool.session,
                 self._store,
                 last_result_seen=spool.last_result_seen,
                 listener=spool_sender,
                 take_setting=self._settings.take,
             )
-            self._settings.follow(link)
-            return link
+            self._settings.follow(connection)
+            return connection
 
-        spool_sender = SpoolSender(spool, open_link, store=self._store, rate=self._control)
+        spool_sender = SpoolSender(spool, open_connection, store=self._store, rate=self._control)
         spool_sender.start()
         self._spool_sender = spool_sender
         self._sender = SpooledExchange(
             spool, spool_sender, self._opener, self._store, self._control, self._connect_timeout_s
         )
-        spool_sender.wait_linked(self._connect_timeout_s)
+        spool_sender.wait_connected(self._connect_timeout_s)
         if spool_sender.fatal is not None and spool_sender.fatal.reason not in ACCESS_REASONS:
             error = spool_sender.fatal
             self.close()
@@ -206,7 +206,7 @@ class EdgeSession:
     @property
     def online(self) -> bool:
         """Whether there is a stream now."""
-        return self._current_link() is not None
+        return self._current_connection() is not None
 
     @property
     def refusal(self) -> FeatherwireError | None:
@@ -232,8 +232,8 @@ class EdgeSession:
     def credits(self) -> int:
         """Frames that may be sent at once without waiting; 0 while there is no stream."""
         self._open_sender()
-        link = self._current_link()
-        return link.connection.credits if link is not None else 0
+        connection = self._current_connection()
+        return connection.credits if connection is not None else 0
 
     @property
     def available_tasks(self) -> tuple[str, ...]:
@@ -358,7 +358,7 @@ class EdgeSession:
             picture=picture_request(picture),
         )
         deadline_s = framing.deadline_of(*self._store.size(sequence))
-        sender = DirectExchange(self._open_link(), self.server, self._control)
+        sender = DirectExchange(self._open_connection(), self.server, self._control)
         result = sender.refine(refinement, deadline_s)
         self._store.sent(refinement)
         return result
@@ -379,8 +379,10 @@ class EdgeSession:
         """Like ``send``, as one unary call outside the stream: no credits, no sequence, and
         nothing is kept."""
         rate = self._rate(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
-        link = self._open_link()
-        return analyze(link, self.server, photo, Wishes(rate, tasks, picture, False, send_with))
+        connection = self._open_connection()
+        return analyze(
+            connection, self.server, photo, Wishes(rate, tasks, picture, False, send_with)
+        )
 
     # -- parts -----------------------------------------------------------------------------------
 
@@ -406,16 +408,18 @@ class EdgeSession:
             self.close()
             raise
 
-    def _current_link(self) -> Link | None:
-        return self._spool_sender.link if self._spool_sender is not None else self._link
+    def _current_connection(self) -> Connection | None:
+        return self._spool_sender.connection if self._spool_sender is not None else self._connection
 
-    def _open_link(self) -> Link:
+    def _open_connection(self) -> Connection:
         self._open_sender()
-        link = self._current_link()
-        if link is None:
+        connection = self._current_connection()
+        if connection is None:
             raise SessionError("unreachable", f"there is no stream to {self.server} now")
-        return link
+        return connection
 
     def _framing(self) -> Framer:
         sender = self._open_sender()
-        return sender.framer if isinstance(sender, SpooledExchange) else self._open_link().framer
+        return (
+            sender.framer if isinstance(sender, SpooledExchange) else self._open_connection().framer
+        )

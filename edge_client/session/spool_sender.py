@@ -1,8 +1,8 @@
 """The spool sender: it carries a spool's frames to a server, over as many streams as that takes.
 
-    waiting ──open──> linked ──lost, Drain, heartbeat unanswered──> waiting (backoff)
-       │                 │
-       └── fatal ──> stopped <── close
+    waiting ──open──> connected ──lost, Drain, heartbeat unanswered──> waiting (backoff)
+       │                    │
+       └── fatal ──> stopped <┘ close
 
 One thread connects, sends in order and watches; a stream's reader reports acknowledgements and
 results. A frame leaves the spool when it is acknowledged. Its first result is put into an inbox,
@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_client.rate import RateControl
-from edge_client.session.opening import Link
-from edge_client.session.pending import Key, Reply
+from edge_client.session.connection import Connection
 from edge_client.session.refinement_store import RefinementStore
-from edge_client.session.results import FrameResult, failed, received
+from edge_client.session.results import FrameResult, Reply, failed, received
 from edge_client.spool import Spool
 from shared.backoff import Backoff
 from shared.errors import FeatherwireError, SessionError, SpoolError
+from shared.wire.device_protocol import Key
 from shared.wire.failures import is_retryable
 
 ACCESS_REASONS = frozenset(
@@ -54,23 +54,23 @@ class SpoolSender:
     def __init__(
         self,
         spool: Spool,
-        open_link: Callable[[SpoolSender], Link],
+        open_connection: Callable[[SpoolSender], Connection],
         *,
         store: RefinementStore,
         rate: RateControl,
         backoff: Backoff | None = None,
     ) -> None:
-        """open_link: connects with this as the listener."""
+        """open_connection: connects with this as the listener."""
         self._spool = spool
         self._changed = threading.Condition()
         self.answers = Unanswered(spool, self._changed, self._sent_back)
-        self._open_link = open_link
+        self._open_connection = open_connection
         self._store = store
         self._rate = rate
         self._backoff = backoff or Backoff()
         self._wake = threading.Event()
         self._closing = False
-        self._link: Link | None = None
+        self._connection: Connection | None = None
         self._fatal: FeatherwireError | None = None
         self._last_error: FeatherwireError | None = None
         self._down_since = time.monotonic()
@@ -90,16 +90,16 @@ class SpoolSender:
         self._closing = True
         self._wake.set()
         # One that is still connecting ends by itself: nobody waits for it.
-        self._thread.join(timeout_s if self._link is not None else 0.2)
-        link = self._link
-        if link is not None:
-            link.close(timeout_s)
-            self._link = None
+        self._thread.join(timeout_s if self._connection is not None else 0.2)
+        connection = self._connection
+        if connection is not None:
+            connection.close(timeout_s)
+            self._connection = None
 
     @property
-    def link(self) -> Link | None:
+    def connection(self) -> Connection | None:
         """The open stream, if there is one."""
-        return self._link
+        return self._connection
 
     @property
     def fatal(self) -> FeatherwireError | None:
@@ -113,16 +113,16 @@ class SpoolSender:
 
     def down_s(self) -> float:
         """Seconds without a stream; 0 while there is one."""
-        return 0.0 if self._link is not None else time.monotonic() - self._down_since
+        return 0.0 if self._connection is not None else time.monotonic() - self._down_since
 
-    def wait_linked(self, timeout_s: float) -> bool:
+    def wait_connected(self, timeout_s: float) -> bool:
         """Wait for the first attempt to connect to end; whether there is a stream."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._link is not None or self._fatal is not None or self._attempted,
+                lambda: self._connection is not None or self._fatal is not None or self._attempted,
                 timeout_s,
             )
-        return self._link is not None
+        return self._connection is not None
 
     def put(
         self,
@@ -175,43 +175,43 @@ class SpoolSender:
     def _run(self) -> None:
         while not self._closing:
             try:
-                link = self._open_link(self)
+                connection = self._open_connection(self)
             except FeatherwireError as error:
-                self._unlinked(error)
+                self._disconnected(error)
                 if self._fatal is not None:
                     return
                 self._pause(self._backoff.next_s())
                 continue
             except Exception as error:  # whatever it is, the device goes on
                 logging.getLogger(__name__).exception("connecting failed")
-                self._unlinked(SessionError("internal_error", f"connecting failed: {error}"))
+                self._disconnected(SessionError("internal_error", f"connecting failed: {error}"))
                 self._pause(self._backoff.next_s())
                 continue
             if self._closing:
-                link.close(timeout_s=0)
+                connection.close(timeout_s=0)
                 return
             try:
-                if not self._resume(link):
+                if not self._resume(connection):
                     continue
-                why = self._serve(link)
+                why = self._serve(connection)
             except FeatherwireError as error:
                 why = error
             finally:
                 if not self._closing:
-                    self._unlinked(None)
-                    link.close(timeout_s=0)
+                    self._disconnected(None)
+                    connection.close(timeout_s=0)
             if self._closing:
                 return
-            self._unlinked(why)
+            self._disconnected(why)
             if self._fatal is not None:
                 return
             self._pause(self._backoff.next_s())
 
-    def _unlinked(self, error: FeatherwireError | None) -> None:
+    def _disconnected(self, error: FeatherwireError | None) -> None:
         with self._changed:
-            if self._link is not None:
+            if self._connection is not None:
                 self._down_since = time.monotonic()
-            self._link = self.answers.linked_at = None
+            self._connection = self.answers.connected_at = None
             self._attempted = True
             self._last_error = error or self._last_error
             if error is not None and error.reason in FATAL_REASONS:
@@ -232,9 +232,9 @@ class SpoolSender:
         with self._changed:
             self.answers.take_dropped()
 
-    def _resume(self, link: Link) -> bool:
+    def _resume(self, connection: Connection) -> bool:
         """Take what the server says it has as acknowledged; False: its numbering is not ours."""
-        accepted = link.connection.welcome.resume_after_sequence
+        accepted = connection.welcome.resume_after_sequence
         if accepted > self._spool.last_sequence:
             self.answers.renumber()
             return False
@@ -242,22 +242,21 @@ class SpoolSender:
         for sequence in self._spool.acknowledge_through(accepted):
             self.acknowledged(sequence)
         with self._changed:
-            self._link = link
-            self.answers.linked_at = now
+            self._connection = connection
+            self.answers.connected_at = now
             self._cursor = 0
             self._last_error = None
             self._attempted = True
             self._changed.notify_all()
-        if self._spool.setting("bundle") != link.framer.photo_encoder.bundle.id:
+        if self._spool.setting("bundle") != connection.framer.photo_encoder.bundle.id:
             try:
-                self._spool.keep("bundle", link.framer.photo_encoder.bundle.id)
+                self._spool.keep("bundle", connection.framer.photo_encoder.bundle.id)
             except SpoolError as error:
                 logging.getLogger(__name__).warning("warning: %s", error.message)
         return True
 
-    def _serve(self, link: Link) -> FeatherwireError:
+    def _serve(self, connection: Connection) -> FeatherwireError:
         """Send in order until the stream ends; returns why it did."""
-        connection = link.connection
         tended_at = 0.0
         while not self._closing:
             self._wake.clear()
@@ -274,16 +273,16 @@ class SpoolSender:
             if time.monotonic() - tended_at > EXPIRE_S:
                 self._tend()
                 stats = self._spool.stats()
-                connection.tell_status(stats.frames, stats.payload_bytes)
+                connection.send_status(stats.frames, stats.payload_bytes)
                 tended_at = time.monotonic()
             wait_s = WATCH_S
             if connection.credits > 0 and not connection.draining:
-                wait_s = self._send_next(link)
+                wait_s = self._send_next(connection)
             if wait_s > 0:
                 self._wake.wait(min(wait_s, WATCH_S))
         return SessionError("closed", "this session is closed")
 
-    def _send_next(self, link: Link) -> float:
+    def _send_next(self, connection: Connection) -> float:
         """Send one frame; returns the seconds after which to look again."""
         waiting = self._spool.next_after(self._cursor)
         if waiting is None:
@@ -298,9 +297,9 @@ class SpoolSender:
         kept = bool(self._store.sent_bundles(queued.sequence)) or self._store.unfinished(
             queued.sequence
         )
-        link.framer.ask(message, default_tasks=queued.default_tasks, kept=kept)
+        connection.framer.ask(message, default_tasks=queued.default_tasks, kept=kept)
         try:
-            future = link.connection.send_frame(message)
+            future = connection.send_frame(message)
         except SessionError as error:
             if error.reason == "message_too_large":
                 self._cursor = queued.sequence
@@ -308,7 +307,7 @@ class SpoolSender:
                 return 0.0
             if error.reason == "no_credit":
                 return WATCH_S
-            return 0.0 if link.connection.failure is not None else WATCH_S
+            return 0.0 if connection.failure is not None else WATCH_S
         self._cursor = queued.sequence
         future.add_done_callback(self.answers.sent)
         return 0.0
@@ -348,7 +347,7 @@ class Unanswered:
         self._sent_back = sent_back
         self._session = spool.session
         self._inbox: deque[Item] = deque()
-        self.linked_at: float | None = None
+        self.connected_at: float | None = None
         """Since when there is a stream, by ``time.monotonic``. Set with the lock held."""
         # By sequence: until when what comes of a command is waited for.
         self._refining: dict[int, float] = {}
@@ -470,7 +469,7 @@ class Unanswered:
         """
         now = time.monotonic()
         with self._changed:
-            since = self.linked_at
+            since = self.connected_at
             if since is None:
                 return []
             return [

@@ -55,9 +55,9 @@ class SpooledExchange:
     @property
     def framer(self) -> Framer:
         """Of the stream, or, without one, of the bundle on which a server agreed last."""
-        link = self._sender.link
-        if link is not None:
-            self._offline = link.framer
+        connection = self._sender.connection
+        if connection is not None:
+            self._offline = connection.framer
         if self._offline is None:
             self._offline = self._opener.offline(self._spool.setting("bundle"))
         return self._offline
@@ -97,7 +97,7 @@ class SpooledExchange:
             # states for a time to come.
             most = min(window or MAX_FRAMES, PACED_FRAMES if self._control.active else MAX_FRAMES)
             while (
-                self._sender.link is not None
+                self._sender.connection is not None
                 and self._sender.answers.unanswered >= most
                 and not (hurry is not None and hurry.is_set())
             ):
@@ -132,9 +132,9 @@ class SpooledExchange:
         if frame.make_others is None:
             return
         parts = others_of(sequence, frame)
-        link = self._sender.link
-        if link is not None:
-            link.connection.finish(sequence, parts)
+        connection = self._sender.connection
+        if connection is not None:
+            connection.finish(sequence, parts)
         else:
             self._store.finish(sequence, parts)
 

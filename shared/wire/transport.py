@@ -17,7 +17,7 @@ BUNDLE_CHUNK_BYTES = 64 * 2**10
 """Bytes of one message of a bundle's hand-over: what a cut line costs at most."""
 
 CONNECT = "/featherwire.v1.IngestService/Connect"
-"""The stream's method, for those who serialise its messages themselves (`shared.wire.batches`)."""
+"""The stream's method, for those who send bytes (`DeviceProtocol.next_message`)."""
 
 BATCH_MESSAGES = 256
 BATCH_BYTES = 256 * 2**10

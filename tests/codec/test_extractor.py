@@ -15,6 +15,12 @@ import torch
 
 from codec import onnx as extractor_module
 from codec import precision as precision_module
+from codec.markov_palette.train.extractor import Extractor, ExtractorConfig
+from codec.markov_palette.train.extractor_onnx import (
+    calibrate,
+    extractor_to_int8_onnx,
+    extractor_to_onnx,
+)
 from codec.onnx import EXTRACTOR_FILES, PRECISION_VARIABLE, FeatureExtractor
 from codec.precision import Precision, default_cache_dir, fastest, recall, remember, trial_clock
 from codec.registry import open_codec
@@ -22,8 +28,6 @@ from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from shared.errors import BundleError
 from tests.support.tiny_bundle import codec_files, tiny_manifest
-from training.export import calibrate, extractor_to_int8_onnx, extractor_to_onnx
-from training.networks.extractor import Extractor, ExtractorConfig
 
 CONFIG = ExtractorConfig(8, 3, (8, 12, 16), 1)
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")

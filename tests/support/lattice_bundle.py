@@ -10,10 +10,10 @@ import numpy as np
 from codec.features import Features
 from codec.lattice_palette.contexts import LatticeContexts
 from codec.lattice_palette.palette import LatticePalette
+from codec.lattice_palette.train.contexts import LatticeSettings, fit_lattice
+from codec.lattice_palette.train.lattices import ChainShape, make_lattices
+from codec.lattice_palette.train.steps import values_of
 from shared.bundle import Bundle, ChainSpec, Manifest, ScaleSpec
-from training.contexts.lattice import LatticeSettings, fit_lattice
-from training.split.lattice import ChainShape, make_lattices
-from training.split.steps import values_of
 
 SCALE, STRIDE, CHANNELS = "grid", 16, 6
 SHAPES = (

@@ -80,8 +80,8 @@ def make_tiny_bundle(folder: Path) -> Bundle:
     from safetensors.torch import save
 
     from codec.markov_palette.networks import Decoder, DecoderConfig
-    from training.export import extractor_to_onnx
-    from training.networks.extractor import LATENT_GAIN, Extractor, ExtractorConfig
+    from codec.markov_palette.train.extractor import LATENT_GAIN, Extractor, ExtractorConfig
+    from codec.markov_palette.train.extractor_onnx import extractor_to_onnx
 
     config = DecoderConfig(
         semantic_channels=8,

@@ -8,9 +8,7 @@ import torch
 
 from codec.markov_palette.contexts import ContextModel
 from codec.markov_palette.palette import MarkovPalette
-from codec.markov_palette.tree import PaletteTree
-from tests.support.tiny_bundle import PLANES, STATES
-from training.contexts.fit import (
+from codec.markov_palette.train.contexts import (
     ContextSettings,
     even_contexts,
     fit_contexts,
@@ -18,7 +16,9 @@ from training.contexts.fit import (
     odds_table,
     static_contexts,
 )
-from training.contexts.samples import ContextSamples
+from codec.markov_palette.train.samples import ContextSamples
+from codec.markov_palette.tree import PaletteTree
+from tests.support.tiny_bundle import PLANES, STATES
 
 Indices = dict[str, np.ndarray]
 SMALL = ContextSettings(
@@ -101,7 +101,7 @@ def test_the_rounded_network_costs_what_the_float_one_costs() -> None:
     palette, made = photos(6, seed=6)
     kept = []
 
-    from training.contexts.network import FloatNetwork
+    from codec.markov_palette.train.contexts import FloatNetwork
 
     original = FloatNetwork.rounded
 

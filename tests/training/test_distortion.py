@@ -11,12 +11,12 @@ import pytest
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.markov_palette.distortion import DistortionTable
 from codec.markov_palette.reconstruct import PictureReconstructor
+from codec.markov_palette.train.distortion import fit_psnr_model
 from codec.onnx import FeatureExtractor
 from codec.registry import open_codec
 from shared.bundle import Bundle
 from shared.preprocess import block_detail
 from tests.support.tiny_bundle import make_tiny_bundle
-from training.steps.distortion import fit_psnr_model
 
 SHARE = 0.8
 

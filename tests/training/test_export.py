@@ -11,10 +11,14 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from training.export import calibrate, extractor_to_int8_onnx, extractor_to_onnx
-from training.export.rounding import compensated_rounding
-from training.fit.bisect import fit_leaves, nearest
-from training.networks.extractor import Extractor, ExtractorConfig
+from codec.kit.bisect import fit_leaves, nearest
+from codec.kit.rounding import compensated_rounding
+from codec.markov_palette.train.extractor import Extractor, ExtractorConfig
+from codec.markov_palette.train.extractor_onnx import (
+    calibrate,
+    extractor_to_int8_onnx,
+    extractor_to_onnx,
+)
 
 Latents = dict[str, np.ndarray]
 WIDTHS = (32, 64, 96)

@@ -12,19 +12,17 @@ import torch
 from PIL import Image, ImageFilter
 from safetensors.torch import load_file
 
+from codec.kit.backbone import CLASSIFIER, DETECTOR, Backbone
+from codec.kit.losses import LOSSES, FeatureDistance, load_losses
 from tests.support.real_store import fetched
-from training.fit.features import classifier, detector
-from training.fit.features.backbone import Backbone
-from training.fit.features.distance import FeatureDistance
-from training.fit.features.losses import MODELS, load_losses
 
 Photos = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
 def losses() -> dict[str, FeatureDistance]:
-    store = fetched(*MODELS.values())
-    return load_losses({name: store.path(model) for name, model in MODELS.items()})
+    store = fetched(*(network.model for network in LOSSES.values()))
+    return load_losses({name: store.path(network.model) for name, network in LOSSES.items()})
 
 
 def tensor(pixels: np.ndarray) -> torch.Tensor:
@@ -40,14 +38,14 @@ def test_the_detectors_features_equal_opencvs_run_of_the_frozen_graph(
     photos: Photos, size: tuple[int, int]
 ) -> None:
     """Also on an oblong picture, whose margins differ."""
-    store = fetched("ssd-mobilenetv3-coco", "ssd-mobilenetv3-coco-graph", detector.WEIGHTS)
+    store = fetched("ssd-mobilenetv3-coco", "ssd-mobilenetv3-coco-graph", DETECTOR.model)
     net = cv2.dnn.readNetFromTensorflow(
         str(store.path("ssd-mobilenetv3-coco")), str(store.path("ssd-mobilenetv3-coco-graph"))
     )
     photo = np.asarray(Image.fromarray(photos["astronaut"]).resize(size[::-1]))
-    backbone = Backbone(load_file(store.path(detector.WEIGHTS)), detector.SHAPE)
+    backbone = Backbone(load_file(store.path(DETECTOR.model)), DETECTOR.shape)
     with torch.inference_mode():
-        ours = backbone(tensor(photo), detector.TAPS)
+        ours = backbone(tensor(photo), DETECTOR.taps)
         head = backbone.head(ours[-1])
     layers = {
         "expanded_conv_5/add": ours[0],
@@ -66,8 +64,8 @@ def test_the_detectors_features_equal_opencvs_run_of_the_frozen_graph(
 @pytest.mark.parametrize(("name", "label"), [("chelsea", 285), ("coffee", 967)])
 def test_the_converted_classifier_names_photos(photos: Photos, name: str, label: int) -> None:
     """285 is ImageNet's Egyptian cat, 967 espresso."""
-    tensors = load_file(fetched(classifier.WEIGHTS).path(classifier.WEIGHTS))
-    backbone = Backbone(tensors, classifier.SHAPE)
+    tensors = load_file(fetched(CLASSIFIER.model).path(CLASSIFIER.model))
+    backbone = Backbone(tensors, CLASSIFIER.shape)
     photo = np.asarray(Image.fromarray(photos[name]).resize((224, 224)))
     with torch.inference_mode():
         pooled = backbone.head(backbone(tensor(photo), (15,))[0]).mean((2, 3))
@@ -76,7 +74,7 @@ def test_the_converted_classifier_names_photos(photos: Photos, name: str, label:
     assert float(scores.softmax(1).max()) > 0.5
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", LOSSES)
 def test_channels_deviate_about_as_much_as_batch_norm_says(
     losses: dict[str, FeatureDistance], photos: Photos, name: str
 ) -> None:
@@ -90,7 +88,7 @@ def test_channels_deviate_about_as_much_as_batch_norm_says(
         assert 0.5 < float(seen / expected.square().mean().sqrt()) < 2
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", LOSSES)
 def test_distances_grow_with_coarser_codes_and_blur(
     losses: dict[str, FeatureDistance], photos: Photos, name: str
 ) -> None:
@@ -116,7 +114,7 @@ def test_distances_grow_with_coarser_codes_and_blur(
     assert max(by_quality + by_blur) < far(crop(photos, "coffee")) < 4
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", LOSSES)
 def test_gradients_lead_towards_the_original(
     losses: dict[str, FeatureDistance], photos: Photos, name: str
 ) -> None:

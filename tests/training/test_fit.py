@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from codec.kit.bisect import fit_leaves, heap_of, nearest
+from codec.markov_palette.train.config import PlaneLayout
+from codec.markov_palette.train.quantise import TrainingPalette
 from codec.markov_palette.tree import PaletteTree
-from training.fit.bisect import fit_leaves, heap_of, nearest
-from training.fit.config import PlaneLayout
-from training.fit.quantise import TrainingPalette
 
 
 def cloud(count: int = 4000) -> torch.Tensor:

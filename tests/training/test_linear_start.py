@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from codec.kit.optimiser import Muon, orthogonalise
 from codec.markov_palette.networks import Decoder, DecoderConfig
-from training.fit.config import PlaneLayout
-from training.fit.linear import initialise_linear
-from training.fit.muon import Muon, orthogonalise
-from training.fit.quantise import TrainingPalette
-from training.networks.extractor import Extractor, ExtractorConfig
+from codec.markov_palette.train.config import PlaneLayout
+from codec.markov_palette.train.extractor import Extractor, ExtractorConfig
+from codec.markov_palette.train.quantise import TrainingPalette
+from codec.markov_palette.train.start import initialise_linear
 
 PLANES = (
     PlaneLayout("s", 0, 0, 8, 7),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from training.recipe import RecipeError
-from training.split.cuts import LayerFacts, cheapest_cut, cut_after, find_cuts
+from codec.lattice_palette.train.networks.cuts import LayerFacts, cheapest_cut, cut_after, find_cuts
+from shared.errors import RecipeError
 
 # 0 -> 1 -> 2 -> 3 (reads 2 and, over a bridge, 0) -> 4 (reads 3 and the picture) -> 5
 LAYERS = [

@@ -7,18 +7,21 @@ import pytest
 import torch
 from PIL import Image
 
+from codec.kit.backbone import CLASSIFIER
+from codec.lattice_palette.train.networks.efficientnet import (
+    SCALE,
+    SplitEfficientNet,
+    imagenet_classes,
+)
+from codec.lattice_palette.train.networks.opening import named_network
+from shared.errors import RecipeError
 from tests.support.real_store import fetched
-from training.fit.features.classifier import WEIGHTS
-from training.recipe import RecipeError
-from training.split.efficientnet import SCALE, SplitEfficientNet
-from training.split.evaluate_classes import ClassFigures, best_rival, whole_network
-from training.split.imagenet import imagenet_classes
-from training.split.networks import named_network
+from training.evaluate.split_classes import ClassFigures, best_rival, whole_network
 
 
 @pytest.fixture(scope="module")
 def network() -> SplitEfficientNet:
-    return SplitEfficientNet(fetched(WEIGHTS))
+    return SplitEfficientNet(fetched(CLASSIFIER.model))
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from cloud_server.tasks.base import Stopwatch
 from cloud_server.tasks.geometry import shrink
 from cloud_server.tasks.ssd import Ssd
+from codec.lattice_palette.train.fit import curvature_sample, distance
+from codec.lattice_palette.train.networks.ssd import SCALE, SplitSsd
 from codec.tails.boxes import detections
 from shared.bundle import TailClass, TailModel, TailSpec
 from shared.preprocess import Placement
 from shared.weights import ModelStore
-from training.split.objective import curvature_sample, distance
-from training.split.ssd import SCALE, SplitSsd
 
 
 @pytest.fixture(scope="module")

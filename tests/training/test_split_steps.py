@@ -14,18 +14,18 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+from codec.kit.photos import PhotoSource, make_cache
+from codec.lattice_palette.train.bottleneck import load_model, tail_outputs
+from codec.lattice_palette.train.lattices import LatticeQuantiser
+from codec.lattice_palette.train.recipe import SplitRecipe, load_split_recipe
+from codec.lattice_palette.train.steps import SplitFiles, open_network, palettes_of
+from codec.lattice_palette.train.views import Views, fitted
 from codec.registry import open_codec
 from codec.tails import open_tails
 from shared.bundle import Bundle
+from shared.errors import RecipeError
 from shared.targets import RateTarget
 from training.cli import build_app
-from training.recipe import RecipeError
-from training.split.lattice import LatticeQuantiser
-from training.split.model import load_model, tail_outputs
-from training.split.recipe import SplitRecipe, load_split_recipe
-from training.split.steps import SplitFiles, open_network, palettes_of
-from training.split.views import Views, fitted
-from training.steps.photos import PhotoSource, make_cache
 
 SCALE = "bottleneck"
 RECIPE = {

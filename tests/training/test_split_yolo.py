@@ -18,11 +18,10 @@ from typer.testing import CliRunner
 from codec.registry import open_codec
 from codec.tails import open_tails
 from shared.bundle import Bundle
-from shared.errors import ModelError
+from shared.errors import ModelError, RecipeError
 from shared.targets import RateTarget
 from shared.weights import ModelStore
 from training.cli import build_app
-from training.recipe import RecipeError
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ultralytics") is None, reason="ultralytics is not installed"
@@ -38,7 +37,7 @@ def settings_folder(tmp_path_factory: pytest.TempPathFactory):
 
 
 def opened(model: str, **options: Any) -> Any:
-    from training.split.yolo import SplitYolo
+    from codec.lattice_palette.train.networks.yolo import SplitYolo
 
     return SplitYolo(ModelStore(), model, **({"side": SIDE} | options))
 
@@ -48,7 +47,7 @@ def opened(model: str, **options: Any) -> Any:
     [("yolo11n.yaml", None), ("yolo11n.yaml", 10), ("yolov8n.yaml", 21), ("yolo26n.yaml", 16)],
 )
 def test_the_halves_together_are_the_whole_network(model: str, at: int | None):
-    from training.split.yolo import _opened
+    from codec.lattice_palette.train.networks.yolo import _opened
 
     network = opened(model, at=at)
     torch.manual_seed(2)

@@ -15,12 +15,13 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from codec.kit.photos import PhotoSource, difference_hash, make_cache
+from codec.markov_palette.train.recipe import load_recipe
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
+from shared.errors import RecipeError
 from tests.support.small_recipe import RECIPE
 from training.cli import build_app
-from training.recipe import RecipeError, load_recipe
-from training.steps.photos import PhotoSource, difference_hash, make_cache
 
 
 def run(*arguments: object) -> Result:
@@ -117,14 +118,14 @@ def test_training_again_with_the_same_seed_gives_the_same_weights(
 def test_the_fit_step_runs_alone_without_what_an_accelerator_machine_lacks(
     data: Path, trained: Path, tmp_path: Path
 ) -> None:
-    """`python -m training.fit` with a plan, in a Python where pydantic and friends are missing."""
+    """The fit step with a plan, in a Python where pydantic and friends are missing."""
     run_json("plan", "-o", tmp_path / "plan.json", "--recipe", data / "recipe.yaml")
     (tmp_path / "cache").symlink_to(trained / "cache")
     missing = ("pydantic", "diffusers", "compressai", "torchvision", "typer", "constriction")
     code = (
         "import sys, runpy\n"
         f"for name in {missing!r}: sys.modules[name] = None\n"
-        "runpy.run_module('training.fit', run_name='__main__', alter_sys=True)\n"
+        "runpy.run_module('codec.markov_palette.train', run_name='__main__', alter_sys=True)\n"
     )
     words = ["plan.json", "--run", ".", "--max-minutes", "0.05"]
     done = subprocess.run(

@@ -15,16 +15,25 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from codec.kit.crops import Crop, PhotoCache, batches, random_crop
+from codec.kit.photos import PhotoSource, make_cache
+from codec.kit.textures import (
+    LABELS_FILE,
+    NO_LABEL,
+    PatchDescriptors,
+    PatchGrid,
+    TextureLabels,
+    TextureModel,
+    TextureSettings,
+    as_picture,
+    labelled_batches,
+    make_labels,
+    principal_axes,
+    texture_contrast,
+)
+from shared.errors import RecipeError
 from tests.support.real_store import fetched
 from training.cli import build_app
-from training.fit.contrastive import texture_contrast
-from training.fit.crops import Crop, random_crop
-from training.fit.data import PhotoCache, batches, labelled_batches
-from training.fit.features.texture import PatchDescriptors, TextureModel, principal_axes
-from training.fit.labels import LABELS_FILE, NO_LABEL, PatchGrid, TextureLabels
-from training.recipe import RecipeError
-from training.steps.photos import PhotoSource, make_cache
-from training.steps.texture import TextureSettings, as_picture, make_labels
 
 SETTINGS = TextureSettings(depth=3, components=8, sample_photos=6, patches_per_photo=64)
 
@@ -108,7 +117,7 @@ def test_a_mirrored_or_shifted_picture_keeps_its_descriptors_better_than_another
 
 
 def test_one_quadrant_of_magnitudes_is_shift_and_mirror_invariant() -> None:
-    from training.fit.features.texture import _magnitudes
+    from codec.kit.textures import _magnitudes
 
     patch = torch.randn(5, 8, 8, generator=torch.Generator().manual_seed(1))
     expected = _magnitudes(patch)

@@ -69,10 +69,11 @@ def ablate(
     make bundles of the runs, and compare whole files on photos never trained on."""
     from itertools import islice
 
+    from codec.markov_palette.train.bundle import RunFiles
+    from codec.markov_palette.train.recipe import load_recipe
+    from shared.errors import RecipeError
+    from training.ablation import compare, finish, markdown, write
     from training.evaluate.photos import evaluation_photos
-    from training.recipe import RecipeError, load_recipe
-    from training.steps.ablation import compare, finish, markdown, write
-    from training.steps.export import RunFiles
 
     given = {
         "joint_steps": joint_steps, "decoder_steps": decoder_steps, "batch": batch, "crop": crop,

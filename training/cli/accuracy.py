@@ -36,6 +36,7 @@ def accuracy(
     """
     import cv2
 
+    from codec.markov_palette.train.recipe import load_recipe
     from shared.bundle import Bundle
     from training.evaluate.accuracy.page import markdown
     from training.evaluate.accuracy.run import (
@@ -46,7 +47,6 @@ def accuracy(
     )
     from training.evaluate.accuracy.sets import annotated_photos
     from training.evaluate.cache import default_cache_dir
-    from training.recipe import load_recipe
 
     def say(text: str) -> None:
         typer.echo(text, err=True)

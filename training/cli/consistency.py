@@ -30,10 +30,10 @@ def consistency(
     """Reconstruct at every state, faithfully and vividly, encode again, and compare indices."""
     from itertools import islice
 
+    from codec.markov_palette.train.recipe import load_recipe
     from shared.bundle import Bundle
     from training.evaluate.consistency import ConsistencyCheck
     from training.evaluate.photos import evaluation_photos
-    from training.recipe import load_recipe
 
     with stop_on_error(as_json=as_json):
         opened = Bundle.load(bundle)

@@ -106,6 +106,7 @@ def evaluate(
         return
     assert photos
 
+    from codec.markov_palette.train.recipe import load_recipe
     from shared.bundle import Bundle
     from training.evaluate.cache import default_cache_dir
     from training.evaluate.photos import evaluation_photos
@@ -113,7 +114,6 @@ def evaluate(
     from training.evaluate.rivals import rivals as all_rivals
     from training.evaluate.run import Plan, write_results
     from training.evaluate.run import evaluate as measure_and_compare
-    from training.recipe import load_recipe
 
     def say(text: str) -> None:
         typer.echo(text, err=True)

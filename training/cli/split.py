@@ -14,12 +14,12 @@ from shared.cli import stop_on_error
 from training.cli.steps import JsonOption, print_values, progress_bar
 
 if TYPE_CHECKING:
+    from codec.lattice_palette.train.recipe import SplitRecipe
+    from codec.lattice_palette.train.steps import SplitFiles
     from shared.bundle import Bundle
     from training.evaluate.photos import EvaluationPhoto
-    from training.split.evaluate import StateFigures
-    from training.split.evaluate_classes import ClassFigures
-    from training.split.recipe import SplitRecipe
-    from training.split.steps import SplitFiles
+    from training.evaluate.split_boxes import StateFigures
+    from training.evaluate.split_classes import ClassFigures
 
 RecipeOption = Annotated[
     Path | None, typer.Option("--recipe", help="Recipe file. Default: the detect bundle's.")
@@ -68,12 +68,11 @@ def plan(
 
     import yaml
 
+    from codec.lattice_palette.train.networks.yolo import SplitYolo
+    from codec.lattice_palette.train.recipe import CutPart, plan_recipe
     from shared.cli import write_atomically
+    from shared.errors import RecipeError
     from shared.weights import ModelStore
-    from training.recipe import RecipeError
-    from training.split.plan import plan_recipe
-    from training.split.recipe import CutPart
-    from training.split.yolo import SplitYolo
 
     with stop_on_error(as_json=as_json):
         if at != "auto" and not at.isdecimal():
@@ -100,7 +99,7 @@ def views(
     as_json: JsonOption = False,
 ) -> None:
     """Draw augmented views of the training photos, and run the whole network on them once."""
-    from training.split import steps
+    from codec.lattice_palette.train import steps
 
     def step(r: SplitRecipe, f: SplitFiles, bar: Callable[..., None]) -> dict[str, Any]:
         if photos is not None:
@@ -120,7 +119,7 @@ def fit(
     as_json: JsonOption = False,
 ) -> None:
     """Train the bottleneck and the tail end to end, bits against the network's outputs."""
-    from training.split import steps
+    from codec.lattice_palette.train import steps
 
     def step(r: SplitRecipe, f: SplitFiles, bar: Callable[..., None]) -> dict[str, Any]:
         return steps.fit(r, f, bar, _seconds(max_minutes), resume=resume)
@@ -132,7 +131,7 @@ def palette(
     recipe: RecipeOption = None, run: RunOption = DEFAULT_RUN, as_json: JsonOption = False
 ) -> None:
     """Fit every chain's trees to the bottleneck's channels."""
-    from training.split import steps
+    from codec.lattice_palette.train import steps
 
     _run(recipe, run, as_json, "palette", lambda r, f, bar: steps.write_palettes(r, f))
 
@@ -144,7 +143,7 @@ def tail(
     as_json: JsonOption = False,
 ) -> None:
     """Train what the cloud runs behind the real palettes; the edge's half stays."""
-    from training.split import steps
+    from codec.lattice_palette.train import steps
 
     limit = _seconds(max_minutes)
     _run(recipe, run, as_json, "tail", lambda r, f, bar: steps.fit_tail(r, f, bar, limit))
@@ -154,7 +153,7 @@ def tables(
     recipe: RecipeOption = None, run: RunOption = DEFAULT_RUN, as_json: JsonOption = False
 ) -> None:
     """Fit every chain's context networks; say the bytes of a held-out photo at every state."""
-    from training.split import steps
+    from codec.lattice_palette.train import steps
 
     _run(recipe, run, as_json, "tables", lambda r, f, bar: steps.write_contexts(r, f, bar))
 
@@ -169,7 +168,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write the bundle: both networks as ONNX, palettes, contexts, manifest, notice."""
-    from training.split import steps
+    from codec.lattice_palette.train import steps
 
     def write(r: SplitRecipe, f: SplitFiles, bar: Callable[..., None]) -> dict[str, Any]:
         bundle = steps.export(r, f, output, None if card is None else card.read_text())
@@ -211,10 +210,10 @@ def _measured(
     rivals: bool,
     report: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    from training.recipe import RecipeError
-    from training.split.evaluate import evaluate_boxes
-    from training.split.evaluate_classes import best_rival, evaluate_classes
-    from training.split.networks import named_network
+    from codec.lattice_palette.train.networks.opening import named_network
+    from shared.errors import RecipeError
+    from training.evaluate.split_boxes import evaluate_boxes
+    from training.evaluate.split_classes import best_rival, evaluate_classes
 
     for spec in bundle.manifest.tails or ():
         if spec.output == "boxes":
@@ -246,8 +245,8 @@ def _seconds(minutes: float | None) -> float:
 
 
 def _run(recipe: Path | None, run: Path, as_json: bool, name: str, step: _Step) -> None:
-    from training.split.recipe import load_split_recipe
-    from training.split.steps import SplitFiles
+    from codec.lattice_palette.train.recipe import load_split_recipe
+    from codec.lattice_palette.train.steps import SplitFiles
 
     with stop_on_error(as_json=as_json), progress_bar(name) as advance:
 

@@ -17,9 +17,9 @@ from shared.cli import stop_on_error
 if TYPE_CHECKING:
     from torch import nn
 
-    from training.fit.labels import TextureLabels
-    from training.fit.loop import Fit
-    from training.recipe import Recipe
+    from codec.kit.textures import TextureLabels
+    from codec.markov_palette.train.fit import Fit
+    from codec.markov_palette.train.recipe import Recipe
 
 RecipeOption = Annotated[
     Path | None, typer.Option("--recipe", help="Recipe file. Default: the picture bundle's.")
@@ -42,9 +42,10 @@ def photos(
     as_json: JsonOption = False,
 ) -> None:
     """Decode and reduce the training photos once, leaving out what looks like evaluation photos."""
-    from training.recipe import RecipeError, load_recipe
-    from training.steps.export import RunFiles
-    from training.steps.photos import make_cache
+    from codec.kit.photos import make_cache
+    from codec.markov_palette.train.bundle import RunFiles
+    from codec.markov_palette.train.recipe import load_recipe
+    from shared.errors import RecipeError
 
     with stop_on_error(as_json=as_json):
         followed = load_recipe(recipe)
@@ -53,7 +54,7 @@ def photos(
                 raise RecipeError("not_found", f"{data / part} does not exist")
         with progress_bar("photos") as advance:
             index = make_cache(
-                followed.photo_sources(data),
+                followed.photos.below(data),
                 [data / part for part in followed.photos.exclude],
                 RunFiles(run).cache,
                 short_side=followed.photos.short_side,
@@ -77,17 +78,17 @@ def texture(
     """Label the training photos' patches by texture, for the fit step's contrastive loss."""
     from safetensors.torch import load_file
 
+    from codec.kit.backbone import CLASSIFIER
+    from codec.kit.textures import TextureSettings, make_labels
+    from codec.markov_palette.train.bundle import RunFiles
+    from codec.markov_palette.train.recipe import load_recipe
     from shared.weights import ModelStore
-    from training.fit.features.classifier import WEIGHTS
-    from training.recipe import load_recipe
-    from training.steps.export import RunFiles
-    from training.steps.texture import TextureSettings, make_labels
 
     with stop_on_error(as_json=as_json):
         followed = load_recipe(recipe)
         files = RunFiles(run)
         need(files.cache / "photos.json", "photos")
-        weights = load_file(ModelStore().path(WEIGHTS))
+        weights = load_file(ModelStore().path(CLASSIFIER.model))
         settings = TextureSettings(depth=depth, sample_photos=sample)
         with progress_bar("texture") as advance:
             figures = make_labels(
@@ -102,10 +103,10 @@ def plan(
     recipe: RecipeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write what `python -m training.fit` needs to run fit on a bare accelerator machine."""
+    """Write what `python -m codec.markov_palette.train` needs to run fit on a bare machine."""
     from dataclasses import asdict
 
-    from training.recipe import load_recipe
+    from codec.markov_palette.train.recipe import load_recipe
 
     with stop_on_error(as_json=as_json):
         followed = load_recipe(recipe)
@@ -135,8 +136,8 @@ def fit(
     as_json: JsonOption = False,
 ) -> None:
     """Train extractor, palettes and decoder; started again it goes on from its checkpoint."""
-    from training.recipe import load_recipe
-    from training.steps.export import RunFiles
+    from codec.markov_palette.train.bundle import RunFiles
+    from codec.markov_palette.train.recipe import load_recipe
 
     changes = {"joint_steps": joint_steps, "decoder_steps": decoder_steps, "batch": batch}
     with stop_on_error(as_json=as_json):
@@ -154,9 +155,8 @@ def palette(
     recipe: RecipeOption = None, run: RunOption = DEFAULT_RUN, as_json: JsonOption = False
 ) -> None:
     """Put the fitted trees on their integer grid, and show what each merge costs (Ward)."""
-    from training.recipe import load_recipe
-    from training.steps.export import RunFiles, write_palette
-    from training.steps.palette import merge_costs
+    from codec.markov_palette.train.bundle import RunFiles, merge_costs, write_palette
+    from codec.markov_palette.train.recipe import load_recipe
 
     with stop_on_error(as_json=as_json):
         costs = merge_costs(write_palette(load_recipe(recipe), RunFiles(run)).palette)
@@ -171,8 +171,8 @@ def tables(
     as_json: JsonOption = False,
 ) -> None:
     """Fit the context networks to the indices of training photos; say what they save."""
-    from training.recipe import load_recipe
-    from training.steps.export import RunFiles, write_tables
+    from codec.markov_palette.train.bundle import RunFiles, write_tables
+    from codec.markov_palette.train.recipe import load_recipe
 
     with stop_on_error(as_json=as_json), progress_bar("tables") as advance:
         figures = write_tables(
@@ -194,8 +194,8 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write the bundle: extractor as ONNX, palette, tables, decoder, manifest."""
-    from training.recipe import load_recipe
-    from training.steps.export import RunFiles, write_bundle
+    from codec.markov_palette.train.bundle import RunFiles, write_bundle
+    from codec.markov_palette.train.recipe import load_recipe
 
     with stop_on_error(as_json=as_json):
         text = card.read_text() if card is not None else None
@@ -211,16 +211,18 @@ def fit_job(recipe: Recipe, cache: Path, run: Path, device: str, *, perceptual: 
     Raises ModelError ``weights_missing`` for a loss whose weights are not here, RecipeError
     ``step_missing`` when it wants textures that nobody has labelled.
     """
+    from codec.kit.losses import LOSSES, load_losses
+    from codec.kit.textures import LABELS_FILE
+    from codec.markov_palette.train.fit import Fit
     from shared.weights import ModelStore
-    from training.fit.features.losses import MODELS, load_losses
-    from training.fit.labels import LABELS_FILE
-    from training.fit.loop import Fit
 
     config = recipe.fit_config()
     if config.texture_weight > 0:
         need(cache / LABELS_FILE, "texture")
     store = ModelStore()
-    wanted = {name: store.path(MODELS[name]) for name, w in config.feature_weights.items() if w > 0}
+    wanted = {
+        name: store.path(LOSSES[name].model) for name, w in config.feature_weights.items() if w > 0
+    }
     return Fit(
         config,
         recipe.extractor_config(),
@@ -236,8 +238,8 @@ def fit_job(recipe: Recipe, cache: Path, run: Path, device: str, *, perceptual: 
 
 
 def _labels(cache: Path) -> TextureLabels:
-    from training.fit.labels import TextureLabels
-    from training.recipe import RecipeError
+    from codec.kit.textures import TextureLabels
+    from shared.errors import RecipeError
 
     try:
         return TextureLabels(cache)
@@ -248,8 +250,8 @@ def _labels(cache: Path) -> TextureLabels:
 def _perceptual() -> nn.Module:
     from safetensors.torch import load_file
 
+    from codec.kit.losses import PerceptualDistance
     from shared.weights import ModelStore
-    from training.fit.perceptual import PerceptualDistance
 
     store = ModelStore()
     return PerceptualDistance(
@@ -259,7 +261,7 @@ def _perceptual() -> nn.Module:
 
 def need(path: Path, step: str) -> None:
     """Raise RecipeError ``step_missing`` when a step's result is not there."""
-    from training.recipe import RecipeError
+    from shared.errors import RecipeError
 
     if not path.exists():
         raise RecipeError("step_missing", f"{path} is missing; run the {step} step first")

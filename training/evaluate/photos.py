@@ -14,15 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from codec.kit.photos import PhotoSource, held_out_groups, is_held_out, readable_photos, reduce_to
+from codec.markov_palette.train.recipe import Recipe
 from shared.errors import FeatherwireError
-from training.recipe import Recipe
-from training.steps.photos import (
-    PhotoSource,
-    held_out_groups,
-    is_held_out,
-    readable_photos,
-    reduce_to,
-)
 
 Pixels = npt.NDArray[np.uint8]
 ANNOTATIONS = "instances.json"
@@ -96,7 +90,7 @@ def evaluation_photos(
 
 def _trained_source(path: Path, recipe: Recipe | None) -> PhotoSource | None:
     """The recipe's source of the same file name, at ``path``."""
-    for source in recipe.photo_sources(path.parent) if recipe is not None else []:
+    for source in recipe.photos.below(path.parent) if recipe is not None else []:
         if source.path.name == path.resolve().name or source.path.stem == path.resolve().name:
             return replace(source, path=path)
     return None

@@ -17,7 +17,7 @@ from PIL import Image
 from cloud_server.engine import EngineFrame, LocalEngine, WorkerCounts
 from cloud_server.engine.picture import encode_picture
 from cloud_server.engine.stage import Stage
-from cloud_server.ingest.cache import OwnedCache
+from cloud_server.ingest.sessions import OwnedCache
 from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder

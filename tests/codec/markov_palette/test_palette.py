@@ -60,14 +60,14 @@ def flat_and_detail(count: int = 4000) -> np.ndarray:
 
 
 def rate_aware_tree(vectors: np.ndarray, weights: list[float]) -> PaletteTree:
-    from training.fit.bisect import fit_leaves_for_rate
+    from codec.kit.bisect import fit_leaves_for_rate
 
     leaves, counts = fit_leaves_for_rate(torch.from_numpy(vectors), weights)
     return PaletteTree.from_leaves(leaves.numpy(), counts.numpy(), weights)
 
 
 def test_a_tree_made_for_the_rate_costs_less_at_equal_error() -> None:
-    from training.fit.bisect import fit_leaves
+    from codec.kit.bisect import fit_leaves
 
     vectors = flat_and_detail()
     leaves, counts = fit_leaves(torch.from_numpy(vectors), 4)

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge_client.encoder import EdgeEncoder
-from edge_client.session import EdgeSession, stream
+from edge_client.session import EdgeSession
 from edge_client.spool import Spool
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
-from shared.wire import FrameOutcome
+from shared.wire import FrameOutcome, device_protocol
 from tests.support.proxy import Proxy
 from tests.support.recorder import Recorder
 from tests.support.scripted_server import Requests, ScriptedServer, answer, say, welcome
@@ -182,8 +182,8 @@ def test_a_server_that_knows_more_than_the_spool_gets_a_new_session(
 def test_a_stream_that_leaves_a_heartbeat_unanswered_is_opened_anew(
     encoder: EdgeEncoder, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "HEARTBEAT_TIME_S", 0.2)
-    monkeypatch.setattr(stream, "HEARTBEAT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(device_protocol, "HEARTBEAT_TIME_S", 0.2)
+    monkeypatch.setattr(device_protocol, "HEARTBEAT_TIMEOUT_S", 0.3)
     beats = threading.Event()
     again = threading.Event()
 

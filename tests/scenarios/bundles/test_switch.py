@@ -162,8 +162,8 @@ def test_a_bundle_that_does_not_open_leaves_the_one_before(
             errors.append(error)
             told.set()
 
-        link = session._open_link()
-        session._opener.use_bundle(link.channel, broken.id, done)
+        connection = session._open_connection()
+        session._opener.use_bundle(connection.channel, broken.id, done)
         assert told.wait(30)
         assert isinstance(errors[0], BundleError)
         assert errors[0].reason == reason

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from codec.markov_palette.train.recipe import Recipe, load_recipe
 from training.evaluate.photos import EvaluationError, Truth, evaluation_photos
-from training.recipe import Recipe, load_recipe
 
 
 def make_tar(path: Path, members: dict[str, bytes]) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from codec.markov_palette.train.recipe import Recipe
 from shared.errors import PhotoError
 from shared.preprocess import load_photo
 from training.evaluate.photos import (
@@ -19,7 +20,6 @@ from training.evaluate.photos import (
     evaluation_photos,
     read_annotations,
 )
-from training.recipe import Recipe
 
 _WHOLE = 1_000_000
 """A long side in pixels that no photo exceeds: nothing is reduced."""

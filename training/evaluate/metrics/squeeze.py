@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from codec.kit.losses import PerceptualDistance
 from training.evaluate.metrics.base import Figures, Pixels, as_tensor
-from training.fit.perceptual import PerceptualDistance
 
 _SMALLEST_SIDE = 35
 

@@ -1,0 +1,1 @@
+"""What trainers of several codecs share: photos, crops, losses, ONNX files, recipes, runs."""

@@ -1,0 +1,141 @@
+"""Distances of two pictures in the features of frozen networks, as losses of training steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codec.kit.backbone import CLASSIFIER, DETECTOR, Backbone, BackboneShape
+
+
+class FeatureDistance(nn.Module):
+    """Mean squared difference of features, in units of each channel's own deviation.
+
+    0 for equal pictures, about 2 for unrelated ones (two independent values of unit variance),
+    whatever the stage; the average over the tapped stages.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], shape: BackboneShape, taps: tuple[int, ...]
+    ) -> None:
+        """tensors: the network, as the model store keeps it. taps: numbers of blocks."""
+        super().__init__()
+        self.backbone = Backbone(tensors, shape)
+        self.taps = taps
+        for number, deviation in zip(taps, self.backbone.deviations(taps), strict=True):
+            # A channel that training all but switched off must not outweigh the others.
+            floor = 0.2 * float(deviation.square().mean().sqrt())
+            gain = 1 / deviation.clamp_min(floor)
+            self.register_buffer(f"gain_{number}", gain.view(1, -1, 1, 1))
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Two batches [n, 3, h, w] in -0.5..0.5 (RGB), sides >= 32 -> distance float32 [n].
+
+        Gradients flow to ``first`` only: ``second`` is the original.
+        """
+        with torch.no_grad():
+            wanted = self.backbone(second, self.taps)
+        total = first.new_zeros(len(first), dtype=torch.float32)
+        found = self.backbone(first, self.taps)
+        for number, mine, theirs in zip(self.taps, found, wanted, strict=True):
+            gain = cast(Tensor, getattr(self, f"gain_{number}"))
+            difference = (mine - theirs).float() * gain
+            total = total + difference.square().mean((1, 2, 3))
+        return total / len(self.taps)
+
+
+LOSSES = {"detector": DETECTOR, "classifier": CLASSIFIER}
+"""The feature-matching losses: the networks whose features they compare."""
+
+
+def load_losses(files: Mapping[str, Path]) -> dict[str, FeatureDistance]:
+    """The losses named by the keys, each from its safetensors file.
+
+    Raises KeyError for a name that is not in ``LOSSES`` and for a file of another network.
+    """
+    losses = {}
+    for name, file in files.items():
+        network = LOSSES[name]
+        losses[name] = FeatureDistance(load_file(file), network.shape, network.taps)
+    return losses
+
+
+_MEANS_RGB = (123.68, 116.779, 103.939)
+_FIRES = {"fire2": 3, "fire3": 4, "fire4": 6, "fire5": 7, "fire6": 9, "fire7": 10, "fire8": 11}
+_FIRES |= {"fire9": 12}
+"""The fire modules and their numbers among the published network's ``features``."""
+_TAPS = {"fire3", "fire5", "fire6", "fire7", "fire8", "fire9"}
+_POOL_BEFORE = {"fire2", "fire4", "fire6"}
+
+
+class PerceptualDistance(nn.Module):
+    """Distance of two batches of pictures, averaged over positions and summed over stages."""
+
+    means: Tensor
+
+    def __init__(
+        self,
+        backbone: Mapping[str, Tensor],
+        heads: Mapping[str, Tensor],
+        *,
+        even: bool = False,
+    ) -> None:
+        """backbone: ``features.*`` as torchvision names them; heads: ``lin{k}.weight``.
+
+        even: all channels of a stage weigh what they weigh on average, see above; a loss that is
+        so is better for what other networks see.
+        """
+        super().__init__()
+        self.weights = nn.ParameterDict()
+        if even:
+            heads = {
+                name: torch.full_like(head, float(head.mean())) for name, head in heads.items()
+            }
+        for name, value in [*backbone.items(), *heads.items()]:
+            if not name.startswith("classifier"):
+                frozen = nn.Parameter(value.float().clone(), requires_grad=False)
+                self.weights[name.replace(".", "/")] = frozen
+        self.register_buffer("means", torch.tensor(_MEANS_RGB).view(1, 3, 1, 1))
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Two batches [n, 3, h, w] in -0.5..0.5 (RGB), sides >= 35 -> distance [n]."""
+        total = first.new_zeros(len(first))
+        features = self._features(torch.cat((first, second)))
+        for stage, feature in enumerate(features):
+            unit = feature / (feature.square().sum(1, keepdim=True).sqrt() + 1e-10)
+            left, right = unit.chunk(2)
+            head = self._weight(f"lin{stage}/weight")
+            total = total + F.conv2d((left - right).square(), head).mean((1, 2, 3))
+        return total
+
+    def _features(self, picture: Tensor) -> list[Tensor]:
+        x = (picture + 0.5) * 255.0 - self.means
+        x = F.relu(self._conv("features/0", x, stride=2))
+        taps = [x]
+        for name, number in _FIRES.items():
+            if name in _POOL_BEFORE:
+                x = F.max_pool2d(x, 3, 2, ceil_mode=True)
+            squeezed = F.relu(self._conv(f"features/{number}/squeeze", x))
+            x = torch.cat(
+                (
+                    F.relu(self._conv(f"features/{number}/expand1x1", squeezed)),
+                    F.relu(self._conv(f"features/{number}/expand3x3", squeezed, padding=1)),
+                ),
+                1,
+            )
+            if name in _TAPS:
+                taps.append(x)
+        return taps
+
+    def _conv(self, name: str, x: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
+        weight, bias = self._weight(f"{name}/weight"), self._weight(f"{name}/bias")
+        return F.conv2d(x, weight, bias, stride=stride, padding=padding)
+
+    def _weight(self, name: str) -> Tensor:
+        return cast(Tensor, self.weights[name])

@@ -1,0 +1,1 @@
+"""Training of the lattice palette: a frozen network cut in two, a bottleneck between its halves."""

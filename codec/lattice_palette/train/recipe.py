@@ -1,0 +1,198 @@
+"""The recipe of a cut network: one YAML file that the steps follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from codec.kit.recipe import Part, read_recipe
+from codec.lattice_palette.train.bottleneck import ModelSettings
+from codec.lattice_palette.train.contexts import LatticeSettings
+from codec.lattice_palette.train.fit import StageSettings
+from codec.lattice_palette.train.lattices import ChainShape
+from codec.lattice_palette.train.networks.base import SplitInfo
+from codec.lattice_palette.train.views import ViewSettings
+
+
+class ViewsPart(Part):
+    """See :class:`~codec.lattice_palette.train.views.ViewSettings`."""
+
+    views: int = Field(5000, ge=8)
+    held_out: int = Field(160, ge=1)
+    whole: float = Field(0.4, ge=0, le=1)
+    cropped: float = Field(0.3, ge=0, le=1)
+    paired: float = Field(0.15, ge=0, le=1)
+    seed: int = 5
+
+
+class ModelPart(Part):
+    """See :class:`~codec.lattice_palette.train.bottleneck.ModelSettings`."""
+
+    latent: int = Field(56, ge=1, le=256)
+    analysis_width: int = Field(160, ge=1)
+    analysis_blocks: int = Field(2, ge=0, le=8)
+    synthesis_width: int = Field(192, ge=1)
+    synthesis_blocks: int = Field(3, ge=0, le=8)
+    rate_width: int = Field(96, ge=1)
+
+
+class StagePart(Part):
+    """See :class:`~codec.lattice_palette.train.fit.StageSettings`."""
+
+    steps: int = Field(2400, ge=0)
+    batch: int = Field(8, ge=1)
+    learning_rate: float = Field(4e-4, gt=0, lt=1)
+    tail_learning_rate: float = Field(1e-4, ge=0, lt=1)
+    rate_learning_rate: float = Field(3e-3, gt=0, lt=1)
+    warm_up: int = Field(150, ge=1)
+    average: float = Field(0.997, ge=0, lt=1)
+    seed: int = 1
+
+    def settings(self) -> StageSettings:
+        """The stage's plain settings."""
+        return StageSettings(**self.model_dump())
+
+
+class ChainPart(Part):
+    """A chain: the operating point that its synthesis starts from, its step in the model's units
+    (None: the point's), and its states: groups left out, finest first."""
+
+    point: int = Field(ge=0)
+    step: float | None = Field(None, gt=0)
+    left_out: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+
+
+class ContextsPart(Part):
+    """See :class:`~codec.lattice_palette.train.contexts.LatticeSettings`;
+    with 0 steps, one distribution a channel."""
+
+    views: int = Field(3000, ge=2)
+    hidden: int = Field(64, ge=1, le=1024)
+    width: int = Field(48, ge=1, le=1024)
+    radius: int = Field(2, ge=1, le=4)
+    steps: int = Field(2000, ge=0)
+    batch: int = Field(12, ge=1)
+    learning_rate: float = Field(3e-3, gt=0, lt=1)
+    seed: int = 1
+
+    def settings(self) -> LatticeSettings:
+        """The fit's plain settings."""
+        return LatticeSettings(**self.model_dump(exclude={"views"}))
+
+
+class CutPart(Part):
+    """Where a network of layers is cut (YOLO's): behind layer ``at``, or at the cheapest place
+    that leaves the edge at most ``edge_share`` of the multiply-adds; its input is side x side."""
+
+    at: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    side: int = Field(640, ge=32, le=2048)
+    edge_share: float = Field(1 / 3, gt=0, le=1)
+
+
+class SplitRecipe(Part):
+    """The whole recipe."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
+    version: str = "1"
+    description: str = ""
+    network: str
+    cut: CutPart | None = None
+    views: ViewsPart = ViewsPart()
+    model: ModelPart = ModelPart()
+    bits_per_position: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)
+    bit_weight: float = Field(0.16, gt=0)
+    start_samples: int = Field(240, ge=8)
+    fit: StagePart = StagePart()
+    groups: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(min_length=1)
+    order: Literal["checkerboard", "quincunx", "two-level"] = "two-level"
+    chains: tuple[ChainPart, ...] = Field(min_length=1)
+    tail: StagePart = StagePart()
+    contexts: ContextsPart = ContextsPart()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SplitRecipe:
+        for scale, sizes in self.groups.items():
+            if sum(sizes) != self.model.latent:
+                raise ValueError(f"the groups of {scale} are not {self.model.latent} channels")
+        groups = sum(map(len, self.groups.values()))
+        for chain in self.chains:
+            if chain.point >= len(self.bits_per_position):
+                raise ValueError(f"there is no point {chain.point}")
+            if chain.left_out[0] or not all(a < b < groups for a, b in pairwise(chain.left_out)):
+                raise ValueError(f"the states of a chain cannot leave out {chain.left_out}")
+        return self
+
+    def view_settings(self) -> ViewSettings:
+        """The views' plain settings."""
+        return ViewSettings(**self.views.model_dump())
+
+    def model_settings(self) -> ModelSettings:
+        """The bottleneck's plain settings."""
+        return ModelSettings(**self.model.model_dump())
+
+    def points_of_states(self) -> list[int]:
+        """The operating point of every state, finest first."""
+        return [chain.point for chain in self.chains for _ in chain.left_out]
+
+    def shapes(self, steps: Sequence[float]) -> list[ChainShape]:
+        """The chains' plain settings; steps: of the model's points."""
+        return [
+            ChainShape(
+                self.groups,
+                steps[chain.point] if chain.step is None else chain.step,
+                self.order,
+                chain.left_out,
+            )
+            for chain in self.chains
+        ]
+
+
+def load_split_recipe(path: Path | None) -> SplitRecipe:
+    """Read a recipe, ``detect`` when None. Raises RecipeError ``not_found`` or ``bad_recipe``."""
+    return read_recipe(path or Path(__file__).parent / "recipes" / "detect.yaml", SplitRecipe)
+
+
+_BITS_PER_PIXEL = (0.30, 0.20, 0.13, 0.08)
+"""Of the network's input, before training, finest point first."""
+_MOST_LATENT = 48
+_GROUPS = 6
+
+
+def plan_recipe(info: SplitInfo, cut: CutPart, network: str, name: str) -> SplitRecipe:
+    """Four operating points of one chain each.
+
+    network: as the recipe names it. name: the bundle's. Every scale has as many channels; groups
+    take few of the first ones, which have most bits, and many of the last.
+    """
+    latent = min(_MOST_LATENT, *(scale.channels for scale in info.scales))
+    grids = [info.width * info.height // scale.stride**2 for scale in info.scales]
+    least = min(grids)
+    points = [share * info.width * info.height / least for share in _BITS_PER_PIXEL]
+    sizes = _widths(latent, _GROUPS)
+    return SplitRecipe.model_validate(
+        {
+            "name": name,
+            "description": f"Features for {info.task}, without a picture; {info.name} cut in two.",
+            "network": network,
+            "cut": cut.model_dump(),
+            "bits_per_position": [round(bits, 3) for bits in points],
+            "model": {"latent": latent},
+            "groups": {scale.name: sizes for scale in info.scales},
+            "chains": [{"point": point} for point in range(len(points))],
+        }
+    )
+
+
+def _widths(channels: int, planes: int) -> tuple[int, ...]:
+    """``planes`` widths, each larger by the same factor, at least 1, that sum to ``channels``."""
+    planes = min(planes, channels)
+    ends = [
+        min(channels - planes + row, max(row, round(channels * (4 ** (row / planes) - 1) / 3)))
+        for row in range(planes + 1)
+    ]
+    ends[-1] = channels
+    return tuple(stop - start for start, stop in pairwise(ends))

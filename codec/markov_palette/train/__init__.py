@@ -1,0 +1,1 @@
+"""Training of the Markov palette; the fit step needs torch, numpy, Pillow and safetensors alone."""

@@ -1,0 +1,354 @@
+"""The export step: checkpoint, palette and contexts into a bundle that edge and cloud can load."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from codec.kit import checkpoint
+from codec.kit.crops import PhotoCache
+from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.contexts import ContextModel
+from codec.markov_palette.networks import Decoder
+from codec.markov_palette.palette import DiffusionState, Indices, MarkovPalette
+from codec.markov_palette.prediction import ScalePrediction
+from codec.markov_palette.train.contexts import even_contexts, fit_contexts, static_contexts
+from codec.markov_palette.train.distortion import fit_psnr_model
+from codec.markov_palette.train.extractor import Extractor
+from codec.markov_palette.train.extractor_onnx import (
+    calibrate,
+    extractor_to_int8_onnx,
+    extractor_to_onnx,
+)
+from codec.markov_palette.train.recipe import Recipe
+from codec.markov_palette.tree import PaletteTree
+from shared.bitstream.container import HEADER_BYTES, layer_bytes
+from shared.bundle import Bundle, Manifest, PsnrModel
+from shared.errors import RecipeError
+from shared.preprocess import pad_to_multiple
+from training.evaluate.under_test import BundleCoder
+
+PSNR_SHARE = 0.9
+"""Share of photos that are to keep what the PSNR model promises."""
+CALIBRATION_PHOTOS = 32
+"""What int8's ranges and rounding are fitted on."""
+_VARIANCE_PHOTOS = 48
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where the steps of one run leave their results."""
+
+    folder: Path
+
+    @property
+    def cache(self) -> Path:
+        """Folder of the photos step."""
+        return self.folder / "cache"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The fit step's checkpoint."""
+        return self.folder / "checkpoint.safetensors"
+
+    @property
+    def untabled(self) -> Path:
+        """Folder of the palette step: a bundle with even odds and without networks."""
+        return self.folder / "untabled"
+
+    @property
+    def draft(self) -> Path:
+        """Folder of the tables step: a bundle without networks."""
+        return self.folder / "draft"
+
+
+def trained_extractor(recipe: Recipe, files: RunFiles) -> Extractor:
+    """The extractor with its averaged weights. Raises RecipeError ``step_missing``."""
+    if not files.checkpoint.exists():
+        raise RecipeError("step_missing", f"{files.checkpoint} is missing; run the fit step first")
+    extractor = Extractor(recipe.extractor_config())
+    # Once frozen for the decoder stage, the averaged weights are the extractor's own.
+    extractor.load_state_dict(checkpoint.averaged(files.checkpoint, "extractor"))
+    return extractor.eval()
+
+
+def write_palette(recipe: Recipe, files: RunFiles) -> MarkovPaletteCodec:
+    """The palette step: a bundle with the palette and even odds, for the tables step."""
+    palette = palette_from_checkpoint(recipe, files.checkpoint)
+    return make_codec(recipe, palette, even_contexts(palette), files.untabled)
+
+
+def write_tables(
+    recipe: Recipe,
+    files: RunFiles,
+    progress: Callable[[int, int], None],
+    *,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """The tables step: context networks, and the states' typical rates; returns figures.
+
+    progress: called with (step, steps), first for photos, then for the fit. device: the fit's.
+    The figures are measured on photos that the networks were not fitted to.
+    """
+    palette = write_palette(recipe, files).palette
+    if not (files.cache / "photos.json").exists():
+        raise RecipeError("step_missing", f"{files.cache} is empty; run the photos step first")
+    settings = recipe.tables
+    samples = training_indices(
+        trained_extractor(recipe, files), palette, PhotoCache(files.cache), settings.photos,
+        recipe.fit.seed, progress,
+    )  # fmt: skip
+    count = max(1, min(len(samples) // 6, settings.held_out))
+    held_out, fitted_on = samples[:count], samples[count:] or samples
+    contexts = fit_contexts(
+        palette,
+        [indices for indices, _ in fitted_on],
+        settings.context_settings(recipe.fit.seed),
+        device=device,
+        progress=progress,
+    )
+    compared = compare_contexts(
+        recipe, palette, contexts, fitted_on, held_out, files.folder / "trial"
+    )
+    rates = compared["networks"]
+    states = tuple(
+        DiffusionState(state=n, depths=depths, typical_bits_per_pixel=rates[n])
+        for n, depths in enumerate(recipe.states)
+    )
+    make_codec(
+        recipe, MarkovPalette(recipe.plane_specs, palette.trees, states), contexts, files.draft
+    )
+    strides = {scale.name: scale.stride for scale in recipe.scales}
+    return {
+        "photos": len(fitted_on),
+        "held_out_photos": len(held_out),
+        "held_out_bits_per_pixel": compared,
+        "multiply_adds_per_pixel": round(contexts.macs_per_pixel(strides), 1),
+    }
+
+
+def write_bundle(recipe: Recipe, files: RunFiles, output: Path, card: str | None) -> Bundle:
+    """The export step. Raises RecipeError ``step_missing`` when tables have not been made."""
+    if not (files.draft / "contexts.npz").exists():
+        raise RecipeError("step_missing", f"{files.draft} is missing; run the tables step first")
+    draft = Bundle.load(files.draft)
+    config = recipe.decoder_config()
+    contents = {name: draft.read(name) for name in ("palette.npz", "contexts.npz")}
+    extractor = trained_extractor(recipe, files)
+    calibration = calibrate(extractor, _sample_pictures(recipe, files, CALIBRATION_PHOTOS))
+    contents["extractor.onnx"] = extractor_to_onnx(extractor)
+    contents["extractor-int8.onnx"] = extractor_to_int8_onnx(extractor, calibration)
+    decoder = Decoder(config)
+    decoder.load_state_dict(checkpoint.averaged(files.checkpoint, "decoder"))
+    config = replace(
+        config, variances=_restorer_variances(recipe, files, extractor, decoder.eval())
+    )
+    half = {name: value.to(torch.float16) for name, value in decoder.state_dict().items()}
+    contents["decoder.safetensors"] = bytes(save(half))
+    if card is not None:
+        contents["MODEL_CARD.md"] = card.encode()
+    manifest = manifest_of(recipe, draft.manifest.states, decoder=config.to_dict())
+    bundle = Bundle.create(output, manifest, contents)
+    if recipe.psnr_photos:
+        manifest = manifest.model_copy(update={"psnr_model": _psnr_model(recipe, files, bundle)})
+        bundle = Bundle.create(output, manifest, contents)
+    return bundle
+
+
+def _psnr_model(recipe: Recipe, files: RunFiles, bundle: Bundle) -> PsnrModel:
+    """What PSNR to expect, fitted on whole training photos with the extractor that is exported."""
+    coder = BundleCoder(bundle)
+    cache = PhotoCache(files.cache)
+    chosen = np.random.default_rng(recipe.fit.seed + 1).choice(
+        len(cache), min(recipe.psnr_photos, len(cache)), replace=False, p=cache.chances
+    )
+    return fit_psnr_model(
+        coder.codec,
+        coder.reconstructor,
+        coder.features,
+        (np.array(cache[int(number)]) for number in chosen),
+        share=PSNR_SHARE,
+    )
+
+
+def _restorer_variances(
+    recipe: Recipe, files: RunFiles, extractor: Extractor, decoder: Decoder
+) -> tuple[tuple[float, float], ...]:
+    """Mean squared error of the restorer's estimates at every state, on some training photos.
+
+    How sure it is: the backward chain's sampler needs to know.
+    """
+    palette = palette_from_checkpoint(recipe, files.checkpoint)
+    errors = np.zeros((len(recipe.states), 2))
+    with torch.inference_mode():
+        for picture in _sample_pictures(recipe, files, _VARIANCE_PHOTOS):
+            outputs = zip(("semantic", "texture"), extractor(picture), strict=True)
+            features = {name: grid[0].numpy() for name, grid in outputs}
+            indices = palette.encode(features)
+            for state in range(len(recipe.states)):
+                colours = palette.decode(palette.merge(indices, 0, state), state)
+                estimates = decoder.restorer(
+                    torch.from_numpy(colours["semantic"])[None],
+                    torch.from_numpy(colours["texture"])[None],
+                    torch.tensor([state]),
+                )
+                for column, estimate in enumerate(estimates):
+                    truth = palette.residual(features, ("semantic", "texture")[column], indices)
+                    errors[state, column] += float(np.square(estimate[0].numpy() - truth).mean())
+    means = errors / _VARIANCE_PHOTOS
+    return tuple((round(float(row[0]), 6), round(float(row[1]), 6)) for row in means)
+
+
+def _sample_pictures(recipe: Recipe, files: RunFiles, count: int) -> Iterator[torch.Tensor]:
+    """Corners of random training photos: float32 [1, 3, H, W] in -0.5..0.5, sides up to 256."""
+    cache = PhotoCache(files.cache)
+    for number in np.random.default_rng(recipe.fit.seed).choice(len(cache), count, p=cache.chances):
+        crop = np.array(cache[int(number)][:256, :256])
+        padded = pad_to_multiple(crop, max(scale.stride for scale in recipe.scales))
+        yield torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255 - 0.5
+
+
+def npz(arrays: dict[str, npt.NDArray[np.generic]]) -> bytes:
+    """The arrays as a compressed .npz file."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub wants a bool somewhere
+    return buffer.getvalue()
+
+
+def manifest_of(recipe: Recipe, states: tuple[DiffusionState, ...], **more: Any) -> Manifest:
+    """The recipe's manifest; files are filled in when the bundle is written."""
+    values: dict[str, Any] = {
+        "name": recipe.name,
+        "version": recipe.version,
+        "description": recipe.description,
+        "codec": "markov-palette",
+        "scales": recipe.scales,
+        "planes": recipe.plane_specs,
+        "states": states,
+        "input_multiple": max(scale.stride for scale in recipe.scales),
+        "halo_positions": recipe.extractor_config().halo_positions,
+        "files": {},
+    }
+    return Manifest.model_validate(values | more)
+
+
+def make_codec(
+    recipe: Recipe, palette: MarkovPalette, contexts: ContextModel, folder: Path
+) -> MarkovPaletteCodec:
+    """A codec over a draft bundle in ``folder`` (palette and contexts, no networks)."""
+    files = {"palette.npz": npz(palette.to_arrays()), "contexts.npz": npz(contexts.to_arrays())}
+    return MarkovPaletteCodec(Bundle.create(folder, manifest_of(recipe, palette.states), files))
+
+
+def training_indices(
+    extractor: nn.Module,
+    palette: MarkovPalette,
+    cache: PhotoCache,
+    photos: int,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> list[tuple[Indices, int]]:
+    """Leaf indices of a random sample of training photos, with each photo's pixels."""
+    chosen = np.random.default_rng(seed).choice(
+        len(cache), min(photos, len(cache)), replace=False, p=cache.chances
+    )
+    result = []
+    with torch.inference_mode():
+        for number, index in enumerate(chosen):
+            photo = np.array(cache[int(index)])
+            padded = pad_to_multiple(photo, 16)
+            picture = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255 - 0.5
+            semantic, texture = extractor(picture)
+            features = {"semantic": semantic[0].numpy(), "texture": texture[0].numpy()}
+            result.append((palette.encode(features), photo.shape[0] * photo.shape[1]))
+            progress(number + 1, len(chosen))
+    return result
+
+
+def typical_bits_per_pixel(
+    codec: MarkovPaletteCodec, samples: list[tuple[Indices, int]]
+) -> list[float]:
+    """Median bits per pixel of whole files at every state, over the samples."""
+    rows = []
+    for indices, pixels in samples:
+        total, sizes = HEADER_BYTES, []
+        for layer in codec.encode_indices(indices):
+            total += layer_bytes(len(layer.payload))
+            sizes.append(8 * total / pixels)
+        rows.append(sizes[::-1])
+    return [float(value) for value in np.median(np.array(rows), axis=0)]
+
+
+def compare_contexts(
+    recipe: Recipe,
+    palette: MarkovPalette,
+    fitted: ContextModel,
+    counted_on: list[tuple[Indices, int]],
+    held_out: list[tuple[Indices, int]],
+    folder: Path,
+) -> dict[str, list[float]]:
+    """Bits per pixel of held-out photos at every state, by model; and what the networks save.
+
+    ``even_odds``: no model. ``static_tables``: each node's frequency in ``counted_on``.
+    ``networks``: the fitted ones. ``saved``: their share of the static tables' bits.
+    """
+    static = static_contexts(palette, [indices for indices, _ in counted_on])
+    models = {"even_odds": even_contexts(palette), "static_tables": static, "networks": fitted}
+    rates = {
+        name: typical_bits_per_pixel(make_codec(recipe, palette, model, folder), held_out)
+        for name, model in models.items()
+    }
+    pairs = zip(rates["networks"], rates["static_tables"], strict=True)
+    rates["saved"] = [1 - ours / theirs for ours, theirs in pairs]
+    return {name: [round(value, 5) for value in row] for name, row in rates.items()}
+
+
+def palette_from_checkpoint(recipe: Recipe, path: Path) -> MarkovPalette:
+    """The checkpoint's trees as a MarkovPalette with the recipe's states.
+
+    Raises RecipeError ``step_missing`` when fit has not run, or not as far as its first trees.
+    """
+    if not path.exists():
+        raise RecipeError("step_missing", f"{path} is missing; run the fit step first")
+    tensors = checkpoint.buffers(path, "palette")
+    if not bool(tensors["ready"]):
+        raise RecipeError("step_missing", "fit has not built its palettes yet; let it run on")
+    trees = {}
+    for plane in recipe.planes:
+        leaves = tensors[f"heap_{plane.name}"].numpy()[-(2**plane.depth) :]
+        counts = tensors[f"counts_{plane.name}"].numpy()
+        variance = float(tensors[f"variance_{plane.name}"])
+        weights = [share * variance for share in plane.rate_weights]
+        trees[plane.name] = PaletteTree.from_leaves(leaves, counts, weights)
+    states = [
+        DiffusionState(state=number, depths=depths, typical_bits_per_pixel=0.0)
+        for number, depths in enumerate(recipe.states)
+    ]
+    return MarkovPalette(recipe.plane_specs, trees, states, {"texture": _prediction(path)})
+
+
+def _prediction(path: Path) -> ScalePrediction:
+    weights = checkpoint.averaged(path, "extractor")
+    weight, bias = weights["prediction.weights.weight"], weights["prediction.weights.bias"]
+    return ScalePrediction("texture", "semantic", weight.float().numpy(), bias.float().numpy())
+
+
+def merge_costs(palette: MarkovPalette) -> dict[str, list[float]]:
+    """Ward's cost of merging each depth into the one above, summed, per leaf count; by plane."""
+    costs = {}
+    for plane in palette.planes:
+        tree = palette.trees[plane.name]
+        total = max(1.0, float(tree.counts.sum()))
+        costs[plane.name] = [
+            float(np.sum(tree.merge_cost(depth)) / total) for depth in range(plane.depth, 0, -1)
+        ]
+    return costs

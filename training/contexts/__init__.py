@@ -1,1 +1,0 @@
-"""Fitting the context networks: samples of indices, float networks, rounding to integers."""

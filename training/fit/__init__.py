@@ -1,1 +1,0 @@
-"""The fit step. Imports only torch and numpy, so that it runs on a bare accelerator machine."""

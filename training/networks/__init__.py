@@ -1,1 +1,0 @@
-"""Networks that only training builds in torch; the edge runs the extractor as ONNX."""
