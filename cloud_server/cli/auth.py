@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cloud_server.cli.access import parse_labels
+from cloud_server.cli.options import parse_labels
 from shared.cli import finite, print_table, stop_on_error, write_atomically
 from shared.errors import FeatherwireError
 
@@ -205,8 +205,8 @@ def dev_ca(
 def _database(
     data: Path | None, database: str | None, config: Path | None, *, create: bool = False
 ) -> Iterator[Connection]:
-    from cloud_server.database.storage import administered
     from cloud_server.serve.settings import ServerSettings
+    from cloud_server.serve.startup import administered
     from shared.installation import package_version
 
     settings = ServerSettings.load(config, data=data, database=database)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from shared.bundle import Bundle
 from shared.doctor.finding import Finding, Role, State
+from shared.doctor.install import REINSTALL
 from shared.errors import BundleError
 from shared.weights import ModelStatus, ModelStore
-
-REINSTALL = "pip install --force-reinstall featherwire"
 
 
 def check_bundles(folder: Path) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from cloud_server.serve.settings import default_data_folder
 from edge_client.bundle_cache import BundleCache
 from shared.bundle.packaged import PACKAGED_FOLDER
 from shared.doctor import Finding, Places, Report
+from shared.doctor.install import REINSTALL
 from shared.doctor.stored import check_bundles, check_weights
 from shared.weights import ModelEntry, ModelStore, UrlSource
 
@@ -43,7 +44,7 @@ def test_a_damaged_bundle_is_a_problem(
     (finding,) = check_bundles(tmp_path)
     assert finding.state == "problem"
     assert f"[{reason}]" in finding.found
-    assert finding.mend == "pip install --force-reinstall featherwire"
+    assert finding.mend == REINSTALL
 
 
 def test_an_install_without_bundles_is_a_problem(tmp_path: Path) -> None:

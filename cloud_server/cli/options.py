@@ -1,4 +1,4 @@
-"""Commands that call a server: the options they share, in one place."""
+"""Options and helpers that several commands share, each written once."""
 
 from __future__ import annotations
 
@@ -18,19 +18,38 @@ if TYPE_CHECKING:
     from shared.rpc.access import Access
 
 
+TlsCaOption = Annotated[
+    Path | None, typer.Option("--tls-ca", help="PEM file of the server's CA; implies --tls.")
+]
+TlsCertificateOption = Annotated[
+    Path | None, typer.Option("--tls-cert", help="PEM file, for a server that wants one.")
+]
+TlsKeyOption = Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")]
+LOG_FORMAT = typer.Option("--log-format", help="auto, console or json; on stderr.")
+LOG_LEVEL = typer.Option("--log-level", help="debug, info, warning or error.")
+
+# Of commands that read files of features.
+BundleOption = Annotated[
+    str | None,
+    typer.Option("--bundle", help="Bundle folder, zip or name. Default: the file's own."),
+]
+StateOption = Annotated[
+    int | None,
+    typer.Option("--state", min=0, help="Decode at this coarser state. Default: the finest."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
 @dataclass(frozen=True)
 class Call:
     """Which server is called, how, and how its answer is printed. Each field is an option."""
 
     server: Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="Which server.")]
     tls: Annotated[bool, typer.Option("--tls", help="Use TLS, with the system's CAs.")] = False
-    tls_ca: Annotated[
-        Path | None, typer.Option("--tls-ca", help="PEM file of the server's CA; implies --tls.")
-    ] = None
-    tls_certificate: Annotated[
-        Path | None, typer.Option("--tls-cert", help="PEM file, for a server that wants one.")
-    ] = None
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")] = None
+    tls_ca: TlsCaOption = None
+    tls_certificate: TlsCertificateOption = None
+    tls_key: TlsKeyOption = None
     token_file: Annotated[
         Path | None,
         typer.Option(

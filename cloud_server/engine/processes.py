@@ -1,24 +1,44 @@
-"""Worker processes behind the engine's contract."""
+"""The engine in processes of its own: a crash of native code takes one worker, and no frame.
+
+                     ┌─ socket ─ worker 0: LocalEngine
+submit ── queue ─────┤
+                     └─ socket ─ worker 1: LocalEngine
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import os
 import signal
+import socket
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
+from cloud_server.engine import messages
 from cloud_server.engine.api import EngineFrame, EngineOutcome, TaskStatus
-from cloud_server.engine.process import messages
-from cloud_server.engine.process.child import Child
-from cloud_server.engine.process.waiting import Job, Waiting
-from cloud_server.engine.rules import closed, late
+from cloud_server.engine.messages import packed, read
 from cloud_server.engine.spec import EngineSpec
+from cloud_server.engine.waiting import Job, Waiting, closed, late
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import worker_pb2
+from shared.wire import error_from_message
+
+MODULE = "cloud_server.engine.worker"
+MAX_LINE_BYTES = 2**20
+"""Of a worker's log; longer lines are dropped."""
+
+SECRETS = ("FEATHERWIRE_DATABASE", "FEATHERWIRE_TOKEN")
+"""Variables that workers do not get: they decode bytes from strangers."""
+
+_LEVELS = {"debug", "info", "warning", "error"}
 
 PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Before a worker is started again; from the beginning once it has answered a frame."""
@@ -53,7 +73,7 @@ class ProcessEngine:
 
     A frame whose worker dies is given to another; its deadline begins anew, and does not run while
     there is no worker. One that workers die of, with no other frame, is answered in the end with
-    ``worker_crashed``; ``cloud_server.engine.rules`` says when.
+    ``worker_crashed``; ``cloud_server.engine.waiting`` says when.
     """
 
     def __init__(
@@ -82,7 +102,7 @@ class ProcessEngine:
         metrics: Metrics | None = None,
         log_level: str = "info",
     ) -> ProcessEngine:
-        """Start ``count`` workers; raises what the first that cannot be opened says."""
+        """Start ``count`` workers; raises the error of the first that cannot open."""
         engine = cls(spec, count, metrics, log_level)
         starts = [asyncio.create_task(engine._start(slot)) for slot in engine._slots]
         try:
@@ -116,7 +136,7 @@ class ProcessEngine:
 
     @property
     def queues(self) -> dict[str, int]:
-        """Of all workers together, as each said within the last second; and who waits for one."""
+        """Items of all workers, at most a second old, and frames that wait for a worker."""
         found = {"workers": len(self._waiting)}
         for stage in self._stages:
             found[stage] = sum(
@@ -157,7 +177,7 @@ class ProcessEngine:
         return [slot for slot in self._slots if slot.child is not None]
 
     def _hand_out(self) -> None:
-        """Give what waits to whoever has room."""
+        """Give waiting frames to workers that have room."""
         now = time.monotonic()
         while (chosen := self._waiting.next(self._ready)) is not None:
             slot, job = chosen
@@ -168,7 +188,7 @@ class ProcessEngine:
             slot.child.give(messages.frame_to_message(job.frame, job.id, left_s))
 
     def _give_up(self, job: Job) -> None:
-        """Its caller has gone."""
+        """Cancel a frame whose caller has gone."""
         self._waiting.remove(job)
         for slot in self._slots:
             if slot.jobs.pop(job.id, None) is not None and slot.child is not None:
@@ -219,7 +239,7 @@ class ProcessEngine:
             self._hand_out()
 
     def _bury(self, slot: _Slot, cause: str) -> None:
-        """A worker has died: its frames go to others, but for one that it died of again."""
+        """Give the frames of a dead worker to others, but for one that workers keep dying of."""
         self._last_seen = time.monotonic()
         self._log(slot).error("worker_died", cause=cause, frames=len(slot.jobs))
         self._metrics.worker_deaths.labels(cause).inc()
@@ -274,8 +294,137 @@ def _answer(job: Job, outcome: EngineOutcome) -> None:
 def _read(message: worker_pb2.FrameAnalysed, waited_ms: float) -> EngineOutcome:
     try:
         return messages.outcome_of(message, waited_ms)
-    except Exception as error:  # noqa: BLE001  # whatever a worker says, the frame gets its outcome
+    except Exception as error:  # noqa: BLE001  # whatever a worker sends, the frame gets its outcome
         structlog.get_logger().error("worker_not_understood", exc_info=error)
         return EngineOutcome(
-            error=FeatherwireError("internal_error", "what a worker said cannot be read")
+            error=FeatherwireError("internal_error", "the answer of a worker cannot be read")
         )
+
+
+class Child:
+    """A worker process as its server sees it. Made by ``start``; ``run`` is what follows."""
+
+    def __init__(self, number: int, process: asyncio.subprocess.Process) -> None:
+        self.number = number
+        self.pid = process.pid
+        self.tasks: dict[str, TaskStatus] = {}
+        self.queues: dict[str, int] = {}
+        self._process = process
+        self._relaying = asyncio.create_task(self._relay())
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
+
+    @classmethod
+    async def start(cls, number: int, spec: EngineSpec, log_level: str) -> Child:
+        """Start a process, and wait until it has loaded everything.
+
+        Raises ``FeatherwireError``: the worker's own, or ``worker_failed``.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", MODULE, str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                limit=MAX_LINE_BYTES,
+                pass_fds=(theirs.fileno(),),
+                env=_environment(),
+            )  # fmt: skip
+        child = cls(number, process)
+        try:
+            child._reader, child._writer = await asyncio.open_connection(sock=ours)
+            request = worker_pb2.OpenWorker(
+                number=number, spec=spec.model_dump_json(), log_level=log_level
+            )
+            child._writer.write(packed(worker_pb2.WorkerRequest(open=request)))
+            reply = await read(child._reader, worker_pb2.WorkerReply)
+            if reply is None:
+                cause = await child._ended()
+                raise FeatherwireError(
+                    "worker_failed", f"worker {number} ended while it loaded: {cause}", cause=cause
+                )
+            if reply.WhichOneof("reply") == "failed":
+                raise error_from_message(reply.failed)
+        except BaseException:
+            await child.close(0)
+            raise
+        child.tasks = {task.name: messages.task_of(task) for task in reply.opened.tasks}
+        child.queues = dict(reply.opened.status.queues)
+        return child
+
+    async def run(self, analysed: Callable[[worker_pb2.FrameAnalysed], None]) -> str:
+        """Hand on outcomes until the process ends; returns what it ended with, as ``SIGKILL``."""
+        while (reply := await read(self._reader, worker_pb2.WorkerReply)) is not None:
+            match reply.WhichOneof("reply"):
+                case "analysed":
+                    analysed(reply.analysed)
+                case "status":
+                    self.queues = dict(reply.status.queues)
+        return await self.close()
+
+    def give(self, message: worker_pb2.AnalyseFrame) -> None:
+        """Send the worker a frame to analyse."""
+        self._writer.write(packed(worker_pb2.WorkerRequest(analyse=message)))
+
+    def cancel(self, frame_id: int) -> None:
+        """Tell the worker that nobody waits for a frame any more."""
+        self._writer.write(packed(worker_pb2.WorkerRequest(cancel=frame_id)))
+
+    def kill(self) -> None:
+        """End a process that does not answer."""
+        if self._process.returncode is None:
+            self._process.kill()
+
+    async def close(self, timeout_s: float = 5.0) -> str:
+        """Tell the process to end, and see to it; returns what it ended with, as ``SIGKILL``."""
+        if hasattr(self, "_writer"):
+            self._writer.close()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._process.wait()
+        except TimeoutError:
+            self.kill()
+        return await self._ended()
+
+    async def _ended(self) -> str:
+        """Wait for the process to end, and for the last lines of its log."""
+        code = await self._process.wait()
+        # What it started itself may hold the pipe open.
+        await asyncio.wait({self._relaying}, timeout=1.0)
+        self._relaying.cancel()
+        return signal.Signals(-code).name if code < 0 else f"exit {code}"
+
+    async def _relay(self) -> None:
+        """Put the worker's log into ours, and what its libraries write."""
+        log = structlog.get_logger().bind(worker=self.number, worker_pid=self.pid)
+        assert self._process.stdout is not None
+        while True:
+            try:
+                line = await self._process.stdout.readline()
+            except ValueError:
+                continue  # longer than a line may be: dropped
+            if not line:
+                return
+            entry = _parsed(line)
+            if entry is None:
+                log.warning("worker_wrote", text=line.decode(errors="replace").rstrip()[:1000])
+                continue
+            level = entry.pop("level", "info")
+            entry.pop("timestamp", None)
+            getattr(log, level if level in _LEVELS else "info")(**entry)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The fields of a line of structlog's; None for any other line."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("event"), str) else None
+
+
+def _environment() -> dict[str, str]:
+    """The server's environment without secrets, and with its import path."""
+    kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    return kept | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}

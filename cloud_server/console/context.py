@@ -1,10 +1,16 @@
-"""Where a console listens, and which server it shows."""
+"""What a console's pages and routes share, and its settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
+from fastapi import Request, Response
+from fastapi.responses import RedirectResponse
+
+from cloud_server.console.sessions import COOKIE, Sessions, Tries, User, load_or_make
+from cloud_server.console.upstream import Pictures, Upstream
 from shared.errors import FeatherwireError
 from shared.rpc.access import Access, check_tls_files, is_loopback
 
@@ -53,3 +59,29 @@ class ConsoleSettings:
                 "certificate (--https-cert, --https-key), listen on 127.0.0.1, or add "
                 "--insecure-anywhere",
             )
+
+
+class Console:
+    """One console: what its pages and routes share."""
+
+    def __init__(self, settings: ConsoleSettings) -> None:
+        """Raises ``StorageError`` where the cookies' key cannot be kept."""
+        self.settings = settings
+        self.upstream = Upstream(settings.server, settings.access)
+        self.sessions = Sessions(load_or_make(settings.data))
+        self.tries = Tries()
+        self.pictures = Pictures(self.upstream)
+
+    async def user(self, request: Request) -> User | None:
+        """Who asks; None for somebody who has to log in."""
+        if self.upstream.takes_tokens:
+            user = self.sessions.open(request.cookies.get(COOKIE))
+            if user is not None:
+                return user
+        return await self.upstream.anybody()
+
+    @staticmethod
+    def to_login(request: Request) -> Response:
+        """Where somebody is sent who has to log in."""
+        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"/login?next={quote(target)}", 303)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
 
 from cloud_server.engine.api import EngineFrame, EngineOutcome, TaskStatus
+from codec.base import Rendering
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import types_pb2, worker_pb2
 from shared.wire import error_from_message, error_to_message
@@ -27,6 +32,9 @@ def frame_to_message(frame: EngineFrame, number: int, deadline_s: float) -> work
         picture=picture_request_message(frame.picture),
         deadline_s=deadline_s,
         refined_short_id=frame.refined or b"",
+        references=[features_message(one) for one in frame.references],
+        decoder=frame.rendering.decoder or "",
+        seed=frame.rendering.seed,
     )
 
 
@@ -38,6 +46,8 @@ def frame_from_message(message: worker_pb2.AnalyseFrame) -> EngineFrame:
         parse_picture_request(message.picture) if message.HasField("picture") else None,
         message.deadline_s,
         message.refined_short_id or None,
+        tuple(parse_features(one) for one in message.references),
+        Rendering(message.decoder or None, message.seed),
     )
 
 
@@ -88,3 +98,27 @@ def task_of(message: worker_pb2.WorkerTask) -> TaskStatus:
 
 def _error(error: FeatherwireError | None) -> types_pb2.Error | None:
     return None if error is None else error_to_message(error)
+
+
+M = TypeVar("M", bound=Message)
+
+_LENGTH_BYTES = 4
+MAX_BYTES = 512 * 2**20
+"""Longer messages are taken for a damaged stream."""
+
+
+def packed(message: Message) -> bytes:
+    """``message`` as it goes over the socket."""
+    data = message.SerializeToString()
+    return len(data).to_bytes(_LENGTH_BYTES, "big") + data
+
+
+async def read(reader: asyncio.StreamReader, kind: type[M]) -> M | None:
+    """The next message; None when the other end has gone, or what it sends is damaged."""
+    try:
+        length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big")
+        if length > MAX_BYTES:
+            return None
+        return kind.FromString(await reader.readexactly(length))
+    except (asyncio.IncompleteReadError, ConnectionError, DecodeError):
+        return None

@@ -1,6 +1,6 @@
 """The worker's process: one LocalEngine, asked through the socket that it was started with.
 
-    python -m cloud_server.engine.process.worker FD
+    python -m cloud_server.engine.worker FD
 
 It ends at once when its server does, however that ends: the socket is closed then. SIGTERM and
 SIGINT are the server's to answer; a service manager sends them to all processes of a service, and
@@ -21,11 +21,11 @@ from typing import NoReturn
 
 import structlog
 
+from cloud_server.engine import messages
 from cloud_server.engine.api import Engine, EngineOutcome
-from cloud_server.engine.process import messages
-from cloud_server.engine.process.channel import packed, read
+from cloud_server.engine.messages import packed, read
 from cloud_server.engine.spec import EngineSpec
-from cloud_server.serve.logs import configure_logs
+from cloud_server.telemetry.logs import configure_logs
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import worker_pb2
 from shared.wire import error_to_message
