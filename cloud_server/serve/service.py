@@ -37,10 +37,10 @@ from cloud_server.tasks import task_names
 from cloud_server.tasks.base import Task
 from cloud_server.telemetry.frames import ObservedEngine
 from cloud_server.telemetry.metrics import Metrics
-from codec.tails import DEFAULT_THRESHOLD
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, ModelError, TaskError
 from shared.installation import package_version
+from shared.results import DEFAULT_THRESHOLD
 
 FETCH_ALL = "featherwire-cloud models fetch"
 
@@ -314,7 +314,7 @@ def _check_usable(settings: ServerSettings, tasks: Mapping[str, TaskStatus]) -> 
         raise errors[0]
     raise ModelError(
         "weights_missing",
-        f"none of {', '.join(settings.tasks)} can run, and `--tasks none` was not asked for",
+        f"none of {', '.join(settings.tasks)} can run; get their weights, or use `--tasks none`",
         command=FETCH_ALL,
     )
 
