@@ -48,12 +48,14 @@ class Welcomed:
 class Acknowledged(Generic[Context]):
     """The server has this frame, or refinement, for good.
 
-    ``sent``: None where nobody awaits its result here. ``first``: it was not acknowledged before.
+    ``sent``: None where nobody awaits its result here. ``first``: it was not acknowledged before,
+    as far as this protocol has seen. ``duplicate``: the server had it before.
     """
 
     key: Key
     sent: Sent[Context] | None
     first: bool
+    duplicate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

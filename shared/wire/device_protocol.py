@@ -328,14 +328,18 @@ class DeviceProtocol(Generic[Context]):
         elif self._beat_at is None:
             if now_s - self._heard_at >= HEARTBEAT_TIME_S:
                 self._beat_at = now_s
-                beat = ingest_pb2.Heartbeat(nonce=int(now_s * 1e3))
-                self._put(ingest_pb2.ConnectRequest(heartbeat=beat))
+                self.ask(now_s)
         elif self._heard_at >= self._beat_at:
             self._beat_at = None
         elif now_s - self._beat_at >= HEARTBEAT_TIMEOUT_S:
             self.fail(SessionError("connection_lost", f"{self.server} left a heartbeat unanswered"))
             return False
         return True
+
+    def ask(self, now_s: float) -> None:
+        """Ask the server for an answer now, whatever else is under way."""
+        beat = ingest_pb2.Heartbeat(nonce=int(now_s * 1e3))
+        self._put(ingest_pb2.ConnectRequest(heartbeat=beat))
 
     def _checked(self, request: ingest_pb2.ConnectRequest) -> bytes:
         """Its bytes, unless the server would refuse them for their size."""
@@ -464,7 +468,7 @@ class DeviceProtocol(Generic[Context]):
         first = not ack.duplicate if sent is None else not sent.acknowledged
         if sent is not None:
             sent.acknowledged, sent.request = True, None
-        return Acknowledged(key, sent, first)
+        return Acknowledged(key, sent, first, ack.duplicate)
 
     def _take_result(self, result: ingest_pb2.Result) -> Answered[Context]:
         repeated = 0 < result.result_id <= self.last_result_seen

@@ -367,7 +367,7 @@ def test_what_is_not_acknowledged_goes_out_again_and_the_rest_does_not() -> None
     assert [one.frame.sequence for one in sent(protocol)] == [4]
     assert protocol.credits == 0
     (taken,) = protocol.receive(ack(4, duplicate=True), 1.0)
-    assert taken == Acknowledged(key(4), frames[3], first=True)
+    assert taken == Acknowledged(key(4), frames[3], first=True, duplicate=True)
     assert protocol.last_sequence == 4
 
 
