@@ -34,9 +34,8 @@ from benchmarks.demo.processes import DemoError
 from benchmarks.feature_speed import FEATURE_REFERENCE, feature_bundles, feature_speeds
 from benchmarks.memory import edge_peak_megabytes
 from benchmarks.regions import regions, regions_table
-from benchmarks.scale.measure import measure
+from benchmarks.scale.measure import measure, shared_log
 from benchmarks.scale.page import write
-from benchmarks.scale.shared_log import shared_log
 from benchmarks.soak import soak, soak_table
 from benchmarks.speed import speed_table, speeds
 from benchmarks.strip import write_strip

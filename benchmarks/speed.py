@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cloud_server.decoding import BitstreamDecoder
+from cloud_server.engine.files import BitstreamDecoder
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.onnx import FeatureExtractor
 from codec.registry import open_codec
