@@ -51,11 +51,7 @@ def bundles_for(task: str, chosen: str | None) -> list[Bundle]:
     if chosen is not None:
         first = Bundle.load(chosen)
         return [first, *(bundle for bundle in pictures if bundle.id != first.id)]
-    tails = [
-        bundle
-        for bundle in packaged
-        if any(tail.task == task for tail in bundle.manifest.tails or ())
-    ]
+    tails = [bundle for bundle in packaged if task in bundle.manifest.tasks]
     return [*tails, *(bundle for bundle in pictures if bundle not in tails)]
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from benchmarks.speed import AVIF_QUALITY, ROUNDS, Job, timed
 from codec.onnx import FeatureExtractor
 from codec.registry import open_codec
+from codec.settings import FeatureSettings
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle, packaged_names
 
@@ -23,7 +24,9 @@ FEATURE_REFERENCE = "AVIF speed 6 at the network's input size, resizing included
 def feature_bundles() -> dict[str, Bundle]:
     """Packaged bundles whose networks want pictures of one size, by name."""
     packaged = {name: Bundle.load(name) for name in packaged_names()}
-    return {name: bundle for name, bundle in packaged.items() if bundle.manifest.resize}
+    return {
+        name: bundle for name, bundle in packaged.items() if not bundle.manifest.scales_with_size
+    }
 
 
 def feature_speeds(bundle: Bundle, pixels: Pixels, rounds: int = ROUNDS) -> list[dict[str, Any]]:
@@ -32,7 +35,7 @@ def feature_speeds(bundle: Bundle, pixels: Pixels, rounds: int = ROUNDS) -> list
     pixels: uint8 [H, W, 3], of any size; the bundle must bring pictures to one. Both resize the
     photo alike, and both times include it. The stages of ours are those of its finest chain.
     """
-    placement = bundle.manifest.placement(pixels.shape[1], pixels.shape[0])
+    placement = FeatureSettings.of(bundle).placement(pixels.shape[1], pixels.shape[0])
     if placement is None:
         raise ValueError("the bundle brings pictures to no size")
     encoder, extractor = EdgeEncoder(bundle, threads=1), FeatureExtractor(bundle, threads=1)
@@ -45,7 +48,7 @@ def feature_speeds(bundle: Bundle, pixels: Pixels, rounds: int = ROUNDS) -> list
         picture.save(buffer, "AVIF", quality=AVIF_QUALITY, speed=6, max_threads=1)
         return buffer.getvalue()
 
-    finest = [states[0].state for _, states in bundle.manifest.chain_parts]
+    finest = [bundle.manifest.finest_of(start) for start in bundle.manifest.starts]
     jobs: dict[str, Job] = {
         f"ours encode, state {state}": _encode(encoder, pixels, state) for state in finest
     }

@@ -16,6 +16,7 @@ from cloud_server.engine.files import BitstreamDecoder
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.onnx import FeatureExtractor
 from codec.registry import open_codec
+from codec.settings import FeatureSettings
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from shared.preprocess import pad_to_multiple
@@ -71,7 +72,7 @@ def speed_table(rows: list[dict[str, Any]], pixels: Pixels, reference: str = "AV
 def _ours(bundle: Bundle, pixels: Pixels) -> dict[str, Job]:
     encoder, decoder = EdgeEncoder(bundle, threads=1), BitstreamDecoder(bundle)
     extractor, codec = FeatureExtractor(bundle, threads=1), open_codec(bundle)
-    multiple = bundle.manifest.input_multiple
+    multiple = FeatureSettings.of(bundle).input_multiple
     coarsest = bundle.manifest.coarsest_state
     padded = pad_to_multiple(pixels, multiple)
     features = extractor(padded)

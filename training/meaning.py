@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from codec.kit.textures import PatchDescriptors, TextureModel, as_picture
 from codec.registry import open_codec
+from codec.settings import FeatureSettings
 from training.evaluate.under_test import BundleCoder
 
 Pixels = npt.NDArray[np.uint8]
@@ -44,7 +45,7 @@ def palette_meaning(
     photos: uint8 [H, W, 3], never trained on; every latent position takes the texture of the
     patch nearest to it. Raises ValueError when no photo is as large as a patch.
     """
-    manifest, codec = coder.bundle.manifest, open_codec(coder.bundle)
+    manifest, codec = FeatureSettings.of(coder.bundle), open_codec(coder.bundle)
     strides = {scale.name: scale.stride for scale in manifest.scales}
     nodes: dict[str, list[Integers]] = {plane.name: [] for plane in manifest.planes}
     textures: dict[str, list[Integers]] = {scale: [] for scale in strides}

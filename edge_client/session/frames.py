@@ -275,7 +275,7 @@ def _make(framer: Framer, control: RateControl, photo: Photo, wishes: Wishes) ->
 
 
 def _pixels(photo_encoder: PhotoEncoder, photo: Photo) -> int:
-    if photo_encoder.bundle.manifest.resize is not None or not isinstance(photo, np.ndarray):
+    if not photo_encoder.bundle.manifest.scales_with_size or not isinstance(photo, np.ndarray):
         return TYPICAL_PIXELS
     return photo.shape[0] * photo.shape[1]
 

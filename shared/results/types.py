@@ -37,18 +37,23 @@ class Box(_Result):
 
     @property
     def width(self) -> float:
+        """In pixels."""
         return self.x_max - self.x_min
 
     @property
     def height(self) -> float:
+        """In pixels."""
         return self.y_max - self.y_min
 
     @property
     def area(self) -> float:
+        """In square pixels."""
         return self.width * self.height
 
 
 class Detection(_Result):
+    """An object in its box: class, and how sure the model is (``score``, 0..1)."""
+
     box: Box
     class_id: int = Field(ge=0)
     class_name: str
@@ -67,6 +72,8 @@ class RleMask(_Result):
 
 
 class Instance(_Result):
+    """An object as :class:`Detection` has it, with the mask of its pixels in the whole picture."""
+
     box: Box
     class_id: int = Field(ge=0)
     class_name: str
@@ -75,7 +82,9 @@ class Instance(_Result):
 
 
 class Face(_Result):
-    """``key_points`` are the detector's own (right eye, left eye, nose tip, mouth, right ear,
+    """A face: its box, key points and landmarks.
+
+    ``key_points`` are the detector's own (right eye, left eye, nose tip, mouth, right ear,
     left ear; the person's right); ``landmarks`` the mesh's, (x, y, z) with z at the scale of x,
     relative to the middle of the head, smaller nearer to the camera.
     """

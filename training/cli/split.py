@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from codec.settings import FeatureSettings
 from shared.cli import stop_on_error
 from training.cli.steps import JsonOption, print_values, progress_bar
 
@@ -215,7 +216,7 @@ def _measured(
     from training.evaluate.split_boxes import evaluate_boxes
     from training.evaluate.split_classes import best_rival, evaluate_classes
 
-    for spec in bundle.manifest.tails or ():
+    for spec in FeatureSettings.of(bundle).tails or ():
         if spec.output == "boxes":
             return {"states": _rounded(evaluate_boxes(bundle, photos, report))}
         if spec.output == "classes":

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from codec.registry import open_codec
+from codec.settings import FeatureSettings
 from codec.tails.boxes import detections
 from codec.tails.network import TailNetwork
 from shared.bundle import Bundle
@@ -45,20 +46,20 @@ def evaluate_boxes(
     truths = [photo.truth for photo in photos]
     if any(truth is None for truth in truths):
         raise EvaluationError("no_annotations", "photos without annotations have no AP")
-    spec = (bundle.manifest.tails or ())[0]
+    spec = (FeatureSettings.of(bundle).tails or ())[0]
     codec, tail = open_codec(bundle), TailNetwork(bundle, spec)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     edge = ort.InferenceSession(
         bundle.read("extractor.onnx"), options, providers=["CPUExecutionProvider"]
     )
-    names = [scale.name for scale in bundle.manifest.scales]
+    names = [scale.name for scale in FeatureSettings.of(bundle).scales]
     states = [row.state for row in bundle.manifest.states]
     found: dict[int, list[list[list[float]]]] = {state: [] for state in states}
     sums = {state: np.zeros(3) for state in states}
     for number, photo in enumerate(photos, 1):
         height, width = photo.pixels.shape[:2]
-        placement = bundle.manifest.placement(width, height)
+        placement = FeatureSettings.of(bundle).placement(width, height)
         assert placement is not None
         picture = placement.apply(photo.pixels)
         start = perf_counter()

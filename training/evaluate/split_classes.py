@@ -20,6 +20,7 @@ from PIL import Image, features
 
 from codec.lattice_palette.train.networks.base import SplitNetwork
 from codec.registry import open_codec
+from codec.settings import FeatureSettings
 from codec.tails.network import TailNetwork
 from shared.bundle import Bundle
 from shared.targets import RateTarget
@@ -58,10 +59,10 @@ def evaluate_classes(
 
     network: the uncut one. Whole files are counted. Encoding times are one core's.
     """
-    (spec,) = [tail for tail in bundle.manifest.tails or () if tail.output == "classes"]
+    (spec,) = [tail for tail in FeatureSettings.of(bundle).tails or () if tail.output == "classes"]
     codec, tail = open_codec(bundle), TailNetwork(bundle, spec)
     edge = _session(bundle)
-    names = [scale.name for scale in bundle.manifest.scales]
+    names = [scale.name for scale in FeatureSettings.of(bundle).scales]
     states = [row.state for row in bundle.manifest.states]
     found: dict[str, list[list[float]]] = {}
     knobs = [(s, q) for s in _SIDES for q in _QUALITIES]
@@ -69,7 +70,7 @@ def evaluate_classes(
         knobs = []
     for number, photo in enumerate(photos, 1):
         height, width = photo.pixels.shape[:2]
-        placement = bundle.manifest.placement(width, height)
+        placement = FeatureSettings.of(bundle).placement(width, height)
         assert placement is not None
         picture = placement.apply(photo.pixels)
         wanted = int(whole_network(network, picture).argmax())

@@ -13,6 +13,7 @@ import torch
 
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.markov_palette.reconstruct import PictureReconstructor
+from codec.settings import FeatureSettings
 from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
 from shared.preprocess import pad_to_multiple
@@ -65,8 +66,8 @@ class BundleCoder:
 
     def features(self, pixels: Pixels) -> dict[str, npt.NDArray[np.float32]]:
         """float32 [C, h, w] a scale, of the padded picture."""
-        padded = pad_to_multiple(pixels, self.bundle.manifest.input_multiple)
-        names = [scale.name for scale in self.bundle.manifest.scales]
+        padded = pad_to_multiple(pixels, FeatureSettings.of(self.bundle).input_multiple)
+        names = [scale.name for scale in FeatureSettings.of(self.bundle).scales]
         return dict(zip(names, self._session.run(names, {"image": padded}), strict=True))
 
     def bitstream(self, pixels: Pixels) -> Bitstream:
@@ -100,8 +101,7 @@ class States:
     def __init__(self, coder: BundleCoder) -> None:
         self._coder = coder
         self.identity = f"featherwire/{FORMAT_VERSION}/{coder.identity}"
-        finest_chain = coder.bundle.manifest.chain_parts[0][1]
-        self.knobs = tuple(range(finest_chain[-1].state, -1, -1))
+        self.knobs = tuple(range(coder.bundle.manifest.starts[0], -1, -1))
 
     def points(self, pixels: Pixels, knobs: Sequence[int]) -> Iterator[Coded]:
         """The photo encoded once, and cut to each state."""

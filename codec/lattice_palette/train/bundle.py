@@ -21,17 +21,18 @@ from codec.lattice_palette.palette import LatticePalette, Values
 from codec.lattice_palette.train.bottleneck import CutModel
 from codec.lattice_palette.train.networks.base import SplitNetwork
 from codec.lattice_palette.train.recipe import SplitRecipe
-from shared.bitstream.container import HEADER_BYTES, layer_bytes
-from shared.bundle import (
-    Bundle,
+from codec.settings import (
     ChainSpec,
-    Manifest,
+    FeatureSettings,
     ResizeSpec,
     ScaleSpec,
     TailClass,
     TailModel,
     TailSpec,
+    create_bundle,
 )
+from shared.bitstream.container import HEADER_BYTES, layer_bytes
+from shared.bundle import Bundle, Manifest
 
 TYPICAL_PIXELS = 640 * 480
 """Of the photo that the states' typical bits per pixel are of: grids do not depend on it."""
@@ -52,12 +53,7 @@ def manifest_of(parts: BundleParts) -> Manifest:
     info, recipe = parts.network.info, parts.recipe
     classes = tuple(TailClass(id=number, name=name) for number, name in info.classes)
     model = TailModel(name=info.name, version=info.version, licence=info.licence)
-    return Manifest(
-        name=recipe.name,
-        version=recipe.version,
-        description=recipe.description,
-        licence=info.licence,
-        codec="lattice-palette",
+    settings = FeatureSettings(
         scales=tuple(
             ScaleSpec(name=s.name, stride=s.stride, channels=parts.model.settings.latent)
             for s in info.scales
@@ -72,7 +68,13 @@ def manifest_of(parts: BundleParts) -> Manifest:
         halo_positions=0,
         resize=ResizeSpec(width=info.width, height=info.height, fit=info.fit),
         tails=(TailSpec(task=info.task, output=info.output, classes=classes, model=model),),
-        files={},
+    )
+    return settings.manifest(
+        name=recipe.name,
+        version=recipe.version,
+        description=recipe.description,
+        licence=info.licence,
+        codec="lattice-palette",
     )
 
 
@@ -89,7 +91,7 @@ def write_parts(
     }
     if card is not None:
         files["MODEL_CARD.md"] = card.encode()
-    return Bundle.create(folder, manifest_of(parts), files)
+    return create_bundle(folder, manifest_of(parts), files)
 
 
 def notice(network: SplitNetwork) -> str:

@@ -1,1 +1,16 @@
 """Training of the Markov palette; the fit step needs torch, numpy, Pillow and safetensors alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared.bundle import Bundle
+
+
+def small_bundle(folder: Path) -> Bundle:
+    """See :func:`codec.base.small_bundle`."""
+    from codec.markov_palette.train import small
+
+    return small.small_bundle(folder)

@@ -16,10 +16,11 @@ from torch import nn
 
 from codec.kit import checkpoint
 from codec.kit.crops import PhotoCache
+from codec.markov_palette.cloud import PICTURES
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.markov_palette.contexts import ContextModel
-from codec.markov_palette.networks import Decoder
-from codec.markov_palette.palette import DiffusionState, Indices, MarkovPalette
+from codec.markov_palette.networks import Decoder, DecoderConfig
+from codec.markov_palette.palette import Indices, MarkovPalette
 from codec.markov_palette.prediction import ScalePrediction
 from codec.markov_palette.train.contexts import even_contexts, fit_contexts, static_contexts
 from codec.markov_palette.train.distortion import fit_psnr_model
@@ -31,8 +32,15 @@ from codec.markov_palette.train.extractor_onnx import (
 )
 from codec.markov_palette.train.recipe import Recipe
 from codec.markov_palette.tree import PaletteTree
+from codec.settings import (
+    DiffusionState,
+    FeatureSettings,
+    PsnrModel,
+    create_bundle,
+    with_settings,
+)
 from shared.bitstream.container import HEADER_BYTES, layer_bytes
-from shared.bundle import Bundle, Manifest, PsnrModel
+from shared.bundle import Bundle, Manifest
 from shared.errors import RecipeError
 from shared.preprocess import pad_to_multiple
 from training.evaluate.under_test import BundleCoder
@@ -156,11 +164,11 @@ def write_bundle(recipe: Recipe, files: RunFiles, output: Path, card: str | None
     contents["decoder.safetensors"] = bytes(save(half))
     if card is not None:
         contents["MODEL_CARD.md"] = card.encode()
-    manifest = manifest_of(recipe, draft.manifest.states, decoder=config.to_dict())
-    bundle = Bundle.create(output, manifest, contents)
+    manifest = manifest_of(recipe, FeatureSettings.of(draft).states, config)
+    bundle = create_bundle(output, manifest, contents)
     if recipe.psnr_photos:
-        manifest = manifest.model_copy(update={"psnr_model": _psnr_model(recipe, files, bundle)})
-        bundle = Bundle.create(output, manifest, contents)
+        manifest = with_settings(manifest, psnr_model=_psnr_model(recipe, files, bundle))
+        bundle = create_bundle(output, manifest, contents)
     return bundle
 
 
@@ -224,21 +232,28 @@ def npz(arrays: dict[str, npt.NDArray[np.generic]]) -> bytes:
     return buffer.getvalue()
 
 
-def manifest_of(recipe: Recipe, states: tuple[DiffusionState, ...], **more: Any) -> Manifest:
-    """The recipe's manifest; files are filled in when the bundle is written."""
-    values: dict[str, Any] = {
-        "name": recipe.name,
-        "version": recipe.version,
-        "description": recipe.description,
-        "codec": "markov-palette",
-        "scales": recipe.scales,
-        "planes": recipe.plane_specs,
-        "states": states,
-        "input_multiple": max(scale.stride for scale in recipe.scales),
-        "halo_positions": recipe.extractor_config().halo_positions,
-        "files": {},
-    }
-    return Manifest.model_validate(values | more)
+def manifest_of(
+    recipe: Recipe, states: tuple[DiffusionState, ...], config: DecoderConfig | None = None
+) -> Manifest:
+    """The recipe's manifest; files are filled in when the bundle is written.
+
+    config: of the decoder; a draft has none.
+    """
+    settings = FeatureSettings(
+        scales=recipe.scales,
+        planes=recipe.plane_specs,
+        states=states,
+        input_multiple=max(scale.stride for scale in recipe.scales),
+        halo_positions=recipe.extractor_config().halo_positions,
+        decoder=config.to_dict() if config is not None else {},
+    )
+    return settings.manifest(
+        pictures=PICTURES if config is not None else (),
+        name=recipe.name,
+        version=recipe.version,
+        description=recipe.description,
+        codec="markov-palette",
+    )
 
 
 def make_codec(
@@ -246,7 +261,7 @@ def make_codec(
 ) -> MarkovPaletteCodec:
     """A codec over a draft bundle in ``folder`` (palette and contexts, no networks)."""
     files = {"palette.npz": npz(palette.to_arrays()), "contexts.npz": npz(contexts.to_arrays())}
-    return MarkovPaletteCodec(Bundle.create(folder, manifest_of(recipe, palette.states), files))
+    return MarkovPaletteCodec(create_bundle(folder, manifest_of(recipe, palette.states), files))
 
 
 def training_indices(

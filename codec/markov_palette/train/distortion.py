@@ -11,10 +11,9 @@ import numpy.typing as npt
 
 from codec.features import FeatureLatents, Features
 from codec.markov_palette.codec import MarkovPaletteCodec
-from codec.markov_palette.distortion import DistortionTable
+from codec.markov_palette.psnr import DistortionTable
 from codec.markov_palette.reconstruct import PictureReconstructor
-from shared.bundle import PsnrModel, PsnrRow
-from shared.bundle.psnr import LEAST
+from codec.settings import LEAST, PsnrModel, PsnrRow
 from shared.preprocess import block_detail
 
 Pixels = npt.NDArray[np.uint8]

@@ -9,11 +9,10 @@ from pydantic import Field, model_validator
 
 from codec.kit.recipe import Part, PhotosPart, read_recipe
 from codec.markov_palette.networks import DecoderConfig
-from codec.markov_palette.palette import PlaneSpec
 from codec.markov_palette.train.config import FitConfig, PlaneLayout
 from codec.markov_palette.train.contexts import ContextSettings
 from codec.markov_palette.train.extractor import SEMANTIC_STRIDE, TEXTURE_STRIDE, ExtractorConfig
-from shared.bundle import ScaleSpec
+from codec.settings import PlaneSpec, ScaleSpec
 
 
 class ExtractorPart(Part):

@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from shared.bundle import TailClass, TailModel, TailSpec
+from codec.settings import TailClass, TailModel, TailSpec
 from shared.preprocess import Placement
 from training.evaluate.accuracy.coco_figures import NAMES, coco_figures
 from training.evaluate.accuracy.kinds import kind_of

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from codec.settings import FeatureSettings
 from shared.bundle import Bundle
 from tests.support.tiny_bundle import make_tiny_bundle
 from training.evaluate.cache import PointCache, default_cache_dir
@@ -136,7 +137,7 @@ def test_a_bundle_is_measured_at_every_state_and_beside_it_the_null_codec(
     (bypass,) = (point for point in found if point.codec == "bypass")
     values = sum(
         (96 // scale.stride) * (128 // scale.stride) * scale.channels
-        for scale in bundle.manifest.scales
+        for scale in FeatureSettings.of(bundle).scales
     )
     assert bypass.bytes == 2 * values > ours[-1].bytes
     (original,) = (point for point in found if point.codec == "original")

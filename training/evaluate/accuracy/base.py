@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from shared.bundle import TailSpec
+from codec.settings import TailSpec
 from shared.preprocess import Placement
 from training.evaluate.bootstrap import Floats
 from training.evaluate.photos import EvaluationPhoto

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from shared.bundle import TailSpec
+from codec.settings import TailSpec
 from shared.preprocess import Placement
 from training.evaluate.accuracy.base import Figures, Output
 from training.evaluate.bootstrap import Floats

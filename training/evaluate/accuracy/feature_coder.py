@@ -11,9 +11,10 @@ import onnxruntime as ort
 from codec.features import FeatureLatents
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.registry import open_codec
+from codec.settings import FeatureSettings, TailSpec
 from codec.tails.network import TailNetwork
 from shared.bitstream import Bitstream
-from shared.bundle import Bundle, TailSpec
+from shared.bundle import Bundle
 from shared.preprocess import Placement, pad_to_multiple
 from shared.targets import RateTarget
 from training.evaluate.accuracy.base import Pixels
@@ -28,7 +29,8 @@ class FeatureCoder:
 
     def __init__(self, bundle: Bundle) -> None:
         """Raises BundleError for a damaged bundle, EvaluationError ``no_tails``."""
-        if not bundle.manifest.tails:
+        self.settings = FeatureSettings.of(bundle)
+        if not self.settings.tails:
             raise EvaluationError("no_tails", f"bundle {bundle.manifest.name} has no tails")
         self.bundle = bundle
         options = ort.SessionOptions()
@@ -37,14 +39,14 @@ class FeatureCoder:
             bundle.read("extractor.onnx"), options, providers=["CPUExecutionProvider"]
         )
         self._codec = open_codec(bundle)
-        self._tails = {spec.task: TailNetwork(bundle, spec) for spec in bundle.manifest.tails}
+        self._tails = {spec.task: TailNetwork(bundle, spec) for spec in self.settings.tails}
         files = {k: v for k, v in bundle.manifest.files.items() if k != CARD_FILE}
         self.identity = bundle.manifest.model_copy(update={"files": files}).id
         """The bundle's id, were it not for its card."""
 
     def spec(self, task: str) -> TailSpec:
         """The tail that does ``task``. Raises EvaluationError ``no_tails``."""
-        for spec in self.bundle.manifest.tails or ():
+        for spec in self.settings.tails or ():
             if spec.task == task:
                 return spec
         raise EvaluationError(
@@ -53,7 +55,7 @@ class FeatureCoder:
 
     def seen(self, picture: Pixels) -> Pixels:
         """What the extractor sees of a picture: resized, or padded. uint8 [h, w, 3]."""
-        manifest = self.bundle.manifest
+        manifest = self.settings
         placement = manifest.placement(picture.shape[1], picture.shape[0])
         if placement is not None:
             return placement.apply(picture)
@@ -61,7 +63,7 @@ class FeatureCoder:
 
     def placement(self, width: int, height: int) -> Placement:
         """Where a photo of that size lies in what the extractor sees, in pixels."""
-        manifest = self.bundle.manifest
+        manifest = self.settings
         placement = manifest.placement(width, height)
         if placement is not None:
             return placement
@@ -74,7 +76,7 @@ class FeatureCoder:
         features = self._features(self.seen(picture))
         made: dict[int, Bitstream] = {}
         for state in states:
-            finest = self.bundle.manifest.chain_of(state)[0].state
+            finest = self.bundle.manifest.finest_of(state)
             if finest not in made:
                 target = RateTarget(state=finest)
                 made[finest] = self._codec.encode(features, width, height, target)
@@ -96,5 +98,5 @@ class FeatureCoder:
         return self._tails[task].run([latents])[0]
 
     def _features(self, seen: Pixels) -> dict[str, FloatArray]:
-        names = [scale.name for scale in self.bundle.manifest.scales]
+        names = [scale.name for scale in self.settings.scales]
         return dict(zip(names, self._session.run(names, {"image": seen}), strict=True))

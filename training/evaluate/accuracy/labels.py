@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from shared.bundle import TailSpec
+from codec.settings import TailSpec
 from shared.preprocess import Placement
 from training.evaluate.accuracy.base import Figures, Output
 from training.evaluate.bootstrap import Floats

@@ -5,9 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from cloud_server.tasks.base import Stopwatch
 from cloud_server.tasks.geometry import shrink
 from cloud_server.tasks.ssd import Ssd
+from shared.results import Stopwatch
 from shared.weights import ModelStore
 from training.evaluate.accuracy.base import Kind, Output, Pixels
 from training.evaluate.accuracy.boxes import KEPT_SCORE, rows
@@ -45,7 +45,7 @@ class UncutNetwork:
     def __init__(self, coder: FeatureCoder, task: str, kind: Kind) -> None:
         """task: one of the bundle's tails'."""
         self._coder, self._task, self._kind = coder, task, kind
-        resize = coder.bundle.manifest.resize
+        resize = coder.settings.resize
         self.input_size = None if resize is None else (resize.width, resize.height)
         self.identity = f"uncut-{coder.identity[:16]}-{task}-{kind.name}-{kind.version}"
 

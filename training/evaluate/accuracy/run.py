@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from codec.settings import FeatureSettings
 from shared.bundle import Bundle
 from training.evaluate.accuracy import page, summary
 from training.evaluate.accuracy.base import Kind, Network, Subject
@@ -122,13 +123,16 @@ def write_accuracy(folder: Path, results: AccuracyResults, say: Say) -> None:
 def needs_annotations(bundles: Sequence[Bundle], task: str) -> bool:
     """Whether photos without annotations say nothing of the task: all kinds but classes'."""
     outputs = {
-        t.output for bundle in bundles for t in bundle.manifest.tails or () if t.task == task
+        t.output
+        for bundle in bundles
+        for t in FeatureSettings.of(bundle).tails or ()
+        if t.task == task
     }
     return outputs != {"classes"}
 
 
 def _tail_of(bundle: Bundle, task: str) -> bool:
-    return any(tail.task == task for tail in bundle.manifest.tails or ())
+    return task in bundle.manifest.tasks
 
 
 def _kind(coders: Sequence[FeatureCoder], task: str) -> Kind:
@@ -176,7 +180,7 @@ def _refinements(
     found = []
     for coder in coders:
         manifest = coder.bundle.manifest
-        finest = [state.state for state in manifest.chain_parts[0][1]]
+        finest = [row.state for row in manifest.states if manifest.finest_of(row.state) == 0]
         coarse = dict.fromkeys([*manifest.starts, *range(1, manifest.coarsest_state + 1)])
         for state in coarse:
             if state == 0:

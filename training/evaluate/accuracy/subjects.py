@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from codec.settings import FeatureSettings
 from shared.bitstream import FORMAT_VERSION
 from training.evaluate.accuracy.base import Coded, Kind, Network
 from training.evaluate.accuracy.feature_coder import FeatureCoder
@@ -83,7 +84,7 @@ class Unquantised:
 
     def points(self, photo: EvaluationPhoto, knobs: Sequence[int]) -> Iterator[Coded]:
         """The photo through both halves."""
-        manifest = self._coder.bundle.manifest
+        manifest = FeatureSettings.of(self._coder.bundle)
         height, width = photo.pixels.shape[:2]
         rows, columns = manifest.grid_pixels(width, height)
         values = sum(
