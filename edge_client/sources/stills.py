@@ -155,7 +155,7 @@ def _exif_time(path: Path) -> float | None:
     try:
         with Image.open(path, formats=FORMATS) as image:
             fields = image.getexif().get_ifd(_EXIF_IFD)
-    except Exception:  # noqa: BLE001 - what is wrong with a photo is said when it is read
+    except Exception:  # noqa: BLE001 - what is wrong with a photo is reported when it is read
         return None
     text, offset = fields.get(_DATE_TIME_ORIGINAL), fields.get(_OFFSET_TIME_ORIGINAL)
     fraction = str(fields.get(_SUBSECONDS_ORIGINAL, "")).strip("\0 ")

@@ -23,7 +23,7 @@ def finite(
 ) -> Callable[[str], float]:
     """A parser for an option that takes a finite number, ``meaning`` in words.
 
-    typer calls NaN too small and takes infinity; this says what is wrong. A parser replaces the
+    typer calls NaN too small and takes infinity; this reports what is wrong. A parser replaces the
     check of ``min`` as well, which the option keeps for its help.
     """
 

@@ -1,4 +1,4 @@
-"""A photo file, from whoever made it, to pixels; or a PhotoError that says why not.
+"""Photo files of any maker as pixels, or a PhotoError with the reason.
 
 Bytes are not believed: the file's length is checked before it is read, the format must be one
 of ``FORMATS`` (Pillow also knows formats that start other programs), and the sides that the

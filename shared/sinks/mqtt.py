@@ -137,7 +137,7 @@ class MqttSink:
         }
 
     def close(self) -> None:
-        """Say that this end goes, and disconnect."""
+        """Announce that this end goes, and disconnect."""
         if self._connected.is_set():
             self._client.publish(self._available, "offline", qos=1, retain=True).wait_for_publish(2)
         self._client.disconnect()

@@ -36,7 +36,7 @@ class WebhookSink:
         self._client = httpx.Client(timeout=timeout_s, headers={"User-Agent": "featherwire"})
 
     def deliver(self, reports: Sequence[Report]) -> None:
-        """POST them, one after the other."""
+        """POST the reports, one after the other."""
         for report in reports:
             self._post(report)
 
