@@ -19,8 +19,12 @@ from cloud_server.telemetry.metrics import Metrics
 from shared.bitstream import Bitstream
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
-from shared.wire.deadlines import DEADLINE_PER_MEGAPIXEL_S, frame_deadline
-from shared.wire.transport import BATCH_BYTES, BATCH_MESSAGES
+from shared.wire.transport import (
+    BATCH_BYTES,
+    BATCH_MESSAGES,
+    DEADLINE_PER_MEGAPIXEL_S,
+    frame_deadline,
+)
 
 LEAST_PAUSE_S = 0.05
 """Between credits of a device that is at its quota."""
@@ -97,7 +101,7 @@ class Credits:
         """Take the credit of a frame that has come. Raises ``SessionError("credits_exceeded")``."""
         if self.available <= 0:
             raise SessionError(
-                "credits_exceeded", "more frames were sent than there was credit for"
+                "credits_exceeded", "the client sent more frames than it had credits for"
             )
         self.available -= 1
 
@@ -177,7 +181,7 @@ class Outbox:
             since = self._writing_since
             if since is not None and time.monotonic() - since > timeout_s:
                 raise SessionError(
-                    "slow_consumer", f"nothing was read from the stream for {timeout_s:g} s"
+                    "slow_consumer", f"the client read nothing from the stream for {timeout_s:g} s"
                 )
 
     def _next(self) -> ingest_pb2.ConnectResponse:

@@ -285,4 +285,4 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
 
 
 def _draining() -> SessionError:
-    return SessionError("draining", "this server is about to stop; connect again elsewhere")
+    return SessionError("draining", "this server is about to stop; connect to another one")

@@ -314,7 +314,7 @@ def _check_usable(settings: ServerSettings, tasks: Mapping[str, TaskStatus]) -> 
         raise errors[0]
     raise ModelError(
         "weights_missing",
-        f"none of {', '.join(settings.tasks)} can run, and `--tasks none` was not asked for",
+        f"none of {', '.join(settings.tasks)} can run; get their weights, or use `--tasks none`",
         command=FETCH_ALL,
     )
 

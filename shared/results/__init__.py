@@ -9,7 +9,6 @@ from shared.results.finding import (
     nms,
 )
 from shared.results.rle import decode_mask, decode_runs, encode_mask, mask_area, mask_iou
-from shared.results.summary import summarise
 from shared.results.types import (
     AnalysisResult,
     Box,
@@ -22,6 +21,7 @@ from shared.results.types import (
     Region,
     RleMask,
     TaskResult,
+    summarise,
 )
 
 __all__ = [
