@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from codec.base import EdgeOptions, Pixels, Reconstructor, Tail, no_picture
+from codec.base import EdgeOptions, Pixels, Reconstructor, Tail, no_picture, no_reference
 from codec.layered import ChainsCodec, FeatureLatents, Features
 from codec.onnx import FeatureExtractor
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.errors import BudgetError, BundleError
+from shared.errors import BudgetError
 from shared.preprocess import block_detail
 from shared.targets import FINEST, RateTarget, Regions
 
@@ -76,7 +76,8 @@ class FeatureEdge:
         reference: FeatureLatents | None = None,
     ) -> Bitstream:
         """See :meth:`codec.base.EdgeCodec.encode`."""
-        _check_reference(self._bundle, reference)
+        if reference is not None:
+            raise no_reference(self._bundle)
         self.check(target)
         prepared = self.prepare(photo) if isinstance(photo, np.ndarray) else photo
         return self.coder.encode(
@@ -93,7 +94,8 @@ class FeatureEdge:
         self, bitstream: Bitstream, *, reference: FeatureLatents | None = None
     ) -> FeatureLatents:
         """See :meth:`codec.base.EdgeCodec.decode`."""
-        _check_reference(self._bundle, reference)
+        if reference is not None:
+            raise no_reference(self._bundle)
         return self.coder.decode(bitstream)
 
     def shorten(self, bitstream: Bitstream, target: RateTarget) -> Bitstream:
@@ -129,7 +131,8 @@ class FeatureCloud:
         self, bitstream: Bitstream, *, reference: FeatureLatents | None = None
     ) -> FeatureLatents:
         """See :meth:`codec.base.CloudCodec.decode`."""
-        _check_reference(self._bundle, reference)
+        if reference is not None:
+            raise no_reference(self._bundle)
         return self.coder.decode(bitstream)
 
     def open_reconstructor(self, *, device: str = "cpu") -> Reconstructor[FeatureLatents]:
@@ -144,12 +147,4 @@ class FeatureCloud:
 
         return open_tails(
             self._bundle, device=device, threads=threads, score_threshold=score_threshold
-        )
-
-
-def _check_reference(bundle: Bundle, reference: FeatureLatents | None) -> None:
-    if reference is not None:
-        raise BundleError(
-            "reference_unsupported",
-            f"bundle {bundle.manifest.name} codes every frame by itself, without the one before",
         )

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from codec.base import FloatArray
+from codec.base import FloatArray, check_bundle, check_state
 from codec.settings import FeatureSettings
 from shared.bitstream import Bitstream, Layer, PartialLayer
 from shared.bitstream.container import HEADER_BYTES, layer_bytes, partial_layer_bytes
@@ -375,11 +375,7 @@ class ChainsCodec(Generic[Chain]):
 
     def check(self, target: RateTarget) -> None:
         """See :meth:`codec.base.EdgeCodec.check`."""
-        coarsest = self.chains[-1].states[-1]
-        if target.state is not None and target.state > coarsest:
-            raise BudgetError(
-                "unknown_state", f"there is no state {target.state}; there are 0 to {coarsest}"
-            )
+        check_state(target, self._bundle)
         if target.psnr_db is not None and self.settings.psnr_model is None:
             raise BundleError(
                 "no_psnr_model",
@@ -444,16 +440,7 @@ class ChainsCodec(Generic[Chain]):
 
     def _chain_of(self, bitstream: Bitstream) -> Chain:
         bitstream.check()
-        if bitstream.bundle_id != self._bundle.short_id:
-            raise BitstreamError(
-                "wrong_bundle",
-                f"made with bundle {bitstream.bundle_id.hex()}, but this is "
-                f"{self._bundle.manifest.name} {self._bundle.short_id.hex()}; open it with the "
-                "bundle it was made with (--bundle FOLDER or ZIP, from the release that wrote it), "
-                "or encode the photo again with this one",
-                wanted=bitstream.bundle_id.hex(),
-                have=self._bundle.short_id.hex(),
-            )
+        check_bundle(bitstream, self._bundle)
         begins = bitstream.layers[0].state
         for chain in self.chains:
             finest = chain.states[0]
