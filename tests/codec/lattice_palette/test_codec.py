@@ -39,7 +39,7 @@ def test_every_state_comes_back(codec: LatticeCodec, width: int, height: int) ->
         again = Bitstream.from_bytes(made.to_bytes())
         latents = codec.decode(again)
         assert (latents.state, latents.width, latents.height) == (state, width, height)
-        chain = codec.layered[0 if state < 3 else 1]
+        chain = codec.chains[0 if state < 3 else 1]
         told = chain.palette.told(state)
         wanted = chain.palette.quantise(given)
         for name, plane in chain.palette.planes.items():
@@ -86,7 +86,7 @@ def test_weighing_bits_takes_fewer_of_them_and_neighbours_of_the_nearest(
 ) -> None:
     given = features(200, 120)
     plain = codec.encode(given, 200, 120)
-    steps, plane_of = codec.decode_values(plain), codec.layered[0].palette.planes
+    steps, plane_of = codec.decode_values(plain), codec.chains[0].palette.planes
     sizes = [plain.file_bytes]
     for weight in (0.01, 0.05):
         made = codec.encode(given, 200, 120, rate_weight=weight)
