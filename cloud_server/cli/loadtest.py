@@ -14,7 +14,7 @@ from shared.errors import FeatherwireError, SessionError
 
 if TYPE_CHECKING:
     from cloud_server.loadtest import LoadTest, Report
-    from cloud_server.loadtest.channel import OpenChannel
+    from cloud_server.loadtest.device import OpenChannel
     from cloud_server.loadtest.run import Progress
     from cloud_server.loadtest.tally import Tally
 
@@ -107,7 +107,7 @@ def loadtest(
         _check_target(call.server, yes)
         callers = _callers(call, device, tokens, devices)
         from cloud_server.loadtest import LoadTest, run_load_test
-        from cloud_server.loadtest.streams import load_streams
+        from cloud_server.loadtest.device import load_streams
         from cloud_server.serve.settings import split_names
 
         streams = load_streams(files or ())
@@ -145,7 +145,7 @@ def _callers(
     from dataclasses import replace
 
     access = call.access()
-    from cloud_server.loadtest.channel import opener
+    from cloud_server.loadtest.device import opener
 
     if tokens is not None:
         pairs = _read_tokens(tokens)
