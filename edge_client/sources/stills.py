@@ -126,7 +126,8 @@ def is_picture(name: str) -> bool:
 
 
 def capture_of(path: Path, captured_at: float | None = None) -> Capture:
-    """A file's picture; taken when its EXIF or its date says, unless that is given."""
+    """A capture of a file, with the time of its EXIF or its date unless ``captured_at`` is
+    given."""
     taken_at = photo_time(path) if captured_at is None else captured_at
     return Capture(str(path), taken_at, functools.partial(_load, path), path)
 
@@ -136,7 +137,7 @@ def _load(path: Path) -> Pixels | Path:
 
 
 def photo_time(path: Path) -> float:
-    """When the photo in a file was taken: EXIF's word, else when the file was written."""
+    """When the photo in a file was taken: by its EXIF, else when the file was written."""
     return _exif_time(path) or _written(path)
 
 

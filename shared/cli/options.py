@@ -55,7 +55,8 @@ def bits_per_second(text: str) -> float:
 
 
 def takes(group: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command, whose first parameter is a ``group``, that group's fields as options.
+    """A decorator that gives a command, whose first parameter is a ``group``, its fields as
+    options.
 
     group: a dataclass; its fields are annotated as a command's parameters are.
     """

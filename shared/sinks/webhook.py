@@ -20,7 +20,8 @@ _AGAIN = {408, 425, 429}
 
 
 class WebhookSink:
-    """Answers of 200 to 299 take a report; 408, 425, 429 and none at all (``sink_away``) and 500
+    """POSTs reports to a URL. Answers of 200 to 299 take a report; 408, 425, 429 and none at all
+    (``sink_away``) and 500
     upward (``not_taken``) let it be sent again; any other refuses it."""
 
     at_once = 1
@@ -41,7 +42,7 @@ class WebhookSink:
             self._post(report)
 
     def close(self) -> None:
-        """No more reports."""
+        """Close the connection; no more reports come."""
         self._client.close()
 
     def _post(self, report: Report) -> None:
