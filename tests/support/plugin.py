@@ -35,8 +35,8 @@ settings.load_profile("featherwire")
 
 TESTS = Path(__file__).resolve().parents[1]
 UNITS = ("shared/", "codec/", "edge_client/", "cloud_server/")
-"""Folders of units, and of the protocol without sockets. Their tests are fast, unless they are slow or
-use one of these."""
+"""Folders of units, and of the protocol without sockets. Their tests are fast, unless they are slow
+or use one of these."""
 
 SOCKETS = {
     "start_server", "server", "servers", "real_store", "postgres_cluster", "running", "broker",
