@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,18 +48,38 @@ class PhotosPart(Part):
         ]
 
 
-def read_recipe(
-    source: Path, model: type[AnyRecipe], changes: dict[str, Any] | None = None
-) -> AnyRecipe:
-    """Read a recipe, with settings of its part ``fit`` changed by ``changes``.
+class BundleRecipe(Part):
+    """What every recipe says. codec: which trainer follows it, by its name in manifests."""
 
-    Raises RecipeError ``not_found`` or ``bad_recipe`` with the place and what is wrong.
+    codec: str
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
+    version: str = "1"
+    description: str = ""
+    photos: PhotosPart | None = None
+
+
+def check_recipe(
+    values: Mapping[str, Any], model: type[AnyRecipe], source: Path, changes: Sequence[str] = ()
+) -> AnyRecipe:
+    """A recipe's plain values, with ``changes`` made, as its codec's model.
+
+    changes: ``PART.KEY=VALUE`` each, the value in YAML. source: for errors. Raises RecipeError
+    ``bad_recipe`` with the place and what is wrong.
     """
-    values = read_values(source)
-    if changes:
-        values["fit"] = {**values.get("fit", {}), **changes}
+    changed = copy.deepcopy(dict(values))
+    for change in changes:
+        place, equals, value = change.partition("=")
+        *parts, key = place.split(".")
+        if not equals or not key:
+            raise RecipeError("bad_recipe", f"a change is PART.KEY=VALUE, not {change!r}")
+        inner = changed
+        for part in parts:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise RecipeError("bad_recipe", f"{place}: {part} has no keys")
+        inner[key] = yaml.safe_load(value)
     try:
-        return model.model_validate(values)
+        return model.model_validate(changed)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -11,8 +11,7 @@ from codec.features import Features
 from codec.lattice_palette.contexts import LatticeContexts
 from codec.lattice_palette.palette import LatticePalette
 from codec.lattice_palette.train.contexts import LatticeSettings, fit_lattice
-from codec.lattice_palette.train.lattices import ChainShape, make_lattices
-from codec.lattice_palette.train.steps import values_of
+from codec.lattice_palette.train.lattices import ChainShape, make_lattices, values_of
 from shared.bundle import Bundle, ChainSpec, Manifest, ScaleSpec
 
 SCALE, STRIDE, CHANNELS = "grid", 16, 6

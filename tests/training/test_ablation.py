@@ -14,10 +14,10 @@ from PIL import Image
 from sklearn.metrics import normalized_mutual_info_score
 from typer.testing import CliRunner
 
+from codec.markov_palette.train.checks import normalised_mutual_information
 from tests.support.real_store import fetched
 from tests.support.small_recipe import RECIPE
 from training.cli import build_app
-from training.meaning import normalised_mutual_information
 
 
 @given(pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(-3, 3)), min_size=2, max_size=80))

@@ -18,7 +18,7 @@ from codec.kit.photos import PhotoSource, make_cache
 from codec.lattice_palette.train.bottleneck import load_model, tail_outputs
 from codec.lattice_palette.train.lattices import LatticeQuantiser
 from codec.lattice_palette.train.recipe import SplitRecipe, load_split_recipe
-from codec.lattice_palette.train.steps import SplitFiles, open_network, palettes_of
+from codec.lattice_palette.train.trainer import SplitFiles, open_network, palettes_of
 from codec.lattice_palette.train.views import Views, fitted
 from codec.registry import open_codec
 from codec.tails import open_tails

@@ -125,7 +125,7 @@ def test_the_fit_step_runs_alone_without_what_an_accelerator_machine_lacks(
     code = (
         "import sys, runpy\n"
         f"for name in {missing!r}: sys.modules[name] = None\n"
-        "runpy.run_module('codec.markov_palette.train', run_name='__main__', alter_sys=True)\n"
+        "runpy.run_module('codec.markov_palette.train.fit', run_name='__main__', alter_sys=True)\n"
     )
     words = ["plan.json", "--run", ".", "--max-minutes", "0.05"]
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -15,7 +16,22 @@ from codec.kit.bisect import (
     nearest,
     split_bits,
 )
-from codec.markov_palette.train.config import PlaneLayout
+
+
+@dataclass(frozen=True)
+class PlaneLayout:
+    """One plane: which scale (0 semantic, 1 texture), its channels, and its tree's depth.
+
+    rate_weights: what a bit is worth at every split, as a share of the vectors' variance; without
+    them vectors take their nearest leaves.
+    """
+
+    name: str
+    scale: int
+    first_channel: int
+    channels: int
+    depth: int
+    rate_weights: tuple[float, ...] = ()
 
 
 class TrainingPalette(nn.Module):

@@ -12,9 +12,8 @@ from pycocotools.cocoeval import COCOeval
 
 from shared.bundle import TailClass, TailModel, TailSpec
 from shared.preprocess import Placement
-from training.evaluate.accuracy.coco_figures import NAMES, coco_figures
-from training.evaluate.accuracy.kinds import kind_of
-from training.evaluate.average_precision import AveragePrecision
+from training.evaluate.judges.average_precision import NAMES, AveragePrecision, coco_figures
+from training.evaluate.judges.kinds import kind_of
 from training.evaluate.photos import EvaluationError, EvaluationPhoto, Truth
 
 PHOTOS = 14
@@ -94,7 +93,7 @@ def test_boxes_are_weighed_in_parts_as_all_at_once(monkeypatch: pytest.MonkeyPat
     weights = np.random.default_rng(0).integers(0, 3, (20, PHOTOS)).astype(float)
     matched = judge.matched(detections)
     whole = judge.resampled(matched, weights)
-    monkeypatch.setattr("training.evaluate.accuracy.boxes._CELLS", 1)
+    monkeypatch.setattr("training.evaluate.judges.kinds._CELLS", 1)
     np.testing.assert_array_equal(judge.resampled(matched, weights), whole)
 
 

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper
 
 from shared.bundle import Bundle, TailClass, TailModel, TailSpec
 from tests.support.feature_bundle import make_feature_bundle
-from training.evaluate.accuracy.run import AccuracyPlan, evaluate_accuracy, needs_annotations
 from training.evaluate.photos import EvaluationPhoto
+from training.evaluate.run import AccuracyPlan, evaluate_accuracy, needs_annotations
 
 SIDE, CELL = 128, 32
 CHANNELS = ("red", "green", "blue")

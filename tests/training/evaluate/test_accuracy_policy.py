@@ -7,19 +7,24 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from training.evaluate.accuracy.base import Figures, Output
-from training.evaluate.accuracy.curves import AccuracyTable, accuracy_table, bd_rate, bits_at
-from training.evaluate.accuracy.points import Column, Points
-from training.evaluate.accuracy.policy import (
+from training.evaluate.curves import Floats
+from training.evaluate.judges.kinds import Figures, Output
+from training.evaluate.measure import Column, Points
+from training.evaluate.photos import EvaluationPhoto
+from training.evaluate.report.comparison import (
+    AccuracyTable,
+    accuracy_table,
+    bd_rate,
+    bits_at,
+    share_rows,
+)
+from training.evaluate.report.policy import (
     Refinement,
     cheapest,
     doubtful,
     outcomes,
     refining,
 )
-from training.evaluate.accuracy.summary import share_rows
-from training.evaluate.bootstrap import Floats
-from training.evaluate.photos import EvaluationPhoto
 
 PHOTOS = 8
 NOTHING = np.zeros((0, 0, 3), np.uint8)

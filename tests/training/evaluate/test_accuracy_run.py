@@ -12,15 +12,12 @@ import pytest
 from shared.bundle import Bundle
 from tests.support.feature_bundle import SIDE, make_feature_bundle
 from tests.support.tiny_bundle import make_tiny_bundle
-from training.evaluate.accuracy.feature_coder import FeatureCoder
-from training.evaluate.accuracy.kinds import kind_of
-from training.evaluate.accuracy.networks import UncutNetwork
-from training.evaluate.accuracy.page import markdown
-from training.evaluate.accuracy.points import measure_points
-from training.evaluate.accuracy.run import AccuracyPlan, evaluate_accuracy, write_accuracy
-from training.evaluate.accuracy.subjects import Tail
-from training.evaluate.cache import PointCache
+from training.evaluate.judges.kinds import kind_of
+from training.evaluate.measure import PointCache, measure_points
 from training.evaluate.photos import EvaluationError, EvaluationPhoto, Truth
+from training.evaluate.report.accuracy import markdown
+from training.evaluate.run import AccuracyPlan, evaluate_accuracy, write_accuracy
+from training.evaluate.subjects import FeatureCoder, Tail, UncutNetwork
 
 RED, BLUE = 1, 2
 COLOURS = {RED: (250, 10, 10), BLUE: (10, 10, 250)}

@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from training.evaluate.average_precision import AveragePrecision
+from training.evaluate.judges.average_precision import AveragePrecision
 from training.evaluate.photos import Truth
 
 ONE = np.ones((1, 2))

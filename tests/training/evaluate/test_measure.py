@@ -10,13 +10,11 @@ import pytest
 
 from shared.bundle import Bundle
 from tests.support.tiny_bundle import make_tiny_bundle
-from training.evaluate.cache import PointCache, default_cache_dir
-from training.evaluate.measure import measure
-from training.evaluate.metrics import open_groups
-from training.evaluate.metrics.base import Figures, MetricGroup
+from training.evaluate.baselines import rivals
+from training.evaluate.judges.metrics import Figures, MetricGroup, open_groups
+from training.evaluate.measure import PointCache, default_cache_dir, measure
 from training.evaluate.photos import EvaluationPhoto
-from training.evaluate.rivals import rivals
-from training.evaluate.under_test import BundleCoder, Bypass, Codec, Original, States
+from training.evaluate.subjects import BundleCoder, Bypass, Codec, Original, States
 
 
 class Counting:

@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from tests.support.tiny_bundle import make_tiny_bundle
 from training.cli import build_app
-from training.evaluate.comparison import bd_rates, equal_rate_rows
 from training.evaluate.measure import Measurements, Point
 from training.evaluate.photos import Truth
-from training.evaluate.plots import plot_all
-from training.evaluate.report import markdown, point_columns, summary
-from training.evaluate.tables import MetricTable, metric_tables
+from training.evaluate.report.comparison import bd_rates, equal_rate_rows
+from training.evaluate.report.pictures import markdown, point_columns, summary
+from training.evaluate.report.plots import plot_all
+from training.evaluate.report.tables import MetricTable, metric_tables
 
 PHOTOS = [f"p{number}" for number in range(12)]
 AREA = 512 * 384
