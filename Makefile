@@ -11,7 +11,7 @@ DEMO_EXTRAS := edge,cloud,tasks,demo
 ALL_EXTRAS  := edge,cloud,console,postgres,ray,tasks,ultralytics,train,jxl,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo models demo test lint format bench screenshots stubs stubs-check clean
+.PHONY: help setup setup-demo models demo test lint format bench screenshots docs stubs stubs-check clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,9 @@ bench: setup models ## Measure: rate, perception, accuracy, times, memory beside
 
 screenshots: setup models ## Picture the console's pages anew: docs/console/ (needs Chromium)
 	FEATHERWIRE_SCREENSHOTS=1 $(BIN)/python -m pytest tests/cloud_server/console/test_pages.py
+
+docs: setup ## The documents as a site, strictly: build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 stubs: setup ## Make the Python stubs from protos/ again
 	$(BIN)/python -m shared.proto.generate

@@ -33,9 +33,8 @@ from benchmarks.demo.photos import write_photos
 from benchmarks.demo.processes import DemoError
 from benchmarks.memory import edge_peak_megabytes, soak, soak_table
 from benchmarks.regions import regions, regions_table
-from benchmarks.scale.measure import measure
+from benchmarks.scale.measure import measure, shared_log
 from benchmarks.scale.page import write
-from benchmarks.scale.shared_log import shared_log
 from benchmarks.speed import (
     FEATURE_REFERENCE,
     feature_bundles,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from codec.base import PrecisionChoice
 from codec.precision import (
@@ -146,6 +145,8 @@ class _Network:
     """One ONNX file in a session: padded image uint8 [H, W, 3] -> features per scale."""
 
     def __init__(self, bundle: Bundle, precision: Precision, threads: int) -> None:
+        import onnxruntime as ort
+
         self.precision = precision
         self._file = EXTRACTOR_FILES[precision]
         options = ort.SessionOptions()
@@ -201,6 +202,8 @@ class _Network:
 
 def _fastest_network(bundle: Bundle, threads: int, cache_dir: Path | None) -> _Network:
     """What ``auto`` means; see :class:`FeatureExtractor`."""
+    import onnxruntime as ort
+
     on_gpu = _providers("fp32")[0] != "CPUExecutionProvider"
     if on_gpu or EXTRACTOR_FILES["int8"] not in bundle.manifest.files:
         return _Network(bundle, "fp32", threads)
@@ -225,6 +228,8 @@ def _fastest_network(bundle: Bundle, threads: int, cache_dir: Path | None) -> _N
 
 def _providers(precision: Precision) -> list[str]:
     """int8 runs on the CPU, for which it is made."""
+    import onnxruntime as ort
+
     wanted = ["CPUExecutionProvider"]
     if precision == "fp32":
         wanted.insert(0, "CUDAExecutionProvider")

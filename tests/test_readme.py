@@ -1,11 +1,12 @@
-"""The README's commands work: each block runs, in order, in a folder of real photos.
+"""The commands of the README and of the documents work: each page's blocks run, in order, in a
+folder of real photos.
 
 Blocks marked ``console`` (lines after ``$ `` are commands), ``bash``, ``sh`` and ``python`` run,
 with the commands of the environment that runs the tests. ``featherwire-cloud serve`` is started in
 the background on a free port, waited for by its health service, and drained at the end; port 7570
 in what follows means that port. What is not run is in ``NOT_RUN``, with the reason.
 
-The folder holds the files of ``PHOTO_FILES``, and all of them again in ``photos/``: a README that
+The folder holds the files of ``PHOTO_FILES``, and all of them again in ``photos/``: a page that
 uses other names fails here, so its examples stay within these.
 """
 
@@ -29,9 +30,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+PAGES = (
+    "README.md",
+    "docs/start.md",
+    "docs/howto/device.md",
+    "docs/howto/operator.md",
+    "docs/howto/service.md",
+)
+"""Pages whose blocks run; the others speak of clusters, cameras and days of training."""
 RUN_LANGUAGES = ("console", "bash", "sh", "python")
 README_PORT = "7570"
+MARKDOWN = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+RESULTS_IN_SITE = "results/"  # copied there by docs/_site/hooks.py
 COMMAND_TIMEOUT_S = 120
 SERVER_START_TIMEOUT_S = 90
 
@@ -61,8 +71,9 @@ NOT_RUN = {
 @dataclass(frozen=True)
 class Block:
     language: str
-    line: int  # in the README, from 1
+    line: int  # in the page, from 1
     text: str
+    page: str = "README.md"
 
     def commands(self) -> list[str]:
         """Shell commands of the block, continuation lines joined, comments and output left out."""
@@ -73,13 +84,14 @@ class Block:
         return [line for line in lines if line and not line.startswith("#")]
 
 
-def blocks(markdown: str) -> list[Block]:
+def blocks(markdown: str, page: str = "README.md") -> list[Block]:
     """The fenced blocks of a Markdown text that are meant to run."""
     found = []
     fence = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
     for match in fence.finditer(markdown):
         if match[1] in RUN_LANGUAGES:
-            found.append(Block(match[1], markdown.count("\n", 0, match.start()) + 1, match[2]))
+            line = markdown.count("\n", 0, match.start()) + 1
+            found.append(Block(match[1], line, match[2], page))
     return found
 
 
@@ -126,12 +138,12 @@ class Shell:
             timeout=COMMAND_TIMEOUT_S,
         )
         assert done.returncode == 0, (
-            f"README.md:{block.line}: `{shown}` exited with {done.returncode}\n"
+            f"{block.page}:{block.line}: `{shown}` exited with {done.returncode}\n"
             f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         )
 
     def _serve(self, command: str, block: Block) -> None:
-        assert self.port is None, f"README.md:{block.line}: a second server"
+        assert self.port is None, f"{block.page}:{block.line}: a second server"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -149,8 +161,10 @@ class Shell:
         deadline = time.monotonic() + SERVER_START_TIMEOUT_S
         while subprocess.run(check, capture_output=True).returncode != 0:
             text = log.read_text(errors="replace")[-2000:]
-            assert server.poll() is None, f"README.md:{block.line}: the server ended\n{text}"
-            assert time.monotonic() < deadline, f"README.md:{block.line}: it never served\n{text}"
+            assert server.poll() is None, f"{block.page}:{block.line}: the server ended\n{text}"
+            assert time.monotonic() < deadline, (
+                f"{block.page}:{block.line}: it never served\n{text}"
+            )
             time.sleep(0.2)
 
     def _with_port(self, text: str) -> str:
@@ -173,14 +187,40 @@ def shell(tmp_path: Path, photos: dict[str, NDArray[np.uint8]]) -> Iterator[Shel
 
 
 @pytest.mark.timeout(900)
-def test_readme_commands_work(shell: Shell) -> None:
-    found = blocks(README.read_text())
-    shell_blocks = [block for block in found if block.language != "python"]
-    commands = [command for block in shell_blocks for command in block.commands()]
-    assert any(command.startswith("make demo") for command in commands)
-    assert any(command.startswith("featherwire-edge") for command in commands)
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_a_page_work(page: str, shell: Shell) -> None:
+    found = blocks((ROOT / page).read_text(), page)
+    assert found
     for block in found:
         shell.run(block)
+
+
+def test_the_readme_shows_both_ends() -> None:
+    shell_blocks = [
+        one for one in blocks((ROOT / "README.md").read_text()) if one.language != "python"
+    ]
+    commands = [command for block in shell_blocks for command in block.commands()]
+    for start in ("make demo", "make test", "featherwire-edge", "featherwire-cloud"):
+        assert any(command.startswith(start) for command in commands)
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 110
+
+
+@pytest.mark.parametrize("page", sorted(str(p.relative_to(ROOT)) for p in MARKDOWN))
+def test_links_of_a_page_lead_somewhere(page: str) -> None:
+    """Files of the repository alone, as one meets them without the site."""
+    folder = (ROOT / page).parent
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target) or target.startswith("#"):
+            continue
+        path = target.partition("#")[0]
+        there = (folder / path).exists() or (
+            RESULTS_IN_SITE in path and (ROOT / "benchmarks" / path).exists()
+        )
+        assert there, f"{page} links to {target}"
 
 
 def test_blocks_are_found_and_read() -> None:

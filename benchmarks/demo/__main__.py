@@ -23,7 +23,7 @@ from benchmarks.demo.report import (
     write_page,
     write_report,
 )
-from cloud_server.decoding import png_bytes
+from cloud_server.engine.files import png_bytes
 from cloud_server.tasks.annotate import annotate
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError

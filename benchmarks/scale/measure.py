@@ -1,24 +1,35 @@
-"""Engines with 1, 2 and 4 workers, on a task of a fixed cost, and frames that cost nothing."""
+"""Engines with 1, 2 and 4 workers, and logs that 1, 2 and 4 servers share, measured.
+
+Engines run a task of a fixed cost, and frames that cost nothing. Servers put frames with a result
+each into one PostgreSQL log, alone or taking turns.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
+from cloud_server.database import Database
+from cloud_server.database.locks import CommitLock
 from cloud_server.engine import Engine, EngineFrame
-from cloud_server.engine.process import ProcessEngine
+from cloud_server.engine.processes import ProcessEngine
 from cloud_server.engine.ray import RayEngine, RayScale
 from cloud_server.engine.spec import EngineSpec
+from cloud_server.results.log import ResultLog
+from cloud_server.results.records import NewFrame, SessionKey
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
+from shared.proto.featherwire.v1 import types_pb2
+from shared.results import ModelInfo, TaskResult
 
 WORKERS = (1, 2, 4)
 PHOTO = (64, 64)
@@ -49,7 +60,7 @@ class Row:
     """Of this process, for one of the frames that came together."""
 
 
-async def measure(bundle: Bundle, say: Callable[[str], None]) -> list[dict[str, Any]]:
+async def measure(bundle: Bundle, report: Callable[[str], None]) -> list[dict[str, Any]]:
     """Rows of all engines; those of Ray where it is installed."""
     pixels = np.random.default_rng(1).integers(0, 255, (*PHOTO, 3), np.uint8)
     bitstream = EdgeEncoder(bundle).encode(pixels)
@@ -57,7 +68,7 @@ async def measure(bundle: Bundle, say: Callable[[str], None]) -> list[dict[str, 
         bundle=bundle.origin,
         bundles=(),
         torch_threads=1,
-        more_tasks={"pause": "benchmarks.scale.pause:open_pause"},
+        more_tasks={"pause": "benchmarks.scale.measure:open_pause"},
     )
     busy = EngineFrame((bitstream,), ("pause",))
     empty = EngineFrame((bitstream,))
@@ -68,14 +79,14 @@ async def measure(bundle: Bundle, say: Callable[[str], None]) -> list[dict[str, 
             "process": (_processes, WORKERS),
         }
         if ray is None:
-            say("Ray is not installed: left out")
+            report("Ray is not installed: left out")
         else:
             engines["ray"] = (ray, WORKERS)
         for name, (open_one, counts) in engines.items():
             for workers in counts:
                 async with open_one(spec, workers) as engine:
                     row = await _row(engine, name, workers, busy, empty)
-                say(f"{name} {workers}: {row.frames_per_second} frames/s")
+                report(f"{name} {workers}: {row.frames_per_second} frames/s")
                 rows.append(row)
     return [asdict(row) for row in rows]
 
@@ -193,3 +204,92 @@ def _environment(**values: str) -> Any:
                 os.environ.pop(name)
             else:
                 os.environ[name] = value
+
+
+# -- logs that servers share ---------------------------------------------------------------------
+
+SESSIONS = 8
+"""Of each server."""
+
+FRAMES_IN_FLIGHT = 8
+"""Frames of a session."""
+
+FRAMES = 100
+"""Of a session."""
+
+PAYLOAD_BYTES = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """So many servers, and the frames that they accepted and completed a second, all together."""
+
+    servers: int
+    shared: bool
+    frames_per_second: float
+
+
+async def shared_log(url: str) -> list[dict[str, Any]]:
+    """Rows; ``url``: of an empty PostgreSQL database. Its servers are in this process."""
+    rows = []
+    for servers, shared in ((1, False), (1, True), (2, True), (4, True)):
+        logs = [await asyncio.to_thread(_open_log, url, shared) for _ in range(servers)]
+        try:
+            run = f"{servers}-{shared}"
+            await asyncio.gather(*(_fill(log, f"warm-{run}-{n}", 5) for n, log in enumerate(logs)))
+            started = time.perf_counter()
+            await asyncio.gather(*(_fill(log, f"{run}-{n}", FRAMES) for n, log in enumerate(logs)))
+            seconds = time.perf_counter() - started
+        finally:
+            for log in logs:
+                await asyncio.to_thread(log.database.close)
+        rows.append(asdict(LogRow(servers, shared, round(servers * SESSIONS * FRAMES / seconds))))
+    return rows
+
+
+def _open_log(url: str, shared: bool) -> ResultLog:
+    database = Database(url, commit_lock=CommitLock() if shared else None)
+    return ResultLog(database, window=2**16)
+
+
+async def _fill(log: ResultLog, name: str, frames: int) -> None:
+    await asyncio.gather(*(_fill_session(log, (name, str(n)), frames) for n in range(SESSIONS)))
+
+
+async def _fill_session(log: ResultLog, key: SessionKey, frames: int) -> None:
+    await log.resume_after(key)
+    places = asyncio.Semaphore(FRAMES_IN_FLIGHT)
+    outcome = types_pb2.FrameOutcome()
+    outcome.analysis.tasks["detection"].task = "detection"
+
+    async def one(sequence: int) -> None:
+        async with places:
+            frame = NewFrame(sequence, (b"bundle", 0), bytes(PAYLOAD_BYTES))
+            (accepted,) = await log.accept(key, [frame])
+            assert accepted.submission is not None
+            await log.complete(accepted.submission, outcome)
+
+    await asyncio.gather(*(one(sequence) for sequence in range(1, frames + 1)))
+
+
+# -- the task of a fixed cost, which workers import ------------------------------------------------
+
+PAUSE_S = 0.1
+
+
+class Pause:
+    """Finds nothing, in ``PAUSE_S`` a picture."""
+
+    name = "pause"
+
+    def __init__(self) -> None:
+        self.models = [ModelInfo(name="pause", version="1", licence="Apache-2.0")]
+
+    def run(self, images: Sequence[NDArray[np.uint8]]) -> list[TaskResult]:
+        time.sleep(PAUSE_S * len(images))
+        return [TaskResult(task="pause", model=self.models, detections=[]) for _ in images]
+
+
+def open_pause() -> Pause:
+    """As ``EngineSpec.more_tasks`` wants it."""
+    return Pause()

@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scale.measure import IN_FLIGHT, PHOTO
-from benchmarks.scale.pause import PAUSE_S
-from benchmarks.scale.shared_log import IN_FLIGHT as FRAMES_IN_FLIGHT
-from benchmarks.scale.shared_log import PAYLOAD_BYTES, SESSIONS
+from benchmarks.scale.measure import (
+    FRAMES_IN_FLIGHT,
+    IN_FLIGHT,
+    PAUSE_S,
+    PAYLOAD_BYTES,
+    PHOTO,
+    SESSIONS,
+)
 
 _COLUMNS = {
     "engine": "engine",

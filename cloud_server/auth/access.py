@@ -25,11 +25,11 @@ from grpc_reflection.v1alpha import reflection_pb2
 from cloud_server.auth.tokens import Role, Token, among, any_good, find
 from cloud_server.database import Database
 from cloud_server.serve.settings import ServerSettings
-from cloud_server.status import abort
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.proto.featherwire.v1 import bundles_pb2, fleet_pb2, ingest_pb2, results_pb2
 from shared.rpc.access import TOKEN_METADATA_KEY, is_loopback, token_of
+from shared.rpc.status import abort
 
 EVERYBODY = frozenset(Role)
 _DEVICE = frozenset({Role.DEVICE})

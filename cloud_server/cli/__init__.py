@@ -23,4 +23,4 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Entry point of the console script."""
-    build_app()()
+    command_line.run(build_app(), "cloud,tasks")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloud_server.cli.decode import BundleOption, DeviceOption, JsonOption, StateOption
+from cloud_server.cli.options import BundleOption, DeviceOption, JsonOption, StateOption
 from shared.cli import Batch, read_file, stop_on_error, write_atomically
 from shared.errors import FeatherwireError, ModelError, TaskError
 
@@ -53,8 +53,7 @@ def analyze(
 
     --annotate writes DIR/STEM.png, or DIR/NAME.png for the second of two files with one stem.
     """
-    from cloud_server.analysis import Analyzer
-    from cloud_server.decoding import png_bytes
+    from cloud_server.engine.files import Analyzer, png_bytes
     from cloud_server.tasks.annotate import annotate as draw
     from shared.results import summarise
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cloud_server.cli.access import parse_labels
+from cloud_server.cli.options import parse_labels
 from shared.cli import finite, print_table, stop_on_error, write_atomically
 from shared.errors import FeatherwireError
 

@@ -7,6 +7,14 @@ from typing import Annotated
 
 import typer
 
+from cloud_server.cli.options import (
+    LOG_FORMAT,
+    LOG_LEVEL,
+    TlsCaOption,
+    TlsCertificateOption,
+    TlsKeyOption,
+)
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
@@ -26,13 +34,9 @@ def console(
     tls: Annotated[
         bool, typer.Option("--tls", help="Reach the server over TLS, with the system's CAs.")
     ] = False,
-    tls_ca: Annotated[
-        Path | None, typer.Option("--tls-ca", help="PEM file of the server's CA; implies --tls.")
-    ] = None,
-    tls_certificate: Annotated[
-        Path | None, typer.Option("--tls-cert", help="PEM file, for a server that wants one.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")] = None,
+    tls_ca: TlsCaOption = None,
+    tls_certificate: TlsCertificateOption = None,
+    tls_key: TlsKeyOption = None,
     tls_name: Annotated[
         str | None,
         typer.Option("--tls-name", help="What the server's certificate calls it, if not HOST."),
@@ -57,12 +61,8 @@ def console(
         ),
     ] = None,
     until_stdin_ends: Annotated[bool, typer.Option("--until-stdin-ends", hidden=True)] = False,
-    log_format: Annotated[
-        str, typer.Option("--log-format", help="auto, console or json; on stderr.")
-    ] = "auto",
-    log_level: Annotated[
-        str, typer.Option("--log-level", help="debug, info, warning or error.")
-    ] = "info",
+    log_format: Annotated[str, LOG_FORMAT] = "auto",
+    log_level: Annotated[str, LOG_LEVEL] = "info",
 ) -> None:
     """Show a server's fleet and results in a browser, and command its devices.
 
@@ -76,15 +76,22 @@ def console(
 
     # Before gRPC is imported: it would write its own lines between the log's.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from cloud_server.serve.logs import configure_logs
     from cloud_server.serve.settings import default_data_folder
+    from cloud_server.telemetry.logs import configure_logs
     from shared.cli import ExitCode, stop_on_error
     from shared.rpc.access import Access
 
     configure_logs(log_format=log_format, level=log_level)
     with stop_on_error(as_json=False):
-        from cloud_server.console.settings import ConsoleSettings
-
+        try:
+            from cloud_server.console.app import run
+            from cloud_server.console.context import ConsoleSettings
+        except ImportError as error:
+            sys.stderr.write(
+                f"error: the console needs the extra `console` ({error.name} is missing): "
+                "pip install 'featherwire[console]'\n"
+            )
+            raise typer.Exit(ExitCode.MISSING) from None
         named = tls_name is not None
         settings = ConsoleSettings(
             listen,
@@ -96,12 +103,4 @@ def console(
             insecure_anywhere,
         )
         settings.check()
-        try:
-            from cloud_server.console.app import run
-        except ImportError as error:
-            sys.stderr.write(
-                f"error: the console needs the extra `console` ({error.name} is missing): "
-                "pip install 'featherwire[console]'\n"
-            )
-            raise typer.Exit(ExitCode.MISSING) from None
         asyncio.run(run(settings, until_stdin_ends=until_stdin_ends))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cloud_server.cli.options import BundleOption, DeviceOption, JsonOption, StateOption
 from shared.cli import (
     RATE_COLUMNS,
     Batch,
@@ -16,17 +17,6 @@ from shared.cli import (
     stop_on_error,
     write_atomically,
 )
-
-BundleOption = Annotated[
-    str | None,
-    typer.Option("--bundle", help="Bundle folder, zip or name. Default: the file's own."),
-]
-StateOption = Annotated[
-    int | None,
-    typer.Option("--state", min=0, help="Decode at this coarser state. Default: the finest."),
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -56,7 +46,7 @@ def decode(
     A file whose end is missing is decoded at the finest state that is complete, with a warning;
     any other damage is an error, and no picture is written.
     """
-    from cloud_server.decoding import Decoders, parse, png_bytes
+    from cloud_server.engine.files import Decoders, parse, png_bytes
     from codec import PLAIN, Rendering
 
     with stop_on_error(as_json=as_json):

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloud_server.cli.access import Call, calls, parse_labels, print_json
-from cloud_server.cli.devices import COLUMNS, command_document, device_document, device_row
+from cloud_server.cli.options import Call, calls, parse_labels, print_json
 from shared.cli import bits_per_second, finite, print_table, stop_on_error
 from shared.errors import FeatherwireError
 
@@ -26,6 +25,21 @@ LabelOption = Annotated[
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Every device.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many.")]
+
+_COLUMNS = (
+    "device",
+    "online",
+    "state",
+    "rate",
+    "frames/s",
+    "kB/s",
+    "queue",
+    "pending",
+    "bundle",
+    "version",
+    "labels",
+    "last seen",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -57,9 +71,9 @@ def list_devices(
         devices = client.devices(_selector(device, label))
         if call.as_json:
             for one in devices:
-                print_json(device_document(one))
+                print_json(_device_document(one))
         else:
-            print_table(COLUMNS, map(device_row, devices), unbroken={"device", "online"})
+            print_table(_COLUMNS, map(_device_row, devices), unbroken={"device", "online"})
 
 
 @calls
@@ -73,9 +87,9 @@ def watch(
     with stop_on_error(as_json=call.as_json), _client(call) as client:
         for number, one in enumerate(client.watch(_selector(device, label)), start=1):
             if call.as_json:
-                print_json(device_document(one))
+                print_json(_device_document(one))
             else:
-                print("  ".join(device_row(one)), flush=True)
+                print("  ".join(_device_row(one)), flush=True)
             if number == limit:
                 return
 
@@ -123,16 +137,18 @@ def rate(
             raise FeatherwireError(
                 "bad_option", "give one of --state, --bpp, --bytes and --bandwidth"
             )
-        said = [one for one in (state, bpp, max_bytes, bandwidth, fps) if one is not None]
-        if reset == bool(said):
+        given = [one for one in (state, bpp, max_bytes, bandwidth, fps) if one is not None]
+        if reset == bool(given):
             raise FeatherwireError("bad_option", "give a rate, or --reset alone")
-        policy = fleet_pb2.RatePolicy(
-            state=state,
-            bits_per_pixel=bpp,
-            frame_bytes=max_bytes,
-            bytes_per_second=None if bandwidth is None else max(1, int(bandwidth / 8)),
-            max_frames_per_second=fps or 0.0,
-        )
+        policy = fleet_pb2.RatePolicy(max_frames_per_second=fps or 0.0)
+        if state is not None:
+            policy.state = state
+        elif bpp is not None:
+            policy.bits_per_pixel = bpp
+        elif max_bytes is not None:
+            policy.frame_bytes = max_bytes
+        elif bandwidth is not None:
+            policy.bytes_per_second = max(1, int(bandwidth / 8))
         command = fleet_pb2.Command(set_rate=fleet_pb2.SetRate(policy=policy))
         _send(call, _target(device, label, all_devices), command)
 
@@ -249,7 +265,7 @@ def commands(
     """List commands, oldest first, and what became of them."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:
         found = client.commands(_selector(device, label), pending_only=pending)
-        documents = map(command_document, found)
+        documents = map(_command_document, found)
         columns = ("id", "device", "issued", "by", "command", "outcome")
         _print(documents, columns, call.as_json)
 
@@ -304,7 +320,7 @@ def _selector(devices: list[str] | None, labels: list[str] | None) -> fleet_pb2.
 def _target(
     devices: list[str] | None, labels: list[str] | None, everybody: bool
 ) -> fleet_pb2.DeviceSelector:
-    """As ``_selector``; all devices only when that was said."""
+    """As ``_selector``; all devices only with ``--all``."""
     if everybody == bool(devices or labels):
         raise FeatherwireError("bad_option", "give --device or --label, or --all alone")
     return _selector(devices, labels)
@@ -321,3 +337,86 @@ def _print(documents: Iterable[dict[str, Any]], columns: tuple[str, ...], as_jso
 
 def _cell(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def _device_document(device: fleet_pb2.Device) -> dict[str, Any]:
+    """All of a device that operators see, JSON-ready."""
+    from google.protobuf.json_format import MessageToDict
+
+    policy = MessageToDict(device.rate_policy, preserving_proto_field_name=True)
+    return {
+        "device": device.device,
+        "session": device.session,
+        "online": device.online,
+        "last_seen_at": device.last_seen_at.ToJsonString(),
+        "bundle_id": device.bundle_id,
+        "client_version": device.client_version,
+        "state": device.state if device.HasField("state") else None,
+        "frames_per_second": device.frames_per_second,
+        "bytes_per_second": device.bytes_per_second,
+        "throttled": device.throttled,
+        "queued_frames": device.queued_frames,
+        "queued_bytes": device.queued_bytes,
+        "pending_commands": device.pending_commands,
+        "rate_policy": policy,
+        "tasks": list(device.tasks),
+        "regions": [
+            MessageToDict(region, preserving_proto_field_name=True) for region in device.regions
+        ],
+        "labels": dict(device.labels),
+    }
+
+
+def _device_row(device: fleet_pb2.Device) -> tuple[str, ...]:
+    """A device in a line."""
+    return (
+        device.device,
+        "throttled" if device.throttled else "online" if device.online else "-",
+        str(device.state) if device.HasField("state") else "-",
+        _rate(device.rate_policy),
+        f"{device.frames_per_second:.2f}",
+        f"{device.bytes_per_second / 1e3:.1f}",
+        str(device.queued_frames),
+        str(device.pending_commands),
+        device.bundle_id[:16],
+        device.client_version,
+        ", ".join(f"{name}={value}" for name, value in sorted(device.labels.items())),
+        device.last_seen_at.ToJsonString(),
+    )
+
+
+def _command_document(issued: fleet_pb2.IssuedCommand) -> dict[str, Any]:
+    """A command, whom it is for, and what became of it."""
+    from google.protobuf.json_format import MessageToDict
+
+    kind = issued.command.WhichOneof("command") or "unknown"
+    content = MessageToDict(getattr(issued.command, kind), preserving_proto_field_name=True)
+    outcome, message = "pending", None
+    if issued.HasField("reply"):
+        failed = issued.reply.HasField("error")
+        outcome = issued.reply.error.reason if failed else "done"
+        message = issued.reply.error.message if failed else None
+    return {
+        "id": issued.command.command_id,
+        "device": issued.device,
+        "issued": issued.command.issued_at.ToJsonString(),
+        "by": issued.issued_by,
+        "command": {kind: content},
+        "outcome": outcome,
+        "message": message,
+        "replied": issued.replied_at.ToJsonString() if issued.HasField("replied_at") else None,
+    }
+
+
+def _rate(policy: fleet_pb2.RatePolicy) -> str:
+    """What an operator has set; a dash where the device chooses itself."""
+    described = {
+        "state": f"state {policy.state}",
+        "bits_per_pixel": f"{policy.bits_per_pixel:g} bits/pixel",
+        "frame_bytes": f"{policy.frame_bytes} bytes",
+        "bytes_per_second": f"{8 * policy.bytes_per_second / 1e3:g} kbit/s",
+    }
+    parts = [described[named]] if (named := policy.WhichOneof("policy")) else []
+    if policy.max_frames_per_second:
+        parts.append(f"{policy.max_frames_per_second:g} frames/s")
+    return ", ".join(parts) or "-"

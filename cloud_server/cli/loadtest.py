@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloud_server.cli.access import Call, calls, print_json
+from cloud_server.cli.options import Call, calls, print_json
 from shared.cli import ExitCode, finite, print_table, stop_on_error
 from shared.errors import FeatherwireError, SessionError
 

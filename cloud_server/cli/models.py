@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cloud_server.cli.options import JsonOption
 from shared.cli import ExitCode, print_table, stop_on_error
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ DirsOption = Annotated[
 CatalogueOption = Annotated[
     Path | None, typer.Option("--catalogue", help="A JSON file with more models.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 def register(app: typer.Typer) -> None:

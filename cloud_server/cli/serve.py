@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cloud_server.cli.options import LOG_FORMAT, LOG_LEVEL
 from shared.cli import finite
 
 
@@ -161,12 +162,8 @@ def serve(
         Path | None,
         typer.Option("--config", help="YAML file of settings; or FEATHERWIRE_CONFIG names it."),
     ] = None,
-    log_format: Annotated[
-        str | None, typer.Option("--log-format", help="auto, console or json; on stderr.")
-    ] = None,
-    log_level: Annotated[
-        str | None, typer.Option("--log-level", help="debug, info, warning or error.")
-    ] = None,
+    log_format: Annotated[str | None, LOG_FORMAT] = None,
+    log_level: Annotated[str | None, LOG_LEVEL] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line on stdout when ready.")
     ] = False,
@@ -190,8 +187,8 @@ def serve(
 
     # Before gRPC is imported: it would write its own lines between the log's.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from cloud_server.serve.logs import configure_logs
     from cloud_server.serve.settings import ServerSettings, split_names
+    from cloud_server.telemetry.logs import configure_logs
     from shared.cli import ExitCode, stop_on_error
     from shared.errors import FeatherwireError
     from shared.installation import package_version

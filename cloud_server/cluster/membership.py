@@ -1,4 +1,4 @@
-"""A server says that it lives, and takes over what those that do not have left."""
+"""Heartbeats of servers that share a log, and the sessions that a dead one has left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.errors import StorageError
 
 BEAT_S = 1.0
 LEASE_S = 8.0
-"""A server that has said nothing for so long is dead to the others."""
+"""A server whose last heartbeat is so old is dead to the others."""
 
 _NOW = text("SELECT (extract(epoch from clock_timestamp()) * 1e6)::bigint")
 
@@ -66,7 +66,10 @@ class Membership:
             await asyncio.sleep(BEAT_S)
 
     async def beat(self) -> None:
-        """Say that we live; take over, and let go of what others have. Raises ``StorageError``."""
+        """Send a heartbeat, take over orphans, and let go of what others took.
+
+        Raises ``StorageError``.
+        """
         living, orphans = await self._database.write(self._beat)
         self._first = False
         gone, self._living = self._living - living, living

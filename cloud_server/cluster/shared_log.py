@@ -59,7 +59,7 @@ class SharedLog:
         return self._membership.leads
 
     async def start(self) -> None:
-        """Say that we live, and take up what nobody else has. Raises ``StorageError``."""
+        """Send the first heartbeat, and take up what nobody else has. Raises ``StorageError``."""
         await self._membership.beat()
         self._running = [
             asyncio.create_task(self._membership.run()),

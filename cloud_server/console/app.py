@@ -10,58 +10,28 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
 import structlog
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from nicegui import ui
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cloud_server.console import login
-from cloud_server.console.headers import SecurityHeaders
-from cloud_server.console.pictures import Pictures, Wanted
-from cloud_server.console.secret import load_or_make
-from cloud_server.console.sessions import COOKIE, Sessions, Tries, User
-from cloud_server.console.settings import ConsoleSettings
-from cloud_server.console.upstream import NOT_LET_IN, Upstream
+from cloud_server.console import login, pages
+from cloud_server.console.context import Console, ConsoleSettings
+from cloud_server.console.upstream import NOT_LET_IN
+from cloud_server.console.view.timeline import Wanted
 from shared.errors import FeatherwireError
 
 STATIC = Path(__file__).parent / "static"
 STATUS_BY_REASON = {"not_found": 404, "bad_state": 409, "busy": 503, "unreachable": 502}
 
 
-class Console:
-    """One console: what its pages and routes share."""
-
-    def __init__(self, settings: ConsoleSettings) -> None:
-        """Raises ``StorageError`` where the cookies' key cannot be kept."""
-        self.settings = settings
-        self.upstream = Upstream(settings.server, settings.access)
-        self.sessions = Sessions(load_or_make(settings.data))
-        self.tries = Tries()
-        self.pictures = Pictures(self.upstream)
-
-    async def user(self, request: Request) -> User | None:
-        """Who asks; None for somebody who has to log in."""
-        if self.upstream.takes_tokens:
-            user = self.sessions.open(request.cookies.get(COOKIE))
-            if user is not None:
-                return user
-        return await self.upstream.anybody()
-
-    @staticmethod
-    def to_login(request: Request) -> Response:
-        """Where somebody is sent who has to log in."""
-        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        return RedirectResponse(f"/login?next={quote(target)}", 303)
-
-
 def build_app(console: Console) -> FastAPI:
     """The application. NiceGUI has one set of pages a process, so this is called once."""
-    from cloud_server.console import pages
-
     app = FastAPI(title="Featherwire", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(SecurityHeaders, https=console.settings.https)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
@@ -190,3 +160,42 @@ def _bind(settings: ConsoleSettings) -> socket.socket:
             "cannot_listen", f"the console cannot listen on {settings.listen}: {error.strerror}"
         ) from None
     return listening
+
+
+# NiceGUI writes its start into the page, and Vue compiles templates in the browser: hence the two
+# exceptions for scripts. Everything comes from this server.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self'; "
+    "connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+
+
+class SecurityHeaders:
+    """ASGI middleware: headers that keep a page to itself, in nobody's frame."""
+
+    def __init__(self, app: ASGIApp, *, https: bool) -> None:
+        self._app = app
+        self._https = https
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the headers to every answer."""
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = POLICY
+                headers["X-Frame-Options"] = "DENY"
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "same-origin"
+                headers["Cross-Origin-Opener-Policy"] = "same-origin"
+                headers["Permissions-Policy"] = "camera=(), microphone=(), geolocation=()"
+                if self._https:
+                    headers["Strict-Transport-Security"] = "max-age=31536000"
+                content = headers.get("content-type", "")
+                if content.startswith("text/html") and "cache-control" not in headers:
+                    headers["Cache-Control"] = "no-store"
+            await send(message)
+
+        await self._app(scope, receive, with_headers if scope["type"] == "http" else send)

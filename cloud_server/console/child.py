@@ -82,7 +82,7 @@ class ConsoleProcess:
         if url is None:
             await self._end()
             raise FeatherwireError(
-                "cannot_listen", "the console did not start; what it said is above"
+                "cannot_listen", "the console did not start; its own error is above"
             )
         # A port that was free is asked for again, so that browsers find it where it was.
         arguments = list(self._arguments)

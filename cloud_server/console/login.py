@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from cloud_server.console.context import Console
 from cloud_server.console.sessions import COOKIE, LASTS_S
 from cloud_server.console.upstream import NOT_LET_IN
 from shared.errors import FeatherwireError
 from shared.rpc.access import MAX_TOKEN_BYTES
-
-if TYPE_CHECKING:
-    from cloud_server.console.app import Console
 
 PAGE = """<!doctype html>
 <html lang="en-GB">

@@ -1,16 +1,21 @@
-"""Who is logged in. The cookie is the user's token, sealed with the console's key: the console
+"""Who is logged in, and the key of the cookies.
+
+The cookie is the user's token, sealed with the console's key: the console
 keeps nothing, and any console with the same key takes it."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
 
 from cloud_server.auth.tokens import Role
+from shared.errors import StorageError
 
 COOKIE = "featherwire_console"
 LASTS_S = 12 * 3600
@@ -81,3 +86,34 @@ def _wait_s(failures: deque[float], allowed: int) -> float:
     if len(failures) < allowed:
         return 0.0
     return max(0.0, failures[-allowed] + WITHIN_S - time.monotonic())
+
+
+FILE = "console.secret"
+
+
+def load_or_make(folder: Path) -> Fernet:
+    """The key in ``folder``; consoles that share it take each other's cookies.
+
+    Raises ``StorageError("unavailable")``.
+    """
+    path = folder / FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            # Under another name first: one that reads meanwhile must not find half a key.
+            draft = path.with_name(f"{FILE}.{os.getpid()}")
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(Fernet.generate_key())
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink(missing_ok=True)
+        return Fernet(path.read_bytes().strip())
+    except OSError as error:
+        raise StorageError("unavailable", f"{path} cannot be used: {error.strerror}") from None
+    except ValueError:
+        raise StorageError(
+            "unavailable", f"{path} holds no key; remove it, and users log in again"
+        ) from None

@@ -1,22 +1,34 @@
-"""Connections to the server: one a token, shared by all pages of that token, closed when idle."""
+"""The server as the console's users reach it: connections, feeds and pictures.
+
+A connection is one token's, shared by all its pages, and closed when idle. A feed is one stream for
+all pages of a token that look, none when nobody does: it begins with the first page and is
+cancelled with the last; when the server goes away it tries again, and has a ``problem`` until then.
+Pictures are reconstructions, made by the server, kept here for a while, few asked for at a time.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
+from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import structlog
+
 from cloud_server.auth.tokens import Role
-from cloud_server.console.feeds import Feed, FleetFeed, ResultFeed
 from cloud_server.console.sessions import User
+from cloud_server.console.view.timeline import Wanted
 from cloud_server.consumers.client import AsyncResultClient
 from cloud_server.fleet.client import AsyncFleetClient
 from shared.errors import FeatherwireError, SessionError
-from shared.proto.featherwire.v1 import bundles_pb2
+from shared.proto.featherwire.v1 import bundles_pb2, fleet_pb2, results_pb2
 from shared.rpc.access import Access
 from shared.rpc.channel import open_async_channel
+from shared.wire.outcome import PictureEncoding, PictureRequest
 
 IDLE_S = 60.0
 SWEEP_S = 15.0
@@ -56,7 +68,7 @@ class Connection:
         return [one for one in (self.devices, *self._of_device.values()) if one.watched]
 
     async def bundles(self) -> list[bundles_pb2.BundleInfo]:
-        """What the server takes, as it said a moment ago. Raises ``FeatherwireError``."""
+        """Bundles that the server takes, known for half a minute. Raises ``FeatherwireError``."""
         if time.monotonic() - self._bundles_at >= BUNDLES_KNOWN_S:
             self._bundles = await self.fleet.bundles()
             self._bundles_at = time.monotonic()
@@ -162,3 +174,150 @@ class Upstream:
                 if not one.feeds and not one.calls and one.used_at < before:
                     del self._by_token[token]
                     await one.close()
+
+
+LEAST_PAUSE_S = 0.5
+MAX_PAUSE_S = 10.0
+
+
+class Feed(ABC):
+    """``version`` rises with every change; ``problem`` is why nothing comes, or None."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.problem: FeatherwireError | None = None
+        self.begun = False
+        """What was there at the beginning has come."""
+        self._pages = 0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def watched(self) -> bool:
+        """Whether any page looks."""
+        return self._pages > 0
+
+    def join(self) -> None:
+        """One more page looks."""
+        self._pages += 1
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    def leave(self) -> None:
+        """A page has gone."""
+        self._pages -= 1
+        if self._pages == 0 and self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    @abstractmethod
+    async def _follow(self) -> None:
+        """Read until the server ends it; raises ``FeatherwireError``."""
+
+    def _changed(self) -> None:
+        self.version += 1
+
+    def _well(self) -> None:
+        self.begun = True
+        self.problem = None
+        self._changed()
+
+    async def _run(self) -> None:
+        pause_s = LEAST_PAUSE_S
+        while True:
+            try:
+                await self._follow()
+            except FeatherwireError as error:
+                if self.problem is None:
+                    pause_s = LEAST_PAUSE_S
+                self.problem = error
+            except Exception as error:  # noqa: BLE001  # the page must not wait for ever
+                structlog.get_logger().error("console_feed_failed", exc_info=error)
+                self.problem = FeatherwireError("internal_error", "the console has a fault")
+            self._changed()
+            await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
+
+
+class FleetFeed(Feed):
+    """All devices, by name."""
+
+    def __init__(self, client: AsyncFleetClient) -> None:
+        super().__init__()
+        self._client = client
+        self.devices: dict[str, fleet_pb2.Device] = {}
+
+    async def _follow(self) -> None:
+        self.devices = {device.device: device for device in await self._client.devices()}
+        self._well()
+        async for device in self._client.watch():
+            self.devices[device.device] = device
+            self._changed()
+
+
+class ResultFeed(Feed):
+    """One device's newest record; ``latest`` is None while there is none."""
+
+    def __init__(self, client: AsyncResultClient, device: str) -> None:
+        super().__init__()
+        self._client = client
+        self._device = device
+        self.latest: results_pb2.ResultRecord | None = None
+
+    async def _follow(self) -> None:
+        self.latest = await self._client.newest(self._device)
+        self._well()
+        wanted = results_pb2.ResultFilter(devices=[self._device])
+        after = None if self.latest is None else self.latest.cursor
+        async for record in self._client.watch(wanted, after):
+            self.latest = record
+            self._changed()
+
+
+KEPT_BYTES = 48 * 2**20
+AT_ONCE = 2
+"""Reconstructions that the console asks for at a time: the server has frames to process."""
+
+WISH = PictureRequest(PictureEncoding.WEBP, 90)
+
+
+class Pictures:
+    """Gets pictures, each once however many pages wait for it."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._kept: OrderedDict[tuple[str | None, Wanted], bytes] = OrderedDict()
+        self._kept_bytes = 0
+        self._coming: dict[tuple[str | None, Wanted], asyncio.Task[bytes]] = {}
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    async def get(self, user: User, wanted: Wanted) -> bytes:
+        """WebP. Raises ``FeatherwireError``: the server's own."""
+        key = (user.token, wanted)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        if key not in self._coming:
+            task = asyncio.create_task(self._fetch(user, wanted))
+            self._coming[key] = task
+            task.add_done_callback(lambda _: self._coming.pop(key, None))
+        data = await asyncio.shield(self._coming[key])
+        self._keep(key, data)
+        return data
+
+    async def _fetch(self, user: User, wanted: Wanted) -> bytes:
+        frame = results_pb2.FrameKey(
+            device=wanted.device, session=wanted.session, sequence=wanted.sequence
+        )
+        async with self._places:
+            with self._upstream.call(user) as connection:
+                _, picture = await connection.results.frame(frame, state=wanted.state, picture=WISH)
+        return b"" if picture is None else picture.data
+
+    def _keep(self, key: tuple[str | None, Wanted], data: bytes) -> None:
+        if key in self._kept:
+            return
+        self._kept[key] = data
+        self._kept_bytes += len(data)
+        while self._kept_bytes > KEPT_BYTES:
+            _, old = self._kept.popitem(last=False)
+            self._kept_bytes -= len(old)

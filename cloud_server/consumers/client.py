@@ -101,13 +101,7 @@ class ResultClient:
         picture: PictureRequest | None = None,
     ) -> tuple[Bitstream, types_pb2.Picture | None]:
         """A stored frame, cut as the arguments say (see GetFrameRequest), and its picture."""
-        request = results_pb2.GetFrameRequest(
-            frame=key,
-            state=state,
-            max_bytes=max_bytes,
-            bundle_short_id=bundle_id,
-            picture=picture_request_message(picture),
-        )
+        request = _frame_request(key, state, max_bytes, bundle_id, picture)
         with typed_errors(self._address, self._access):
             response = self._stub.GetFrame(request, timeout=CALL_TIMEOUT_S)
         return parse_features(response.features), response.picture if picture else None
@@ -178,12 +172,23 @@ class AsyncResultClient:
         picture: PictureRequest | None = None,
     ) -> tuple[Bitstream, types_pb2.Picture | None]:
         """A stored frame, cut to ``state`` (see GetFrameRequest), and its picture."""
-        request = results_pb2.GetFrameRequest(
-            frame=key,
-            state=state,
-            bundle_short_id=bundle_id,
-            picture=picture_request_message(picture),
-        )
+        request = _frame_request(key, state, None, bundle_id, picture)
         async with typed_async_errors(self._address, self._access):
             response = await self._stub.GetFrame(request, timeout=ASYNC_CALL_TIMEOUT_S)
         return parse_features(response.features), response.picture if picture else None
+
+
+def _frame_request(
+    key: results_pb2.FrameKey,
+    state: int | None,
+    max_bytes: int | None,
+    bundle_id: bytes,
+    picture: PictureRequest | None,
+) -> results_pb2.GetFrameRequest:
+    return results_pb2.GetFrameRequest(
+        frame=key,
+        state=state,
+        max_bytes=max_bytes,
+        bundle_short_id=bundle_id,
+        picture=picture_request_message(picture),
+    )

@@ -17,11 +17,11 @@ from cloud_server.ingest.flow import StreamLimits
 from cloud_server.ingest.refinement import replayed
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import Filter, Record
-from cloud_server.status import abort
 from shared.bitstream import Bitstream
 from shared.errors import BitstreamError, BudgetError, BundleError, FeatherwireError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import ingest_pb2, results_pb2, results_pb2_grpc, types_pb2
+from shared.rpc.status import abort
 from shared.wire import PictureRequest, error_to_message
 from shared.wire.features import features_message, parse_short_id
 from shared.wire.requests import MAX_SEQUENCE, parse_picture_request

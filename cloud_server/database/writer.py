@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Generic, TypeVar
@@ -45,7 +46,7 @@ class Writer:
         begin: Callable[[Connection], bool] | None = None,
     ) -> None:
         """connect: a connection that may write; called again when one was lost. begin: the first
-        thing of every transaction; True says that another process has written.
+        thing of every transaction; True: another process has written.
 
         Raises what ``connect`` raises.
         """
@@ -134,10 +135,14 @@ class Writer:
         if self._begin_hook is not None and self._begin_hook(connection):
             self.foreign_commits += 1
 
-    def _translated(self) -> _Translated:
-        return _Translated(self)
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise self._lost(error) from error
 
-    def lost(self, error: SQLAlchemyError) -> StorageError:
+    def _lost(self, error: SQLAlchemyError) -> StorageError:
         """``error`` as a ``StorageError``; a connection that it has spoilt is given up."""
         if (
             isinstance(error, DBAPIError)
@@ -147,17 +152,6 @@ class Writer:
             self._connection.close()
             self._connection = None
         return self._translate(error)
-
-
-class _Translated:
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, SQLAlchemyError):
-            raise self._writer.lost(error) from error
 
 
 def _outcome(job: _Job[Any], connection: Connection) -> Any:

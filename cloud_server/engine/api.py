@@ -1,10 +1,11 @@
-"""What the server asks of an engine."""
+"""The contract of engines: a frame in, its outcome awaited."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
 
+from codec.base import PLAIN, Rendering
 from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError
 from shared.results import ModelInfo
@@ -15,10 +16,13 @@ from shared.wire import FrameOutcome, PictureRequest
 class EngineFrame:
     """One frame to analyse. ``deadline_s`` counts from ``submit``.
 
-    ``bitstreams``: one or more descriptions of the one picture, each by another bundle. A task that
+    ``bitstreams``: one or more encodings of the one picture, each by another bundle. A task that
     a tail of one of these bundles does runs on features; the others, and the picture itself, need
     a bundle that makes pictures. ``refined`` is the short id of the bundle whose layers have just
     come: a task that it has enough for runs on it, also where another bundle's tail could.
+    ``references`` are bitstreams of frames before, which a predicted one needs: each bitstream is
+    decoded upon those of its own bundle, the key frame first, so that any engine can run the frame.
+    ``rendering`` is how the picture is made; tasks see the bundle's plain one.
     """
 
     bitstreams: tuple[Bitstream, ...]
@@ -26,6 +30,8 @@ class EngineFrame:
     picture: PictureRequest | None = None
     deadline_s: float = 30.0
     refined: bytes | None = None
+    references: tuple[Bitstream, ...] = ()
+    rendering: Rendering = PLAIN
 
     @property
     def asks_nothing(self) -> bool:
@@ -45,7 +51,7 @@ class EngineFrame:
 
 @dataclass(frozen=True, slots=True)
 class EngineOutcome(FrameOutcome):
-    """An outcome, and what it does not tell: ``doubts``.
+    """An outcome, and what devices and consumers do not get of it: ``doubts``.
 
     Those are scores (0 to 1) of detections below the threshold of results, down to the one that the
     engine was opened with.

@@ -1,31 +1,30 @@
-"""The engine inside the server's process: worker threads around codecs, networks and tasks."""
+"""The engine inside one process: worker threads around codecs, networks and tasks.
+
+Worker processes and replicas on Ray each hold one of these.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+import io
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from PIL import Image
 
 from cloud_server.engine.api import EngineFrame, EngineOutcome, TaskStatus
-from cloud_server.engine.frame import FrameRun
-from cloud_server.engine.lane import BundleLane, Image, WorkerCounts, each
-from cloud_server.engine.picture import encode_picture
+from cloud_server.engine.pipeline import BundlePipeline, WorkerCounts, each, shown
 from cloud_server.engine.stage import Done, Stage
+from cloud_server.tasks.base import Task
+from codec.base import PLAIN, Latents, Pixels, Rendering, no_picture
 from codec.tails import DEFAULT_THRESHOLD
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.errors import BundleError, FeatherwireError, TaskError
-from shared.results import ModelInfo, TaskResult
-from shared.wire import Picture, PictureRequest
-
-
-class TaskRunner(Protocol):
-    """What the engine needs of a task on pictures; see ``cloud_server.tasks``."""
-
-    @property
-    def models(self) -> list[ModelInfo]: ...
-
-    def run(self, images: Sequence[Image]) -> list[TaskResult]: ...
+from shared.errors import BundleError, FeatherwireError, PhotoError, TaskError
+from shared.results import AnalysisResult, ModelInfo, TaskResult
+from shared.wire import Picture, PictureEncoding, PictureRequest
+from shared.wire.transport import MAX_PICTURE_BYTES
 
 
 class LocalEngine:
@@ -33,11 +32,11 @@ class LocalEngine:
 
     def __init__(self, workers: WorkerCounts) -> None:
         self._workers = workers
-        self._lanes: dict[bytes, BundleLane] = {}
+        self._pipelines: dict[bytes, BundlePipeline] = {}
         self._tasks: dict[str, TaskStatus] = {}
         self._unavailable: dict[str, FeatherwireError] = {}
-        self._task_stages: dict[str, Stage[Image, TaskResult]] = {}
-        self._picture: Stage[tuple[Image, PictureRequest], Picture] = Stage(
+        self._task_stages: dict[str, Stage[Pixels, TaskResult]] = {}
+        self._picture: Stage[tuple[Pixels, PictureRequest], Picture] = Stage(
             "picture", queue_size=workers.queue_size
         )
 
@@ -45,7 +44,7 @@ class LocalEngine:
     async def open(
         cls,
         *bundles: Bundle,
-        tasks: Mapping[str, Callable[[], TaskRunner]] | None = None,
+        tasks: Mapping[str, Callable[[], Task]] | None = None,
         device: str = "cpu",
         workers: WorkerCounts | None = None,
         score_threshold: float = DEFAULT_THRESHOLD,
@@ -90,12 +89,14 @@ class LocalEngine:
 
     # -- for the run of a frame ------------------------------------------------------------------
 
-    def lane_of(self, bitstream: Bitstream) -> BundleLane:
-        """The bundle's part. Raises ``BundleError("bundle_mismatch")``."""
-        lane = self._lanes.get(bitstream.bundle_id)
-        if lane is None:
-            raise unknown_bundle(bitstream.bundle_id, [one.bundle for one in self._lanes.values()])
-        return lane
+    def pipeline_of(self, bitstream: Bitstream) -> BundlePipeline:
+        """The pipeline of a bitstream's bundle. Raises ``BundleError("bundle_mismatch")``."""
+        pipeline = self._pipelines.get(bitstream.bundle_id)
+        if pipeline is None:
+            raise unknown_bundle(
+                bitstream.bundle_id, [one.bundle for one in self._pipelines.values()]
+            )
+        return pipeline
 
     def on_pictures(self, task: str) -> bool:
         """Whether the task can run on a picture here."""
@@ -106,7 +107,9 @@ class LocalEngine:
         if task in self._unavailable:
             return self._unavailable[task]
         if task in self._tasks:
-            named = [one.bundle.manifest.name for one in self._lanes.values() if task in one.models]
+            named = [
+                one.bundle.manifest.name for one in self._pipelines.values() if task in one.models
+            ]
             return TaskError(
                 "needs_features",
                 f"{task} runs on features of bundle {' or '.join(named)} alone on this server",
@@ -115,12 +118,12 @@ class LocalEngine:
         known = ", ".join(sorted(self._tasks)) or "none"
         return TaskError("unknown_task", f"no task {task!r} on this server; it has: {known}")
 
-    async def run_task(self, task: str, image: Image) -> Done[TaskResult]:
-        """A task on a picture, uint8 HxWx3."""
+    async def run_task(self, task: str, image: Pixels) -> Done[TaskResult]:
+        """Run a task on a picture, uint8 HxWx3."""
         return await self._task_stages[task].run(image)
 
-    async def encode(self, image: Image, request: PictureRequest) -> Done[Picture]:
-        """The picture as it was asked for."""
+    async def encode(self, image: Pixels, request: PictureRequest) -> Done[Picture]:
+        """Encode a picture as it was asked for."""
         return await self._picture.run((image, request))
 
     # -- start-up --------------------------------------------------------------------------------
@@ -128,22 +131,22 @@ class LocalEngine:
     def _open(
         self,
         bundles: Sequence[Bundle],
-        tasks: dict[str, Callable[[], TaskRunner]],
+        tasks: dict[str, Callable[[], Task]],
         device: str,
         score_threshold: float,
     ) -> None:
         for bundle in bundles:
-            self._lanes[bundle.short_id] = BundleLane(
+            self._pipelines[bundle.short_id] = BundlePipeline(
                 bundle, self._workers, device=device, score_threshold=score_threshold
             )
         self._picture.start([each(_encode) for _ in range(self._workers.picture)])
         for name, open_one in tasks.items():
             self._open_task(name, open_one)
-        for lane in self._lanes.values():
-            for name, models in lane.models.items():
+        for pipeline in self._pipelines.values():
+            for name, models in pipeline.models.items():
                 self._add_tail(name, models)
 
-    def _open_task(self, name: str, open_one: Callable[[], TaskRunner]) -> None:
+    def _open_task(self, name: str, open_one: Callable[[], Task]) -> None:
         try:
             runners = [open_one() for _ in range(self._workers.task)]
         except FeatherwireError as error:
@@ -152,7 +155,7 @@ class LocalEngine:
                 name, unavailable=error, on_pictures=False, picture_error=error
             )
             return
-        stage: Stage[Image, TaskResult] = Stage(
+        stage: Stage[Pixels, TaskResult] = Stage(
             f"task.{name}",
             queue_size=self._workers.queue_size,
             max_batch=self._workers.max_task_batch,
@@ -174,8 +177,8 @@ class LocalEngine:
         )
 
     def _stages(self) -> list[Stage[Any, Any]]:
-        lanes = [stage for lane in self._lanes.values() for stage in lane.stages]
-        return [*lanes, self._picture, *self._task_stages.values()]
+        pipelines = [stage for pipeline in self._pipelines.values() for stage in pipeline.stages]
+        return [*pipelines, self._picture, *self._task_stages.values()]
 
 
 def unknown_bundle(short_id: bytes, bundles: Sequence[Bundle]) -> BundleError:
@@ -190,5 +193,274 @@ def unknown_bundle(short_id: bytes, bundles: Sequence[Bundle]) -> BundleError:
     )
 
 
-def _encode(item: tuple[Image, PictureRequest]) -> Picture:
+def _encode(item: tuple[Pixels, PictureRequest]) -> Picture:
     return encode_picture(*item)
+
+
+T = TypeVar("T")
+
+Job = asyncio.Task[Done[TaskResult]]
+
+
+class FrameRun:
+    """Runs one frame; ``outcome`` is called once."""
+
+    def __init__(self, engine: LocalEngine, frame: EngineFrame) -> None:
+        self._engine = engine
+        self._frame = frame
+        self._started = time.perf_counter()
+        self._milliseconds: dict[str, float] = {}
+        self._pipelines: list[BundlePipeline] = []
+        self._latents: list[Latents] = []
+        self._jobs: list[asyncio.Task[Any]] = []
+        self._images: dict[Rendering, asyncio.Task[Done[Pixels]]] = {}
+
+    async def outcome(self) -> EngineOutcome:
+        """Analyse the frame; every failure is in what is returned.
+
+        Of a frame of which nothing is asked the features are not decoded.
+        """
+        try:
+            self._pipelines = [self._engine.pipeline_of(one) for one in self._frame.bitstreams]
+            if self._frame.asks_nothing:
+                return self._gather({}, {}, None)
+            async with asyncio.timeout(self._frame.deadline_s):
+                await self._decode()
+        except TimeoutError:
+            return EngineOutcome(error=_deadline_exceeded(self._frame.deadline_s))
+        except FeatherwireError as error:
+            return EngineOutcome(error=error)
+        return await self._analyse()
+
+    async def _decode(self) -> None:
+        """Decode all bitstreams; one that is damaged is the whole frame's error."""
+        jobs = [
+            self._start(pipeline.decode(bitstream, self._references_of(bitstream)))
+            for pipeline, bitstream in zip(self._pipelines, self._frame.bitstreams, strict=True)
+        ]
+        try:
+            for done in await asyncio.gather(*jobs):
+                self._note("decode", done)
+                self._latents.append(done.value)
+        finally:
+            self._cancel()
+
+    async def _analyse(self) -> EngineOutcome:
+        """Run tasks and encode the picture side by side; what is late or fails has its error."""
+        frame = self._frame
+        jobs: dict[str, Job] = {}
+        errors: dict[str, FeatherwireError] = {}
+        for name in dict.fromkeys(frame.tasks):
+            job = self._task(name)
+            if isinstance(job, FeatherwireError):
+                errors[name] = job
+            else:
+                jobs[name] = job
+        picture: asyncio.Task[Done[Picture]] | FeatherwireError | None = None
+        if frame.picture is not None:
+            if self._picture_source() is None:
+                picture = no_picture(self._pipelines[0].bundle)
+            else:
+                picture = self._start(self._encode(frame.picture, frame.rendering))
+        try:
+            if self._jobs:
+                remaining_s = frame.deadline_s - (time.perf_counter() - self._started)
+                await asyncio.wait(self._jobs, timeout=max(0.0, remaining_s))
+        finally:
+            self._cancel()
+        return self._gather(jobs, errors, picture)
+
+    def _gather(
+        self,
+        jobs: dict[str, Job],
+        errors: dict[str, FeatherwireError],
+        picture: asyncio.Task[Done[Picture]] | FeatherwireError | None,
+    ) -> EngineOutcome:
+        no_image: FeatherwireError | None = None
+        for made in self._images.values():
+            image = self._result_of(made)
+            if isinstance(image, Done):
+                self._note("reconstruct", image)
+            else:
+                no_image = image
+        results: dict[str, TaskResult] = {}
+        doubts: list[float] = []
+        for name, job in jobs.items():
+            done = self._result_of(job)
+            if isinstance(done, Done):
+                self._note(f"task.{name}", done)
+                results[name], unsure = shown(done.value)
+                doubts += unsure
+            else:
+                errors[name] = done
+        encoded = self._result_of(picture) if isinstance(picture, asyncio.Task) else picture
+        if isinstance(encoded, Done):
+            self._note("picture", encoded)
+        if no_image is not None and not results:
+            return EngineOutcome(error=no_image)
+        self._milliseconds["total"] = (time.perf_counter() - self._started) * 1e3
+        return EngineOutcome(
+            analysis=self._analysis(results),
+            task_errors=errors,
+            picture=encoded.value if isinstance(encoded, Done) else None,
+            picture_error=encoded if isinstance(encoded, FeatherwireError) else None,
+            doubts=tuple(doubts),
+        )
+
+    def _analysis(self, results: dict[str, TaskResult]) -> AnalysisResult:
+        first = self._frame.bitstreams[0]
+        payload_bytes = self._frame.payload_bytes
+        return AnalysisResult(
+            width=first.width,
+            height=first.height,
+            state=first.state,
+            bundle_id=self._pipelines[0].bundle.id,
+            payload_bytes=payload_bytes,
+            bits_per_pixel=8.0 * payload_bytes / self._frame.pixels,
+            tasks=results,
+            milliseconds=self._milliseconds,
+        )
+
+    # -- who does what ---------------------------------------------------------------------------
+
+    def _task(self, name: str) -> Job | FeatherwireError:
+        """The task on its way: on features where a carried bundle has a tail for it, else on the
+        picture; but on what was just refined, where that has enough for it."""
+        tail = self._tail_source(name)
+        on_picture = self._picture_source() is not None and self._engine.on_pictures(name)
+        refined = self._frame.refined
+        if tail is not None and on_picture and refined is not None:
+            pipeline, _ = tail
+            if pipeline.bundle.short_id != refined and self._makes_pictures(refined):
+                tail = None
+        if tail is not None:
+            pipeline, latents = tail
+            return self._start(pipeline.tail(name, latents))
+        if on_picture:
+            return self._start(self._run_on_picture(name))
+        if self._engine.on_pictures(name):
+            return self._needs_picture(name)
+        return self._engine.cannot_run(name)
+
+    def _tail_source(self, task: str) -> tuple[BundlePipeline, Latents] | None:
+        """The bundle whose tail does ``task``, the refined one first, and its features."""
+        sources = [
+            (pipeline, latents)
+            for pipeline, latents in zip(self._pipelines, self._latents, strict=True)
+            if task in pipeline.models
+        ]
+        sources.sort(key=lambda source: source[0].bundle.short_id != self._frame.refined)
+        return sources[0] if sources else None
+
+    def _picture_source(self) -> tuple[BundlePipeline, Latents] | None:
+        """The bundle that makes the picture, and its features."""
+        for pipeline, latents in zip(self._pipelines, self._latents, strict=True):
+            if pipeline.makes_pictures:
+                return pipeline, latents
+        return None
+
+    def _references_of(self, bitstream: Bitstream) -> list[Bitstream]:
+        """Of the frame's references those that this bitstream is predicted from."""
+        return [one for one in self._frame.references if one.bundle_id == bitstream.bundle_id]
+
+    def _makes_pictures(self, short_id: bytes) -> bool:
+        return any(
+            pipeline.makes_pictures
+            for pipeline in self._pipelines
+            if pipeline.bundle.short_id == short_id
+        )
+
+    def _needs_picture(self, name: str) -> TaskError:
+        carried = ", ".join(pipeline.bundle.manifest.name for pipeline in self._pipelines)
+        known = ", ".join(dict.fromkeys(task for one in self._pipelines for task in one.models))
+        return TaskError(
+            "needs_picture",
+            f"{name} needs a picture, and bundle {carried} carries features for {known} alone",
+            task=name,
+        )
+
+    # -- jobs ------------------------------------------------------------------------------------
+
+    async def _picture(self, how: Rendering = PLAIN) -> Pixels:
+        """The reconstruction, uint8 HxWx3, made once for each rendering however many ask."""
+        if how not in self._images:
+            source = self._picture_source()
+            assert source is not None, "asked for of frames with a picture only"
+            pipeline, latents = source
+            self._images[how] = self._start(pipeline.reconstruct(latents, how))
+        return (await asyncio.shield(self._images[how])).value
+
+    async def _run_on_picture(self, name: str) -> Done[TaskResult]:
+        return await self._engine.run_task(name, await self._picture())
+
+    async def _encode(self, request: PictureRequest, how: Rendering) -> Done[Picture]:
+        return await self._engine.encode(await self._picture(how), request)
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        job = asyncio.create_task(work)
+        self._jobs.append(job)
+        return job
+
+    def _cancel(self) -> None:
+        """Cancel what is still running, and take note of the errors of what has failed."""
+        for job in self._jobs:
+            if job.done() and not job.cancelled():
+                job.exception()
+            job.cancel()  # no effect on those that are done
+        self._jobs.clear()
+
+    def _note(self, name: str, done: Done[Any]) -> None:
+        """Add a stage's time; waiting times of all stages are summed as ``queue``."""
+        times = self._milliseconds
+        times[name] = times.get(name, 0.0) + done.run_ms
+        times["queue"] = times.get("queue", 0.0) + done.queue_ms
+
+    def _result_of(self, job: asyncio.Task[Done[T]]) -> Done[T] | FeatherwireError:
+        """What a finished or abandoned job came to."""
+        if not job.done() or job.cancelled():
+            return _deadline_exceeded(self._frame.deadline_s)
+        error = job.exception()
+        if error is None:
+            return job.result()
+        if isinstance(error, FeatherwireError):
+            return error
+        raise error
+
+
+def _deadline_exceeded(deadline_s: float) -> FeatherwireError:
+    return FeatherwireError(
+        "deadline_exceeded", f"not done within {deadline_s:g} s", deadline_s=deadline_s
+    )
+
+
+DEFAULT_WEBP_QUALITY = 90
+
+
+def encode_picture(
+    image: Pixels, request: PictureRequest, *, max_bytes: int = MAX_PICTURE_BYTES
+) -> Picture:
+    """``image`` (uint8 HxWx3 RGB) as ``request`` wants it.
+
+    Raises ``PhotoError("picture_too_large")`` when the encoded bytes exceed ``max_bytes``.
+    """
+    height, width = image.shape[:2]
+    buffer = io.BytesIO()
+    picture = Image.fromarray(image)
+    match request.encoding:
+        case PictureEncoding.PNG:
+            # Level 1 costs a tenth more bytes than level 6 and a fifth of its time.
+            picture.save(buffer, "PNG", compress_level=1)
+        case PictureEncoding.WEBP:
+            picture.save(buffer, "WEBP", quality=request.quality or DEFAULT_WEBP_QUALITY, method=2)
+        case PictureEncoding.WEBP_LOSSLESS:
+            picture.save(buffer, "WEBP", lossless=True, quality=20, method=1)
+    data = buffer.getvalue()
+    if len(data) > max_bytes:
+        raise PhotoError(
+            "picture_too_large",
+            f"the picture takes {len(data)} bytes as {request.encoding}, more than the "
+            f"{max_bytes} of one message; ask for webp",
+            picture_bytes=len(data),
+            max_bytes=max_bytes,
+        )
+    return Picture(request.encoding, width, height, data)

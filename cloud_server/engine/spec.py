@@ -7,15 +7,13 @@ import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from cloud_server.device import check_device
-from cloud_server.engine.lane import WorkerCounts
-from cloud_server.engine.local import LocalEngine, TaskRunner
-from cloud_server.serve.settings import ServerSettings
+from cloud_server.engine.local import LocalEngine
+from cloud_server.engine.pipeline import WorkerCounts
 from cloud_server.tasks import open_task
+from cloud_server.tasks.base import Task
 from shared.bundle import Bundle, packaged_names
 from shared.errors import BundleError, TaskError
 from shared.weights import ModelStore
@@ -43,28 +41,6 @@ class EngineSpec(BaseModel):
     counts: WorkerCounts = WorkerCounts()
     score_threshold: float = 1.0
 
-    @classmethod
-    def of(cls, settings: ServerSettings) -> EngineSpec:
-        """What the settings say."""
-        return cls(
-            bundle=settings.bundle,
-            bundles=settings.bundles,
-            tasks=settings.tasks,
-            backends={"detection": settings.detector, "segmentation": settings.segmenter},
-            device=settings.device,
-            models_dir=settings.models_dir,
-            torch_threads=settings.torch_threads,
-            counts=WorkerCounts(
-                decode=settings.decode_workers,
-                reconstruct=settings.reconstruct_workers,
-                task=settings.task_workers,
-                picture=settings.picture_workers,
-                queue_size=settings.queue_size,
-                max_batch=settings.max_batch,
-                max_delay_s=settings.max_batch_delay_s,
-            ),
-        )
-
     def load_bundles(self) -> tuple[Bundle, ...]:
         """The bundle that clients shall use first, then those beside it; each once.
 
@@ -85,7 +61,7 @@ class EngineSpec(BaseModel):
     async def open(
         self,
         bundles: Sequence[Bundle] | None = None,
-        more_tasks: Mapping[str, Callable[[], TaskRunner]] | None = None,
+        more_tasks: Mapping[str, Callable[[], Task]] | None = None,
     ) -> LocalEngine:
         """An engine in this process. ``bundles``: where they have been loaded already.
 
@@ -98,7 +74,7 @@ class EngineSpec(BaseModel):
         check_device(self.device)
         if bundles is None:
             bundles = await asyncio.to_thread(self.load_bundles)
-        openers: dict[str, Callable[[], TaskRunner]] = {}
+        openers: dict[str, Callable[[], Task]] = {}
         # Where no bundle makes pictures there is nothing that these could be run on.
         if any(bundle.manifest.pictures for bundle in bundles):
             openers |= self._openers()
@@ -111,7 +87,7 @@ class EngineSpec(BaseModel):
             score_threshold=self.score_threshold,
         )
 
-    def _openers(self) -> dict[str, Callable[[], TaskRunner]]:
+    def _openers(self) -> dict[str, Callable[[], Task]]:
         store = ModelStore(models_dirs=[self.models_dir] if self.models_dir else [])
         return {
             name: functools.partial(
@@ -121,18 +97,18 @@ class EngineSpec(BaseModel):
         }
 
 
-def imported(path: str) -> Callable[[], TaskRunner]:
+def imported(path: str) -> Callable[[], Task]:
     """The function that ``module:function`` names. Raises ``TaskError("not_importable")``."""
     module, _, name = path.partition(":")
     try:
-        found: Any = getattr(importlib.import_module(module), name)
+        found: Callable[[], Task] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise TaskError("not_importable", f"{path} cannot be imported: {error}") from None
-    return found  # type: ignore[no-any-return]
+    return found
 
 
-def import_path(opener: Callable[[], TaskRunner]) -> str:
-    """What another process imports ``opener`` by. Raises ``TaskError("not_importable")``."""
+def import_path(opener: Callable[[], Task]) -> str:
+    """The ``module:function`` of an opener. Raises ``TaskError("not_importable")``."""
     module = getattr(opener, "__module__", None)
     name = getattr(opener, "__qualname__", "")
     path = f"{module}:{name}"
@@ -141,3 +117,14 @@ def import_path(opener: Callable[[], TaskRunner]) -> str:
             "not_importable", f"worker processes cannot import {path}: no function of a module"
         )
     return path
+
+
+def check_device(device: str) -> None:
+    """Raise ``TaskError("bad_device")`` where torch cannot use ``device``."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise TaskError("bad_device", f"device {device!r} cannot be used: {reason}") from None

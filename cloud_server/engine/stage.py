@@ -1,10 +1,10 @@
 """A stage: threads that take items from one bounded queue, in batches of like items.
 
 Nothing heavy runs on the event loop. A caller awaits ``Stage.run(item)``; a worker thread takes the
-item, with others of the same key when batching is on, and the loop is told when it is done. Each
+item, with others of the same key when batching is on, and the loop learns when it is done. Each
 worker has its own handler (a model instance), made before the first item.
 
-A stage holds at most ``queue_size`` items, waiting and running; further callers wait their turn in
+A stage holds at most ``queue_size`` items, waiting and running; further callers wait in
 ``run``, holding nothing of this stage and blocking no other stage.
 """
 
@@ -92,10 +92,10 @@ class Stage(Generic[Item, Output]):
 
     def start(self, handlers: Sequence[Handler[Item, Output]]) -> None:
         """Start one worker thread for each handler."""
-        self.start_stoppable([_deaf(handler) for handler in handlers])
+        self.start_stoppable([_unstoppable(handler) for handler in handlers])
 
     def start_stoppable(self, handlers: Sequence[StoppableHandler[Item, Output]]) -> None:
-        """Like ``start``; the second argument says that all of the batch gave up, or we close."""
+        """Like ``start``, for handlers that ask whether to stop: all gave up, or we close."""
         for number, handler in enumerate(handlers):
             thread = threading.Thread(
                 target=self._work, args=(handler,), name=f"{self.name}-{number}", daemon=True
@@ -117,7 +117,7 @@ class Stage(Generic[Item, Output]):
     async def close(self, timeout_s: float = 5.0) -> bool:
         """Stop the workers; False when one is still busy after ``timeout_s``.
 
-        Handlers that ask are told to stop; the others end what they are doing.
+        Handlers that ask learn that they shall stop; the others end what they are doing.
         """
         with self._changed:
             self._closing = True
@@ -155,7 +155,7 @@ class Stage(Generic[Item, Output]):
             return None
 
     def _next_group(self) -> Hashable:
-        """The key whose turn it is: the group that waits longest."""
+        """The key of the group that waits longest."""
         return min(self._groups, key=lambda key: self._groups[key][0].queued_at)
 
     def _work(self, handler: StoppableHandler[Item, Output]) -> None:
@@ -182,12 +182,12 @@ class Stage(Generic[Item, Output]):
                     self._handle(handler, [job])
             else:
                 for job in jobs:
-                    _tell(job.future, self._typed(error))
+                    _resolve(job.future, self._typed(error))
             return
         run_ms = (time.perf_counter() - started) * 1e3
         for job, output in zip(jobs, outputs, strict=True):
             queue_ms = (started - job.queued_at) * 1e3
-            _tell(job.future, Done(output, queue_ms, run_ms, len(jobs)))
+            _resolve(job.future, Done(output, queue_ms, run_ms, len(jobs)))
 
     def _typed(self, error: Exception) -> FeatherwireError:
         if isinstance(error, FeatherwireError):
@@ -198,12 +198,14 @@ class Stage(Generic[Item, Output]):
         )
 
 
-def _deaf(handler: Handler[Item, Output]) -> StoppableHandler[Item, Output]:
+def _unstoppable(handler: Handler[Item, Output]) -> StoppableHandler[Item, Output]:
     """A handler that cannot be stopped, as one that can."""
     return lambda items, _should_stop: handler(items)
 
 
-def _tell(future: asyncio.Future[Done[Output]], outcome: Done[Output] | FeatherwireError) -> None:
+def _resolve(
+    future: asyncio.Future[Done[Output]], outcome: Done[Output] | FeatherwireError
+) -> None:
     """Resolve ``future`` on its own loop, from a worker thread."""
 
     def resolve() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc, fleet_pb2, fleet_pb2_grpc
 from shared.rpc.access import Access
 from shared.rpc.channel import AsyncChannel, open_channel
 from shared.rpc.errors import typed_async_errors, typed_errors
+
+T = TypeVar("T")
 
 CALL_TIMEOUT_S = 60.0
 ASYNC_CALL_TIMEOUT_S = 20.0
@@ -90,7 +94,7 @@ class FleetClient:
             if page.end:
                 return
 
-    def _call(self, method: Callable[..., Any], request: Any) -> Any:
+    def _call(self, method: Callable[..., T], request: Message) -> T:
         with typed_errors(self._address, self._access):
             return method(request, timeout=CALL_TIMEOUT_S)
 
@@ -138,7 +142,7 @@ class AsyncFleetClient:
             selector=fleet_pb2.DeviceSelector(devices=[device]), command=command
         )
         answer = await self._call(self._stub.SendCommand, request)
-        return str(answer.command_id_by_device[device])
+        return answer.command_id_by_device[device]
 
     async def commands(
         self, device: str | None = None, *, count: int = 50, pending_only: bool = False
@@ -160,6 +164,6 @@ class AsyncFleetClient:
         answer = await self._call(self._bundles.ListBundles, bundles_pb2.ListBundlesRequest())
         return list(answer.bundles)
 
-    async def _call(self, method: Callable[..., Any], request: Any) -> Any:
+    async def _call(self, method: Callable[..., Awaitable[T]], request: Message) -> T:
         async with typed_async_errors(self._address, self._access):
             return await method(request, timeout=ASYNC_CALL_TIMEOUT_S)

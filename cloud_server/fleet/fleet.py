@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import structlog
 from google.protobuf.json_format import MessageToDict
@@ -20,6 +20,8 @@ from cloud_server.fleet.registry import Entry, Registry
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
 from shared.wire.requests import Hello
+
+T = TypeVar("T")
 
 
 class DeviceConnection:
@@ -222,13 +224,13 @@ class Fleet:
                 entry.streams[-1](one)
         return issued
 
-    async def read(self, query: Callable[[Connection], Any]) -> Any:
+    async def read(self, query: Callable[[Connection], T]) -> T:
         """See ``Database.read``."""
         return await self._database.read(query)
 
     # -- life ------------------------------------------------------------------------------------
 
-    def later(self, work: Any) -> None:
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something without waiting for it; what fails is logged."""
         task = asyncio.ensure_future(work)
         self._later.add(task)

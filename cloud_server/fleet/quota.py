@@ -1,8 +1,8 @@
 """How much a device sends, and how much it may.
 
 A quota is kept by withholding credits: what has come is processed, and the next credit waits until
-the device's buckets are out of debt. So over time a device sends what its quota says, and no frame
-is lost.
+the device's buckets are out of debt. So over time a device sends what its quota allows, and no
+frame is lost.
 """
 
 from __future__ import annotations

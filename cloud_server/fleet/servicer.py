@@ -14,9 +14,9 @@ from cloud_server.fleet import audit, commands
 from cloud_server.fleet.commands import check_command, check_selector
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.ingest.bundles import ServedBundles
-from cloud_server.status import abort
 from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.proto.featherwire.v1 import fleet_pb2, fleet_pb2_grpc
+from shared.rpc.status import abort
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -153,7 +153,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         """Nothing queues for a slow watcher: it gets devices as they are when it can take them."""
         registry = self._fleet.registry
         sent = -1
-        moving: set[str] = set()  # their rates fall without anything that would tell us
+        moving: set[str] = set()  # their rates fall without any event
         while True:
             started, version = time.monotonic(), registry.version
             for entry in list(registry.chosen(selector)):

@@ -1,4 +1,4 @@
-"""What a stream does with frames: checked, made durable together, acknowledged, answered once."""
+"""The frames of a stream: checked, made durable together, acknowledged, answered once."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Admission:
         self._waiting.append(arrival)
 
     def flush(self, session: Session, *, now: bool = False) -> None:
-        """Let the log have what has come.
+        """Give the log the frames that have come.
 
         While it has enough to do, what comes is gathered, and kept together; not so with ``now``.
         """
@@ -273,7 +273,7 @@ class Arrival:
 
     @property
     def pixels(self) -> int:
-        """Of the picture; none of a frame that is only kept."""
+        """Pixels of the picture; 0 for a frame that is only kept."""
         return 0 if self.engine_frame.asks_nothing else self.engine_frame.pixels
 
     @property
@@ -282,7 +282,7 @@ class Arrival:
         return len(self.frame.message)
 
     def begin(self, key: SessionKey, traceparent: str) -> None:
-        """Open its spans."""
+        """Open the frame's tracing spans."""
         device, session = key
         self.span = frame_span(
             "frame", SpanKind.SERVER, traceparent, device=device, session=session,
@@ -292,7 +292,7 @@ class Arrival:
 
 
 class Replies:
-    """Tells the client, and the server's metrics, what became of each frame."""
+    """Messages to the client about each frame, and their counts in the metrics."""
 
     def __init__(self, stream: DeviceStream, sessions: SessionRegistry, metrics: Metrics) -> None:
         self._stream = stream
@@ -302,14 +302,14 @@ class Replies:
         self._refused = metrics.refused
 
     def acknowledge(self, submission: Submission) -> None:
-        """The frame is new, and durable."""
+        """Acknowledge a frame that is new, and durable now."""
         self._new.inc()
         self._acknowledge(submission.sequence, submission.version, duplicate=False)
 
     def repeat(
         self, session: Session, sequence: int, version: Version, accepted: Accepted
     ) -> Submission | None:
-        """The frame was accepted before: acknowledge it, and repeat its result if it has one.
+        """Acknowledge a frame that was accepted before, and repeat its result if it has one.
 
         Returns it when it has none and nobody is at it: a commit had logged it of which we heard
         that it had failed. ``in_flight`` counts it no longer otherwise.
@@ -344,7 +344,7 @@ class Replies:
         return None
 
     def reject(self, sequence: int, version: Version, error: FeatherwireError) -> None:
-        """A result that says why the frame was not taken; it has no number and is not kept."""
+        """Send a result that refuses a frame; it has no number and is not kept."""
         self._refused.labels(error.reason).inc()
         bundle_id, state = version
         result = ingest_pb2.Result(
@@ -357,7 +357,7 @@ class Replies:
         self._stream.settle()
 
     def not_logged(self, session: Session, sequences: Sequence[int], error: StorageError) -> None:
-        """The frames are not durable, so they are not acknowledged: the client must come again."""
+        """End the stream over frames that could not be made durable; the client must come again."""
         session.in_flight -= len(sequences)
         self._refused.labels(error.reason).inc(len(sequences))
         device, name = session.key
@@ -390,5 +390,5 @@ async def _checked(parse: Callable[[], Parsed], message_bytes: int) -> Parsed:
 
 
 def _short(bundle_id: bytes) -> bytes:
-    """What goes back to a client of an id that may be of any length."""
+    """The part of an id that goes back to a client, which may have sent any length."""
     return bundle_id[:BUNDLE_ID_BYTES]

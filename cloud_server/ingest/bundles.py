@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import grpc
 
 from cloud_server.engine.local import unknown_bundle
-from cloud_server.status import abort
 from shared.bundle import Bundle
 from shared.errors import BundleError, SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc
+from shared.rpc.status import abort
 from shared.wire.requests import Hello
 from shared.wire.transport import BUNDLE_CHUNK_BYTES
 
@@ -45,7 +45,7 @@ class ServedBundles:
         return self._bundles
 
     def serves(self, short_id: bytes) -> bool:
-        """Whether that bundle is here."""
+        """Whether the bundle of this short id is served."""
         return short_id in self._by_short_id
 
     def of(self, short_id: bytes) -> Bundle:

@@ -57,7 +57,7 @@ class StreamLimits:
 
 
 class Credits:
-    """As many frames as the limits say, those in flight included.
+    """Credits of one stream: as many frames as its limits allow, those in flight included.
 
     A client whose frames are only kept earns more, one for each, up to ``kept_credits``: while one
     commit runs it can fill the next. A frame that asks for something takes the number back to
@@ -88,13 +88,13 @@ class Credits:
         return self.available
 
     def close(self) -> None:
-        """No more comes by itself: what is granted from here on is that of frames in flight."""
+        """Release nothing more by time; from here on only frames in flight return their credits."""
         self._closed = True
         if self._releasing is not None:
             self._releasing.cancel()
 
     def spend(self) -> None:
-        """A frame has come. Raises ``SessionError("credits_exceeded")``."""
+        """Take the credit of a frame that has come. Raises ``SessionError("credits_exceeded")``."""
         if self.available <= 0:
             raise SessionError(
                 "credits_exceeded", "more frames were sent than there was credit for"
@@ -102,7 +102,7 @@ class Credits:
         self.available -= 1
 
     def asked(self) -> None:
-        """A frame asks for something: no more are in flight than may be analysed."""
+        """Bound what is in flight to what may be analysed: a frame asks for a task or picture."""
         self.most = self._limits.credits
 
     def earn(self, frames: int) -> None:
@@ -161,14 +161,14 @@ class Outbox:
         self._messages.append(message)
 
     async def write(self, write: Write) -> None:
-        """Write what is first: all that is ready, where the client takes it together."""
+        """Write the first message, or all that are ready where the client takes batches."""
         message = self._next()
         self._writing_since = time.monotonic()
         await write(message)
         self._writing_since = None
 
     async def watch(self, timeout_s: float) -> None:
-        """End a stream whose client takes nothing off it.
+        """End a stream whose client reads nothing.
 
         Raises ``SessionError("slow_consumer")`` when one message is written for so long.
         """

@@ -1,4 +1,7 @@
-"""From a frame in the log to its result in the log, also after a restart."""
+"""The processing of frames: from the log to the engine, and the result into the log.
+
+Frames that a server left without a result are taken up by the next one.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ from cloud_server.ingest.sessions import Session, SessionRegistry
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import Record, SessionKey, Submission
 from cloud_server.results.sequence_counters import MOVED
-from cloud_server.telemetry import FrameNotes, Metrics
-from cloud_server.telemetry.notes import OK
+from cloud_server.telemetry.frames import OK, FrameNotes
+from cloud_server.telemetry.metrics import Metrics
 from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.limits import DEFAULT_LIMITS, Limits
@@ -70,7 +73,7 @@ class Processing:
         self._recovery: list[asyncio.Task[None]] = []
 
     def engine_frame(self, bitstreams: tuple[Bitstream, ...], last: Frame | Refine) -> EngineFrame:
-        """What the engine is asked about a frame whose last message was ``last``."""
+        """The frame as the engine gets it, when its last message was ``last``."""
         refined = None
         if isinstance(last, Refine):
             refined = last.bundle_id or bitstreams[0].bundle_id
@@ -106,7 +109,7 @@ class Processing:
     def at_once(
         self, key: SessionKey, sequence: int, frame: EngineFrame
     ) -> types_pb2.FrameOutcome | None:
-        """The outcome of a frame of which nothing is asked, None for others.
+        """The outcome of a frame that asks for no task and no picture; None for others.
 
         ``note_kept`` is to follow.
         """
@@ -138,20 +141,20 @@ class Processing:
         self._kept.clear()
 
     def recorded(self, session: Session, records: Sequence[Record]) -> None:
-        """Results were recorded with their frames: hand them to the session's stream."""
+        """Hand results that were recorded with their frames to the session's stream."""
         self._sessions.kept(session, records)
 
     # -- after a restart -------------------------------------------------------------------------
 
     async def recover(self) -> int:
-        """Take up what a server before left without a result; returns how many frames.
+        """Take up the frames that a server before left without a result; returns how many.
 
         They are processed in the background, and count as in flight from now on.
         """
         return self.take_over(await self._log.pending())
 
     async def adopt(self, key: SessionKey) -> None:
-        """Take up what another server has left of a session that has come here."""
+        """Take up the frames that another server left of a session that has come here."""
         self.take_over(await self._log.taken(key))
 
     def take_over(self, pending: Sequence[Submission]) -> int:
@@ -170,7 +173,7 @@ class Processing:
         return len(pending)
 
     async def close(self) -> None:
-        """Record nothing more: what is unfinished is for the next start."""
+        """Record nothing more; unfinished frames are taken up at the next start."""
         self._closing = True
         for task in self._recovery:
             task.cancel()
@@ -236,11 +239,11 @@ class Processing:
         return await self._persist(submission, lambda: self._log.complete(submission, message))
 
     async def _persist(self, submission: Submission, write: Callable[[], Awaitable[T]]) -> T | None:
-        """What ``write`` returns, however long the database cannot; None when the server stops."""
+        """The value of ``write``, retried until the database takes it; None when we stop."""
         pauses_s = itertools.chain(RETRY_S, itertools.repeat(RETRY_S[-1]))
         for pause_s in pauses_s:
             if self._closing:
-                break  # what the engine says while it is closed is no result
+                break  # an engine that is closed answers with errors that are no results
             try:
                 return await write()
             except StorageError as error:

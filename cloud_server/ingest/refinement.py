@@ -1,4 +1,4 @@
-"""Refinement: when a server asks for more layers of a frame, and what becomes of them."""
+"""Refinement: when a server asks for more layers of a frame, and how these join the frame."""
 
 from __future__ import annotations
 

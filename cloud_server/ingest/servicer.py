@@ -23,11 +23,11 @@ from cloud_server.ingest.sessions import PictureLimits, SessionRegistry
 from cloud_server.ingest.stream import Call, Shared, Stream
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import SessionKey
-from cloud_server.status import abort
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc, types_pb2
+from shared.rpc.status import abort
 from shared.wire import error_to_message
 from shared.wire.features import parse_bitstreams
 from shared.wire.requests import parse_picture_request, parse_tasks
@@ -42,7 +42,7 @@ _TIMER_SLACK_S = 0.05  # gRPC's timer and the loop's may differ a little
 
 
 class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
-    """Admits streams and calls up to a number, and drains them together."""
+    """The IngestService: admits streams and calls up to a number, and drains them together."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         refine_policy: RefinePolicy | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        """metrics: None counts where nobody looks."""
+        """metrics: None counts into metrics that nothing reads."""
         self._metrics = metrics or Metrics()
         self._engine = engine
         self._fleet = fleet
@@ -231,11 +231,11 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
 
     @property
     def sessions_in_use(self) -> frozenset[SessionKey]:
-        """Those with a stream, or a frame that is being processed."""
+        """Sessions with a stream, or with a frame that is being processed."""
         return self._shared.sessions.keys
 
     def share(self, log: ResultLog) -> SharedLog:
-        """This server's part in a log that others write to as well. Blocks."""
+        """This server's part in a log that other servers write to as well. Blocks."""
         return SharedLog(
             log,
             self._fleet,
@@ -250,7 +250,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         return len(self._streams)
 
     def _meter(self) -> Meter | None:
-        """Of the calling device; None where callers are not known, or it never had a stream."""
+        """The calling device's meter; None for unknown callers and those without a stream."""
         token = caller().token
         entry = None if token is None else self._fleet.registry.get(token.device or "")
         return None if entry is None else entry.meter

@@ -86,7 +86,7 @@ class SessionRegistry:
 
     @property
     def keys(self) -> frozenset[SessionKey]:
-        """Of the sessions that are in use."""
+        """Keys of the sessions that are in use."""
         return frozenset(self._sessions)
 
     def get(self, key: SessionKey) -> Session:
@@ -102,7 +102,7 @@ class SessionRegistry:
         return session
 
     def detach(self, session: Session, stream: DeviceStream) -> None:
-        """``stream`` is gone; results wait in the log for the next one."""
+        """Take ``stream`` from its session; results wait in the log for the next one."""
         if session.owner is stream:
             session.owner = session.stream = None
         self.let_go(session)
@@ -113,12 +113,12 @@ class SessionRegistry:
             self._sessions.pop(session.key, None)
 
     def abandoned(self, session: Session) -> None:
-        """A frame's result is another server's to record, or that of the next start."""
+        """Forget a frame whose result another server records, or the next start of this one."""
         session.in_flight -= 1
         self.let_go(session)
 
     def lose(self, key: SessionKey) -> None:
-        """Another server has taken the session: its stream here ends."""
+        """End the stream of a session that another server has taken."""
         session = self._sessions.get(key)
         if session is not None and session.owner is not None:
             session.owner.fail(_superseded())
@@ -135,7 +135,7 @@ class SessionRegistry:
         picture: types_pb2.Picture | None,
         command: fleet_pb2.Command | None = None,
     ) -> None:
-        """A result was recorded: hand it to the stream that is ready for it, if there is one.
+        """Hand a result that was recorded to the stream that is ready for it, if there is one.
 
         ``command`` goes with it when there is a stream, and is dropped when there is none.
         """
@@ -151,7 +151,7 @@ class SessionRegistry:
         self.let_go(session)
 
     def kept(self, session: Session, records: Sequence[Record]) -> None:
-        """Results were recorded with their frames, of which nothing was asked."""
+        """Hand over results of frames that were only kept, recorded together with them."""
         if not records:
             return
         session.in_flight -= len(records)
@@ -172,7 +172,7 @@ def _superseded() -> SessionError:
 
 
 def with_picture(record: Record, picture: types_pb2.Picture | None) -> ingest_pb2.Result:
-    """The result for the device; its record says that the picture is not kept."""
+    """The result for the device with its picture, which the record itself does not keep."""
     result = record.to_result()
     if picture is not None:
         result.outcome.picture.CopyFrom(picture)
@@ -180,13 +180,11 @@ def with_picture(record: Record, picture: types_pb2.Picture | None) -> ingest_pb
     return result
 
 
-# == cloud_server/ingest/sessions.py: A least-recently-used store with a budget in bytes, and a bo
-
 Value = TypeVar("Value")
 
 
 class OwnedCache(Generic[Value]):
-    """Values of several owners (sessions) under one budget.
+    """A least-recently-used cache of several owners (sessions) under one budget in bytes.
 
     The owner's oldest entry goes when it has more than ``max_entries_per_owner``; the oldest of all
     go when the sum of bytes exceeds ``max_bytes``. A value larger than the budget is not kept.
@@ -222,7 +220,7 @@ class OwnedCache(Generic[Value]):
         return entry[0]
 
     def values(self, owner: Hashable) -> Iterator[tuple[int, Value]]:
-        """What is kept of ``owner``, in the order in which it was put."""
+        """Values of ``owner``, in the order in which they were put."""
         for number in list(self._owned.get(owner, ())):
             yield number, self._order[owner, number][0]
 
@@ -244,5 +242,5 @@ class OwnedCache(Generic[Value]):
 
     @property
     def total_bytes(self) -> int:
-        """Sum of what is kept."""
+        """Bytes of all values."""
         return self._bytes

@@ -384,7 +384,7 @@ class Stream:
             self._log.info("command_refused", command=reply.command_id, reason=error.reason)
 
     def _flush(self, session: Session) -> None:
-        """Let the log have the frames that were taken, and the fleet know of them."""
+        """Give the log the frames that were taken, and count them for the device."""
         if self._frames:
             features = self._features
             self._require_connection().frames(
@@ -437,7 +437,7 @@ def hello_of(request: ingest_pb2.ConnectRequest, caller: Caller) -> Hello:
 
 
 async def from_log(reading: Awaitable[T], logger: Any) -> T:
-    """What is read of the log; raises ``SessionError("log_unavailable")``, and logs why."""
+    """Await a read of the log; raises ``SessionError("log_unavailable")``, and logs why."""
     try:
         return await reading
     except StorageError as error:
@@ -448,7 +448,7 @@ async def from_log(reading: Awaitable[T], logger: Any) -> T:
 
 
 def _bits_per_pixel(features: Sequence[types_pb2.Features]) -> float:
-    """Of a frame as files; 0 where there are none, or no pixels."""
+    """Bits per pixel of a frame as files; 0 without features, or without pixels."""
     pixels = features[0].width * features[0].height if features else 0
     size_bytes = sum(file_bytes(one) for one in features)
     return 8 * size_bytes / pixels if pixels else 0.0

@@ -108,7 +108,7 @@ class ResultLog:
     # -- results in ------------------------------------------------------------------------------
 
     async def complete(self, submission: Submission, outcome: types_pb2.FrameOutcome) -> Record:
-        """Record the result, its picture left out, and tell those who follow.
+        """Record the result, its picture left out, and wake those who follow.
 
         The one that was recorded before when there is one. Raises ``StorageError``.
         """

@@ -25,7 +25,7 @@ from cloud_server.ingest.bundles import BundleServicer
 from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.results.log import ResultLog
 from cloud_server.results.retention import Retention
-from cloud_server.telemetry import Metrics, MetricsServer
+from cloud_server.telemetry.metrics import Metrics, MetricsServer
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import (
     bundles_pb2,
@@ -58,7 +58,7 @@ class TlsFiles:
 
 
 class Server:
-    """One listening server around an engine. ``serve`` is its whole life."""
+    """One listening server around an engine: ``start``, then ``wait`` until it has drained."""
 
     def __init__(
         self,
@@ -140,12 +140,16 @@ class Server:
         return f"{listen.rpartition(':')[0]}:{port}"
 
     async def _say_ready(self, ready: bool) -> None:
-        status = health_pb2.HealthCheckResponse.ServingStatus
+        status = (
+            health_pb2.HealthCheckResponse.SERVING
+            if ready
+            else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
         for service in ("", *SERVICES):
-            await self._health.set(service, status.SERVING if ready else status.NOT_SERVING)
+            await self._health.set(service, status)
 
     async def _watch_workers(self) -> None:
-        """Without its workers the server is not ready; worker processes may come back."""
+        """Report the server as not ready while it has no workers; processes may come back."""
         ready = True
         while True:
             await asyncio.sleep(WATCH_S)

@@ -1,4 +1,4 @@
-"""Puts a server together from its settings: bundles, tasks, engine, gRPC."""
+"""A server put together from its settings: log, bundles, tasks, engine, fleet, gRPC."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from cloud_server.cluster.shared_log import SharedLog
 from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.database import Database
 from cloud_server.database.storage import open_database
-from cloud_server.device import check_device
-from cloud_server.engine import Engine, TaskStatus
-from cloud_server.engine.local import TaskRunner
-from cloud_server.engine.process import ProcessEngine
+from cloud_server.engine import Engine, TaskStatus, WorkerCounts
+from cloud_server.engine.processes import ProcessEngine
 from cloud_server.engine.ray import RayEngine, RayScale
-from cloud_server.engine.spec import EngineSpec, import_path
+from cloud_server.engine.spec import EngineSpec, check_device, import_path
 from cloud_server.fleet.audit import FleetRetention
 from cloud_server.fleet.audit import Limits as FleetLimits
 from cloud_server.fleet.fleet import Fleet
@@ -36,7 +34,9 @@ from cloud_server.results.retention import Retention
 from cloud_server.serve.server import Server, TlsFiles
 from cloud_server.serve.settings import ServerSettings
 from cloud_server.tasks import task_names
-from cloud_server.telemetry import Metrics, ObservedEngine
+from cloud_server.tasks.base import Task
+from cloud_server.telemetry.frames import ObservedEngine
+from cloud_server.telemetry.metrics import Metrics
 from codec.tails import DEFAULT_THRESHOLD
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, ModelError, TaskError
@@ -46,7 +46,7 @@ FETCH_ALL = "featherwire-cloud models fetch"
 
 
 async def open_server(
-    settings: ServerSettings, *, more_tasks: Mapping[str, Callable[[], TaskRunner]] | None = None
+    settings: ServerSettings, *, more_tasks: Mapping[str, Callable[[], Task]] | None = None
 ) -> tuple[Server, Engine, tuple[Bundle, ...]]:
     """Load everything; the server does not listen yet. Raises ``FeatherwireError``.
 
@@ -59,7 +59,7 @@ async def open_server(
     """
     check_transport(settings)
     _check_names(settings)
-    if not settings.workers and settings.engine != "ray":  # workers say so themselves
+    if not settings.workers and settings.engine != "ray":  # workers check it themselves
         await asyncio.to_thread(check_device, settings.device)
     log = await asyncio.to_thread(_open_log, settings)
     try:
@@ -73,9 +73,9 @@ async def open_server(
 async def _open_around(
     result_log: ResultLog,
     settings: ServerSettings,
-    more_tasks: Mapping[str, Callable[[], TaskRunner]] | None,
+    more_tasks: Mapping[str, Callable[[], Task]] | None,
 ) -> tuple[Server, Engine, tuple[Bundle, ...]]:
-    spec = EngineSpec.of(settings)
+    spec = _engine_spec(settings)
     bundles = await asyncio.to_thread(spec.load_bundles)
     policy = _refine_policy(settings, bundles)
     metrics = Metrics()
@@ -159,7 +159,7 @@ async def _open_engine(
     settings: ServerSettings,
     bundles: Sequence[Bundle],
     policy: RefinePolicy | None,
-    more_tasks: Mapping[str, Callable[[], TaskRunner]],
+    more_tasks: Mapping[str, Callable[[], Task]],
     metrics: Metrics,
 ) -> Engine:
     """The engine in this process, or in as many others as the settings say."""
@@ -182,13 +182,46 @@ async def _open_engine(
     if on_ray:
         return await RayEngine.open(
             spec,
-            RayScale.of(settings),
+            _ray_scale(settings),
             address=settings.ray_address,
             metrics=metrics,
             log_level=settings.log_level,
         )
     return await ProcessEngine.open(
         spec, settings.workers, metrics=metrics, log_level=settings.log_level
+    )
+
+
+def _engine_spec(settings: ServerSettings) -> EngineSpec:
+    return EngineSpec(
+        bundle=settings.bundle,
+        bundles=settings.bundles,
+        tasks=settings.tasks,
+        backends=_backends(settings),
+        device=settings.device,
+        models_dir=settings.models_dir,
+        torch_threads=settings.torch_threads,
+        counts=WorkerCounts(
+            decode=settings.decode_workers,
+            reconstruct=settings.reconstruct_workers,
+            task=settings.task_workers,
+            picture=settings.picture_workers,
+            queue_size=settings.queue_size,
+            max_batch=settings.max_batch,
+            max_delay_s=settings.max_batch_delay_s,
+        ),
+    )
+
+
+def _ray_scale(settings: ServerSettings) -> RayScale:
+    return RayScale(
+        min_replicas=settings.ray_min_replicas,
+        max_replicas=settings.ray_max_replicas,
+        num_cpus=settings.ray_num_cpus,
+        num_gpus=settings.ray_num_gpus,
+        target_ongoing=settings.ray_target_ongoing,
+        max_ongoing=settings.ray_max_ongoing,
+        max_in_flight=settings.ray_max_in_flight,
     )
 
 

@@ -26,7 +26,7 @@ CONFIG_VARIABLE = "FEATHERWIRE_CONFIG"
 
 
 class ServerSettings(BaseSettings):
-    """What `featherwire-cloud serve` can be told; lists in variables are comma-separated."""
+    """Settings of `featherwire-cloud serve`; lists in variables are comma-separated."""
 
     model_config = SettingsConfigDict(env_prefix="FEATHERWIRE_", extra="forbid", frozen=True)
 
@@ -81,7 +81,7 @@ class ServerSettings(BaseSettings):
     max_batch: int = Field(default=4, ge=1, le=256, description="frames a reconstruction")
     max_batch_delay_s: float = Field(default=0.005, ge=0, le=1)
 
-    # Ray: replicas of the engine on a cluster (`engine: ray`; cloud_server.engine.ray.scale)
+    # Ray: replicas of the engine on a cluster (`engine: ray`; cloud_server.engine.ray.application)
     ray_address: str = Field(
         default="auto", description="HOST:PORT of the cluster; auto: the one on this machine"
     )
@@ -311,7 +311,7 @@ class ServerSettings(BaseSettings):
 
 
 def default_data_folder() -> Path:
-    """Where a server keeps its log when it is not told."""
+    """The folder of a server's log where the settings name none."""
     home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(home) / "featherwire"
 

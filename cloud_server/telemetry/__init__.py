@@ -1,10 +1,6 @@
-"""What a server tells those who watch it: Prometheus metrics and OpenTelemetry traces."""
+"""What a server shows to those who watch it: Prometheus metrics, OpenTelemetry traces, logs.
 
-from __future__ import annotations
-
-from cloud_server.telemetry.engine import ObservedEngine
-from cloud_server.telemetry.exposition import MetricsServer
-from cloud_server.telemetry.metrics import Metrics
-from cloud_server.telemetry.notes import FrameNotes
-
-__all__ = ["FrameNotes", "Metrics", "MetricsServer", "ObservedEngine"]
+metrics   every metric by name, and the port where Prometheus reads them
+frames    frames counted by bundle, state and outcome; an engine that counts what it does
+logs      structured logs on stderr
+"""

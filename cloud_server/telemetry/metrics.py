@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import threading
+from collections.abc import Callable
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+
+from shared.errors import FeatherwireError
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _BITS_PER_PIXEL = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1)
@@ -13,7 +19,7 @@ _BITS_PER_PIXEL = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1)
 class Metrics:
     """Counters, gauges and histograms by name; labels are few and bounded.
 
-    Devices are no label: a fleet would make too many series. FleetService tells about each.
+    Devices are no label: a fleet would make too many series. FleetService lists each.
     """
 
     def __init__(self) -> None:
@@ -116,3 +122,38 @@ class Metrics:
         self.subscribers = Gauge(
             "featherwire_subscribers", "Subscriptions to results open now.", registry=r
         )
+
+
+class MetricsServer:
+    """Serves ``/metrics`` until it is closed."""
+
+    def __init__(self, metrics: Metrics, queues: Callable[[], dict[str, int]], listen: str) -> None:
+        """queues: items by stage, asked at every scrape. listen: HOST:PORT, port 0 takes a free
+        one. Raises FeatherwireError ``bind_failed``.
+        """
+        host, _, port = listen.rpartition(":")
+
+        def items_of(stage: str) -> Callable[[], float]:
+            return lambda: float(queues()[stage])
+
+        for stage in queues():
+            metrics.queued.labels(stage).set_function(items_of(stage))
+        try:
+            served = start_http_server(int(port), addr=host.strip("[]"), registry=metrics.registry)
+        except OSError as error:
+            raise FeatherwireError(
+                "bind_failed", f"cannot serve metrics on {listen}: {error.strerror or error}"
+            ) from None
+        self._server: WSGIServer = served[0]
+        self._thread: threading.Thread = served[1]
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._server.server_port)
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -29,7 +29,8 @@ CANDIDATES: Final = 4
 
 OUTSIDE_WEIGHT: Final = 10.0
 """Outside a region one bit is worth so many times the error that it was worth at the first split
-when the palette was made. Measured (docs/regions.md): less costs bits, more costs error alone."""
+when the palette was made. Measured (docs/howto/regions.md): less costs bits, more costs error
+alone."""
 
 States = npt.NDArray[np.uint8]
 """The finest state that each position of a grid is told to."""

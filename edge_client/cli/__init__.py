@@ -8,7 +8,7 @@ import typer
 
 from shared.cli import app as command_line
 
-_COMMANDS = ("encode", "inspect", "truncate", "send", "stream", "flush")
+_COMMANDS = ("encode", "files", "send", "stream")
 _ABOUT = (
     "Turn photos into features at a rate you choose, and send those, not pictures.\n\n"
     "Exit status: 0 all done, 1 some files failed, 2 wrong usage, 3 a bundle or an "
@@ -27,4 +27,4 @@ def main() -> None:
     # Before numpy is imported: its products are small, and threads for them fight over a device's
     # cores. The network's threads are `--threads`.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    build_app()()
+    command_line.run(build_app(), "edge")

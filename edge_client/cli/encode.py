@@ -7,6 +7,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from edge_client.cli.options import (
+    BestEffortOption,
+    BppOption,
+    BytesOption,
+    JsonOption,
+    PsnrOption,
+    RegionOption,
+    StateOption,
+)
 from shared.cli import (
     RATE_COLUMNS,
     Batch,
@@ -19,40 +28,6 @@ from shared.cli import (
 BundleOption = Annotated[
     str | None,
     typer.Option("--bundle", help="Bundle folder, zip or name. Default: the picture bundle."),
-]
-StateOption = Annotated[
-    int | None, typer.Option("--state", min=0, help="Diffusion state: 0 is the finest.")
-]
-BppOption = Annotated[
-    float | None,
-    typer.Option(
-        "--bpp",
-        min=0,
-        parser=finite("bits per pixel", minimum=0),
-        help="At most so many bits per pixel.",
-    ),
-]
-BytesOption = Annotated[int | None, typer.Option("--bytes", min=0, help="At most so many bytes.")]
-PsnrOption = Annotated[
-    float | None,
-    typer.Option(
-        "--psnr",
-        min=0,
-        parser=finite("a PSNR in decibels", minimum=0),
-        help="At least so many decibels, as the bundle expects them.",
-    ),
-]
-BestEffortOption = Annotated[
-    bool, typer.Option("--best-effort", help="With --psnr: the finest state where it is too high.")
-]
-RegionOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--region",
-        metavar="X,Y,W,H[:STATE]",
-        help="Describe this part (shares of the sides) at STATE, default 0, where that is finer "
-        "than what the rate gives the rest; may be repeated.",
-    ),
 ]
 LambdaOption = Annotated[
     float | None,
@@ -71,7 +46,6 @@ PrecisionOption = Annotated[
         "Default: FEATHERWIRE_PRECISION, or auto."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""What came back of photos: noted, saved beside each other, and said in a line each."""
+"""What came back: noted, saved beside each other, printed in a line each, given to sinks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from shared.cli import RATE_COLUMNS, Batch, Outcome, in_words, write_atomically
 from shared.errors import FeatherwireError, SessionError
 
 if TYPE_CHECKING:
-    from edge_client.session import FrameResult
+    from edge_client.session import EdgeSession, FrameResult
+    from shared.sinks import Pumps, Report
 
 COLUMNS = {"photo": "photo", **RATE_COLUMNS, "round_trip_ms": "ms", "found": "found"}
 """Of the table that people see."""
@@ -110,3 +111,41 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
         fail(photo, FeatherwireError("io_error", in_words(failure)), outcome)
     else:
         outcome.results.append(record)
+
+
+def tell_undelivered(sinks: Pumps) -> int:
+    """Say which sinks did not get all results; how many those are."""
+    lost = 0
+    for pump in sinks.pumps:
+        dropped = sum(count for name, count in pump.counts.items() if name.startswith("dropped"))
+        if dropped:
+            why = f": {pump.error.message}" if pump.error is not None else ""
+            sys.stderr.write(f"error: {pump.sink.name} did not get {dropped} results{why}\n")
+        lost += dropped
+    return lost
+
+
+def report_of(result: FrameResult, session: EdgeSession) -> Report:
+    """A result as sinks get it."""
+    import time
+
+    from edge_client.session import Origin
+    from shared.sinks import Report
+
+    source = result.source
+    return Report(
+        device=session.device,
+        session=session.session,
+        sequence=result.sequence,
+        source="" if source is None else str(source),
+        captured_at=source.captured_at if isinstance(source, Origin) else None,
+        completed_at=time.time(),
+        bundle=result.bundle_id.hex(),
+        state=result.state,
+        payload_bytes=result.payload_bytes,
+        round_trip_ms=round(result.round_trip_ms, 2) or None,
+        refined=result.refined,
+        analysis=result.analysis,
+        error=result.error,
+        task_errors=result.task_errors,
+    )

@@ -1,16 +1,61 @@
-"""Options of the commands that send: where to, from which spool, and at what rate."""
+"""Options that several commands share, and the session that they describe."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from shared.cli import bits_per_second, finite
+from shared.cli import ExitCode, bits_per_second, finite
+from shared.errors import SessionError, TaskError
 
 if TYPE_CHECKING:
-    from edge_client.spool import SpoolLimits
+    from edge_client.session import EdgeSession
+    from edge_client.spool import Spool
+    from shared.rpc.access import Access
+    from shared.sinks import Pumps
+
+StateOption = Annotated[
+    int | None, typer.Option("--state", min=0, help="Diffusion state: 0 is the finest.")
+]
+BppOption = Annotated[
+    float | None,
+    typer.Option(
+        "--bpp",
+        min=0,
+        parser=finite("bits per pixel", minimum=0),
+        help="At most so many bits per pixel.",
+    ),
+]
+BytesOption = Annotated[int | None, typer.Option("--bytes", min=0, help="At most so many bytes.")]
+PsnrOption = Annotated[
+    float | None,
+    typer.Option(
+        "--psnr",
+        min=0,
+        parser=finite("a PSNR in decibels", minimum=0),
+        help="At least so many decibels, as the bundle expects them.",
+    ),
+]
+BestEffortOption = Annotated[
+    bool, typer.Option("--best-effort", help="With --psnr: the finest state where it is too high.")
+]
+RegionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--region",
+        metavar="X,Y,W,H[:STATE]",
+        help="Describe this part (shares of the sides) at STATE, default 0, where that is finer "
+        "than what the rate gives the rest; may be repeated.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 ServerOption = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="Where to.")]
 OutputOption = Annotated[
@@ -53,6 +98,64 @@ TokenOption = Annotated[
         help="File with this device's token; or FEATHERWIRE_TOKEN is it. Implies --tls.",
     ),
 ]
+BandwidthOption = Annotated[
+    float | None,
+    typer.Option(
+        "--bandwidth",
+        metavar="BITS_PER_SECOND",
+        parser=bits_per_second,
+        help="At most so many bits a second, such as 64k or 1.5M; picks state and frame rate.",
+    ),
+]
+
+TasksOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tasks",
+        metavar="NAME,NAME",
+        help="Tasks to run, or `none`. Default: all that the server has.",
+    ),
+]
+BundleOption = Annotated[
+    str | None,
+    typer.Option("--bundle", help="Bundle folder, zip or name. Default: the server's."),
+]
+AlsoOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--also",
+        metavar="BUNDLE",
+        help="Encode with this bundle too, and send that when the server asks for it.",
+    ),
+]
+WithOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        metavar="BUNDLE[:STATE]",
+        help="Encode with this bundle too, and send both in one frame.",
+    ),
+]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="CPU threads for one photo.")]
+ToOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--to",
+        metavar="WHERE",
+        help="Results go there too: - (terminal), FILE.jsonl, FILE.csv, FILE.coco.json, "
+        "mqtt://HOST/TOPIC, https://HOOK. May be repeated.",
+    ),
+]
+GiveUpOption = Annotated[
+    float,
+    typer.Option(
+        "--give-up-after",
+        min=0,
+        parser=finite("seconds", minimum=0),
+        help="With --to: seconds after which a result that a webhook answers with a failure (5xx) "
+        "is dropped, so that the next ones go on.",
+    ),
+]
 SpoolOption = Annotated[
     Path | None,
     typer.Option(
@@ -75,15 +178,6 @@ SpoolAgeOption = Annotated[
         help="Seconds that a frame is kept; time for which the device is off does not count.",
     ),
 ]
-BandwidthOption = Annotated[
-    float | None,
-    typer.Option(
-        "--bandwidth",
-        metavar="BITS_PER_SECOND",
-        parser=bits_per_second,
-        help="At most so many bits a second, such as 64k or 1.5M; picks state and frame rate.",
-    ),
-]
 FramesPerSecondOption = Annotated[
     float,
     typer.Option(
@@ -95,8 +189,165 @@ FramesPerSecondOption = Annotated[
 ]
 
 
-def spool_limits(policy: str, max_bytes: int, max_age_s: float) -> SpoolLimits:
-    """The spool's options as its limits."""
-    from edge_client.spool import SpoolLimits, SpoolPolicy
+@dataclass(frozen=True)
+class Connecting:
+    """Which server, and how it is reached: for `send`, `stream` and `flush`. Each field is an
+    option."""
 
-    return SpoolLimits(max_bytes, max_age_s, SpoolPolicy(policy))
+    server: ServerOption
+    device: DeviceOption = None
+    timeout_s: TimeoutOption = 10.0
+    deadline_s: DeadlineOption = None
+    bandwidth: BandwidthOption = None
+    tls: TlsOption = False
+    tls_ca: TlsCaOption = None
+    tls_certificate: TlsCertificateOption = None
+    tls_key: TlsKeyOption = None
+    token_file: TokenOption = None
+
+    def access(self) -> Access:
+        """TLS and the token, checked as far as that can be without the server. Wrong options end
+        the command."""
+        # Before gRPC is imported: it would write its own lines between ours.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        from shared.rpc.access import Access, read_token, split_address
+
+        with usage():
+            token = read_token(self.token_file)
+            access = Access(self.tls, self.tls_ca, self.tls_certificate, self.tls_key, token)
+            split_address(self.server)
+            access.check()
+        return access
+
+
+@dataclass(frozen=True)
+class Sending(Connecting):
+    """Which server, which rate, which bundles: for `send` and `stream`. Each field is an option."""
+
+    tasks: TasksOption = None
+    state: StateOption = None
+    bpp: BppOption = None
+    max_bytes: BytesOption = None
+    psnr_db: PsnrOption = None
+    best_effort: BestEffortOption = False
+    region: RegionOption = None
+    bundle: BundleOption = None
+    also: AlsoOption = None
+    send_with: WithOption = None
+    to: ToOption = None
+    give_up_s: GiveUpOption = 3600.0
+    threads: ThreadsOption = 1
+    spool: SpoolOption = None
+    spool_policy: SpoolPolicyOption = "coarsen"
+    spool_bytes: SpoolBytesOption = 256 * 2**20
+    spool_age_s: SpoolAgeOption = 7 * 86400.0
+
+    @property
+    def rate(self) -> dict[str, Any]:
+        """What ``EdgeSession.send`` and ``stream`` take."""
+        return {
+            "state": self.state,
+            "bits_per_pixel": self.bpp,
+            "max_bytes": self.max_bytes,
+            "psnr_db": self.psnr_db,
+            "best_effort": self.best_effort,
+            "send_with": self._with_states,
+        }
+
+    @property
+    def _with_states(self) -> dict[str, int | None]:
+        return {_source(text): _state(text) for text in self.send_with or ()}
+
+    def check(self) -> Access:
+        """How to come in, after a look at the options. Wrong ones end the command."""
+        with usage():
+            from shared.wire.requests import parse_tasks
+
+            if self.tasks is not None:
+                parse_tasks(_names(self.tasks))
+        return self.access()
+
+    def open(
+        self,
+        stack: ExitStack,
+        access: Access,
+        frames_per_second: float,
+        spool: Path | None = None,
+    ) -> tuple[EdgeSession, Spool | None]:
+        """An open session, which ``stack`` closes. spool: instead of ``--spool``.
+
+        Raises FeatherwireError for what the server, or the bundle, is not.
+        """
+        from edge_client.rate import RateControl
+        from edge_client.session import EdgeSession
+        from edge_client.spool import Spool, SpoolLimits, SpoolPolicy
+        from shared.installation import package_version
+        from shared.targets import RateTarget, check_regions, parse_region
+        from shared.wire.tracing import configure_tracing
+
+        configure_tracing("featherwire-edge", package_version())
+        rate = RateTarget(self.state, self.bpp, self.max_bytes, self.psnr_db, self.best_effort)
+        regions = check_regions([*map(parse_region, self.region or ())], rate)
+        folder = spool or self.spool
+        limits = SpoolLimits(self.spool_bytes, self.spool_age_s, SpoolPolicy(self.spool_policy))
+        store = None if folder is None else stack.enter_context(Spool.open(folder, limits))
+        wanted = None if self.tasks is None else _names(self.tasks)
+        session = stack.enter_context(
+            EdgeSession(
+                self.server,
+                device=self.device,
+                bundle=self.bundle,
+                also=[*dict.fromkeys((*(self.also or ()), *self._with_states))],
+                tasks=wanted,
+                threads=self.threads,
+                access=access,
+                connect_timeout_s=self.timeout_s,
+                deadline_s=self.deadline_s,
+                spool=store,
+                control=RateControl(self.bandwidth, frames_per_second),
+                regions=regions,
+            )
+        )
+        if session.online:
+            known = [*session.available_tasks, *session.unavailable_tasks]
+            for name in wanted or ():
+                if name not in known:
+                    raise TaskError(
+                        "unknown_task",
+                        f"this server has no task {name!r}; it has {', '.join(known) or 'none'}",
+                        task=name,
+                    )
+        return session, store
+
+    def open_sinks(self, session: EdgeSession, capacity: int) -> Pumps:
+        """The sinks of ``--to``. Raises SinkError."""
+        from shared.sinks import SinkOptions, open_sinks
+
+        options = SinkOptions(session.device, capacity=capacity, give_up_s=self.give_up_s)
+        return open_sinks(self.to or (), options)
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """A SessionError in options is wrong usage."""
+    try:
+        yield
+    except SessionError as error:
+        sys.stderr.write(f"error: {error.message} [{error.reason}]\n")
+        raise typer.Exit(ExitCode.USAGE) from None
+
+
+def _source(text: str) -> str:
+    """The bundle of ``BUNDLE[:STATE]``."""
+    source, _, state = text.rpartition(":")
+    return source if source and state.isdigit() else text
+
+
+def _state(text: str) -> int | None:
+    """The state of ``BUNDLE[:STATE]``; None is the finest."""
+    return None if _source(text) == text else int(text.rpartition(":")[2])
+
+
+def _names(text: str) -> list[str]:
+    names = text.replace(",", " ").split()
+    return [] if names == ["none"] else names

@@ -1,8 +1,7 @@
-"""featherwire-edge send: photos to a server, findings and pictures back."""
+"""featherwire-edge send and flush: photos, or what a spool holds, to a server; findings back."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,10 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_client.cli.encode import JsonOption
-from edge_client.cli.findings import COLUMNS, take_all, tell_kept
-from edge_client.cli.options import FramesPerSecondOption, OutputOption
-from edge_client.cli.sending import Sending, report_of
+from edge_client.cli.findings import COLUMNS, report_of, take_all, tell_kept, tell_undelivered
+from edge_client.cli.options import (
+    Connecting,
+    FramesPerSecondOption,
+    JsonOption,
+    OutputOption,
+    Sending,
+)
 from shared.cli import Batch, ExitCode, Outcome, stop_on_error, takes
 
 if TYPE_CHECKING:
@@ -24,8 +27,9 @@ SINK_CAPACITY = 10_000
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
+    """Add the commands to ``app``."""
     app.command("send")(send)
+    app.command("flush")(flush)
 
 
 @takes(Sending)
@@ -57,7 +61,7 @@ def send(
         session, _ = sending.open(stack, access, frames_per_second)
         sinks = stack.enter_context(sending.open_sinks(session, SINK_CAPACITY))
         results = session.stream(photos, picture=picture, **sending.rate)
-        ended = take_all(_told(results, session, sinks), photos, output, batch, outcome)
+        ended = take_all(_through_sinks(results, session, sinks), photos, output, batch, outcome)
         refusal = session.refusal
     # What an earlier run has spooled comes first.
     order = {str(path): number for number, path in enumerate(photos)}
@@ -77,22 +81,58 @@ def send(
         raise typer.Exit(ExitCode.SOME_FAILED)
 
 
-def tell_undelivered(sinks: Pumps) -> int:
-    """Say which sinks did not get all results; how many those are."""
-    lost = 0
-    for pump in sinks.pumps:
-        dropped = sum(count for name, count in pump.counts.items() if name.startswith("dropped"))
-        if dropped:
-            why = f": {pump.error.message}" if pump.error is not None else ""
-            sys.stderr.write(f"error: {pump.sink.name} did not get {dropped} results{why}\n")
-        lost += dropped
-    return lost
+@takes(Connecting)
+def flush(
+    connecting: Connecting,
+    spool: Annotated[
+        Path,
+        typer.Option(
+            "--spool",
+            metavar="FOLDER",
+            exists=True,
+            file_okay=False,
+            help="Where `send --spool` kept frames.",
+        ),
+    ],
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Deliver the frames that `send --spool FOLDER` kept; print what the server finds in them.
+
+    Exit status 4 when frames are still kept afterwards, because no server took them.
+    """
+    access = connecting.access()
+    from edge_client.rate import RateControl
+    from edge_client.session import EdgeSession
+    from edge_client.spool import Spool
+
+    batch = Batch(as_json=as_json, columns=COLUMNS)
+    outcome = Outcome()
+    with (
+        stop_on_error(as_json=as_json),
+        Spool.open(spool) as store,
+        EdgeSession(
+            connecting.server,
+            device=connecting.device,
+            access=access,
+            connect_timeout_s=connecting.timeout_s,
+            deadline_s=connecting.deadline_s,
+            spool=store,
+            control=RateControl(connecting.bandwidth),
+        ) as session,
+    ):
+        ended = take_all(session.flush(), [], output, batch, outcome)
+        refusal = session.refusal
+    tell_kept(outcome, spool, connecting.server, refusal)
+    batch.report(outcome)
+    if ended is not None or refusal is not None or outcome.kept:
+        raise typer.Exit(ExitCode.UNREACHABLE)
 
 
-def _told(
+def _through_sinks(
     results: Iterator[FrameResult], session: EdgeSession, sinks: Pumps
 ) -> Iterator[FrameResult]:
-    """The results, each of which the sinks are told too."""
+    """The results, each of which goes to the sinks too."""
     for result in results:
         if result.error is None or result.error.reason != "spooled":
             sinks.put(report_of(result, session))

@@ -12,30 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edge_client.cli.sending import Sending, report_of
-from edge_client.cli.stream_options import (
-    EveryOption,
-    FpsOption,
-    GraceOption,
-    InputOption,
-    JsonLinesOption,
-    LiveOption,
-    LoopOption,
-    MotionLevelsOption,
-    MotionOption,
-    MoveOption,
-    PatienceOption,
-    QuietOption,
-    SourceArgument,
-    SourceTimeoutOption,
-    StillOption,
-    WindowOption,
-)
-from shared.cli import ExitCode, stop_on_error, takes
+from edge_client.cli.findings import report_of, tell_undelivered
+from edge_client.cli.options import Sending
+from shared.cli import ExitCode, finite, stop_on_error, takes
 from shared.cli.exits import code_of
 from shared.errors import FeatherwireError, SourceError
 
@@ -49,6 +32,125 @@ DEFAULT_FPS = 1.0
 SINK_CAPACITY = 1000
 ONE_SIGNAL_S = 0.5
 """A terminal, or `timeout`, may send the same signal twice: to the process, and to its group."""
+
+SourceArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE",
+        envvar="FEATHERWIRE_SOURCE",
+        help="A folder (watched), files or a glob, a video file, rtsp://..., http://... (Motion "
+        "JPEG), v4l2:/dev/video0, or - (JPEGs on standard input).",
+    ),
+]
+FpsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--fps",
+        min=0.001,
+        parser=finite("frames a second", minimum=0.001),
+        help="At most so many frames a second. Default: all that the source gives.",
+    ),
+]
+MotionOption = Annotated[
+    float | None,
+    typer.Option(
+        "--motion",
+        metavar="PERCENT",
+        min=0,
+        max=100,
+        parser=finite("percent of the picture", minimum=0),
+        help="Leave out pictures of which no more than this differs from the last one sent; 0.2 "
+        "sees a person far away.",
+    ),
+]
+MotionLevelsOption = Annotated[
+    float,
+    typer.Option(
+        "--motion-levels",
+        min=0,
+        parser=finite("grey levels", minimum=0),
+        help="With --motion: what differs by more than so many grey levels of 255 counts.",
+    ),
+]
+StillOption = Annotated[
+    float,
+    typer.Option(
+        "--still-every",
+        min=0,
+        parser=finite("seconds", minimum=0),
+        help="With --motion: a picture goes at least every so many seconds; 0: never.",
+    ),
+]
+LiveOption = Annotated[
+    bool,
+    typer.Option(
+        "--live",
+        help="Take a video file, or standard input, as a camera: at its own speed, and of what "
+        "comes too fast the newest.",
+    ),
+]
+LoopOption = Annotated[bool, typer.Option("--loop", help="Files and videos: again and again.")]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME=VALUE",
+        help="An option of FFmpeg's for the source, such as video_size=1280x720 or "
+        "rtsp_transport=udp. May be repeated.",
+    ),
+]
+SourceTimeoutOption = Annotated[
+    float,
+    typer.Option(
+        "--source-timeout",
+        min=0.1,
+        parser=finite("seconds", minimum=0.1),
+        help="Seconds without a byte after which a stream is opened again.",
+    ),
+]
+PatienceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--source-patience",
+        min=0,
+        parser=finite("seconds", minimum=0),
+        help="Give up after so many seconds without a picture. Default: never.",
+    ),
+]
+MoveOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--move-to",
+        metavar="FOLDER",
+        help="Move files there once they have a result; what fails stays.",
+    ),
+]
+WindowOption = Annotated[
+    int,
+    typer.Option("--window", min=1, help="Frames under way at most, while there is a server."),
+]
+GraceOption = Annotated[
+    float,
+    typer.Option(
+        "--grace",
+        min=0,
+        parser=finite("seconds", minimum=0),
+        help="At the end: seconds to wait for results that are still to come.",
+    ),
+]
+EveryOption = Annotated[
+    float,
+    typer.Option(
+        "--status-every",
+        min=0.1,
+        parser=finite("seconds", minimum=0.1),
+        help="With --json: seconds between lines about the state of things.",
+    ),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+JsonLinesOption = Annotated[
+    bool, typer.Option("--json", help="Print a JSON document a line: results, status, the end.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -85,9 +187,7 @@ def stream(
     Exit status 0 when everything was sent, or is in the spool; 1 when a file or the source failed,
     4 when frames were lost for want of a server, or it refuses this device.
     """
-    from edge_client.cli.display import print_event
-    from edge_client.cli.meter import Meter, Status
-    from edge_client.cli.send import tell_undelivered
+    from edge_client.cli.status import Meter, Status, print_event
     from edge_client.sources import CaptureThread, SourceOptions, open_source
     from edge_client.sources.feed import Feed
 
@@ -120,8 +220,8 @@ def stream(
         stack.enter_context(_shown(status, as_json, quiet, status_every_s))
         lines = not (as_json or quiet or sys.stderr.isatty() or sending.to)
         with captures:
-            shots = _until_refused(feed, session)
-            for result in session.stream(shots, window=window, hurry=hurry, **sending.rate):
+            photos = _until_refused(feed, session)
+            for result in session.stream(photos, window=window, hurry=hurry, **sending.rate):
                 meter.result(result)
                 _tell(result, session, sinks, as_json=as_json, lines=lines)
                 _settle(result, feed, move_to, durable=kept is not None)
@@ -169,7 +269,7 @@ def _exit(
 def _tell(
     result: FrameResult, session: EdgeSession, sinks: Pumps, *, as_json: bool, lines: bool
 ) -> None:
-    from edge_client.cli.display import print_event
+    from edge_client.cli.status import print_event
     from shared.sinks.files import line
 
     if result.error is not None and result.error.reason == "spooled":
@@ -216,15 +316,15 @@ def _check_folder(folder: Path | None) -> None:
 
 
 def _until_refused(feed: Feed, session: EdgeSession) -> Iterator[Any]:
-    for shot in feed:
-        yield shot
+    for photo in feed:
+        yield photo
         if session.refusal is not None:
             return
 
 
 @contextmanager
 def _shown(status: Any, as_json: bool, quiet: bool, every_s: float) -> Iterator[None]:
-    from edge_client.cli.display import every, live_table, print_event
+    from edge_client.cli.status import every, live_table, print_event
 
     with contextlib.ExitStack() as stack:
         if as_json:

@@ -2,12 +2,12 @@
 
 address     what SOURCE means, and the source for it
 base        what a source is, and a picture that it has taken
-stills      a watched folder, and files in order
-video       RTSP, video files and V4L2 cameras, by PyAV (extra ``stream``)
+stills      a watched folder, and files in order; when a photo was taken
+video       RTSP, video files and V4L2 cameras, by PyAV (extra ``stream``); a live stream's clock
 motion_jpeg JPEGs one after another: on standard input, and over HTTP
-times       when a picture was taken
 capture     a thread that runs a source, opens it again, and keeps the newest picture
 gates       which pictures are worth sending: so many a second, and those in which something moves
+feed        the pictures of a source as photos for a session, as far as they are worth sending
 """
 
 from edge_client.sources.address import SourceOptions, open_source

@@ -10,8 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from edge_client.sources.base import Source
-from edge_client.sources.http import MotionJpegSource, without_password
-from edge_client.sources.motion_jpeg import StdinSource
+from edge_client.sources.motion_jpeg import MotionJpegSource, StdinSource, without_password
 from edge_client.sources.stills import FilesSource, FolderSource, is_picture
 from edge_client.sources.video import VideoSource
 from shared.errors import SourceError

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 
+CLOCK_TRUST_S = 60.0
+"""A camera's clock that is further from ours than this is not set."""
+
 
 @dataclass(frozen=True, slots=True)
 class Capture:

@@ -1,4 +1,4 @@
-"""The pictures of a source as shots for a session, as far as they are worth sending."""
+"""The pictures of a source as photos for a session, as far as they are worth sending."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TICK_S = 0.2
 
 
 class Feed:
-    """Iterate over it: shots, and None now and then while there is none. It ends with the source,
+    """Iterate over it: photos, and None now and then while there is none. It ends with the source,
     or soon after ``stop`` is set."""
 
     def __init__(
@@ -27,7 +27,7 @@ class Feed:
         stop: threading.Event,
         failed: Callable[[str, FeatherwireError], None],
     ) -> None:
-        """failed: is told of pictures that cannot be read, by name."""
+        """failed: called with the name of a picture that cannot be read, and why."""
         self._captures = captures
         self._gate = gate
         self._stop = stop
@@ -37,7 +37,7 @@ class Feed:
 
     @property
     def sent(self) -> int:
-        """Shots that were given out."""
+        """Photos that were given out."""
         return self._counts["sent"]
 
     def dropped(self) -> dict[str, int]:
@@ -53,7 +53,7 @@ class Feed:
         return {reason: count for reason, count in counts.items() if count}
 
     def file_of(self, name: str) -> Path | None:
-        """The file of a shot, once: which is done with now."""
+        """The file of a photo that is done with now; asked once."""
         return self._files.pop(name, None)
 
     def __iter__(self) -> Iterator[CapturedPhoto | None]:
@@ -61,13 +61,13 @@ class Feed:
             ended = self._captures.ended
             capture = self._captures.take(TICK_S)
             if capture is not None:
-                yield self._shot(capture)
+                yield self._photo(capture)
             elif ended:
                 return
             else:
                 yield None
 
-    def _shot(self, capture: Capture) -> CapturedPhoto | None:
+    def _photo(self, capture: Capture) -> CapturedPhoto | None:
         try:
             photo = capture.load()
         except FeatherwireError as error:

@@ -1,28 +1,38 @@
 """JPEGs one after another: what ``ffmpeg -f image2pipe`` writes, and Motion JPEG over HTTP.
 
-Between them there may be anything, such as the headers of multipart/x-mixed-replace. No length is
-believed: a JPEG is walked through by its markers (ITU-T T.81, B.1.1).
+IP cameras, OctoPrint, mjpg-streamer and ESP32 cameras give the latter. Between the JPEGs there may
+be anything, such as the headers of multipart/x-mixed-replace. No length is believed: a JPEG is
+walked through by its markers (ITU-T T.81, B.1.1).
 """
 
 from __future__ import annotations
 
+import base64
 import functools
+import http.client
+import os
 import re
+import select
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from typing import BinaryIO
+from urllib.parse import unquote, urlsplit, urlunsplit
 
-from edge_client.sources.base import Capture
-from edge_client.sources.times import CLOCK_TRUST_S
-from edge_client.sources.waiting import read_some
+from edge_client.sources.base import CLOCK_TRUST_S, Capture
 from shared.errors import SourceError
 from shared.preprocess import load_photo
 
 MAX_JPEG_BYTES = 32 * 2**20
 MAX_HEADER_BYTES = 4096
 READ_BYTES = 2**16
+MIXED = "multipart/x-mixed-replace"
+LOOK_S = 0.2
+"""How long nobody looks whether a read is to stop."""
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _RESTARTS = range(0xD0, 0xD8)
@@ -157,3 +167,91 @@ def stamped(header: bytes, arrived_at: float) -> float:
     found = _TIME.findall(header)
     at = float(found[-1]) if found else arrived_at
     return at if abs(at - arrived_at) < CLOCK_TRUST_S else arrived_at
+
+
+class MotionJpegSource:
+    """Parts of ``multipart/x-mixed-replace``, for as long as the server sends them."""
+
+    live = True
+    stills = False
+    lasting = True
+
+    def __init__(self, url: str, *, timeout_s: float = 10.0) -> None:
+        """url: http or https; a user and password in it are for Basic authentication.
+        timeout_s: without a byte."""
+        self.name = without_password(url)
+        self.damaged = 0
+        self._url = url
+        self._timeout_s = timeout_s
+        self._count = 0
+
+    def captures(self, stop: threading.Event) -> Iterator[Capture]:
+        """Pictures as they come."""
+        with closing(self._open()) as response:
+            kind = response.headers.get_content_type()
+            if kind != MIXED:
+                raise SourceError(
+                    "bad_source", f"{self.name} sends {kind}, which is no Motion JPEG ({MIXED})"
+                )
+            splitter = JpegSplitter()
+            damaged = self.damaged
+            while not stop.is_set():
+                try:
+                    data = response.read1(READ_BYTES)
+                except (OSError, http.client.HTTPException) as error:
+                    raise _away(self.name, error) from None
+                arrived_at = time.time()
+                for header, jpeg in splitter.feed(data):
+                    self._count += 1
+                    at = stamped(header, arrived_at)
+                    yield jpeg_capture(f"{self.name}#{self._count}", at, jpeg)
+                if not data:
+                    splitter.finish()
+                self.damaged = damaged + splitter.damaged
+                if not data:
+                    raise SourceError("source_away", f"{self.name} has ended the stream")
+
+    def _open(self) -> http.client.HTTPResponse:
+        parts = urlsplit(self._url)
+        request = urllib.request.Request(bare(self._url), headers={"User-Agent": "featherwire"})
+        if parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            code = base64.b64encode(pair.encode()).decode()
+            request.add_header("Authorization", f"Basic {code}")
+        try:
+            response: http.client.HTTPResponse = urllib.request.urlopen(
+                request, timeout=self._timeout_s
+            )
+        except urllib.error.HTTPError as error:
+            with error:
+                reason = "forbidden" if error.code in (401, 403) else "source_away"
+                raise SourceError(reason, f"{self.name} answers {error.code}") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _away(self.name, error) from None
+        return response
+
+
+def bare(url: str) -> str:
+    """The URL without user and password."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown: without user, password and query."""
+    return urlunsplit(urlsplit(bare(url))._replace(query="", fragment=""))
+
+
+def _away(name: str, error: Exception) -> SourceError:
+    why = getattr(error, "reason", None) or error
+    return SourceError("source_away", f"{name}: {why}")
+
+
+def read_some(number: int, most: int, stop: threading.Event) -> bytes | None:
+    """Bytes of a file by its number, at least one; empty at its end; None once ``stop`` is set."""
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    while not stop.is_set():
+        if poll.poll(LOOK_S * 1000):
+            return os.read(number, most)
+    return None

@@ -7,10 +7,10 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from edge_client.sources.base import Capture, Pixels
-from edge_client.sources.times import photo_time
 from shared.errors import SourceError
 from shared.preprocess import load_photo
 
@@ -21,6 +21,11 @@ SUFFIXES = frozenset(
 POLL_S = 0.5
 QUIET_S = 1.0
 """A file that was written to less long ago than this is looked at again first."""
+
+_EXIF_IFD = 0x8769
+_DATE_TIME_ORIGINAL = 0x9003
+_OFFSET_TIME_ORIGINAL = 0x9011
+_SUBSECONDS_ORIGINAL = 0x9291
 
 
 class FilesSource:
@@ -128,3 +133,38 @@ def capture_of(path: Path, captured_at: float | None = None) -> Capture:
 
 def _load(path: Path) -> Pixels | Path:
     return path if path.suffix.lower() == FEATURES else load_photo(path)
+
+
+def photo_time(path: Path) -> float:
+    """When the photo in a file was taken: EXIF's word, else when the file was written."""
+    return _exif_time(path) or _written(path)
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return time.time()
+
+
+def _exif_time(path: Path) -> float | None:
+    from PIL import Image
+
+    from shared.preprocess.photo import FORMATS
+
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            fields = image.getexif().get_ifd(_EXIF_IFD)
+    except Exception:  # noqa: BLE001 - what is wrong with a photo is said when it is read
+        return None
+    text, offset = fields.get(_DATE_TIME_ORIGINAL), fields.get(_OFFSET_TIME_ORIGINAL)
+    fraction = str(fields.get(_SUBSECONDS_ORIGINAL, "")).strip("\0 ")
+    try:
+        taken = datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S")
+        if offset:
+            zone = datetime.strptime(str(offset).strip("\0 "), "%z").tzinfo
+            taken = taken.replace(tzinfo=zone)
+        seconds = taken.timestamp()  # without a zone it is this machine's
+    except (ValueError, OverflowError, OSError):
+        return None
+    return seconds + (float(f"0.{fraction}") if fraction.isdigit() else 0.0)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_client.sources.base import Capture, Pixels
-from edge_client.sources.times import LiveClock
+from edge_client.sources.base import CLOCK_TRUST_S, Capture, Pixels
 from shared.errors import PhotoError, SourceError
 from shared.installation import require
 from shared.limits import DEFAULT_LIMITS, Limits
@@ -27,6 +26,10 @@ if TYPE_CHECKING:
 _MICROSECONDS = 1e6
 _TEXT = frozenset({"tty", "bin", "idf", "adf", "xbin"})
 """FFmpeg draws what is in a text file."""
+JUMP_S = 5.0
+"""A stream's time stamps that jump by more than this begin anew."""
+FORGET = 0.001
+"""Seconds that the least delay may grow in a second: clocks drift."""
 
 
 class VideoSource:
@@ -237,3 +240,33 @@ def _rgb(frame: av.VideoFrame) -> Pixels:
     """uint8 HxWx3, upright."""
     pixels = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90))
+
+
+class LiveClock:
+    """Times of a live stream: its own time stamps, on our clock.
+
+    Pictures come late by the network's moods and never early, so the least delay that was seen is
+    taken for everybody's: what is left of the moods is not in the times.
+    """
+
+    def __init__(self) -> None:
+        self._offset_s: float | None = None
+        self._seen_at = 0.0
+
+    def at(self, stamp_s: float | None, arrived_at: float, zero_at: float | None = None) -> float:
+        """Seconds since 1970 at which a picture was taken.
+
+        stamp_s: the stream's own time of it. arrived_at: when it came. zero_at: the camera's word
+        for when the stream's time was 0, used where its clock is set.
+        """
+        if stamp_s is None:
+            return arrived_at
+        if zero_at is not None and abs(zero_at + stamp_s - arrived_at) < CLOCK_TRUST_S:
+            return zero_at + stamp_s
+        offset_s = arrived_at - stamp_s
+        if self._offset_s is not None:
+            self._offset_s += FORGET * max(0.0, arrived_at - self._seen_at)
+        if self._offset_s is None or not 0 < offset_s - self._offset_s < JUMP_S:
+            self._offset_s = offset_s
+        self._seen_at = arrived_at
+        return stamp_s + self._offset_s

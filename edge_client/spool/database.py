@@ -11,6 +11,7 @@ again.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -145,6 +146,26 @@ class Database:
             checked = connection.execute("PRAGMA quick_check(1)").fetchall()
             if checked != [("ok",)]:
                 raise Damaged(str(checked[0][0]))
+
+
+def open_healed(folder: Path) -> tuple[Database, int]:
+    """The folder's database, a new one where it is damaged; and how many files were.
+
+    A damaged file is moved aside. Raises as ``Database`` does, but for damage.
+    """
+    try:
+        return Database(folder), 0
+    except Damaged as damage:
+        where = move_aside(folder)
+        logging.getLogger(__name__).warning(
+            "warning: the spool is damaged (%s); it is kept as %s, and a new one begins",
+            damage,
+            where,
+        )
+    try:
+        return Database(folder), 1
+    except Damaged as damage:
+        raise SpoolError("io_error", f"a new spool is damaged at once: {damage}") from None
 
 
 def move_aside(folder: Path) -> Path | None:

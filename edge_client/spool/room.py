@@ -1,14 +1,13 @@
-"""Making room in a spool: by age, and by a policy when it is full."""
+"""Making room in a spool: by age, and by a policy when it is full; and what was dropped for it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from edge_client.spool.coarsen import can_coarsen, coarser
 from edge_client.spool.database import Database
 from shared.errors import SpoolError
-from shared.proto.featherwire.v1 import ingest_pb2
+from shared.proto.featherwire.v1 import ingest_pb2, types_pb2
 
 
 class SpoolPolicy(StrEnum):
@@ -36,6 +35,15 @@ class SpoolLimits:
     def __post_init__(self) -> None:
         if self.max_bytes <= 0 or (self.max_age_s is not None and not self.max_age_s > 0):
             raise SpoolError("bad_limits", "a spool's limits must be above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A frame that will not be sent, and why."""
+
+    sequence: int
+    source: str
+    error: SpoolError
 
 
 Row = tuple[int, str]
@@ -103,16 +111,41 @@ def coarsen(database: Database, excess_bytes: int) -> tuple[int, int]:
     return cuts, freed
 
 
+def can_coarsen(frame: ingest_pb2.Frame) -> bool:
+    """Whether ``coarser`` would find something to cut."""
+    return any(_cuttable(features) for features in frame.features)
+
+
+def coarser(frame: ingest_pb2.Frame) -> ingest_pb2.Frame | None:
+    """The frame without the last layer of its largest bitstream that has more than one.
+
+    A partial layer goes first. None when each has a single layer, as bundles of single-state
+    chains make them.
+    """
+    cut = ingest_pb2.Frame()
+    cut.CopyFrom(frame)
+    candidates = [features for features in cut.features if _cuttable(features)]
+    if not candidates:
+        return None
+    largest = max(candidates, key=lambda features: features.ByteSize())
+    if largest.HasField("partial"):
+        largest.ClearField("partial")
+    else:
+        del largest.layers[-1]
+        largest.state = largest.layers[-1].state
+    return cut
+
+
 def finest_state(frame: ingest_pb2.Frame) -> int:
-    """Of those descriptions that can be cut; of all when none can."""
-    states = [
-        features.state
-        for features in frame.features
-        if len(features.layers) > 1 or features.HasField("partial")
-    ]
+    """The finest state of those bitstreams that can be cut; of all when none can."""
+    states = [features.state for features in frame.features if _cuttable(features)]
     return min(states or [features.state for features in frame.features], default=0)
 
 
 def _int(value: object) -> int:
     assert isinstance(value, int)
     return value
+
+
+def _cuttable(features: types_pb2.Features) -> bool:
+    return len(features.layers) > 1 or features.HasField("partial")

@@ -6,29 +6,43 @@
 
 A spool has one session. Its name and its next sequence live here, so that a restarted process goes
 on with the numbering that the server knows. All methods may be called from any thread.
+
+What is in memory (session, numbering, clock, counts) is in the file too, and read from there when
+it is opened, or replaced after damage: a damaged file is moved aside, and a full disk is no end.
 """
 
 from __future__ import annotations
 
+import json
+import logging
+import threading
 import uuid
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from edge_client.spool.clock import UptimeSource, system_uptime
-from edge_client.spool.coarsen import can_coarsen
-from edge_client.spool.ledger import Ledger
+from edge_client.spool.clock import SpoolClock, Uptime, UptimeSource, system_uptime
+from edge_client.spool.database import Damaged, move_aside, open_healed
 from edge_client.spool.room import (
+    Dropped,
+    Row,
     SpoolLimits,
     SpoolPolicy,
+    can_coarsen,
     coarsen,
+    drop_old,
     drop_oldest,
     finest_state,
 )
 from shared.errors import SpoolError
 from shared.proto.featherwire.v1 import ingest_pb2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +70,29 @@ class SpoolStats:
     counts: dict[str, int]
 
 
-class Spool(Ledger):
+class Spool:
     """A folder with unacknowledged frames. One process at a time."""
+
+    def __init__(
+        self, folder: Path, limits: SpoolLimits | None, uptime: UptimeSource = system_uptime
+    ) -> None:
+        """Use ``open``."""
+        self.folder = folder
+        self._given_limits = limits
+        self._limits = limits or SpoolLimits()
+        self._uptime = uptime
+        self._dropped: list[Dropped] = []
+        # What could not be written, because the disk is full: done with the next write.
+        self._undone: dict[int, str] = {}
+        self._finished: set[int] = set()
+        self._bytes = 0
+        self._last_sequence = 0
+        self._last_result = 0
+        self._lock = threading.RLock()
+        self._writing = False
+        self._database, damaged = open_healed(folder)
+        self._counts: Counter[str] = Counter(damaged_files=damaged)
+        self._load()
 
     @classmethod
     def open(
@@ -86,6 +121,47 @@ class Spool(Ledger):
     ) -> None:
         self.close()
 
+    def close(self) -> None:
+        """Close the file; other processes may open it then."""
+        with self._lock:
+            self._database.close()
+
+    # -- facts ------------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> str:
+        """Name of the session that the frames belong to; another one after damage or ``renew``."""
+        return self._session
+
+    @property
+    def last_sequence(self) -> int:
+        """The highest sequence that was given to a frame."""
+        return self._last_sequence
+
+    def setting(self, name: str) -> Any:
+        """A JSON value that was kept with ``keep``; None when there is none."""
+        with self._lock:
+            return json.loads(self._meta(f"setting.{name}", "null"))
+
+    def keep(self, name: str, value: Any) -> None:
+        """Keep a JSON value over restarts. Raises ``SpoolError``."""
+
+        def write() -> None:
+            self._set(f"setting.{name}", json.dumps(value))
+
+        self._write(write, durable=True)
+
+    def take_dropped(self) -> list[Dropped]:
+        """Frames that were dropped since the last call."""
+        with self._lock:
+            dropped, self._dropped = self._dropped, []
+            return dropped
+
+    @property
+    def last_result_seen(self) -> int:
+        """Every result up to this number was handed to the caller."""
+        return self._last_result
+
     def stats(self) -> SpoolStats:
         """How full the spool is, and what became of frames."""
         with self._lock:
@@ -96,7 +172,7 @@ class Spool(Ledger):
                 frames = len(self.queued())
             return SpoolStats(frames, self._bytes, awaited, age_s, dict(self._counts))
 
-    # -- in --------------------------------------------------------------------------------------
+    # -- in ---------------------------------------------------------------------------------------
 
     def put(
         self, message: ingest_pb2.Frame, *, source: str = "", default_tasks: bool = False
@@ -134,13 +210,12 @@ class Spool(Ledger):
             return sequence
 
         try:
-            written: int = self._write(write, durable=True)
+            return self._write(write, durable=True)
         except SpoolError as error:
             self._counts[f"refused_{error.reason.removeprefix('spool_')}"] += 1
             raise
-        return written
 
-    # -- out -------------------------------------------------------------------------------------
+    # -- out --------------------------------------------------------------------------------------
 
     def next_after(self, sequence: int) -> Queued | None:
         """The next queued frame in order; a damaged one is dropped, and counted."""
@@ -212,7 +287,7 @@ class Spool(Ledger):
             rows = self._rows("SELECT sequence, source FROM frames ORDER BY sequence")
             return {found: source for found, source in rows if found not in self._undone}
 
-    # -- results ---------------------------------------------------------------------------------
+    # -- results ----------------------------------------------------------------------------------
 
     def finish(self, sequence: int, result_id: int = 0) -> bool:
         """A frame's result was handed to the caller; ``result_id`` 0 is a result without a number.
@@ -280,7 +355,7 @@ class Spool(Ledger):
         """Drop what is older than the limit."""
         self._write_later(self._drop_old)
 
-    # -- parts -----------------------------------------------------------------------------------
+    # -- room -------------------------------------------------------------------------------------
 
     def _require_room(self, size: int) -> None:
         limits = self._limits
@@ -303,10 +378,197 @@ class Spool(Ledger):
                 raise _too_large(size, self._limits)
             self._count_dropped(dropped, "full", "the spool was full")
 
+    def _drop_old(self) -> None:
+        if self._limits.max_age_s is None:
+            return
+        before_s = self._clock.now() - self._limits.max_age_s
+        rows = drop_old(self._database, before_s)
+        if rows:
+            self._bytes = self._rows("SELECT COALESCE(SUM(bytes), 0) FROM frames")[0][0]
+            self._count_dropped(rows, "age", f"it waited {self._limits.max_age_s:g} s")
+
+    def _drop_damaged(self, sequence: int, source: str) -> None:
+        def write() -> None:
+            self._remove(sequence)
+            self._count_dropped([(sequence, source)], "damaged", "its bytes were damaged")
+
+        self._write(write, durable=False)
+
+    def _count_dropped(self, rows: list[Row], reason: str, why: str) -> None:
+        self._counts[f"dropped_{reason}"] += len(rows)
+        for sequence, source in rows:
+            error = SpoolError(f"dropped_{reason}", f"frame {sequence} was dropped: {why}")
+            self._dropped.append(Dropped(sequence, source, error))
+
+    def _remove(self, sequence: int) -> int:
+        rows = self._rows("SELECT bytes FROM frames WHERE sequence = ?", sequence)
+        self._database.execute("DELETE FROM frames WHERE sequence = ?", sequence)
+        self._bytes -= rows[0][0] if rows else 0
+        return len(rows)
+
+    def _await_result(self, sequence: int) -> None:
+        self._database.execute(
+            "INSERT OR IGNORE INTO awaited SELECT sequence, source, bytes FROM frames "
+            "WHERE sequence = ?",
+            sequence,
+        )
+        self._count("acknowledged", self._remove(sequence))
+
+    def _before_write(self) -> None:
+        """In every transaction, first: what an earlier one could not write."""
+        for sequence, count in self._undone.items():
+            if count == "acknowledged":
+                self._await_result(sequence)
+            else:
+                self._count(count, self._remove(sequence))
+                self._database.execute("DELETE FROM awaited WHERE sequence = ?", sequence)
+
     def _after_undone(self, sequence: int) -> Queued | None:
         """The next frame beyond one that has left, but could not be deleted yet."""
         beyond = [undone for undone in self._undone if undone > sequence]
         return self.next_after(min(beyond)) if beyond else None
+
+    def _note_result(self, result_id: int) -> bool:
+        """Move the mark below which all results were seen; they may come out of order."""
+        before = self._last_result
+        if result_id > before:
+            self._seen_above.add(result_id)
+        while self._last_result + 1 in self._seen_above:
+            self._last_result += 1
+            self._seen_above.remove(self._last_result)
+        return self._last_result != before
+
+    # -- memory and file --------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        """Read what is in memory from a file that was just opened."""
+        self._undone.clear()
+        self._finished.clear()
+        saved = Counter(json.loads(self._meta("counts", "{}")))
+        saved["damaged_files"] += self._counts["damaged_files"]
+        self._counts = +saved
+        at = Uptime(str(self._meta("clock_boot", "")), float(self._meta("clock_uptime_s", 0.0)))
+        self._clock = SpoolClock(self._uptime, float(self._meta("clock_s", 0.0)), at)
+        self._session = str(self._meta("session", ""))
+        self._last_sequence = int(self._meta("last_sequence", 0))
+        self._last_result = int(self._meta("last_result", 0))
+        self._seen_above: set[int] = set()
+        self._bytes = int(self._rows("SELECT COALESCE(SUM(bytes), 0) FROM frames")[0][0])
+        if not self._session:
+            self._session = uuid.uuid4().hex
+            self._write(lambda: self._set("session", self._session), durable=True)
+        saved_limits = json.loads(self._meta("limits", "null"))
+        if self._given_limits is None and saved_limits is not None:
+            self._limits = SpoolLimits(
+                saved_limits["max_bytes"],
+                saved_limits["max_age_s"],
+                SpoolPolicy(saved_limits["policy"]),
+            )
+        elif (limits := asdict(self._limits)) != saved_limits:
+            self._write_later(lambda: self._set("limits", json.dumps(limits)))
+
+    def _undo(self) -> Callable[[], None]:
+        """What takes memory back to this moment, when a transaction fails."""
+        before = (self._bytes, self._last_sequence, Counter(self._counts))
+        dropped = len(self._dropped)
+
+        def undo() -> None:
+            self._bytes, self._last_sequence, self._counts = before
+            del self._dropped[dropped:]
+
+        return undo
+
+    def _after_write(self) -> None:
+        """In every transaction, last: clock and counts."""
+        at = self._clock.uptime()
+        self._set("clock_s", self._clock.now())
+        self._set("clock_boot", at.boot)
+        self._set("clock_uptime_s", at.seconds)
+        self._set("counts", json.dumps(self._counts))
+
+    # -- reading and writing ----------------------------------------------------------------------
+
+    def _rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        try:
+            return self._database.rows(statement, *values)
+        except Damaged as damage:
+            if self._writing:
+                raise  # the transaction begins again in a new file
+            self._begin_anew(damage)
+            return self._database.rows(statement, *values)
+
+    def _meta(self, key: str, default: Any) -> Any:
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
+        return rows[0][0] if rows else default
+
+    def _set(self, key: str, value: object) -> None:
+        self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, value)
+
+    def _write(self, write: Callable[[], T], *, durable: bool) -> T:
+        """Run ``write`` in a transaction, in a new file when this one turns out to be damaged.
+
+        What is not durable frees room, or takes next to none: it may use the reserve.
+        """
+        with self._lock:
+            try:
+                result = self._attempt(write, durable=durable)
+            except Damaged as damage:
+                self._begin_anew(damage)
+                try:
+                    return self._attempt(write, durable=durable)
+                except Damaged as again:
+                    raise SpoolError("io_error", f"the spool is damaged: {again}") from None
+            except SpoolError as error:
+                if error.reason not in {"disk_full", "io_error"}:
+                    raise
+                self._database.relieve(spend_reserve=not durable)
+                result = self._attempt(write, durable=durable)
+            if durable:
+                self._database.restore_reserve()
+            return result
+
+    def _attempt(self, write: Callable[[], T], *, durable: bool) -> T:
+        """Commit ``write``, or leave everything as it was."""
+        undo = self._undo()
+        self._writing = True
+        try:
+            with self._database.transaction(durable=durable):
+                self._before_write()
+                result = write()
+                self._after_write()
+        except BaseException:
+            undo()
+            raise
+        finally:
+            self._writing = False
+        self._undone.clear()
+        self._finished.clear()
+        return result
+
+    def _write_later(self, write: Callable[[], object]) -> None:
+        """Like ``_write``, for what a disk that fails may not hinder, and what may be lost."""
+        try:
+            self._write(write, durable=False)
+        except SpoolError as error:
+            with self._lock:
+                self._counts[f"unwritten_{error.reason}"] += 1
+
+    def _count(self, what: str, number: int = 1) -> None:
+        if number:
+            self._counts[what] += number
+
+    def _begin_anew(self, damage: Damaged) -> None:
+        """The file was damaged while in use: another one and another session take its place."""
+        lost = self._counts["damaged_files"] + 1
+        logging.getLogger(__name__).warning("warning: the spool was damaged in use: %s", damage)
+        self._database.close()
+        where = move_aside(self.folder)
+        logging.getLogger(__name__).warning("warning: it is kept as %s", where)
+        self._database, damaged = open_healed(self.folder)
+        lost += damaged
+        self._counts = Counter(damaged_files=lost)
+        self._load()
+        self._counts["damaged_files"] = lost
 
 
 def _too_large(size: int, limits: SpoolLimits) -> SpoolError:

@@ -56,6 +56,10 @@ DataOption = Annotated[
 SpoolOption = Annotated[
     Path | None, typer.Option("--spool", help="A device's spool folder, which is checked too.")
 ]
+ModelsOption = Annotated[
+    list[Path] | None,
+    typer.Option("--models-dir", help="A folder of weights to search first; may be repeated."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -88,6 +92,7 @@ def doctor(
     roles: ForOption = None,
     data: DataOption = None,
     spool: SpoolOption = None,
+    models_dir: ModelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check this installation and this machine: what is there, what is missing, and how to mend it.
@@ -96,7 +101,8 @@ def doctor(
     """
     from shared.doctor import Places, examine
 
-    report = examine(None if not roles else _roles(roles), Places(data=data, spool=spool))
+    places = Places(data=data, spool=spool, models=tuple(models_dir or ()))
+    report = examine(_roles(roles) if roles else None, places)
     if as_json:
         json.dump(report.to_dict(), sys.stdout, indent=1)
         sys.stdout.write("\n")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.bundle import Bundle
 from shared.bundle.packaged import PACKAGED_FOLDER
 from shared.doctor.finding import Finding, Role
 from shared.doctor.install import Installed, check_packages, check_python, roles_of
@@ -20,7 +19,8 @@ from shared.doctor.machine import (
     check_programs,
 )
 from shared.doctor.runtime import check_runtimes
-from shared.errors import BundleError
+from shared.doctor.stored import check_bundles, check_weights
+from shared.weights import ModelStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Places:
     data: Path | None = None
     spool: Path | None = None
     bundles: Path = PACKAGED_FOLDER
+    models: tuple[Path, ...] = ()  # searched before the model store's cache
 
     def folders(self) -> list[Folder]:
         """What is written to, and by which role."""
@@ -41,6 +42,9 @@ class Places:
             Folder("data folder", self.data or share / "featherwire", "--data", ("cloud",)),
             Folder(
                 "fetched bundles", Path(fetched), "the variable FEATHERWIRE_BUNDLE_CACHE", ("edge",)
+            ),
+            Folder(
+                "model store", ModelStore().cache_dir, "the variable FEATHERWIRE_MODELS", ("cloud",)
             ),
         ]
         if self.spool is not None:
@@ -90,42 +94,10 @@ def examine(
         *check_packages(environment, wanted),
         *check_runtimes(environment, wanted),
         *check_bundles(chosen.bundles),
+        *check_weights(ModelStore(models_dirs=chosen.models), wanted),
         *check_ports(),
         *check_clock(),
         *check_folders(chosen.folders(), wanted),
         *check_programs(),
     )
     return Report(environment.release, wanted, findings)
-
-
-def check_bundles(folder: Path) -> Iterator[Finding]:
-    """Every bundle of a folder: its manifest, and every file with its SHA-256."""
-    manifests = sorted(folder.glob("*/manifest.json"))
-    if not manifests:
-        yield Finding(
-            "bundles",
-            "packaged",
-            "problem",
-            f"{folder} has none",
-            "pip install --force-reinstall featherwire",
-        )
-    for manifest in manifests:
-        name = manifest.parent.name
-        try:
-            bundle = Bundle.load(manifest.parent)
-            bundle.verify()
-        except BundleError as error:
-            yield Finding(
-                "bundles",
-                name,
-                "problem",
-                f"{error.message} [{error.reason}]",
-                "pip install --force-reinstall featherwire",
-            )
-        else:
-            yield Finding(
-                "bundles",
-                name,
-                "ok",
-                f"{bundle.manifest.codec}, id {bundle.id[:16]}, all hashes right",
-            )

@@ -13,6 +13,7 @@ from shared.doctor.finding import Finding, Role
 
 AREA = "install"
 PROJECT = "featherwire"
+REINSTALL = "pip install --force-reinstall featherwire  # in a clone: ."
 
 PURPOSES: Mapping[str, str] = {
     "edge": "encoding photos on a device, and sending them",
@@ -31,7 +32,7 @@ PURPOSES: Mapping[str, str] = {
     "train": "training and measuring bundles",
     "jxl": "JPEG XL among the codecs that benchmarks compare with (GPL-3.0)",
     "demo": "the photos and the page of `make demo`",
-    "docs": "building these documents",
+    "docs": "building the documents",
     "dev": "tests and checks of the source code",
 }
 """Extras by name, and what each is for."""
@@ -59,6 +60,8 @@ _CLASHES: Sequence[Sequence[str]] = (
         "opencv-contrib-python-headless",
     ),
 )
+
+_SHOWN = 6  # missing packages that are named
 
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)\s*(?:\[([^\]]*)\])?\s*\(?([^;)]*)\)?\s*(?:;(.*))?$")
 _EXTRA = re.compile(r"extra\s*==\s*[\"']([^\"']+)[\"']")
@@ -259,7 +262,10 @@ def _clashes(installed: Installed) -> Iterator[Finding]:
 
 
 def _lacking(lacks: Sequence[str]) -> str:
-    return f"missing: {', '.join(lacks)}" if lacks else "complete"
+    if not lacks:
+        return "complete"
+    more = f" and {len(lacks) - _SHOWN} more" if len(lacks) > _SHOWN else ""
+    return f"missing: {', '.join(lacks[:_SHOWN])}{more}"
 
 
 def _holds(version: str, clause: str) -> bool:

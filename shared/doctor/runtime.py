@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.doctor.finding import Finding, Role, State
-from shared.doctor.install import Installed
+from shared.doctor.install import REINSTALL, Installed
 
 AREA = "runtime"
 PROBE_TIMEOUT_S = 90.0
@@ -104,7 +104,12 @@ def check_runtimes(
     yield Finding(
         AREA, "gpu", "ok", ", ".join(devices) or "none with a driver; everything runs on the CPU"
     )
-    yield _loaded("base packages", probe(_BASE), True, "pip install --force-reinstall featherwire")
+    yield _loaded(
+        "base packages",
+        probe(_BASE),
+        True,
+        REINSTALL,
+    )
     if {"onnxruntime", "onnxruntime-gpu"} & set(installed.versions):
         yield _on_gpu(
             _loaded(

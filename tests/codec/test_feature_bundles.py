@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cloud_server.analysis import Analyzer
 from cloud_server.cli import build_app
+from cloud_server.engine.files import Analyzer
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.registry import open_codec
 from codec.tails import open_tails

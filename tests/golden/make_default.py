@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cloud_server.decoding import BitstreamDecoder
+from cloud_server.engine.files import BitstreamDecoder
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder

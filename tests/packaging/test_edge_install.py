@@ -114,6 +114,20 @@ def test_installed_code_reads_a_photo(edge: EdgeInstall, photo_files: dict[str, 
     assert done.stdout.strip() == "(300, 451, 3)", done.stderr
 
 
+def test_the_doctor_finds_it_whole(edge: EdgeInstall, tmp_path: Path) -> None:
+    command = edge.python.parent / "featherwire"
+    done = edge.run(command, "doctor", "--json", "--spool", tmp_path / "spool")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["roles"] == ["edge"]
+    states = {finding["name"]: finding["state"] for finding in report["findings"]}
+    assert states["extra edge"] == states["onnxruntime"] == states["picture"] == "ok"
+    assert states["extra cloud"] == states["extra stream"] == "optional"
+    assert "torch" not in states
+    assert edge.run(command, "doctor", "--for", "cloud").returncode == 1
+    assert "not installed: pip install 'featherwire[cloud,tasks]'" in edge.run(command).stdout
+
+
 def best_of(runs: int, edge: EdgeInstall, *command: str | Path) -> float:
     """Seconds of the fastest run: the others waited for somebody else's work."""
     times = []

@@ -1,17 +1,14 @@
-"""The console's pages, one a file; ``frame`` is what they have in common, ``parts`` what they are
-made of."""
+"""The console's pages, one a file; ``parts`` is what they are made of."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+from cloud_server.console.context import Console
 from cloud_server.console.pages import commands, device, fleet, rates, results
-
-if TYPE_CHECKING:
-    from cloud_server.console.app import Console
+from cloud_server.console.pages.parts import add_page
 
 
 def register(console: Console) -> None:
     """Give NiceGUI every page."""
-    for page in (fleet, device, results, rates, commands):
-        page.register(console)
+    add_page(console, "/", "Fleet", fleet.build)
+    add_page(console, "/device/{name}", "Device", device.build)
+    add_page(console, "/results", "Results", results.build)
+    add_page(console, "/rates", "Rates", rates.build)
+    add_page(console, "/commands", "Commands", commands.build)

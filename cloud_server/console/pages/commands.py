@@ -2,64 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from fastapi import Request, Response
-from nicegui import ui
-
-from cloud_server.console.pages.frame import framed
-from cloud_server.console.pages.parts import Table, Tag, checkbox, complaint
+from cloud_server.console.pages.parts import Frame, Table, Tag, checkbox, complaint
 from cloud_server.console.view import commands
 from shared.errors import FeatherwireError
-
-if TYPE_CHECKING:
-    from cloud_server.console.app import Console
 
 NEWEST = 100
 
 
-def register(console: Console) -> None:
+def build(frame: Frame) -> None:
     """The page ``/commands``."""
+    pending_only = False
 
-    @ui.page("/commands", title="Commands · Featherwire")
-    async def show(request: Request) -> Response | None:
-        user = await console.user(request)
-        if user is None:
-            return console.to_login(request)
-        with framed(console, user, "/commands") as frame:
-            pending_only = False
+    def choose(value: bool) -> None:
+        nonlocal pending_only
+        pending_only = value
 
-            def choose(value: bool) -> None:
-                nonlocal pending_only
-                pending_only = value
+    with Tag("div", classes="head"):
+        Tag("h1", "Commands")
+        status = Tag("span", "", "muted", role="status")
+        if frame.user.commands:
+            checkbox("Only those without an answer", choose)
+    if not frame.user.commands:
+        with Tag("div", classes="panel"):
+            Tag("p", "This token reads results. Commands and the audit are an operator's.")
+        return
+    with Tag("div", classes="panel flush"):
+        table = Table("Commands", commands.COLUMNS, "No command was given yet.")
+    Tag("h2", "Audit")
+    with Tag("div", classes="panel flush scroll", tabindex="0"):
+        audit = Table("Audit", commands.AUDIT_COLUMNS, "Nothing was done yet.")
 
-            with Tag("div", classes="head"):
-                Tag("h1", "Commands")
-                said = Tag("span", "", "muted", role="status")
-                if user.commands:
-                    checkbox("Only those without an answer", choose)
-            if not user.commands:
-                with Tag("div", classes="panel"):
-                    Tag("p", "This token reads results. Commands and the audit are an operator's.")
-                return None
-            with Tag("div", classes="panel flush"):
-                table = Table("Commands", commands.COLUMNS, "No command was given yet.")
-            Tag("h2", "Audit")
-            with Tag("div", classes="panel flush scroll", tabindex="0"):
-                audit = Table("Audit", commands.AUDIT_COLUMNS, "Nothing was done yet.")
+    async def look() -> None:
+        try:
+            found = await frame.connection.fleet.commands(count=NEWEST, pending_only=pending_only)
+            entries = await frame.connection.fleet.audit(count=NEWEST)
+        except FeatherwireError as error:
+            status.say(complaint(error), "bad")
+            return
+        status.say(f"the newest {NEWEST}" if len(found) == NEWEST else "")
+        table.show(rows=commands.rows(found, await frame.bundle_names()))
+        audit.show(rows=commands.audit_rows(entries))
 
-            async def look() -> None:
-                try:
-                    found = await frame.connection.fleet.commands(
-                        count=NEWEST, pending_only=pending_only
-                    )
-                    entries = await frame.connection.fleet.audit(count=NEWEST)
-                except FeatherwireError as error:
-                    said.say(complaint(error), "bad")
-                    return
-                said.say(f"the newest {NEWEST}" if len(found) == NEWEST else "")
-                table.show(rows=commands.rows(found, await frame.bundle_names()))
-                audit.show(rows=commands.audit_rows(entries))
-
-            frame.every(2.0, look)
-        return None
+    frame.every(2.0, look)

@@ -1,38 +1,31 @@
-"""One device: its latest frame, what was found, and what an operator may tell it."""
+"""One device: its latest frame, what was found, and the commands for it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
-from fastapi import Request, Response
-from nicegui import ui
-
-from cloud_server.console.pages.device_orders import Orders
-from cloud_server.console.pages.device_rate import RatePanel
-from cloud_server.console.pages.frame import LOOK_EVERY_S, Frame, framed
-from cloud_server.console.pages.parts import Stage, Table, Tag, checkbox, figure
+from cloud_server.console.pages.device_panels import CommandPanel, RatePanel
+from cloud_server.console.pages.parts import (
+    LOOK_EVERY_S,
+    Frame,
+    Stage,
+    Table,
+    Tag,
+    checkbox,
+    figure,
+)
 from cloud_server.console.view import fleet, formats, overlay
 from cloud_server.console.view.timeline import wanted
 from shared.proto.featherwire.v1 import fleet_pb2, results_pb2
-
-if TYPE_CHECKING:
-    from cloud_server.console.app import Console
 
 FIGURES = ("Status", "State", "Bits/pixel", "Frames/s", "Rate", "Queue", "Rate set", "Bundle")
 LAYERS = (("boxes", "Boxes"), ("masks", "Masks"), ("landmarks", "Landmarks"))
 
 
-def register(console: Console) -> None:
+def build(frame: Frame, name: str) -> None:
     """The page ``/device/NAME``."""
-
-    @ui.page("/device/{name}", title="Device · Featherwire")
-    async def show(request: Request, name: str) -> Response | None:
-        user = await console.user(request)
-        if user is None:
-            return console.to_login(request)
-        with framed(console, user, "") as frame:
-            DevicePage(frame, name[:128])
-        return None
+    DevicePage(frame, name[:128])
 
 
 class DevicePage:
@@ -60,10 +53,10 @@ class DevicePage:
                         "Found in this frame", overlay.COLUMNS, "Nothing was found in this frame."
                     )
             with Tag("div"):
-                self._orders = Orders(frame, device, self._stage)
+                self._commands = CommandPanel(frame, device, self._stage)
         if frame.user.commands:
             with Tag("section", classes="panel flush", aria_label="Commands to this device"):
-                self._orders.show_table()
+                self._commands.show_table()
         self._coming: list[dict[str, Any]] = []
         self._stage.on("shown", lambda: self._found.show(rows=self._coming), args=[])
         frame.every(LOOK_EVERY_S, self._look)
@@ -73,7 +66,7 @@ class DevicePage:
             with Tag("div", classes="row"):
                 Tag("h2", "Latest frame")
                 for layer, text in LAYERS:
-                    checkbox(text, lambda on, one=layer: self._toggle(one, on), checked=True)
+                    checkbox(text, partial(self._toggle, layer), checked=True)
                 checkbox("Follow", self._set_follow, checked=True)
             with Tag("div", classes="pair"):
                 self._stage = Stage("No frame has come from this device yet.")
@@ -99,7 +92,7 @@ class DevicePage:
             if latest is not None and newer and (self._follow or self._record is None):
                 await self._show(latest)
         await self._rate.look()
-        await self._orders.look(devices.devices.get(self._device))
+        await self._commands.look(devices.devices.get(self._device))
 
     async def _describe(self, device: fleet_pb2.Device | None) -> None:
         if device is None:
@@ -120,7 +113,7 @@ class DevicePage:
         self._figures["Rate set"].say(fleet.policy(device.rate_policy) or "its own")
         bundle = names.get(device.bundle_id, device.bundle_id[:8])
         self._figures["Bundle"].say(bundle or formats.NONE)
-        self._orders.describe(device, names)
+        self._commands.describe(device, names)
 
     async def _show(self, record: results_pb2.ResultRecord) -> None:
         self._record = record
@@ -139,5 +132,5 @@ class DevicePage:
             caption=text,
         )
         self._coming = overlay.findings(analysis)
-        self._orders.shown(record)
+        self._commands.shown(record)
         await self._rate.shown(record)

@@ -1,13 +1,19 @@
-"""What pages are made of: plain HTML elements, tables, pictures."""
+"""What pages are made of: the frame around each, plain HTML elements, tables, pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from fastapi import Request, Response
+from nicegui import ui
 from nicegui.element import Element
 from nicegui.elements.mixins.text_element import TextElement
 
+from cloud_server.console.context import Console
+from cloud_server.console.sessions import User
+from cloud_server.console.upstream import NOT_LET_IN, Connection, Feed
 from shared.errors import FeatherwireError
 
 VALUE = "(event) => emit(event.target.value)"
@@ -96,8 +102,11 @@ class Stage(Parts, component="../static/stage.js"):
 
 
 class Input(Parts, component="../static/input.js"):
-    """An input. on_moved is told of every change, a few times a second; on_settled when its user is
-    done: with a slider when it is let go, or at every step by keyboard."""
+    """An input.
+
+    on_moved is called for every change, a few times a second; on_settled when its user is done:
+    with a slider when it is let go, or at every step by keyboard.
+    """
 
     def __init__(
         self,
@@ -171,10 +180,108 @@ def figure(name: str) -> Tag:
 
 
 def notice() -> Tag:
-    """A line that says what has become of what somebody did; screen readers read it out."""
+    """A line for what has become of a command; screen readers read it out."""
     return Tag("p", "", "notice", role="status")
 
 
 def complaint(error: FeatherwireError) -> str:
     """An error for people."""
     return error.message[:1].upper() + error.message[1:]
+
+
+PAGES = (("/", "Fleet"), ("/results", "Results"), ("/rates", "Rates"), ("/commands", "Commands"))
+HEAD = '<script src="/static/theme.js"></script><link rel="stylesheet" href="/static/console.css">'
+LOOK_EVERY_S = 0.5
+
+
+class Frame:
+    """A page that is being shown to a user; what it joins it leaves when the browser goes."""
+
+    def __init__(self, console: Console, user: User) -> None:
+        self.console = console
+        self.user = user
+        self._client = ui.context.client
+
+    @property
+    def connection(self) -> Connection:
+        """The user's connection to the server, as long as the page is there."""
+        return self.console.upstream.of(self.user)
+
+    def join(self, feed: Feed) -> None:
+        """Follow a feed until the browser has gone."""
+        feed.join()
+        self._client.on_delete(feed.leave)
+
+    def every(self, seconds: float, work: Callable[[], Any]) -> None:
+        """Do something again and again until the browser has gone, the first time at once."""
+        ui.timer(seconds, work)
+
+    async def bundle_names(self) -> dict[str, str]:
+        """Names by id; empty while the server is away."""
+        try:
+            return {one.bundle_id: one.name for one in await self.connection.bundles()}
+        except FeatherwireError:
+            return {}
+
+
+def add_page(console: Console, path: str, title: str, build: Callable[..., None]) -> None:
+    """Give NiceGUI a page for users who are logged in; others are sent to the log-in.
+
+    build: called with the page's :class:`Frame` and the parameters of its path, by name.
+    """
+
+    @ui.page(path, title=f"{title} · Featherwire")
+    async def show(request: Request) -> Response | None:
+        user = await console.user(request)
+        if user is None:
+            return console.to_login(request)
+        with _framed(console, user, path) as frame:
+            build(frame, **request.path_params)
+        return None
+
+
+@contextmanager
+def _framed(console: Console, user: User, current: str) -> Iterator[Frame]:
+    """The page around what is made inside; ``current`` is its path in the bar."""
+    ui.add_head_html(HEAD)
+    frame = Frame(console, user)
+    feed = frame.connection.devices
+    frame.join(feed)
+    with ui.header(fixed=False, wrap=False).classes("bar"):
+        Tag("a", "Skip to content", "skip", href="#content")
+        Tag("a", "Featherwire", "brand", href="/")
+        with Tag("nav", aria_label="Pages"):
+            for path, name in PAGES:
+                link = Tag("a", name, href=path)
+                if path == current:
+                    link._props["aria-current"] = "page"
+        with Tag("div", classes="bar-end"):
+            state = Tag("span", "connecting", "link-state small", role="status")
+            theme = Tag("button", "◐", "icon", type="button", aria_label="Dark or light")
+            theme._props["title"] = "Dark or light"
+            theme.on("click", js_handler="() => window.featherwireTheme()")
+            if user.token is not None:
+                with Tag("form", method="post", action="/logout"):
+                    Tag("button", "Log out", type="submit", title=f"role {user.role.value}")
+    banner = Tag("div", "", "banner", role="alert")
+
+    def look() -> None:
+        problem = feed.problem
+        if problem is None:
+            state.say(
+                "connected" if feed.begun else "connecting", "good" if feed.begun else "muted"
+            )
+            banner.say("")
+            return
+        state.say("server away", "bad")
+        if problem.reason in NOT_LET_IN:
+            banner.say("The server no longer takes this token. Log out, and in with another one.")
+        else:
+            banner.say(
+                f"The server does not answer ({problem.message[:160]}). What is shown may be old; "
+                "the console goes on by itself when it is back."
+            )
+
+    frame.every(LOOK_EVERY_S, look)
+    with Tag("div", classes="page", id="content"):
+        yield frame

@@ -2,53 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from fastapi import Request, Response
 from nicegui import ui
 
-from cloud_server.console.pages.frame import framed
-from cloud_server.console.pages.parts import Table, Tag, complaint
+from cloud_server.console.pages.parts import Frame, Table, Tag, complaint
 from cloud_server.console.view import rates
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import bundles_pb2
 
-if TYPE_CHECKING:
-    from cloud_server.console.app import Console
 
-
-def register(console: Console) -> None:
+def build(frame: Frame) -> None:
     """The page ``/rates``."""
+    with Tag("div", classes="head"):
+        Tag("h1", "Rates")
+        status = Tag("span", "Waiting for the server.", "muted", role="status")
+    content = Tag("div")
+    shown = False
 
-    @ui.page("/rates", title="Rates · Featherwire")
-    async def show(request: Request) -> Response | None:
-        user = await console.user(request)
-        if user is None:
-            return console.to_login(request)
-        with framed(console, user, "/rates") as frame:
-            with Tag("div", classes="head"):
-                Tag("h1", "Rates")
-                said = Tag("span", "Waiting for the server.", "muted", role="status")
-            content = Tag("div")
-            shown = False
+    async def look() -> None:
+        nonlocal shown
+        if shown:
+            return
+        try:
+            bundles = await frame.connection.bundles()
+        except FeatherwireError as error:
+            status.say(complaint(error), "bad")
+            return
+        shown = True
+        status.say("Bits, distortion and accuracy of the bundles that this server takes.")
+        with content:
+            for bundle in bundles:
+                _bundle(bundle)
 
-            async def look() -> None:
-                nonlocal shown
-                if shown:
-                    return
-                try:
-                    bundles = await frame.connection.bundles()
-                except FeatherwireError as error:
-                    said.say(complaint(error), "bad")
-                    return
-                shown = True
-                said.say("Bits, distortion and accuracy of the bundles that this server takes.")
-                with content:
-                    for bundle in bundles:
-                        _bundle(bundle)
-
-            frame.every(2.0, look)
-        return None
+    frame.every(2.0, look)
 
 
 def _bundle(bundle: bundles_pb2.BundleInfo) -> None:

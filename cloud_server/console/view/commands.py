@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from cloud_server.console.view import formats
 from cloud_server.console.view.fleet import policy
-from cloud_server.console.view.table import Tone, cell, column, row
+from cloud_server.console.view.formats import Tone, cell, column, row
 from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
 
 COLUMNS = [
@@ -51,7 +51,7 @@ def rows(commands: Iterable[fleet_pb2.IssuedCommand], names: Mapping[str, str]) 
 def rows_of_device(
     commands: Iterable[fleet_pb2.IssuedCommand], names: Mapping[str, str]
 ) -> list[Any]:
-    """The same, without what the page says already."""
+    """The same, without the columns that the device's page has already."""
     found = []
     for one in rows(commands, names):
         cells = one["cells"]

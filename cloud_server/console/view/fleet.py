@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from cloud_server.console.view import formats
-from cloud_server.console.view.table import cell, column, row
+from cloud_server.console.view.formats import cell, column, row
 from shared.proto.featherwire.v1 import fleet_pb2
 
 MAX_ROWS = 200

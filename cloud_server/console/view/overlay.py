@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cloud_server.console.view.table import cell, column, row
+from cloud_server.console.view.formats import cell, column, row
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import types_pb2
 from shared.results.rle import decode_mask
 from shared.results.types import RleMask
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#f0e442", "#bb5566")
-"""Told apart by people who see red and green alike (Okabe and Ito)."""
+"""Distinct also for people who see red and green alike (Okabe and Ito)."""
 
 MASK_SIDE = 480
 """Pixels on the long side of the picture of masks: it is drawn over a larger one."""
@@ -45,8 +45,8 @@ def shapes(analysis: types_pb2.AnalysisResult) -> dict[str, Any]:
         round(value, 1)
         for task in analysis.tasks.values()
         for face in task.faces
-        for point in (*face.key_points, *face.landmarks)
-        for value in (point.x, point.y)
+        for point in _points(face)
+        for value in point
     ]
     return {"boxes": boxes[:MAX_SHAPES], "points": points, "masks": masks_png(analysis)}
 
@@ -65,7 +65,7 @@ def findings(analysis: types_pb2.AnalysisResult) -> list[dict[str, Any]]:
 
 
 def in_words(analysis: types_pb2.AnalysisResult) -> str:
-    """What a screen reader says of the picture."""
+    """What a screen reader reads out for the picture."""
     names: dict[str, int] = {}
     for _, name, _, _, _ in _boxed(analysis):
         names[name] = names.get(name, 0) + 1
@@ -129,3 +129,11 @@ def _masked(analysis: types_pb2.AnalysisResult) -> Iterator[tuple[int, types_pb2
             yield instance.class_id, instance.mask
         for region in task.regions:
             yield region.class_id, region.mask
+
+
+def _points(face: types_pb2.Face) -> Iterator[tuple[float, float]]:
+    """Key points, then landmarks, in pixels."""
+    for key_point in face.key_points:
+        yield key_point.x, key_point.y
+    for landmark in face.landmarks:
+        yield landmark.x, landmark.y

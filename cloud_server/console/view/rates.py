@@ -1,14 +1,17 @@
-"""Rate, distortion and accuracy of the bundles: curves for the eye, tables for everybody."""
+"""Bytes against quality: curves and tables of the bundles, and the states of a stored frame."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cloud_server.console.view.table import cell, column, row
+from cloud_server.console.view import formats
+from cloud_server.console.view.formats import cell, column, row
+from shared.bitstream import Bitstream
 from shared.proto.featherwire.v1 import bundles_pb2
 
 MEASURED = Path(__file__).parents[1] / "measured.json"
@@ -44,7 +47,7 @@ def measured() -> dict[str, Any]:
 
 
 def state_rows(bundle: bundles_pb2.BundleInfo) -> list[dict[str, Any]]:
-    """The bundle's states, as its manifest says."""
+    """The bundle's states, as in its manifest."""
     states = sorted(bundle.states, key=lambda one: one.state)
     finest = states[0].typical_bits_per_pixel if states else 0.0
     return [
@@ -136,3 +139,66 @@ def _chart(x_name: str, y_name: str, series: list[dict[str, Any]]) -> dict[str, 
         "yAxis": {"name": y_name, "scale": True, "splitLine": faint},
         "series": series,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One state. size_bytes: of the file; measured: it is what the frame takes, not an estimate."""
+
+    state: int
+    size_bytes: float
+    bits_per_pixel: float
+    measured: bool
+
+    def in_words(self) -> str:
+        """``state 3, 1.25 kB, 0.081 bits/pixel``; with ``about`` for an estimate."""
+        about = "" if self.measured else "about "
+        return (
+            f"state {self.state}, {about}{formats.size(self.size_bytes)}, "
+            f"{about}{self.bits_per_pixel:.3f} bits/pixel"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """All states of a frame's bundle, 0 (the finest) first; ``present``: the frame as received."""
+
+    rungs: tuple[Rung, ...]
+    present: Rung
+
+    @property
+    def coarsest(self) -> int:
+        """The last state."""
+        return len(self.rungs) - 1
+
+    def can_show(self, state: int) -> bool:
+        """Whether the stored frame can be cut to it: it has come at least so fine."""
+        return self.rungs[state].measured
+
+    def saving(self, state: int) -> str:
+        """Of ``state`` against what is received now, in words."""
+        if not self.present.size_bytes:
+            return ""
+        change = self.rungs[state].size_bytes / self.present.size_bytes - 1
+        if abs(change) < 0.005:
+            return "as now"
+        return f"{formats.share(abs(change))} {'fewer' if change < 0 else 'more'} bytes than now"
+
+
+def ladder(bitstream: Bitstream, typical: Mapping[int, float]) -> Ladder:
+    """typical: bits per pixel of the bundle's states; those finer than the frame are estimated.
+
+    Estimates are in proportion to what the frame takes at its finest whole state.
+    """
+    pixels = bitstream.width * bitstream.height
+    sizes = bitstream.cumulative_bytes()
+    finest = bitstream.state
+    usual = typical.get(finest, 0.0)
+    scale = 8 * sizes[finest] / pixels / usual if usual else 1.0
+    rungs = []
+    for state in range(max((*typical, *sizes)) + 1):
+        measured = state in sizes
+        bits = 8 * sizes[state] / pixels if measured else scale * typical.get(state, 0.0)
+        rungs.append(Rung(state, bits * pixels / 8, bits, measured))
+    whole = bitstream.file_bytes
+    return Ladder(tuple(rungs), Rung(finest, whole, 8 * whole / pixels, True))

@@ -9,9 +9,8 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
-from cloud_server.console.pictures import Wanted
 from cloud_server.console.view import formats, overlay
-from cloud_server.console.view.table import cell, column, row
+from cloud_server.console.view.formats import cell, column, row
 from shared.proto.featherwire.v1 import results_pb2
 
 COLUMNS = [
@@ -27,9 +26,27 @@ LONGEST_GAP_S = 3.0
 SHORTEST_GAP_S = 0.1
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A frame at a state, None: as it was received. cursor: of the record, so that a refined frame
+    is another picture than before."""
+
+    device: str
+    session: str
+    sequence: int
+    cursor: int
+    state: int | None = None
+
+    @property
+    def url(self) -> str:
+        """Where this console serves it."""
+        at = "" if self.state is None else f"?state={self.state}"
+        return f"/picture/{self.device}/{self.session}/{self.sequence}/{self.cursor}{at}"
+
+
 @dataclass(slots=True)
 class Wish:
-    """What the filter says; empty is no condition. since, until: as browsers write them, UTC."""
+    """What a filter asks for; empty is no condition. since, until: as browsers write them, UTC."""
 
     device: str = ""
     class_name: str = ""

@@ -1,18 +1,29 @@
-"""The Serve application: started once for all servers that want the same, found by its name."""
+"""The Serve application: its replicas, how many there are, how it is started and found.
+
+It is started once for all servers that want the same, and found by its name. Ray sends the class
+``Replica`` to its nodes by this module's path, so both ends need the same release.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import faulthandler
 import hashlib
+import itertools
 import os
 import threading
 import time
 from typing import Any
 
-from cloud_server.engine.ray.replica import Replica
-from cloud_server.engine.ray.scale import RayScale
+from pydantic import BaseModel, ConfigDict, Field
+
+from cloud_server.engine import messages
+from cloud_server.engine.api import EngineOutcome
 from cloud_server.engine.spec import EngineSpec
+from cloud_server.telemetry.logs import configure_logs
 from shared.errors import FeatherwireError
 from shared.installation import package_version
+from shared.proto.featherwire.v1 import worker_pb2
 
 FRAMES = "frames"
 ALONE = "alone"
@@ -21,8 +32,83 @@ ALONE = "alone"
 START_S = 900.0
 """How long a replica may take to load everything, on a node that has to be started first."""
 
+HUNG_S = 30.0
+"""A replica that has not answered so long after a frame's deadline is replaced."""
+
 _POLL_S = 0.5
 _connecting = threading.Lock()
+
+
+class RayScale(BaseModel):
+    """Replicas, what each takes of its node, and how much may be on its way to them.
+
+    ``num_gpus`` may be a part: 0.25 puts four replicas on one GPU. ``target_ongoing``: frames a
+    replica at which replicas are added or taken away; ``max_ongoing``: frames that a replica has
+    at most, which its engine puts together in batches; ``max_in_flight``: frames that this server
+    has given to the cluster, those that wait there for a replica included. Further frames wait in
+    the server, where they hold the credits of their streams.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(default=4, ge=1)
+    num_cpus: float = Field(default=1.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    target_ongoing: float = Field(default=4.0, gt=0)
+    max_ongoing: int = Field(default=8, ge=1)
+    max_in_flight: int = Field(default=64, ge=1)
+    upscale_delay_s: float = Field(default=5.0, ge=0)
+    downscale_delay_s: float = Field(default=120.0, ge=0)
+
+
+class Replica:
+    """What Serve runs. Frames that are asked for at once share batches inside the engine."""
+
+    def __init__(self, spec: str, log_level: str, *_bound: object) -> None:
+        """spec: JSON of EngineSpec."""
+        faulthandler.enable()
+        configure_logs(log_format="json", level=log_level)
+        self._spec = EngineSpec.model_validate_json(spec)
+        self._opening = asyncio.Lock()
+        self._overdue_at: dict[int, float] = {}
+        self._numbers = itertools.count()
+
+    async def open(self) -> None:
+        """Load everything. Raises ``FeatherwireError``."""
+        self._engine = await self._spec.open()
+
+    async def check_health(self) -> None:
+        """Called by Serve: before the replica gets frames, and every few seconds from then on."""
+        async with self._opening:
+            if not hasattr(self, "_engine"):
+                await self.open()
+        if not self._engine.alive:
+            raise RuntimeError(f"a stage has died: {self._engine.queues}")
+        now = time.monotonic()
+        if any(overdue_at < now for overdue_at in self._overdue_at.values()):
+            raise RuntimeError(f"frames are not answered: {self._engine.queues}")
+
+    async def opened(self) -> bytes:
+        """``WorkerOpened``: the tasks, and the names of the stages."""
+        message = worker_pb2.WorkerOpened(
+            tasks=[messages.task_message(task) for task in self._engine.tasks.values()],
+            status=worker_pb2.WorkerStatus(queues=self._engine.queues),
+        )
+        return message.SerializeToString()
+
+    async def analyse(self, data: bytes) -> bytes:
+        """``FrameAnalysed`` for ``AnalyseFrame``; what goes wrong with the frame is inside."""
+        request = worker_pb2.AnalyseFrame.FromString(data)
+        number = next(self._numbers)
+        self._overdue_at[number] = time.monotonic() + request.deadline_s + HUNG_S
+        try:
+            outcome = await self._engine.submit(messages.frame_from_message(request))
+        except FeatherwireError as error:
+            outcome = EngineOutcome(error=error)
+        finally:
+            del self._overdue_at[number]
+        return messages.outcome_message(request.id, outcome).SerializeToString()
 
 
 def connect(address: str) -> None:
@@ -51,7 +137,7 @@ def connect(address: str) -> None:
 
 
 def application_name(spec: EngineSpec, scale: RayScale) -> str:
-    """The same for servers of one release that want the same, and for no others."""
+    """A name that servers share which have one release, spec and scale, and no others."""
     text = "\n".join((package_version(), spec.model_dump_json(), scale.model_dump_json()))
     return f"featherwire-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -60,14 +146,14 @@ def application(spec: EngineSpec, scale: RayScale, log_level: str) -> Any:
     """Both deployments, for ``serve.run`` or a RayService's ``import_path``."""
     from ray import serve
 
-    common = {
+    common: dict[str, Any] = {
         "ray_actor_options": {"num_cpus": scale.num_cpus, "num_gpus": scale.num_gpus},
         "health_check_period_s": 5.0,
         "health_check_timeout_s": 120.0,
         "graceful_shutdown_timeout_s": 60.0,
     }
     arguments = (spec.model_dump_json(), log_level)
-    frames = serve.deployment(Replica).options(
+    frames = serve.deployment(
         name=FRAMES,
         max_ongoing_requests=scale.max_ongoing,
         max_queued_requests=scale.max_in_flight,
@@ -79,8 +165,8 @@ def application(spec: EngineSpec, scale: RayScale, log_level: str) -> Any:
             "downscale_delay_s": scale.downscale_delay_s,
         },
         **common,
-    )
-    alone = serve.deployment(Replica).options(
+    )(Replica)
+    alone = serve.deployment(
         name=ALONE,
         max_ongoing_requests=1,
         max_queued_requests=scale.max_in_flight,
@@ -91,7 +177,7 @@ def application(spec: EngineSpec, scale: RayScale, log_level: str) -> Any:
             "downscale_delay_s": 60.0,
         },
         **common,
-    )
+    )(Replica)
     # An application is what one deployment is bound to, so `frames` gets a handle that it ignores.
     return frames.bind(*arguments, alone.bind(*arguments))
 
@@ -125,7 +211,7 @@ def _not_started(why: str) -> FeatherwireError:
 
 
 def handles(name: str) -> tuple[Any, Any]:
-    """Of the deployments FRAMES and ALONE."""
+    """Handles of the deployments FRAMES and ALONE."""
     from ray import serve
 
     return serve.get_deployment_handle(FRAMES, name), serve.get_deployment_handle(ALONE, name)
@@ -137,7 +223,8 @@ def running(name: str) -> dict[str, int]:
 
     found = serve.status().applications.get(name)
     deployments = {} if found is None else found.deployments
-    return {
-        one: deployments[one].replica_states.get("RUNNING", 0) if one in deployments else 0
-        for one in (FRAMES, ALONE)
-    }
+    counts = dict.fromkeys((FRAMES, ALONE), 0)
+    for one in counts:
+        states = deployments[one].replica_states if one in deployments else {}
+        counts[one] = sum(number for state, number in states.items() if state == "RUNNING")
+    return counts

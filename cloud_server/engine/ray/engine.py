@@ -1,4 +1,4 @@
-"""Replicas on a Ray cluster behind the engine's contract."""
+"""The engine on Ray: replicas of a cluster behind the engine's contract."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from typing import Any
 
 import structlog
 
+from cloud_server.engine import messages
 from cloud_server.engine.api import EngineFrame, EngineOutcome, TaskStatus
-from cloud_server.engine.process import messages
-from cloud_server.engine.process.engine import GRACE_S, INLINE_BYTES
+from cloud_server.engine.processes import GRACE_S, INLINE_BYTES
 from cloud_server.engine.ray import application
-from cloud_server.engine.ray.application import ALONE, FRAMES
-from cloud_server.engine.ray.scale import RayScale
-from cloud_server.engine.rules import Deaths, closed, late
+from cloud_server.engine.ray.application import ALONE, FRAMES, RayScale
 from cloud_server.engine.spec import EngineSpec
+from cloud_server.engine.waiting import Deaths, closed, late
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import worker_pb2
@@ -31,7 +30,7 @@ BUSY_S = 0.05
 """Before a frame that Serve has no room for is offered again; times 1 to 2."""
 
 REMEMBERED_DEAD = 64
-"""Replicas that died: each is told once, however many frames it had."""
+"""Replicas that died: each is logged once, however many frames it had."""
 
 LOOK_S = 1.0
 """Between looks at how many replicas run."""
@@ -52,8 +51,8 @@ class RayEngine:
 
     A frame whose node died goes to another replica; one whose replica died otherwise goes to a
     replica of its own kind, where it is alone, and is answered with ``worker_crashed`` when that
-    dies of it too; ``cloud_server.engine.rules`` says how often. Its deadline begins anew then, and
-    does not run while there is no replica. A frame for which the cluster has no room until its
+    dies of it too; ``cloud_server.engine.waiting`` says how often. Its deadline begins anew then,
+    and does not run while there is no replica. A frame for which the cluster has no room until its
     deadline is answered with ``busy``.
     """
 
@@ -204,7 +203,7 @@ class RayEngine:
         return answer
 
     def _died(self, job: _Job, cause: str, error: Exception) -> None:
-        """A replica has died: the frame goes to another, or to one where it is alone."""
+        """Give the frame of a replica that died to another one, or to one where it is alone."""
         self._metrics.resubmitted.inc()
         alone = job.deployment == ALONE
         actor = getattr(error, "actor_id", None)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cloud_server.decoding import BitstreamDecoder
+from cloud_server.engine.files import BitstreamDecoder
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from tests.support.commands import run

@@ -11,9 +11,8 @@ from cryptography.fernet import Fernet
 from cloud_server.auth.tokens import Role
 from cloud_server.console import sessions
 from cloud_server.console.child import check_console, console_arguments
-from cloud_server.console.secret import FILE, load_or_make
-from cloud_server.console.sessions import Sessions, Tries, User
-from cloud_server.console.settings import ConsoleSettings
+from cloud_server.console.context import ConsoleSettings
+from cloud_server.console.sessions import FILE, Sessions, Tries, User, load_or_make
 from cloud_server.serve.settings import ServerSettings
 from shared.errors import FeatherwireError, StorageError
 from shared.rpc.access import Access

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.console_curves import condensed
 from cloud_server.console.view import commands, fleet, formats, overlay, rates, timeline
-from cloud_server.console.view.quality import ladder
+from cloud_server.console.view.rates import ladder
 from cloud_server.tasks.masks import encode_mask
 from shared.bitstream import Bitstream, Layer
 from shared.errors import SessionError

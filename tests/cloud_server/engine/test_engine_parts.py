@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cloud_server.engine import EngineFrame, LocalEngine, WorkerCounts
-from cloud_server.engine.picture import encode_picture
+from cloud_server.engine.local import encode_picture
 from cloud_server.engine.stage import Stage
 from cloud_server.ingest.sessions import OwnedCache
 from codec.markov_palette.reconstruct import PictureReconstructor

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_server.decoding import BitstreamDecoder
+from cloud_server.engine.files import BitstreamDecoder
 from cloud_server.tasks import open_task
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession

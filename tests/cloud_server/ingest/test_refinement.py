@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from structlog.testing import capture_logs
 
-from cloud_server.decoding import BitstreamDecoder
+from cloud_server.engine.files import BitstreamDecoder
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
 from edge_client.session.refinement_store import Part, RefinementStore

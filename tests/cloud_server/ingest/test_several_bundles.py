@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_server.decoding import BitstreamDecoder
+from cloud_server.engine.files import BitstreamDecoder
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
 from shared.bitstream import Layer

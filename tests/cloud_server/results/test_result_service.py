@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cloud_server.consumers import ResultClient
-from cloud_server.decoding import BitstreamDecoder
+from cloud_server.engine.files import BitstreamDecoder
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_server.decoding import BitstreamDecoder, parse
+from cloud_server.engine.files import BitstreamDecoder, parse
 from codec.features import FeatureLatents
 from codec.markov_palette import reconstruct as reconstructor
 from codec.markov_palette.networks import Decoder, DecoderConfig

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_client.rate import RateControl
-from edge_client.rate.bucket import BURST_S, TokenBucket
+from edge_client.rate.control import BURST_S, TokenBucket
 from shared.bundle import Bundle
 from shared.errors import BudgetError
 from shared.targets import RateTarget

@@ -137,7 +137,7 @@ def test_another_size_and_a_clock_that_goes_back_count_as_motion() -> None:
 
 
 def test_the_saving_on_a_yard_where_somebody_walks_through_now_and_then() -> None:
-    """docs/sources.md says this number: 100 pictures, in 12 of which somebody walks."""
+    """docs/howto/sources.md says this number: 100 pictures, in 12 of which somebody walks."""
     rng = np.random.default_rng(9)
     pictures, moving = [], []
     for number in range(100):

@@ -14,8 +14,7 @@ from PIL import Image
 
 from edge_client.sources import SourceOptions, open_source
 from edge_client.sources.base import Capture
-from edge_client.sources.stills import FolderSource
-from edge_client.sources.times import photo_time
+from edge_client.sources.stills import FolderSource, photo_time
 from shared.errors import SourceError
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from edge_client.sources import CaptureThread, SourceOptions, open_source
 from edge_client.sources.base import Capture
-from edge_client.sources.times import LiveClock
+from edge_client.sources.video import LiveClock
 from shared.backoff import Backoff
 from shared.errors import SourceError
 

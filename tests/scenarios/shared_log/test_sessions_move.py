@@ -118,7 +118,7 @@ def test_frames_of_a_server_that_died_are_finished_by_the_other(
 
 SLOW_SERVER = """
 import time
-import cloud_server.engine.frame as frame
+import cloud_server.engine.local as frame
 from cloud_server.cli import main
 
 async def never(self):

@@ -16,8 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
 from cloud_server.consumers import ResultClient
-from cloud_server.engine.process import ProcessEngine
-from cloud_server.engine.process import engine as process_engine
+from cloud_server.engine import processes as process_engine
+from cloud_server.engine.processes import ProcessEngine
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
 from shared.bitstream import Bitstream

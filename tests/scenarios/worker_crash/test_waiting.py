@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from cloud_server.engine import EngineFrame
-from cloud_server.engine.process.waiting import Job, Waiting
+from cloud_server.engine.waiting import Job, Waiting
 
 
 @dataclass(eq=False)

@@ -94,3 +94,47 @@ def test_states_stand_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "  warning   x: old\n" in done.output
     assert "mend: renew it\n" in done.output
     assert "0 problems, 1 warning" in done.output
+
+
+IN_A_BASE_INSTALL = """
+import sys
+for name in ("torch", "onnxruntime", "grpc", "cv2", "sqlalchemy", "structlog", "opentelemetry"):
+    sys.modules[name] = None  # importing it fails, as where it is not installed
+package, *sys.argv[1:] = sys.argv[1:]
+__import__(f"{package}.cli", fromlist=["main"]).main()
+"""
+
+
+def run_in_a_base_install(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", IN_A_BASE_INSTALL, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_files_are_looked_at_and_cut_with_the_base_alone(tmp_path: Path) -> None:
+    golden = Path(__file__).resolve().parents[2] / "golden"
+    file, bundle = golden / "320x200-state0.fwf", golden / "codec-bundle.zip"
+    cut = ("truncate", file, "--bundle", bundle, "--bytes", "2000", "-o", tmp_path)
+    for arguments in (("inspect", file), cut):
+        done = run_in_a_base_install("edge_client", *arguments)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "extras"),
+    [
+        ("edge_client", ("send", "photo.jpg", "--server", "127.0.0.1:1"), "edge"),
+        ("cloud_server", ("serve", "--insecure"), "cloud,tasks"),
+    ],
+)
+def test_a_library_that_is_not_installed_is_said_in_a_line(
+    package: str, arguments: tuple[str, ...], extras: str
+) -> None:
+    done = run_in_a_base_install(package, *arguments)
+    assert done.returncode == 3, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: this command needs the library ")
+    assert line.endswith(f"pip install 'featherwire[{extras}]' [missing_extra]")

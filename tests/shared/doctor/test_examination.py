@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from cloud_server.serve.settings import default_data_folder
+from edge_client.bundle_cache import BundleCache
 from shared.bundle.packaged import PACKAGED_FOLDER
 from shared.doctor import Finding, Places, Report
-from shared.doctor.examination import check_bundles
+from shared.doctor.install import REINSTALL
+from shared.doctor.stored import check_bundles, check_weights
+from shared.weights import ModelEntry, ModelStore, UrlSource
 
 
 def test_packaged_bundles_are_whole() -> None:
@@ -39,7 +44,7 @@ def test_a_damaged_bundle_is_a_problem(
     (finding,) = check_bundles(tmp_path)
     assert finding.state == "problem"
     assert f"[{reason}]" in finding.found
-    assert finding.mend == "pip install --force-reinstall featherwire"
+    assert finding.mend == REINSTALL
 
 
 def test_an_install_without_bundles_is_a_problem(tmp_path: Path) -> None:
@@ -47,15 +52,57 @@ def test_an_install_without_bundles_is_a_problem(tmp_path: Path) -> None:
     assert finding.state == "problem"
 
 
+def entry(name: str, *, default: bool) -> ModelEntry:
+    return ModelEntry(
+        name=name,
+        version="1",
+        file=f"{name}.onnx",
+        sha256=hashlib.sha256(b"weights").hexdigest(),
+        file_bytes=len(b"weights"),
+        licence="MIT",
+        notice="made here",
+        purpose="tests",
+        source=UrlSource(url="https://example.org/weights"),
+        default=default,
+    )
+
+
+def test_weights_that_are_right_wrong_and_missing(tmp_path: Path) -> None:
+    names = {"good": True, "bad": True, "odd": False, "gone": True, "unused": False}
+    catalogue = [entry(name, default=default) for name, default in names.items()]
+    for name, data in (("good", b"weights"), ("bad", b"sthgiew"), ("odd", b"short")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.onnx").write_bytes(data)
+    store = ModelStore(tmp_path, catalogue=catalogue)
+    server = {one.name: one for one in check_weights(store, ["cloud"])}
+    assert server["good"].state == "ok"
+    assert server["bad"].state == "problem"
+    assert "wrong SHA-256" in server["bad"].found
+    assert server["bad"].mend == (
+        f"rm '{tmp_path / 'bad' / 'bad.onnx'}' && featherwire-cloud models fetch bad"
+    )
+    assert server["odd"].state == "warning"
+    tasks = server["of the built-in tasks"]
+    assert (tasks.state, tasks.mend) == ("problem", "featherwire-cloud models fetch")
+    assert tasks.found.endswith(": gone")
+    assert server["others"].state == "optional"
+    assert server["others"].mend == "featherwire-cloud models fetch unused"
+    device = {one.name: one for one in check_weights(store, ["edge"])}
+    assert device["of the built-in tasks"].state == "optional"
+    assert device["bad"].state == "warning"
+
+
 def test_the_folders_are_those_that_the_environment_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
     monkeypatch.setenv("FEATHERWIRE_BUNDLE_CACHE", str(tmp_path / "bundles"))
+    monkeypatch.setenv("FEATHERWIRE_MODELS", str(tmp_path / "models"))
     paths = {one.name: one.path for one in Places().folders()}
     assert paths == {
         "data folder": tmp_path / "share" / "featherwire",
         "fetched bundles": tmp_path / "bundles",
+        "model store": tmp_path / "models",
     }
     given = {one.name: one.path for one in Places(data=tmp_path, spool=tmp_path / "s").folders()}
     assert (given["data folder"], given["spool"]) == (tmp_path, tmp_path / "s")
@@ -84,3 +131,10 @@ assert report.healthy, [one for one in report.findings if one.state == "problem"
 def test_the_base_dependencies_are_enough() -> None:
     done = subprocess.run([sys.executable, "-c", IN_A_BASE_INSTALL], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_default_folders_are_those_that_are_used() -> None:
+    paths = {one.name: one.path for one in Places().folders()}
+    assert paths["data folder"] == default_data_folder()
+    assert paths["fetched bundles"] == BundleCache().folder
+    assert paths["model store"] == ModelStore().cache_dir

@@ -66,7 +66,7 @@ def photo(seed: int) -> EvaluationPhoto:
 def test_the_same_run_measures_every_kind(tmp_path: Path, output: str, headline: str) -> None:
     bundle = bundle_of(tmp_path, output)
     assert needs_annotations([bundle], "colour") == (output == "labels")
-    plan = AccuracyPlan([bundle], "set", "colour", rivals=("jpeg", "avif-input"), resamples=10)
+    plan = AccuracyPlan([bundle], "set", "colour", baselines=("jpeg", "avif-input"), resamples=10)
     document = evaluate_accuracy([photo(n) for n in range(4)], plan, lambda text: None).document
     assert document["headline"] == headline
     assert document["refining"]["grid"] == []

@@ -1,0 +1,405 @@
+"""What an operator gives a device: its rate by the state slider, and every other command.
+
+The slider shows bytes against quality at once, and sets the device's rate when it is let go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+from cloud_server.console.pages.parts import (
+    Frame,
+    Input,
+    Stage,
+    Table,
+    Tag,
+    button,
+    checkbox,
+    complaint,
+    field,
+    notice,
+    select,
+    set_options,
+)
+from cloud_server.console.view import commands, formats
+from cloud_server.console.view.rates import Ladder, ladder
+from cloud_server.console.view.timeline import wanted
+from cloud_server.tasks import task_names
+from shared.errors import FeatherwireError
+from shared.proto.featherwire.v1 import fleet_pb2, results_pb2
+
+SIDES = ("Left", "Top", "Right", "Bottom")
+NEWEST = 8
+
+
+class CommandPanel:
+    """Panels of commands, and the table of their answers; nothing for who only reads."""
+
+    def __init__(self, frame: Frame, device: str, stage: Stage) -> None:
+        self._frame = frame
+        self._device = device
+        self._stage = stage
+        self._table: Table | None = None
+        self._names: Mapping[str, str] = {}
+        self._record: results_pb2.ResultRecord | None = None
+        self._tasks: set[str] | None = None
+        self._boxes: dict[str, Tag] = {}
+        self._corners = [25.0, 25.0, 75.0, 75.0]
+        self._inside = 0
+        self._taken: list[list[float]] = []
+        self._bundle = ""
+        self._offered: list[tuple[str, str]] = []
+        self._asked_at = 0.0
+        self._pending = -1
+        if not frame.user.commands:
+            return
+        with Tag("section", classes="panel", aria_label="Commands"):
+            self._region_panel()
+            self._task_panel()
+            self._more_panel()
+            self._answer = notice()
+
+    def show_table(self) -> None:
+        """The newest commands to this device."""
+        self._table = Table(
+            "Commands to this device", commands.OF_DEVICE, "No command was given to this device."
+        )
+
+    def describe(self, device: fleet_pb2.Device, names: Mapping[str, str]) -> None:
+        """The device as it is now; ``names`` of bundles, by id."""
+        if not self._frame.user.commands:
+            return
+        self._names = names
+        offered = [(bundle_id, name) for bundle_id, name in names.items()]
+        if offered != self._offered:
+            self._offered = offered
+            self._bundle = device.bundle_id
+            set_options(self._bundles, offered, device.bundle_id)
+        if self._tasks is None and device.tasks:
+            self._tick(set(device.tasks))
+        boxes = [one.box for one in device.regions]
+        self._taken = [[one.x_min, one.y_min, one.x_max, one.y_max] for one in boxes]
+        if self._draw._props["aria-pressed"] == "false":
+            self._stage.show(regions=self._taken)
+
+    def shown(self, record: results_pb2.ResultRecord) -> None:
+        """Another frame is shown."""
+        if not self._frame.user.commands:
+            return
+        self._record = record
+        self._refine.say(f"Refine frame {record.sequence}")
+        self._refine.attribute("disabled", record.state == 0)
+        if self._tasks is None and record.outcome.analysis.tasks:
+            self._tick(set(record.outcome.analysis.tasks))
+
+    async def look(self, device: fleet_pb2.Device | None) -> None:
+        """See what has become of commands, when there may be something new."""
+        if self._table is None or device is None:
+            return
+        now = time.monotonic()
+        waiting = device.pending_commands
+        if now - self._asked_at < (1.0 if waiting or self._pending != waiting else 2.0):
+            return
+        self._asked_at, self._pending = now, waiting
+        try:
+            found = await self._frame.connection.fleet.commands(self._device, count=NEWEST)
+        except FeatherwireError:
+            return  # the bar says that the server is away
+        self._table.show(rows=commands.rows_of_device(found, self._names))
+        for one in found[:1]:
+            answer = commands.answer(one)
+            if one.command.WhichOneof("command") != "set_rate":
+                what = commands.what(one.command, self._names)
+                self._answer.say(f"{what[:1].upper()}{what[1:]}: {answer['text']}", answer["tone"])
+
+    # -- panels ----------------------------------------------------------------------------------
+
+    def _region_panel(self) -> None:
+        Tag("h2", "Region of interest")
+        with Tag("div", classes="row"):
+            self._draw = button("Draw on the picture", self._toggle_drawing, aria_pressed="false")
+            self._stage.on("region", lambda event: self._drawn(event.args))
+        with Tag("div", classes="row"):
+            self._sides = [
+                field(
+                    f"{side}, %",
+                    "number",
+                    partial(self._typed, at),
+                    min="0",
+                    max="100",
+                    step="1",
+                    value=f"{self._corners[at]:.0f}",
+                )
+                for at, side in enumerate(SIDES)
+            ]
+        with Tag("div", classes="row"):
+            field(
+                "State inside",
+                "number",
+                self._set_inside,
+                min="0",
+                max="255",
+                step="1",
+                value="0",
+            )
+            button("Set region", self._set_region, main=True)
+            button("No region", self._no_region)
+
+    def _task_panel(self) -> None:
+        Tag("h3", "Tasks")
+        with Tag("div", classes="row"):
+            for name in task_names():
+                self._boxes[name] = checkbox(name, partial(self._choose, name))
+        with Tag("div", classes="row"):
+            button("Set tasks", self._set_tasks)
+
+    def _more_panel(self) -> None:
+        Tag("h3", "Frame and bundle")
+        with Tag("div", classes="row"):
+            self._refine = button("Refine frame", self._refine_frame, disabled=True)
+        with Tag("div", classes="row"):
+            self._bundles = select("Bundle", [], self._choose_bundle)
+            button("Use bundle", self._use_bundle)
+
+    # -- what is chosen --------------------------------------------------------------------------
+
+    def _toggle_drawing(self) -> None:
+        drawing = self._draw._props["aria-pressed"] == "false"
+        self._draw.attribute("aria-pressed", "true" if drawing else "false")
+        self._stage.show(drawing=drawing, regions=[self._region()] if drawing else self._taken)
+
+    def _drawn(self, corners: object) -> None:
+        if isinstance(corners, list) and len(corners) == 4:
+            self._corners = [round(100 * float(one), 1) for one in corners]
+            for side, value in zip(self._sides, self._corners, strict=True):
+                side.show(value=f"{value:g}")
+            self._stage.show(regions=[self._region()])
+
+    def _typed(self, at: int, text: str) -> None:
+        try:
+            self._corners[at] = min(100.0, max(0.0, float(text)))
+        except ValueError:
+            return
+        self._stage.show(regions=[self._region()])
+
+    def _region(self) -> list[float]:
+        return [one / 100 for one in self._corners]
+
+    def _set_inside(self, text: str) -> None:
+        self._inside = int(text) if text.isdigit() else 0
+
+    def _choose(self, task: str, chosen: bool) -> None:
+        tasks = self._tasks or set()
+        self._tasks = tasks | {task} if chosen else tasks - {task}
+
+    def _tick(self, tasks: set[str]) -> None:
+        self._tasks = tasks
+        for name, box in self._boxes.items():
+            box.attribute("checked", name in tasks)
+
+    def _choose_bundle(self, bundle_id: str) -> None:
+        self._bundle = bundle_id
+
+    # -- what is sent ----------------------------------------------------------------------------
+
+    async def _set_region(self) -> None:
+        left, top, right, bottom = self._region()
+        if left >= right or top >= bottom:
+            self._answer.say(
+                "A region has its left before its right, its top above its bottom.", "bad"
+            )
+            return
+        if await self._send(
+            commands.set_regions((left, top, right, bottom), min(self._inside, 255))
+        ):
+            self._draw.attribute("aria-pressed", "false")
+            self._stage.show(drawing=False)
+
+    async def _no_region(self) -> None:
+        self._draw.attribute("aria-pressed", "false")
+        self._stage.show(drawing=False)
+        await self._send(commands.set_regions(None, 0))
+
+    async def _set_tasks(self) -> None:
+        await self._send(commands.set_tasks(sorted(self._tasks or ())))
+
+    async def _use_bundle(self) -> None:
+        if self._bundle:
+            await self._send(commands.use_bundle(self._bundle))
+
+    async def _refine_frame(self) -> None:
+        record = self._record
+        if record is not None:
+            await self._send(
+                commands.refine(record.sequence, record.session, 0, record.bundle_short_id)
+            )
+
+    async def _send(self, command: fleet_pb2.Command) -> bool:
+        """Whether the server has taken it."""
+        try:
+            given = await self._frame.connection.fleet.send(self._device, command)
+        except FeatherwireError as error:
+            self._answer.say(complaint(error), "bad")
+            return False
+        what = commands.what(command, self._names)
+        self._answer.say(f"{what[:1].upper()}{what[1:]}: pending ({given})", "warn")
+        self._asked_at = time.monotonic()
+        self._pending = -1
+        return True
+
+
+SETTLES_S = 0.6
+"""So long after the slider was let go the command is given: arrow keys let go at every step."""
+
+ANSWER_EVERY_S = 1.0
+
+
+class RatePanel:
+    """Shows the latest frame cut to the slider's state on ``cut``, and commands its device."""
+
+    def __init__(self, frame: Frame, device: str, cut: Stage) -> None:
+        self._frame = frame
+        self._device = device
+        self._cut = cut
+        self._record: results_pb2.ResultRecord | None = None
+        self._ladder: Ladder | None = None
+        self._chosen: int | None = None
+        self._due: float | None = None
+        self._given: str | None = None
+        self._asked_at = 0.0
+        with Tag("section", classes="panel", aria_label="Rate"):
+            Tag("h2", "Rate" if frame.user.commands else "Bytes against quality")
+            self._slider = Input(
+                "range",
+                on_moved=self._moved,
+                on_settled=self._let_go if frame.user.commands else None,
+                min="0",
+                max="8",
+                step="1",
+                disabled=True,
+                aria_label="State, from the coarsest to the finest",
+            )
+            with Tag("div", classes="ends"):
+                Tag("span", "fewer bytes")
+                Tag("span", "finer picture")
+            with Tag("div", classes="rate-line"):
+                self._summary = Tag("span", "Waiting for a frame.", "num strong")
+                self._saved = Tag("span", "", "muted num")
+            if frame.user.commands:
+                with Tag("div", classes="row"):
+                    Tag("span", "Letting the slider go sets the device's state.", "muted small")
+                    button("Its own rate", self._give_back)
+            self._answer = notice()
+
+    async def shown(self, record: results_pb2.ResultRecord) -> None:
+        """Another frame is shown: fetch what it takes at each state."""
+        key = results_pb2.FrameKey(
+            device=record.device, session=record.session, sequence=record.sequence
+        )
+        try:
+            bitstream, _ = await self._frame.connection.results.frame(key)
+            bundles = await self._frame.connection.bundles()
+        except FeatherwireError as error:
+            self._summary.say(complaint(error), "bad")
+            return
+        short = bitstream.bundle_id.hex()
+        typical = {
+            one.state: one.typical_bits_per_pixel
+            for bundle in bundles
+            if bundle.bundle_id.startswith(short)
+            for one in bundle.states
+        }
+        self._record = record
+        self._ladder = ladder(bitstream, typical)
+        place = (
+            {}
+            if self._chosen is not None
+            else {"value": str(self._ladder.coarsest - bitstream.state)}
+        )
+        self._slider.show(max=str(self._ladder.coarsest), disabled=False, **place)
+        self._show()
+
+    async def look(self) -> None:
+        """Give the command that is due, and see what has become of the last one."""
+        now = time.monotonic()
+        if self._due is not None and now >= self._due and self._chosen is not None:
+            self._due = None
+            await self._send(commands.set_state(self._chosen))
+        if self._given is not None and now - self._asked_at >= ANSWER_EVERY_S:
+            self._asked_at = now
+            await self._see_answer(self._given)
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    def _state(self, place: str) -> int | None:
+        """The slider's right end is the finest state, 0."""
+        if self._ladder is None or not place.isdigit():
+            return None
+        return max(0, self._ladder.coarsest - int(place))
+
+    def _moved(self, place: str) -> None:
+        state = self._state(place)
+        if state is not None:
+            self._chosen = state
+            self._show()
+
+    def _let_go(self, place: str) -> None:
+        self._moved(place)
+        self._due = time.monotonic() + SETTLES_S
+
+    def _show(self) -> None:
+        if self._ladder is None or self._record is None:
+            return
+        state = self._ladder.present.state if self._chosen is None else self._chosen
+        state = min(state, self._ladder.coarsest)
+        rung = self._ladder.rungs[state]
+        self._summary.say(rung.in_words()[:1].upper() + rung.in_words()[1:])
+        present = self._ladder.present
+        now = f"{formats.size(present.size_bytes)}, {present.bits_per_pixel:.3f} bits/pixel"
+        self._saved.say(f"{self._ladder.saving(state)} ({now})")
+        self._slider.show(**{"aria-valuetext": rung.in_words()})
+        analysis = self._record.outcome.analysis
+        can = self._ladder.can_show(state)
+        self._cut.show(
+            src=replace(wanted(self._record), state=state).url if can else "",
+            width=analysis.width or 4,
+            height=analysis.height or 3,
+            label=f"The same frame at state {state}",
+            caption=f"the same frame at {rung.in_words()}" if can else "",
+            hint=f"This frame came at state {present.state}; state {state} is finer.",
+        )
+
+    async def _give_back(self) -> None:
+        self._due = None
+        await self._send(commands.own_rate())
+
+    async def _send(self, command: fleet_pb2.Command) -> None:
+        try:
+            self._given = await self._frame.connection.fleet.send(self._device, command)
+        except FeatherwireError as error:
+            self._given = None
+            self._answer.say(complaint(error), "bad")
+            return
+        self._asked_at = 0.0
+        self._answer.say(f"{_named(command)}: pending ({self._given}).", "warn")
+
+    async def _see_answer(self, given: str) -> None:
+        try:
+            found = await self._frame.connection.fleet.commands(self._device, count=20)
+        except FeatherwireError:
+            return  # the bar says that the server is away
+        for one in found:
+            if one.command.command_id == given and one.HasField("reply"):
+                self._given = None
+                answer = commands.answer(one)
+                self._answer.say(
+                    f"{_named(one.command)}: {answer['text']} ({given}).", answer["tone"]
+                )
+
+
+def _named(command: fleet_pb2.Command) -> str:
+    text = commands.what(command, {}).removeprefix("rate: ")
+    return text[:1].upper() + text[1:]

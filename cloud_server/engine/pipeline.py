@@ -1,0 +1,192 @@
+"""A bundle pipeline: decoders, reconstructors and tails of one bundle, each on threads of a stage.
+
+All that is known of a codec here is its contract (`codec.base`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cloud_server.engine.stage import Done, Stage, StoppableHandler
+from codec.base import PLAIN, CloudCodec, Latents, Pixels, Rendering, Tail, open_cloud
+from codec.tails import DEFAULT_THRESHOLD
+from shared.bitstream import Bitstream
+from shared.bundle import Bundle
+from shared.results import ModelInfo, TaskResult
+
+Predicted = tuple[Bitstream, tuple[Bitstream, ...]]
+"""A bitstream, and those of the frames before that it is predicted from."""
+
+Rendered = tuple[Latents, Rendering]
+"""What a picture is made of, and how."""
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+LARGE_PIXELS = 4_000_000
+"""Pictures of more pixels are reconstructed by a worker of their own, so that others pass them."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCounts:
+    """Threads for each stage, and how frames are put together.
+
+    ``queue_size`` bounds each stage; ``max_delay_s`` is how long a reconstruction, or a tail, may
+    wait for others of its shape.
+    """
+
+    decode: int = 1
+    reconstruct: int = 1
+    task: int = 1
+    picture: int = 1
+    queue_size: int = 16
+    max_batch: int = 4
+    max_task_batch: int = 1
+    max_delay_s: float = 0.005
+
+
+class BundlePipeline:
+    """Stages of threads for bitstreams of one bundle; one codec, network or tail a thread."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        workers: WorkerCounts,
+        *,
+        device: str = "cpu",
+        score_threshold: float | None = None,
+    ) -> None:
+        """Load every model and start the workers; slow, so call it off the event loop.
+
+        score_threshold: down to which tails shall report detections (0 to 1), where that is below
+        what results show. Raises BundleError, ModelError or TaskError.
+        """
+        self.bundle = bundle
+        self.makes_pictures = bool(bundle.manifest.pictures)
+        self.models: dict[str, tuple[ModelInfo, ...]] = {}
+        """The tails' models, by task."""
+        self._decode: Stage[Predicted, Latents] = Stage(
+            self._name("decode"), queue_size=workers.queue_size
+        )
+        self._reconstruct: Stage[Rendered, Pixels] = self._batching(
+            "reconstruct", workers, lambda item: (item[0].batch_key, item[1])
+        )
+        self._reconstruct_large: Stage[Rendered, Pixels] = Stage(
+            self._name("reconstruct-large"), queue_size=workers.queue_size
+        )
+        self._tails: dict[str, Stage[Latents, TaskResult]] = {}
+        # All models first: what cannot be opened leaves no threads behind.
+        codec = open_cloud(bundle)
+        count = workers.reconstruct + 1 if self.makes_pictures else 0
+        reconstructors = [_open_reconstructor(codec, device) for _ in range(count)]
+        tails = _open_tails(codec, workers.task, device, score_threshold)
+        self._decode.start([each(lambda item: _decode(codec, *item))] * workers.decode)
+        if self.makes_pictures:
+            self._reconstruct.start_stoppable(reconstructors[1:])
+            self._reconstruct_large.start_stoppable(reconstructors[:1])
+        for task, runners in tails.items():
+            self._tails[task] = self._batching(
+                f"tail.{task}", workers, lambda latents: latents.batch_key
+            )
+            self._tails[task].start([runner.run for runner in runners])
+            self.models[task] = tuple(runners[0].models)
+
+    @property
+    def stages(self) -> list[Stage[Any, Any]]:
+        """Those that run."""
+        pictures = [self._reconstruct, self._reconstruct_large] if self.makes_pictures else []
+        return [self._decode, *pictures, *self._tails.values()]
+
+    async def decode(
+        self, bitstream: Bitstream, references: Sequence[Bitstream] = ()
+    ) -> Done[Latents]:
+        """The features that a bitstream encodes.
+
+        references: bitstreams of frames before it that it is predicted from, each from the one
+        before, the key frame first. Raises BitstreamError, and BundleError for a codec that
+        predicts nothing.
+        """
+        return await self._decode.run((bitstream, tuple(references)))
+
+    async def reconstruct(self, latents: Latents, how: Rendering = PLAIN) -> Done[Pixels]:
+        """The picture, uint8 HxWx3; only of a bundle that ``makes_pictures``.
+
+        Raises BundleError for a rendering that the bundle does not have.
+        """
+        large = latents.width * latents.height > LARGE_PIXELS
+        stage = self._reconstruct_large if large else self._reconstruct
+        return await stage.run((latents, how))
+
+    async def tail(self, task: str, latents: Latents) -> Done[TaskResult]:
+        """What a tail finds, down to the threshold that the pipeline was opened with."""
+        return await self._tails[task].run(latents)
+
+    def _name(self, stage: str) -> str:
+        return f"{self.bundle.manifest.name}.{stage}"
+
+    def _batching(
+        self, stage: str, workers: WorkerCounts, key: Callable[[Any], Hashable]
+    ) -> Stage[Any, Any]:
+        return Stage(
+            self._name(stage),
+            queue_size=max(workers.queue_size, workers.max_batch),
+            max_batch=workers.max_batch,
+            max_delay_s=workers.max_delay_s,
+            key=key,
+            expecting=lambda: self._decode.pending > 0,
+        )
+
+
+def shown(
+    result: TaskResult, threshold: float = DEFAULT_THRESHOLD
+) -> tuple[TaskResult, list[float]]:
+    """``result`` with the detections that results show, and the scores of the others."""
+    if result.detections is None:
+        return result, []
+    kept = [item for item in result.detections if item.score >= threshold]
+    doubts = [item.score for item in result.detections if item.score < threshold]
+    if not doubts:
+        return result, []
+    return result.model_copy(update={"detections": kept}), doubts
+
+
+def each(function: Callable[[A], B]) -> Callable[[list[A]], list[B]]:
+    """A handler of batches from a function of one item."""
+    return lambda items: [function(item) for item in items]
+
+
+def _decode(
+    codec: CloudCodec[Any], bitstream: Bitstream, references: Sequence[Bitstream]
+) -> Latents:
+    """Decode what a bitstream is predicted from, then itself."""
+    latents: Latents | None = None
+    for one in references:
+        latents = codec.decode(one, reference=latents)
+    decoded: Latents = codec.decode(bitstream, reference=latents)
+    return decoded
+
+
+def _open_reconstructor(codec: CloudCodec[Any], device: str) -> StoppableHandler[Rendered, Pixels]:
+    reconstructor = codec.open_reconstructor(device=device)
+
+    def handle(batch: list[Rendered], should_stop: Callable[[], bool]) -> Sequence[Pixels]:
+        how = batch[0][1]  # the same of all: they share a batch
+        return reconstructor.reconstruct(
+            [latents for latents, _ in batch], how, should_stop=should_stop
+        )
+
+    return handle
+
+
+def _open_tails(
+    codec: CloudCodec[Any], count: int, device: str, score_threshold: float | None
+) -> dict[str, list[Tail[Any]]]:
+    """For each task as many tails as workers."""
+    opened: dict[str, list[Tail[Any]]] = {}
+    for _ in range(count):
+        tails = codec.open_tails(device=device, score_threshold=score_threshold)
+        for task, tail in tails.items():
+            opened.setdefault(task, []).append(tail)
+    return opened

@@ -1,0 +1,172 @@
+"""featherwire-edge inspect and truncate: what .fwf files hold, and smaller files from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edge_client.cli.options import BppOption, BytesOption, JsonOption
+from shared.cli import (
+    RATE_COLUMNS,
+    Batch,
+    rate_record,
+    read_file,
+    stop_on_error,
+    write_atomically,
+)
+from shared.errors import BudgetError
+from shared.limits import DEFAULT_LIMITS
+
+if TYPE_CHECKING:
+    from shared.bitstream import Bitstream
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    app.command("inspect")(inspect)
+    app.command("truncate")(truncate)
+
+
+def inspect(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.fwf...", help=".fwf files.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show bundle, size, and every state present with the bytes of the file truncated there.
+
+    A part of the next layer is shown with its passes, and of how many when the bundle is known.
+
+    A file whose end is missing shows the states that are complete and is marked as cut. One that
+    was made with a bundle that is not packaged is shown, with a warning.
+    """
+    from codec import open_edge
+    from shared.bitstream import Bitstream
+    from shared.bundle import packaged_bundle_of
+    from shared.errors import BitstreamError
+
+    def one(path: Path) -> dict[str, Any]:
+        data = read_file(path, max_bytes=DEFAULT_LIMITS.max_file_bytes)
+        damage: BitstreamError | None = None
+        try:
+            bitstream = Bitstream.from_bytes(data)
+        except BitstreamError as error:
+            damage = error
+            bitstream = Bitstream.from_bytes(data, allow_cut=True)
+        pixels = bitstream.width * bitstream.height
+        known = packaged_bundle_of(bitstream.bundle_id)
+        name = known.manifest.name if known else None
+        warning = None if known else _foreign_text(bitstream)
+        if warning:
+            typer.echo(f"warning: {path}: {warning}", err=True)
+        states = [
+            {"state": state, "bytes": size, "bits_per_pixel": round(8 * size / pixels, 6)}
+            for state, size in bitstream.cumulative_bytes().items()
+        ]
+        partial = None
+        if bitstream.partial is not None:
+            here = bitstream.partial.state
+            partial = {
+                "state": here,
+                "passes": bitstream.partial.passes,
+                "of_passes": open_edge(known).passes(here) if known and name else None,
+                "bytes": bitstream.file_bytes,
+            }
+        return {
+            "file": str(path),
+            "bundle": bitstream.bundle_id.hex(),
+            "bundle_id": known.id if known and name else None,
+            "bundle_name": name,
+            "bundle_text": name or bitstream.bundle_id.hex(),
+            "width": bitstream.width,
+            "height": bitstream.height,
+            "state": bitstream.state,
+            "bytes": len(data),
+            "complete_bytes": bitstream.file_bytes,
+            "bits_per_pixel": round(8 * len(data) / pixels, 6),
+            "states": states,
+            "partial": partial,
+            "cut": damage.to_dict() if damage else None,
+            "warning": warning,
+            "states_text": "  ".join(f"{row['state']}:{row['bytes']}" for row in states)
+            + _partial_text(partial)
+            + ("  (cut)" if damage else ""),
+        }
+
+    Batch(
+        as_json=as_json,
+        columns={
+            "file": "file",
+            "bundle_text": "bundle",
+            "width": "width",
+            "height": "height",
+            "states_text": "state:bytes up to it",
+        },
+    ).run(files, one)
+
+
+def _foreign_text(bitstream: Bitstream) -> str:
+    from shared.bundle import packaged_names
+
+    return (
+        f"made with bundle {bitstream.bundle_id.hex()}, which is none of those that come with this "
+        f"release: {', '.join(packaged_names())}"
+    )
+
+
+def _partial_text(partial: dict[str, Any] | None) -> str:
+    """Such as ``  3:2040 (5 of 12 passes)``."""
+    if partial is None:
+        return ""
+    of_all = f" of {partial['of_passes']}" if partial["of_passes"] else ""
+    return f"  {partial['state']}:{partial['bytes']} ({partial['passes']}{of_all} passes)"
+
+
+def truncate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.fwf...", help=".fwf files.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")],
+    state: Annotated[
+        int | None, typer.Option("--state", min=0, help="The state to keep, 0 finest.")
+    ] = None,
+    bpp: BppOption = None,
+    max_bytes: BytesOption = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option("--bundle", help="Bundle folder, zip or name. Default: the file's own."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make files smaller: the same bytes as encoding at that state, or within that budget.
+
+    --state drops layers and needs no bundle. --bpp and --bytes keep a part of the next layer too,
+    for which the bundle of the files is read, but no photo. A file keeps to the chain of states
+    that it was encoded with.
+    """
+    from codec import EdgeCodec, RateTarget, open_edge
+    from shared.bitstream import Bitstream
+    from shared.bundle import Bundle, bundle_for
+
+    with stop_on_error(as_json=as_json):
+        target_rate = RateTarget(state, bpp, max_bytes)
+        if target_rate == RateTarget():
+            raise BudgetError("no_target", "give --state, --bpp or --bytes")
+        given = Bundle.load(bundle) if bundle is not None and state is None else None
+    codecs: dict[bytes, EdgeCodec[Any, Any]] = {}
+    batch = Batch(as_json=as_json, columns={"file": "file", **RATE_COLUMNS})
+
+    def one(path: Path) -> dict[str, Any]:
+        target = batch.claim(output / f"{path.stem}.fwf", path)
+        source = read_file(path, max_bytes=DEFAULT_LIMITS.max_file_bytes)
+        bitstream = Bitstream.from_bytes(source, allow_cut=True)
+        if state is not None:
+            bitstream = bitstream.truncate(state)
+        budget = target_rate.budget_bytes(bitstream.width, bitstream.height)
+        if budget is not None:
+            short_id = bitstream.bundle_id
+            if short_id not in codecs:
+                codecs[short_id] = open_edge(bundle_for(short_id, given))
+            bitstream = codecs[short_id].shorten(bitstream, target_rate)
+        write_atomically(target, bitstream.to_bytes())
+        return {"source": str(path), "file": str(target), **rate_record(bitstream)}
+
+    batch.run(files, one)

@@ -1,0 +1,126 @@
+"""What visitors and their tools find: hooks, workflow, templates, and the site's own code."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def document(name: str) -> Any:
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def site_module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "_site" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_hooks_are_the_checks_of_make_lint() -> None:
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    wanted = {
+        " ".join(line.split("#")[0].split()[:2]).replace("$(BIN)/", "").strip()
+        for line in recipe[1].splitlines()
+    }
+    (local,) = document(".pre-commit-config.yaml")["repos"]
+    assert local["repo"] == "local"
+    entries = {
+        " ".join(hook["entry"].split()[:2]).removeprefix(".venv/bin/") for hook in local["hooks"]
+    }
+    assert {entry.split()[0] for entry in entries} == {entry.split()[0] for entry in wanted}
+    assert {entry for entry in wanted if entry.startswith("ruff")} <= entries
+
+
+def test_the_workflow_runs_what_must_hold_before_a_merge() -> None:
+    steps = document(".github/workflows/ci.yml")["jobs"]["checks"]["steps"]
+    assert [step["run"] for step in steps if step.get("run", "").startswith(".ci/")] == [".ci/run"]
+
+
+@pytest.mark.parametrize(
+    "form", sorted(path.name for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+)
+def test_issue_forms_have_what_github_wants(form: str) -> None:
+    found = document(f".github/ISSUE_TEMPLATE/{form}")
+    if form == "config.yml":
+        assert {"name", "url", "about"} <= set(found["contact_links"][0])
+        return
+    assert {"name", "description", "body"} <= set(found)
+    for field in found["body"]:
+        assert field["attributes"]["label"]
+        assert re.fullmatch(r"[A-Za-z0-9_-]+", field["id"])
+
+
+def test_the_changelog_knows_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    text = (ROOT / "CHANGELOG.md").read_text()
+    headings = re.findall(r"^## \[(.+?)\](?: - \d{4}-\d{2}-\d{2})?$", text, re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert version in headings
+    assert all(f"\n[{heading}]: " in text for heading in headings)
+    kinds = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_every_page_is_in_the_site_s_navigation() -> None:
+    listed = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text()))
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert listed == pages
+
+
+def test_a_state_diagram_becomes_a_table() -> None:
+    hooks = site_module("hooks")
+    page = (
+        "Before\n\n```mermaid\nstateDiagram-v2\n    [*] --> a\n    a --> [*]: b: c\n```\n\nAfter\n"
+    )
+    assert hooks.on_page_markdown(page) == (
+        "Before\n\n| from | to | when |\n| --- | --- | --- |\n| (begin) | a |  |\n"
+        "| a | (end) | b: c |\n\nAfter\n"
+    )
+    with pytest.raises(Exception, match="no transition: nonsense"):
+        hooks.on_page_markdown("```mermaid\nstateDiagram-v2\nnonsense\n```\n")
+
+
+@pytest.mark.parametrize(
+    ("tag", "refused"),
+    [
+        ('<script src="https://cdn.example.org/a.js"></script>', True),
+        ("<link rel=stylesheet href=//fonts.example.org/x.css>", True),
+        ('<img alt="" src="http://example.org/a.png">', True),
+        ('<a href="https://example.org">a link is followed by people</a>', False),
+        ('<link rel="canonical" href="https://example.org/">', False),
+        ('<script src="../assets/a.js"></script>', False),
+    ],
+)
+def test_a_page_that_loads_from_elsewhere_is_refused(
+    tmp_path: Path, tag: str, refused: bool
+) -> None:
+    hooks = site_module("hooks")
+    (tmp_path / "page.html").write_text(f"<html>{tag}</html>")
+    if refused:
+        with pytest.raises(Exception, match=r"page\.html loads "):
+            hooks.on_post_build({"site_dir": str(tmp_path)})
+    else:
+        hooks.on_post_build({"site_dir": str(tmp_path)})
+
+
+def test_drawn_paragraphs_of_docstrings_stay_drawn() -> None:
+    as_markdown = site_module("docstrings").as_markdown
+    assert as_markdown("A line.\n\nname    what it is\nother   what else") == (
+        "A line.\n\n```text\nname    what it is\nother   what else\n```"
+    )
+    assert as_markdown("See :func:`shared.a.b`: it\nruns over lines.") == (
+        "See `shared.a.b`: it\nruns over lines."
+    )

@@ -1,0 +1,131 @@
+"""A server's ingest without sockets, and devices that speak to it in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from cloud_server.database import Database
+from cloud_server.engine import EngineFrame, EngineOutcome, TaskStatus
+from cloud_server.fleet.fleet import Fleet
+from cloud_server.ingest.bundles import ServedBundles
+from cloud_server.ingest.servicer import IngestServicer
+from cloud_server.ingest.stream import Call
+from cloud_server.results.log import ResultLog
+from shared.bundle import Bundle
+from shared.proto.featherwire.v1 import ingest_pb2
+from shared.results import AnalysisResult
+from shared.wire.device_protocol import DeviceProtocol, Event
+from shared.wire.requests import Hello
+
+TASK = "looking"
+"""The one task of the engine here."""
+
+
+class ScriptedEngine:
+    """An engine that awaits ``before`` and then answers that it found nothing."""
+
+    def __init__(self, before: Callable[[EngineFrame], Awaitable[None]] | None = None) -> None:
+        self.tasks = {TASK: TaskStatus(TASK)}
+        self.alive = True
+        self.queues: dict[str, int] = {}
+        self.seen: list[EngineFrame] = []
+        self._before = before
+
+    async def submit(self, frame: EngineFrame) -> EngineOutcome:
+        self.seen.append(frame)
+        if self._before is not None:
+            await self._before(frame)
+        first = frame.bitstreams[0]
+        return EngineOutcome(
+            analysis=AnalysisResult(
+                width=first.width,
+                height=first.height,
+                state=first.state,
+                payload_bytes=frame.payload_bytes,
+                bits_per_pixel=8 * frame.payload_bytes / frame.pixels,
+                tasks={},
+                milliseconds={},
+            )
+        )
+
+    async def close(self) -> bool:
+        return True
+
+
+@asynccontextmanager
+async def memory_server(
+    folder: Path, bundle: Bundle, engine: ScriptedEngine | None = None, **options: Any
+) -> AsyncIterator[IngestServicer]:
+    """The calls of a server with a log in ``folder``; options: of ``IngestServicer``."""
+    database = await asyncio.to_thread(Database, f"sqlite:///{folder}/log.sqlite3")
+    fleet = Fleet(database)
+    ingest = IngestServicer(
+        engine or ScriptedEngine(),
+        log=ResultLog(database, window=2**16),
+        bundles=ServedBundles([bundle]),
+        fleet=fleet,
+        server_version="test",
+        max_message_bytes=2**25,
+        **options,
+    )
+    await ingest.recover()
+    try:
+        yield ingest
+    finally:
+        await ingest.close()
+        await fleet.close()
+        await asyncio.to_thread(database.close)
+
+
+class MemoryDevice:
+    """A device's protocol joined to a server's: ``connect`` runs one stream until it ends."""
+
+    def __init__(self, ingest: IngestServicer, hello: Hello, *, remembers: bool = False) -> None:
+        self._ingest = ingest
+        self.protocol: DeviceProtocol[None] = DeviceProtocol(hello, remembers=remembers)
+        self.events: list[Event[None]] = []
+        self._changed = asyncio.Event()
+        self._ended = False
+
+    async def connect(self, call: Call | None = None) -> None:
+        """One stream; raises the error that it ends with. Cancelling it loses the stream."""
+        self._ended = False
+        self.protocol.connect(time.monotonic())
+        exchange = self._ingest.exchange(self._requests(), call)
+        try:
+            async for response in exchange:
+                self.events += self.protocol.receive(response, time.monotonic())
+                self._changed.set()
+        finally:
+            self._ended = True
+            self._changed.set()
+            await exchange.aclose()
+            self.protocol.disconnected()
+
+    async def until(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+        """Wait for something that an event brings."""
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+    def found(self, kind: type[Any]) -> list[Any]:
+        """The events of a kind, in their order."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def wake(self) -> None:
+        """Let what was given to the protocol go out."""
+        self._changed.set()
+
+    async def _requests(self) -> AsyncIterator[ingest_pb2.ConnectRequest]:
+        while not self._ended:
+            while (data := self.protocol.next_message()) is not None:
+                yield ingest_pb2.ConnectRequest.FromString(data)
+            if self.protocol.closing:
+                return
+            await self._changed.wait()
+            self._changed.clear()
