@@ -48,10 +48,7 @@ def feature_bundles() -> dict[str, Bundle]:
     """Packaged bundles whose networks want pictures of one size, by name."""
     packaged = {name: Bundle.load(name) for name in packaged_names()}
     return {
-        name: bundle
-        for name, bundle in packaged.items()
-        for uncut in [trainer(bundle.manifest.codec).uncut(bundle)]
-        if uncut is not None and uncut.input_size is not None
+        name: bundle for name, bundle in packaged.items() if not bundle.manifest.scales_with_size
     }
 
 
@@ -66,7 +63,7 @@ def feature_speeds(bundle: Bundle, pixels: Pixels, rounds: int = ROUNDS) -> list
         raise ValueError("the bundle brings pictures to no size")
     edge = open_edge(bundle)
     edge.load()
-    finest = sorted({bundle.manifest.chain_of(s)[0].state for s in bundle.manifest.starts})
+    finest = [bundle.manifest.finest_of(start) for start in bundle.manifest.starts]
     jobs: dict[str, Job] = {
         f"ours encode, state {state}": _encode(edge, pixels, state) for state in finest
     }

@@ -9,6 +9,7 @@ A bundle's manifest names its codec; the codec ``some-name`` is the folder ``cod
     edge.py     open_edge(bundle, options) -> EdgeCodec     numpy and ONNX Runtime, never torch
     cloud.py    open_cloud(bundle) -> CloudCodec            imported in the cloud only
     train.py    open_trainer() -> Trainer                   or a package of that name
+                small_bundle(folder) -> Bundle              for tests of this contract
 
 Nothing is registered: a folder with these modules is a codec, and no other file knows its name.
 What a state, a plane or a latent is made of, grids of floats, labels, vectors or trees, stays
@@ -324,12 +325,6 @@ class Trainer(Protocol[R]):
     def stages(self, bundle: Bundle, photo: Pixels) -> Mapping[str, Callable[[], object]]:
         """The parts of encoding the photo, by name, in their order: jobs that can be timed."""
 
-    def small_bundle(self, folder: Path) -> Bundle:
-        """A complete bundle without data or training, made in seconds: for tests of the contract.
-
-        The same bytes on every machine, but for what its ONNX files record of their tools.
-        """
-
 
 # -- lookup ----------------------------------------------------------------------------------------
 
@@ -356,6 +351,15 @@ def trainer(name: str) -> Trainer[Any]:
     """The trainer of a codec, by the name in manifests. Raises BundleError ``unknown_codec``."""
     found: Trainer[Any] = _module(name, "train").open_trainer()
     return found
+
+
+def small_bundle(name: str, folder: Path) -> Bundle:
+    """A complete bundle of a codec without data or training, made in seconds: for tests.
+
+    Raises BundleError ``unknown_codec``.
+    """
+    made: Bundle = _module(name, "train").small_bundle(folder)
+    return made
 
 
 def codec_names() -> tuple[str, ...]:

@@ -7,13 +7,11 @@ from typing import Any, Generic, TypeVar
 
 from codec.features import FeatureLatents, Features
 from codec.layered import ChainCodec
+from codec.settings import FeatureSettings
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, BudgetError, BundleError
 from shared.targets import FINEST, RateTarget, Regions, check_regions
-
-PALETTE_FILE = "palette.npz"
-CONTEXTS_FILE = "contexts.npz"
 
 Chain = TypeVar("Chain", bound=ChainCodec[Any, Any])
 
@@ -25,9 +23,9 @@ class ChainsCodec(Generic[Chain]):
     by the state that it begins with.
     """
 
-    def __init__(self, bundle: Bundle, chains: Sequence[Chain]) -> None:
+    def __init__(self, bundle: Bundle, settings: FeatureSettings, chains: Sequence[Chain]) -> None:
         """chains: finest first. Raises BundleError when their states do not follow each other."""
-        self._bundle, self.chains = bundle, list(chains)
+        self._bundle, self.settings, self.chains = bundle, settings, list(chains)
         first = 0
         for chain in chains:
             if chain.states[0] != first:
@@ -48,7 +46,7 @@ class ChainsCodec(Generic[Chain]):
             raise BudgetError(
                 "unknown_state", f"there is no state {target.state}; there are 0 to {coarsest}"
             )
-        if target.psnr_db is not None and self._bundle.manifest.psnr_model is None:
+        if target.psnr_db is not None and self.settings.psnr_model is None:
             raise BundleError(
                 "no_psnr_model",
                 f"bundle {self._bundle.manifest.name} does not say what PSNR to expect of it; give "

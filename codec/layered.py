@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.features import FeatureLatents, Features
+from codec.settings import FeatureSettings
 from shared.bitstream import Bitstream, Layer, PartialLayer
 from shared.bitstream.container import HEADER_BYTES, layer_bytes, partial_layer_bytes
 from shared.bundle import Bundle
@@ -48,11 +49,11 @@ class Decoder(Protocol):
 class ChainCodec(ABC, Generic[Step, Contexts]):
     """Composes, shortens, checks and reads bitstreams of one chain; palettes are subclasses'."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        """bundle: which the chain is of."""
-        self._bundle = bundle
-        self._strides = {scale.name: scale.stride for scale in bundle.manifest.scales}
-        self._channels = {scale.name: scale.channels for scale in bundle.manifest.scales}
+    def __init__(self, bundle: Bundle, settings: FeatureSettings) -> None:
+        """bundle: which the chain is of; settings: the bundle's."""
+        self._bundle, self._settings = bundle, settings
+        self._strides = {scale.name: scale.stride for scale in settings.scales}
+        self._channels = {scale.name: scale.channels for scale in settings.scales}
 
     # -- what a kind of palette says --------------------------------------------------------------
 
@@ -261,7 +262,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
 
     def _grids(self, width: int, height: int) -> dict[str, tuple[int, int]]:
         """Rows and columns of positions of every scale of a picture of that size."""
-        rows, columns = self._bundle.manifest.grid_pixels(width, height)
+        rows, columns = self._settings.grid_pixels(width, height)
         return {name: (rows // stride, columns // stride) for name, stride in self._strides.items()}
 
     def _check(self, bitstream: Bitstream) -> None:

@@ -19,17 +19,14 @@ from codec.precision import (
     remember,
     trial_clock,
 )
-from shared.bundle import Bundle, Manifest
+from codec.settings import EXTRACTOR_FILES, FeatureSettings
+from shared.bundle import Bundle
 from shared.errors import BundleError
 from shared.preprocess import pad_to_multiple
 
 Pixels = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 
-EXTRACTOR_FILES: dict[Precision, str] = {
-    "fp32": "extractor.onnx",
-    "int8": "extractor-int8.onnx",
-}
 PRECISION_VARIABLE = "FEATHERWIRE_PRECISION"
 TILE_POSITIONS = 64
 """Side of a tile in positions of the coarsest grid: 1024 pixels at stride 16."""
@@ -63,20 +60,23 @@ class FeatureExtractor:
             raise BundleError(
                 "unknown_precision", f"there is no precision {wanted!r}: auto, fp32 or int8"
             )
-        manifest = bundle.manifest
-        if wanted == "int8" and EXTRACTOR_FILES["int8"] not in manifest.files:
+        settings = FeatureSettings.of(bundle)
+        if wanted == "int8" and EXTRACTOR_FILES["int8"] not in bundle.manifest.files:
             raise BundleError(
                 "no_int8",
-                f"bundle {manifest.name} has no int8 network; use fp32 or auto, which takes it",
+                f"bundle {bundle.manifest.name} has no int8 network; use fp32 or auto, which takes "
+                "it",
             )
-        self._manifest = manifest
-        self._scales = {scale.name: scale for scale in manifest.scales}
-        self._multiple = manifest.input_multiple
-        self._halo = manifest.halo_positions
+        self._settings = settings
+        self._scales = {scale.name: scale for scale in settings.scales}
+        self._multiple = settings.input_multiple
+        self._halo = settings.halo_positions
         if wanted == "auto":
-            self._network = _fastest_network(bundle, threads, cache_dir)
+            self._network = _fastest_network(bundle, settings, threads, cache_dir)
         else:
-            self._network = _Network(bundle, "int8" if wanted == "int8" else "fp32", threads)
+            self._network = _Network(
+                bundle, settings, "int8" if wanted == "int8" else "fp32", threads
+            )
 
     @property
     def precision(self) -> Precision:
@@ -95,7 +95,7 @@ class FeatureExtractor:
         Tiles overlap by more than the network can see, so that large pictures have the features
         they would have whole (up to floating point noise, which only the encoder sees).
         """
-        placement = self._manifest.placement(image.shape[1], image.shape[0])
+        placement = self._settings.placement(image.shape[1], image.shape[0])
         if placement is not None:
             return self._network(placement.apply(image))
         padded = pad_to_multiple(image, self._multiple)
@@ -144,7 +144,9 @@ class FeatureExtractor:
 class _Network:
     """One ONNX file in a session: padded image uint8 [H, W, 3] -> features per scale."""
 
-    def __init__(self, bundle: Bundle, precision: Precision, threads: int) -> None:
+    def __init__(
+        self, bundle: Bundle, settings: FeatureSettings, precision: Precision, threads: int
+    ) -> None:
         import onnxruntime as ort
 
         self.precision = precision
@@ -160,8 +162,8 @@ class _Network:
             self._session = ort.InferenceSession(data, options, providers=_providers(precision))
         except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base class
             raise self._refusal(str(error)) from None
-        self._check(bundle.manifest)
-        self._scales = {scale.name: scale for scale in bundle.manifest.scales}
+        self._scales = {scale.name: scale for scale in settings.scales}
+        self._check()
 
     @property
     def providers(self) -> list[str]:
@@ -187,12 +189,12 @@ class _Network:
                 raise self._refusal(f"{name} is not finite")
         return features
 
-    def _check(self, manifest: Manifest) -> None:
+    def _check(self) -> None:
         inputs = [(value.name, value.type) for value in self._session.get_inputs()]
         if inputs != [("image", "tensor(uint8)")]:
             raise self._refusal(f"its inputs are {inputs}, not one uint8 tensor 'image'")
         outputs = {output.name for output in self._session.get_outputs()}
-        missing = {scale.name for scale in manifest.scales} - outputs
+        missing = set(self._scales) - outputs
         if missing:
             raise self._refusal(f"it lacks outputs {', '.join(sorted(missing))}")
 
@@ -200,22 +202,27 @@ class _Network:
         return BundleError("bad_extractor", f"{self._file}: {what}")
 
 
-def _fastest_network(bundle: Bundle, threads: int, cache_dir: Path | None) -> _Network:
+def _fastest_network(
+    bundle: Bundle, settings: FeatureSettings, threads: int, cache_dir: Path | None
+) -> _Network:
     """What ``auto`` means; see :class:`FeatureExtractor`."""
     import onnxruntime as ort
 
     on_gpu = _providers("fp32")[0] != "CPUExecutionProvider"
     if on_gpu or EXTRACTOR_FILES["int8"] not in bundle.manifest.files:
-        return _Network(bundle, "fp32", threads)
+        return _Network(bundle, settings, "fp32", threads)
     folder = cache_dir if cache_dir is not None else default_cache_dir()
     facts = {"bundle": bundle.id, **machine_facts(ort.__version__, threads)}
     known = recall(folder, facts)
     if known is not None:
-        return _Network(bundle, known, threads)
-    int8, fp32 = _Network(bundle, "int8", threads), _Network(bundle, "fp32", threads)
-    step = bundle.manifest.input_multiple
+        return _Network(bundle, settings, known, threads)
+    int8, fp32 = (
+        _Network(bundle, settings, "int8", threads),
+        _Network(bundle, settings, "fp32", threads),
+    )
+    step = settings.input_multiple
     side = max(1, _TRIAL_PIXELS // step) * step
-    shape = (*bundle.manifest.grid_pixels(side, side), 3)
+    shape = (*settings.grid_pixels(side, side), 3)
     picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     runs: dict[Precision, Callable[[], object]] = {
         "int8": lambda: int8(picture),

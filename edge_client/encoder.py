@@ -99,7 +99,7 @@ class EdgeEncoder:
         return bitstream, self.codec.encode(prepared, finest_target)
 
     def _finest(self, state: int) -> RateTarget:
-        return RateTarget(state=self.bundle.manifest.chain_of(state)[0].state)
+        return RateTarget(state=self.bundle.manifest.finest_of(state))
 
     def _load(self, photo: str | Path | bytes | Pixels) -> Pixels:
         if isinstance(photo, np.ndarray):

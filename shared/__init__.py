@@ -1,1 +1,1 @@
-"""What the edge and the cloud have in common: bitstream, palette, entropy coder, bundle."""
+"""What both ends know: bitstream, bundle, messages, preprocessing, results, sinks, errors."""

@@ -22,13 +22,12 @@ import structlog
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from cloud_server.auth.tokens import Role, Token, among, any_good, find
+from cloud_server.auth.tokens import Role, Token, among, find
 from cloud_server.database import Database
-from cloud_server.serve.settings import ServerSettings
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.proto.featherwire.v1 import bundles_pb2, fleet_pb2, ingest_pb2, results_pb2
-from shared.rpc.access import TOKEN_METADATA_KEY, is_loopback, token_of
+from shared.rpc.access import TOKEN_METADATA_KEY, token_of
 from shared.rpc.status import abort
 
 EVERYBODY = frozenset(Role)
@@ -250,35 +249,3 @@ def _refusal(error: FeatherwireError) -> Any:
         await abort(context, error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-def check_transport(settings: ServerSettings) -> None:
-    """Raise ``FeatherwireError``: ``tls_missing``, or ``insecure_listen`` for what is not here.
-
-    A server that is to be insecure listens on this machine's loopback alone, unless the settings
-    say ``insecure_anywhere``.
-    """
-    if not settings.insecure:
-        if settings.tls_certificate is None:
-            raise FeatherwireError(
-                "tls_missing",
-                "a server needs TLS (--tls-cert, --tls-key; `featherwire-cloud auth dev-ca` makes "
-                "files for a trial), or --insecure",
-            )
-        return
-    if not settings.insecure_anywhere and not is_loopback(settings.listen):
-        raise FeatherwireError(
-            "insecure_listen",
-            f"--insecure lets anybody in who reaches {settings.listen}: listen on 127.0.0.1, or "
-            "add --insecure-anywhere",
-        )
-
-
-def check_tokens(settings: ServerSettings, database: Database) -> None:
-    """Raise ``FeatherwireError("no_tokens")`` for a server that could let nobody in. Blocks."""
-    if not settings.insecure and not database.read_now(any_good):
-        raise FeatherwireError(
-            "no_tokens",
-            "nobody has a token for this server: `featherwire-cloud auth token create` makes one "
-            "(with the same --data, --database or --config), or give --insecure",
-        )

@@ -205,8 +205,8 @@ def dev_ca(
 def _database(
     data: Path | None, database: str | None, config: Path | None, *, create: bool = False
 ) -> Iterator[Connection]:
-    from cloud_server.database.storage import administered
     from cloud_server.serve.settings import ServerSettings
+    from cloud_server.serve.startup import administered
     from shared.installation import package_version
 
     settings = ServerSettings.load(config, data=data, database=database)

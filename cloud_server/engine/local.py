@@ -18,11 +18,10 @@ from cloud_server.engine.pipeline import BundlePipeline, WorkerCounts, each, sho
 from cloud_server.engine.stage import Done, Stage
 from cloud_server.tasks.base import Task
 from codec.base import PLAIN, Latents, Pixels, Rendering, no_picture
-from codec.tails import DEFAULT_THRESHOLD
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BundleError, FeatherwireError, PhotoError, TaskError
-from shared.results import AnalysisResult, ModelInfo, TaskResult
+from shared.results import DEFAULT_THRESHOLD, AnalysisResult, ModelInfo, TaskResult
 from shared.wire import Picture, PictureEncoding, PictureRequest
 from shared.wire.transport import MAX_PICTURE_BYTES
 

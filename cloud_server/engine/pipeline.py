@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 
 from cloud_server.engine.stage import Done, Stage, StoppableHandler
 from codec.base import PLAIN, CloudCodec, Latents, Pixels, Rendering, Tail, open_cloud
-from codec.tails import DEFAULT_THRESHOLD
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.results import ModelInfo, TaskResult
+from shared.results import DEFAULT_THRESHOLD, ModelInfo, TaskResult
 
 Predicted = tuple[Bitstream, tuple[Bitstream, ...]]
 """A bitstream, and those of the frames before that it is predicted from."""

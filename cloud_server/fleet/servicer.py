@@ -13,7 +13,6 @@ from cloud_server.auth.access import caller
 from cloud_server.fleet import audit, commands
 from cloud_server.fleet.commands import check_command, check_selector
 from cloud_server.fleet.fleet import Fleet
-from cloud_server.ingest.bundles import ServedBundles
 from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.proto.featherwire.v1 import fleet_pb2, fleet_pb2_grpc
 from shared.rpc.status import abort
@@ -33,16 +32,18 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     def __init__(
         self,
         fleet: Fleet,
-        bundles: ServedBundles,
+        bundle_ids: Collection[str],
         *,
         tasks: Collection[str] | None = None,
         max_watchers: int = 64,
         write_timeout_s: float = 30.0,
     ) -> None:
-        """tasks: that devices may be commanded to ask for; None: any."""
+        """bundle_ids: that devices may be commanded to use. tasks: that they may be commanded to
+        ask for; None: any.
+        """
         self._tasks = tasks
         self._fleet = fleet
-        self._bundles = bundles
+        self._bundle_ids = bundle_ids
         self._max_watchers = max_watchers
         self._write_timeout_s = write_timeout_s
         self._watchers = 0
@@ -86,7 +87,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     ) -> fleet_pb2.SendCommandResponse:
         try:
             check_selector(request.selector)
-            check_command(request.command, self._bundles.ids, self._tasks)
+            check_command(request.command, self._bundle_ids, self._tasks)
             issued = await self._fleet.issue(request.selector, request.command, caller().name)
         except FeatherwireError as error:
             await abort(context, _for_operators(error))

@@ -119,8 +119,7 @@ class BundleServicer(bundles_pb2_grpc.BundleServiceServicer):
 
 def _pack(bundle: Bundle) -> tuple[bundles_pb2.BundleInfo, bytes]:
     manifest = bundle.manifest
-    only_cloud = {"decoder.safetensors", *(tail.file for tail in manifest.tails or ())}
-    data = bundle.to_zip(without=frozenset(only_cloud))
+    data = bundle.to_zip("edge")
     info = bundles_pb2.BundleInfo(
         bundle_id=bundle.id,
         name=manifest.name,

@@ -19,8 +19,12 @@ from cloud_server.telemetry.metrics import Metrics
 from shared.bitstream import Bitstream
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
-from shared.wire.deadlines import DEADLINE_PER_MEGAPIXEL_S, frame_deadline
-from shared.wire.transport import BATCH_BYTES, BATCH_MESSAGES
+from shared.wire.transport import (
+    BATCH_BYTES,
+    BATCH_MESSAGES,
+    DEADLINE_PER_MEGAPIXEL_S,
+    frame_deadline,
+)
 
 LEAST_PAUSE_S = 0.05
 """Between credits of a device that is at its quota."""

@@ -2,6 +2,6 @@
 
 settings    a YAML file, variables, flags
 service     opens the log, bundles, engine, fleet, and puts the server together
+startup     the database; what must be there before a server listens
 server      gRPC server, health, reflection, signals, drain
-logs        structured logs on stderr
 """

@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from cloud_server.auth.access import Authenticator, check_tokens, check_transport
+from cloud_server.auth.access import Authenticator
 from cloud_server.cluster.shared_log import SharedLog
 from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.database import Database
-from cloud_server.database.storage import open_database
 from cloud_server.engine import Engine, TaskStatus, WorkerCounts
 from cloud_server.engine.processes import ProcessEngine
 from cloud_server.engine.ray import RayEngine, RayScale
@@ -33,14 +32,15 @@ from cloud_server.results.retention import Limits as RetentionLimits
 from cloud_server.results.retention import Retention
 from cloud_server.serve.server import Server, TlsFiles
 from cloud_server.serve.settings import ServerSettings
+from cloud_server.serve.startup import check_tokens, check_transport, open_database
 from cloud_server.tasks import task_names
 from cloud_server.tasks.base import Task
 from cloud_server.telemetry.frames import ObservedEngine
 from cloud_server.telemetry.metrics import Metrics
-from codec.tails import DEFAULT_THRESHOLD
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, ModelError, TaskError
 from shared.installation import package_version
+from shared.results import DEFAULT_THRESHOLD
 
 FETCH_ALL = "featherwire-cloud models fetch"
 
@@ -134,7 +134,7 @@ async def _open_around(
         results,
         FleetServicer(
             fleet,
-            served,
+            served.ids,
             tasks=frozenset(engine.tasks),
             max_watchers=settings.max_subscribers,
             write_timeout_s=settings.write_timeout_s,

@@ -19,8 +19,7 @@ from sqlalchemy import URL
 
 from shared.errors import FeatherwireError, StorageError
 from shared.rpc.access import check_tls_files
-from shared.wire.deadlines import DEADLINE_PER_MEGAPIXEL_S
-from shared.wire.transport import MAX_MESSAGE_BYTES
+from shared.wire.transport import DEADLINE_PER_MEGAPIXEL_S, MAX_MESSAGE_BYTES
 
 CONFIG_VARIABLE = "FEATHERWIRE_CONFIG"
 

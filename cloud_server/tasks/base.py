@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -34,26 +32,6 @@ class Task(Protocol):
         """One result per picture, in order. Raises TaskError; never downloads anything."""
 
 
-class Stopwatch:
-    """Milliseconds per stage, added up when a stage is entered more than once."""
-
-    def __init__(self) -> None:
-        self.milliseconds: dict[str, float] = {
-            "preprocess": 0.0,
-            "inference": 0.0,
-            "postprocess": 0.0,
-        }
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            elapsed = 1000 * (time.perf_counter() - started)
-            self.milliseconds[name] = self.milliseconds.get(name, 0.0) + elapsed
-
-
 def expect_image(image: Image) -> Image:
     """The picture, C-contiguous. Raises TaskError(``bad_image``) for anything else."""
     try:
@@ -68,10 +46,3 @@ def model_info(store: ModelStore, name: str) -> ModelInfo:
     return ModelInfo(
         name=entry.name, version=entry.version, sha256=entry.sha256, licence=entry.licence
     )
-
-
-def check_threshold(value: float) -> float:
-    """A score threshold. Raises TaskError(``bad_option``) outside 0..1."""
-    if not 0 <= value <= 1:
-        raise TaskError("bad_option", f"a score threshold lies in 0..1, not {value}")
-    return value

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cloud_server.tasks.base import Image, Stopwatch, check_threshold, expect_image
+from cloud_server.tasks.base import Image, expect_image
 from cloud_server.tasks.ssd import Ssd
-from shared.results import ModelInfo, TaskResult
+from shared.results import ModelInfo, Stopwatch, TaskResult, check_threshold
 from shared.weights import ModelStore
 
 # Below this the model names furniture that is not there.

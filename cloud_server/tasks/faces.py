@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_server.tasks.base import Image, Stopwatch, model_info
-from cloud_server.tasks.geometry import SquareCrop, clip_boxes, nms
+from cloud_server.tasks.base import Image, model_info
+from cloud_server.tasks.geometry import SquareCrop
 from cloud_server.tasks.litert import LiteModel, sigmoid
 from shared.errors import TaskError
+from shared.results import Stopwatch, clip_boxes, nms
 from shared.weights import ModelStore
 
 _WEIGHTS = "face-detector-full-range"

@@ -64,29 +64,6 @@ def shrink(image: Image, width: int, height: int) -> Image:
     return np.asarray(cv2.resize(image, (width, height), interpolation=method), dtype=np.uint8)
 
 
-def clip_boxes(boxes: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
-    """[N, 4] x_min, y_min, x_max, y_max, cut to the picture."""
-    limits = np.array([width, height, width, height], dtype=np.float64)
-    return np.minimum(np.maximum(boxes, 0.0), limits)
-
-
-def nms(boxes: NDArray[np.float64], scores: NDArray[np.float64], max_iou: float) -> list[int]:
-    """Greedy non-maximum suppression of [N, 4] boxes: the kept indices, best score first."""
-    order = np.argsort(-scores, kind="stable")
-    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    kept: list[int] = []
-    while order.size:
-        best, rest = int(order[0]), order[1:]
-        kept.append(best)
-        sides = np.minimum(boxes[best, 2:], boxes[rest, 2:]) - np.maximum(
-            boxes[best, :2], boxes[rest, :2]
-        )
-        shared = np.prod(np.maximum(sides, 0.0), axis=1)
-        union = area[best] + area[rest] - shared
-        order = rest[shared <= max_iou * union]
-    return kept
-
-
 def _clip_span(low: float, high: float, size: int) -> tuple[int, int]:
     """[low, high) in whole pixels inside 0..size, at least one pixel long."""
     start = int(np.clip(np.floor(low) - 1, 0, size - 1))

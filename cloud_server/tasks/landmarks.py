@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cloud_server.tasks.base import Image, Stopwatch, check_threshold, expect_image, model_info
+from cloud_server.tasks.base import Image, expect_image, model_info
 from cloud_server.tasks.faces import FaceDetector, FoundFace
 from cloud_server.tasks.geometry import SquareCrop
 from cloud_server.tasks.litert import LiteModel, sigmoid
 from shared.errors import TaskError
-from shared.results import Box, Face, ModelInfo, TaskResult
+from shared.results import Box, Face, ModelInfo, Stopwatch, TaskResult, check_threshold
 from shared.weights import ModelStore
 
 DEFAULT_THRESHOLD = 0.6

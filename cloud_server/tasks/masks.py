@@ -1,14 +1,13 @@
-"""Masks of objects as COCO's run-length code."""
+"""Masks of objects from the logits of a crop."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 
 from cloud_server.tasks.geometry import SquareCrop
-from shared.results import Box, RleMask
+from shared.results import Box
 
 _BAND_ROWS = 512
 
@@ -42,9 +41,3 @@ def paste_mask(
         )
         mask[top:bottom, x0:x1] = band > 0
     return mask
-
-
-def encode_mask(mask: NDArray[np.uint8]) -> RleMask:
-    """A 0/1 mask as COCO's compressed runs."""
-    code = coco.encode(np.asfortranarray(mask))
-    return RleMask(size=(mask.shape[0], mask.shape[1]), counts=code["counts"].decode("ascii"))

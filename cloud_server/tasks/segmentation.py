@@ -6,13 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cloud_server.tasks.base import Image, Stopwatch, check_threshold, expect_image, model_info
+from cloud_server.tasks.base import Image, expect_image, model_info
 from cloud_server.tasks.geometry import SquareCrop
 from cloud_server.tasks.litert import LiteModel
-from cloud_server.tasks.masks import encode_mask, paste_mask
+from cloud_server.tasks.masks import paste_mask
 from cloud_server.tasks.ssd import Ssd
 from shared.errors import TaskError
-from shared.results import Detection, Instance, ModelInfo, TaskResult
+from shared.results import (
+    Detection,
+    Instance,
+    ModelInfo,
+    Stopwatch,
+    TaskResult,
+    check_threshold,
+    encode_mask,
+)
 from shared.weights import ModelStore
 
 DEFAULT_THRESHOLD = 0.5

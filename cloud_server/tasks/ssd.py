@@ -8,10 +8,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cloud_server.tasks.base import Image, Stopwatch, model_info
-from cloud_server.tasks.geometry import clip_boxes, shrink
+from cloud_server.tasks.base import Image, model_info
+from cloud_server.tasks.geometry import shrink
 from shared.errors import ModelError, TaskError
-from shared.results import Box, Detection
+from shared.results import Box, Detection, Stopwatch, clip_boxes
 from shared.weights import ModelStore
 
 WEIGHTS = "ssd-mobilenetv3-coco"

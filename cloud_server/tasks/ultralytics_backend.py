@@ -10,12 +10,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cloud_server.tasks.base import Image, check_threshold, expect_image
-from cloud_server.tasks.geometry import clip_boxes
-from cloud_server.tasks.masks import encode_mask
+from cloud_server.tasks.base import Image, expect_image
 from cloud_server.tasks.registry import TaskOptions
 from shared.errors import ModelError, TaskError
-from shared.results import Box, Detection, Instance, ModelInfo, TaskResult
+from shared.results import (
+    Box,
+    Detection,
+    Instance,
+    ModelInfo,
+    TaskResult,
+    check_threshold,
+    clip_boxes,
+    encode_mask,
+)
 from shared.weights import ModelStore
 from shared.weights.download import file_sha256
 from shared.weights.ultralytics_assets import LICENCE, get_yolo

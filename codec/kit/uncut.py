@@ -9,6 +9,7 @@ import numpy as np
 from codec.base import Pixels
 from codec.features import FeatureLatents, Features
 from codec.onnx import FeatureExtractor
+from codec.settings import FeatureSettings
 from shared.bundle import Bundle
 from shared.preprocess import pad_to_multiple
 
@@ -29,20 +30,20 @@ class UncutFeatures:
         Raises BundleError for a damaged bundle.
         """
         self._extractor = FeatureExtractor(bundle, threads=1, precision="fp32")
-        self._manifest, self._as_decoded = bundle.manifest, as_decoded
+        self._settings, self._as_decoded = FeatureSettings.of(bundle), as_decoded
 
     @property
     def input_size(self) -> tuple[int, int] | None:
         """See :class:`codec.base.Uncut`."""
-        resize = self._manifest.resize
+        resize = self._settings.resize
         return None if resize is None else (resize.width, resize.height)
 
     def prepare(self, picture: Pixels) -> Pixels:
         """See :class:`codec.base.Uncut`."""
-        placement = self._manifest.placement(picture.shape[1], picture.shape[0])
+        placement = self._settings.placement(picture.shape[1], picture.shape[0])
         if placement is not None:
             return placement.apply(picture)
-        return pad_to_multiple(picture, self._manifest.input_multiple)
+        return pad_to_multiple(picture, self._settings.input_multiple)
 
     def encode(
         self, picture: Pixels, size: tuple[int, int] | None = None

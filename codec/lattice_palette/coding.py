@@ -13,6 +13,7 @@ from codec.features import FeatureLatents, Features
 from codec.lattice_palette.contexts import LatticeContexts, PictureLattice
 from codec.lattice_palette.palette import LatticePalette, LatticePass, Values, channels
 from codec.layered import ChainCodec, shapes_of
+from codec.settings import FeatureSettings
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.targets import FINEST, RateTarget, Regions
@@ -26,9 +27,15 @@ _WORST_BITS_PER_VALUE = 24
 class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
     """Encodes features to the layers of one operating point and decodes them."""
 
-    def __init__(self, bundle: Bundle, palette: LatticePalette, contexts: LatticeContexts) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: FeatureSettings,
+        palette: LatticePalette,
+        contexts: LatticeContexts,
+    ) -> None:
         """palette, contexts: of this chain; bundle: which it is of."""
-        super().__init__(bundle)
+        super().__init__(bundle, settings)
         self.palette, self._contexts = palette, contexts
 
     @property

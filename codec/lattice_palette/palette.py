@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.features import Features
-from codec.markov_palette.palette import DiffusionState, PlaneSpec
+from codec.settings import DiffusionState, PlaneSpec
 from shared.errors import BundleError
 
 Values = dict[str, npt.NDArray[np.int32]]

@@ -6,7 +6,11 @@ from codec.base import Reconstructor, no_picture
 from codec.features import FeatureLatents
 from codec.halves import FeatureCloud
 from codec.markov_palette.codec import MarkovPaletteCodec
-from shared.bundle import Bundle
+from shared.bundle import Bundle, PictureSpec
+
+FAITHFUL, VIVID = "faithful", "vivid"
+PICTURES = (PictureSpec(name=FAITHFUL), PictureSpec(name=VIVID))
+"""What a bundle with a decoder says that it makes; ``vivid`` needs the decoder's variances."""
 
 
 class MarkovPaletteCloud(FeatureCloud):

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from codec.chains import CONTEXTS_FILE, PALETTE_FILE, ChainsCodec
+from codec.chains import ChainsCodec
 from codec.features import Features
 from codec.markov_palette.coding import PaletteChain
 from codec.markov_palette.contexts import ContextModel
 from codec.markov_palette.palette import Indices, MarkovPalette
-from codec.registry import register_codec
+from codec.settings import CONTEXTS_FILE, PALETTE_FILE, FeatureSettings
 from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
 
 
-@register_codec("markov-palette")
 class MarkovPaletteCodec(ChainsCodec[PaletteChain]):
     """A bundle's chains of palette trees."""
 
     def __init__(self, bundle: Bundle) -> None:
         """Raises BundleError when palettes or contexts are damaged or do not fit the manifest."""
         arrays, contexts = bundle.read_arrays(PALETTE_FILE), bundle.read_arrays(CONTEXTS_FILE)
+        settings = FeatureSettings.of(bundle)
         chains = []
-        for planes, states in bundle.manifest.chain_parts:
+        for planes, states in settings.chain_parts:
             palette = MarkovPalette.from_arrays(planes, states, arrays)
             model = ContextModel.from_arrays(planes, palette, contexts)
-            chains.append(PaletteChain(bundle, palette, model))
-        super().__init__(bundle, chains)
+            chains.append(PaletteChain(bundle, settings, palette, model))
+        super().__init__(bundle, settings, chains)
 
     def check_regions(self) -> None:
         """See :meth:`codec.base.EdgeCodec.check_regions`."""
-        if self._bundle.manifest.resize is not None:
+        if self.settings.resize is not None:
             super().check_regions()
 
     @property

@@ -18,8 +18,9 @@ from codec.markov_palette.assignment import (
     grid_of_states,
 )
 from codec.markov_palette.contexts import ContextModel, PictureContexts
-from codec.markov_palette.distortion import DistortionTable
 from codec.markov_palette.palette import Depths, Indices, MarkovPalette, Pass
+from codec.markov_palette.psnr import DistortionTable, expected_path
+from codec.settings import FeatureSettings
 from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
 from shared.errors import BudgetError
@@ -35,9 +36,15 @@ BitSource = Callable[[int, PictureContexts, Pass, npt.NDArray[np.uint16]], Bits]
 class PaletteChain(ChainCodec[Pass, PictureContexts]):
     """Encodes features to the layers of one chain of palette trees and decodes them to colours."""
 
-    def __init__(self, bundle: Bundle, palette: MarkovPalette, contexts: ContextModel) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: FeatureSettings,
+        palette: MarkovPalette,
+        contexts: ContextModel,
+    ) -> None:
         """palette, contexts: of this chain; bundle: which it is of."""
-        super().__init__(bundle)
+        super().__init__(bundle, settings)
         self.palette = palette
         self._contexts = contexts
         self._scales = {plane.name: plane.scale for plane in palette.planes}
@@ -268,14 +275,14 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         detail: Sequence[float] | None,
     ) -> tuple[int, int]:
         """The coarsest state, and passes after it, from which ``target.psnr_db`` is expected."""
-        model, wanted = self._bundle.manifest.psnr_model, target.psnr_db
+        model, wanted = self._settings.psnr_model, target.psnr_db
         assert model is not None
         assert wanted is not None
         if detail is None:
             raise ValueError("a PSNR target needs the photo's detail")
         expected = -math.inf
         table = DistortionTable(self.palette, features, indices)
-        for state, passes, expected in model.path(table, detail):
+        for state, passes, expected in expected_path(model, table, detail):
             if expected >= wanted:
                 return state, passes
         if target.best_effort:

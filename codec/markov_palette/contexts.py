@@ -27,8 +27,9 @@ from codec.markov_palette.context_network import (
     input_colours,
     padded_channels,
 )
-from codec.markov_palette.palette import MarkovPalette, PlaneSpec
+from codec.markov_palette.palette import MarkovPalette
 from codec.markov_palette.tree import IndexArray, PaletteTree
+from codec.settings import PlaneSpec
 from shared.errors import BundleError
 
 _ODDS_NAME = "odds.probabilities"

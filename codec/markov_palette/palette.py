@@ -7,18 +7,16 @@ a depth in every plane's tree, so that its indices are prefixes of the finest st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
 
+from codec.features import Features
 from codec.markov_palette.prediction import ScalePrediction
-from codec.markov_palette.tree import MAX_CHANNELS, MAX_DEPTH, FloatArray, IndexArray, PaletteTree
+from codec.markov_palette.tree import FloatArray, IndexArray, PaletteTree
+from codec.settings import DiffusionState, PlaneSpec
 from shared.errors import BundleError
-
-if TYPE_CHECKING:
-    from codec.features import Features
 
 Indices = dict[str, IndexArray]
 Depths = dict[str, npt.NDArray[np.uint8]]
@@ -34,28 +32,6 @@ class Pass(NamedTuple):
     plane: str
     depth: int
     side: int
-
-
-class PlaneSpec(BaseModel):
-    """One group of channels of one scale, quantised with a palette tree of its own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(pattern=r"^[a-z0-9_.]{1,40}$")
-    scale: str = Field(description="name of the extractor output that the channels belong to")
-    first_channel: int = Field(ge=0, lt=MAX_CHANNELS)
-    channels: int = Field(ge=1, le=MAX_CHANNELS)
-    depth: int = Field(ge=1, le=MAX_DEPTH, description="2**depth leaf colours")
-
-
-class DiffusionState(BaseModel):
-    """One row of the state table: how deep each plane is described, in the planes' order."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    state: int = Field(ge=0)
-    depths: tuple[Annotated[int, Field(ge=0, le=MAX_DEPTH)], ...]
-    typical_bits_per_pixel: float = Field(ge=0, description="median over training photos")
 
 
 class MarkovPalette:

@@ -13,10 +13,11 @@ from safetensors.torch import load
 from torch import Tensor
 
 from codec.base import PLAIN, Rendering
-from codec.chains import PALETTE_FILE
 from codec.features import FeatureLatents
+from codec.markov_palette.cloud import FAITHFUL, VIVID
 from codec.markov_palette.networks import Decoder, DecoderConfig
 from codec.markov_palette.palette import MarkovPalette
+from codec.settings import DECODER_FILE, PALETTE_FILE, FeatureSettings
 from shared.bundle import Bundle
 from shared.errors import BundleError, TaskError
 from shared.preprocess import crop_to
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 
-WEIGHTS_FILE = "decoder.safetensors"
-FAITHFUL, VIVID = "faithful", "vivid"
 TILE_POSITIONS = 64
 """Side of a tile in positions of the semantic grid: 64 positions are 1024 pixels."""
 
@@ -56,18 +55,18 @@ class PictureReconstructor:
     @classmethod
     def from_bundle(cls, bundle: Bundle, device: str = "cpu") -> PictureReconstructor:
         """Load the bundle's decoder. Raises BundleError when it is missing or does not fit."""
+        settings = FeatureSettings.of(bundle)
         try:
-            config = DecoderConfig.from_dict(bundle.manifest.decoder)
+            config = DecoderConfig.from_dict(settings.decoder)
             decoder = Decoder(config)
-            weights = load(bundle.read(WEIGHTS_FILE))
+            weights = load(bundle.read(DECODER_FILE))
             decoder.load_state_dict({name: value.float() for name, value in weights.items()})
         except (TypeError, RuntimeError, SafetensorError) as error:
-            raise BundleError("bad_decoder", f"{WEIGHTS_FILE}: {error}") from None
-        manifest = bundle.manifest
+            raise BundleError("bad_decoder", f"{DECODER_FILE}: {error}") from None
         palette = MarkovPalette.from_arrays(
-            manifest.planes, manifest.states, bundle.read_arrays(PALETTE_FILE)
+            settings.planes, settings.states, bundle.read_arrays(PALETTE_FILE)
         )
-        return cls(decoder, palette, device=device, stride=manifest.input_multiple)
+        return cls(decoder, palette, device=device, stride=settings.input_multiple)
 
     def reconstruct(
         self,

@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from codec.settings import MAX_CHANNELS, MAX_DEPTH
 from shared.errors import BundleError
 
 Int16Array = npt.NDArray[np.int16]
 IndexArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
 
-MAX_DEPTH = 12
-MAX_CHANNELS = 256
 _SEARCH_ROWS = 16384
 
 

@@ -3,6 +3,6 @@
 latents ── TailNetwork (ONNX) ── outputs ── boxes | classes | labels ── TaskResult
 """
 
-from codec.tails.task import DEFAULT_THRESHOLD, TailTask, open_tails
+from codec.tails.task import TailTask, open_tails
 
-__all__ = ["DEFAULT_THRESHOLD", "TailTask", "open_tails"]
+__all__ = ["TailTask", "open_tails"]

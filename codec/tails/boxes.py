@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_server.tasks.geometry import clip_boxes, nms
-from shared.bundle import TailSpec
+from codec.settings import TailSpec
 from shared.preprocess import Placement
-from shared.results import Box, Detection
+from shared.results import Box, Detection, clip_boxes, nms
 
 MAX_IOU = 0.6
 """Overlap of two boxes of one class from which the weaker one goes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.bundle import TailSpec
+from codec.settings import TailSpec
 from shared.results import Classification
 
 MOST_CLASSES = 5

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_server.tasks.masks import encode_mask
-from shared.bundle import TailSpec
+from codec.settings import TailSpec
 from shared.preprocess import Placement
-from shared.results import Region
+from shared.results import Region, encode_mask
 
 MOST_REGIONS = 256
 """As many as a message may carry."""

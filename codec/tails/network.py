@@ -9,7 +9,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from codec.features import FeatureLatents
-from shared.bundle import Bundle, TailSpec
+from codec.settings import FeatureSettings, TailSpec
+from shared.bundle import Bundle
 from shared.errors import BundleError, TaskError
 
 FloatArray = NDArray[np.float32]
@@ -34,7 +35,7 @@ class TailNetwork:
         that does not fit the manifest.
         """
         self._spec = spec
-        self._scales = {scale.name: scale for scale in bundle.manifest.scales}
+        self._scales = {scale.name: scale for scale in FeatureSettings.of(bundle).scales}
         self._names = OUTPUTS[spec.output]
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads

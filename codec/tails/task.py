@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cloud_server.tasks.base import Stopwatch, check_threshold
 from codec.features import FeatureLatents
+from codec.settings import FeatureSettings, TailSpec
 from codec.tails.boxes import detections
 from codec.tails.classes import classifications
 from codec.tails.labels import regions
 from codec.tails.network import FloatArray, TailNetwork
-from shared.bundle import Bundle, TailSpec
+from shared.bundle import Bundle
 from shared.preprocess import Placement
-from shared.results import ModelInfo, TaskResult
-
-DEFAULT_THRESHOLD = 0.5
+from shared.results import DEFAULT_THRESHOLD, ModelInfo, Stopwatch, TaskResult, check_threshold
 
 
 class TailTask:
@@ -33,7 +31,7 @@ class TailTask:
         """spec: one of the bundle's tails. score_threshold: of boxes; other kinds of output give
         what they have. Raises BundleError as :class:`TailNetwork` does.
         """
-        self._manifest = bundle.manifest
+        self._settings = FeatureSettings.of(bundle)
         self._spec = spec
         self._network = TailNetwork(bundle, spec, device=device, threads=threads)
         self._threshold = check_threshold(
@@ -94,10 +92,10 @@ class TailTask:
     def _placement(self, latents: FeatureLatents) -> Placement:
         """Where the picture lies in what the extractor saw; padding is right and below."""
         width, height = latents.width, latents.height
-        placement = self._manifest.placement(width, height)
+        placement = self._settings.placement(width, height)
         if placement is not None:
             return placement
-        rows, columns = self._manifest.grid_pixels(width, height)
+        rows, columns = self._settings.grid_pixels(width, height)
         return Placement(width, height, columns, rows, 0, 0, width, height)
 
 
@@ -113,5 +111,5 @@ def open_tails(
         spec.task: TailTask(
             bundle, spec, device=device, threads=threads, score_threshold=score_threshold
         )
-        for spec in bundle.manifest.tails or ()
+        for spec in FeatureSettings.of(bundle).tails or ()
     }

@@ -20,10 +20,10 @@ from shared.preprocess import load_photo
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.targets import FINEST, RateTarget, Regions
 from shared.wire import PictureEncoding, PictureRequest, error_from_message
-from shared.wire.deadlines import frame_deadline
 from shared.wire.features import features_message
 from shared.wire.requests import parse_tasks, picture_request_message
 from shared.wire.tracing import frame_span, traceparent_of, tracer
+from shared.wire.transport import frame_deadline
 
 RESULT_MARGIN_S = 5.0
 
@@ -275,7 +275,7 @@ def _make(framer: Framer, control: RateControl, photo: Photo, wishes: Wishes) ->
 
 
 def _pixels(photo_encoder: PhotoEncoder, photo: Photo) -> int:
-    if photo_encoder.bundle.manifest.resize is not None or not isinstance(photo, np.ndarray):
+    if not photo_encoder.bundle.manifest.scales_with_size or not isinstance(photo, np.ndarray):
         return TYPICAL_PIXELS
     return photo.shape[0] * photo.shape[1]
 

@@ -7,18 +7,20 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from shared.bundle.manifest import BundleFile, Manifest
-from shared.bundle.packaged import DEFAULT_NAME, PACKAGED_FOLDER, packaged_names
+from shared.bundle.manifest import BundleFile, Manifest, Side
 from shared.errors import BundleError
 from shared.limits import DEFAULT_LIMITS, Limits
 
 MANIFEST_NAME = "manifest.json"
+PACKAGED_FOLDER: Final = Path(__file__).resolve().parent.parent / "bundles"
+DEFAULT_NAME: Final = "picture"
 _MAX_MANIFEST_BYTES = 2**20
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -72,19 +74,32 @@ class Bundle:
         return cls._open(_Zip(data, limits), origin)
 
     @classmethod
-    def create(cls, folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
-        """Write a bundle into ``folder``; ``manifest.files`` is filled in from ``files``."""
+    def create(
+        cls,
+        folder: Path,
+        manifest: Manifest,
+        files: Mapping[str, bytes],
+        sides: Mapping[str, Side] | None = None,
+    ) -> Bundle:
+        """Write a bundle into ``folder``; ``manifest.files`` is filled in from ``files``.
+
+        sides: who needs a file, by name; as in ``manifest.files`` where that knows it, else both.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        known: dict[str, Side] = {name: entry.side for name, entry in manifest.files.items()}
+        known |= sides or {}
         entries = {
-            name: BundleFile(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+            name: BundleFile(
+                sha256=hashlib.sha256(data).hexdigest(),
+                size_bytes=len(data),
+                side=known.get(name, "both"),
+            )
             for name, data in files.items()
         }
         complete = Manifest.model_validate({**manifest.model_dump(), "files": entries})
         for name, data in files.items():
             (folder / name).write_bytes(data)
-        text = json.dumps(
-            complete.model_dump(mode="json", exclude_none=True), indent=1, sort_keys=True
-        )
+        text = json.dumps(complete.to_values(), indent=1, sort_keys=True)
         (folder / MANIFEST_NAME).write_text(text + "\n")
         return cls(complete, _Folder(folder), str(folder))
 
@@ -114,18 +129,18 @@ class Bundle:
         for name in self.manifest.files:
             self.read(name)
 
-    def to_zip(self, *, without: frozenset[str] = frozenset()) -> bytes:
-        """The bundle as one zip, the same bytes every time; ``without`` leaves files out.
+    def to_zip(self, side: Side = "both") -> bytes:
+        """The bundle as one zip, the same bytes every time; for one side, what that side needs.
 
         (A device needs no decoder weights; the manifest, and so the id, stay the same.)
         """
+        others = {"edge": "cloud", "cloud": "edge", "both": None}[side]
+        names = [n for n, entry in self.manifest.files.items() if entry.side != others]
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            manifest = json.dumps(
-                self.manifest.model_dump(mode="json", exclude_none=True), sort_keys=True
-            )
+            manifest = json.dumps(self.manifest.to_values(), sort_keys=True)
             contents = {MANIFEST_NAME: manifest.encode()}
-            contents |= {n: self.read(n) for n in sorted(self.manifest.files) if n not in without}
+            contents |= {name: self.read(name) for name in sorted(names)}
             for name, data in contents.items():
                 archive.writestr(zipfile.ZipInfo(name, _FIXED_DATE), data)
         return buffer.getvalue()
@@ -181,3 +196,34 @@ def _resolve(source: str | Path | None) -> Path:
         known = ", ".join(packaged_names())
         raise BundleError("not_found", f"there is no bundle {source!r}; there is: {known}")
     return Path(source)
+
+
+# -- bundles that come with Featherwire ------------------------------------------------------------
+
+
+def packaged_names() -> tuple[str, ...]:
+    """Names of the bundles that come with Featherwire."""
+    return tuple(sorted(path.parent.name for path in PACKAGED_FOLDER.glob("*/manifest.json")))
+
+
+def packaged_bundle_of(short_id: bytes) -> Bundle | None:
+    """The packaged bundle with which a bitstream was made, by its first eight bytes of id."""
+    name = _short_ids().get(short_id)
+    return None if name is None else Bundle.load(PACKAGED_FOLDER / name)
+
+
+def bundle_for(short_id: bytes, given: Bundle | None = None) -> Bundle:
+    """What to open a bitstream with: the given bundle, the packaged one that wrote it, or the
+    default one, whose codec says that the bitstream is not its own. Raises BundleError."""
+    return given or packaged_bundle_of(short_id) or Bundle.load()
+
+
+@cache
+def _short_ids() -> dict[bytes, str]:
+    found = {}
+    for name in packaged_names():
+        try:
+            found[Bundle.load(PACKAGED_FOLDER / name).short_id] = name
+        except BundleError:  # its own command says what is wrong with it
+            continue
+    return found

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from shared.cli.batch import Batch, Outcome, in_words, write_atomically
+from shared.cli.batch import Batch, Outcome, in_words, read_file, write_atomically
 from shared.cli.exits import ExitCode, stop_on_error
-from shared.cli.files import read_file
-from shared.cli.groups import takes
-from shared.cli.options import bits_per_second, finite
-from shared.cli.rate import RATE_COLUMNS, rate_record
-from shared.cli.tables import print_table
+from shared.cli.options import bits_per_second, finite, takes
+from shared.cli.tables import RATE_COLUMNS, print_table, rate_record
 
 __all__ = [
     "RATE_COLUMNS",

@@ -1,15 +1,16 @@
-"""One command line from the modules of its commands."""
+"""One command line from the modules of its commands, with ``--version``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Annotated
 
 import typer
 
 from shared.cli.exits import ExitCode
-from shared.cli.version import add_version
+from shared.installation import NO_RELEASE, package_version
 
 OUR_PACKAGES = frozenset({"shared", "codec", "edge_client", "cloud_server", "training"})
 
@@ -49,3 +50,24 @@ def run(app: typer.Typer, extras: str) -> None:
             f"with: pip install 'featherwire[{extras}]' [missing_extra]\n"
         )
         raise SystemExit(ExitCode.MISSING) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    release = package_version()
+    typer.echo("unknown: not installed" if release == NO_RELEASE else release)
+    raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version)
+]
+
+
+def add_version(app: typer.Typer) -> None:
+    """Give ``app`` the option ``--version``."""
+
+    @app.callback()
+    def options(show: VersionOption = False) -> None:
+        del show

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ import typer
 from shared.cli.exits import ExitCode
 from shared.cli.tables import print_table
 from shared.errors import FeatherwireError
+from shared.limits import DEFAULT_LIMITS
 
 Record = Mapping[str, Any]
 
@@ -162,3 +164,24 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
+
+
+def read_file(path: Path, *, max_bytes: int = DEFAULT_LIMITS.max_photo_bytes) -> bytes:
+    """The file's bytes.
+
+    Raises FeatherwireError: ``not_found``, ``not_a_file`` (a folder, a pipe, a device),
+    ``limit_exceeded``, ``unreadable``.
+    """
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise FeatherwireError("not_a_file", "not a regular file")
+        if facts.st_size > max_bytes:
+            raise FeatherwireError(
+                "limit_exceeded", f"{facts.st_size} bytes are more than {max_bytes}"
+            )
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FeatherwireError("not_found", "there is no such file") from None
+    except OSError as error:
+        raise FeatherwireError("unreadable", error.strerror or str(error)) from None

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from shared.cli.app import VersionOption
 from shared.cli.exits import ExitCode
-from shared.cli.version import VersionOption
 
 if TYPE_CHECKING:
     from shared.doctor import Report, Role, State

@@ -1,11 +1,22 @@
-"""Tables for people, in which a name is whole however long it is."""
+"""Tables for people, in which a name is whole however long it is; and what they say of a rate."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shared.bitstream import Bitstream
 
 # Into a file or a pipe: more than any row of file names takes.
 _UNBOUNDED_COLUMNS = 2**20
+RATE_COLUMNS: Mapping[str, str] = {
+    "state": "state",
+    "passes": "passes",
+    "bytes": "bytes",
+    "bits_per_pixel": "bits/pixel",
+}
+"""Keys of :func:`rate_record`, each with the heading of its column."""
 
 
 def print_table(
@@ -40,3 +51,13 @@ def print_table(
     if not console.is_terminal:
         console.width = _UNBOUNDED_COLUMNS
     console.print(table)
+
+
+def rate_record(bitstream: Bitstream) -> dict[str, Any]:
+    """The finest complete state, the passes of the next layer, and the size of the whole file."""
+    return {
+        "state": bitstream.state,
+        "passes": bitstream.passes,
+        "bytes": bitstream.file_bytes,
+        "bits_per_pixel": round(bitstream.bits_per_pixel, 6),
+    }

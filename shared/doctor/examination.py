@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.bundle.packaged import PACKAGED_FOLDER
+from shared.bundle.bundle import PACKAGED_FOLDER
 from shared.doctor.finding import Finding, Role
 from shared.doctor.install import Installed, check_packages, check_python, roles_of
 from shared.doctor.machine import (

@@ -5,9 +5,8 @@ file or bytes ── load_photo ──▶ uint8 HxWx3 ── pad_to_multiple ─
 """
 
 from shared.preprocess.detail import block_detail
-from shared.preprocess.geometry import crop_to, from_array, pad_to_multiple, padded_size
+from shared.preprocess.geometry import Placement, crop_to, from_array, pad_to_multiple, padded_size
 from shared.preprocess.photo import FORMATS, load_photo
-from shared.preprocess.placement import Placement
 
 __all__ = [
     "FORMATS",

@@ -25,7 +25,6 @@ from shared.errors import PhotoError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.preprocess.colour import to_srgb
 from shared.preprocess.geometry import check_sides
-from shared.preprocess.header import claimed_bytes, jpeg_scans
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM")
 
@@ -43,6 +42,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_START_OF_SCAN = 0xDA
+_END_OF_IMAGE = 0xD9
+_STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length: TEM, RST0..7, SOI
 
 
 def load_photo(
@@ -125,3 +127,33 @@ def _refusal(error: Exception, data: bytes) -> PhotoError:
     if isinstance(error, UnidentifiedImageError):
         return PhotoError("unreadable", f"not a photo in one of: {', '.join(FORMATS)}")
     return PhotoError("unreadable", f"the photo cannot be decoded: {error}")
+
+
+def claimed_bytes(data: bytes) -> int:
+    """How long a RIFF (WebP) file says it is, in bytes; 0 for other formats."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return 8 + int.from_bytes(data[4:8], "little")
+    return 0
+
+
+def jpeg_scans(data: bytes) -> int:
+    """Scans in the first picture of a JPEG file (ITU-T T.81, B.1.1); thumbnails do not count."""
+    scans = 0
+    at = 2  # past SOI
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            at = data.find(b"\xff", at)  # inside entropy-coded data, or damage: next marker
+            if at < 0:
+                break
+            continue
+        marker = data[at + 1]
+        if marker == _END_OF_IMAGE:
+            break
+        if marker == 0xFF:  # fill byte
+            at += 1
+        elif marker == 0 or marker in _STANDALONE:  # a stuffed 0xFF, or a marker alone
+            at += 2
+        else:
+            scans += marker == _START_OF_SCAN
+            at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+    return scans

@@ -1,8 +1,14 @@
 """What tasks find, and how far two findings agree. Values only; nothing here runs a model."""
 
 from shared.results.agreement import Agreement, agreement, box_iou
-from shared.results.rle import decode_mask, decode_runs, mask_area, mask_iou
-from shared.results.summary import summarise
+from shared.results.finding import (
+    DEFAULT_THRESHOLD,
+    Stopwatch,
+    check_threshold,
+    clip_boxes,
+    nms,
+)
+from shared.results.rle import decode_mask, decode_runs, encode_mask, mask_area, mask_iou
 from shared.results.types import (
     AnalysisResult,
     Box,
@@ -15,9 +21,11 @@ from shared.results.types import (
     Region,
     RleMask,
     TaskResult,
+    summarise,
 )
 
 __all__ = [
+    "DEFAULT_THRESHOLD",
     "Agreement",
     "AnalysisResult",
     "Box",
@@ -29,12 +37,17 @@ __all__ = [
     "ModelInfo",
     "Region",
     "RleMask",
+    "Stopwatch",
     "TaskResult",
     "agreement",
     "box_iou",
+    "check_threshold",
+    "clip_boxes",
     "decode_mask",
     "decode_runs",
+    "encode_mask",
     "mask_area",
     "mask_iou",
+    "nms",
     "summarise",
 ]

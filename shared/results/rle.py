@@ -1,4 +1,4 @@
-"""COCO's compressed run-length code for masks, read without trusting it.
+"""COCO's compressed run-length code for masks: written, and read without trusting it.
 
 The code (``rleToString`` in pycocotools' ``maskApi.c``): run lengths of the mask read column by
 column, background first; from the fourth on, each run as the difference to the one two before;
@@ -16,6 +16,18 @@ from shared.limits import DEFAULT_LIMITS, Limits
 from shared.results.types import RleMask
 
 _MAX_GROUPS = 7  # 35 bits: more than any run of a 8192x8192 picture needs
+
+
+def encode_mask(mask: NDArray[np.uint8]) -> RleMask:
+    """A mask (uint8 [height, width], 0 or 1) as COCO's compressed runs."""
+    flat = mask.T.reshape(-1) != 0
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], edges, [flat.size]])).astype(np.int64)
+    if flat.size and flat[0]:
+        runs = np.concatenate([np.zeros(1, np.int64), runs])
+    numbers = runs.copy()
+    numbers[3:] -= runs[1:-2]
+    return RleMask(size=(mask.shape[0], mask.shape[1]), counts=_write_numbers(numbers))
 
 
 def decode_runs(mask: RleMask, *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.int64]:
@@ -97,6 +109,23 @@ def _read_numbers(counts: str) -> NDArray[np.int64]:
     negative = (codes[last] & 16) != 0
     numbers[negative] -= np.int64(1) << (5 * groups[negative])
     return numbers
+
+
+def _write_numbers(numbers: NDArray[np.int64]) -> str:
+    """The code of signed numbers, each of at most 35 bits."""
+    codes = np.zeros((len(numbers), _MAX_GROUPS), np.uint8)
+    lengths = np.zeros(len(numbers), np.int64)
+    rest, going = numbers.copy(), np.ones(len(numbers), np.bool_)
+    for place in range(_MAX_GROUPS):
+        group = rest & 31
+        rest >>= 5
+        # The last group is the one after which nothing is left but its own sign.
+        more = np.where(group & 16, rest != -1, rest != 0)
+        codes[:, place] = group + 32 * more + 48
+        lengths += going
+        going &= more
+    used = np.arange(_MAX_GROUPS) < lengths[:, None]
+    return codes[used].tobytes().decode("ascii")
 
 
 def _undo_differences(numbers: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -11,15 +11,14 @@ import json
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from shared.errors import SinkError
 from shared.installation import require
-from shared.results.summary import counts_of
-from shared.sinks.home_assistant import announcements
+from shared.results.types import counts_of
 from shared.sinks.report import Report, iso
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ KEEPALIVE_S = 30
 MAX_PAUSE_S = 30
 _NO_TOPIC = re.compile(r"[+#/\0]")
 _TRUE = {"1", "true", "yes", "homeassistant"}
+PREFIX = "homeassistant"
+_NO_ID = re.compile(r"[^A-Za-z0-9_-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,3 +204,53 @@ def summary(report: Report, counts: dict[str, int]) -> dict[str, Any]:
 def topic_name(name: str) -> str:
     """A name as one level of a topic."""
     return _NO_TOPIC.sub("_", name) or "_"
+
+
+def announcements(
+    device: str, summary_topic: str, available_topic: str, classes: Iterable[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(topic, configuration) of every sensor; ``classes``: those that were found now."""
+    node = f"featherwire_{object_id(device)}"
+
+    def sensor(key: str, name: str, template: str, **more: str) -> tuple[str, dict[str, Any]]:
+        return f"{PREFIX}/sensor/{node}/{key}/config", {
+            "name": name,
+            "unique_id": f"{node}_{key}",
+            "state_topic": summary_topic,
+            "value_template": template,
+            "availability_topic": available_topic,
+            "device": {
+                "identifiers": [node],
+                "name": device,
+                "manufacturer": "Featherwire",
+                "model": "edge client",
+            },
+            **more,
+        }
+
+    yield sensor("found", "Found", "{{ value_json.found }}", icon="mdi:eye")
+    yield sensor(
+        "objects", "Objects", "{{ value_json.objects }}", state_class="measurement",
+    )  # fmt: skip
+    yield sensor(
+        "captured_at", "Last picture", "{{ value_json.captured_at }}", device_class="timestamp",
+    )  # fmt: skip
+    yield sensor(
+        "bits_per_pixel",
+        "Rate",
+        "{{ value_json.bits_per_pixel }}",
+        unit_of_measurement="bit/px",
+        entity_category="diagnostic",
+    )
+    for name in classes:
+        yield sensor(
+            f"count_{object_id(name)}",
+            name.capitalize(),
+            f"{{{{ value_json.counts.get({name!r}, 0) }}}}",
+            state_class="measurement",
+        )
+
+
+def object_id(name: str) -> str:
+    """A name with letters, digits, - and _ only."""
+    return _NO_ID.sub("_", name) or "_"

@@ -1,4 +1,4 @@
-"""The numbers on which both ends of the protocol agree: version, sizes, silence."""
+"""The numbers on which both ends of the protocol agree: version, sizes, silence, deadlines."""
 
 from __future__ import annotations
 
@@ -39,3 +39,12 @@ ERROR_METADATA_KEY = "featherwire-error-bin"
 """Trailing metadata that carries a serialised ``Error`` when a call fails."""
 
 MAX_METADATA_BYTES = 16 * 2**10
+DEADLINE_PER_MEGAPIXEL_S = 6.0
+"""Seconds for every megapixel after the first, unless the server is told otherwise."""
+
+
+def frame_deadline(
+    base_s: float, width: int, height: int, per_megapixel_s: float = DEADLINE_PER_MEGAPIXEL_S
+) -> float:
+    """Seconds for a picture of ``width`` x ``height`` pixels; ``base_s`` up to one megapixel."""
+    return base_s + per_megapixel_s * max(0.0, width * height / 1e6 - 1.0)

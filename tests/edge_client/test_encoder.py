@@ -9,9 +9,10 @@ import pytest
 
 from codec import onnx as extractor_module
 from codec.markov_palette.codec import MarkovPaletteCodec
-from codec.markov_palette.distortion import DistortionTable
+from codec.markov_palette.psnr import DistortionTable, expected_path
 from codec.onnx import FeatureExtractor
 from codec.registry import open_codec
+from codec.settings import FeatureSettings, with_settings
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from shared.errors import BudgetError, BundleError, PhotoError
@@ -92,9 +93,11 @@ def test_a_psnr_target_gets_the_fewest_passes_that_are_expected_to_reach_it(
     assert isinstance(codec, MarkovPaletteCodec)
     features = FeatureExtractor(made)(photo)
     indices = codec.quantise(features)
-    model = made.manifest.psnr_model
+    model = FeatureSettings.of(made).psnr_model
     assert model is not None
-    path = list(model.path(DistortionTable(codec.palette, features, indices), block_detail(photo)))
+    path = list(
+        expected_path(model, DistortionTable(codec.palette, features, indices), block_detail(photo))
+    )
     assert [(s, p) for s, p, _ in path if p == 0] == [(s, 0) for s in (4, 3, 2, 1, 0)]
     assert len(path) == sum(open_codec(made).passes(state) for state in range(4)) + 1
     levels = [level for _, _, level in path]
@@ -198,8 +201,8 @@ def test_onnx_computes_what_the_torch_extractor_does(tmp_path: Path, photo: np.n
     import onnxruntime as ort
     import torch
 
-    from codec.markov_palette.train.extractor import Extractor, ExtractorConfig
     from codec.markov_palette.train.extractor_onnx import extractor_to_onnx
+    from codec.markov_palette.train.networks import Extractor, ExtractorConfig
 
     torch.manual_seed(0)
     network = Extractor(ExtractorConfig()).eval()
@@ -228,12 +231,12 @@ def test_an_extractor_that_does_not_fit_is_refused(bundle: Bundle, tmp_path: Pat
     assert refused.value.reason == "bad_extractor"
     renamed = tuple(
         s.model_copy(update={"name": "other"}) if s.name == "texture" else s
-        for s in bundle.manifest.scales
+        for s in FeatureSettings.of(bundle).scales
     )
     planes = tuple(
         p.model_copy(update={"scale": "other"}) if p.scale == "texture" else p
-        for p in bundle.manifest.planes
+        for p in FeatureSettings.of(bundle).planes
     )
-    changed = bundle.manifest.model_copy(update={"scales": renamed, "planes": planes})
+    changed = with_settings(bundle.manifest, scales=renamed, planes=planes)
     with pytest.raises(BundleError, match="lacks outputs other"):
         EdgeEncoder(Bundle.create(tmp_path / "renamed", changed, files))

@@ -16,7 +16,7 @@ from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
-from tests.golden.make import index_hash
+from tests.support.contract import index_hash
 
 FOLDER = Path(__file__).parent / "default"
 STATES_PICTURED = (0, 5)

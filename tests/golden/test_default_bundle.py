@@ -14,8 +14,8 @@ from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from tests.golden.make import index_hash
 from tests.golden.make_default import FOLDER, STATES_PICTURED
+from tests.support.contract import index_hash
 from training.evaluate.judges.metrics import PixelDistances
 
 GOLDEN = json.loads((FOLDER / "golden.json").read_text())

@@ -66,9 +66,9 @@ def test_commands_exist() -> None:
 
 def test_example_configuration_is_valid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every key of deploy/cloud.yaml is a setting, with a value that it accepts."""
-    from cloud_server.auth.access import check_transport
     from cloud_server.auth.development_ca import make_development_ca
     from cloud_server.serve.settings import ServerSettings
+    from cloud_server.serve.startup import check_transport
 
     for name in list(os.environ):
         if name.startswith("FEATHERWIRE_"):

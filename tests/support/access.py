@@ -10,8 +10,8 @@ from sqlalchemy import URL, create_engine
 from cloud_server.auth import tokens
 from cloud_server.auth.tokens import Role
 from cloud_server.database.schema import METADATA
-from cloud_server.database.storage import administered
 from cloud_server.serve.settings import ServerSettings
+from cloud_server.serve.startup import administered
 from shared.rpc.access import Access
 
 

@@ -13,19 +13,22 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from codec.markov_palette.palette import DiffusionState, MarkovPalette, PlaneSpec
+from codec.markov_palette.palette import MarkovPalette
+from codec.markov_palette.train.small import tiny_contexts
 from codec.markov_palette.tree import PaletteTree
-from shared.bundle import (
-    Bundle,
+from codec.settings import (
     ChainSpec,
-    Manifest,
+    DiffusionState,
+    FeatureSettings,
+    PlaneSpec,
     ResizeSpec,
     ScaleSpec,
     TailClass,
     TailModel,
     TailSpec,
+    create_bundle,
 )
-from tests.support.tiny_contexts import tiny_contexts
+from shared.bundle import Bundle
 
 SIDE = 64
 STRIDE = 16
@@ -56,10 +59,7 @@ def make_feature_bundle(folder: Path, *, fit: str = "stretch", told_state: bool 
         states += rows
     files = {name: _npz(values) for name, values in arrays.items()}
     files |= {"extractor.onnx": extractor(), "tail.onnx": tail(told_state=told_state)}
-    manifest = Manifest(
-        name="tiny-features",
-        version="1",
-        codec="markov-palette",
+    settings = FeatureSettings(
         scales=(ScaleSpec(name="rgb", stride=STRIDE, channels=3),),
         planes=tuple(planes),
         states=tuple(states),
@@ -75,9 +75,13 @@ def make_feature_bundle(folder: Path, *, fit: str = "stretch", told_state: bool 
                 model=TailModel(name="blocks", version="1", licence="Apache-2.0"),
             ),
         ),
-        files={},
     )
-    return Bundle.create(folder, manifest, files)
+    manifest = settings.manifest(
+        name="tiny-features",
+        version="1",
+        codec="markov-palette",
+    )
+    return create_bundle(folder, manifest, files)
 
 
 def extractor() -> bytes:

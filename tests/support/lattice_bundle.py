@@ -12,7 +12,8 @@ from codec.lattice_palette.contexts import LatticeContexts
 from codec.lattice_palette.palette import LatticePalette
 from codec.lattice_palette.train.contexts import LatticeSettings, fit_lattice
 from codec.lattice_palette.train.lattices import ChainShape, make_lattices, values_of
-from shared.bundle import Bundle, ChainSpec, Manifest, ScaleSpec
+from codec.settings import ChainSpec, FeatureSettings, ScaleSpec, create_bundle
+from shared.bundle import Bundle
 
 SCALE, STRIDE, CHANNELS = "grid", 16, 6
 SHAPES = (
@@ -53,16 +54,17 @@ def make_lattice_bundle(folder: Path) -> Bundle:
         np.savez(buffer, **{k: v for part in parts for k, v in part.to_arrays().items()})
         files[f"{name}.npz"] = buffer.getvalue()
     palettes = [c.palette for c in contexts]
-    manifest = Manifest(
-        name="tiny-lattice",
-        version="1",
-        codec="lattice-palette",
+    settings = FeatureSettings(
         scales=(ScaleSpec(name=SCALE, stride=STRIDE, channels=CHANNELS),),
         planes=tuple(spec for palette in palettes for spec in palette.specs),
         states=tuple(state for palette in palettes for state in palette.states),
         chains=tuple(ChainSpec(planes=len(p.specs), states=len(p.states)) for p in palettes),
         input_multiple=STRIDE,
         halo_positions=0,
-        files={},
     )
-    return Bundle.create(folder, manifest, files)
+    manifest = settings.manifest(
+        name="tiny-lattice",
+        version="1",
+        codec="lattice-palette",
+    )
+    return create_bundle(folder, manifest, files)

@@ -223,7 +223,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def database(url: str) -> Iterator[Database]:
     """An open database with every table."""
-    import cloud_server.database.storage  # noqa: F401  # all tables
+    import cloud_server.serve.startup  # noqa: F401  # all tables
     from cloud_server.database import Database
 
     opened = Database(url, lock_wait_s=1.0)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from codec.markov_palette.palette import DiffusionState
+from codec.settings import DiffusionState
 from edge_client.rate import RateControl
 from shared.targets import RateTarget
 

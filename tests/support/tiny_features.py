@@ -21,3 +21,16 @@ def features(width: int, height: int, seed: int = 0) -> dict[str, np.ndarray]:
 def encode(bundle: Bundle, width: int, height: int, seed: int = 0) -> Bitstream:
     layers = tuple(open_codec(bundle).layers(features(width, height, seed)))
     return Bitstream(bundle.short_id, width, height, 0, layers)
+
+
+def smooth_features(width: int, height: int) -> dict[str, np.ndarray]:
+    """Features with structure: sums of waves, so that contexts matter."""
+    rows, columns = -(-height // 16), -(-width // 16)
+    features = {}
+    for name, channels, factor in (("semantic", 8, 1), ("texture", 3, 2)):
+        y, x = np.mgrid[0 : rows * factor, 0 : columns * factor] / factor
+        waves = [
+            np.sin(0.7 * k + x / (1 + k % 3)) * np.cos(y / (2 + k % 2)) for k in range(channels)
+        ]
+        features[name] = np.stack(waves).astype(np.float32)
+    return features

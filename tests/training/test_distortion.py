@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from codec.markov_palette.codec import MarkovPaletteCodec
-from codec.markov_palette.distortion import DistortionTable
+from codec.markov_palette.psnr import DistortionTable
 from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.markov_palette.train.bundle import fit_psnr_model
 from codec.onnx import FeatureExtractor
 from codec.registry import open_codec
+from codec.settings import FeatureSettings, with_settings
 from shared.bundle import Bundle
 from shared.preprocess import block_detail
 from tests.support.tiny_bundle import make_tiny_bundle
@@ -83,7 +84,7 @@ def test_the_bundle_takes_the_model(
         crops(photos, 30, 3),
     )
     files = {name: bundle.read(name) for name in bundle.manifest.files}
-    manifest = bundle.manifest.model_copy(update={"psnr_model": model})
+    manifest = with_settings(bundle.manifest, psnr_model=model)
     made = Bundle.create(tmp_path, manifest, files)
-    assert Bundle.load(tmp_path).manifest.psnr_model == model
+    assert FeatureSettings.of(Bundle.load(tmp_path)).psnr_model == model
     assert made.id != bundle.id

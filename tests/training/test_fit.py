@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from codec.kit.bisect import fit_leaves, heap_of, nearest
-from codec.markov_palette.train.quantise import PlaneLayout, TrainingPalette
+from codec.markov_palette.train.networks import PlaneLayout, TrainingPalette
 from codec.markov_palette.tree import PaletteTree
 
 

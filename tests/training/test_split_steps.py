@@ -21,6 +21,7 @@ from codec.lattice_palette.train.recipe import SplitRecipe
 from codec.lattice_palette.train.trainer import SplitFiles, open_network, palettes_of
 from codec.lattice_palette.train.views import Views, fitted
 from codec.registry import open_codec
+from codec.settings import FeatureSettings
 from codec.tails import open_tails
 from shared.bundle import Bundle
 from shared.errors import RecipeError
@@ -84,13 +85,13 @@ def test_the_bundle_codes_photos_and_its_tail_takes_what_is_decoded(
     run: Path, photos: dict[str, np.ndarray]
 ) -> None:
     bundle = Bundle.load(run / "bundle")
-    manifest = bundle.manifest
-    assert [len(states) for _, states in manifest.chain_parts] == [2, 1]
-    assert manifest.starts == (1, 2)
+    settings = FeatureSettings.of(bundle)
+    assert [len(states) for _, states in settings.chain_parts] == [2, 1]
+    assert bundle.manifest.starts == (1, 2)
     codec, (tail,) = open_codec(bundle), open_tails(bundle).values()
     photo = photos["chelsea"]
     height, width = photo.shape[:2]
-    placement = manifest.placement(width, height)
+    placement = settings.placement(width, height)
     assert placement is not None
     session = ort.InferenceSession(bundle.read("extractor.onnx"))
     (values,) = session.run([SCALE], {"image": placement.apply(photo)})

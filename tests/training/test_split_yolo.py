@@ -16,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from codec.registry import open_codec
+from codec.settings import FeatureSettings
 from codec.tails import open_tails
 from shared.bundle import Bundle
 from shared.errors import ModelError, RecipeError
@@ -138,14 +139,16 @@ def test_a_bundle_of_any_cut_codes_photos(
     run_json("export", "-o", tmp_path / "bundle", *common)
     bundle = Bundle.load(tmp_path / "bundle")
     assert bundle.manifest.licence == "AGPL-3.0"
-    assert [scale.name for scale in bundle.manifest.scales] == [f"layer_{n}" for n in crossing]
+    assert [scale.name for scale in FeatureSettings.of(bundle).scales] == [
+        f"layer_{n}" for n in crossing
+    ]
     codec = open_codec(bundle)
     photo = photos["chelsea"]
     height, width = photo.shape[:2]
-    placement = bundle.manifest.placement(width, height)
+    placement = FeatureSettings.of(bundle).placement(width, height)
     assert placement is not None
     session = ort.InferenceSession(bundle.read("extractor.onnx"))
-    names = [scale.name for scale in bundle.manifest.scales]
+    names = [scale.name for scale in FeatureSettings.of(bundle).scales]
     grids = dict(zip(names, session.run(names, {"image": placement.apply(photo)}), strict=True))
     sizes = []
     (tail,) = open_tails(bundle, score_threshold=0).values()

@@ -246,7 +246,7 @@ def _refinements(tailed: Sequence[Halves], ours: Sequence[str]) -> list[Refineme
         name, states = manifest.name, range(manifest.coarsest_state + 1)
         for state in dict.fromkeys([*manifest.starts, *states]):
             if state:
-                extends = manifest.chain_of(state)[0].state == 0
+                extends = manifest.finest_of(state) == 0
                 found.append(Refinement((name, state), (name, 0), extends=extends))
         found += [
             Refinement((name, state), (picture, 0), extends=False)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from codec.base import EdgeOptions, Tail, Uncut, open_cloud, open_edge, trainer
+from codec.settings import FeatureSettings
 from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
 from shared.targets import RateTarget
@@ -34,7 +35,7 @@ class Halves:
         prepared = self.edge.prepare(pixels)
         made: dict[int, Bitstream] = {}
         for state in states:
-            finest = self.bundle.manifest.chain_of(state)[0].state
+            finest = self.bundle.manifest.finest_of(state)
             if finest not in made:
                 made[finest] = self.edge.encode(prepared, RateTarget(state=finest))
             yield made[finest].truncate(state)
@@ -50,7 +51,9 @@ class Halves:
 
     def tail_output(self, task: str) -> tuple[str, tuple[int, ...]] | None:
         """The kind of output of the tail of ``task``, and its classes' ids; None for none."""
-        for spec in self.bundle.manifest.tails or ():
+        if task not in self.bundle.manifest.tasks:
+            return None
+        for spec in FeatureSettings.of(self.bundle).tails or ():
             if spec.task == task:
                 return spec.output, tuple(one.id for one in spec.classes)
         return None
@@ -76,7 +79,7 @@ class PictureStates:
         self._halves, self.name = halves, name
         self._reconstructor = halves.cloud.open_reconstructor()
         self.identity = f"featherwire/{FORMAT_VERSION}/{halves.identity}"
-        self.knobs = tuple(range(halves.bundle.manifest.chain_of(0)[-1].state, -1, -1))
+        self.knobs = tuple(range(halves.bundle.manifest.starts[0], -1, -1))
 
     def points(self, pixels: Pixels, knobs: Sequence[int]) -> Iterator[Coded]:
         """The photo encoded once, and cut to each state."""

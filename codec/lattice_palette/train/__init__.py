@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from codec.lattice_palette.train.trainer import LatticePaletteTrainer
+    from shared.bundle import Bundle
 
 
 def open_trainer() -> LatticePaletteTrainer:
@@ -13,3 +15,10 @@ def open_trainer() -> LatticePaletteTrainer:
     from codec.lattice_palette.train.trainer import LatticePaletteTrainer
 
     return LatticePaletteTrainer()
+
+
+def small_bundle(folder: Path) -> Bundle:
+    """See :func:`codec.base.small_bundle`."""
+    from codec.lattice_palette.train import small
+
+    return small.small_bundle(folder)

@@ -15,26 +15,24 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from codec.coder import SymbolEncoder
-from codec.kit.checkpoint import npz
-from codec.kit.onnx_tools import OPSET, Graph
+from codec.kit.onnx_tools import OPSET
 from codec.lattice_palette.contexts import LatticeContexts
 from codec.lattice_palette.palette import LatticePalette, Values
 from codec.lattice_palette.train.bottleneck import CutModel
-from codec.lattice_palette.train.contexts import LatticeSettings, fit_lattice
-from codec.lattice_palette.train.lattices import ChainShape, make_lattices, values_of
 from codec.lattice_palette.train.networks.base import SplitNetwork
 from codec.lattice_palette.train.recipe import SplitRecipe
-from shared.bitstream.container import HEADER_BYTES, layer_bytes
-from shared.bundle import (
-    Bundle,
+from codec.settings import (
     ChainSpec,
-    Manifest,
+    FeatureSettings,
     ResizeSpec,
     ScaleSpec,
     TailClass,
     TailModel,
     TailSpec,
+    create_bundle,
 )
+from shared.bitstream.container import HEADER_BYTES, layer_bytes
+from shared.bundle import Bundle, Manifest
 
 TYPICAL_PIXELS = 640 * 480
 """Of the photo that the states' typical bits per pixel are of: grids do not depend on it."""
@@ -55,12 +53,7 @@ def manifest_of(parts: BundleParts) -> Manifest:
     info, recipe = parts.network.info, parts.recipe
     classes = tuple(TailClass(id=number, name=name) for number, name in info.classes)
     model = TailModel(name=info.name, version=info.version, licence=info.licence)
-    return Manifest(
-        name=recipe.name,
-        version=recipe.version,
-        description=recipe.description,
-        licence=info.licence,
-        codec="lattice-palette",
+    settings = FeatureSettings(
         scales=tuple(
             ScaleSpec(name=s.name, stride=s.stride, channels=parts.model.settings.latent)
             for s in info.scales
@@ -75,7 +68,13 @@ def manifest_of(parts: BundleParts) -> Manifest:
         halo_positions=0,
         resize=ResizeSpec(width=info.width, height=info.height, fit=info.fit),
         tails=(TailSpec(task=info.task, output=info.output, classes=classes, model=model),),
-        files={},
+    )
+    return settings.manifest(
+        name=recipe.name,
+        version=recipe.version,
+        description=recipe.description,
+        licence=info.licence,
+        codec="lattice-palette",
     )
 
 
@@ -92,7 +91,7 @@ def write_parts(
     }
     if card is not None:
         files["MODEL_CARD.md"] = card.encode()
-    return Bundle.create(folder, manifest_of(parts), files)
+    return create_bundle(folder, manifest_of(parts), files)
 
 
 def notice(network: SplitNetwork) -> str:
@@ -248,74 +247,3 @@ def _halved(data: bytes) -> bytes:
     graph.node.extend(nodes)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
-
-
-# -- a bundle without training ---------------------------------------------------------------------
-
-
-def small_bundle(folder: Path) -> Bundle:
-    """Two chains over the mean colours of blocks of 16 pixels; its tail names the one that most is.
-
-    Nothing in it is random, and no table is fitted.
-    """
-    scale, side = "colours", 64
-    shapes = [
-        ChainShape({scale: (1, 2)}, 0.1, "two-level", (0, 1)),
-        ChainShape({scale: (1, 2)}, 0.4, "checkerboard", (0,)),
-    ]
-    ramp = torch.linspace(-1, 1, 48).reshape(1, 3, 4, 4)
-    latents = {scale: torch.cat([ramp, ramp.flip(1), -ramp, ramp * 0.5])}
-    palettes = make_lattices(shapes, latents)
-    contexts = [
-        fit_lattice(palette, values_of(palette, latents), LatticeSettings(steps=0))
-        for palette in palettes
-    ]
-    names = ("red", "green", "blue")
-    spec = TailSpec(
-        task="classification",
-        output="classes",
-        classes=tuple(TailClass(id=number, name=name) for number, name in enumerate(names)),
-        model=TailModel(name="colours", version="1", licence="Apache-2.0"),
-    )
-    states = tuple(state for palette in palettes for state in palette.states)
-    manifest = Manifest(
-        name="small-lattice",
-        version="1",
-        codec="lattice-palette",
-        scales=(ScaleSpec(name=scale, stride=16, channels=3),),
-        planes=tuple(plane for palette in palettes for plane in palette.specs),
-        states=tuple(s.model_copy(update={"typical_bits_per_pixel": 0.01}) for s in states),
-        chains=tuple(ChainSpec(planes=len(p.specs), states=len(p.states)) for p in palettes),
-        input_multiple=16,
-        halo_positions=0,
-        resize=ResizeSpec(width=side, height=side, fit="stretch"),
-        tails=(spec,),
-        files={},
-    )
-    graph = Graph()
-    batch_axis = graph.constant("batch_axis", np.array([0], np.int64))
-    x = graph.node("Cast", ["image"], to=TensorProto.FLOAT)
-    x = graph.node("Transpose", [graph.node("Unsqueeze", [x, batch_axis])], perm=[0, 3, 1, 2])
-    means = np.zeros((3, 3, 16, 16), np.float32)
-    means[np.arange(3), np.arange(3)] = 2 / 255 / 256
-    x = graph.conv("means", means, -np.ones(3, np.float32), 16, 0, x)
-    graph.node("Squeeze", [x, batch_axis], output=scale)
-    node = helper.make_node("ReduceMean", [scale], ["mean"], axes=[2, 3], keepdims=0)
-    chances = helper.make_node("Softmax", ["mean"], ["scores"], axis=1)
-    shapes_of = {scale: ["pictures", 3, "rows", "columns"], "scores": ["pictures", 3]}
-    info = {
-        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name, shape in shapes_of.items()
-    }
-    tail = helper.make_model(
-        helper.make_graph([node, chances], "tail", [info[scale]], [info["scores"]]),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=_IR_VERSION,
-    )
-    files = {
-        "extractor.onnx": graph.model({scale: 3}),
-        "tail.onnx": bytes(tail.SerializeToString(deterministic=True)),
-        "palette.npz": npz({k: v for p in palettes for k, v in p.to_arrays().items()}),
-        "contexts.npz": npz({k: v for c in contexts for k, v in c.to_arrays().items()}),
-    }
-    return Bundle.create(folder, manifest, files)

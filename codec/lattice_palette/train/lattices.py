@@ -17,7 +17,7 @@ from torch import Tensor
 
 from codec.lattice_palette.palette import LatticePalette, LatticePlane, Values, channels
 from codec.lattice_palette.train.contexts import LIMIT
-from codec.markov_palette.palette import DiffusionState, PlaneSpec
+from codec.settings import DiffusionState, PlaneSpec
 
 _MARGIN = 1.25
 """Limits are so much wider than what training photos reach."""

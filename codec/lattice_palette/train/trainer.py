@@ -26,7 +26,6 @@ from codec.lattice_palette.train.bottleneck import CutModel, load_model, save_mo
 from codec.lattice_palette.train.bundle import (
     TYPICAL_PIXELS,
     BundleParts,
-    small_bundle,
     typical_bytes,
     write_parts,
 )
@@ -292,10 +291,6 @@ class LatticePaletteTrainer:
         jobs, features = feature_stages(bundle, photo)
         name = "quantising, contexts and coding"
         return jobs | {name: lambda: codec.encode(features, width, height)}
-
-    def small_bundle(self, folder: Path) -> Bundle:
-        """Classes of colours, from averages of blocks; two chains."""
-        return small_bundle(folder)
 
 
 def palettes_of(recipe: SplitRecipe, files: SplitFiles) -> list[LatticePalette]:

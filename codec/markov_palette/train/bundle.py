@@ -22,26 +22,35 @@ from codec.kit import checkpoint
 from codec.kit.checkpoint import CHECKPOINT, npz
 from codec.kit.crops import PhotoCache
 from codec.kit.photos import CACHE, need
+from codec.markov_palette.cloud import PICTURES
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.markov_palette.contexts import ContextModel
-from codec.markov_palette.distortion import DistortionTable
-from codec.markov_palette.networks import Decoder
-from codec.markov_palette.palette import DiffusionState, Indices, MarkovPalette
+from codec.markov_palette.networks import Decoder, DecoderConfig
+from codec.markov_palette.palette import Indices, MarkovPalette
 from codec.markov_palette.prediction import ScalePrediction
+from codec.markov_palette.psnr import DistortionTable
 from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.markov_palette.train.contexts import even_contexts, fit_contexts, static_contexts
-from codec.markov_palette.train.extractor import LATENT_GAIN, Extractor
 from codec.markov_palette.train.extractor_onnx import (
     calibrate,
     extractor_to_int8_onnx,
     extractor_to_onnx,
 )
+from codec.markov_palette.train.networks import Extractor
 from codec.markov_palette.train.recipe import Recipe
 from codec.markov_palette.tree import PaletteTree
 from codec.onnx import FeatureExtractor
+from codec.settings import (
+    LEAST,
+    DiffusionState,
+    FeatureSettings,
+    PsnrModel,
+    PsnrRow,
+    create_bundle,
+    with_settings,
+)
 from shared.bitstream.container import HEADER_BYTES, layer_bytes
-from shared.bundle import Bundle, Manifest, PsnrModel, PsnrRow
-from shared.bundle.psnr import LEAST
+from shared.bundle import Bundle, Manifest
 from shared.errors import RecipeError
 from shared.preprocess import block_detail, pad_to_multiple
 
@@ -161,11 +170,11 @@ def write_bundle(recipe: Recipe, files: RunFiles, output: Path, card: str | None
     contents["decoder.safetensors"] = bytes(save(half))
     if card is not None:
         contents["MODEL_CARD.md"] = card.encode()
-    manifest = manifest_of(recipe, draft.manifest.states, decoder=config.to_dict())
-    bundle = Bundle.create(output, manifest, contents)
+    manifest = manifest_of(recipe, FeatureSettings.of(draft).states, config)
+    bundle = create_bundle(output, manifest, contents)
     if recipe.psnr_photos:
-        manifest = manifest.model_copy(update={"psnr_model": _psnr_model(recipe, files, bundle)})
-        bundle = Bundle.create(output, manifest, contents)
+        manifest = with_settings(manifest, psnr_model=_psnr_model(recipe, files, bundle))
+        bundle = create_bundle(output, manifest, contents)
     return bundle
 
 
@@ -221,21 +230,28 @@ def _sample_pictures(recipe: Recipe, files: RunFiles, count: int) -> Iterator[to
         yield torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255 - 0.5
 
 
-def manifest_of(recipe: Recipe, states: tuple[DiffusionState, ...], **more: Any) -> Manifest:
-    """The recipe's manifest; files are filled in when the bundle is written."""
-    values: dict[str, Any] = {
-        "name": recipe.name,
-        "version": recipe.version,
-        "description": recipe.description,
-        "codec": recipe.codec,
-        "scales": recipe.scales,
-        "planes": recipe.plane_specs,
-        "states": states,
-        "input_multiple": max(scale.stride for scale in recipe.scales),
-        "halo_positions": recipe.extractor_config().halo_positions,
-        "files": {},
-    }
-    return Manifest.model_validate(values | more)
+def manifest_of(
+    recipe: Recipe, states: tuple[DiffusionState, ...], config: DecoderConfig | None = None
+) -> Manifest:
+    """The recipe's manifest; files are filled in when the bundle is written.
+
+    config: of the decoder; a draft has none.
+    """
+    settings = FeatureSettings(
+        scales=recipe.scales,
+        planes=recipe.plane_specs,
+        states=states,
+        input_multiple=max(scale.stride for scale in recipe.scales),
+        halo_positions=recipe.extractor_config().halo_positions,
+        decoder=config.to_dict() if config is not None else {},
+    )
+    return settings.manifest(
+        pictures=PICTURES if config is not None else (),
+        name=recipe.name,
+        version=recipe.version,
+        description=recipe.description,
+        codec=recipe.codec,
+    )
 
 
 def make_codec(
@@ -243,7 +259,7 @@ def make_codec(
 ) -> MarkovPaletteCodec:
     """A codec over a draft bundle in ``folder`` (palette and contexts, no networks)."""
     files = {"palette.npz": npz(palette.to_arrays()), "contexts.npz": npz(contexts.to_arrays())}
-    return MarkovPaletteCodec(Bundle.create(folder, manifest_of(recipe, palette.states), files))
+    return MarkovPaletteCodec(create_bundle(folder, manifest_of(recipe, palette.states), files))
 
 
 def training_indices(
@@ -447,58 +463,3 @@ def _latents(
 def _squared_error(photo: Pixels, picture: Pixels) -> float:
     difference = photo.astype(np.float32) - picture.astype(np.float32)
     return float(np.square(difference).mean()) / 255.0**2
-
-
-# -- a bundle without training ---------------------------------------------------------------------
-
-_SMALL: dict[str, Any] = {
-    "codec": "markov-palette",
-    "name": "small",
-    "description": "Random weights: for tests.",
-    "photos": {"sources": [{"path": "none"}]},
-    "extractor": {
-        "semantic_channels": 4, "texture_channels": 2, "widths": [8, 12, 16], "blocks": 1,
-    },
-    "decoder": {
-        "restorer_width": 8, "widths": [16, 12, 8], "blocks": [1, 1, 1], "embedding": 8,
-    },
-    "planes": [
-        {"name": "s0", "scale": "semantic", "first_channel": 0, "channels": 4, "depth": 4},
-        {"name": "t0", "scale": "texture", "first_channel": 0, "channels": 2, "depth": 2},
-    ],
-    "states": [[4, 2], [4, 0], [2, 0]],
-}  # fmt: skip
-
-
-def small_bundle(folder: Path) -> Bundle:
-    """A complete bundle of random weights, the same on every machine."""
-    recipe = Recipe.model_validate(_SMALL)
-    rng = np.random.default_rng(7)
-    trees = {
-        plane.name: PaletteTree.from_leaves(
-            np.sort(rng.standard_normal((2**plane.depth, plane.channels)), axis=0),
-            rng.integers(1, 100, 2**plane.depth),
-        )
-        for plane in recipe.planes
-    }
-    states = tuple(
-        DiffusionState(state=n, depths=depths, typical_bits_per_pixel=sum(depths) / 100)
-        for n, depths in enumerate(recipe.states)
-    )
-    palette = MarkovPalette(recipe.plane_specs, trees, states)
-    config = replace(recipe.decoder_config(), variances=((0.1, 0.1),) * len(states))
-    extractor, decoder = Extractor(recipe.extractor_config()), Decoder(config)
-    for module in (extractor, decoder):
-        for parameter in module.parameters():
-            spread = 0.7 / max(1.0, float(np.sqrt(parameter[0].numel())))
-            values = rng.standard_normal(tuple(parameter.shape)) * spread
-            parameter.data.copy_(torch.from_numpy(values.astype(np.float32)))
-    for head in (extractor.semantic, extractor.texture):
-        head.weight.data.div_(LATENT_GAIN)
-    files = {
-        "palette.npz": npz(palette.to_arrays()),
-        "contexts.npz": npz(even_contexts(palette).to_arrays()),
-        "extractor.onnx": extractor_to_onnx(extractor.eval()),
-        "decoder.safetensors": bytes(save(dict(decoder.state_dict()))),
-    }
-    return Bundle.create(folder, manifest_of(recipe, states, decoder=config.to_dict()), files)

@@ -24,6 +24,7 @@ from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.markov_palette.palette import Indices, MarkovPalette
 from codec.markov_palette.reconstruct import VIVID, PictureReconstructor
 from codec.onnx import FeatureExtractor
+from codec.settings import FeatureSettings
 from shared.bundle import Bundle
 from shared.weights import ModelStore
 
@@ -132,10 +133,10 @@ def palette_meaning(
     photos: uint8 [H, W, 3], never trained on; every latent position takes the texture of the
     patch nearest to it. Raises ValueError when no photo is as large as a patch.
     """
-    manifest, codec = bundle.manifest, MarkovPaletteCodec(bundle)
+    settings, codec = FeatureSettings.of(bundle), MarkovPaletteCodec(bundle)
     extract = FeatureExtractor(bundle, precision="fp32")
-    strides = {scale.name: scale.stride for scale in manifest.scales}
-    nodes: dict[str, list[Integers]] = {plane.name: [] for plane in manifest.planes}
+    strides = {scale.name: scale.stride for scale in settings.scales}
+    nodes: dict[str, list[Integers]] = {plane.name: [] for plane in settings.planes}
     textures: dict[str, list[Integers]] = {scale: [] for scale in strides}
     for pixels in photos:
         patches = model.grid.shape(*pixels.shape[:2])
@@ -152,13 +153,13 @@ def palette_meaning(
             around = model.grid.nearest(labels.astype(np.int16), rows, columns)
             textures[scale].append(around.astype(np.int64).ravel())
         leaves = codec.quantise(extract(pixels))
-        for plane in manifest.planes:
+        for plane in settings.planes:
             height, width = shapes[plane.scale]
             nodes[plane.name].append(leaves[plane.name][:height, :width].astype(np.int64).ravel())
     if not any(textures.values()):
         raise ValueError(f"no photo is as large as a patch of {model.grid.window} pixels")
     figures = {}
-    for plane in manifest.planes:
+    for plane in settings.planes:
         found = np.concatenate(nodes[plane.name])
         truth = np.concatenate(textures[plane.scale])
         figures[plane.name] = [

@@ -36,8 +36,13 @@ from codec.kit.losses import PerceptualDistance, flatness, load_losses, shifted
 from codec.kit.optimiser import Muon
 from codec.kit.textures import TextureLabels, labelled_batches, texture_contrast
 from codec.markov_palette.networks import Decoder, DecoderConfig
-from codec.markov_palette.train.extractor import SEMANTIC_STRIDE, Extractor, ExtractorConfig
-from codec.markov_palette.train.quantise import PlaneLayout, TrainingPalette
+from codec.markov_palette.train.networks import (
+    SEMANTIC_STRIDE,
+    Extractor,
+    ExtractorConfig,
+    PlaneLayout,
+    TrainingPalette,
+)
 from codec.markov_palette.train.start import initialise_linear, warm_start
 
 Batch = tuple[Tensor, Tensor | None]

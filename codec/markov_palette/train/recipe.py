@@ -8,12 +8,15 @@ from pydantic import Field, model_validator
 
 from codec.kit.recipe import BundleRecipe, Part, PhotosPart
 from codec.markov_palette.networks import DecoderConfig
-from codec.markov_palette.palette import PlaneSpec
 from codec.markov_palette.train.contexts import ContextSettings
-from codec.markov_palette.train.extractor import SEMANTIC_STRIDE, TEXTURE_STRIDE, ExtractorConfig
 from codec.markov_palette.train.fit import FitConfig
-from codec.markov_palette.train.quantise import PlaneLayout
-from shared.bundle import ScaleSpec
+from codec.markov_palette.train.networks import (
+    SEMANTIC_STRIDE,
+    TEXTURE_STRIDE,
+    ExtractorConfig,
+    PlaneLayout,
+)
+from codec.settings import PlaneSpec, ScaleSpec
 
 
 class ExtractorPart(Part):

@@ -195,12 +195,6 @@ class MarkovPaletteTrainer:
             "contexts and coding, all states": lambda: list(codec.encode_indices(indices)),
         }
 
-    def small_bundle(self, folder: Path) -> Bundle:
-        """Two scales and three states, with random weights."""
-        from codec.markov_palette.train.bundle import small_bundle
-
-        return small_bundle(folder)
-
 
 def _labels(cache: Path) -> TextureLabels:
     from codec.kit.textures import TextureLabels

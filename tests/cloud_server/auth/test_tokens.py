@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from cloud_server.auth import tokens
 from cloud_server.auth.tokens import Role
 from cloud_server.cli import build_app
-from cloud_server.database.storage import administered
 from cloud_server.serve.settings import ServerSettings
+from cloud_server.serve.startup import administered
 from shared.errors import FeatherwireError, SessionError
 from shared.rpc.access import read_token, token_of
 from tests.support.access import stored_bytes

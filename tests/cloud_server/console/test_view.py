@@ -14,10 +14,10 @@ from PIL import Image
 from benchmarks.console_curves import condensed
 from cloud_server.console.view import commands, fleet, formats, overlay, rates, timeline
 from cloud_server.console.view.rates import ladder
-from cloud_server.tasks.masks import encode_mask
 from shared.bitstream import Bitstream, Layer
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, fleet_pb2, results_pb2, types_pb2
+from shared.results import encode_mask
 from shared.wire import error_to_message
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)

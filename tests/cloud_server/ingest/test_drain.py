@@ -17,7 +17,7 @@ from edge_client.session import EdgeSession
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, SessionError
-from shared.wire.deadlines import frame_deadline
+from shared.wire.transport import frame_deadline
 from tests.support.raw_client import RawClient
 from tests.support.servers import FixedTask, ServerThread, server_process
 

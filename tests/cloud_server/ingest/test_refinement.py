@@ -409,11 +409,11 @@ def test_the_finest_of_the_chain_is_kept(
             sent, finest = one.encode_kept(grey, RateTarget(state=state))
             assert sent == one.encode(grey, state=state)
             assert finest.layers[: len(sent.layers)] == sent.layers
-            assert finest.state == one.bundle.manifest.chain_of(state)[0].state
+            assert finest.state == one.bundle.manifest.finest_of(state)
         budget = one.encode(grey, state=1).file_bytes
         sent, finest = one.encode_kept(grey, RateTarget(max_bytes=budget))
         assert sent == one.encode(grey, max_bytes=budget)
-        assert finest.state == one.bundle.manifest.chain_of(sent.state)[0].state
+        assert finest.state == one.bundle.manifest.finest_of(sent.state)
 
 
 # -- the commands --------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from cloud_server.auth.tokens import Role
 from cloud_server.loadtest import LoadTest, Report, run_load_test
 from cloud_server.loadtest.channel import opener
 from cloud_server.loadtest.streams import load_streams
-from shared.bundle.packaged import packaged_bundle_of
+from shared.bundle import packaged_bundle_of
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.rpc.access import Access

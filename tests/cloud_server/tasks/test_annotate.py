@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from cloud_server.tasks.annotate import MIN_LONG_SIDE, annotate
-from cloud_server.tasks.masks import encode_mask
 from shared.results import (
     Box,
     Classification,
@@ -16,6 +15,7 @@ from shared.results import (
     ModelInfo,
     Region,
     TaskResult,
+    encode_mask,
 )
 
 MODEL = [ModelInfo(name="m", version="1", licence="MIT")]

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from cloud_server.tasks.faces import tiles
-from cloud_server.tasks.geometry import SquareCrop, nms
-from cloud_server.tasks.masks import encode_mask, paste_mask
-from shared.results import Box, decode_mask
+from cloud_server.tasks.geometry import SquareCrop
+from cloud_server.tasks.masks import paste_mask
+from shared.results import Box, decode_mask, encode_mask, nms
 
 
 def ramp(height: int, width: int) -> np.ndarray:

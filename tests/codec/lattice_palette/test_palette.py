@@ -8,7 +8,7 @@ import torch
 
 from codec.lattice_palette.palette import LatticePalette
 from codec.lattice_palette.train.lattices import LatticeQuantiser, make_lattices
-from codec.markov_palette.palette import DiffusionState
+from codec.settings import DiffusionState
 from shared.errors import BundleError
 from tests.support.lattice_bundle import CHANNELS, SCALE, SHAPES, fields
 

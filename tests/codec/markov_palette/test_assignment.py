@@ -13,8 +13,8 @@ from codec.registry import open_codec
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.targets import RateTarget
-from tests.golden.make import smooth_features
 from tests.support.tiny_bundle import make_codec_bundle
+from tests.support.tiny_features import smooth_features
 
 SIZE = (640, 480)
 WEIGHTS = (0.0, 0.1, 0.5, 2.0)

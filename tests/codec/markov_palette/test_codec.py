@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec.markov_palette.codec import MarkovPaletteCodec
-from codec.registry import open_codec, register_codec
+from codec.registry import open_codec
+from codec.settings import FeatureSettings, with_settings
 from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, BundleError
@@ -130,15 +131,16 @@ def test_features_of_a_wrong_shape_or_value_are_refused(
 
 def test_tables_of_another_depth_are_refused(tmp_path: Path) -> None:
     manifest = tiny_manifest()
+    settings = FeatureSettings.model_validate(manifest.settings)
     files = codec_files()
     swapped = tuple(
-        p.model_copy(update={"depth": 4}) if p.name == "semantic_0" else p for p in manifest.planes
+        p.model_copy(update={"depth": 4}) if p.name == "semantic_0" else p for p in settings.planes
     )
     rows = tuple(
         s.model_copy(update={"depths": (min(4, s.depths[0]), *s.depths[1:])})
-        for s in manifest.states
+        for s in settings.states
     )
-    changed = manifest.model_copy(update={"planes": swapped, "states": rows})
+    changed = with_settings(manifest, planes=swapped, states=rows)
     with pytest.raises(BundleError):
         open_codec(Bundle.create(tmp_path, changed, files))
 
@@ -154,15 +156,3 @@ def test_contexts_must_fit_their_palette(tmp_path: Path) -> None:
         with pytest.raises(BundleError) as refused:
             open_codec(Bundle.create(tmp_path / str(number), tiny_manifest(), broken))
         assert refused.value.reason == "bad_contexts"
-
-
-def test_an_unknown_codec_is_named_with_the_known_ones(tmp_path: Path) -> None:
-    bundle = Bundle.create(tmp_path, tiny_manifest(codec="seacom"), codec_files())
-    with pytest.raises(BundleError, match="known: lattice-palette, markov-palette") as refused:
-        open_codec(bundle)
-    assert refused.value.reason == "unknown_codec"
-
-
-def test_a_name_is_registered_once() -> None:
-    with pytest.raises(ValueError, match="registered already"):
-        register_codec("markov-palette")(MarkovPaletteCodec)

@@ -10,10 +10,10 @@ import pytest
 from codec.exact import EXACT_BELOW
 from codec.markov_palette.context_network import COLOUR_LIMIT, PlaneNetwork, input_colours
 from codec.markov_palette.contexts import ContextModel
+from codec.markov_palette.train.small import tiny_contexts
 from codec.markov_palette.tree import PaletteTree
 from shared.errors import BundleError
 from tests.support.tiny_bundle import tiny_palette
-from tests.support.tiny_contexts import tiny_contexts
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from codec.markov_palette.context_network import (
 )
 from codec.markov_palette.contexts import ContextModel, PictureContexts, known_depths
 from codec.markov_palette.palette import Pass
+from codec.markov_palette.train.small import tiny_contexts
 from shared.errors import BitstreamError
 from tests.support.tiny_bundle import tiny_palette
-from tests.support.tiny_contexts import tiny_contexts
 
 MODEL = tiny_contexts(tiny_palette())
 PALETTE = MODEL.palette

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from codec.markov_palette.codec import MarkovPaletteCodec
-from codec.markov_palette.distortion import DistortionTable
+from codec.markov_palette.psnr import DistortionTable
 from codec.registry import open_codec
 from tests.support.tiny_bundle import make_codec_bundle
 from tests.support.tiny_features import features

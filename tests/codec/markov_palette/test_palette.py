@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec.markov_palette.palette import DiffusionState, MarkovPalette, PlaneSpec
+from codec.markov_palette.palette import MarkovPalette
 from codec.markov_palette.tree import PaletteTree
+from codec.settings import DiffusionState, PlaneSpec
 from shared.errors import BundleError
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.registry import open_codec
+from codec.settings import FeatureSettings, with_settings
 from shared.bitstream import Bitstream, Layer, PartialLayer
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, BudgetError
@@ -228,9 +229,10 @@ def test_states_of_equal_depth_have_an_empty_layer(tmp_path: Path) -> None:
     from tests.support.tiny_bundle import codec_files, tiny_manifest
 
     manifest = tiny_manifest()
-    doubled = [*manifest.states[:2], *manifest.states[1:]]
+    rows = FeatureSettings.model_validate(manifest.settings).states
+    doubled = [*rows[:2], *rows[1:]]
     states = tuple(row.model_copy(update={"state": n}) for n, row in enumerate(doubled))
-    made = Bundle.create(tmp_path, manifest.model_copy(update={"states": states}), codec_files())
+    made = Bundle.create(tmp_path, with_settings(manifest, states=states), codec_files())
     codec = open_codec(made)
     assert isinstance(codec, MarkovPaletteCodec)
     coded = codec.encode(features(*SIZE), *SIZE)

@@ -15,6 +15,7 @@ from codec.markov_palette import reconstruct as reconstructor
 from codec.markov_palette.networks import Decoder, DecoderConfig
 from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.registry import open_codec
+from codec.settings import FeatureSettings, with_settings
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, BundleError, TaskError
@@ -123,16 +124,17 @@ def test_a_state_the_file_lacks_is_refused(bundle: Bundle, data: bytes) -> None:
 
 def test_decoders_that_do_not_fit_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     files = {name: bundle.read(name) for name in bundle.manifest.files}
+    decoder = FeatureSettings.of(bundle).decoder
     with pytest.raises(BundleError):
         PictureReconstructor.from_bundle(make_codec_bundle(tmp_path / "none"))
     for number, (settings, weights) in enumerate(
         (
             ({"surprise": 1}, files["decoder.safetensors"]),
-            ({**bundle.manifest.decoder, "states": 9}, files["decoder.safetensors"]),
-            (bundle.manifest.decoder, b"not safetensors"),
+            ({**decoder, "states": 9}, files["decoder.safetensors"]),
+            (decoder, b"not safetensors"),
         )
     ):
-        manifest = bundle.manifest.model_copy(update={"decoder": settings})
+        manifest = with_settings(bundle.manifest, decoder=settings)
         broken = Bundle.create(
             tmp_path / str(number), manifest, files | {"decoder.safetensors": weights}
         )

@@ -14,6 +14,7 @@ from codec.markov_palette.codec import MarkovPaletteCodec
 from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.markov_palette.sampler import MarkovPaletteScheduler
 from codec.registry import open_codec
+from codec.settings import FeatureSettings, with_settings
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from shared.errors import BundleError
@@ -140,8 +141,8 @@ def test_a_bundle_that_cannot_sample_says_so(
     bundle: Bundle, latents: list[FeatureLatents], tmp_path: Path
 ) -> None:
     files = {name: bundle.read(name) for name in bundle.manifest.files}
-    settings = {**bundle.manifest.decoder, "variances": []}
-    plain = Bundle.create(tmp_path, bundle.manifest.model_copy(update={"decoder": settings}), files)
+    decoder = {**FeatureSettings.of(bundle).decoder, "variances": []}
+    plain = Bundle.create(tmp_path, with_settings(bundle.manifest, decoder=decoder), files)
     with pytest.raises(BundleError) as refused:
         PictureReconstructor.from_bundle(plain).reconstruct([latents[2]], Rendering("vivid", 0))
     assert refused.value.reason == "no_sampler"

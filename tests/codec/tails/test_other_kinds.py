@@ -10,10 +10,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from codec.features import FeatureLatents
+from codec.settings import ResizeSpec, TailSpec
 from codec.tails import open_tails
 from codec.tails.classes import classifications
 from codec.tails.labels import label_map, regions
-from shared.bundle import Bundle, ResizeSpec, TailSpec
+from shared.bundle import Bundle
 from shared.errors import TaskError
 from shared.preprocess import Placement
 from shared.results import decode_mask

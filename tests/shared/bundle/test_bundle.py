@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from codec.settings import FeatureSettings
 from shared.bundle import Bundle, Manifest
 from shared.errors import BundleError
 from shared.limits import Limits
@@ -43,12 +44,18 @@ def test_the_zip_is_the_same_bytes_every_time(folder: Path) -> None:
     assert Bundle.load(folder).to_zip() == Bundle.load(folder).to_zip()
 
 
-def test_a_zip_without_the_decoder_keeps_its_id(folder: Path) -> None:
+def test_a_zip_without_what_the_other_side_needs_keeps_its_id(folder: Path, tmp_path: Path) -> None:
     bundle = Bundle.load(folder)
-    light = Bundle.from_zip_bytes(bundle.to_zip(without=frozenset({"palette.npz"})))
-    assert light.id == bundle.id
+    files = {name: bundle.read(name) for name in bundle.manifest.files}
+    made = Bundle.create(
+        tmp_path / "with", tiny_manifest(), files | {"decoder.bin": b"x"}, {"decoder.bin": "cloud"}
+    )
+    light = Bundle.from_zip_bytes(made.to_zip("edge"))
+    assert light.id == made.id
+    assert light.read("palette.npz") == files["palette.npz"]
+    assert Bundle.from_zip_bytes(made.to_zip("cloud")).read("decoder.bin") == b"x"
     with pytest.raises(BundleError) as refused:
-        light.read("palette.npz")
+        light.read("decoder.bin")
     assert refused.value.reason == "missing_file"
 
 
@@ -93,10 +100,13 @@ def test_a_file_that_grew_is_not_even_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"format": "featherwire-bundle/2"}, "format"),
+        ({"format": "featherwire-bundle/3"}, "format"),
         ({"name": "../evil"}, "name"),
         ({"surprise": 1}, "surprise"),
-        ({"input_multiple": 12}, "input_multiple"),
+        ({"states": [{"state": 1, "typical_bits_per_pixel": 1, "begins": True}]}, "from 0 up"),
+        ({"states": [{"state": 0, "typical_bits_per_pixel": 1}]}, "coarsest"),
+        ({"tasks": ["a", "a"]}, "two tails"),
+        ({"pictures": [{"name": "a"}, {"name": "a"}]}, "two decoders"),
         ({"files": {"../../etc/passwd": {"sha256": "0" * 64, "size_bytes": 1}}}, "files"),
         ({"states": []}, "states"),
     ],
@@ -112,13 +122,14 @@ def test_a_bad_manifest_is_refused_and_says_where(
 
 
 def test_a_manifest_that_contradicts_itself_is_refused() -> None:
-    planes = tiny_manifest().planes
+    planes = FeatureSettings.model_validate(tiny_manifest().settings).planes
     for broken in (
         {"planes": (planes[0].model_copy(update={"scale": "nowhere"}), *planes[1:])},
         {"planes": (planes[0].model_copy(update={"channels": 9}), *planes[1:])},
         {"planes": (planes[0], planes[0], planes[2])},
+        {"input_multiple": 12},
     ):
-        with pytest.raises(ValueError, match="plane"):
+        with pytest.raises(ValueError, match=r"plane|input_multiple"):
             tiny_manifest(**broken)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from shared.bundle import Bundle, Manifest, PsnrModel, PsnrRow
+from codec.settings import FeatureSettings, PsnrModel, PsnrRow
+from shared.bundle import Bundle
 from tests.support.tiny_bundle import codec_files, tiny_manifest
 
 ROW = PsnrRow(
@@ -39,7 +40,7 @@ def test_a_row_is_the_documented_formula() -> None:
 def test_a_model_must_fit_the_states_and_scales(changes: dict[str, object]) -> None:
     model = PsnrModel.model_validate({"rows": (ROW,) * 5, "share": 0.9} | changes)
     with pytest.raises(ValidationError, match="PSNR model"):
-        Manifest.model_validate(tiny_manifest().model_dump() | {"psnr_model": model})
+        tiny_manifest(psnr_model=model)
 
 
 @pytest.mark.parametrize(
@@ -57,5 +58,5 @@ def test_it_is_under_the_id_and_absent_it_changes_none(tmp_path: Path) -> None:
     made = Bundle.create(tmp_path / "made", manifest, codec_files())
     assert made.id != plain.id
     read = Bundle.from_zip_bytes(Bundle.load(tmp_path / "made").to_zip())
-    assert (read.id, read.manifest.psnr_model) == (made.id, model)
+    assert (read.id, FeatureSettings.of(read).psnr_model) == (made.id, model)
     assert "psnr_model" not in (tmp_path / "plain" / "manifest.json").read_text()

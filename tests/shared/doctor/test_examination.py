@@ -12,7 +12,7 @@ import pytest
 
 from cloud_server.serve.settings import default_data_folder
 from edge_client.bundle_cache import BundleCache
-from shared.bundle.packaged import PACKAGED_FOLDER
+from shared.bundle.bundle import PACKAGED_FOLDER
 from shared.doctor import Finding, Places, Report
 from shared.doctor.install import REINSTALL
 from shared.doctor.stored import check_bundles, check_weights

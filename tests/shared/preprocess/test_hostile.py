@@ -21,8 +21,7 @@ from PIL import Image
 from shared.errors import PhotoError
 from shared.limits import Limits
 from shared.preprocess import load_photo
-from shared.preprocess.header import jpeg_scans
-from shared.preprocess.photo import MAX_JPEG_SCANS
+from shared.preprocess.photo import MAX_JPEG_SCANS, jpeg_scans
 
 SLOWEST_S = 1.0  # for a photo of a few hundred bytes, however it was damaged
 

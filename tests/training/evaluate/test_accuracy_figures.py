@@ -10,9 +10,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from codec.settings import TailClass, TailModel, TailSpec
 from codec.tails.classes import classifications
 from codec.tails.labels import regions
-from shared.bundle import TailClass, TailModel, TailSpec
 from shared.preprocess import Placement
 from shared.results import TaskResult
 from training.evaluate.judges.average_precision import (

@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from shared.bundle import Bundle, TailClass, TailModel, TailSpec
+from codec.settings import TailClass, TailModel, TailSpec, with_settings
+from shared.bundle import Bundle
 from tests.support.feature_bundle import make_feature_bundle
 from training.evaluate.photos import EvaluationPhoto
 from training.evaluate.run import AccuracyPlan, evaluate_accuracy, needs_annotations
@@ -47,7 +48,7 @@ def bundle_of(folder: Path, output: str) -> Bundle:
         classes=tuple(TailClass(id=n, name=name) for n, name in enumerate(CHANNELS)),
         model=TailModel(name="colour", version="1", licence="Apache-2.0"),
     )
-    manifest = boxes.manifest.model_copy(update={"tails": (spec,), "files": {}})
+    manifest = with_settings(boxes.manifest, tails=(spec,))
     return Bundle.create(folder / output, manifest, files | {"tail.onnx": tail})
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from codec.settings import FeatureSettings
 from shared.bundle import Bundle
 from tests.support.tiny_bundle import make_tiny_bundle
 from training.evaluate.baselines import picture_baselines
@@ -156,7 +157,7 @@ def test_a_bundle_is_measured_at_every_state_and_beside_it_the_null_codec(
     bypass = found["bypass", 16]
     values = sum(
         (96 // scale.stride) * (128 // scale.stride) * scale.channels
-        for scale in bundle.manifest.scales
+        for scale in FeatureSettings.of(bundle).scales
     )
     assert bypass.bytes[0] == 2 * values > sizes[-1]
     whole = found["original", 24]

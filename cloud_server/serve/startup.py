@@ -1,4 +1,7 @@
-"""The server's database with all its tables: for the server, and for who administers it."""
+"""What a server needs before it listens: its database, TLS, and tokens for its callers.
+
+The database is also opened here for commands that administer it beside a running server.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from cloud_server.auth.tokens import any_good
 from cloud_server.database import Database
 from cloud_server.database.database import database_url, open_engine, typed_errors
 from cloud_server.database.locks import CommitLock
 from cloud_server.database.schema import prepare
 from cloud_server.serve.settings import ServerSettings
-from shared.errors import StorageError
+from shared.errors import FeatherwireError, StorageError
+from shared.rpc.access import is_loopback
 
 
 def open_database(settings: ServerSettings, release: str) -> Database:
@@ -50,3 +55,35 @@ def administered(
             yield connection
     finally:
         engine.dispose()
+
+
+def check_transport(settings: ServerSettings) -> None:
+    """Raise ``FeatherwireError``: ``tls_missing``, or ``insecure_listen`` for what is not here.
+
+    A server that is to be insecure listens on this machine's loopback alone, unless the settings
+    say ``insecure_anywhere``.
+    """
+    if not settings.insecure:
+        if settings.tls_certificate is None:
+            raise FeatherwireError(
+                "tls_missing",
+                "a server needs TLS (--tls-cert, --tls-key; `featherwire-cloud auth dev-ca` makes "
+                "files for a trial), or --insecure",
+            )
+        return
+    if not settings.insecure_anywhere and not is_loopback(settings.listen):
+        raise FeatherwireError(
+            "insecure_listen",
+            f"--insecure lets anybody in who reaches {settings.listen}: listen on 127.0.0.1, or "
+            "add --insecure-anywhere",
+        )
+
+
+def check_tokens(settings: ServerSettings, database: Database) -> None:
+    """Raise ``FeatherwireError("no_tokens")`` for a server that could let nobody in. Blocks."""
+    if not settings.insecure and not database.read_now(any_good):
+        raise FeatherwireError(
+            "no_tokens",
+            "nobody has a token for this server: `featherwire-cloud auth token create` makes one "
+            "(with the same --data, --database or --config), or give --insecure",
+        )

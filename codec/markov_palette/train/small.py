@@ -1,0 +1,172 @@
+"""A small seeded bundle with real files of every kind, for tests that need no trained weights.
+
+The extractor is a real ONNX graph, the decoder has real (random) weights; both are small. It is
+the same on every machine: weights come from numpy's PCG64, whose streams are fixed.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from codec.markov_palette.cloud import PICTURES
+from codec.markov_palette.context_network import (
+    COARSE_STEPS,
+    MATE_STEPS,
+    ODDS_LIMIT,
+    OWN_STEPS,
+    PASSES,
+    PLACE_INPUTS,
+    PlaneNetwork,
+    Trunk,
+    padded_channels,
+)
+from codec.markov_palette.contexts import ContextModel, relations
+from codec.markov_palette.networks import Decoder, DecoderConfig
+from codec.markov_palette.palette import MarkovPalette
+from codec.markov_palette.train.extractor_onnx import extractor_to_onnx
+from codec.markov_palette.train.networks import LATENT_GAIN, Extractor, ExtractorConfig
+from codec.markov_palette.tree import PaletteTree
+from codec.settings import (
+    DiffusionState,
+    FeatureSettings,
+    PlaneSpec,
+    ScaleSpec,
+    create_bundle,
+)
+from shared.bundle import Bundle, Manifest
+
+PLANES = (
+    PlaneSpec(name="semantic_0", scale="semantic", first_channel=0, channels=4, depth=5),
+    PlaneSpec(name="semantic_1", scale="semantic", first_channel=4, channels=4, depth=4),
+    PlaneSpec(name="texture_0", scale="texture", first_channel=0, channels=3, depth=3),
+)
+DEPTHS = ((5, 4, 3), (5, 4, 1), (5, 4, 0), (4, 2, 0), (2, 1, 0))
+SCALES = (
+    ScaleSpec(name="semantic", stride=16, channels=8),
+    ScaleSpec(name="texture", stride=8, channels=3),
+)
+STATES = tuple(
+    DiffusionState(state=number, depths=depths, typical_bits_per_pixel=sum(depths) / 100)
+    for number, depths in enumerate(DEPTHS)
+)
+HIDDEN, WIDTH, TRUNK, FEATURES = 6, 4, 8, 3
+ODDS = np.linspace(200, 65336, 2 * ODDS_LIMIT + 1).astype(np.uint16)
+
+
+def tiny_palette(seed: int = 7) -> MarkovPalette:
+    """The tiny bundle's palette: random colours, sorted a little."""
+    rng = np.random.default_rng(seed)
+    trees = {}
+    for plane in PLANES:
+        leaves = rng.standard_normal((2**plane.depth, plane.channels))
+        order = np.lexsort((leaves[:, 1], np.round(leaves[:, 0])))
+        counts = rng.integers(1, 1000, 2**plane.depth)
+        trees[plane.name] = PaletteTree.from_leaves(leaves[order], counts)
+    return MarkovPalette(PLANES, trees, STATES)
+
+
+def tiny_contexts(palette: MarkovPalette, ratio: int = 2, seed: int = 5) -> ContextModel:
+    """A context model for ``palette``; each scale is ``ratio`` times as fine as the last."""
+    rng = np.random.default_rng(seed)
+    mates, coarser = relations(palette.planes)
+    columns = {plane.name: padded_channels(plane.channels) for plane in palette.planes}
+
+    def weights(*shape: int) -> np.ndarray:
+        return rng.integers(-20, 21, shape).astype(np.int16)
+
+    def biases(*shape: int) -> np.ndarray:
+        return rng.integers(-3000, 3001, shape).astype(np.int32)
+
+    networks = {}
+    for plane in palette.planes:
+        groups, nodes = PASSES * plane.depth, 2**plane.depth - 1
+        above = sum(columns[name] for name in coarser[plane.name])
+        trunk = Trunk(
+            weights(len(COARSE_STEPS) * above, TRUNK),
+            biases(TRUNK),
+            weights(TRUNK, ratio**2 * FEATURES),
+            biases(ratio**2 * FEATURES),
+            np.array([5, 4], np.int32),
+        )
+        beside = sum(columns[name] for name in mates[plane.name])
+        networks[plane.name] = PlaneNetwork(
+            own=weights(groups, len(OWN_STEPS) * columns[plane.name], HIDDEN),
+            mates=weights(groups, len(MATE_STEPS) * beside, HIDDEN),
+            place=weights(groups, PLACE_INPUTS + (FEATURES if above else 0), HIDDEN),
+            entry=biases(nodes, HIDDEN),
+            summary=weights(groups, HIDDEN, WIDTH),
+            summary_bias=biases(groups, WIDTH),
+            readout=weights(nodes, WIDTH),
+            prior=biases(nodes),
+            shifts=np.tile(np.array([[5], [5], [5]], np.int32), (1, groups)),
+            trunk=trunk if above else None,
+        )
+    return ContextModel(palette, networks, ODDS)
+
+
+def codec_files(seed: int = 7) -> dict[str, bytes]:
+    """palette.npz and contexts.npz of the tiny bundle."""
+    palette = tiny_palette(seed)
+    return {
+        "palette.npz": _npz(palette.to_arrays()),
+        "contexts.npz": _npz(tiny_contexts(palette).to_arrays()),
+    }
+
+
+def tiny_manifest(codec: str = "markov-palette", **changes: object) -> Manifest:
+    """The tiny bundle's manifest, before its files are known. changes: of settings."""
+    values: dict[str, object] = {
+        "scales": SCALES,
+        "planes": PLANES,
+        "states": STATES,
+        "input_multiple": 16,
+        "halo_positions": 8,
+    }
+    settings = FeatureSettings.model_validate(values | changes)
+    pictures = PICTURES if settings.decoder else ()
+    return settings.manifest(pictures, name="tiny", version="1", codec=codec)
+
+
+def make_codec_bundle(folder: Path) -> Bundle:
+    """A bundle with palette and contexts only: enough for bitstreams, no networks."""
+    return create_bundle(folder, tiny_manifest(), codec_files())
+
+
+def small_bundle(folder: Path) -> Bundle:
+    """The complete tiny bundle: extractor.onnx and decoder.safetensors too."""
+    config = DecoderConfig(
+        semantic_channels=8,
+        texture_channels=3,
+        states=len(DEPTHS),
+        restorer_width=8,
+        widths=(16, 12, 8),
+        blocks=(1, 1, 1),
+        embedding=8,
+        variances=((0.1, 0.1), (0.1, 0.3), (0.1, 0.5), (0.3, 0.5), (0.6, 0.5)),
+    )
+    extractor = Extractor(ExtractorConfig(8, 3, (8, 12, 16), 1))
+    decoder = Decoder(config)
+    rng = np.random.default_rng(11)
+    for module in (extractor, decoder):
+        for parameter in module.parameters():
+            spread = 0.7 / max(1.0, float(np.sqrt(parameter[0].numel())))
+            values = rng.standard_normal(tuple(parameter.shape)) * spread
+            parameter.data.copy_(torch.from_numpy(values.astype(np.float32)))
+    for head in (extractor.semantic, extractor.texture):
+        head.weight.data.div_(LATENT_GAIN)
+    files = codec_files() | {
+        "extractor.onnx": extractor_to_onnx(extractor.eval()),
+        "decoder.safetensors": save(dict(decoder.state_dict())),
+    }
+    return create_bundle(folder, tiny_manifest(decoder=config.to_dict()), files)
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()

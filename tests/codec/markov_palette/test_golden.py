@@ -1,0 +1,42 @@
+"""The golden files' indices, and what encoding them again gives; see also the contract's test."""
+
+from __future__ import annotations
+
+import pytest
+
+from codec.markov_palette.codec import MarkovPaletteCodec
+from shared.bitstream import Bitstream
+from shared.bundle import Bundle
+from tests.support.contract import golden, golden_folder, index_hash
+
+FOLDER = golden_folder("markov-palette")
+FILES = golden("markov-palette")["files"]
+
+
+@pytest.fixture(scope="module")
+def codec() -> MarkovPaletteCodec:
+    return MarkovPaletteCodec(Bundle.load(FOLDER / "bundle.zip"))
+
+
+@pytest.mark.parametrize("record", FILES, ids=lambda record: record["file"])
+def test_golden_files_decode_to_the_same_indices(
+    codec: MarkovPaletteCodec, record: dict[str, str]
+) -> None:
+    bitstream = Bitstream.from_bytes((FOLDER / record["file"]).read_bytes())
+    assert index_hash(codec.decode_indices(bitstream)) == record["indices_sha256"]
+
+
+def test_encoding_the_golden_indices_again_gives_the_golden_bytes(
+    codec: MarkovPaletteCodec,
+) -> None:
+    """The finest file's indices give every other file too, and so does shortening it."""
+    for record in FILES:
+        data = (FOLDER / record["file"]).read_bytes()
+        bitstream = Bitstream.from_bytes(data)
+        size = bitstream.width, bitstream.height
+        finest = Bitstream.from_bytes((FOLDER / "{}x{}-state0.fwf".format(*size)).read_bytes())
+        passes = bitstream.partial.passes if bitstream.partial else 0
+        indices = codec.decode_indices(finest)
+        again = codec.code(indices, *size, state=bitstream.state, passes=passes)
+        assert again.to_bytes() == data
+        assert codec.shorten(finest, len(data)).file_bytes <= len(data)

@@ -1,0 +1,303 @@
+"""The contract, over every folder of ``codec/``: what others may count on, whoever wrote it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from codec.base import (
+    CloudCodec,
+    EdgeCodec,
+    Rendering,
+    codec_names,
+    open_cloud,
+    open_edge,
+    small_bundle,
+    trainer,
+)
+from edge_client import EdgeSession
+from shared.bitstream import Bitstream
+from shared.bundle import Bundle
+from shared.errors import BitstreamError, BudgetError, BundleError
+from shared.targets import RateTarget, Region
+from tests.support.composed import ROOT
+from tests.support.contract import golden, golden_folder, picture
+from tests.support.hostile_bitstreams import mutate, reseal
+from tests.support.processors import ENVIRONMENTS, printed
+from tests.support.servers import ServerThread
+
+MUTANTS = 2000
+SIZE = (75, 50)
+NAMES = codec_names()
+GOLDEN = [(name, record) for name in NAMES for record in golden(name)["files"]]
+
+
+class Halves:
+    """Both halves of a codec, opened for its small bundle."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.edge: EdgeCodec[Any, Any] = open_edge(bundle)
+        self.cloud: CloudCodec[Any] = open_cloud(bundle)
+        self.photo = picture(*SIZE, seed=1)
+        self.states = [row.state for row in bundle.manifest.states]
+
+    def at(self, state: int) -> Bitstream:
+        return self.edge.encode(self.photo, RateTarget(state=state))
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def codec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Halves:
+    folder = tmp_path_factory.mktemp(request.param)
+    return Halves(small_bundle(request.param, folder))
+
+
+@pytest.mark.parametrize(("name", "record"), GOLDEN, ids=[f"{n}-{r['file']}" for n, r in GOLDEN])
+def test_golden_files_decode_to_the_same_values(name: str, record: dict[str, str]) -> None:
+    bundle = Bundle.load(golden_folder(name) / "bundle.zip")
+    assert bundle.id == golden(name)["bundle_id"]
+    data = (golden_folder(name) / record["file"]).read_bytes()
+    assert hashlib.sha256(data).hexdigest() == record["file_sha256"]
+    bitstream = Bitstream.from_bytes(data)
+    assert bitstream.to_bytes() == data
+    for half in (open_cloud(bundle), open_edge(bundle)):
+        assert half.decode(bitstream).checksum().hex() == record["latents_sha256"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=list(ENVIRONMENTS))
+def test_values_do_not_depend_on_threads_or_processor(
+    name: str, environment: dict[str, str]
+) -> None:
+    """Other processors are imitated: numpy and OpenBLAS are told to use older instructions."""
+    code = f"from tests.support.contract import print_checksums\nprint_checksums({name!r})"
+    expected = {record["file"]: record["latents_sha256"] for record in golden(name)["files"]}
+    assert printed(code, environment) == expected
+
+
+def test_every_state_can_be_aimed_at_and_decoded(codec: Halves) -> None:
+    for state in codec.states:
+        bitstream = codec.at(state)
+        latents = codec.cloud.decode(bitstream)
+        assert (latents.width, latents.height, latents.state) == (*SIZE, state)
+        assert latents.checksum() == codec.edge.decode(bitstream).checksum()
+        assert bitstream.bundle_id == codec.bundle.short_id
+        assert codec.edge.encode(codec.photo, RateTarget(state=state)) == bitstream
+
+
+def test_a_cut_is_what_encoding_at_the_coarser_state_gives(codec: Halves) -> None:
+    manifest = codec.bundle.manifest
+    for start in manifest.starts:
+        first = manifest.finest_of(start)
+        finest = codec.at(first)
+        assert finest.layers[0].state == start
+        for state in range(first, start + 1):
+            wanted = codec.at(state).to_bytes()
+            assert finest.truncate(state).to_bytes() == wanted
+            assert codec.edge.shorten(finest, RateTarget(state=state)).to_bytes() == wanted
+
+
+def test_a_budget_is_kept_and_shortening_agrees(codec: Halves) -> None:
+    finest = codec.edge.encode(codec.photo)
+    smallest = min(codec.at(state).file_bytes for state in codec.states)
+    for budget in range(smallest, finest.file_bytes + 20, 3):
+        made = codec.edge.encode(codec.photo, RateTarget(max_bytes=budget))
+        assert made.file_bytes <= budget
+        codec.cloud.decode(made)
+        if made.layers[0].state == finest.layers[0].state:
+            assert codec.edge.shorten(finest, RateTarget(max_bytes=budget)) == made
+        if made.partial is not None:
+            assert made.partial.passes < codec.edge.passes(made.partial.state)
+    with pytest.raises(BudgetError) as refused:
+        codec.edge.encode(codec.photo, RateTarget(max_bytes=smallest - 1))
+    assert refused.value.reason == "budget_too_small"
+
+
+def test_a_prepared_photo_is_encoded_like_the_photo(codec: Halves) -> None:
+    prepared = codec.edge.prepare(codec.photo)
+    assert (prepared.width, prepared.height) == SIZE
+    for state in codec.states:
+        target = RateTarget(state=state)
+        assert codec.edge.encode(prepared, target) == codec.edge.encode(codec.photo, target)
+
+
+def test_what_cannot_be_aimed_at_is_refused(codec: Halves) -> None:
+    with pytest.raises(BudgetError) as refused:
+        codec.edge.check(RateTarget(state=codec.states[-1] + 1))
+    assert refused.value.reason == "unknown_state"
+    with pytest.raises(BudgetError) as refused:
+        codec.edge.shorten(codec.at(0), RateTarget(psnr_db=30))
+    assert refused.value.reason == "no_photo"
+    try:
+        codec.edge.check(RateTarget(psnr_db=1))
+    except BundleError as error:
+        assert error.reason == "no_psnr_model"  # noqa: PT017
+
+
+def test_regions_are_coded_or_refused(codec: Halves) -> None:
+    target = RateTarget(state=codec.states[-1])
+    regions = (Region(0.2, 0.2, 0.6, 0.6, 0),)
+    try:
+        codec.edge.check_regions()
+    except BundleError as error:
+        assert error.reason == "regions_unsupported"  # noqa: PT017
+        with pytest.raises(BundleError):
+            codec.edge.encode(codec.photo, target, regions=regions)
+        return
+    bitstream = codec.edge.encode(codec.photo, target, regions=regions)
+    assert codec.cloud.decode(bitstream).state <= target.state
+
+
+def test_a_reference_is_used_or_refused(codec: Halves) -> None:
+    key_frame = codec.at(0)
+    before = codec.edge.decode(key_frame)
+    try:
+        predicted = codec.edge.encode(codec.photo, RateTarget(state=0), reference=before)
+    except BundleError as error:
+        assert error.reason == "reference_unsupported"  # noqa: PT017
+        with pytest.raises(BundleError):
+            codec.cloud.decode(key_frame, reference=before)
+        return
+    there = codec.cloud.decode(predicted, reference=codec.cloud.decode(key_frame))
+    assert there.checksum() == codec.edge.decode(predicted, reference=before).checksum()
+
+
+def test_a_bitstream_of_another_bundle_is_refused(codec: Halves) -> None:
+    foreign = dataclasses.replace(codec.at(0), bundle_id=b"another!")
+    for half in (codec.edge, codec.cloud):
+        with pytest.raises(BitstreamError) as refused:
+            half.decode(foreign)
+        assert refused.value.reason == "wrong_bundle"
+
+
+def test_damaged_bytes_are_refused_or_a_coarser_picture(codec: Halves) -> None:
+    """Half of the mutants are damaged, half are forged: every checksum of theirs is right."""
+    rng = np.random.default_rng(12)
+    finest = codec.edge.encode(codec.photo)
+    other = codec.edge.encode(picture(*SIZE, seed=2))
+    coarser = {
+        codec.cloud.decode(whole.truncate(layer.state)).checksum()
+        for whole in (finest, other)
+        for layer in whole.layers
+    }
+    refused = 0
+    for number in range(MUTANTS):
+        forged = number % 2 == 1
+        mutant = reseal(finest, rng) if forged else mutate(finest.to_bytes(), other.to_bytes(), rng)
+        try:
+            bitstream = Bitstream.from_bytes(mutant, allow_cut=True)
+            latents = codec.cloud.decode(bitstream)
+        except BitstreamError:
+            refused += 1
+            continue
+        # What was forged well is what an edge could have sent; what was damaged is less, or whole.
+        assert forged or latents.checksum() in coarser
+        assert (latents.width, latents.height) == (bitstream.width, bitstream.height)
+    assert refused > MUTANTS // 3
+
+
+def test_one_and_many_threads_decode_the_same(codec: Halves) -> None:
+    bitstreams = [codec.at(state) for state in codec.states] * 4
+    alone = [codec.cloud.decode(one).checksum() for one in bitstreams]
+    with ThreadPoolExecutor(8) as pool:
+        together = [latents.checksum() for latents in pool.map(codec.cloud.decode, bitstreams)]
+    assert together == alone
+
+
+def test_pictures_are_of_the_photos_size_and_alike_in_a_batch(codec: Halves) -> None:
+    pictures = codec.bundle.manifest.pictures
+    if not pictures:
+        with pytest.raises(BundleError) as refused:
+            codec.cloud.open_reconstructor()
+        assert refused.value.reason == "no_picture"
+        return
+    worker = codec.cloud.open_reconstructor()
+    latents = [codec.cloud.decode(codec.at(state)) for state in (codec.states[0],) * 2]
+    assert latents[0].batch_key == latents[1].batch_key
+    for spec in pictures:
+        first, second = worker.reconstruct(latents, Rendering(spec.name, seed=5))
+        assert first.dtype == np.uint8
+        assert first.shape == (SIZE[1], SIZE[0], 3)
+        np.testing.assert_array_equal(first, second)
+    plain = worker.reconstruct(latents[:1])[0]
+    named = worker.reconstruct(latents[:1], Rendering(pictures[0].name))[0]
+    np.testing.assert_array_equal(plain, named)
+    with pytest.raises(BundleError) as refused:
+        worker.reconstruct(latents, Rendering("no-such-decoder"))
+    assert refused.value.reason == "unknown_decoder"
+
+
+def test_tails_are_those_of_the_manifest(codec: Halves) -> None:
+    tails = codec.cloud.open_tails()
+    assert tuple(tails) == codec.bundle.manifest.tasks
+    latents = codec.cloud.decode(codec.at(0))
+    for name, tail in tails.items():
+        (result,) = tail.run([latents])
+        assert (result.task, tail.name) == (name, name)
+        assert tail.models
+
+
+def test_a_device_gets_what_the_edge_needs_and_no_more(codec: Halves) -> None:
+    light = Bundle.from_zip_bytes(codec.bundle.to_zip("edge"))
+    assert light.id == codec.bundle.id
+    edge = open_edge(light)
+    edge.load()
+    assert edge.encode(codec.photo, RateTarget(state=0)) == codec.at(0)
+    for name, entry in codec.bundle.manifest.files.items():
+        if entry.side == "cloud":
+            with pytest.raises(BundleError):
+                light.read(name)
+
+
+def test_an_unknown_codec_is_named_with_the_known_ones(tmp_path: Path) -> None:
+    made = small_bundle(NAMES[0], tmp_path)
+    for name in ("seacom", "base", "kit", "tails"):
+        unknown = Bundle.create(
+            tmp_path / name, made.manifest.model_copy(update={"codec": name}), {}
+        )
+        for opened in (open_edge, open_cloud):
+            with pytest.raises(BundleError, match=f"known: {', '.join(NAMES)}") as refused:
+                opened(unknown)
+            assert refused.value.reason == "unknown_codec"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_edge_half_has_no_torch(name: str) -> None:
+    module = f"codec.{name.replace('-', '_')}.edge"
+    code = f"import sys, {module}\nassert not {{'torch', 'cv2'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=ROOT)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_trainer_has_a_recipe_and_steps_in_an_order_that_works(name: str) -> None:
+    made = trainer(name)
+    assert made.recipe.model_fields
+    done: set[str] = set()
+    for step in made.steps:
+        assert step.summary
+        assert set(step.reads) <= done
+        done.add(step.name)
+    assert len(done) == len(made.steps) > 0
+
+
+@pytest.mark.parametrize("workers", [0, 1], ids=["local", "process"])
+def test_a_photo_travels_through_a_real_server(
+    codec: Halves, start_server: Callable[..., ServerThread], workers: int
+) -> None:
+    manifest = codec.bundle.manifest
+    server = start_server(bundle=codec.bundle.origin, workers=workers)
+    with EdgeSession(server.address, bundle=codec.bundle) as session:
+        result = session.send(codec.photo, state=0, picture=bool(manifest.pictures) or None)
+    assert result.error is None
+    assert result.analysis is not None
+    assert set(result.analysis.tasks) == set(manifest.tasks)
+    assert (result.picture is not None) == bool(manifest.pictures)
