@@ -9,19 +9,15 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from codec.base import Report
 from shared.bundle import Bundle
 from shared.errors import PhotoError, RecipeError
 from shared.preprocess import load_photo
-
-if TYPE_CHECKING:
-    from codec.kit.recipe import BundleRecipe
 
 CACHE = "cache"
 """The photos step's folder in a run's."""
@@ -177,40 +173,6 @@ def readable_photos(source: Path) -> Iterator[tuple[str, Pixels]]:
     for name, pixels, problem in _photos(source):
         if problem is None:
             yield name, pixels
-
-
-PHOTOS_SUMMARY = "Decode and reduce the training photos once."
-
-
-def photos_step(
-    recipe: BundleRecipe,
-    run: Path,
-    report: Report,
-    *,
-    data: Annotated[Path, "Folder that the recipe's paths start at; or photos, without any there."],
-) -> dict[str, Any]:
-    """The photos step: decode and reduce, leaving out what looks like evaluation photos.
-
-    A recipe without photos takes all that is in ``data``, a folder or tar. Raises RecipeError
-    ``not_found``.
-    """
-    wanted = recipe.photos
-    sources = [PhotoSource(data)] if wanted is None else wanted.below(data)
-    excluded = [] if wanted is None else [data / part for part in wanted.exclude]
-    for path in [*(source.path for source in sources), *excluded]:
-        if not path.exists():
-            raise RecipeError("not_found", f"{path} does not exist")
-    done = 0
-
-    def progress(name: str) -> None:
-        nonlocal done
-        done += 1
-        report(done, 0, {})
-
-    side = SHORT_SIDE if wanted is None else wanted.short_side
-    index = make_cache(sources, excluded, run / CACHE, short_side=side, progress=progress)
-    photos = len(index["photos"])
-    return {"photos": photos, "left_out": index["left_out"], "sha256": index["sha256"]}
 
 
 def need(path: Path, step: str) -> None:

@@ -1,17 +1,20 @@
-"""What every recipe has: strict parts, the photos to train on, and reading it from YAML."""
+"""What every recipe has: strict parts, the photos to train on, reading it, the photos step."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from codec.kit.photos import PhotoSource
+from codec.base import Report
+from codec.kit.photos import CACHE, SHORT_SIDE, PhotoSource, make_cache
 from shared.errors import RecipeError
+
+PHOTOS_SUMMARY = "Decode and reduce the training photos once."
 
 
 class Part(BaseModel):
@@ -97,3 +100,34 @@ def read_values(source: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise RecipeError("bad_recipe", f"{source}: a recipe is a mapping")
     return values
+
+
+def photos_step(
+    recipe: BundleRecipe,
+    run: Path,
+    report: Report,
+    *,
+    data: Annotated[Path, "Folder that the recipe's paths start at; or photos, without any there."],
+) -> dict[str, Any]:
+    """The photos step: decode and reduce, leaving out what looks like evaluation photos.
+
+    A recipe without photos takes all that is in ``data``, a folder or tar. Raises RecipeError
+    ``not_found``.
+    """
+    wanted = recipe.photos
+    sources = [PhotoSource(data)] if wanted is None else wanted.below(data)
+    excluded = [] if wanted is None else [data / part for part in wanted.exclude]
+    for path in [*(source.path for source in sources), *excluded]:
+        if not path.exists():
+            raise RecipeError("not_found", f"{path} does not exist")
+    done = 0
+
+    def progress(name: str) -> None:
+        nonlocal done
+        done += 1
+        report(done, 0, {})
+
+    side = SHORT_SIDE if wanted is None else wanted.short_side
+    index = make_cache(sources, excluded, run / CACHE, short_side=side, progress=progress)
+    photos = len(index["photos"])
+    return {"photos": photos, "left_out": index["left_out"], "sha256": index["sha256"]}

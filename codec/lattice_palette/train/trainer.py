@@ -17,7 +17,8 @@ from torch import Tensor
 from codec.base import Check, Pixels, Report, TrainingStep
 from codec.kit.checkpoint import npz
 from codec.kit.crops import PhotoCache
-from codec.kit.photos import CACHE, PHOTOS_SUMMARY, bundle_figures, need, photos_step
+from codec.kit.photos import CACHE, bundle_figures, need
+from codec.kit.recipe import PHOTOS_SUMMARY, photos_step
 from codec.kit.uncut import UncutFeatures, feature_stages
 from codec.lattice_palette.codec import LatticeCodec
 from codec.lattice_palette.contexts import LatticeContexts

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from codec.base import Check, Pixels, Report, TrainingStep
-from codec.kit.photos import PHOTOS_SUMMARY, bundle_figures, need, photos_step
+from codec.kit.photos import bundle_figures, need
+from codec.kit.recipe import PHOTOS_SUMMARY, photos_step
 from codec.markov_palette.train.recipe import Recipe
 from shared.bundle import Bundle
 from shared.errors import RecipeError
