@@ -16,6 +16,7 @@ from PIL import Image
 from cloud_server.engine.api import EngineFrame, EngineOutcome, TaskStatus
 from cloud_server.engine.pipeline import BundlePipeline, WorkerCounts, each, shown
 from cloud_server.engine.stage import Done, Stage
+from cloud_server.engine.waiting import deadline_exceeded
 from cloud_server.tasks.base import Task
 from codec.base import PLAIN, Latents, Pixels, Rendering, no_picture
 from shared.bitstream import Bitstream
@@ -24,6 +25,8 @@ from shared.errors import BundleError, FeatherwireError, PhotoError, TaskError
 from shared.results import DEFAULT_THRESHOLD, AnalysisResult, ModelInfo, TaskResult
 from shared.wire import Picture, PictureEncoding, PictureRequest
 from shared.wire.transport import MAX_PICTURE_BYTES
+
+DEFAULT_WEBP_QUALITY = 90
 
 
 class LocalEngine:
@@ -226,7 +229,7 @@ class FrameRun:
             async with asyncio.timeout(self._frame.deadline_s):
                 await self._decode()
         except TimeoutError:
-            return EngineOutcome(error=_deadline_exceeded(self._frame.deadline_s))
+            return EngineOutcome(error=deadline_exceeded(self._frame.deadline_s))
         except FeatherwireError as error:
             return EngineOutcome(error=error)
         return await self._analyse()
@@ -417,22 +420,13 @@ class FrameRun:
     def _result_of(self, job: asyncio.Task[Done[T]]) -> Done[T] | FeatherwireError:
         """What a finished or abandoned job came to."""
         if not job.done() or job.cancelled():
-            return _deadline_exceeded(self._frame.deadline_s)
+            return deadline_exceeded(self._frame.deadline_s)
         error = job.exception()
         if error is None:
             return job.result()
         if isinstance(error, FeatherwireError):
             return error
         raise error
-
-
-def _deadline_exceeded(deadline_s: float) -> FeatherwireError:
-    return FeatherwireError(
-        "deadline_exceeded", f"not done within {deadline_s:g} s", deadline_s=deadline_s
-    )
-
-
-DEFAULT_WEBP_QUALITY = 90
 
 
 def encode_picture(

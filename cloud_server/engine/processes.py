@@ -25,7 +25,7 @@ from cloud_server.engine import messages
 from cloud_server.engine.api import EngineFrame, EngineOutcome, TaskStatus
 from cloud_server.engine.messages import packed, read
 from cloud_server.engine.spec import EngineSpec
-from cloud_server.engine.waiting import Job, Waiting, closed, late
+from cloud_server.engine.waiting import Job, Waiting, deadline_exceeded, engine_closed
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import worker_pb2
@@ -146,7 +146,7 @@ class ProcessEngine:
 
     async def submit(self, frame: EngineFrame) -> EngineOutcome:
         if self._closing:
-            return EngineOutcome(error=closed())
+            return EngineOutcome(error=engine_closed())
         now = time.monotonic()
         future: asyncio.Future[EngineOutcome] = asyncio.get_running_loop().create_future()
         job = Job(next(self._ids), frame, future, now + frame.deadline_s, now)
@@ -165,7 +165,7 @@ class ProcessEngine:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         for job in [*self._waiting, *(job for slot in self._slots for job in slot.jobs.values())]:
-            _answer(job, EngineOutcome(error=closed()))
+            _answer(job, EngineOutcome(error=engine_closed()))
         children = [slot.child for slot in self._slots if slot.child is not None]
         await asyncio.gather(*(child.close() for child in children))
         return True
@@ -270,7 +270,7 @@ class ProcessEngine:
                     job.expires_at += now - before
                 elif job.expires_at < now:
                     self._waiting.remove(job)
-                    _answer(job, EngineOutcome(error=late(job.frame.deadline_s)))
+                    _answer(job, EngineOutcome(error=deadline_exceeded(job.frame.deadline_s)))
             for slot in self._ready:
                 hung = [job for job in slot.jobs.values() if job.expires_at + HUNG_S < now]
                 if hung and slot.child is not None:

@@ -54,7 +54,8 @@ class EngineSpec(BaseModel):
             found.setdefault(bundle.id, bundle)
         if self.bundle_ids is not None and tuple(found) != self.bundle_ids:
             raise BundleError(
-                "bundle_changed", "a bundle was changed in its place; start the server again"
+                "bundle_changed",
+                "a bundle's files have changed since the server started; start it again",
             )
         return tuple(found.values())
 
@@ -114,7 +115,8 @@ def import_path(opener: Callable[[], Task]) -> str:
     path = f"{module}:{name}"
     if module in (None, "__main__") or not name.isidentifier() or imported(path) is not opener:
         raise TaskError(
-            "not_importable", f"worker processes cannot import {path}: no function of a module"
+            "not_importable",
+            f"worker processes cannot import {path}: it is not a function of a module",
         )
     return path
 

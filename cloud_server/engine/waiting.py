@@ -46,7 +46,7 @@ class Deaths:
         """The answer to a frame that is given up; ``cause``: what the last worker ended with."""
         return FeatherwireError(
             "worker_crashed",
-            f"{self.crashes + self.kills} workers died of this frame ({cause})",
+            f"{self.crashes + self.kills} workers died while they had this frame alone ({cause})",
             cause=cause,
         )
 
@@ -131,13 +131,13 @@ def _has_suspect(place: Place) -> bool:
     return any(job.suspect for job in place.jobs.values())
 
 
-def closed() -> FeatherwireError:
-    """The answer to what an engine has when it is closed."""
+def engine_closed() -> FeatherwireError:
+    """The answer to frames that an engine has when it is closed."""
     return FeatherwireError("engine_closed", "the server is stopping")
 
 
-def late(deadline_s: float) -> FeatherwireError:
-    """The answer to a frame that waited too long for a worker."""
+def deadline_exceeded(deadline_s: float) -> FeatherwireError:
+    """The answer to a frame that is not done in time."""
     return FeatherwireError(
         "deadline_exceeded", f"not done within {deadline_s:g} s", deadline_s=deadline_s
     )

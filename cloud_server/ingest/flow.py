@@ -101,7 +101,7 @@ class Credits:
         """Take the credit of a frame that has come. Raises ``SessionError("credits_exceeded")``."""
         if self.available <= 0:
             raise SessionError(
-                "credits_exceeded", "more frames were sent than there was credit for"
+                "credits_exceeded", "the client sent more frames than it had credits for"
             )
         self.available -= 1
 
@@ -181,7 +181,7 @@ class Outbox:
             since = self._writing_since
             if since is not None and time.monotonic() - since > timeout_s:
                 raise SessionError(
-                    "slow_consumer", f"nothing was read from the stream for {timeout_s:g} s"
+                    "slow_consumer", f"the client read nothing from the stream for {timeout_s:g} s"
                 )
 
     def _next(self) -> ingest_pb2.ConnectResponse:

@@ -204,7 +204,9 @@ class Processing:
                 "abandoned", f"the server stopped {attempts - 1} times while it had this frame"
             )
         if not messages:
-            raise SessionError("refine_evicted", "what was to be refined is no longer kept")
+            raise SessionError(
+                "refine_evicted", "the layers that were to be refined are no longer kept"
+            )
         return self.engine_frame(*replayed(messages, self._bundles, self._picture_limits))
 
     async def _refuse(

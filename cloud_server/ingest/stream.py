@@ -238,14 +238,16 @@ class Stream:
         except StopAsyncIteration:
             pass
         except TimeoutError:
-            self.fail(SessionError("no_hello", "no Hello came in time"))
+            self.fail(SessionError("no_hello", "the client sent no Hello in time"))
         except DecodeError:
-            self.fail(SessionError("invalid_message", "what came is no message of this protocol"))
+            self.fail(SessionError("invalid_message", "a message that cannot be parsed"))
         except FeatherwireError as error:
             self.fail(error)
         except Exception as error:  # noqa: BLE001  # one client's message must not be silent
             self._log.error("stream_failed", exc_info=error)
-            self.fail(FeatherwireError("internal_error", "the server could not read on"))
+            self.fail(
+                FeatherwireError("internal_error", "the server failed while it read the stream")
+            )
         finally:
             self._finish()
 
@@ -362,7 +364,7 @@ class Stream:
             case "hello":
                 raise SessionError("invalid_message", "Hello may only open a stream")
             case _:
-                raise SessionError("invalid_message", "a message of no known kind")
+                raise SessionError("invalid_message", "a message of an unknown kind")
 
     async def _take_frame(self, session: Session, frame: ingest_pb2.Frame) -> None:
         self._credits.spend()

@@ -123,7 +123,7 @@ def connect(address: str) -> None:
         from ray import serve
     except ImportError:
         raise FeatherwireError(
-            "ray_missing", "the engine on Ray needs it: pip install 'featherwire[ray]'"
+            "ray_missing", "the engine on Ray needs Ray: pip install 'featherwire[ray]'"
         ) from None
     with _connecting:
         try:
@@ -207,7 +207,7 @@ def start(spec: EngineSpec, scale: RayScale, log_level: str) -> str:
 
 
 def _not_started(why: str) -> FeatherwireError:
-    return FeatherwireError("worker_failed", f"no replica on Ray: {why[-2000:]}")
+    return FeatherwireError("worker_failed", f"no replica could be started on Ray: {why[-2000:]}")
 
 
 def handles(name: str) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from cloud_server.engine.processes import GRACE_S, INLINE_BYTES
 from cloud_server.engine.ray import application
 from cloud_server.engine.ray.application import ALONE, FRAMES, RayScale
 from cloud_server.engine.spec import EngineSpec
-from cloud_server.engine.waiting import Deaths, closed, late
+from cloud_server.engine.waiting import Deaths, deadline_exceeded, engine_closed
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import worker_pb2
@@ -119,7 +119,7 @@ class RayEngine:
 
     async def submit(self, frame: EngineFrame) -> EngineOutcome:
         if self._closing:
-            return EngineOutcome(error=closed())
+            return EngineOutcome(error=engine_closed())
         call = asyncio.create_task(self._submit(frame))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
@@ -128,7 +128,7 @@ class RayEngine:
         except asyncio.CancelledError:
             call.cancel()
             if self._closing and not _cancelled():
-                return EngineOutcome(error=closed())
+                return EngineOutcome(error=engine_closed())
             raise
 
     async def close(self) -> bool:
@@ -159,7 +159,7 @@ class RayEngine:
         except TimeoutError:
             if job is not None and job.refused:
                 return EngineOutcome(error=_busy(frame.deadline_s))
-            return EngineOutcome(error=late(frame.deadline_s))
+            return EngineOutcome(error=deadline_exceeded(frame.deadline_s))
         finally:
             if job is not None:
                 self._jobs.discard(job)
