@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from codec.kit.bisect import fit_leaves, heap_of, nearest
+from codec.markov_palette.palette import PaletteTree
 from codec.markov_palette.train.networks import PlaneLayout, TrainingPalette
-from codec.markov_palette.tree import PaletteTree
 
 
 def cloud(count: int = 4000) -> torch.Tensor:

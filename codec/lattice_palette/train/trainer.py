@@ -20,7 +20,7 @@ from codec.kit.crops import PhotoCache
 from codec.kit.photos import CACHE, bundle_figures, need
 from codec.kit.recipe import PHOTOS_SUMMARY, photos_step
 from codec.kit.uncut import UncutFeatures, feature_stages
-from codec.lattice_palette.codec import LatticeCodec
+from codec.lattice_palette.coding import LatticeCodec
 from codec.lattice_palette.contexts import LatticeContexts
 from codec.lattice_palette.palette import LatticePalette
 from codec.lattice_palette.train.bottleneck import CutModel, load_model, save_model

@@ -23,10 +23,10 @@ from codec.kit.checkpoint import CHECKPOINT, npz
 from codec.kit.crops import PhotoCache
 from codec.kit.photos import CACHE, need
 from codec.markov_palette.cloud import PICTURES
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.contexts import ContextModel
 from codec.markov_palette.networks import Decoder, DecoderConfig
-from codec.markov_palette.palette import Indices, MarkovPalette
+from codec.markov_palette.palette import Indices, MarkovPalette, PaletteTree
 from codec.markov_palette.prediction import ScalePrediction
 from codec.markov_palette.psnr import DistortionTable
 from codec.markov_palette.reconstruct import PictureReconstructor
@@ -38,7 +38,6 @@ from codec.markov_palette.train.extractor_onnx import (
 )
 from codec.markov_palette.train.networks import Extractor
 from codec.markov_palette.train.recipe import Recipe
-from codec.markov_palette.tree import PaletteTree
 from codec.onnx import FeatureExtractor
 from codec.settings import (
     LEAST,

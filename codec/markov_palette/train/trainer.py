@@ -172,7 +172,7 @@ class MarkovPaletteTrainer:
     def uncut(self, bundle: Bundle) -> UncutFeatures:
         """The network on features that no palette replaced."""
         from codec.kit.uncut import UncutFeatures
-        from codec.markov_palette.codec import MarkovPaletteCodec
+        from codec.markov_palette.coding import MarkovPaletteCodec
 
         codec = MarkovPaletteCodec(bundle)
 
@@ -186,7 +186,7 @@ class MarkovPaletteTrainer:
     def stages(self, bundle: Bundle, photo: Pixels) -> Mapping[str, Callable[[], object]]:
         """Padding, network, quantising, contexts with coding; of the finest chain."""
         from codec.kit.uncut import feature_stages
-        from codec.markov_palette.codec import MarkovPaletteCodec
+        from codec.markov_palette.coding import MarkovPaletteCodec
 
         codec = MarkovPaletteCodec(bundle)
         jobs, features = feature_stages(bundle, photo)

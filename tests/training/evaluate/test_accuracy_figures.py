@@ -11,8 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from codec.settings import TailClass, TailModel, TailSpec
-from codec.tails.classes import classifications
-from codec.tails.labels import regions
+from codec.tails.outputs import classifications, regions
 from shared.preprocess import Placement
 from shared.results import TaskResult
 from training.evaluate.judges.average_precision import (
