@@ -11,7 +11,6 @@ import grpc
 import structlog
 
 from cloud_server.auth.access import caller
-from cloud_server.cluster.shared_log import SharedLog
 from cloud_server.engine import Engine, EngineFrame
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.fleet.quota import Meter
@@ -23,6 +22,7 @@ from cloud_server.ingest.sessions import PictureLimits, SessionRegistry
 from cloud_server.ingest.stream import Call, Shared, Stream
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import SessionKey
+from cloud_server.results.shared_log import SharedLog
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits

@@ -17,7 +17,6 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cloud_server.auth.access import Authenticator
-from cloud_server.cluster.shared_log import SharedLog
 from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.engine import Engine
 from cloud_server.fleet.servicer import FleetServicer
@@ -25,6 +24,7 @@ from cloud_server.ingest.bundles import BundleServicer
 from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.results.log import ResultLog
 from cloud_server.results.retention import Retention
+from cloud_server.results.shared_log import SharedLog
 from cloud_server.telemetry.metrics import Metrics, MetricsServer
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import (

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from cloud_server.auth.access import Authenticator
-from cloud_server.cluster.shared_log import SharedLog
 from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.database import Database
 from cloud_server.engine import Engine, TaskStatus, WorkerCounts
@@ -30,6 +29,7 @@ from cloud_server.results.feed import Feed
 from cloud_server.results.log import ResultLog
 from cloud_server.results.retention import Limits as RetentionLimits
 from cloud_server.results.retention import Retention
+from cloud_server.results.shared_log import SharedLog
 from cloud_server.serve.observed import ObservedEngine
 from cloud_server.serve.server import Server, TlsFiles
 from cloud_server.serve.settings import ServerSettings

@@ -1,6 +1,7 @@
 """Servers that are killed, those who use them all the while, and what must be true in the end.
 
-FEATHERWIRE_CRASH_ROUNDS says how often something is killed; ten times when it does not.
+A test kills ten times, or as often as it can in fifteen seconds, but three times at least.
+FEATHERWIRE_CRASH_ROUNDS and FEATHERWIRE_CRASH_SECONDS say otherwise; rounds alone know no time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,22 @@ from tests.support.device import Device
 from tests.support.servers import server_process
 
 ROUNDS = int(os.environ.get("FEATHERWIRE_CRASH_ROUNDS", "10"))
+SECONDS = float(
+    os.environ.get(
+        "FEATHERWIRE_CRASH_SECONDS", "inf" if "FEATHERWIRE_CRASH_ROUNDS" in os.environ else "15"
+    )
+)
+LEAST_ROUNDS = 3
+TIMEOUT_S = 240 + 60 * ROUNDS
+
+
+def rounds() -> Iterator[int]:
+    """Numbers of the rounds in which something is killed, from 0."""
+    until = time.monotonic() + SECONDS
+    for number in range(ROUNDS):
+        if number >= LEAST_ROUNDS and time.monotonic() >= until:
+            return
+        yield number
 
 
 class Servers:
@@ -135,6 +152,16 @@ def check_exactly_once(address: str, devices: Sequence[Device], watcher: Watcher
             one.sequence for one in own
         ]
         assert all(one.outcome.HasField("analysis") for one in own)
+
+
+def wait_for_acks(devices: Sequence[Device], more: int = 1) -> None:
+    """Until each device has been acknowledged so many frames more than now."""
+    before = [len(device.acked) for device in devices]
+    wait_until(
+        lambda: all(
+            len(device.acked) >= acked + more for device, acked in zip(devices, before, strict=True)
+        )
+    )
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 180) -> None:

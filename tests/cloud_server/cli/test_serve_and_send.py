@@ -16,7 +16,7 @@ from PIL import Image
 from cloud_server.engine.files import BitstreamDecoder
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
-from tests.support.commands import run
+from tests.support.commands import run, run_process
 from tests.support.pictures import same_picture
 from tests.support.servers import FixedTask, ServerThread
 
@@ -34,7 +34,7 @@ def test_send_prints_json_and_saves_pictures(
     encoded.write_bytes(encoder.encode(image).to_bytes())
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
     output = tmp_path / "out"
-    done = run(
+    done = run_process(
         "edge_client", "send", *photos, str(tmp_path / "broken.jpg"), str(encoded),
         "--server", server, "--bundle", tiny_bundle.origin, "--state", "2", "--picture",
         "-o", str(output), "--json",
@@ -107,7 +107,7 @@ def test_serve_refuses_what_it_cannot_do(tmp_path: Path, server: str, tiny_bundl
         "cloud_server", "serve", "--insecure", "--bundle", str(tmp_path / "gone"), "--tasks", "none"
     )
     assert gone.returncode == 3
-    taken = run(
+    taken = run_process(
         "cloud_server", "serve", "--insecure", "--bundle", tiny_bundle.origin, "--tasks", "none",
         "--listen", server,
     )  # fmt: skip
@@ -200,7 +200,7 @@ def test_a_task_that_failed_is_in_the_record_of_its_photo(
         {"picky": lambda: FixedTask("picky", fails_at_width=160), "calm": lambda: FixedTask("calm")}
     )
     Image.fromarray(image).save(tmp_path / "one.png")
-    done = run(
+    done = run_process(
         "edge_client", "send", str(tmp_path / "one.png"), "--server", server.address,
         "--bundle", tiny_bundle.origin, "--json",
     )  # fmt: skip
@@ -224,7 +224,7 @@ def test_a_frame_past_the_clients_deadline_fails_alone(
     server = start_server({"uneven": lambda: SlowOnNarrow("uneven")}, task_workers=2)
     Image.fromarray(image[:, :64]).save(tmp_path / "narrow.png")
     Image.fromarray(image).save(tmp_path / "wide.png")
-    done = run(
+    done = run_process(
         "edge_client", "send", str(tmp_path / "narrow.png"), str(tmp_path / "wide.png"),
         "--server", server.address, "--bundle", tiny_bundle.origin, "--deadline", "2", "--json",
     )  # fmt: skip
@@ -252,7 +252,7 @@ def test_what_came_back_is_kept_when_the_server_stops(
 
     watcher = threading.Thread(target=stop_later, daemon=True)
     watcher.start()
-    done = run(
+    done = run_process(
         "edge_client", "send", *map(str, photos), "--server", server.address,
         "--bundle", tiny_bundle.origin, "-o", str(tmp_path / "out"), "--json",
     )  # fmt: skip
@@ -271,7 +271,7 @@ def test_a_cut_file_is_sent_at_the_state_that_is_complete(
 ) -> None:
     cut = tmp_path / "cut.fwf"
     cut.write_bytes(encoder.encode(image).to_bytes()[:-1])
-    done = run(
+    done = run_process(
         "edge_client", "send", str(cut), "--server", server, "--bundle", tiny_bundle.origin,
         "--json",
     )  # fmt: skip
@@ -284,7 +284,7 @@ def test_send_says_when_tls_is_what_fails(
     server: str, image: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     Image.fromarray(image).save(tmp_path / "one.png")
-    done = run(
+    done = run_process(
         "edge_client", "send", str(tmp_path / "one.png"), "--server", server, "--tls",
         "--timeout", "1",
     )  # fmt: skip

@@ -9,11 +9,20 @@ from collections.abc import Callable
 import pytest
 
 from edge_client.encoder import EdgeEncoder
-from tests.support.crashes import ROUNDS, Servers, Watcher, check_exactly_once
+from tests.support.crashes import (
+    TIMEOUT_S,
+    Servers,
+    Watcher,
+    check_exactly_once,
+    rounds,
+    wait_for_acks,
+)
 from tests.support.device import Device
 
+MORE_ROUNDS = 10
 
-@pytest.mark.timeout(180 + 40 * ROUNDS)
+
+@pytest.mark.timeout(TIMEOUT_S)
 def test_no_frame_is_lost_or_doubled_and_followers_of_both_see_one_order(
     make_servers: Callable[[str], Servers], encoder: EdgeEncoder, image: object
 ) -> None:
@@ -29,19 +38,30 @@ def test_no_frame_is_lost_or_doubled_and_followers_of_both_see_one_order(
     watchers = [Watcher(one) for one in pair]
     for thread in (*devices, *watchers):
         thread.start()
-    for number in range(ROUNDS):
-        time.sleep(rng.uniform(0.5, 2.0))
+
+    def kill(number: int) -> None:
         victim = pair[number % 2]
         victim.kill()
         victim.address = pair[1 - number % 2].address
-        time.sleep(rng.uniform(0.0, 2.0))
+        time.sleep(rng.uniform(0.0, 1.0))
         victim.start()
+
+    for number in rounds():
+        wait_for_acks(devices)
+        time.sleep(rng.uniform(0.1, 0.5))
+        kill(number)
+    # Some were killed with frames in hand, or this shows less than it says.
+    for number in range(MORE_ROUNDS):
+        if any(one.events("recovering") for one in pair):
+            break
+        wait_for_acks(devices, 10)
+        kill(number)
     for device in devices:
         device.finish(90)
     for one, watcher in zip(pair, watchers, strict=True):
         check_exactly_once(one.address, devices, watcher)
         watcher.stop.set()
-    assert max(device.connections for device in devices) > ROUNDS // 3
-    assert any(one.events("recovering") for one in pair), "some were killed with frames in hand"
+    assert max(device.connections for device in devices) > 1
+    assert any(one.events("recovering") for one in pair)
     for one in pair:
         assert one.stop() == 0

@@ -9,11 +9,21 @@ import psutil
 import pytest
 
 from edge_client.encoder import EdgeEncoder
-from tests.support.crashes import ROUNDS, Servers, Watcher, check_exactly_once, wait_until
+from tests.support.crashes import (
+    TIMEOUT_S,
+    Servers,
+    Watcher,
+    check_exactly_once,
+    rounds,
+    wait_for_acks,
+    wait_until,
+)
 from tests.support.device import Device
 
+MORE_ROUNDS = 10
 
-@pytest.mark.timeout(240 + 60 * ROUNDS)
+
+@pytest.mark.timeout(TIMEOUT_S)
 def test_no_frame_is_lost_or_doubled_however_often_a_worker_is_killed(
     servers: Servers, encoder: EdgeEncoder, image: object
 ) -> None:
@@ -24,22 +34,30 @@ def test_no_frame_is_lost_or_doubled_however_often_a_worker_is_killed(
     watcher = Watcher(servers)
     for thread in (*devices, watcher):
         thread.start()
-    for number in range(ROUNDS):
+    killed = 0
+    for number in rounds():
         wait_until(lambda: bool(servers.workers()))
-        time.sleep(rng.uniform(0.02, 1.5))
+        time.sleep(rng.uniform(0.02, 0.5))
         # Now and then one that is still loading.
-        servers.kill_worker(rng, ready=number % 5 != 4)
+        servers.kill_worker(rng, ready=number % 3 != 2)
+        killed += 1
+    # Some had frames, or this shows less than it says.
+    for _ in range(MORE_ROUNDS):
+        if any(one["frames"] for one in servers.events("worker_died")):
+            break
+        wait_for_acks(devices, 10)
+        servers.kill_worker(rng)
+        killed += 1
+    wait_until(lambda: all(device.sent > 30 for device in devices))
     for device in devices:
         device.finish(180)
     check_exactly_once(servers.address, devices, watcher)
-    for device in devices:
-        assert device.connections == 1, "devices do not notice"
-        assert device.sent > 3 * ROUNDS
+    assert all(device.connections == 1 for device in devices), "devices do not notice"
     watcher.stop.set()
     assert servers.stop() == 0
     died = servers.events("worker_died")
-    assert len(died) + len(servers.events("worker_not_started")) == ROUNDS
-    assert any(one["frames"] for one in died), "some had frames, or this shows less than it says"
+    assert len(died) + len(servers.events("worker_not_started")) == killed
+    assert any(one["frames"] for one in died)
 
 
 def test_no_worker_outlives_a_server_that_is_killed(servers: Servers) -> None:

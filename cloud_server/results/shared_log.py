@@ -12,7 +12,6 @@ import structlog
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from cloud_server.cluster.membership import Attached, Lose, Membership, TakeUp
 from cloud_server.database import Database
 from cloud_server.database.locks import CHANNEL
 from cloud_server.database.schema import COMMANDS, DEVICES, OWNERS, SERVERS, SESSIONS
@@ -20,6 +19,7 @@ from cloud_server.fleet import commands
 from cloud_server.fleet.commands import IssuedCommand
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.results.log import ResultLog
+from cloud_server.results.membership import Attached, Lose, Membership, TakeUp
 from cloud_server.results.records import SessionKey
 from shared.errors import StorageError
 from shared.proto.featherwire.v1 import fleet_pb2
