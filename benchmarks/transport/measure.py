@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.demo.processes import server_process
-from benchmarks.transport.device import Device
+from benchmarks.transport.device import Device, frame_of
 from benchmarks.transport.echo import EchoClient, echo_server
-from benchmarks.transport.payload import frame_of
 from cloud_server.ingest.flow import StreamLimits
 from shared.bundle import Bundle
 from shared.proto.featherwire.v1 import ingest_pb2

@@ -14,7 +14,7 @@ from shared.errors import FeatherwireError, SessionError
 
 if TYPE_CHECKING:
     from cloud_server.loadtest import LoadTest, Report
-    from cloud_server.loadtest.channel import OpenChannel
+    from cloud_server.loadtest.device import OpenChannel
     from cloud_server.loadtest.run import Progress
     from cloud_server.loadtest.tally import Tally
 
@@ -28,14 +28,17 @@ def register(app: typer.Typer) -> None:
 def loadtest(
     call: Call,
     devices: Annotated[
-        int, typer.Option("--devices", min=1, max=100_000, help="How many, each with its session.")
+        int,
+        typer.Option(
+            "--devices", min=1, max=100_000, help="How many devices, each with its own session."
+        ),
     ],
     fps: Annotated[
         float,
         typer.Option(
             "--fps",
             parser=finite("frames a second", minimum=0),
-            help="Of each device; 0: as fast as the server gives credit.",
+            help="Frames a second of each device; 0: as fast as the server gives credit.",
         ),
     ] = 1.0,
     seconds: Annotated[
@@ -43,7 +46,7 @@ def loadtest(
         typer.Option(
             "--seconds",
             parser=finite("seconds", minimum=0.1),
-            help="While all devices are on; only these are measured.",
+            help="Seconds of measurement, with all devices on.",
         ),
     ] = 30.0,
     ramp_s: Annotated[
@@ -75,7 +78,7 @@ def loadtest(
         typer.Option(
             "--tasks",
             metavar="NAME,NAME",
-            help="To run on each frame; `none`: frames are only stored.",
+            help="Tasks to run on each frame; with `none` frames are only stored.",
         ),
     ] = "detection",
     device: Annotated[
@@ -86,9 +89,7 @@ def loadtest(
         Path | None,
         typer.Option("--tokens", help="File of lines `DEVICE TOKEN`, one of each device."),
     ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Also on a server that is not on this machine.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Allow a server on another machine.")] = False,
 ) -> None:
     """Find out how much a server takes: simulated devices replay real streams.
 
@@ -107,7 +108,7 @@ def loadtest(
         _check_target(call.server, yes)
         callers = _callers(call, device, tokens, devices)
         from cloud_server.loadtest import LoadTest, run_load_test
-        from cloud_server.loadtest.streams import load_streams
+        from cloud_server.loadtest.device import load_streams
         from cloud_server.serve.settings import split_names
 
         streams = load_streams(files or ())
@@ -145,7 +146,7 @@ def _callers(
     from dataclasses import replace
 
     access = call.access()
-    from cloud_server.loadtest.channel import opener
+    from cloud_server.loadtest.device import opener
 
     if tokens is not None:
         pairs = _read_tokens(tokens)

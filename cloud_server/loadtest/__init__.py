@@ -1,9 +1,8 @@
 """How much a server takes: simulated devices that replay real streams.
 
-streams    what they send
-tally      what became of it
-device     one device: its session over all its connections
+device     one device: what it sends, and its session over all its connections
 run        many of them
+tally      what became of it
 """
 
 from cloud_server.loadtest.run import LoadTest, run_load_test

@@ -9,8 +9,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cloud_server.loadtest.channel import OpenChannel
-from cloud_server.loadtest.device import SimulatedDevice
+from cloud_server.loadtest.device import OpenChannel, SimulatedDevice
 from cloud_server.loadtest.tally import Report, Tally, report
 from shared.proto.featherwire.v1 import types_pb2
 

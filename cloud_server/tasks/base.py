@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +31,20 @@ class Task(Protocol):
 
     def run(self, images: Sequence[Image]) -> list[TaskResult]:
         """One result per picture, in order. Raises TaskError; never downloads anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """What ``open_task`` passes on; None means the back end's own default.
+
+    ``model`` is a weights file or name, for back ends that run more than one; ``threads`` is per
+    inference.
+    """
+
+    device: str = "cpu"
+    model: str | None = None
+    score_threshold: float | None = None
+    threads: int = 1
 
 
 def expect_image(image: Image) -> Image:

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from cloud_server.tasks.base import Task
+from cloud_server.tasks.base import Task, TaskOptions
 from shared.errors import TaskError
 from shared.weights import ModelStore
 
 EMBEDDED = "embedded"
 ULTRALYTICS = "ultralytics"
-
-
-@dataclass(frozen=True, slots=True)
-class TaskOptions:
-    """What ``open_task`` passes on; None means the back end's own default.
-
-    ``model`` is a weights file or name, for back ends that run more than one; ``threads`` is per
-    inference.
-    """
-
-    device: str = "cpu"
-    model: str | None = None
-    score_threshold: float | None = None
-    threads: int = 1
 
 
 Factory = Callable[[ModelStore, TaskOptions], Task]

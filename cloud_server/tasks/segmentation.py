@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from cloud_server.tasks.base import Image, expect_image, model_info
-from cloud_server.tasks.geometry import SquareCrop
+from cloud_server.tasks.detection import Ssd
+from cloud_server.tasks.geometry import SquareCrop, paste_mask
 from cloud_server.tasks.litert import LiteModel
-from cloud_server.tasks.masks import paste_mask
-from cloud_server.tasks.ssd import Ssd
 from shared.errors import TaskError
 from shared.results import (
     Detection,

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from cloud_server.tasks.base import Image, expect_image
-from cloud_server.tasks.registry import TaskOptions
-from shared.errors import ModelError, TaskError
+from cloud_server.tasks.base import Image, TaskOptions, expect_image
+from codec.kit.libraries.ultralytics import import_yolo, load_yolo
+from shared.errors import TaskError
 from shared.results import (
     Box,
     Detection,
@@ -116,43 +113,3 @@ class UltralyticsTask:
             if pixels.any():
                 instances.append(Instance(**dict(detection), mask=encode_mask(pixels)))
         return instances
-
-
-def import_yolo() -> tuple[Any, str]:
-    """Ultralytics' model class and version, without the liberties that it takes by default.
-
-    Raises ModelError ``library_missing``.
-    """
-    from cloud_server.compat.torchvision_ops import ensure_torchvision
-
-    # Read when it is imported: install no packages, load weights without running pickled code.
-    os.environ.setdefault("YOLO_AUTOINSTALL", "false")
-    os.environ.setdefault("ULTRALYTICS_SAFE_LOAD", "true")
-    os.environ.setdefault("YOLO_VERBOSE", "false")  # it logs to stdout
-    try:
-        ensure_torchvision()
-        ultralytics: Any = importlib.import_module("ultralytics")
-        events: Any = importlib.import_module("ultralytics.utils.events")
-    except ImportError as error:
-        raise ModelError(
-            "library_missing",
-            f"the ultralytics back end cannot be imported ({error})",
-            command="pip install 'featherwire[ultralytics]'",
-        ) from error
-    # No usage reports from a server.
-    events.events.enabled = False
-    return ultralytics.YOLO, str(ultralytics.__version__)
-
-
-def load_yolo(yolo: Any, path: Path, task: str) -> Any:
-    """The model in a weights file that does ``task`` (Ultralytics' name for it).
-
-    Raises ModelError ``damaged`` or ``wrong_model``.
-    """
-    try:
-        model = yolo(str(path))
-    except Exception as error:  # a checkpoint makes its loader raise anything
-        raise ModelError("damaged", f"{path} is no usable model: {error}") from error
-    if model.task != task:
-        raise ModelError("wrong_model", f"{path.name} does {model.task}, not {task}")
-    return model

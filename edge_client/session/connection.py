@@ -25,18 +25,18 @@ from shared.proto.featherwire.v1 import ingest_pb2
 from shared.rpc.errors import error_from_call
 from shared.wire import FrameOutcome, PictureRequest
 from shared.wire.commands import RefineCommand, Setting, parse_command
-from shared.wire.device_protocol import (
+from shared.wire.device_events import (
     Acknowledged,
     Answered,
     CommandReceived,
     CreditGranted,
-    DeviceProtocol,
     Drained,
     Event,
     Failed,
     Key,
     Sent,
 )
+from shared.wire.device_protocol import DeviceProtocol
 from shared.wire.features import file_bytes
 from shared.wire.requests import Frame, Hello, Refine, frame_message, refine_message
 from shared.wire.results import outcome_from_message
@@ -418,7 +418,7 @@ class Connection:
             return
         asked = _Asked(command_id, wanted, Future())
         with self._changed:
-            if event.awaited:
+            if event.pending:
                 self._refinements.setdefault(wanted.sequence, asked.reply)
             if wanted.sequence not in self._parked and self._store.unfinished(wanted.sequence):
                 self._parked[wanted.sequence] = asked

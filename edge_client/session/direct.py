@@ -23,7 +23,7 @@ from edge_client.session.results import FrameResult, Reply, failed, received
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
 from shared.rpc.errors import error_from_call
-from shared.wire.device_protocol import Key
+from shared.wire.device_events import Key
 from shared.wire.features import features_message
 from shared.wire.requests import picture_request_message
 from shared.wire.results import outcome_from_message

@@ -27,7 +27,7 @@ from edge_client.session.results import FrameResult, Reply, failed, received
 from edge_client.spool import Spool
 from shared.backoff import Backoff
 from shared.errors import FeatherwireError, SessionError, SpoolError
-from shared.wire.device_protocol import Key
+from shared.wire.device_events import Key
 from shared.wire.failures import is_retryable
 
 ACCESS_REASONS = frozenset(

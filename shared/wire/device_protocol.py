@@ -25,13 +25,27 @@ import enum
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic
 
 from google.protobuf.message import Message
 
 from shared.bitstream import varint
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
+from shared.wire.device_events import (
+    Acknowledged,
+    Answered,
+    CommandReceived,
+    Context,
+    CreditGranted,
+    Drained,
+    Event,
+    Failed,
+    Key,
+    Resent,
+    Sent,
+    Welcomed,
+)
 from shared.wire.failures import error_from_message, error_to_message
 from shared.wire.requests import Hello, hello_message
 from shared.wire.transport import (
@@ -43,12 +57,6 @@ from shared.wire.transport import (
 )
 
 MAX_CREDITS = 4096
-
-Context = TypeVar("Context")
-"""What the owner wants to have back with the result of a frame: a future, a time, nothing."""
-
-Key = tuple[int, bytes, int]
-"""Sequence, short id of the bundle, state: what an acknowledgement or a result is of."""
 
 Queued = Callable[[Key | None, int, bool], None]
 """Is called for each message that will go out: with the key by which the server will acknowledge it
@@ -63,121 +71,6 @@ class State(enum.Enum):
     OPEN = enum.auto()
     DRAINING = enum.auto()
     CLOSING = enum.auto()
-
-
-@dataclass(slots=True, eq=False)
-class Sent(Generic[Context]):
-    """A Frame or a Refine whose result is still to come.
-
-    ``sent_at``: when it was first sent, by the owner's clock. ``request``: its bytes, as long as
-    they may have to be sent again.
-    """
-
-    key: Key
-    context: Context
-    sent_at: float
-    refines: bool = False
-    acknowledged: bool = False
-    request: bytes | None = None
-
-    @property
-    def sequence(self) -> int:
-        """Of the frame."""
-        return self.key[0]
-
-
-# -- events --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Welcomed:
-    """The stream is open; ``welcome`` says what the server takes."""
-
-    welcome: ingest_pb2.Welcome
-
-
-@dataclass(frozen=True, slots=True)
-class Acknowledged(Generic[Context]):
-    """The server has this frame, or refinement, for good.
-
-    ``sent``: None where nobody awaits its result here. ``first``: it was not acknowledged before.
-    """
-
-    key: Key
-    sent: Sent[Context] | None
-    first: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Answered(Generic[Context]):
-    """A result has come. ``sent``: what it is of; None where nothing awaits it, or not any more.
-
-    ``repeated``: it has a number up to which this protocol has seen all.
-    """
-
-    result: ingest_pb2.Result
-    sent: Sent[Context] | None
-    repeated: bool
-
-    @property
-    def key(self) -> Key:
-        """What it is of."""
-        return self.result.sequence, self.result.bundle_short_id, self.result.state
-
-
-@dataclass(frozen=True, slots=True)
-class Resent(Generic[Context]):
-    """A frame that a lost stream left open is on its way again."""
-
-    sent: Sent[Context]
-
-
-@dataclass(frozen=True, slots=True)
-class CreditGranted:
-    """There is room for more."""
-
-
-@dataclass(frozen=True, slots=True)
-class CommandReceived:
-    """The server wants something; ``answer`` it, or ``queue_refine`` what it asks for.
-
-    ``awaited``: it is about a frame whose result is still to come.
-    """
-
-    command: fleet_pb2.Command
-    awaited: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Drained(Generic[Context]):
-    """The server takes nothing more on this stream: what waited for credit here goes nowhere."""
-
-    deadline_s: float
-    abandoned: Sequence[Sent[Context]]
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The stream is of no more use. ``broken``: the server did not keep to the protocol, so the
-    owner should end the stream; otherwise the server does."""
-
-    error: FeatherwireError
-    broken: bool
-
-
-Event = (
-    Welcomed
-    | Acknowledged[Context]
-    | Answered[Context]
-    | Resent[Context]
-    | CreditGranted
-    | CommandReceived
-    | Drained[Context]
-    | Failed
-)
-
-
-# -- the protocol --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,14 +328,18 @@ class DeviceProtocol(Generic[Context]):
         elif self._beat_at is None:
             if now_s - self._heard_at >= HEARTBEAT_TIME_S:
                 self._beat_at = now_s
-                beat = ingest_pb2.Heartbeat(nonce=int(now_s * 1e3))
-                self._put(ingest_pb2.ConnectRequest(heartbeat=beat))
+                self.ask(now_s)
         elif self._heard_at >= self._beat_at:
             self._beat_at = None
         elif now_s - self._beat_at >= HEARTBEAT_TIMEOUT_S:
             self.fail(SessionError("connection_lost", f"{self.server} left a heartbeat unanswered"))
             return False
         return True
+
+    def ask(self, now_s: float) -> None:
+        """Ask the server for an answer now, whatever else is under way."""
+        beat = ingest_pb2.Heartbeat(nonce=int(now_s * 1e3))
+        self._put(ingest_pb2.ConnectRequest(heartbeat=beat))
 
     def _checked(self, request: ingest_pb2.ConnectRequest) -> bytes:
         """Its bytes, unless the server would refuse them for their size."""
@@ -534,8 +431,8 @@ class DeviceProtocol(Generic[Context]):
                     beat = ingest_pb2.Heartbeat(nonce=response.heartbeat.nonce, reply=True)
                     self._put(ingest_pb2.ConnectRequest(heartbeat=beat))
             case "command":
-                awaited = self.awaits(response.command.refine_frame.sequence)
-                return [CommandReceived(response.command, awaited)]
+                pending = self.awaits(response.command.refine_frame.sequence)
+                return [CommandReceived(response.command, pending)]
             case _:
                 pass  # from a newer server; what it adds may be ignored
         return []
@@ -571,7 +468,7 @@ class DeviceProtocol(Generic[Context]):
         first = not ack.duplicate if sent is None else not sent.acknowledged
         if sent is not None:
             sent.acknowledged, sent.request = True, None
-        return Acknowledged(key, sent, first)
+        return Acknowledged(key, sent, first, ack.duplicate)
 
     def _take_result(self, result: ingest_pb2.Result) -> Answered[Context]:
         repeated = 0 < result.result_id <= self.last_result_seen

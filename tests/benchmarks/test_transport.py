@@ -15,8 +15,9 @@ def test_rates_are_measured_beside_the_echo(tmp_path: Path) -> None:
     assert [row["sessions"] for row in rows] == [1, 2]
     for row in rows:
         assert row["message_bytes"] > row["payload_bytes"] == 2_000
-        # Not the reach, which a busy machine says nothing about: it is no order of magnitude.
-        assert 0.02 < row["ratio"] < 2
+        # Not the reach, which a busy machine says nothing about, and frames go out in batches there
+        # while the echo's go one by one: it is no order of magnitude.
+        assert 0.02 < row["ratio"] < 10
     assert transport_table(rows).count("\n") == 4 + len(rows)
     write_transport(rows, tmp_path)
     assert json.loads((tmp_path / "transport.json").read_text()) == rows

@@ -10,7 +10,12 @@ from collections.abc import Callable
 from shared.bitstream import Bitstream
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import PictureRequest
+from shared.wire.device_events import Acknowledged, Answered, Event, Failed, Welcomed
+from shared.wire.device_protocol import DeviceProtocol
+from shared.wire.requests import Frame, Hello, frame_message
 from tests.support.raw_client import RawClient
+
+WELCOME_WITHIN_S = 20.0
 
 
 class Device(threading.Thread):
@@ -22,7 +27,8 @@ class Device(threading.Thread):
         self._address = address
         self._bitstream = bitstream
         self._rng = random.Random(name)
-        self._unacked: set[int] = set()
+        hello = Hello(name, "crash", can_switch_bundle=True)
+        self._protocol = DeviceProtocol[None](hello, remembers=True)
         self._stop_new = threading.Event()
         self._gave_up = threading.Event()
         self.sent = 0
@@ -38,79 +44,72 @@ class Device(threading.Thread):
         self._stop_new.set()
         self.join(timeout_s)
         self._gave_up.set()
-        assert not self.is_alive(), f"{len(self._unacked)} unacknowledged, {self._missing()}"
+        missing = f"{self.sent} sent, {len(self.acked)} acked, {len(self.results)} results"
+        assert not self.is_alive(), f"{missing}, complaints {self.complaints}"
 
     def run(self) -> None:
         while not self._done() and not self._gave_up.is_set():
             client = RawClient(self._address())
             try:
                 self._serve(client)
-            except AssertionError:
-                pass  # the server died before Welcome, or while we spoke
             finally:
                 client.close()
+                self._protocol.disconnected()
             time.sleep(0.02)
 
     def _done(self) -> bool:
-        return self._stop_new.is_set() and not self._unacked and len(self.results) >= self.sent
-
-    def _missing(self) -> str:
-        return f"{self.sent} sent, {len(self.results)} results, complaints {self.complaints}"
+        all_acked = self.acked >= set(range(1, self.sent + 1))
+        return self._stop_new.is_set() and all_acked and len(self.results) >= self.sent
 
     def _serve(self, client: RawClient) -> None:
+        """One stream, until it ends."""
         last = max(self.results, default=0)
         if set(self.results) != set(range(1, last + 1)):
             self.complaints.append(f"results up to {last} with a gap")
-        welcome = client.hello(device=self.device, session="crash", last_result_seen=last)
-        self.connections += 1
-        for sequence in [n for n in self._unacked if n <= welcome.resume_after_sequence]:
-            self._unacked.remove(sequence)
-            self.acked.add(sequence)
-        if any(n not in self.acked for n in range(1, welcome.resume_after_sequence + 1)):
-            self.complaints.append("resume_after is ahead of what was sent")
-        credits = welcome.credits
-        again = sorted(self._unacked)
+        protocol, began = self._protocol, time.monotonic()
+        protocol.connect(began, last_result_seen=last)
         read = 0
-        while not client.ended.is_set() and not self._done() and not self._gave_up.is_set():
+        while not self._done() and not self._gave_up.is_set():
+            ended = client.ended.is_set()
             messages = client.received[read:]
             read += len(messages)
             for message in messages:
-                credits += self._take(message)
-            while credits > 0:
-                sequence = self._next(again)
-                if sequence is None:
-                    break
-                credits -= 1
+                for event in protocol.receive(message, time.monotonic()):
+                    self._note(event)
+            if ended or (protocol.welcome is None and time.monotonic() - began > WELCOME_WITHIN_S):
+                return
+            while protocol.can_send and (sequence := self._next()) is not None:
                 picture = PictureRequest() if sequence % 3 == 0 else None
-                client.frame(sequence, self._bitstream, picture=picture)
+                frame = frame_message(Frame(sequence, (self._bitstream,), picture=picture))
+                protocol.send_frame(frame, None, time.monotonic())
+            while (data := protocol.next_message()) is not None:
+                client.put(ingest_pb2.ConnectRequest.FromString(data))
             time.sleep(0.002)
 
-    def _next(self, again: list[int]) -> int | None:
-        """What to send: what may be lost, now and then what is not, else a new frame."""
-        if again:
-            return again.pop(0)
+    def _next(self) -> int | None:
+        """What to send: now and then what the server has already, else a new frame."""
         if self.acked and self._rng.random() < 0.05:
             return self._rng.choice(sorted(self.acked)[-50:])
         if self._stop_new.is_set():
             return None
         self.sent += 1
-        self._unacked.add(self.sent)
         return self.sent
 
-    def _take(self, message: ingest_pb2.ConnectResponse) -> int:
-        """Note a message; returns the credits that it brings."""
-        match message.WhichOneof("message"):
-            case "ack":
-                self.duplicates += message.ack.duplicate
-                self._unacked.discard(message.ack.sequence)
-                self.acked.add(message.ack.sequence)
-            case "result":
-                self._take_result(message.result)
-            case "credit":
-                return message.credit.credits
-            case "error":
-                self.complaints.append(str(message.error))
-        return 0
+    def _note(self, event: Event[None]) -> None:
+        match event:
+            case Welcomed(welcome=welcome):
+                self.connections += 1
+                if welcome.resume_after_sequence > self.sent:
+                    self.complaints.append("resume_after is ahead of what was sent")
+            case Acknowledged(key=(sequence, _, _), duplicate=duplicate):
+                self.duplicates += duplicate
+                self.acked.add(sequence)
+            case Answered(result=result):
+                self._take_result(result)
+            case Failed(error=error):
+                self.complaints.append(str(error))
+            case _:
+                pass
 
     def _take_result(self, result: ingest_pb2.Result) -> None:
         if not result.outcome.HasField("analysis") or result.result_id == 0:

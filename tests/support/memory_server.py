@@ -19,7 +19,8 @@ from cloud_server.results.log import ResultLog
 from shared.bundle import Bundle
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.results import AnalysisResult
-from shared.wire.device_protocol import DeviceProtocol, Event
+from shared.wire.device_events import Event
+from shared.wire.device_protocol import DeviceProtocol
 from shared.wire.requests import Hello
 
 TASK = "looking"

@@ -43,7 +43,10 @@ class RawClient:
         return self.wait_for("welcome")[0]
 
     def say(self, **message: Any) -> None:
-        self._requests.put(ingest_pb2.ConnectRequest(**message))
+        self.put(ingest_pb2.ConnectRequest(**message))
+
+    def put(self, request: ingest_pb2.ConnectRequest) -> None:
+        self._requests.put(request)
 
     def frame(self, sequence: int, bitstream: Any, **fields: Any) -> None:
         self.say(frame=frame_message(Frame(sequence, _together(bitstream), **fields)))

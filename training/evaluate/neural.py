@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cloud_server.compat.torchvision_ops import ensure_torchvision
+from codec.kit.libraries.torchvision_ops import ensure_torchvision
 from shared.errors import ModelError
 from training.evaluate.rivals import Rival
 

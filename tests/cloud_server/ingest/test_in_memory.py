@@ -16,7 +16,7 @@ from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
-from shared.wire.device_protocol import Acknowledged, Answered, Welcomed
+from shared.wire.device_events import Acknowledged, Answered, Welcomed
 from shared.wire.features import features_message
 from shared.wire.requests import Hello, hello_message
 from tests.support.memory_server import TASK, MemoryDevice, ScriptedEngine, memory_server

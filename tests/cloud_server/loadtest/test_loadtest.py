@@ -16,8 +16,7 @@ import pytest
 
 from cloud_server.auth.tokens import Role
 from cloud_server.loadtest import LoadTest, Report, run_load_test
-from cloud_server.loadtest.channel import opener
-from cloud_server.loadtest.streams import load_streams
+from cloud_server.loadtest.device import load_streams, opener
 from shared.bundle import packaged_bundle_of
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import ingest_pb2
@@ -154,8 +153,15 @@ def test_what_a_bad_server_does_is_seen(stream: Path, times: int, which: str) ->
                 return
             for _ in range(times):
                 result_id += 1
-                sequence = request.frame.sequence
-                yield say(result=ingest_pb2.Result(sequence=sequence, result_id=result_id))
+                first = request.frame.features[0]
+                yield say(
+                    result=ingest_pb2.Result(
+                        sequence=request.frame.sequence,
+                        result_id=result_id,
+                        state=first.state,
+                        bundle_short_id=first.bundle_short_id,
+                    )
+                )
 
     test = LoadTest(devices=1, fps=10, seconds=1, ramp_s=0, grace_s=1, tasks=())
     with ScriptedServer(answer) as server:

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from cloud_server.tasks.faces import tiles
-from cloud_server.tasks.geometry import SquareCrop
-from cloud_server.tasks.masks import paste_mask
+from cloud_server.tasks.geometry import SquareCrop, paste_mask
 from shared.results import Box, decode_mask, encode_mask, nms
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from cloud_server.tasks.detection import Ssd
 from cloud_server.tasks.geometry import shrink
-from cloud_server.tasks.ssd import Ssd
 from shared.results import Stopwatch
 from shared.weights import ModelStore
 from training.evaluate.accuracy.base import Kind, Output, Pixels

@@ -1,1 +1,0 @@
-"""What keeps other people's libraries usable beside the versions we install."""

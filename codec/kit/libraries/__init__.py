@@ -1,0 +1,1 @@
+"""Other people's libraries, kept usable beside the versions that we install."""
