@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cloud_server.engine.files import BitstreamDecoder
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.onnx import FeatureExtractor
 from codec.registry import open_codec
 from codec.settings import FeatureSettings

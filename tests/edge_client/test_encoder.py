@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from codec import onnx as extractor_module
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.psnr import DistortionTable, expected_path
 from codec.onnx import FeatureExtractor
 from codec.registry import open_codec

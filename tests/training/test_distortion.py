@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.psnr import DistortionTable
 from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.markov_palette.train.distortion import fit_psnr_model

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from codec.kit.bisect import fit_leaves, heap_of, nearest
+from codec.markov_palette.palette import PaletteTree
 from codec.markov_palette.train.config import PlaneLayout
 from codec.markov_palette.train.quantise import TrainingPalette
-from codec.markov_palette.tree import PaletteTree
 
 
 def cloud(count: int = 4000) -> torch.Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.base import Rendering
-from codec.features import FeatureLatents
+from codec.layered import FeatureLatents
 from codec.markov_palette.palette import Indices
 from codec.markov_palette.reconstruct import VIVID
 from shared.bundle import Bundle

@@ -11,8 +11,8 @@ import onnxruntime as ort
 
 from codec.registry import open_codec
 from codec.settings import FeatureSettings
-from codec.tails.boxes import detections
-from codec.tails.network import TailNetwork
+from codec.tails.outputs import detections
+from codec.tails.task import TailNetwork
 from shared.bundle import Bundle
 from shared.targets import RateTarget
 from training.evaluate.average_precision import AveragePrecision

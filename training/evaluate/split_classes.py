@@ -21,7 +21,7 @@ from PIL import Image, features
 from codec.lattice_palette.train.networks.base import SplitNetwork
 from codec.registry import open_codec
 from codec.settings import FeatureSettings
-from codec.tails.network import TailNetwork
+from codec.tails.task import TailNetwork
 from shared.bundle import Bundle
 from shared.targets import RateTarget
 from training.evaluate.photos import EvaluationPhoto

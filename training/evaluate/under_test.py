@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 import torch
 
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.settings import FeatureSettings
 from shared.bitstream import FORMAT_VERSION, Bitstream

@@ -17,10 +17,10 @@ from torch import nn
 from codec.kit import checkpoint
 from codec.kit.crops import PhotoCache
 from codec.markov_palette.cloud import PICTURES
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.contexts import ContextModel
 from codec.markov_palette.networks import Decoder, DecoderConfig
-from codec.markov_palette.palette import Indices, MarkovPalette
+from codec.markov_palette.palette import Indices, MarkovPalette, PaletteTree
 from codec.markov_palette.prediction import ScalePrediction
 from codec.markov_palette.train.contexts import even_contexts, fit_contexts, static_contexts
 from codec.markov_palette.train.distortion import fit_psnr_model
@@ -31,7 +31,6 @@ from codec.markov_palette.train.extractor_onnx import (
     extractor_to_onnx,
 )
 from codec.markov_palette.train.recipe import Recipe
-from codec.markov_palette.tree import PaletteTree
 from codec.settings import (
     DiffusionState,
     FeatureSettings,

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from codec.features import FeatureLatents, Features
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.layered import FeatureLatents, Features
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.psnr import DistortionTable
 from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.settings import LEAST, PsnrModel, PsnrRow

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.settings import TailSpec
-from codec.tails.boxes import detections
+from codec.tails.outputs import detections
 from shared.preprocess import Placement
 from shared.results import Detection
 from training.evaluate.accuracy.base import Figures, Output

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from codec.features import FeatureLatents
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.layered import FeatureLatents
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.registry import open_codec
 from codec.settings import FeatureSettings, TailSpec
-from codec.tails.network import TailNetwork
+from codec.tails.task import TailNetwork
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.preprocess import Placement, pad_to_multiple
