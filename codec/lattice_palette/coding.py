@@ -88,7 +88,7 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
         )
 
     def decode_values(self, bitstream: Bitstream) -> Values:
-        """Whole steps of all planes, 0 where nothing is told: int32 [C, h, w] a plane.
+        """Whole steps of all planes, 0 where nothing was sent: int32 [C, h, w] a plane.
 
         Raises as :meth:`decode` does.
         """
@@ -114,13 +114,13 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
             limits = plane.limits.astype(np.float32)
             low = np.floor(here).clip(-limits, limits)
             high = np.ceil(here).clip(-limits, limits)
-            said = [contexts.symbols(step, value.astype(np.int32)) for value in (low, high)]
+            coded = [contexts.symbols(step, value.astype(np.int32)) for value in (low, high)]
             weight = rate_weight / plane.step**2
             costs = [
                 np.square(here - value).reshape(-1) + weight * self._contexts.bits(symbol, tables)
-                for value, symbol in zip((low, high), said, strict=True)
+                for value, symbol in zip((low, high), coded, strict=True)
             ]
-            return np.where(costs[1] < costs[0], said[1], said[0])
+            return np.where(costs[1] < costs[0], coded[1], coded[0])
 
         return symbols
 

@@ -10,7 +10,7 @@ from shared.bundle import Bundle, PictureSpec
 
 FAITHFUL, VIVID = "faithful", "vivid"
 PICTURES = (PictureSpec(name=FAITHFUL), PictureSpec(name=VIVID))
-"""What a bundle with a decoder says that it makes; ``vivid`` needs the decoder's variances."""
+"""Decoders of a bundle with a network for them; ``vivid`` needs the decoder's variances."""
 
 
 class MarkovPaletteCloud(FeatureCloud):

@@ -37,7 +37,7 @@ Probabilities = npt.NDArray[np.uint16]
 
 
 class ContextModel:
-    """What a bundle's contexts.npz says. Holds no per-picture state."""
+    """The contexts of a bundle (contexts.npz). Holds no per-picture state."""
 
     def __init__(
         self,

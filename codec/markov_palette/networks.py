@@ -94,7 +94,7 @@ class FilmBlock(nn.Module):
 
 
 class FilmStack(nn.Module):
-    """Residual blocks in a row, all told the state."""
+    """Residual blocks in a row, all conditioned on the state."""
 
     def __init__(self, width: int, blocks: int, embedding: int) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class StateEmbedding(nn.Module):
 
 
 class TexturePrediction(nn.Module):
-    """What the semantic latents say of texture, of which only the residual is sent."""
+    """Texture as the semantic latents predict it; only the residual is sent."""
 
     def __init__(self, semantic_channels: int, texture_channels: int) -> None:
         super().__init__()

@@ -40,7 +40,7 @@ def test_every_state_comes_back(codec: LatticeCodec, width: int, height: int) ->
         latents = codec.decode(again)
         assert (latents.state, latents.width, latents.height) == (state, width, height)
         chain = codec.chains[0 if state < 3 else 1]
-        told = chain.palette.told(state)
+        told = chain.palette.sent(state)
         wanted = chain.palette.quantise(given)
         for name, plane in chain.palette.planes.items():
             first = plane.spec.first_channel
