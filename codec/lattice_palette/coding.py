@@ -87,13 +87,6 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
             self._progress(bitstream, contexts),
         )
 
-    def decode_values(self, bitstream: Bitstream) -> Values:
-        """Whole steps of all planes, 0 where nothing was sent: int32 [C, h, w] a plane.
-
-        Raises as :meth:`decode` does.
-        """
-        return self._read(bitstream).values()
-
     # -- parts -----------------------------------------------------------------------------------
 
     def _known(self, values: Values) -> SymbolSource:
@@ -165,7 +158,3 @@ class LatticeCodec(ChainsCodec[LatticeChain]):
                 )
             )
         super().__init__(bundle, settings, chains)
-
-    def decode_values(self, bitstream: Bitstream) -> Values:
-        """Whole steps of the chain's planes; see :meth:`LatticeChain.decode_values`."""
-        return self._chain_of(bitstream).decode_values(bitstream)

@@ -206,15 +206,6 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
             self._progress(bitstream, contexts),
         )
 
-    def decode_indices(self, bitstream: Bitstream) -> Indices:
-        """Indices at the bitstream's state, finer where a partial layer refines it.
-
-        Returns int32 [h, w] a plane. Raises BitstreamError: ``wrong_bundle``, ``bad_state``,
-        ``bad_passes``, ``limit_exceeded``, ``bad_payload``.
-        """
-        contexts = self._read(bitstream)
-        return {plane.name: contexts.indices(plane.name) for plane in self.palette.planes}
-
     # -- parts -----------------------------------------------------------------------------------
 
     def _open(self, width: int, height: int) -> PictureContexts:
@@ -334,11 +325,3 @@ class MarkovPaletteCodec(ChainsCodec[PaletteChain]):
         return self.chains[0].code(
             indices, width, height, state=state, passes=passes, max_bytes=max_bytes
         )
-
-    def decode_indices(self, bitstream: Bitstream) -> Indices:
-        """Indices at the bitstream's state, finer where a partial layer refines it.
-
-        Returns int32 [h, w] a plane. Raises BitstreamError: ``wrong_bundle``, ``bad_state``,
-        ``bad_passes``, ``limit_exceeded``, ``bad_payload``.
-        """
-        return self._chain_of(bitstream).decode_indices(bitstream)
