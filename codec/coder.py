@@ -25,6 +25,8 @@ NumberArray = npt.NDArray[Any]
 """float32 (fast), float64 or int64: integers in all of them, and the same ones."""
 
 ACTIVATION_LIMIT: Final = 255
+UNIT: Final = 64
+"""The integer that stands for 1.0, in inputs and activations of context networks."""
 EXACT_BELOW: Final = 1 << 24
 _INT16_BELOW: Final = 1 << 15
 

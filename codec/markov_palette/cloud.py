@@ -5,10 +5,10 @@ from __future__ import annotations
 from codec.base import Reconstructor, no_picture
 from codec.features import FeatureCloud
 from codec.layered import FeatureLatents
+from codec.markov_palette import FAITHFUL, VIVID
 from codec.markov_palette.coding import MarkovPaletteCodec
 from shared.bundle import Bundle, PictureSpec
 
-FAITHFUL, VIVID = "faithful", "vivid"
 PICTURES = (PictureSpec(name=FAITHFUL), PictureSpec(name=VIVID))
 """Decoders of a bundle with a network for them; ``vivid`` needs the decoder's variances."""
 

@@ -33,6 +33,7 @@ import numpy.typing as npt
 
 from codec.coder import (
     ACTIVATION_LIMIT,
+    UNIT,
     absolute,
     check_bound,
     check_integers,
@@ -54,8 +55,6 @@ MATE_STEPS: Final = ((0, 0), *NEAREST)
 COARSE_STEPS: Final = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 
 COLOUR_LIMIT: Final = 127
-UNIT: Final = 64
-"""The integer that stands for 1.0, in inputs and activations."""
 PLACE_INPUTS: Final = 1 + len(NEAREST)
 """Inputs that every position has: a constant and the insides, ``UNIT`` or 0 each."""
 ODDS_UNIT: Final = 32

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from codec.coder import NumberArray, activated, shifted
+from codec.coder import UNIT, NumberArray, activated, shifted
 from codec.markov_palette.context_network import (
     COARSE_STEPS,
     MATE_STEPS,
@@ -22,7 +22,6 @@ from codec.markov_palette.context_network import (
     OWN_STEPS,
     PASSES,
     PLACE_INPUTS,
-    UNIT,
     PlaneNetwork,
     input_colours,
     padded_channels,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from codec.base import PLAIN, Rendering
 from codec.layered import FeatureLatents
-from codec.markov_palette.cloud import FAITHFUL, VIVID
+from codec.markov_palette import FAITHFUL, VIVID
 from codec.markov_palette.networks import Decoder, DecoderConfig
 from codec.markov_palette.palette import MarkovPalette
 from codec.settings import DECODER_FILE, PALETTE_FILE, FeatureSettings

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from codec import onnx as extractor_module
-from codec.markov_palette.coding import MarkovPaletteCodec
-from codec.markov_palette.psnr import DistortionTable, expected_path
+from codec.markov_palette.coding import DistortionTable, MarkovPaletteCodec, expected_path
 from codec.onnx import FeatureExtractor
 from codec.settings import FeatureSettings, with_settings
 from edge_client.encoder import EdgeEncoder

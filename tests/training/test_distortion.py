@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codec.markov_palette.coding import MarkovPaletteCodec
-from codec.markov_palette.psnr import DistortionTable
+from codec.markov_palette.coding import DistortionTable, MarkovPaletteCodec
 from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.markov_palette.train.bundle import fit_psnr_model
 from codec.onnx import FeatureExtractor

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from codec.markov_palette.coding import MarkovPaletteCodec
-from codec.markov_palette.psnr import DistortionTable
+from codec.markov_palette.coding import DistortionTable, MarkovPaletteCodec
 from tests.support.tiny_bundle import make_codec_bundle
 from tests.support.tiny_features import features
 
