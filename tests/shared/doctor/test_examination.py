@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloud_server.serve.settings import default_data_folder
-from edge_client.bundle_cache import BundleCache
+from edge_client.bundles import BundleCache
 from shared.bundle.bundle import PACKAGED_FOLDER
 from shared.doctor import Finding, Places, Report
 from shared.doctor.install import REINSTALL
