@@ -3,7 +3,6 @@
 ACCESS          the calls that each role may make; what is not in the table is refused
 caller          who makes the call that is being served
 Authenticator   the gRPC interceptor that asks for tokens, and ends streams whose token is revoked
-check_...       what a server must have before it listens: TLS and tokens, unless it is insecure
 """
 
 from __future__ import annotations

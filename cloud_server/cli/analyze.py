@@ -37,7 +37,7 @@ def analyze(
     ] = None,
     segmenter: Annotated[
         str | None,
-        typer.Option("--segmenter", help="Weights of another segmenter: yolo11n-seg.pt."),
+        typer.Option("--segmenter", help="Weights of another segmenter, such as yolo11n-seg.pt."),
     ] = None,
     annotate: Annotated[
         Path | None, typer.Option("--annotate", help="Folder for pictures with results drawn in.")

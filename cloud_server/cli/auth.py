@@ -23,10 +23,14 @@ if TYPE_CHECKING:
     from cloud_server.auth.tokens import Token
 
 DataOption = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="The server's folder, as for `serve`.")
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="The server's data folder, as for `serve`."),
 ]
 DatabaseOption = Annotated[
-    str | None, typer.Option("--database", metavar="URL", help="The server's, as for `serve`.")
+    str | None,
+    typer.Option(
+        "--database", metavar="URL", help="The URL of the server's database, as for `serve`."
+    ),
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="The server's YAML file, as for `serve`.")
@@ -56,23 +60,26 @@ def create(
         typer.Option("--role", help="What its holder may do."),
     ],
     device: Annotated[
-        str | None, typer.Option("--device", help="Which device; for --role device.")
+        str | None, typer.Option("--device", help="With --role device: the device's name.")
     ] = None,
     labels: Annotated[
         list[str] | None,
         typer.Option(
             "--label",
             metavar="NAME=VALUE",
-            help="Of the device, for `fleet`; it cannot say otherwise. May be repeated.",
+            help="Label of the device, by which `fleet` selects it; the device cannot change it. "
+            "May be repeated.",
         ),
     ] = None,
-    name: Annotated[str, typer.Option("--name", help="For the list and the audit.")] = "",
+    name: Annotated[
+        str, typer.Option("--name", help="Name of the token in the list and in the audit.")
+    ] = "",
     days: Annotated[
         float | None,
         typer.Option(
             "--days",
             parser=finite("days", minimum=0, maximum=36_500),
-            help="How long it is good. Default: until it is revoked.",
+            help="Days for which it is valid. Default: until it is revoked.",
         ),
     ] = None,
     output: Annotated[
@@ -83,7 +90,7 @@ def create(
         bool, typer.Option("--if-missing", help="Do nothing when the file is there.")
     ] = False,
     if_none: Annotated[
-        bool, typer.Option("--if-none", help="Do nothing when anybody has a good token.")
+        bool, typer.Option("--if-none", help="Do nothing when there is a valid token already.")
     ] = False,
     data: DataOption = None,
     database: DatabaseOption = None,
@@ -136,7 +143,7 @@ def list_tokens(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List all tokens, those that are no longer good too."""
+    """List all tokens, expired and revoked ones too."""
     from cloud_server.auth import tokens
 
     with stop_on_error(as_json=as_json), _database(data, database, config) as connection:
@@ -158,7 +165,7 @@ def revoke(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a token no good. Streams that use it end within seconds."""
+    """Revoke a token. Streams that use it end within seconds."""
     from cloud_server.auth import tokens
     from cloud_server.fleet.audit import note
 
@@ -178,7 +185,9 @@ def dev_ca(
             "127.0.0.1 and ::1.",
         ),
     ] = None,
-    days: Annotated[int, typer.Option("--days", min=1, max=825, help="How long it is good.")] = 90,
+    days: Annotated[
+        int, typer.Option("--days", min=1, max=825, help="Days for which it is valid.")
+    ] = 90,
     if_missing: Annotated[
         bool, typer.Option("--if-missing", help="Do nothing when there is a ca.pem.")
     ] = False,

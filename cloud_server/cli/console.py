@@ -23,12 +23,15 @@ def register(app: typer.Typer) -> None:
 
 def console(
     server: Annotated[
-        str, typer.Option("--server", metavar="HOST:PORT", help="Which server it shows.")
+        str,
+        typer.Option(
+            "--server", metavar="HOST:PORT", help="The server that it shows, as HOST:PORT."
+        ),
     ],
     listen: Annotated[
         str,
         typer.Option(
-            "--listen", metavar="HOST:PORT", help="Where browsers come. Port 0: a free one."
+            "--listen", metavar="HOST:PORT", help="HOST:PORT for browsers; port 0 takes a free one."
         ),
     ] = "127.0.0.1:8080",
     tls: Annotated[
@@ -44,12 +47,14 @@ def console(
     https_certificate: Annotated[
         Path | None, typer.Option("--https-cert", help="PEM file: serve pages over HTTPS.")
     ] = None,
-    https_key: Annotated[Path | None, typer.Option("--https-key", help="PEM file.")] = None,
+    https_key: Annotated[
+        Path | None, typer.Option("--https-key", help="PEM file of its key.")
+    ] = None,
     insecure_anywhere: Annotated[
         bool,
         typer.Option(
             "--insecure-anywhere",
-            help="Plain HTTP also off this machine's loopback: behind a proxy.",
+            help="Serve plain HTTP to other machines too: for use behind a proxy.",
         ),
     ] = False,
     data: Annotated[

@@ -31,11 +31,12 @@ def decode(
     vivid: Annotated[
         bool,
         typer.Option(
-            "--vivid", help="Sample plausible texture, not the safe mean; nothing to do at state 0."
+            "--vivid",
+            help="Sample plausible texture instead of the mean; changes nothing at state 0.",
         ),
     ] = False,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of --vivid: the same seed, the same picture.")
+        int, typer.Option(min=0, help="With --vivid: the same seed gives the same picture.")
     ] = 0,
     bundle: BundleOption = None,
     device: DeviceOption = "cpu",

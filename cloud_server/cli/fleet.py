@@ -66,7 +66,7 @@ def list_devices(
     device: DeviceOption = None,
     label: LabelOption = None,
 ) -> None:
-    """List the devices that were ever here."""
+    """List all devices that ever connected."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:
         devices = client.devices(_selector(device, label))
         if call.as_json:
@@ -123,13 +123,14 @@ def rate(
         ),
     ] = None,
     reset: Annotated[
-        bool, typer.Option("--reset", help="Take back what was said: as the device itself chooses.")
+        bool,
+        typer.Option("--reset", help="Take the rate back: the device chooses for itself again."),
     ] = False,
     device: DeviceOption = None,
     label: LabelOption = None,
     all_devices: AllOption = False,
 ) -> None:
-    """Tell devices how to choose the rate of their frames."""
+    """Set how devices choose the rate of their frames."""
     from shared.proto.featherwire.v1 import fleet_pb2
 
     with stop_on_error(as_json=call.as_json):
@@ -156,12 +157,12 @@ def rate(
 @calls
 def tasks(
     call: Call,
-    names: Annotated[str, typer.Argument(metavar="NAME,NAME", help="Or `none`.")],
+    names: Annotated[str, typer.Argument(metavar="NAME,NAME", help="Names of tasks, or `none`.")],
     device: DeviceOption = None,
     label: LabelOption = None,
     all_devices: AllOption = False,
 ) -> None:
-    """Tell devices which tasks to ask for."""
+    """Set which tasks devices ask for."""
     from cloud_server.serve.settings import split_names
     from shared.proto.featherwire.v1 import fleet_pb2
 
@@ -178,7 +179,7 @@ def bundle(
     label: LabelOption = None,
     all_devices: AllOption = False,
 ) -> None:
-    """Tell devices which bundle to use, of those that the server takes."""
+    """Set which bundle devices use, of those that the server takes."""
     from shared.bundle import Bundle
     from shared.proto.featherwire.v1 import fleet_pb2
 
@@ -201,7 +202,7 @@ def roi(
     label: LabelOption = None,
     all_devices: AllOption = False,
 ) -> None:
-    """Tell devices which parts of their photos to describe more finely than the rest.
+    """Set which parts of their photos devices code more finely than the rest.
 
     The rest has the state that the device's rate gives it; a region has STATE (default: 0, the
     finest) where that is finer.
@@ -225,18 +226,23 @@ def roi(
 @calls
 def refine(
     call: Call,
-    device: Annotated[str, typer.Argument(metavar="DEVICE", help="Whose frame it is.")],
+    device: Annotated[
+        str, typer.Argument(metavar="DEVICE", help="The device that sent the frame.")
+    ],
     sequence: Annotated[
-        int, typer.Argument(metavar="SEQUENCE", min=1, max=2**62, help="Which frame.")
+        int, typer.Argument(metavar="SEQUENCE", min=1, max=2**62, help="The frame's sequence.")
     ],
     state: Annotated[
         int, typer.Option("--state", min=0, max=255, help="Up to this state. Default: 0.")
     ] = 0,
     session: Annotated[
-        str, typer.Option("--session", help="Of this session. Default: the device's newest.")
+        str, typer.Option("--session", help="The frame's session. Default: the device's newest.")
     ] = "",
     of_bundle: Annotated[
-        str | None, typer.Option("--bundle", help="Of which bundle. Default: the frame's first.")
+        str | None,
+        typer.Option(
+            "--bundle", help="The bundle whose features are meant. Default: the frame's first."
+        ),
     ] = None,
 ) -> None:
     """Ask a device for more layers of a frame, as far as it has kept them."""
@@ -257,7 +263,7 @@ def refine(
 def commands(
     call: Call,
     pending: Annotated[
-        bool, typer.Option("--pending", help="Only those that were not answered.")
+        bool, typer.Option("--pending", help="Only commands that have no answer yet.")
     ] = False,
     device: DeviceOption = None,
     label: LabelOption = None,
@@ -274,7 +280,7 @@ def commands(
 def audit(
     call: Call,
     after: Annotated[
-        int, typer.Option("--after", min=0, max=2**62, help="Only behind this entry.")
+        int, typer.Option("--after", min=0, max=2**62, help="Only entries after this one.")
     ] = 0,
 ) -> None:
     """List who did what, oldest first."""

@@ -28,14 +28,17 @@ def register(app: typer.Typer) -> None:
 def loadtest(
     call: Call,
     devices: Annotated[
-        int, typer.Option("--devices", min=1, max=100_000, help="How many, each with its session.")
+        int,
+        typer.Option(
+            "--devices", min=1, max=100_000, help="How many devices, each with its own session."
+        ),
     ],
     fps: Annotated[
         float,
         typer.Option(
             "--fps",
             parser=finite("frames a second", minimum=0),
-            help="Of each device; 0: as fast as the server gives credit.",
+            help="Frames a second of each device; 0: as fast as the server gives credit.",
         ),
     ] = 1.0,
     seconds: Annotated[
@@ -43,7 +46,7 @@ def loadtest(
         typer.Option(
             "--seconds",
             parser=finite("seconds", minimum=0.1),
-            help="While all devices are on; only these are measured.",
+            help="Seconds of measurement, with all devices on.",
         ),
     ] = 30.0,
     ramp_s: Annotated[
@@ -75,7 +78,7 @@ def loadtest(
         typer.Option(
             "--tasks",
             metavar="NAME,NAME",
-            help="To run on each frame; `none`: frames are only stored.",
+            help="Tasks to run on each frame; with `none` frames are only stored.",
         ),
     ] = "detection",
     device: Annotated[
@@ -86,9 +89,7 @@ def loadtest(
         Path | None,
         typer.Option("--tokens", help="File of lines `DEVICE TOKEN`, one of each device."),
     ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Also on a server that is not on this machine.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Allow a server on another machine.")] = False,
 ) -> None:
     """Find out how much a server takes: simulated devices replay real streams.
 

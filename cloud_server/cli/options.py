@@ -22,9 +22,15 @@ TlsCaOption = Annotated[
     Path | None, typer.Option("--tls-ca", help="PEM file of the server's CA; implies --tls.")
 ]
 TlsCertificateOption = Annotated[
-    Path | None, typer.Option("--tls-cert", help="PEM file, for a server that wants one.")
+    Path | None,
+    typer.Option(
+        "--tls-cert",
+        help="PEM file of this client's certificate, for a server that wants one.",
+    ),
 ]
-TlsKeyOption = Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")]
+TlsKeyOption = Annotated[
+    Path | None, typer.Option("--tls-key", help="PEM file of the certificate's key.")
+]
 LOG_FORMAT = typer.Option("--log-format", help="auto, console or json; on stderr.")
 LOG_LEVEL = typer.Option("--log-level", help="debug, info, warning or error.")
 
@@ -45,7 +51,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 class Call:
     """Which server is called, how, and how its answer is printed. Each field is an option."""
 
-    server: Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="Which server.")]
+    server: Annotated[
+        str, typer.Option("--server", metavar="HOST:PORT", help="The server, as HOST:PORT.")
+    ]
     tls: Annotated[bool, typer.Option("--tls", help="Use TLS, with the system's CAs.")] = False
     tls_ca: TlsCaOption = None
     tls_certificate: TlsCertificateOption = None

@@ -23,22 +23,29 @@ if TYPE_CHECKING:
     from shared.sinks import Report
 
 DeviceOption = Annotated[
-    list[str] | None, typer.Option("--device", help="Of this device; may be repeated.")
+    list[str] | None, typer.Option("--device", help="Only results of this device; may be repeated.")
 ]
 SessionOption = Annotated[
-    list[str] | None, typer.Option("--session", help="Of this session; may be repeated.")
+    list[str] | None,
+    typer.Option("--session", help="Only results of this session; may be repeated."),
 ]
 TaskOption = Annotated[
-    list[str] | None, typer.Option("--task", help="In which it ran; may be repeated.")
+    list[str] | None,
+    typer.Option("--task", help="Only results in which this task ran; may be repeated."),
 ]
 ClassOption = Annotated[
-    list[str] | None, typer.Option("--class", help="With such an object; may be repeated.")
+    list[str] | None,
+    typer.Option("--class", help="Only results with an object of this class; may be repeated."),
 ]
 LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, help="Stop after so many results.")
 ]
 FrameArgument = Annotated[
-    list[str], typer.Argument(metavar="CURSOR | DEVICE SESSION SEQUENCE", help="Which one.")
+    list[str],
+    typer.Argument(
+        metavar="CURSOR | DEVICE SESSION SEQUENCE",
+        help="A result by its cursor, or a frame by its three names.",
+    ),
 ]
 
 ToOption = Annotated[
@@ -94,7 +101,7 @@ def register(app: typer.Typer) -> None:
 def list_results(
     call: Call,
     after: Annotated[
-        int, typer.Option("--after", min=0, max=2**62, help="Only behind this cursor.")
+        int, typer.Option("--after", min=0, max=2**62, help="Only results after this cursor.")
     ] = 0,
     device: DeviceOption = None,
     session: SessionOption = None,
@@ -175,10 +182,15 @@ def frame(
     ] = None,
     max_bytes: Annotated[
         int | None,
-        typer.Option("--bytes", min=1, max=2**62, help="No larger than this; whole layers go."),
+        typer.Option(
+            "--bytes", min=1, max=2**62, help="At most so many bytes; whole layers are left out."
+        ),
     ] = None,
     bundle: Annotated[
-        str | None, typer.Option("--bundle", help="Of which bundle. Default: the frame's first.")
+        str | None,
+        typer.Option(
+            "--bundle", help="The bundle whose features are meant. Default: the frame's first."
+        ),
     ] = None,
     picture: Annotated[
         bool, typer.Option("--picture", help="Save its reconstruction too, as FILE.png.")

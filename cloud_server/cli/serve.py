@@ -63,7 +63,7 @@ def serve(
     ] = None,
     segmenter: Annotated[
         str | None,
-        typer.Option("--segmenter", help="Back end of segmentation: yolo11n-seg.pt."),
+        typer.Option("--segmenter", help="Back end of segmentation, such as yolo11n-seg.pt."),
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = None,
     workers: Annotated[
@@ -76,7 +76,8 @@ def serve(
         ),
     ] = None,
     models_dir: Annotated[
-        Path | None, typer.Option("--models-dir", help="Where weights lie, beside the cache.")
+        Path | None,
+        typer.Option("--models-dir", help="A folder of weights, searched before the cache."),
     ] = None,
     data: Annotated[
         Path | None,
@@ -114,7 +115,7 @@ def serve(
         int | None,
         typer.Option(
             "--credits",
-            help="Frames in flight a stream, of those that are analysed. Default: 8.",
+            help="Frames that a device may have in flight, of those that are analysed. Default: 8.",
         ),
     ] = None,
     refine_band: Annotated[
@@ -122,30 +123,42 @@ def serve(
         typer.Option(
             "--refine-band",
             metavar="LOW:HIGH",
-            help="Ask clients for more of a frame with a detection of such a score, as 0.3:0.6. "
-            "They have what they were told to keep: `send --also`.",
+            help="Ask devices for more of a frame that has a detection with a score in this band, "
+            "such as 0.3:0.6. They have what `send --also` keeps.",
         ),
     ] = None,
     refine_bundle: Annotated[
         str | None,
-        typer.Option("--refine-bundle", metavar="NAME", help="Of which bundle. Default: --bundle."),
+        typer.Option(
+            "--refine-bundle",
+            metavar="NAME",
+            help="The bundle whose layers are asked for. Default: --bundle.",
+        ),
     ] = None,
     refine_state: Annotated[
-        int | None, typer.Option("--refine-state", help="Up to which state. Default: 0.")
+        int | None,
+        typer.Option(
+            "--refine-state", help="The state up to which they are asked for. Default: 0."
+        ),
     ] = None,
     drain_deadline_s: Annotated[
         float | None,
         typer.Option(
             "--drain-deadline",
             parser=finite("seconds for frames in flight"),
-            help="Seconds for frames in flight on SIGTERM.",
+            help="Seconds that frames in flight have on SIGTERM.",
         ),
     ] = None,
-    tls_certificate: Annotated[Path | None, typer.Option("--tls-cert", help="PEM file.")] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option("--tls-cert", help="PEM file of the server's certificate.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM file of its key.")] = None,
     tls_client_ca: Annotated[
         Path | None,
-        typer.Option("--tls-client-ca", help="PEM file; clients must have its certificates."),
+        typer.Option(
+            "--tls-client-ca",
+            help="PEM file of a CA; clients must show a certificate that it signed.",
+        ),
     ] = None,
     insecure: Annotated[
         bool,

@@ -28,7 +28,7 @@ from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, fleet_pb2, results_pb2
 from shared.rpc.access import Access
 from shared.rpc.channel import open_async_channel
-from shared.wire.outcome import PictureEncoding, PictureRequest
+from shared.wire.requests import PictureEncoding, PictureRequest
 
 IDLE_S = 60.0
 SWEEP_S = 15.0

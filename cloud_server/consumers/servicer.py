@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
+REPLAYED_AT_ONCE = 100
+FOLLOWED_AT_ONCE = 16
+POSITION_EVERY_S = 15.0
+
+Write = Callable[[results_pb2.SubscribeResultsResponse], Awaitable[None]]
 
 
 class ResultServicer(results_pb2_grpc.ResultServiceServicer):
@@ -234,13 +239,6 @@ def _sequence(key: results_pb2.FrameKey) -> int:
     if not 1 <= key.sequence <= MAX_SEQUENCE:
         raise SessionError("invalid_message", "frame.sequence is not 1..2^63-1", field="frame")
     return key.sequence
-
-
-REPLAYED_AT_ONCE = 100
-FOLLOWED_AT_ONCE = 16
-POSITION_EVERY_S = 15.0
-
-Write = Callable[[results_pb2.SubscribeResultsResponse], Awaitable[None]]
 
 
 class Follower:

@@ -10,7 +10,6 @@ from contextlib import suppress
 
 import structlog
 from sqlalchemy import Connection, func, select, text
-from sqlalchemy.exc import SQLAlchemyError
 
 from cloud_server.database import Database
 from cloud_server.database.locks import CHANNEL
@@ -24,9 +23,24 @@ from cloud_server.results.records import SessionKey
 from shared.errors import StorageError
 from shared.proto.featherwire.v1 import fleet_pb2
 
+POLL_S = 0.5
+"""A server that was not woken, or cannot be (PgBouncer), looks so often."""
+
+GATHER_S = 0.02
+"""Commits that come so close together are looked at once."""
+
+AGAIN_S = 5.0
+_LISTEN_S = 1.0
+
+Look = Callable[[], Awaitable[None]]
+
+DEVICES_EVERY_S = 1.0
+OVERLAP_US = 10_000_000
+"""Servers' clocks differ: devices seen so long before the newest are read again."""
+
 
 class SharedLog:
-    """Membership and tail of one server."""
+    """Membership of one server, and what it reads of the others; started and stopped with it."""
 
     def __init__(
         self,
@@ -73,18 +87,6 @@ class SharedLog:
         await asyncio.gather(*self._running, return_exceptions=True)
         with suppress(StorageError):  # the others find out in a while
             await self._membership.leave()
-
-
-POLL_S = 0.5
-"""A server that was not woken, or cannot be (PgBouncer), looks so often."""
-
-GATHER_S = 0.02
-"""Commits that come so close together are looked at once."""
-
-AGAIN_S = 5.0
-_LISTEN_S = 1.0
-
-Look = Callable[[], Awaitable[None]]
 
 
 class Tail:
@@ -136,17 +138,10 @@ class Tail:
                         for _ in driver.notifies(timeout=_LISTEN_S, stop_after=1):
                             self._loop.call_soon_threadsafe(self.wake)
                     connection.execute(text(f"UNLISTEN {CHANNEL}"))
-            except (SQLAlchemyError, OSError, RuntimeError) as error:
-                structlog.get_logger().warning("not_listening", error=str(error)[:300])
-                self._closed.wait(AGAIN_S)
-            except Exception as error:  # noqa: BLE001  # psycopg's own
-                structlog.get_logger().warning("not_listening", error=str(error)[:300])
-                self._closed.wait(AGAIN_S)
-
-
-DEVICES_EVERY_S = 1.0
-OVERLAP_US = 10_000_000
-"""Servers' clocks differ: devices seen so long before the newest are read again."""
+            except Exception as error:  # noqa: BLE001  # SQLAlchemy's, psycopg's, a closed loop's
+                if not self._closed.is_set():
+                    structlog.get_logger().warning("not_listening", error=str(error)[:300])
+                    self._closed.wait(AGAIN_S)
 
 
 class FleetTail:

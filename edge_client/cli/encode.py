@@ -35,8 +35,8 @@ LambdaOption = Annotated[
         "--lambda",
         min=0,
         parser=finite("the squared error that one bit is worth", minimum=0),
-        help="Squared error in a feature vector that one bit is worth; 0 is the nearest colour. "
-        "Default: the bundle's.",
+        help="Squared error of a feature vector that one bit is worth; 0: always the nearest "
+        "colour. Default: the bundle's.",
     ),
 ]
 PrecisionOption = Annotated[

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shared.sinks import Pumps
 
 StateOption = Annotated[
-    int | None, typer.Option("--state", min=0, help="Diffusion state: 0 is the finest.")
+    int | None, typer.Option("--state", min=0, help="State of the bundle: 0 is the finest.")
 ]
 BppOption = Annotated[
     float | None,
@@ -40,24 +40,30 @@ PsnrOption = Annotated[
         "--psnr",
         min=0,
         parser=finite("a PSNR in decibels", minimum=0),
-        help="At least so many decibels, as the bundle expects them.",
+        help="Expected PSNR of the reconstruction: at least so many decibels.",
     ),
 ]
 BestEffortOption = Annotated[
-    bool, typer.Option("--best-effort", help="With --psnr: the finest state where it is too high.")
+    bool,
+    typer.Option(
+        "--best-effort",
+        help="With --psnr: take the finest state where none is expected to reach it.",
+    ),
 ]
 RegionOption = Annotated[
     list[str] | None,
     typer.Option(
         "--region",
         metavar="X,Y,W,H[:STATE]",
-        help="Describe this part (shares of the sides) at STATE, default 0, where that is finer "
-        "than what the rate gives the rest; may be repeated.",
+        help="Code this part (shares of the photo's sides) at STATE, 0 by default, where that is "
+        "finer than what the rate gives the rest; may be repeated.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
-ServerOption = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="Where to.")]
+ServerOption = Annotated[
+    str, typer.Option("--server", metavar="HOST:PORT", help="The server, as HOST:PORT.")
+]
 OutputOption = Annotated[
     Path | None,
     typer.Option("-o", "--output", help="Folder: STEM.json for each photo, and STEM.png."),
@@ -88,9 +94,15 @@ TlsCaOption = Annotated[
     Path | None, typer.Option("--tls-ca", help="PEM file of the server's CA; implies --tls.")
 ]
 TlsCertificateOption = Annotated[
-    Path | None, typer.Option("--tls-cert", help="PEM file, for a server that wants one.")
+    Path | None,
+    typer.Option(
+        "--tls-cert",
+        help="PEM file of this client's certificate, for a server that wants one.",
+    ),
 ]
-TlsKeyOption = Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")]
+TlsKeyOption = Annotated[
+    Path | None, typer.Option("--tls-key", help="PEM file of the certificate's key.")
+]
 TokenOption = Annotated[
     Path | None,
     typer.Option(
@@ -166,7 +178,7 @@ SpoolOption = Annotated[
 ]
 SpoolPolicyOption = Annotated[
     Literal["oldest", "newest", "coarsen"],
-    typer.Option(help="What gives way when the spool is full."),
+    typer.Option(help="What to give up when the spool is full."),
 ]
 SpoolBytesOption = Annotated[int, typer.Option(min=1, help="At most so many bytes of frames.")]
 SpoolAgeOption = Annotated[

@@ -59,8 +59,8 @@ MotionOption = Annotated[
         min=0,
         max=100,
         parser=finite("percent of the picture", minimum=0),
-        help="Leave out pictures of which no more than this differs from the last one sent; 0.2 "
-        "sees a person far away.",
+        help="Leave out pictures of which at most so many percent differ from the last one sent; "
+        "0.2 sees a person far away.",
     ),
 ]
 MotionLevelsOption = Annotated[
@@ -69,7 +69,7 @@ MotionLevelsOption = Annotated[
         "--motion-levels",
         min=0,
         parser=finite("grey levels", minimum=0),
-        help="With --motion: what differs by more than so many grey levels of 255 counts.",
+        help="With --motion: a part differs when it is off by more grey levels (of 255) than this.",
     ),
 ]
 StillOption = Annotated[
@@ -78,18 +78,18 @@ StillOption = Annotated[
         "--still-every",
         min=0,
         parser=finite("seconds", minimum=0),
-        help="With --motion: a picture goes at least every so many seconds; 0: never.",
+        help="With --motion: send a picture every so many seconds though nothing moves; 0: do not.",
     ),
 ]
 LiveOption = Annotated[
     bool,
     typer.Option(
         "--live",
-        help="Take a video file, or standard input, as a camera: at its own speed, and of what "
-        "comes too fast the newest.",
+        help="Read a video file or standard input at its own speed, as a camera: of pictures that "
+        "come faster than they are sent, the newest goes.",
     ),
 ]
-LoopOption = Annotated[bool, typer.Option("--loop", help="Files and videos: again and again.")]
+LoopOption = Annotated[bool, typer.Option("--loop", help="Repeat files and videos for ever.")]
 InputOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -144,7 +144,7 @@ EveryOption = Annotated[
         "--status-every",
         min=0.1,
         parser=finite("seconds", minimum=0.1),
-        help="With --json: seconds between lines about the state of things.",
+        help="With --json: seconds between two status lines.",
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
@@ -178,9 +178,9 @@ def stream(
     quiet: QuietOption = False,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """Send what a source shows, until it ends, SIGTERM or Ctrl-C; for days if need be.
+    """Send what a source shows until it ends, or until SIGTERM or Ctrl-C; for days if need be.
 
-    A source that fails is opened again, a server that is away is looked for. Of a camera's
+    A source that fails is opened again, and a server that is away is tried again. Of a camera's
     pictures that come faster than they are sent the newest goes. With --spool frames that no
     server took outlast the end of this; without, they are kept for as long as it runs.
 

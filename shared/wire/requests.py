@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -24,7 +25,6 @@ from shared.wire.features import (
     parse_layers,
     parse_short_id,
 )
-from shared.wire.outcome import PictureEncoding, PictureRequest
 from shared.wire.transport import PROTOCOL_VERSION
 
 MAX_SEQUENCE = 2**63 - 1
@@ -35,6 +35,28 @@ MAX_LABELS = 32
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TASK = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
+
+
+class PictureEncoding(StrEnum):
+    """How a reconstruction is encoded on its way back."""
+
+    PNG = "png"
+    WEBP = "webp"
+    WEBP_LOSSLESS = "webp_lossless"
+
+    @property
+    def suffix(self) -> str:
+        """File name suffix with its dot."""
+        return ".png" if self is PictureEncoding.PNG else ".webp"
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRequest:
+    """Asks for the reconstruction; ``quality`` is 1..100 for lossy WebP, 0 is the server's."""
+
+    encoding: PictureEncoding = PictureEncoding.PNG
+    quality: int = 0
+
 
 _ENCODING_BY_NUMBER = {
     types_pb2.PICTURE_ENCODING_UNSPECIFIED: PictureEncoding.PNG,

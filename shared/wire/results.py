@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -28,8 +29,7 @@ from shared.results import (
     TaskResult,
 )
 from shared.wire.failures import error_from_message, error_to_message
-from shared.wire.outcome import FrameOutcome, Picture, PictureEncoding
-from shared.wire.requests import MAX_TASKS, NUMBER_BY_ENCODING
+from shared.wire.requests import MAX_TASKS, NUMBER_BY_ENCODING, PictureEncoding
 from shared.wire.transport import MAX_PICTURE_BYTES
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -54,6 +54,34 @@ _ENCODING_BY_NUMBER: dict[int, PictureEncoding] = {
 
 
 # -- outcome -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An encoded reconstruction of ``width`` x ``height`` pixels."""
+
+    encoding: PictureEncoding
+    width: int
+    height: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FrameOutcome:
+    """What was found in one frame, or why nothing could be: exactly one of analysis and error.
+
+    ``task_errors`` holds, by name, the tasks that failed on this frame while others did not.
+    """
+
+    analysis: AnalysisResult | None = None
+    error: FeatherwireError | None = None
+    task_errors: dict[str, FeatherwireError] = field(default_factory=dict)
+    picture: Picture | None = None
+    picture_error: FeatherwireError | None = None
+
+    def __post_init__(self) -> None:
+        if (self.analysis is None) == (self.error is None):
+            raise ValueError("an outcome has either an analysis or an error")
 
 
 def outcome_to_message(outcome: FrameOutcome) -> pb.FrameOutcome:
