@@ -1,21 +1,67 @@
-"""One chain of states: one range coder message per diffusion step, whatever its palettes are."""
+"""Codecs of features in layers: what is decoded, one chain of states, and a bundle's chains.
+
+A chain is an operating point: its layers go from its coarsest state to its finest, a range coder
+message each, so that leaving out the last ones gives a coarser state. A bitstream is of one chain,
+and says of which by the state that it begins with.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from codec.features import FeatureLatents, Features
+from codec.base import FloatArray, check_bundle, check_state
 from codec.settings import FeatureSettings
 from shared.bitstream import Bitstream, Layer, PartialLayer
 from shared.bitstream.container import HEADER_BYTES, layer_bytes, partial_layer_bytes
 from shared.bundle import Bundle
-from shared.errors import BitstreamError, BudgetError
-from shared.targets import FINEST, RateTarget, Regions
+from shared.errors import BitstreamError, BudgetError, BundleError
+from shared.targets import FINEST, RateTarget, Regions, check_regions
+
+Features = Mapping[str, FloatArray]
+"""float32 [C, h, w] a scale."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureLatents:
+    """Quantised features per scale (float32 [C, h, w]) at ``state``.
+
+    state: the finest complete state. width, height: of the picture before padding, in pixels.
+    indices: the integers that were decoded, by plane: int32 [h, w] of a palette, nodes at
+    ``depths``; int32 [C, h, w] of a lattice, whole steps. depths: uint8 [h, w] a plane, how deep
+    each position is described: that of the state, or greater where a partial layer refines it.
+    progress: how much of the way to the next finer state the partial layer's passes cover, 0
+    without one, below 1.
+    """
+
+    scales: Mapping[str, FloatArray]
+    state: int
+    width: int
+    height: int
+    indices: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
+    depths: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
+    progress: float = 0.0
+
+    @property
+    def batch_key(self) -> Hashable:
+        """The shape of every scale."""
+        return tuple((name, array.shape) for name, array in sorted(self.scales.items()))
+
+    def checksum(self) -> bytes:
+        """See :meth:`codec.base.Latents.checksum`."""
+        digest = hashlib.sha256(repr((self.state, self.width, self.height)).encode())
+        for name in sorted(self.indices):
+            for grid in (self.indices[name], self.depths[name].astype(np.int32)):
+                digest.update(repr((name, grid.shape)).encode())
+                digest.update(np.ascontiguousarray(grid, "<i4").tobytes())
+        return digest.digest()
+
 
 _MESSAGE_SLACK_BYTES = 16
 
@@ -299,3 +345,112 @@ def whole(coded: Layer | PartialLayer | None) -> Layer:
     """A layer that was coded without a limit."""
     assert isinstance(coded, Layer), "without a limit a layer is coded whole"
     return coded
+
+
+Chain = TypeVar("Chain", bound=ChainCodec[Any, Any])
+
+
+class ChainsCodec(Generic[Chain]):
+    """Encodes features to layers and decodes layers to colours; see the design of the codec.
+
+    A bundle's chains are its operating points: a bitstream is of one of them, and says of which
+    by the state that it begins with.
+    """
+
+    def __init__(self, bundle: Bundle, settings: FeatureSettings, chains: Sequence[Chain]) -> None:
+        """chains: finest first. Raises BundleError when their states do not follow each other."""
+        self._bundle, self.settings, self.chains = bundle, settings, list(chains)
+        first = 0
+        for chain in chains:
+            if chain.states[0] != first:
+                raise BundleError("bad_states", f"state {chain.states[0]} comes after {first - 1}")
+            first = chain.states[-1] + 1
+
+    def passes(self, state: int) -> int:
+        """See :meth:`codec.base.EdgeCodec.passes`."""
+        chain = next(chain for chain in self.chains if state in chain.states)
+        return len(chain.passes(state))
+
+    # -- to bits ---------------------------------------------------------------------------------
+
+    def check(self, target: RateTarget) -> None:
+        """See :meth:`codec.base.EdgeCodec.check`."""
+        check_state(target, self._bundle)
+        if target.psnr_db is not None and self.settings.psnr_model is None:
+            raise BundleError(
+                "no_psnr_model",
+                f"bundle {self._bundle.manifest.name} does not say what PSNR to expect of it; give "
+                "a state, bits per pixel or bytes",
+            )
+
+    def check_regions(self) -> None:
+        """See :meth:`codec.base.EdgeCodec.check_regions`."""
+        raise BundleError(
+            "regions_unsupported",
+            f"bundle {self._bundle.manifest.name} knows no regions of interest: its states leave "
+            "out channels of the whole picture, not of parts of it",
+        )
+
+    def encode(
+        self,
+        features: Features,
+        width: int,
+        height: int,
+        target: RateTarget = FINEST,
+        *,
+        rate_weight: float | None = None,
+        detail: Sequence[float] | None = None,
+        regions: Regions = (),
+    ) -> Bitstream:
+        """See :meth:`codec.base.EdgeCodec.encode`.
+
+        A budget is met by the finest chain that fits into it with its coarsest state at least.
+        """
+        self.check(target)
+        if check_regions(regions, target, rate_weight):
+            self.check_regions()
+        last = self.chains[-1]
+        for chain in self.chains:
+            if target.state is not None and target.state > chain.states[-1]:
+                continue
+            try:
+                return chain.encode(
+                    features,
+                    width,
+                    height,
+                    target,
+                    rate_weight=rate_weight,
+                    detail=detail,
+                    regions=regions,
+                )
+            except BudgetError as error:
+                if error.reason != "budget_too_small" or chain is last:
+                    raise
+        raise AssertionError("unreachable: the target's state was checked")
+
+    def shorten(self, bitstream: Bitstream, max_bytes: int) -> Bitstream:
+        """See :meth:`codec.base.EdgeCodec.shorten`. It stays in its chain."""
+        return self._chain_of(bitstream).shorten(bitstream, max_bytes)
+
+    # -- from bits -------------------------------------------------------------------------------
+
+    def decode(self, bitstream: Bitstream) -> FeatureLatents:
+        """See :meth:`codec.base.EdgeCodec.decode`."""
+        return self._chain_of(bitstream).decode(bitstream)
+
+    def _chain_of(self, bitstream: Bitstream) -> Chain:
+        bitstream.check()
+        check_bundle(bitstream, self._bundle)
+        begins = bitstream.layers[0].state
+        for chain in self.chains:
+            finest = chain.states[0]
+            if begins == chain.states[-1] and bitstream.state >= finest:
+                if bitstream.partial is not None and bitstream.partial.state < finest:
+                    break
+                return chain
+        starts = " or ".join(str(chain.states[-1]) for chain in self.chains)
+        raise BitstreamError(
+            "bad_state",
+            f"begins at state {begins} and ends at {bitstream.state}; this bundle's begin at "
+            f"{starts}",
+        )

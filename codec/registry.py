@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from codec.base import open_edge
-from codec.chains import ChainsCodec
+from codec.layered import ChainsCodec
 from shared.bundle import Bundle
 
 

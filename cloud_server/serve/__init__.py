@@ -3,5 +3,6 @@
 settings    a YAML file, variables, flags
 service     opens the log, bundles, engine, fleet, and puts the server together
 startup     the database; what must be there before a server listens
+observed    the engine, counted and timed
 server      gRPC server, health, reflection, signals, drain
 """

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from codec.exact import ACTIVATION_LIMIT, EXACT_BELOW
+from codec.coder import ACTIVATION_LIMIT, EXACT_BELOW
 from codec.markov_palette.context_network import UNIT
 
 _FINEST_SHIFT = 14

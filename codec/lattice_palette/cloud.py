@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from codec.halves import FeatureCloud
-from codec.lattice_palette.codec import LatticeCodec
+from codec.features import FeatureCloud
+from codec.lattice_palette.coding import LatticeCodec
 from shared.bundle import Bundle
 
 

@@ -1,4 +1,4 @@
-"""One chain of states over a lattice: whole steps of channels, group by group."""
+"""The lattice's coder: whole steps of channels, group by group, in chains of states."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.coder import SymbolDecoder, SymbolEncoder
-from codec.features import FeatureLatents, Features
 from codec.lattice_palette.contexts import LatticeContexts, PictureLattice
 from codec.lattice_palette.palette import LatticePalette, LatticePass, Values, channels
-from codec.layered import ChainCodec, shapes_of
-from codec.settings import FeatureSettings
+from codec.layered import ChainCodec, ChainsCodec, FeatureLatents, Features, shapes_of
+from codec.settings import CONTEXTS_FILE, PALETTE_FILE, FeatureSettings
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.targets import FINEST, RateTarget, Regions
@@ -148,3 +147,25 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
 
     def _symbols(self, contexts: PictureLattice, step: LatticePass) -> int:
         return len(contexts.positions(step)) * self.palette.planes[step.plane].spec.channels
+
+
+class LatticeCodec(ChainsCodec[LatticeChain]):
+    """A bundle's chains of lattices."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Raises BundleError when palettes or contexts are damaged or do not fit the manifest."""
+        arrays, contexts = bundle.read_arrays(PALETTE_FILE), bundle.read_arrays(CONTEXTS_FILE)
+        settings = FeatureSettings.of(bundle)
+        chains = []
+        for planes, states in settings.chain_parts:
+            palette = LatticePalette.from_arrays(planes, states, arrays)
+            chains.append(
+                LatticeChain(
+                    bundle, settings, palette, LatticeContexts.from_arrays(palette, contexts)
+                )
+            )
+        super().__init__(bundle, settings, chains)
+
+    def decode_values(self, bitstream: Bitstream) -> Values:
+        """Whole steps of the chain's planes; see :meth:`LatticeChain.decode_values`."""
+        return self._chain_of(bitstream).decode_values(bitstream)

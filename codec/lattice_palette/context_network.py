@@ -26,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from codec.exact import ACTIVATION_LIMIT, absolute, check_bound
+from codec.coder import ACTIVATION_LIMIT, absolute, check_bound
 from shared.errors import BundleError
 
 Int16Array = npt.NDArray[np.int16]

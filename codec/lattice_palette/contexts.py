@@ -1,21 +1,60 @@
-"""The tables of every symbol of one picture, from what both ends know so far."""
+"""The tables of every symbol of one picture, from what both ends know so far.
+
+The context networks say a mean in eighths of a step and the number of a scale. A symbol is the
+value less the nearest whole step to the mean, so that a table needs to know only where between
+two steps the mean lies. Its distributions are logistic ones, integrated over steps, as in Salimans
+et al., "PixelCNN++" (2017); they are made in training, and ends of the stream read integers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from codec.coder import SymbolTables
-from codec.exact import NumberArray, activated, shifted
+from codec.coder import NumberArray, SymbolTables, activated, shifted
 from codec.lattice_palette.context_network import INPUT_LIMIT, PAST_TAPS, GroupNetwork
 from codec.lattice_palette.palette import LatticePalette, LatticePass, Values
-from codec.lattice_palette.tables import MEAN_UNIT
 from shared.errors import BitstreamError, BundleError
+
+MEAN_UNIT: Final = 8
+"""Parts of a step in which means are told."""
+SCALES: Final = 32
+SCALE_STEPS: Final = 6.0
+"""Scales a factor of e: number k is ``exp(SCALE_FIRST + k / SCALE_STEPS)`` steps."""
+SCALE_FIRST: Final = -3.0
+_TOTAL: Final = 1 << 20
+
+
+def symbol_tables(limit: int) -> npt.NDArray[np.int32]:
+    """Counts for symbols -2 limit to 2 limit: int32 [SCALES * MEAN_UNIT, 4 limit + 1].
+
+    Row ``scale * MEAN_UNIT + part``; the mean lies at ``part / MEAN_UNIT - 1/2``. limit: the
+    largest absolute value and mean, in steps. Every row sums to 2**20.
+    """
+    symbols = np.arange(-2 * limit, 2 * limit + 1)
+    rows = []
+    for scale in np.exp(SCALE_FIRST + np.arange(SCALES) / SCALE_STEPS):
+        for part in range(MEAN_UNIT):
+            mean = part / MEAN_UNIT - 0.5
+            edges = (np.append(symbols, symbols[-1] + 1) - 0.5 - mean) / scale
+            below = 0.5 * (1 + np.tanh(edges / 2))
+            # Differences in the upper tail by its mirror image, where they are exact.
+            above = 0.5 * (1 - np.tanh(edges / 2))
+            chance = np.where(edges[:-1] > 0, above[:-1] - above[1:], below[1:] - below[:-1])
+            rows.append(_counts(chance))
+    return np.array(rows, np.int32)
+
+
+def _counts(chance: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    counts = np.maximum(1, np.round(chance / chance.sum() * _TOTAL)).astype(np.int64)
+    counts[counts.argmax()] += _TOTAL - counts.sum()
+    return np.asarray(counts)
+
 
 Number = TypeVar("Number", bound=np.generic)
 Positions = npt.NDArray[np.intp]
@@ -34,7 +73,7 @@ class LatticeContexts:
         counts: npt.NDArray[np.int32],
         bent: npt.NDArray[np.int16],
     ) -> None:
-        """counts: as :func:`~codec.lattice_palette.tables.symbol_tables` makes them.
+        """counts: as :func:`~codec.lattice_palette.contexts.symbol_tables` makes them.
 
         bent: int16 [2 limit + 1], what values -limit to limit are to networks. Raises BundleError
         ``bad_contexts``.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from codec.base import EdgeOptions
-from codec.halves import FeatureEdge
-from codec.lattice_palette.codec import LatticeCodec
+from codec.features import FeatureEdge
+from codec.lattice_palette.coding import LatticeCodec
 from shared.bundle import Bundle
 
 

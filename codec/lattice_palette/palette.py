@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from codec.features import Features
+from codec.layered import Features
 from codec.settings import DiffusionState, PlaneSpec
 from shared.errors import BundleError
 

@@ -1,28 +1,49 @@
-"""Entropy-constrained assignment: leaves chosen by squared error and by what they cost to say.
+"""Assignment: which child a position takes at every split, decided by the encoder alone.
 
-Chou, Lookabaugh and Gray (1989) choose the leaf c that minimises |z - c|**2 + lambda * bits. Here
-the bits of a split depend on neighbours that are not decided yet, so decisions are taken in the
-stream's order: at every split the odds are the context model's, which are exact, and what lies
-below each child is estimated by its best leaf with the static odds of the training counts:
+Three ways, all in the stream's order, and whatever they choose the stream is one like any other:
 
-    J(b) = min over leaves c below child b of (|z - c|**2 + lambda * static bits from b to c)
-           + lambda * bits of b in its context
+- leaves that are known already (:class:`KnownLeaves`);
+- leaves chosen by squared error and by what they cost (:class:`RateAwareAssignment`). Chou,
+  Lookabaugh and Gray (1989) choose the leaf c that minimises |z - c|**2 + lambda * bits. Here the
+  bits of a split depend on neighbours that are not decided yet: at every split the odds are the
+  context model's, which are exact, and what lies below each child is estimated by its best leaf
+  with the static odds of the training counts:
 
-Only the encoder does this. Whatever it chooses, the stream is one like any other.
+      J(b) = min over leaves c below child b of (|z - c|**2 + lambda * static bits from b to c)
+             + lambda * bits of b in its context
+
+- regions of interest (:class:`RegionAssignment`). A stream's layers are of the whole picture, and
+  decoders know no regions. So where nothing finer is wanted the child is the one of least
+  |z - c|**2 + lambda * bits, with a lambda so large that a split there is taken for what it costs,
+  and for its error only where that comes for next to nothing. The positions of a region take the
+  leaves that they always take. Down to the state of the rest the layers are those of a picture
+  without regions, byte for byte.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from codec.features import Features
-from codec.markov_palette.palette import Indices, MarkovPalette, Pass
-from codec.markov_palette.tree import FloatArray, PaletteTree
+from codec.layered import Features
+from codec.markov_palette.palette import (
+    FloatArray,
+    Indices,
+    MarkovPalette,
+    PaletteTree,
+    Pass,
+)
+from codec.settings import PlaneSpec
 from shared.targets import Regions
+
+Positions = npt.NDArray[np.int64]
+Odds = npt.NDArray[np.uint16]
+Bits = npt.NDArray[np.uint8]
 
 CANDIDATES: Final = 4
 """Leaves a position that are kept in view: those of least cost by the static odds."""
@@ -39,24 +60,53 @@ _ONE: Final = np.float32(1 << 16)
 _SEARCH_ROWS: Final = 16384
 
 
-class RateAwareAssignment:
-    """Decides the bits of one picture's passes, in the stream's order."""
+class Assignment(Protocol):
+    """Decides the bits of one picture's passes, which are asked for in the stream's order."""
 
-    def __init__(self, palette: MarkovPalette, features: Features, rate_weight: float) -> None:
-        """features: float32 [C, h, w] per scale. rate_weight: lambda, squared error per bit."""
-        self._palette, self._features, self._weight = palette, features, rate_weight
+    def bits(self, state: int, step: Pass, positions: Positions, odds: Odds) -> Bits:
+        """The bits of a pass of the layer that leads to ``state``: uint8 [n].
+
+        positions: int64 [n], flat. odds: P(1) * 2**16 of each, uint16 [n].
+        """
+
+
+class KnownLeaves:
+    """The leaves are known: an :class:`Assignment`."""
+
+    def __init__(self, palette: MarkovPalette, leaves: Indices) -> None:
+        """leaves: indices at the finest state, int32 [h, w] a plane."""
+        self._depths = {name: tree.depth for name, tree in palette.trees.items()}
+        self._leaves = {name: grid.reshape(-1) for name, grid in leaves.items()}
+
+    def bits(self, state: int, step: Pass, positions: Positions, odds: Odds) -> Bits:
+        """See :meth:`Assignment.bits`."""
+        below = self._depths[step.plane] - step.depth - 1
+        return ((self._leaves[step.plane][positions] >> below) & 1).astype(np.uint8)
+
+
+class _Plane(Protocol):
+    nodes: npt.NDArray[np.int32]
+    """What has been decided so far, one a position."""
+
+    def bits(self, state: int, depth: int, positions: Positions, odds: Odds) -> Bits: ...
+
+
+class _DecidedAssignment(ABC):
+    """Decides plane by plane, from features."""
+
+    def __init__(self, palette: MarkovPalette, features: Features) -> None:
+        """features: float32 [C, h, w] per scale."""
+        self._palette, self._features = palette, features
         self._remaining: dict[str, FloatArray] = {}
-        self._planes: dict[str, _RatePlane] = {}
+        self._planes: dict[str, _Plane] = {}
 
-    def bits(
-        self, step: Pass, positions: npt.NDArray[np.int64], odds: npt.NDArray[np.uint16]
-    ) -> npt.NDArray[np.uint8]:
-        """The bits of a pass at flat ``positions``; odds: P(1) * 2**16 of each."""
+    def bits(self, state: int, step: Pass, positions: Positions, odds: Odds) -> Bits:
+        """See :meth:`Assignment.bits`."""
         if step.plane not in self._planes:
             self._planes[step.plane] = self._begin(step.plane)
-        return self._planes[step.plane].bits(step.depth, positions, odds)
+        return self._planes[step.plane].bits(state, step.depth, positions, odds)
 
-    def _begin(self, name: str) -> _RatePlane:
+    def _begin(self, name: str) -> _Plane:
         """A plane begins when its first pass comes: what predicts it has been decided then."""
         palette, features = self._palette, self._features
         plane = next(plane for plane in palette.planes if plane.name == name)
@@ -67,8 +117,61 @@ class RateAwareAssignment:
                 if other.name in self._planes
             }
             self._remaining[plane.scale] = palette.residual(features, plane.scale, decided)
-        vectors = palette.vectors(self._remaining, plane)
-        return _RatePlane(palette.trees[name], vectors, self._weight)
+        return self._open(plane, palette.trees[name], palette.vectors(self._remaining, plane))
+
+    @abstractmethod
+    def _open(self, plane: PlaneSpec, tree: PaletteTree, vectors: FloatArray) -> _Plane:
+        """vectors: float32 [n, channels], the plane's at every position."""
+
+
+class RateAwareAssignment(_DecidedAssignment):
+    """Leaves of least squared error + lambda x bits, all over the picture."""
+
+    def __init__(self, palette: MarkovPalette, features: Features, rate_weight: float) -> None:
+        """features: float32 [C, h, w] per scale. rate_weight: lambda, squared error per bit."""
+        super().__init__(palette, features)
+        self._weight = rate_weight
+
+    def _open(self, plane: PlaneSpec, tree: PaletteTree, vectors: FloatArray) -> _Plane:
+        return _RatePlane(tree, vectors, self._weight)
+
+
+class RegionAssignment(_DecidedAssignment):
+    """Leaves as ever where a state is wanted, and what is cheapest where it is not."""
+
+    def __init__(
+        self,
+        palette: MarkovPalette,
+        features: Features,
+        states: Mapping[str, States],
+        *,
+        nearest: bool = False,
+    ) -> None:
+        """features: float32 [C, h, w] a scale. states: of each scale's positions. nearest: take
+        nearest leaves inside, instead of those that the palette was made for."""
+        super().__init__(palette, features)
+        self._states, self._nearest = states, nearest
+
+    def _open(self, plane: PlaneSpec, tree: PaletteTree, vectors: FloatArray) -> _Plane:
+        leaves = tree.nearest_leaf(vectors) if self._nearest else tree.leaf(vectors)
+        return _RegionPlane(tree, vectors, leaves, self._states[plane.scale])
+
+
+def grid_of_states(
+    regions: Regions, rest: int, width: int, height: int, rows: int, columns: int, stride: int
+) -> States:
+    """uint8 [rows, columns]: the state of every position, ``rest`` where no region is finer.
+
+    width, height: of the picture in pixels. stride: pixels between positions. A region takes every
+    position whose pixels it touches.
+    """
+    states = np.full((rows, columns), min(rest, 255), np.uint8)
+    for region in regions:
+        top, bottom = _span(region.y_min, region.y_max, height, stride)
+        left, right = _span(region.x_min, region.x_max, width, stride)
+        part = states[top:bottom, left:right]
+        np.minimum(part, region.state, out=part)
+    return states
 
 
 class _RatePlane:
@@ -92,9 +195,7 @@ class _RatePlane:
             self._leaves[rows] = leaves
             self._costs[rows] = np.take_along_axis(costs, leaves, axis=1)
 
-    def bits(
-        self, depth: int, positions: npt.NDArray[np.int64], odds: npt.NDArray[np.uint16]
-    ) -> npt.NDArray[np.uint8]:
+    def bits(self, state: int, depth: int, positions: Positions, odds: Odds) -> Bits:
         first = 2 * self.nodes[positions]
         children = self._leaves[positions] >> (self._depth - depth - 1)
         costs = self._costs[positions]
@@ -109,95 +210,25 @@ class _RatePlane:
         return bits
 
 
-def grid_of_states(
-    regions: Regions, rest: int, width: int, height: int, rows: int, columns: int, stride: int
-) -> States:
-    """uint8 [rows, columns]: the state of every position, ``rest`` where no region is finer.
-
-    width, height: of the picture in pixels. stride: pixels between positions. A region takes every
-    position whose pixels it touches.
-    """
-    states = np.full((rows, columns), min(rest, 255), np.uint8)
-    for region in regions:
-        top, bottom = _span(region.y_min, region.y_max, height, stride)
-        left, right = _span(region.x_min, region.x_max, width, stride)
-        part = states[top:bottom, left:right]
-        np.minimum(part, region.state, out=part)
-    return states
-
-
-class RegionAssignment:
-    """Decides the bits of one picture's passes, in the stream's order."""
-
-    def __init__(
-        self,
-        palette: MarkovPalette,
-        features: Features,
-        states: dict[str, States],
-        *,
-        nearest: bool = False,
-    ) -> None:
-        """features: float32 [C, h, w] a scale. states: of each scale's positions. nearest: take
-        nearest leaves inside, instead of those that the palette was made for."""
-        self._palette, self._features, self._states = palette, features, states
-        self._nearest = nearest
-        self._remaining: dict[str, FloatArray] = {}
-        self._planes: dict[str, _RegionPlane] = {}
-
-    def bits(
-        self,
-        state: int,
-        step: Pass,
-        positions: npt.NDArray[np.int64],
-        odds: npt.NDArray[np.uint16],
-    ) -> npt.NDArray[np.uint8]:
-        """The bits of a pass of the layer of ``state``; odds: P(1) * 2**16 of each position."""
-        if step.plane not in self._planes:
-            self._planes[step.plane] = self._begin(step.plane)
-        return self._planes[step.plane].bits(state, step.depth, positions, odds)
-
-    def _begin(self, name: str) -> _RegionPlane:
-        """A plane begins when its first pass comes: what predicts it has been decided then."""
-        palette, features = self._palette, self._features
-        plane = next(plane for plane in palette.planes if plane.name == name)
-        if plane.scale not in self._remaining:
-            decided: Indices = {
-                other: made.nodes.reshape(made.states.shape) for other, made in self._planes.items()
-            }
-            self._remaining[plane.scale] = palette.residual(features, plane.scale, decided)
-        tree, vectors = palette.trees[name], palette.vectors(self._remaining, plane)
-        leaves = tree.nearest_leaf(vectors) if self._nearest else tree.leaf(vectors)
-        return _RegionPlane(tree, vectors, leaves, self._states[plane.scale])
-
-
 class _RegionPlane:
     def __init__(
         self, tree: PaletteTree, vectors: FloatArray, leaves: npt.NDArray[np.int32], states: States
     ) -> None:
         self._tree, self._vectors, self._leaves = tree, vectors, leaves
-        self.states = states
-        self._flat = states.reshape(-1)
+        self._states = states.reshape(-1)
         self._weight = np.float32(OUTSIDE_WEIGHT * max(tree.rate_weights, default=math.inf))
         self.nodes = np.zeros(len(vectors), np.int32)
 
-    def bits(
-        self,
-        state: int,
-        depth: int,
-        positions: npt.NDArray[np.int64],
-        odds: npt.NDArray[np.uint16],
-    ) -> npt.NDArray[np.uint8]:
+    def bits(self, state: int, depth: int, positions: Positions, odds: Odds) -> Bits:
         below = self._tree.depth - depth - 1
         bits = ((self._leaves[positions] >> below) & 1).astype(np.uint8)
-        outside = np.flatnonzero(self._flat[positions] > state)
+        outside = np.flatnonzero(self._states[positions] > state)
         if len(outside):
             bits[outside] = self._cheap(depth, positions[outside], odds[outside])
         self.nodes[positions] = 2 * self.nodes[positions] + bits
         return bits
 
-    def _cheap(
-        self, depth: int, positions: npt.NDArray[np.int64], odds: npt.NDArray[np.uint16]
-    ) -> npt.NDArray[np.uint8]:
+    def _cheap(self, depth: int, positions: Positions, odds: Odds) -> Bits:
         if not np.isfinite(self._weight):  # a palette that was made without odds says no price
             return np.asarray(odds > 1 << 15, np.uint8)
         colours = self._tree.colours(depth + 1)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from codec.base import Reconstructor, no_picture
-from codec.features import FeatureLatents
-from codec.halves import FeatureCloud
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.features import FeatureCloud
+from codec.layered import FeatureLatents
+from codec.markov_palette.coding import MarkovPaletteCodec
 from shared.bundle import Bundle, PictureSpec
 
 FAITHFUL, VIVID = "faithful", "vivid"

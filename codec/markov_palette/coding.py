@@ -1,4 +1,4 @@
-"""One chain of states: leaves, then one range coder message per diffusion step."""
+"""The Markov palette's coder: leaves of trees of colours, split by split, in chains of states."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.coder import BitDecoder, BitEncoder
-from codec.features import FeatureLatents, Features
-from codec.layered import ChainCodec, shapes_of, whole
+from codec.layered import ChainCodec, ChainsCodec, FeatureLatents, Features, shapes_of, whole
 from codec.markov_palette.assignment import (
+    Assignment,
+    Bits,
+    KnownLeaves,
     RateAwareAssignment,
     RegionAssignment,
     States,
@@ -20,7 +22,7 @@ from codec.markov_palette.assignment import (
 from codec.markov_palette.contexts import ContextModel, PictureContexts
 from codec.markov_palette.palette import Depths, Indices, MarkovPalette, Pass
 from codec.markov_palette.psnr import DistortionTable, expected_path
-from codec.settings import FeatureSettings
+from codec.settings import CONTEXTS_FILE, PALETTE_FILE, FeatureSettings
 from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
 from shared.errors import BudgetError
@@ -28,7 +30,6 @@ from shared.targets import FINEST, RateTarget, Regions
 
 _WORST_BITS_PER_SPLIT = 16
 
-Bits = npt.NDArray[np.uint8]
 BitSource = Callable[[int, PictureContexts, Pass, npt.NDArray[np.uint16]], Bits]
 """Says the bits of a state's pass, given the odds of each: uint8 [n]."""
 
@@ -79,31 +80,20 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         if regions:
             nearest = rate_weight is not None
             return self._encode_regions(features, width, height, target, regions, nearest)
-        if target.psnr_db is not None or not rate_weight:
-            indices = self.quantise(features, rate_weight)
-            state, passes = self._state(target), 0
-            if target.psnr_db is not None:
-                state, passes = self._reaching(features, indices, target, detail)
-            return self.code(
-                indices,
-                width,
-                height,
-                state=state,
-                passes=passes,
-                max_bytes=target.budget_bytes(width, height),
-            )
-        # The decisions need the odds that coding needs: both in one walk.
         self._check_features(features)
         self._check_extent(shapes_of(features), width, height)
-        assignment = RateAwareAssignment(self.palette, features, rate_weight)
-
-        def bits_of(
-            state: int, contexts: PictureContexts, step: Pass, odds: npt.NDArray[np.uint16]
-        ) -> Bits:
-            return assignment.bits(step, contexts.positions(step.plane, step.side), odds)
-
+        state, passes = self._state(target), 0
+        assignment: Assignment
+        if rate_weight and target.psnr_db is None:
+            # The decisions need the odds that coding needs: both in one walk.
+            assignment = RateAwareAssignment(self.palette, features, rate_weight)
+        else:
+            indices = self.quantise(features, rate_weight)
+            assignment = KnownLeaves(self.palette, indices)
+            if target.psnr_db is not None:
+                state, passes = self._reaching(features, indices, target, detail)
         budget = target.budget_bytes(width, height)
-        return self._compose(width, height, bits_of, self._state(target), 0, budget)
+        return self._compose(width, height, self._source(assignment), state, passes, budget)
 
     def _encode_regions(
         self,
@@ -123,13 +113,8 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         def coded(rest: int, max_bytes: int | None = None) -> Bitstream:
             states = self._states_of(regions, rest, width, height)
             assignment = RegionAssignment(self.palette, features, states, nearest=nearest)
-
-            def bits_of(
-                state: int, contexts: PictureContexts, step: Pass, odds: npt.NDArray[np.uint16]
-            ) -> Bits:
-                return assignment.bits(state, step, contexts.positions(step.plane, step.side), odds)
-
-            return self._compose(width, height, bits_of, min(rest, finest), 0, max_bytes)
+            source = self._source(assignment)
+            return self._compose(width, height, source, min(rest, finest), 0, max_bytes)
 
         if budget is None:
             return coded(self._state(target))
@@ -169,18 +154,17 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         for state in range(self.palette.coarsest_state, self.palette.finest_state - 1, -1):
             for step in self.palette.passes(state):
                 positions = contexts.positions(step.plane, step.side)
-                contexts.advance(
-                    *step, assignment.bits(step, positions, contexts.probabilities(*step))
-                )
+                odds = contexts.probabilities(*step)
+                contexts.advance(*step, assignment.bits(state, step, positions, odds))
         return {plane.name: contexts.indices(plane.name) for plane in self.palette.planes}
 
     def encode_indices(self, indices: Indices, *, finest: int | None = None) -> Iterator[Layer]:
         """Layers from the coarsest state to ``finest``; indices are those of the finest state."""
         finest = self.palette.finest_state if finest is None else finest
         contexts = self._contexts.open({name: grid.shape for name, grid in indices.items()})
-        bits_of = self._known_bits(indices)
+        source = self._source(KnownLeaves(self.palette, indices))
         for state in range(self.palette.coarsest_state, finest - 1, -1):
-            yield whole(self._code_layer(contexts, state, bits_of))
+            yield whole(self._code_layer(contexts, state, source))
 
     def code(
         self,
@@ -201,7 +185,8 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         self._check_extent(shapes, width, height)
         state = self.palette.finest_state if state is None else state
         self._check_passes(state, passes)
-        return self._compose(width, height, self._known_bits(indices), state, passes, max_bytes)
+        source = self._source(KnownLeaves(self.palette, indices))
+        return self._compose(width, height, source, state, passes, max_bytes)
 
     # -- from bits -------------------------------------------------------------------------------
 
@@ -252,15 +237,13 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         # A pass takes every other position, rounded up.
         return _WORST_BITS_PER_SPLIT * ((rows * columns + 1) // 2)
 
-    def _known_bits(self, leaves: Indices) -> BitSource:
-        flat = {name: grid.reshape(-1) for name, grid in leaves.items()}
+    def _source(self, assignment: Assignment) -> BitSource:
+        """What is coded: the bits that an assignment decides."""
 
         def bits_of(
             state: int, contexts: PictureContexts, step: Pass, odds: npt.NDArray[np.uint16]
         ) -> Bits:
-            positions = contexts.positions(step.plane, step.side)
-            below = self.palette.trees[step.plane].depth - step.depth - 1
-            return ((flat[step.plane][positions] >> below) & 1).astype(np.uint8)
+            return assignment.bits(state, step, contexts.positions(step.plane, step.side), odds)
 
         return bits_of
 
@@ -299,3 +282,63 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
 
     def _state(self, target: RateTarget) -> int:
         return self.palette.finest_state if target.state is None else target.state
+
+
+class MarkovPaletteCodec(ChainsCodec[PaletteChain]):
+    """A bundle's chains of palette trees."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Raises BundleError when palettes or contexts are damaged or do not fit the manifest."""
+        arrays, contexts = bundle.read_arrays(PALETTE_FILE), bundle.read_arrays(CONTEXTS_FILE)
+        settings = FeatureSettings.of(bundle)
+        chains = []
+        for planes, states in settings.chain_parts:
+            palette = MarkovPalette.from_arrays(planes, states, arrays)
+            model = ContextModel.from_arrays(planes, palette, contexts)
+            chains.append(PaletteChain(bundle, settings, palette, model))
+        super().__init__(bundle, settings, chains)
+
+    def check_regions(self) -> None:
+        """See :meth:`codec.base.EdgeCodec.check_regions`."""
+        if self.settings.resize is not None:
+            super().check_regions()
+
+    @property
+    def palette(self) -> MarkovPalette:
+        """The finest chain's."""
+        return self.chains[0].palette
+
+    def layers(self, features: Features) -> Iterator[Layer]:
+        """The finest chain's layers, from its coarsest state, each made when it is asked for."""
+        return self.chains[0].layers(features)
+
+    def quantise(self, features: Features, rate_weight: float | None = None) -> Indices:
+        """The finest chain's indices; see :meth:`PaletteChain.quantise`."""
+        return self.chains[0].quantise(features, rate_weight)
+
+    def encode_indices(self, indices: Indices, *, finest: int | None = None) -> Iterator[Layer]:
+        """The finest chain's layers; see :meth:`PaletteChain.encode_indices`."""
+        return self.chains[0].encode_indices(indices, finest=finest)
+
+    def code(
+        self,
+        indices: Indices,
+        width: int,
+        height: int,
+        *,
+        state: int | None = None,
+        passes: int = 0,
+        max_bytes: int | None = None,
+    ) -> Bitstream:
+        """The finest chain's bitstream; see :meth:`PaletteChain.code`."""
+        return self.chains[0].code(
+            indices, width, height, state=state, passes=passes, max_bytes=max_bytes
+        )
+
+    def decode_indices(self, bitstream: Bitstream) -> Indices:
+        """Indices at the bitstream's state, finer where a partial layer refines it.
+
+        Returns int32 [h, w] a plane. Raises BitstreamError: ``wrong_bundle``, ``bad_state``,
+        ``bad_passes``, ``limit_exceeded``, ``bad_payload``.
+        """
+        return self._chain_of(bitstream).decode_indices(bitstream)

@@ -31,8 +31,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from codec.exact import ACTIVATION_LIMIT, absolute, check_bound
-from codec.markov_palette.tree import PaletteTree
+from codec.coder import ACTIVATION_LIMIT, absolute, check_bound
+from codec.markov_palette.palette import PaletteTree
 from shared.errors import BundleError
 
 Int16Array = npt.NDArray[np.int16]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from codec.exact import NumberArray, activated, shifted
+from codec.coder import NumberArray, activated, shifted
 from codec.markov_palette.context_network import (
     COARSE_STEPS,
     MATE_STEPS,
@@ -27,8 +27,7 @@ from codec.markov_palette.context_network import (
     input_colours,
     padded_channels,
 )
-from codec.markov_palette.palette import MarkovPalette
-from codec.markov_palette.tree import IndexArray, PaletteTree
+from codec.markov_palette.palette import IndexArray, MarkovPalette, PaletteTree
 from codec.settings import PlaneSpec
 from shared.errors import BundleError
 

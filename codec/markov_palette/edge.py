@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from codec.base import EdgeOptions
-from codec.halves import FeatureEdge
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.features import FeatureEdge
+from codec.markov_palette.coding import MarkovPaletteCodec
 from shared.bundle import Bundle
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from codec.features import Features
+from codec.layered import Features
 from codec.markov_palette.palette import Indices, MarkovPalette
 from codec.settings import LEAST, PsnrModel
 

@@ -13,7 +13,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from codec.base import PLAIN, Rendering
-from codec.features import FeatureLatents
+from codec.layered import FeatureLatents
 from codec.markov_palette.cloud import FAITHFUL, VIVID
 from codec.markov_palette.networks import Decoder, DecoderConfig
 from codec.markov_palette.palette import MarkovPalette

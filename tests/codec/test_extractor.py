@@ -14,15 +14,24 @@ import pytest
 import torch
 
 from codec import onnx as extractor_module
-from codec import precision as precision_module
-from codec.markov_palette.train.extractor import Extractor, ExtractorConfig
+from codec import onnx as precision_module
 from codec.markov_palette.train.extractor_onnx import (
     calibrate,
     extractor_to_int8_onnx,
     extractor_to_onnx,
 )
-from codec.onnx import EXTRACTOR_FILES, PRECISION_VARIABLE, FeatureExtractor
-from codec.precision import Precision, default_cache_dir, fastest, recall, remember, trial_clock
+from codec.markov_palette.train.networks import Extractor, ExtractorConfig
+from codec.onnx import (
+    EXTRACTOR_FILES,
+    PRECISION_VARIABLE,
+    FeatureExtractor,
+    Precision,
+    default_cache_dir,
+    fastest,
+    recall,
+    remember,
+    trial_clock,
+)
 from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cloud_server.cli import build_app
 from cloud_server.engine.files import Analyzer
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.registry import open_codec
 from codec.tails import open_tails
 from edge_client.encoder import EdgeEncoder

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec.coder import BitDecoder, BitEncoder
-from codec.probability import PROBABILITY_ONE
+from codec.coder import PROBABILITY_ONE, BitDecoder, BitEncoder
 from shared.errors import BitstreamError
 
 

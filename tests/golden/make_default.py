@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cloud_server.engine.files import BitstreamDecoder
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle

@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from cloud_server.engine.files import BitstreamDecoder
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from tests.golden.make_default import FOLDER, STATES_PICTURED
 from tests.support.contract import index_hash
-from training.evaluate.metrics.pixels import PixelDistances
+from training.evaluate.judges.metrics import PixelDistances
 
 GOLDEN = json.loads((FOLDER / "golden.json").read_text())
 

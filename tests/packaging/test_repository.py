@@ -124,3 +124,43 @@ def test_drawn_paragraphs_of_docstrings_stay_drawn() -> None:
     assert as_markdown("See :func:`shared.a.b`: it\nruns over lines.") == (
         "See `shared.a.b`: it\nruns over lines."
     )
+
+
+PACKAGES = "shared|codec|edge_client|cloud_server|training|benchmarks"
+PATH = re.compile(rf"`((?:{PACKAGES}|tests|deploy|protos|docs)/[\w./*-]*)`")
+DOTTED = re.compile(rf"`((?:{PACKAGES})(?:\.\w+)+)`")
+PLACEHOLDER = re.compile(r"[A-Z]{3,}")  # codec/NAME/
+
+
+def is_there(dotted: str) -> bool:
+    """Whether a dotted name is a module, or something that one defines or exports."""
+    words = dotted.split(".")
+    for count in range(len(words), 0, -1):
+        base = ROOT.joinpath(*words[:count])
+        file = (
+            base.with_suffix(".py") if base.with_suffix(".py").is_file() else base / "__init__.py"
+        )
+        if file.is_file() or base.is_dir():
+            rest = words[count:]
+            text = file.read_text() if file.is_file() else ""
+            return all(re.search(rf"\b{re.escape(name)}\b", text) for name in rest)
+    return False
+
+
+@pytest.mark.parametrize(
+    "page",
+    sorted(
+        str(path.relative_to(ROOT))
+        for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
+        if path.name != "CHANGELOG.md"
+    ),
+)
+def test_code_that_a_page_names_is_there(page: str) -> None:
+    text = (ROOT / page).read_text()
+    missing = [
+        name
+        for name in PATH.findall(text)
+        if not PLACEHOLDER.search(name) and not any(ROOT.glob(name.rstrip("/")))
+    ]
+    missing += [name for name in DOTTED.findall(text) if not is_there(name)]
+    assert not missing, f"{page} names what is not there: {', '.join(missing)}"

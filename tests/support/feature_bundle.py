@@ -13,9 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from codec.markov_palette.palette import MarkovPalette
+from codec.markov_palette.palette import MarkovPalette, PaletteTree
 from codec.markov_palette.train.small import tiny_contexts
-from codec.markov_palette.tree import PaletteTree
 from codec.settings import (
     ChainSpec,
     DiffusionState,

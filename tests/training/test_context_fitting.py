@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from codec.markov_palette.contexts import ContextModel
-from codec.markov_palette.palette import MarkovPalette
+from codec.markov_palette.palette import MarkovPalette, PaletteTree
 from codec.markov_palette.train.contexts import (
     ContextSettings,
     even_contexts,
@@ -17,7 +17,6 @@ from codec.markov_palette.train.contexts import (
     static_contexts,
 )
 from codec.markov_palette.train.samples import ContextSamples
-from codec.markov_palette.tree import PaletteTree
 from tests.support.tiny_bundle import PLANES, STATES
 
 Indices = dict[str, np.ndarray]

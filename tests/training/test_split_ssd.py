@@ -12,7 +12,7 @@ from cloud_server.tasks.geometry import shrink
 from codec.lattice_palette.train.fit import curvature_sample, distance
 from codec.lattice_palette.train.networks.ssd import SCALE, SplitSsd
 from codec.settings import TailClass, TailModel, TailSpec
-from codec.tails.boxes import detections
+from codec.tails.outputs import detections
 from shared.preprocess import Placement
 from shared.results import Stopwatch
 from shared.weights import ModelStore

@@ -15,12 +15,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from codec.exact import ACTIVATION_LIMIT
+from codec.coder import ACTIVATION_LIMIT
 from codec.kit.rounding import activations, biases, finest, integers
 from codec.lattice_palette.context_network import INPUT_LIMIT, PAST_TAPS, GroupNetwork
-from codec.lattice_palette.contexts import LatticeContexts
+from codec.lattice_palette.contexts import (
+    MEAN_UNIT,
+    SCALE_FIRST,
+    SCALE_STEPS,
+    SCALES,
+    LatticeContexts,
+    symbol_tables,
+)
 from codec.lattice_palette.palette import LatticePalette, Values
-from codec.lattice_palette.tables import MEAN_UNIT, SCALE_FIRST, SCALE_STEPS, SCALES, symbol_tables
 from codec.markov_palette.context_network import UNIT
 
 LIMIT = 63

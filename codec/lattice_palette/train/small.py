@@ -16,9 +16,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from codec.lattice_palette.context_network import PAST_TAPS, GroupNetwork
-from codec.lattice_palette.contexts import LatticeContexts
+from codec.lattice_palette.contexts import LatticeContexts, symbol_tables
 from codec.lattice_palette.palette import LatticePalette, LatticePlane
-from codec.lattice_palette.tables import symbol_tables
 from codec.lattice_palette.train.contexts import bent_values
 from codec.lattice_palette.train.lattices import ORDERS
 from codec.settings import (

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codec.exact import ACTIVATION_LIMIT
+from codec.coder import ACTIVATION_LIMIT, PROBABILITY_ONE
 from codec.kit.rounding import activations, biases, finest, integers
 from codec.markov_palette.context_network import (
     COLOUR_LIMIT,
@@ -31,10 +31,8 @@ from codec.markov_palette.context_network import (
     input_colours,
 )
 from codec.markov_palette.contexts import ContextModel, relations
-from codec.markov_palette.palette import Indices, MarkovPalette
+from codec.markov_palette.palette import Indices, MarkovPalette, PaletteTree
 from codec.markov_palette.train.samples import Batch, ContextSamples
-from codec.markov_palette.tree import PaletteTree
-from codec.probability import PROBABILITY_ONE
 
 _LARGEST = ACTIVATION_LIMIT / UNIT
 

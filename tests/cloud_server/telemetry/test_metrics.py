@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cloud_server.engine import LocalEngine
 from cloud_server.engine.api import EngineFrame
-from cloud_server.telemetry.frames import ObservedEngine
+from cloud_server.serve.observed import ObservedEngine
 from cloud_server.telemetry.metrics import Metrics, MetricsServer
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle

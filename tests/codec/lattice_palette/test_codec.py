@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from codec.lattice_palette.codec import LatticeCodec
+from codec.lattice_palette.coding import LatticeCodec
 from codec.lattice_palette.palette import channels
 from codec.registry import open_codec
 from shared.bitstream import Bitstream

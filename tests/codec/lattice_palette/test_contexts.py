@@ -9,9 +9,14 @@ import pytest
 import torch
 
 from codec.coder import SymbolEncoder
-from codec.lattice_palette.contexts import LatticeContexts
+from codec.lattice_palette.contexts import (
+    MEAN_UNIT,
+    SCALE_FIRST,
+    SCALE_STEPS,
+    LatticeContexts,
+    symbol_tables,
+)
 from codec.lattice_palette.palette import LatticePalette
-from codec.lattice_palette.tables import MEAN_UNIT, SCALE_FIRST, SCALE_STEPS, symbol_tables
 from codec.lattice_palette.train.contexts import logistic_bits
 from shared.errors import BundleError
 from tests.support.lattice_bundle import SCALE, SETTINGS, fields, make_contexts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from codec.lattice_palette.codec import LatticeCodec
+from codec.lattice_palette.coding import LatticeCodec
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.targets import RateTarget

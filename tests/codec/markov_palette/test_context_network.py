@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from codec.exact import EXACT_BELOW
+from codec.coder import EXACT_BELOW
 from codec.markov_palette.context_network import COLOUR_LIMIT, PlaneNetwork, input_colours
 from codec.markov_palette.contexts import ContextModel
+from codec.markov_palette.palette import PaletteTree
 from codec.markov_palette.train.small import tiny_contexts
-from codec.markov_palette.tree import PaletteTree
 from shared.errors import BundleError
 from tests.support.tiny_bundle import tiny_palette
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.psnr import DistortionTable
 from codec.registry import open_codec
 from tests.support.tiny_bundle import make_codec_bundle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.coding import MarkovPaletteCodec
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from tests.support.contract import golden, golden_folder, index_hash

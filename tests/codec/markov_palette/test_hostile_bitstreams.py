@@ -10,7 +10,7 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.registry import open_codec
 from shared.bitstream import Bitstream, varint
 from shared.bitstream.container import HEADER_BYTES

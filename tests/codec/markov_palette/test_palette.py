@@ -8,8 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec.markov_palette.palette import MarkovPalette
-from codec.markov_palette.tree import PaletteTree
+from codec.markov_palette.palette import MarkovPalette, PaletteTree
 from codec.settings import DiffusionState, PlaneSpec
 from shared.errors import BundleError
 
@@ -119,11 +118,6 @@ def test_rate_weights_are_stored_with_the_tree() -> None:
     tree = rate_aware_tree(flat_and_detail(500), [0.5, 0.25])
     assert PaletteTree.from_arrays("a", tree.to_arrays("a")).rate_weights == (0.5, 0.25)
     assert "a.rate_weights" not in tree_of().to_arrays("a")
-
-
-def test_the_merge_map_takes_siblings_to_their_parent() -> None:
-    tree = tree_of(depth=3)
-    np.testing.assert_array_equal(tree.merge_map(3), [0, 0, 1, 1, 2, 2, 3, 3])
 
 
 @given(st.integers(0, 50))

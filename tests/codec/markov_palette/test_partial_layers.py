@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.registry import open_codec
 from codec.settings import FeatureSettings, with_settings
 from shared.bitstream import Bitstream, Layer, PartialLayer

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from codec.markov_palette.palette import MarkovPalette
+from codec.markov_palette.palette import MarkovPalette, PaletteTree
 from codec.markov_palette.prediction import ScalePrediction
-from codec.markov_palette.tree import PaletteTree
 from codec.settings import DiffusionState, PlaneSpec
 from shared.errors import BundleError
 

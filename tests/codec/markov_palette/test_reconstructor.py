@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cloud_server.engine.files import BitstreamDecoder, parse
-from codec.features import FeatureLatents
+from codec.layered import FeatureLatents
 from codec.markov_palette import reconstruct as reconstructor
 from codec.markov_palette.networks import Decoder, DecoderConfig
 from codec.markov_palette.reconstruct import PictureReconstructor
@@ -57,7 +57,7 @@ def test_a_batch_of_states_gives_what_each_alone_gives(bundle: Bundle, data: byt
 
 
 def test_a_partial_layer_comes_between_the_states_around_it(bundle: Bundle, data: bytes) -> None:
-    from codec.markov_palette.codec import MarkovPaletteCodec
+    from codec.markov_palette.coding import MarkovPaletteCodec
     from shared.bitstream import Bitstream
 
     codec = open_codec(bundle)

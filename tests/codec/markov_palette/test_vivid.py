@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from codec import PLAIN, Rendering
-from codec.features import FeatureLatents
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.layered import FeatureLatents
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.markov_palette.sampler import MarkovPaletteScheduler
 from codec.registry import open_codec

@@ -9,11 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from codec.features import FeatureLatents
+from codec.layered import FeatureLatents
 from codec.settings import ResizeSpec, TailSpec
 from codec.tails import open_tails
-from codec.tails.classes import classifications
-from codec.tails.labels import label_map, regions
+from codec.tails.outputs import classifications, label_map, regions
 from shared.bundle import Bundle
 from shared.errors import TaskError
 from shared.preprocess import Placement
@@ -131,7 +130,7 @@ def test_bands_of_a_large_picture_fit_together(monkeypatch: pytest.MonkeyPatch):
     scores = np.random.default_rng(3).standard_normal((5, 7, 9)).astype(np.float32)
     placement = Placement.of(333, 251, 96, 64, "letterbox")
     whole = label_map(scores, placement)
-    monkeypatch.setattr("codec.tails.labels._BAND_PIXELS", 1000)
+    monkeypatch.setattr("codec.tails.outputs._BAND_PIXELS", 1000)
     assert (label_map(scores, placement) == whole).all()
     assert set(np.unique(whole)) == set(range(5))
 

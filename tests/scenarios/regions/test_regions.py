@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cloud_server.consumers import ResultClient
 from cloud_server.fleet.client import FleetClient
-from codec.markov_palette.codec import MarkovPaletteCodec
+from codec.markov_palette.coding import MarkovPaletteCodec
 from edge_client.cli import build_app
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
