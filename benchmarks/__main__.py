@@ -1,4 +1,4 @@
-"""`make bench`: rate, distortion, perception and accuracy beside the rivals', times, memory.
+"""`make bench`: rate, distortion, perception and accuracy beside baselines', times, memory.
 
     python -m benchmarks [PHOTO|FOLDER|TAR ...] [--limit N] [--cache FOLDER]
     python -m benchmarks --transport
@@ -28,26 +28,27 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.accuracy import accuracy_curves
+from benchmarks.curves import accuracy_curves, picture_curves
 from benchmarks.demo.photos import write_photos
 from benchmarks.demo.processes import DemoError
-from benchmarks.feature_speed import FEATURE_REFERENCE, feature_bundles, feature_speeds
-from benchmarks.memory import edge_peak_megabytes
+from benchmarks.memory import edge_peak_megabytes, soak, soak_table
 from benchmarks.regions import regions, regions_table
 from benchmarks.scale.measure import measure, shared_log
 from benchmarks.scale.page import write
-from benchmarks.soak import soak, soak_table
-from benchmarks.speed import speed_table, speeds
+from benchmarks.speed import (
+    FEATURE_REFERENCE,
+    feature_bundles,
+    feature_speeds,
+    speed_table,
+    speeds,
+)
 from benchmarks.strip import write_strip
 from benchmarks.transport.measure import transport, transport_table, write_transport
-from codec.markov_palette.train.recipe import load_recipe
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError
-from training.evaluate.cache import default_cache_dir
-from training.evaluate.metrics import GROUPS
+from training.evaluate.judges.metrics import GROUPS
 from training.evaluate.photos import evaluation_photos
-from training.evaluate.report import markdown
-from training.evaluate.run import Plan, evaluate, write_results
+from training.recipes import open_recipe
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGED = "packaged"
@@ -62,7 +63,8 @@ def main() -> int:
     torch.set_num_threads(1)
     try:
         if arguments.accuracy:
-            accuracy_curves(arguments, _say)
+            for source in arguments.accuracy:
+                print(accuracy_curves(source, arguments, _say))
             return 0
         if arguments.soak is not None:
             print(soak_table(soak(arguments.soak)))
@@ -93,21 +95,7 @@ def curves(bundle: Bundle, arguments: argparse.Namespace) -> None:
         packaged = not arguments.photos
         sources = write_photos(Path(folder), _say) if packaged else arguments.photos
         name = PACKAGED if packaged else "+".join(path.stem for path in sources[:4])
-        plan = Plan(
-            bundle,
-            name,
-            arguments.side,
-            groups=arguments.metrics.split(","),
-            limits={} if arguments.vgg_limit is None else {"vgg": arguments.vgg_limit},
-            resamples=arguments.resamples,
-            fetch=True,
-            cache=arguments.cache or default_cache_dir(),
-        )
-        found = evaluation_photos(sources, arguments.side, load_recipe(None))
-        photos = islice(found, 0, None, arguments.every)
-        results = evaluate(islice(photos, arguments.limit), plan, _say)
-    write_results(arguments.output / name, results, _say)
-    print(markdown(results.document))
+        print(picture_curves(bundle, sources, name, arguments, _say))
 
 
 def times_and_strip(bundle: Bundle, arguments: argparse.Namespace) -> None:
@@ -144,7 +132,7 @@ def region_figures(bundle: Bundle, arguments: argparse.Namespace) -> None:
     """What regions of interest cost and gain."""
     with tempfile.TemporaryDirectory() as folder:
         sources = arguments.photos or write_photos(Path(folder), _say)
-        found = evaluation_photos(sources, arguments.side, load_recipe(None))
+        found = evaluation_photos(sources, arguments.side, open_recipe()[1])
         print(
             regions_table(regions(bundle, islice((one.pixels for one in found), arguments.limit)))
         )

@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codec.markov_palette.reconstruct import PictureReconstructor
-from codec.onnx import FeatureExtractor
-from codec.registry import open_codec
-from edge_client.encoder import EdgeEncoder
+from codec.base import open_cloud, open_edge, trainer
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.targets import Region
+from shared.targets import RateTarget, Region
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -36,6 +33,7 @@ def regions(bundle: Bundle, photos: Iterable[Pixels]) -> list[dict[str, Any]]:
     found: dict[tuple[int, int, str], list[tuple[float, ...]]] = {}
     for pixels in photos:
         extracted = judge.features(pixels)
+        prepared = judge.edge.prepare(pixels)
         for rest, inside in PAIRS:
             region = Region(*BOX, inside)
             for kind, state, wanted in (
@@ -43,8 +41,8 @@ def regions(bundle: Bundle, photos: Iterable[Pixels]) -> list[dict[str, Any]]:
                 ("all fine", inside, ()),
                 ("region", rest, (region,)),
             ):
-                bitstream = judge.encoder.encode(pixels, state=state, regions=wanted)
-                figures = judge.figures(bitstream, pixels, extracted)
+                stream = judge.edge.encode(prepared, RateTarget(state=state), regions=wanted)
+                figures = judge.figures(stream, pixels, extracted)
                 found.setdefault((rest, inside, kind), []).append(figures)
     names = ("bits_per_pixel", "psnr_in", "psnr_out", "feature_error_in", "feature_error_out")
     return [
@@ -70,25 +68,25 @@ def regions_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 class _Judge:
+    """Both halves of a codec of features; the coarsest scale is decoded as it is."""
+
     def __init__(self, bundle: Bundle) -> None:
-        self.encoder = EdgeEncoder(bundle)
-        self._extractor = FeatureExtractor(bundle)
-        self._codec = open_codec(bundle)
-        self._reconstructor = PictureReconstructor.from_bundle(bundle)
+        self.edge, self._cloud = open_edge(bundle), open_cloud(bundle)
+        self._reconstructor = self._cloud.open_reconstructor()
+        self._uncut = trainer(bundle.manifest.codec).uncut(bundle)
 
     def features(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """Those of the coarsest scale, which are decoded as they are."""
-        values = self._extractor(pixels)
-        return values[min(values, key=lambda name: values[name].shape[1])]
+        """Those of the coarsest scale, as they are."""
+        assert self._uncut is not None
+        return _coarsest(self._uncut.encode(pixels)[1].scales)
 
     def figures(
         self, bitstream: Bitstream, pixels: Pixels, features: npt.NDArray[np.float32]
     ) -> tuple[float, ...]:
-        latents = self._codec.decode(bitstream)
+        latents = self._cloud.decode(bitstream)
         (picture,) = self._reconstructor.reconstruct([latents])
-        decoded = latents.scales[min(latents.scales, key=lambda n: latents.scales[n].shape[1])]
         apart = np.square(picture.astype(np.float64) - pixels).mean(2)
-        wrong = np.square(decoded - features).mean(0) / features.var()
+        wrong = np.square(_coarsest(latents.scales) - features).mean(0) / features.var()
         inside, place = _inside(apart.shape), _inside(wrong.shape)
         return (
             bitstream.bits_per_pixel,
@@ -97,6 +95,10 @@ class _Judge:
             float(wrong[place].mean()),
             float(wrong[~place].mean()),
         )
+
+
+def _coarsest(scales: dict[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    return scales[min(scales, key=lambda name: scales[name].shape[1])]
 
 
 def _inside(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:

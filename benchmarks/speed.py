@@ -1,4 +1,4 @@
-"""Milliseconds on one core beside the rivals', interleaved in one run, with our stages apart."""
+"""Milliseconds on one core beside baselines', interleaved in one run, with our stages apart."""
 
 from __future__ import annotations
 
@@ -12,20 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cloud_server.engine.files import BitstreamDecoder
-from codec.markov_palette.coding import MarkovPaletteCodec
-from codec.onnx import FeatureExtractor
-from codec.registry import open_codec
-from codec.settings import FeatureSettings
-from edge_client.encoder import EdgeEncoder
-from shared.bundle import Bundle
-from shared.preprocess import pad_to_multiple
-from training.evaluate.rivals import Rival, rivals
+from codec.base import EdgeCodec, open_cloud, open_edge, trainer
+from shared.bundle import Bundle, packaged_names
+from shared.targets import RateTarget
+from training.evaluate.baselines import Baseline, encode, picture_baselines
 
 Pixels = npt.NDArray[np.uint8]
 Job = Callable[[], object]
 
 REFERENCE = "AVIF encode, speed 6"
+FEATURE_REFERENCE = "AVIF speed 6 at the network's input size, resizing included"
 AVIF_QUALITY = 36
 ROUNDS = 9
 
@@ -35,7 +31,45 @@ def speeds(bundle: Bundle, pixels: Pixels, rounds: int = ROUNDS) -> list[dict[st
 
     pixels: uint8 [H, W, 3]. Jobs take turns, so that a busy machine slows all of them alike.
     """
-    return timed(_ours(bundle, pixels) | _theirs(pixels), REFERENCE, rounds)
+    edge, cloud = open_edge(bundle), open_cloud(bundle)
+    edge.load()
+    reconstructor, whole = cloud.open_reconstructor(), edge.encode(pixels)
+    middle = round(bundle.manifest.coarsest_state / 2)
+    jobs: dict[str, Job] = {
+        "ours encode, all states": lambda: edge.encode(pixels),
+        f"ours encode, state {middle}": _encode(edge, pixels, middle),
+        **_stages(bundle, pixels),
+        "ours decode, all states": lambda: reconstructor.reconstruct([cloud.decode(whole)]),
+    }
+    return timed(jobs | _theirs(pixels), REFERENCE, rounds)
+
+
+def feature_bundles() -> dict[str, Bundle]:
+    """Packaged bundles whose networks want pictures of one size, by name."""
+    packaged = {name: Bundle.load(name) for name in packaged_names()}
+    return {
+        name: bundle for name, bundle in packaged.items() if not bundle.manifest.scales_with_size
+    }
+
+
+def feature_speeds(bundle: Bundle, pixels: Pixels, rounds: int = ROUNDS) -> list[dict[str, Any]]:
+    """Median milliseconds on one thread, and ratios to AVIF at the input's size in the same run.
+
+    pixels: uint8 [H, W, 3], of any size; the bundle must bring pictures to one. Both resize the
+    photo alike, and both times include it. The stages of ours are those of its finest chain.
+    """
+    uncut = trainer(bundle.manifest.codec).uncut(bundle)
+    if uncut is None or uncut.input_size is None:
+        raise ValueError("the bundle brings pictures to no size")
+    edge = open_edge(bundle)
+    edge.load()
+    finest = [bundle.manifest.finest_of(start) for start in bundle.manifest.starts]
+    jobs: dict[str, Job] = {
+        f"ours encode, state {state}": _encode(edge, pixels, state) for state in finest
+    }
+    jobs |= _stages(bundle, pixels)
+    jobs[FEATURE_REFERENCE] = lambda: encode(uncut.prepare(pixels), "avif", AVIF_QUALITY)
+    return timed(jobs, FEATURE_REFERENCE, rounds)
 
 
 def timed(jobs: Mapping[str, Job], reference: str, rounds: int) -> list[dict[str, Any]]:
@@ -69,37 +103,20 @@ def speed_table(rows: list[dict[str, Any]], pixels: Pixels, reference: str = "AV
     return "\n".join(lines) + "\n"
 
 
-def _ours(bundle: Bundle, pixels: Pixels) -> dict[str, Job]:
-    encoder, decoder = EdgeEncoder(bundle, threads=1), BitstreamDecoder(bundle)
-    extractor, codec = FeatureExtractor(bundle, threads=1), open_codec(bundle)
-    multiple = FeatureSettings.of(bundle).input_multiple
-    coarsest = bundle.manifest.coarsest_state
-    padded = pad_to_multiple(pixels, multiple)
-    features = extractor(padded)
-    middle = round(coarsest / 2)
-    whole = encoder.encode(pixels)
-    jobs: dict[str, Job] = {
-        "ours encode, all states": lambda: encoder.encode(pixels),
-        f"ours encode, state {middle}": lambda: encoder.encode(pixels, state=middle),
-        "  of it pad": lambda: pad_to_multiple(pixels, multiple),
-        f"  of it network ({extractor.precision})": lambda: extractor(padded),
-    }
-    if isinstance(codec, MarkovPaletteCodec):
-        indices = codec.quantise(features)
-        jobs["  of it quantise"] = lambda: codec.quantise(features)
-        jobs["  of it contexts and coding, all states"] = lambda: list(
-            codec.encode_indices(indices)
-        )
-    jobs["ours decode, all states"] = lambda: decoder.picture(whole)
-    return jobs
+def _encode(edge: EdgeCodec[Any, Any], pixels: Pixels, state: int) -> Job:
+    return lambda: edge.encode(pixels, RateTarget(state=state))
 
 
-def _theirs(pixels: Pixels) -> Mapping[str, Job]:
-    by_name = {rival.name: rival for rival in rivals()}
-    picture = Image.fromarray(pixels)
-    avif = _avif(picture)
+def _stages(bundle: Bundle, pixels: Pixels) -> dict[str, Job]:
+    stages = trainer(bundle.manifest.codec).stages(bundle, pixels)
+    return {f"  of it {name}": job for name, job in stages.items()}
+
+
+def _theirs(pixels: Pixels) -> dict[str, Job]:
+    by_name = {baseline.name: baseline for baseline in picture_baselines()}
+    avif = encode(pixels, "avif", AVIF_QUALITY)
     jobs: dict[str, Job] = {
-        REFERENCE: lambda: _avif(picture),
+        REFERENCE: lambda: encode(pixels, "avif", AVIF_QUALITY),
         "AVIF decode": lambda: np.asarray(Image.open(io.BytesIO(avif))),
     }
     for label, name, quality in (
@@ -113,14 +130,8 @@ def _theirs(pixels: Pixels) -> Mapping[str, Job]:
     return jobs
 
 
-def _round_trip(rival: Rival, pixels: Pixels, quality: int) -> Job:
-    return lambda: rival.code(pixels, quality)
-
-
-def _avif(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "AVIF", quality=AVIF_QUALITY, speed=6, max_threads=1)
-    return buffer.getvalue()
+def _round_trip(baseline: Baseline, pixels: Pixels, quality: int) -> Job:
+    return lambda: baseline.code(pixels, quality)
 
 
 def _interleaved(jobs: Mapping[str, Job], rounds: int) -> Iterator[tuple[str, float]]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from shared.bundle import Bundle
-from training.evaluate.under_test import BundleCoder, States
+from training.evaluate.subjects import Halves, PictureStates
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -27,13 +27,14 @@ def write_strip(
     pixels: uint8 [H, W, 3], coded whole; window: what is shown of it, (left, top, right, bottom),
     at its own size, so that what is lost can be seen. Bytes are of the whole photo's file.
     """
-    states = States(BundleCoder(bundle))
+    states = PictureStates(Halves(bundle))
     area = pixels.shape[0] * pixels.shape[1]
     left, top, right, bottom = window
     cells = [("original", pixels[top:bottom, left:right])]
-    for state, size, decoded in states.points(pixels, states.knobs):
-        label = f"state {state}: {size} bytes, {8 * size / area:.3f} bpp"
-        cells.append((label, decoded[top:bottom, left:right]))
+    for coded in states.points(pixels, states.knobs):
+        label = f"state {coded.knob}: {coded.bytes} bytes, {8 * coded.bytes / area:.3f} bpp"
+        assert coded.picture is not None
+        cells.append((label, coded.picture[top:bottom, left:right]))
     sheet = _sheet(cells)
     for quality in range(92, 40, -4):
         sheet.save(path, "WEBP", quality=quality, method=6)

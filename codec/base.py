@@ -21,7 +21,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -249,22 +249,59 @@ class CloudCodec(Protocol[L]):
 # -- training --------------------------------------------------------------------------------------
 
 R = TypeVar("R", bound=BaseModel)
+L_out = TypeVar("L_out", bound=Latents, covariant=True)
+
+Report = Callable[[int, int, Mapping[str, float]], None]
+"""Called with a step's progress: what is done, of how much, and figures so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingStep(Generic[R]):
     """One step from files to files.
 
-    summary: one line for the command's help. run: called with the recipe and the folder of work,
-    whose files it reads and writes. Started again it goes on from its last checkpoint, and does
-    nothing where its result is there and of this recipe. reads: names of the steps whose results it
+    summary: one line for the command's help. run: called with the recipe, the folder of the run,
+    whose files it reads and writes, and a :data:`Report`; what else it takes are keyword arguments
+    with defaults, each ``Annotated`` with its help (``Path | None``, ``float | None``, ``int``,
+    ``str`` or ``bool``), which the command line gives as options. It returns figures, JSON-ready,
+    and raises RecipeError ``step_missing`` when what it reads is not there yet. Started again it
+    goes on from its last checkpoint where it has one. reads: names of the steps whose results it
     needs.
     """
 
     name: str
     summary: str
-    run: Callable[[R, Path], None]
+    run: Callable[..., Mapping[str, Any]]
     reads: tuple[str, ...] = ()
+
+
+class Uncut(Protocol[L_out]):
+    """A bundle's network without the codec: nothing is quantised, nothing coded."""
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """(width, height) that pictures are brought to; None when they keep their size."""
+
+    def prepare(self, picture: Pixels) -> Pixels:
+        """What the network looks at of a picture: resized or padded, uint8 [h, w, 3]."""
+
+    def encode(self, picture: Pixels, size: tuple[int, int] | None = None) -> tuple[int, L_out]:
+        """Bytes of all features as float16, and latents that hold them as they are.
+
+        size: width and height of the photo that the picture is a version of, for results in the
+        photo's pixels; None is the picture's own.
+        """
+
+
+class Check(Protocol):
+    """A measurement that only makes sense of one codec's bundles."""
+
+    def __call__(
+        self, bundle: Bundle, photos: Iterable[Pixels], *, cache: Path | None, seed: int
+    ) -> Any:
+        """JSON-ready figures of photos (uint8 [H, W, 3]) never trained on.
+
+        cache: folder of the photos step, where one has run.
+        """
 
 
 class Trainer(Protocol[R]):
@@ -278,11 +315,15 @@ class Trainer(Protocol[R]):
     def steps(self) -> tuple[TrainingStep[R], ...]:
         """In the order in which they run; the last one writes the bundle."""
 
-    def small_bundle(self, folder: Path) -> Bundle:
-        """A complete bundle without data or training, made in seconds: for tests of the contract.
+    @property
+    def checks(self) -> Mapping[str, Check]:
+        """Further measurements of bundles, by name; none for most codecs."""
 
-        The same bytes on every machine, but for what its ONNX files record of their tools.
-        """
+    def uncut(self, bundle: Bundle) -> Uncut[Any] | None:
+        """The bundle's network without the codec; None for a codec without one."""
+
+    def stages(self, bundle: Bundle, photo: Pixels) -> Mapping[str, Callable[[], object]]:
+        """The parts of encoding the photo, by name, in their order: jobs that can be timed."""
 
 
 # -- lookup ----------------------------------------------------------------------------------------

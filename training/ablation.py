@@ -11,36 +11,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.torch import load_file
-
-from codec.kit.backbone import CLASSIFIER
-from codec.kit.textures import LABELS_FILE, PatchDescriptors, TextureModel
-from codec.markov_palette.train.bundle import RunFiles, write_bundle, write_palette, write_tables
-from codec.markov_palette.train.recipe import Recipe
+from codec.base import Trainer, TrainingStep, trainer
 from shared.bundle import Bundle
-from shared.weights import ModelStore
-from training.evaluate.cache import PointCache
-from training.evaluate.comparison import OURS, Comparison, bd_rates
-from training.evaluate.measure import measure
-from training.evaluate.metrics import METRICS, open_groups
+from training.evaluate.judges.metrics import METRICS, PictureJudge, open_groups
+from training.evaluate.measure import FileSizes, PointCache, measure
 from training.evaluate.photos import EvaluationPhoto
-from training.evaluate.report import averages
-from training.evaluate.tables import MetricTable, metric_tables
-from training.evaluate.under_test import BundleCoder, Codec, States
-from training.meaning import palette_meaning
+from training.evaluate.report.comparison import bd_rates
+from training.evaluate.report.pictures import averages
+from training.evaluate.report.tables import metric_tables
+from training.evaluate.subjects import Halves, PictureStates
 
 Say = Callable[[str], None]
 Rows = Sequence[Mapping[str, Any]]
 
 
-def finish(recipe: Recipe, files: RunFiles, device: str, say: Say) -> Bundle:
-    """The steps after fit, for one variant: its bundle, in ``bundle`` of its folder."""
-    write_palette(recipe, files)
-    write_tables(recipe, files, lambda step, total: None, device=device)
-    bundle = write_bundle(recipe, files, files.folder / "bundle", None)
-    say(f"{files.folder.name}: bundle {bundle.id[:16]}")
-    return bundle
+def steps_from_fit(trainer: Trainer[Any]) -> list[TrainingStep[Any]]:
+    """The fit step and all that read what it leaves, in their order."""
+    found: list[TrainingStep[Any]] = []
+    for step in trainer.steps:
+        if step.name == "fit" or any(one.name in step.reads for one in found):
+            found.append(step)
+    return found
 
 
 def compare(
@@ -54,17 +45,21 @@ def compare(
 ) -> dict[str, Any]:
     """All variants against the first: averages per state, rate differences, palettes' meaning.
 
-    cache: the photo cache, whose texture labels (if the texture step has run) tell what a
-    palette's nodes mean. Returns JSON-ready values.
+    cache: folder of the photos step, whose texture labels (if the texture step has run) tell what
+    a palette's nodes mean. Returns JSON-ready values.
     """
     opened, notes = open_groups(groups)
     for note in notes:
         say(f"note: {note}")
-    coders = {name: BundleCoder(bundle) for name, bundle in bundles.items()}
-    codecs: list[Codec] = [_named(name, coder) for name, coder in coders.items()]
-    measured = measure(photos, codecs, opened, cache=PointCache(None), progress=say)
+    measured = measure(
+        photos,
+        [PictureStates(Halves(bundle), name) for name, bundle in bundles.items()],
+        [FileSizes(), *map(PictureJudge, opened)],
+        cache=PointCache(None),
+        progress=say,
+    )
     tables = metric_tables(measured, resamples=resamples)
-    names = list(bundles)
+    first, *others = bundles
     return {
         "variants": {name: bundle.id for name, bundle in bundles.items()},
         "photos": len(photos),
@@ -73,11 +68,12 @@ def compare(
             name: [
                 found.to_dict()
                 for table in tables.values()
-                for found in _against(table, names[0], name)
+                # Wherever both curves are: an ablation's short runs do not reach every rate.
+                for found in bd_rates(table, {first: (first,)}, rates=(1e-3, 1.0), ours=name)
             ]
-            for name in names[1:]
+            for name in others
         },
-        "meaning": _meanings(coders, photos, cache, say),
+        "meaning": _meanings(bundles, photos, cache, say),
     }
 
 
@@ -94,33 +90,19 @@ def write(folder: Path, document: Mapping[str, Any]) -> None:
     (folder / "ablation.md").write_text(markdown(document))
 
 
-def _named(name: str, coder: BundleCoder) -> States:
-    codec = States(coder)
-    codec.name = name
-    return codec
-
-
-def _against(table: MetricTable, first: str, name: str) -> list[Comparison]:
-    """The table with ``name`` in the place of ours, compared with ``first``."""
-    ours = tuple((OURS if codec == name else codec, knob) for codec, knob in table.keys)
-    renamed = MetricTable(
-        table.metric, ours, table.rates, table.values, table.photos, table.original
-    )
-    # Wherever both curves are: an ablation's short runs do not reach every rate.
-    return bd_rates(renamed, {first: (first,)}, rates=(1e-3, 1.0))
-
-
 def _meanings(
-    coders: Mapping[str, BundleCoder], photos: Sequence[EvaluationPhoto], cache: Path, say: Say
+    bundles: Mapping[str, Bundle], photos: Sequence[EvaluationPhoto], cache: Path, say: Say
 ) -> dict[str, Any]:
-    if not (cache / LABELS_FILE).exists():
+    """What palettes tell of textures, of codecs that can say."""
+    found = {}
+    for name, bundle in bundles.items():
+        check = trainer(bundle.manifest.codec).checks.get("meaning")
+        if check is not None:
+            found[name] = check(bundle, (photo.pixels for photo in photos), cache=cache, seed=0)
+    if not any(found.values()):
         say("note: the palettes' meaning is not measured: the texture step has not run")
         return {}
-    with np.load(cache / LABELS_FILE, allow_pickle=False) as file:
-        model = TextureModel.from_arrays(file)
-    describe = PatchDescriptors(load_file(ModelStore().path(CLASSIFIER.model)), model.grid)
-    pixels = [photo.pixels for photo in photos]
-    return {name: palette_meaning(coder, pixels, model, describe) for name, coder in coders.items()}
+    return found
 
 
 def _state_lines(rows: Rows) -> list[str]:

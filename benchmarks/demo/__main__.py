@@ -19,9 +19,9 @@ from benchmarks.demo.report import (
     agreement_text,
     agreements,
     psnr,
+    write_baselines,
     write_page,
     write_report,
-    write_rivals,
 )
 from cloud_server.engine.files import png_bytes
 from cloud_server.tasks.annotate import annotate
@@ -53,7 +53,7 @@ def main() -> int:
         return 1
     for row in rows:
         for cell in row.cells:
-            cell.rivals = rivals_of(row, cell)
+            cell.baselines = baselines_of(row, cell)
     write_report(rows, OUTPUT / "report.json")
     write_page(rows, bundle.id, OUTPUT / "index.html")
     print_table(rows)
@@ -126,13 +126,13 @@ def send_at(
         )
 
 
-def rivals_of(row: Row, cell: Cell) -> list[dict[str, Any]]:
+def baselines_of(row: Row, cell: Cell) -> list[dict[str, Any]]:
     """JPEG, WebP and AVIF of at most the cell's bytes, with page-relative picture paths."""
     folder = OUTPUT / f"state-{cell.state}"
-    found = write_rivals(OUTPUT / row.original, cell.bytes, folder, row.photo)
-    for rival in found:
-        if rival["picture"]:
-            rival["picture"] = f"{folder.name}/{rival['picture']}"
+    found = write_baselines(OUTPUT / row.original, cell.bytes, folder, row.photo)
+    for baseline in found:
+        if baseline["picture"]:
+            baseline["picture"] = f"{folder.name}/{baseline['picture']}"
     return found
 
 

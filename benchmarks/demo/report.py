@@ -1,4 +1,4 @@
-"""What the demo measured: agreement of the tasks, rivals of equal size, and the page."""
+"""What the demo measured: agreement of the tasks, baselines of equal size, and the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from shared.preprocess import load_photo
 from shared.results import AnalysisResult, agreement
-from training.evaluate.rivals import rivals, smallest_within
+from training.evaluate.baselines import picture_baselines, smallest_within
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Cell:
     psnr: float
     agreement: dict[str, dict[str, Any]]
     milliseconds: dict[str, float]
-    rivals: list[dict[str, Any]] = field(default_factory=list)
+    baselines: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -70,26 +70,26 @@ def psnr(original: Path, decoded: Path) -> float:
     return 99.0 if error == 0 else 10 * float(np.log10(255**2 / error))
 
 
-def write_rivals(original: Path, budget: int, folder: Path, stem: str) -> list[dict[str, Any]]:
-    """The photo by each rival codec at its best quality within ``budget`` bytes.
+def write_baselines(original: Path, budget: int, folder: Path, stem: str) -> list[dict[str, Any]]:
+    """The photo by each baseline codec at its best quality within ``budget`` bytes.
 
-    A rival that cannot make the photo so small says so with the size of its smallest file.
+    A baseline that cannot make the photo so small says so with the size of its smallest file.
     """
     pixels = load_photo(original)
     found = []
-    for rival in rivals():
-        best = smallest_within(rival, pixels, budget)
+    for baseline in picture_baselines():
+        best = smallest_within(baseline, pixels, budget)
         if best is None:
-            smallest, _ = rival.code(pixels, 0)
-            found.append({"codec": rival.name, "picture": None, "bytes": smallest})
+            smallest, _ = baseline.code(pixels, 0)
+            found.append({"codec": baseline.name, "picture": None, "bytes": smallest})
             continue
         quality, size, decoded = best
-        name = f"{stem}-{rival.name}.png"
+        name = f"{stem}-{baseline.name}.png"
         Image.fromarray(decoded).save(folder / name)
         error = float(np.square(pixels.astype(np.float64) - decoded).mean())
         found.append(
             {
-                "codec": rival.name,
+                "codec": baseline.name,
                 "quality": quality,
                 "bytes": size,
                 "picture": name,
@@ -110,7 +110,7 @@ def write_report(rows: Sequence[Row], path: Path) -> list[dict[str, Any]]:
             "psnr": cell.psnr,
             "agreement": cell.agreement,
             "milliseconds": cell.milliseconds,
-            "equal_size": [{k: v for k, v in r.items() if k != "picture"} for r in cell.rivals],
+            "equal_size": [{k: v for k, v in r.items() if k != "picture"} for r in cell.baselines],
         }
         for row in rows
         for cell in row.cells

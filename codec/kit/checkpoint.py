@@ -1,14 +1,22 @@
-"""Checkpoints as safetensors: weights, their average, the optimiser's moments. No pickle."""
+"""What steps leave: checkpoints as safetensors (weights, their average, the optimiser's moments)
+and arrays as .npz. No pickle."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+CHECKPOINT = "checkpoint.safetensors"
+"""The fit step's file in a run's folder."""
 
 
 def save(
@@ -85,3 +93,10 @@ def buffers(path: Path, prefix: str) -> dict[str, Tensor]:
     return {
         key[len(start) :]: value for key, value in load_file(path).items() if key.startswith(start)
     }
+
+
+def npz(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
+    """The arrays as a compressed .npz file."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub wants a bool somewhere
+    return buffer.getvalue()

@@ -139,3 +139,38 @@ class PerceptualDistance(nn.Module):
 
     def _weight(self, name: str) -> Tensor:
         return cast(Tensor, self.weights[name])
+
+
+def flatness(picture: Tensor) -> Tensor:
+    """Where the eye sees the slightest pattern: near 1 on flat areas, near 0 on texture.
+
+    picture: [n, 3, H, W] in -0.5..0.5. Returns exp(-deviation / 4 grey levels) of each pixel's
+    9 x 9 neighbourhood (the channels' mean), [n, 1, H, W]; our own, crude, masking model.
+    """
+    grey = picture.mean(1, keepdim=True)
+    mean = F.avg_pool2d(grey, 9, 1, 4, count_include_pad=False)
+    square = F.avg_pool2d(grey.square(), 9, 1, 4, count_include_pad=False)
+    return torch.exp(-(square - mean.square()).clamp_min(0).sqrt() * 255 / 4)
+
+
+def shifted(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both pictures' same random window, 32 pixels smaller; half of the times a part of it, twice
+    as large.
+
+    A decoder whose grid always lies the same way on the strides of the networks that judge it
+    learns a grid of dots that they like; and of what they see at half resolution only, they
+    see the pixels when it is enlarged.
+    """
+    first, second = _window(first, second, 32)
+    if torch.rand(()) < 0.5:
+        return first, second
+    halves = _window(first, second, first.shape[-1] // 2)
+    return tuple(F.interpolate(half, scale_factor=2, mode="bilinear") for half in halves)  # type: ignore[return-value]
+
+
+def _window(first: Tensor, second: Tensor, smaller: int) -> tuple[Tensor, Tensor]:
+    margin = min(smaller, first.shape[-1] - 32)
+    top, left = (int(offset) for offset in torch.randint(margin + 1, (2,)))
+    rows = slice(top, top + first.shape[-2] - margin)
+    columns = slice(left, left + first.shape[-1] - margin)
+    return first[..., rows, columns], second[..., rows, columns]

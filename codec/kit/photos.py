@@ -15,9 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from shared.errors import PhotoError
+from shared.bundle import Bundle
+from shared.errors import PhotoError, RecipeError
 from shared.preprocess import load_photo
 
+CACHE = "cache"
+"""The photos step's folder in a run's."""
+SHORT_SIDE = 448
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".ppm", ".tif", ".tiff"}
 Pixels = npt.NDArray[np.uint8]
 
@@ -169,3 +173,16 @@ def readable_photos(source: Path) -> Iterator[tuple[str, Pixels]]:
     for name, pixels, problem in _photos(source):
         if problem is None:
             yield name, pixels
+
+
+def need(path: Path, step: str) -> None:
+    """Raise RecipeError ``step_missing`` when a step's result is not there."""
+    if not path.exists():
+        raise RecipeError("step_missing", f"{path} is missing; run the {step} step first")
+
+
+def bundle_figures(bundle: Bundle, folder: Path) -> dict[str, Any]:
+    """What an export step returns of a bundle that it wrote; the bundle is read again."""
+    bundle.verify()
+    sizes = {name: entry.size_bytes for name, entry in bundle.manifest.files.items()}
+    return {"bundle": str(folder), "id": bundle.id, "bytes": sizes}

@@ -1,15 +1,20 @@
-"""What every recipe has: strict parts, the photos to train on, and reading it from YAML."""
+"""What every recipe has: strict parts, the photos to train on, reading it, the photos step."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from codec.kit.photos import PhotoSource
+from codec.base import Report
+from codec.kit.photos import CACHE, SHORT_SIDE, PhotoSource, make_cache
 from shared.errors import RecipeError
+
+PHOTOS_SUMMARY = "Decode and reduce the training photos once."
 
 
 class Part(BaseModel):
@@ -46,18 +51,38 @@ class PhotosPart(Part):
         ]
 
 
-def read_recipe(
-    source: Path, model: type[AnyRecipe], changes: dict[str, Any] | None = None
-) -> AnyRecipe:
-    """Read a recipe, with settings of its part ``fit`` changed by ``changes``.
+class BundleRecipe(Part):
+    """What every recipe says. codec: which trainer follows it, by its name in manifests."""
 
-    Raises RecipeError ``not_found`` or ``bad_recipe`` with the place and what is wrong.
+    codec: str
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
+    version: str = "1"
+    description: str = ""
+    photos: PhotosPart | None = None
+
+
+def check_recipe(
+    values: Mapping[str, Any], model: type[AnyRecipe], source: Path, changes: Sequence[str] = ()
+) -> AnyRecipe:
+    """A recipe's plain values, with ``changes`` made, as its codec's model.
+
+    changes: ``PART.KEY=VALUE`` each, the value in YAML. source: for errors. Raises RecipeError
+    ``bad_recipe`` with the place and what is wrong.
     """
-    values = read_values(source)
-    if changes:
-        values["fit"] = {**values.get("fit", {}), **changes}
+    changed = copy.deepcopy(dict(values))
+    for change in changes:
+        place, equals, value = change.partition("=")
+        *parts, key = place.split(".")
+        if not equals or not key:
+            raise RecipeError("bad_recipe", f"a change is PART.KEY=VALUE, not {change!r}")
+        inner = changed
+        for part in parts:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise RecipeError("bad_recipe", f"{place}: {part} has no keys")
+        inner[key] = yaml.safe_load(value)
     try:
-        return model.model_validate(values)
+        return model.model_validate(changed)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -75,3 +100,34 @@ def read_values(source: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise RecipeError("bad_recipe", f"{source}: a recipe is a mapping")
     return values
+
+
+def photos_step(
+    recipe: BundleRecipe,
+    run: Path,
+    report: Report,
+    *,
+    data: Annotated[Path, "Folder that the recipe's paths start at; or photos, without any there."],
+) -> dict[str, Any]:
+    """The photos step: decode and reduce, leaving out what looks like evaluation photos.
+
+    A recipe without photos takes all that is in ``data``, a folder or tar. Raises RecipeError
+    ``not_found``.
+    """
+    wanted = recipe.photos
+    sources = [PhotoSource(data)] if wanted is None else wanted.below(data)
+    excluded = [] if wanted is None else [data / part for part in wanted.exclude]
+    for path in [*(source.path for source in sources), *excluded]:
+        if not path.exists():
+            raise RecipeError("not_found", f"{path} does not exist")
+    done = 0
+
+    def progress(name: str) -> None:
+        nonlocal done
+        done += 1
+        report(done, 0, {})
+
+    side = SHORT_SIDE if wanted is None else wanted.short_side
+    index = make_cache(sources, excluded, run / CACHE, short_side=side, progress=progress)
+    photos = len(index["photos"])
+    return {"photos": photos, "left_out": index["left_out"], "sha256": index["sha256"]}

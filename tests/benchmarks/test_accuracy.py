@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.__main__ import main
-from benchmarks.accuracy import bundles_for
+from benchmarks.curves import bundles_for
 from tests.support.feature_bundle import make_feature_bundle
 from tests.support.real_store import fetched
 
@@ -22,7 +22,7 @@ def refuse(constant: str) -> Any:
     raise AssertionError(f"{constant} is no JSON")
 
 
-def test_an_annotated_set_is_measured_with_all_rivals(
+def test_an_annotated_set_is_measured_with_all_baselines(
     photos: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched()

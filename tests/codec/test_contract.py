@@ -277,7 +277,6 @@ def test_the_edge_half_has_no_torch(name: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=ROOT)
 
 
-@pytest.mark.xfail(reason="trainers are being moved", strict=False)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_trainer_has_a_recipe_and_steps_in_an_order_that_works(name: str) -> None:
     made = trainer(name)

@@ -15,12 +15,12 @@ import torch
 
 from codec import onnx as extractor_module
 from codec import onnx as precision_module
-from codec.markov_palette.train.extractor import Extractor, ExtractorConfig
 from codec.markov_palette.train.extractor_onnx import (
     calibrate,
     extractor_to_int8_onnx,
     extractor_to_onnx,
 )
+from codec.markov_palette.train.networks import Extractor, ExtractorConfig
 from codec.onnx import (
     EXTRACTOR_FILES,
     PRECISION_VARIABLE,

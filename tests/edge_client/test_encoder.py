@@ -201,8 +201,8 @@ def test_onnx_computes_what_the_torch_extractor_does(tmp_path: Path, photo: np.n
     import onnxruntime as ort
     import torch
 
-    from codec.markov_palette.train.extractor import Extractor, ExtractorConfig
     from codec.markov_palette.train.extractor_onnx import extractor_to_onnx
+    from codec.markov_palette.train.networks import Extractor, ExtractorConfig
 
     torch.manual_seed(0)
     network = Extractor(ExtractorConfig()).eval()

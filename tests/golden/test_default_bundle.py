@@ -16,7 +16,7 @@ from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from tests.golden.make_default import FOLDER, STATES_PICTURED
 from tests.support.contract import index_hash
-from training.evaluate.metrics.pixels import PixelDistances
+from training.evaluate.judges.metrics import PixelDistances
 
 GOLDEN = json.loads((FOLDER / "golden.json").read_text())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 RECIPE = {
+    "codec": "markov-palette",
     "name": "small",
     "photos": {"short_side": 128, "sources": [{"path": "train"}], "exclude": ["held-out"]},
     "extractor": {
@@ -21,5 +22,8 @@ RECIPE = {
         "settle_steps": 30, "tree_samples": 1024, "linear_samples": 16, "checkpoint_every": 20,
         "threads": 1,
     },
-    "tables": {"photos": 6},
+    "tables": {
+        "photos": 6, "hidden": [8, 8], "width": 8, "trunk": 16, "features": 4, "steps": 60,
+        "batch": 512,
+    },
 }  # fmt: skip

@@ -14,10 +14,10 @@ from PIL import Image
 from sklearn.metrics import normalized_mutual_info_score
 from typer.testing import CliRunner
 
+from codec.markov_palette.train.checks import normalised_mutual_information
 from tests.support.real_store import fetched
 from tests.support.small_recipe import RECIPE
 from training.cli import build_app
-from training.meaning import normalised_mutual_information
 
 
 @given(pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(-3, 3)), min_size=2, max_size=80))
@@ -61,8 +61,9 @@ def test_two_values_of_a_setting_are_trained_and_compared(
         run(
             "ablate", tmp_path / "held-out", "-o", tmp_path / "out", *common,
             "--setting", "squared_weight", "--value", 0, "--value", 20, "--no-perceptual",
-            "--joint-steps", 24, "--decoder-steps", 4, "--side", 160, "--metrics", "pixels",
-            "--context-steps", 8, "--json",
+            "--set", "fit.joint_steps=24", "--set", "fit.decoder_steps=4", "--side", 160,
+            "--metrics", "pixels",
+            "--set", "tables.steps=8", "--json",
         )
     )  # fmt: skip
     assert list(document["variants"]) == ["squared_weight 0", "squared_weight 20"]

@@ -11,7 +11,7 @@ import pytest
 from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.psnr import DistortionTable
 from codec.markov_palette.reconstruct import PictureReconstructor
-from codec.markov_palette.train.distortion import fit_psnr_model
+from codec.markov_palette.train.bundle import fit_psnr_model
 from codec.onnx import FeatureExtractor
 from codec.registry import open_codec
 from codec.settings import FeatureSettings, with_settings

@@ -13,12 +13,12 @@ from onnx import numpy_helper
 
 from codec.kit.bisect import fit_leaves, nearest
 from codec.kit.rounding import compensated_rounding
-from codec.markov_palette.train.extractor import Extractor, ExtractorConfig
 from codec.markov_palette.train.extractor_onnx import (
     calibrate,
     extractor_to_int8_onnx,
     extractor_to_onnx,
 )
+from codec.markov_palette.train.networks import Extractor, ExtractorConfig
 
 Latents = dict[str, np.ndarray]
 WIDTHS = (32, 64, 96)

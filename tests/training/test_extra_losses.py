@@ -79,9 +79,17 @@ def test_a_run_without_them_resumes_with_them(cached: Path, tmp_path: Path) -> N
     fetched("ssd-mobilenetv3-backbone")
     (tmp_path / "cache").symlink_to(cached / "cache")
     plain = ("--recipe", recipe(tmp_path / "plain.yaml"), "--run", tmp_path)
-    run("fit", *plain, "--no-perceptual", "--joint-steps", 20, "--decoder-steps", 0)
+    run(
+        "fit",
+        *plain,
+        "--no-perceptual",
+        "--set",
+        "fit.joint_steps=20",
+        "--set",
+        "fit.decoder_steps=0",
+    )
     words = ("--recipe", recipe(tmp_path / "r.yaml", detector_weight=0.15, features_from=0))
-    more = ("--no-perceptual", "--joint-steps", 40, "--decoder-steps", 0)
+    more = ("--no-perceptual", "--set", "fit.joint_steps=40", "--set", "fit.decoder_steps=0")
     run("fit", *words, "--run", tmp_path, *more)
     assert "detector" not in log_of(tmp_path)[20]
     assert log_of(tmp_path)[40]["detector"] > 0

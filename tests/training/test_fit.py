@@ -8,8 +8,7 @@ import torch
 
 from codec.kit.bisect import fit_leaves, heap_of, nearest
 from codec.markov_palette.palette import PaletteTree
-from codec.markov_palette.train.config import PlaneLayout
-from codec.markov_palette.train.quantise import TrainingPalette
+from codec.markov_palette.train.networks import PlaneLayout, TrainingPalette
 
 
 def cloud(count: int = 4000) -> torch.Tensor:
@@ -108,7 +107,7 @@ def test_a_plane_at_its_root_passes_no_gradient_on() -> None:
 
 def test_compressai_models_code_real_strings(photos: dict[str, np.ndarray]) -> None:
     """Its published weights need a download; the path is the same with untrained ones."""
-    from training.evaluate.neural import load_model, round_trip
+    from training.evaluate.baselines import load_model, round_trip
 
     torch.manual_seed(0)
     model = load_model("bmshj2018-factorized", 1, pretrained=False)

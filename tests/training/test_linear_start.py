@@ -7,9 +7,12 @@ import torch
 
 from codec.kit.optimiser import Muon, orthogonalise
 from codec.markov_palette.networks import Decoder, DecoderConfig
-from codec.markov_palette.train.config import PlaneLayout
-from codec.markov_palette.train.extractor import Extractor, ExtractorConfig
-from codec.markov_palette.train.quantise import TrainingPalette
+from codec.markov_palette.train.networks import (
+    Extractor,
+    ExtractorConfig,
+    PlaneLayout,
+    TrainingPalette,
+)
 from codec.markov_palette.train.start import initialise_linear
 
 PLANES = (

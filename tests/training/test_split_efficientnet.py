@@ -13,10 +13,11 @@ from codec.lattice_palette.train.networks.efficientnet import (
     SplitEfficientNet,
     imagenet_classes,
 )
-from codec.lattice_palette.train.networks.opening import named_network
+from codec.lattice_palette.train.networks.opening import open_network
+from codec.lattice_palette.train.recipe import SplitRecipe
 from shared.errors import RecipeError
 from tests.support.real_store import fetched
-from training.evaluate.split_classes import ClassFigures, best_rival, whole_network
+from training.recipes import open_recipe
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,9 @@ def test_it_knows_what_is_on_a_photo(
     network: SplitEfficientNet, photos: dict[str, np.ndarray], name: str, wanted: set[str]
 ):
     picture = Image.fromarray(photos[name]).resize((224, 224), Image.Resampling.BOX)
-    scores = whole_network(network, np.asarray(picture))
+    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float()
+    with torch.no_grad():
+        ((scores,),) = network.finish(network.tail(network.head(image)))
     assert scores.shape == (1000,)
     assert float(scores.sum()) == pytest.approx(1, abs=1e-4)
     assert network.info.classes[int(scores.argmax())][1] in wanted
@@ -63,12 +66,8 @@ def test_names_that_are_not_there_are_an_error(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_network_that_is_not_known_is_an_error():
+    recipe = open_recipe("classify", ["network=resnet"])[1]
+    assert isinstance(recipe, SplitRecipe)
     with pytest.raises(RecipeError, match="there is: efficientnet-lite0") as caught:
-        named_network("resnet")
+        open_network(recipe)
     assert caught.value.reason == "bad_recipe"
-
-
-def test_the_rival_beside_a_state_takes_no_more_bytes():
-    rows = [ClassFigures(f"q{n}", n, n / 1000, 1.0, 0.0) for n in (300, 400, 500)]
-    assert best_rival(rows, 450) == rows[1]
-    assert best_rival(rows, 200) is None

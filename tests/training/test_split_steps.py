@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from codec.kit.photos import PhotoSource, make_cache
 from codec.lattice_palette.train.bottleneck import load_model, tail_outputs
 from codec.lattice_palette.train.lattices import LatticeQuantiser
-from codec.lattice_palette.train.recipe import SplitRecipe, load_split_recipe
-from codec.lattice_palette.train.steps import SplitFiles, open_network, palettes_of
+from codec.lattice_palette.train.recipe import SplitRecipe
+from codec.lattice_palette.train.trainer import SplitFiles, open_network, palettes_of
 from codec.lattice_palette.train.views import Views, fitted
 from codec.registry import open_codec
 from codec.settings import FeatureSettings
@@ -27,9 +27,11 @@ from shared.bundle import Bundle
 from shared.errors import RecipeError
 from shared.targets import RateTarget
 from training.cli import build_app
+from training.recipes import open_recipe
 
 SCALE = "bottleneck"
 RECIPE = {
+    "codec": "lattice-palette",
     "name": "small",
     "network": "ssd-mobilenetv3-coco",
     "views": {"views": 16, "held_out": 1},
@@ -47,6 +49,12 @@ RECIPE = {
 }  # fmt: skip
 
 
+def recipe_of(which: str | Path) -> SplitRecipe:
+    recipe = open_recipe(which)[1]
+    assert isinstance(recipe, SplitRecipe)
+    return recipe
+
+
 def run_json(*arguments: object) -> Any:
     result = CliRunner().invoke(build_app(), [str(a) for a in (*arguments, "--json")])
     assert result.exit_code == 0, result.output
@@ -62,14 +70,14 @@ def run(photos: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     make_cache([PhotoSource(folder / "train")], [], folder / "cache", short_side=240)
     common = ("--recipe", folder / "recipe.yaml", "--run", folder)
-    assert run_json("split", "views", *common) == {"views": 17, "held_out": 1}
-    steps = run_json("split", "fit", *common)["steps_of_points"]
+    assert run_json("views", *common) == {"views": 17, "held_out": 1}
+    steps = run_json("fit", *common)["steps_of_points"]
     assert steps == sorted(steps)
-    run_json("split", "palette", *common)
-    run_json("split", "tail", *common)
-    sizes = run_json("split", "tables", *common)
+    run_json("palette", *common)
+    run_json("tail", *common)
+    sizes = run_json("tables", *common)
     assert sizes["networks"][0] > sizes["networks"][1]
-    run_json("split", "export", "-o", folder / "bundle", *common)
+    run_json("export", "-o", folder / "bundle", *common)
     return folder
 
 
@@ -101,7 +109,8 @@ def test_the_bundle_codes_photos_and_its_tail_takes_what_is_decoded(
 
 
 def test_both_files_compute_what_was_trained(run: Path, photos: dict[str, np.ndarray]) -> None:
-    recipe, bundle = load_split_recipe(run / "recipe.yaml"), Bundle.load(run / "bundle")
+    bundle = Bundle.load(run / "bundle")
+    recipe = recipe_of(run / "recipe.yaml")
     files = SplitFiles(run)
     network = open_network(recipe)
     model = load_model(files.tail, network)
@@ -138,7 +147,7 @@ def test_views_held_out_are_whole_photos_and_never_trained_on(run: Path) -> None
 
 
 def test_a_step_before_its_time_says_which_is_missing(run: Path, tmp_path: Path) -> None:
-    words = ["split", "palette", "--recipe", run / "recipe.yaml", "--run", tmp_path]
+    words = ["palette", "--recipe", run / "recipe.yaml", "--run", tmp_path]
     result = CliRunner().invoke(build_app(), [str(word) for word in words])
     assert result.exit_code != 0
     assert "run the fit step first" in result.output
@@ -150,7 +159,7 @@ def test_a_network_that_nobody_knows_is_refused() -> None:
 
 
 def test_the_packaged_recipe_is_valid() -> None:
-    recipe = load_split_recipe(None)
+    recipe = recipe_of("detect")
     assert recipe.name == "detect"
     assert recipe.points_of_states() == [0, 1, 2, 3]
 
@@ -167,4 +176,4 @@ def test_the_packaged_recipe_is_valid() -> None:
 def test_groups_and_chains_must_fit(change: dict[str, Any], problem: str, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **change}))
     with pytest.raises(RecipeError, match=problem):
-        load_split_recipe(tmp_path / "recipe.yaml")
+        recipe_of(tmp_path / "recipe.yaml")

@@ -114,7 +114,8 @@ def test_a_bundle_of_any_cut_codes_photos(
     for name, photo in photos.items():
         Image.fromarray(photo).save(tmp_path / "train" / f"{name}.jpg", quality=95)
     recipe = tmp_path / "recipe.yaml"
-    planned = run_json("split", "plan", "yolo11n.yaml", "--at", at, "--side", SIDE, "-o", recipe)
+    words = ("--network", "yolo11n.yaml", "--at", at, "--side", SIDE, "-o", recipe)
+    planned = run_json("plan", "--recipe", "detect", *words)
     crossing = planned["cut"]["crossing"]
     assert len(crossing) == (1 if at == "auto" else 3)
     values = yaml.safe_load(recipe.read_text())
@@ -132,10 +133,10 @@ def test_a_bundle_of_any_cut_codes_photos(
     }  # fmt: skip
     recipe.write_text(yaml.safe_dump(values))
     common = ("--recipe", recipe, "--run", tmp_path)
-    run_json("split", "views", "--photos", tmp_path / "train", *common)
-    for step in ("fit", "palette", "tail", "tables"):
-        run_json("split", step, *common)
-    run_json("split", "export", "-o", tmp_path / "bundle", *common)
+    run_json("photos", "--data", tmp_path / "train", *common)
+    for step in ("views", "fit", "palette", "tail", "tables"):
+        run_json(step, *common)
+    run_json("export", "-o", tmp_path / "bundle", *common)
     bundle = Bundle.load(tmp_path / "bundle")
     assert bundle.manifest.licence == "AGPL-3.0"
     assert [scale.name for scale in FeatureSettings.of(bundle).scales] == [

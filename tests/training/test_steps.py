@@ -16,12 +16,12 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from codec.kit.photos import PhotoSource, difference_hash, make_cache
-from codec.markov_palette.train.recipe import load_recipe
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from shared.errors import RecipeError
 from tests.support.small_recipe import RECIPE
 from training.cli import build_app
+from training.recipes import open_recipe, recipe_names
 
 
 def run(*arguments: object) -> Result:
@@ -109,7 +109,7 @@ def test_training_again_with_the_same_seed_gives_the_same_weights(
         (target / "cache").symlink_to(trained / "cache")
         run_json(
             "fit", "--recipe", data / "recipe.yaml", "--run", target, "--no-perceptual",
-            "--joint-steps", 12, "--decoder-steps", 0,
+            "--set", "fit.joint_steps=12", "--set", "fit.decoder_steps=0",
         )  # fmt: skip
     first, second = (load_file(tmp_path / n / "checkpoint.safetensors") for n in "ab")
     assert all(bool((first[key] == second[key]).all()) for key in first)
@@ -125,7 +125,7 @@ def test_the_fit_step_runs_alone_without_what_an_accelerator_machine_lacks(
     code = (
         "import sys, runpy\n"
         f"for name in {missing!r}: sys.modules[name] = None\n"
-        "runpy.run_module('codec.markov_palette.train', run_name='__main__', alter_sys=True)\n"
+        "runpy.run_module('codec.markov_palette.train.fit', run_name='__main__', alter_sys=True)\n"
     )
     words = ["plan.json", "--run", ".", "--max-minutes", "0.05"]
     done = subprocess.run(
@@ -173,16 +173,58 @@ def test_a_bad_recipe_is_refused_and_says_where(
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({**RECIPE, **change}))
     with pytest.raises(RecipeError, match=where):
-        load_recipe(path)
+        open_recipe(path)
+
+
+def test_a_recipe_names_a_codec_that_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**RECIPE, "codec": "none"}))
+    with pytest.raises(RecipeError, match="codec 'none' is unknown"):
+        open_recipe(path)
+    path.write_text(yaml.safe_dump({key: RECIPE[key] for key in RECIPE if key != "codec"}))
+    with pytest.raises(RecipeError, match="a recipe names its codec"):
+        open_recipe(path)
+
+
+def test_the_recipes_of_all_codecs_can_be_followed() -> None:
+    assert {"picture", "picture-gpu", "detect", "classify"} <= set(recipe_names())
+    for name in recipe_names():
+        trainer, recipe = open_recipe(name)
+        assert isinstance(recipe, trainer.recipe)
+        listed = run_json("steps", "--recipe", name)["steps"]
+        names = [row["step"] for row in listed]
+        assert names[-1] == "export"
+        assert all(reads in names for row in listed for reads in row["reads"])
+
+
+def test_changes_of_a_recipe_are_checked_like_the_recipe(tmp_path: Path) -> None:
+    _, recipe = open_recipe(None, ["fit.batch=3", "psnr_photos=7"])
+    assert (recipe.model_dump()["fit"]["batch"], recipe.model_dump()["psnr_photos"]) == (3, 7)
+    for wrong in ("fit.batch=0", "fit.surprise=1", "fit.batch", "name.inner=1"):
+        with pytest.raises(RecipeError):
+            open_recipe(None, [wrong])
+
+
+def test_a_step_has_its_own_help_and_a_word_that_is_no_step_is_wrong_usage() -> None:
+    shown = run("fit", "--recipe", "picture", "--help")
+    assert shown.exit_code == 0
+    assert "--perceptual" in shown.output
+    shown = run("tail", "--recipe", "detect", "--help")
+    assert "--max-minutes" in shown.output
+    assert run("tail", "--recipe", "picture").exit_code == 2
+    assert run("nothing").exit_code == 2
+    missing = run("fit", "--recipe", "no-such-recipe", "--json")
+    assert missing.exit_code == 1
+    assert "not_found" in missing.output
 
 
 def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
     for text in ("[1, 2]", "{", "!!python/object/apply:os.system ['true']"):
         (tmp_path / "r.yaml").write_text(text)
         with pytest.raises(RecipeError):
-            load_recipe(tmp_path / "r.yaml")
+            open_recipe(tmp_path / "r.yaml")
     with pytest.raises(RecipeError):
-        load_recipe(tmp_path / "missing.yaml")
+        open_recipe(tmp_path / "missing.yaml")
 
 
 def test_every_seventh_person_is_kept_out(tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ import typer
 
 from shared.cli import app as command_line
 
-_COMMANDS = ("steps", "split", "evaluate", "consistency", "ablate")
+_COMMANDS = ("steps", "evaluate", "ablate")
 _ABOUT = (
-    "Make a bundle from photos: photos, fit, palette, tables, export; then evaluate.\n\n"
-    "Every step reads one YAML recipe and one run folder, and can be run again: fit goes on "
-    "from its last checkpoint.\n\n"
+    "Make a bundle from photos, then evaluate it.\n\n"
+    "featherwire-train STEP --recipe R follows one step of a recipe, a YAML file or the name of "
+    "one that a codec brings; featherwire-train steps --recipe R lists its steps, and "
+    "featherwire-train STEP --recipe R --help their options. Every step reads the recipe and one "
+    "run folder, and can be run again: fit goes on from its last checkpoint.\n\n"
     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 a bundle or weights are missing, "
     "130 interrupted."
 )

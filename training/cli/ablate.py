@@ -11,15 +11,7 @@ from typing import Annotated
 import typer
 
 from shared.cli import stop_on_error
-from training.cli.steps import (
-    DEFAULT_RUN,
-    JsonOption,
-    RecipeOption,
-    RunOption,
-    fit_job,
-    need,
-    progress_bar,
-)
+from training.cli.steps import ChangeOption, JsonOption, RecipeOption, RunOption, run_step
 
 
 def register(app: typer.Typer) -> None:
@@ -42,19 +34,10 @@ def ablate(
         typer.Option(help="Its values, each a run; the first is the baseline. Default: 0, 0.004."),
     ] = None,
     recipe: RecipeOption = None,
-    run: RunOption = DEFAULT_RUN,
+    change: ChangeOption = None,
+    run: RunOption = None,
     start: Annotated[
         Path | None, typer.Option(help="Checkpoint that every run goes on from. Default: none.")
-    ] = None,
-    joint_steps: Annotated[int | None, typer.Option(help="Change the recipe's step count.")] = None,
-    decoder_steps: Annotated[int | None, typer.Option(help="The same for the last stage.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Change the recipe's batch size.")] = None,
-    crop: Annotated[int | None, typer.Option(help="Change the recipe's crop size.")] = None,
-    context_photos: Annotated[
-        int | None, typer.Option(min=2, help="Photos that context networks are fitted on.")
-    ] = None,
-    context_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the context networks' fit.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Measure on so many photos.")] = None,
     side: Annotated[int, typer.Option(min=64, help="Reduce photos to this long side.")] = 384,
@@ -69,54 +52,46 @@ def ablate(
     make bundles of the runs, and compare whole files on photos never trained on."""
     from itertools import islice
 
-    from codec.markov_palette.train.bundle import RunFiles
-    from codec.markov_palette.train.recipe import load_recipe
+    from codec.kit.checkpoint import CHECKPOINT
+    from codec.kit.photos import CACHE, need
+    from shared.bundle import Bundle
     from shared.errors import RecipeError
-    from training.ablation import compare, finish, markdown, write
+    from training.ablation import compare, markdown, steps_from_fit, write
     from training.evaluate.photos import evaluation_photos
-
-    given = {
-        "joint_steps": joint_steps, "decoder_steps": decoder_steps, "batch": batch, "crop": crop,
-    }  # fmt: skip
-    changes = {key: number for key, number in given.items() if number is not None}
-    wanted = {"photos": context_photos, "steps": context_steps}
-    contexts = {key: number for key, number in wanted.items() if number is not None}
+    from training.recipes import open_recipe
 
     def say(text: str) -> None:
         typer.echo(text, err=True)
 
+    changes = tuple(change or ())
     with stop_on_error(as_json=as_json):
-        cache = RunFiles(run).cache
+        trainer, whole = open_recipe(recipe)
+        cache = (run or Path("runs") / whole.name) / CACHE
         need(cache / "photos.json", "photos")
         recipes = {
-            f"{setting} {number:g}": load_recipe(recipe, {**changes, setting: number})
+            f"{setting} {number:g}": open_recipe(recipe, (*changes, f"fit.{setting}={number}"))[1]
             for number in value or [0.0, 0.004]
         }
         if len(recipes) < 2:
             raise RecipeError("bad_recipe", "an ablation needs two different values or more")
-        chosen = list(islice(evaluation_photos(photos, side, load_recipe(recipe)), limit))
+        chosen = list(islice(evaluation_photos(photos, side, whole), limit))
         if not chosen:
             raise RecipeError("no_photos", "no readable photo to measure on")
         bundles = {}
         for name, followed in recipes.items():
-            files = RunFiles(output / name.replace(" ", "-"))
-            files.folder.mkdir(parents=True, exist_ok=True)
-            if not files.cache.exists():
-                files.cache.symlink_to(cache.resolve())
-            if start is not None and not files.checkpoint.exists():
-                shutil.copyfile(start, files.checkpoint)
-            job = fit_job(followed, cache, files.folder, device, perceptual=perceptual)
-            with progress_bar(name) as advance:
-                job.train(advance)
-            tables = followed.tables.model_copy(update=contexts)
-            bundles[name] = finish(
-                followed.model_copy(update={"tables": tables}), files, device, say
-            )
+            folder = output / name.replace(" ", "-")
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / CACHE).exists():
+                (folder / CACHE).symlink_to(cache.resolve())
+            if start is not None and not (folder / CHECKPOINT).exists():
+                shutil.copyfile(start, folder / CHECKPOINT)
+            options = {"device": device, "perceptual": perceptual, "output": folder / "bundle"}
+            for step in steps_from_fit(trainer):
+                run_step(step, followed, folder, options)
+            bundles[name] = Bundle.load(folder / "bundle")
+            say(f"{name}: bundle {bundles[name].id[:16]}")
         document = compare(bundles, chosen, cache, metrics.split(","), say)
-        document["steps"] = {
-            "joint": followed.fit.joint_steps,
-            "decoder": followed.fit.decoder_steps,
-        }
+        document["fit"] = followed.model_dump(mode="json")["fit"]
         write(output, document)
     if as_json:
         json.dump(document, sys.stdout)

@@ -1,26 +1,32 @@
-"""featherwire-train evaluate: a bundle beside the rivals, on photos never trained on.
+"""featherwire-train evaluate, consistency: a bundle beside baselines, on photos it never saw.
 
-With ``--coco`` it is the accuracy of a task instead, see :mod:`training.cli.accuracy`.
+With ``--coco`` it is the accuracy of a task instead.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from shared.cli import stop_on_error
 from training.cli.steps import JsonOption, RecipeOption
 
+if TYPE_CHECKING:
+    from training.evaluate.photos import EvaluationPhoto
+
 _ALL_METRICS = "pixels,squeeze,vgg,tasks"
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
+    """Add the commands to ``app``."""
     app.command("evaluate")(evaluate)
+    app.command("consistency")(consistency)
 
 
 def evaluate(
@@ -76,76 +82,120 @@ def evaluate(
     ] = 500,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure every state of a bundle, and rivals at several qualities: whole files; pixels,
+    """Measure every state of a bundle, and baselines at several qualities: whole files; pixels,
     perception, and what tasks still find; rate differences with intervals.
 
     With --coco: what share of a task's uncompressed accuracy is kept for how many bits, photos at
     their own size."""
-    from itertools import islice
-
     if (coco is None) == (not photos):
         raise typer.BadParameter("give photos, or an annotated set with --coco DIR, not both")
-    if coco is not None:
-        from training.cli.accuracy import accuracy
 
-        accuracy(
-            coco,
-            [bundle, *(beside or [])],
-            task=task,
-            split=split,
-            recipe=recipe,
-            output=output,
-            limit=limit,
-            every=every,
-            rivals=None if rivals else [],
-            cache=cache,
-            fresh=fresh,
-            resamples=resamples,
-            as_json=as_json,
-        )
-        return
-    assert photos
-
-    from codec.markov_palette.train.recipe import load_recipe
     from shared.bundle import Bundle
-    from training.evaluate.cache import default_cache_dir
-    from training.evaluate.photos import evaluation_photos
-    from training.evaluate.report import averages_table, markdown
-    from training.evaluate.rivals import rivals as all_rivals
-    from training.evaluate.run import Plan, write_results
-    from training.evaluate.run import evaluate as measure_and_compare
+    from training.evaluate import run
+    from training.evaluate.measure import default_cache_dir
+    from training.evaluate.photos import annotated_photos, evaluation_photos
+    from training.evaluate.report import accuracy, pictures
+    from training.recipes import open_recipe
 
-    def say(text: str) -> None:
-        typer.echo(text, err=True)
+    kept = None if fresh else cache or default_cache_dir()
+    with stop_on_error(as_json=as_json):
+        _, followed = open_recipe(recipe)
+        if coco is not None:
+            import cv2
+
+            cv2.setNumThreads(1)
+            bundles = [Bundle.load(name) for name in [bundle, *(beside or [])]]
+            name = coco.stem if split is None else f"{coco.stem}-{split}"
+            baselines = None if rivals else ()
+            plan = run.AccuracyPlan(bundles, name, task, baselines, resamples, kept)
+            bare = not run.needs_annotations(bundles, task)
+            annotated = annotated_photos(coco, followed, split, bare=bare)
+            found = run.evaluate_accuracy(_chosen(annotated, every, limit), plan, _say)
+            if output is not None:
+                run.write_accuracy(output, found, _say)
+            document, text = found.document, accuracy.markdown(found.document)
+        else:
+            assert photos
+            from training.evaluate.baselines import neural_baselines, picture_baselines
+
+            others = picture_baselines() if rivals else []
+            picture_plan = run.PicturePlan(
+                Bundle.load(bundle),
+                "+".join(path.stem for path in photos[:4]),
+                side,
+                groups=metrics.split(","),
+                baselines=others + (neural_baselines(neural) if neural is not None else []),
+                limits={} if vgg_limit is None else {"vgg": vgg_limit},
+                resamples=resamples,
+                cache=kept,
+            )
+            chosen = _chosen(evaluation_photos(photos, side, followed), every, limit)
+            results = run.evaluate_pictures(chosen, picture_plan, _say)
+            if not results.measurements.photos:
+                _no_photo()
+            if output is not None:
+                run.write_pictures(output, results, _say)
+            document = results.document
+            table = pictures.averages_table(document["averages"])
+            text = pictures.markdown(document) if rivals else table
+    _print(document, text, as_json)
+
+
+def consistency(
+    photos: Annotated[list[Path], typer.Argument(help="Photos, folders or tars.")],
+    bundle: Annotated[str | None, typer.Option(help="Bundle folder, zip or name.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many photos.")] = None,
+    side: Annotated[int, typer.Option(min=64, help="Reduce photos to this long side.")] = 512,
+    seed: Annotated[int, typer.Option(help="Of the sampler.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Reconstruct at every state, faithfully and vividly, encode again, and compare indices."""
+    from codec.base import trainer
+    from shared.bundle import Bundle
+    from shared.errors import BundleError
+    from training.evaluate.photos import evaluation_photos
+    from training.recipes import open_recipe
 
     with stop_on_error(as_json=as_json):
-        others = all_rivals() if rivals else []
-        if neural is not None:
-            from training.evaluate.neural import neural_rivals
+        opened = Bundle.load(bundle)
+        codec = opened.manifest.codec
+        check = trainer(codec).checks.get("consistency")
+        if check is None:
+            raise BundleError("unsupported", f"codec {codec} has nothing that could be consistent")
+        found = _chosen(evaluation_photos(photos, side, open_recipe()[1]), 1, limit)
+        rows = check(opened, (photo.pixels for photo in found), cache=None, seed=seed)
+    if not rows:
+        _no_photo()
+    lines = [
+        "| state | sampled latents | vivid picture again | faithful picture again |",
+        "| ---: | ---: | ---: | ---: |",
+        *(
+            f"| {row['state']} | {row['latents']:.4f} | {row['vivid']:.3f} | "
+            f"{row['faithful']:.3f} |"
+            for row in rows
+        ),
+    ]
+    _print(rows, "\n".join(lines) + "\n", as_json)
 
-            others += neural_rivals(neural)
-        plan = Plan(
-            Bundle.load(bundle),
-            "+".join(path.stem for path in photos[:4]),
-            side,
-            groups=metrics.split(","),
-            rivals=others,
-            limits={} if vgg_limit is None else {"vgg": vgg_limit},
-            resamples=resamples,
-            cache=None if fresh else cache or default_cache_dir(),
-        )
-        found = islice(evaluation_photos(photos, side, load_recipe(recipe)), 0, None, every)
-        chosen = islice(found, limit)
-        results = measure_and_compare(chosen, plan, say)
-    if not results.measurements.points:
-        typer.echo("error: no readable photo [no_photos]", err=True)
-        raise typer.Exit(1)
-    if output is not None:
-        write_results(output, results, say)
+
+def _chosen(
+    photos: Iterator[EvaluationPhoto], every: int, limit: int | None
+) -> Iterator[EvaluationPhoto]:
+    return islice(islice(photos, 0, None, every), limit)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _no_photo() -> None:
+    typer.echo("error: no readable photo [no_photos]", err=True)
+    raise typer.Exit(1)
+
+
+def _print(document: Any, text: str, as_json: bool) -> None:
     if as_json:
-        json.dump(results.document, sys.stdout)
+        json.dump(document, sys.stdout)
         sys.stdout.write("\n")
-    elif rivals:
-        typer.echo(markdown(results.document), nl=False)
     else:
-        typer.echo(averages_table(results.document["averages"]), nl=False)
+        typer.echo(text, nl=False)

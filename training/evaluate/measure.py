@@ -1,113 +1,261 @@
-"""Photos times codecs times metrics, with what was measured before taken from the cache."""
+"""The measuring loop: photos times subjects times judges, with what was measured before kept.
+
+photo -- subject --> (bytes, picture or result) -- judge --> figures, cached by photo and subject
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
-from training.evaluate.cache import PointCache
-from training.evaluate.metrics.base import Figures, MetricGroup, Pixels
-from training.evaluate.photos import EvaluationPhoto, Truth
-from training.evaluate.under_test import Codec
+import numpy as np
 
-_SIZES = "bytes-1"
-"""The cache's name for file sizes, which need no metric."""
+from shared.results import TaskResult
+from training.evaluate.curves import Floats
+from training.evaluate.photos import EvaluationPhoto, Pixels
+
+CACHE_VARIABLE = "FEATHERWIRE_BENCH_CACHE"
+
+Figures = dict[str, Any]
+"""JSON-ready: numbers by name, None where a photo has nothing to measure; outputs of networks."""
+Key = tuple[str, int]
+"""A subject's name and one of its operating points."""
 
 
 @dataclass(frozen=True)
-class Point:
-    """A photo by a codec at an operating point: bytes of the whole file, and figures."""
+class Coded:
+    """A photo at an operating point of a subject.
 
-    photo: str
-    codec: str
+    bytes: of all files with their headers. picture: what was decoded, uint8 [h, w, 3], of any
+    size; result: what a tail says of decoded features, in the photo's pixels. One of the two.
+    """
+
     knob: int
     bytes: int
-    bits_per_pixel: float
-    figures: Figures
+    picture: Pixels | None = None
+    result: TaskResult | None = None
 
 
-@dataclass(frozen=True)
+class Subject(Protocol):
+    """What is measured: a way from a photo to bytes, and to a picture or a task's result."""
+
+    @property
+    def name(self) -> str:
+        """What tables and plots call it."""
+
+    @property
+    def identity(self) -> str:
+        """What results are cached under: changes whenever bytes, pictures or results may."""
+
+    @property
+    def knobs(self) -> tuple[int, ...]:
+        """Its operating points, the fewest bits first."""
+
+    @property
+    def judges(self) -> frozenset[str] | None:
+        """Names of the judges that say something about it; None for all."""
+
+    @property
+    def makes(self) -> Literal["picture", "result"]:
+        """What its points have."""
+
+    def points(self, pixels: Pixels, knobs: Sequence[int]) -> Iterator[Coded]:
+        """The photo (uint8 [H, W, 3]) at some of the operating points."""
+
+
+class Judge(Protocol):
+    """Says something of a photo at an operating point. ``version`` changes with its figures."""
+
+    @property
+    def name(self) -> str:
+        """What limits and caches call it."""
+
+    @property
+    def version(self) -> str:
+        """Changes whenever its figures do."""
+
+    def identity(self, subject: Subject, photo: EvaluationPhoto) -> str:
+        """All that figures depend on but the photo's pixels."""
+
+    def open(self, photo: EvaluationPhoto) -> Callable[[Coded], Figures]:
+        """What judges versions of the photo; made when it is first needed."""
+
+
+class FileSizes:
+    """``bytes``, for runs whose other judges do not tell them."""
+
+    name, version = "bytes", "1"
+
+    def identity(self, subject: Subject, photo: EvaluationPhoto) -> str:
+        """The subject's alone."""
+        return subject.identity
+
+    def open(self, photo: EvaluationPhoto) -> Callable[[Coded], Figures]:
+        """The size of whole files."""
+        return lambda coded: {"bytes": coded.bytes}
+
+
+@dataclass
+class Column:
+    """An operating point: bytes and figures of every photo, in the photos' order.
+
+    bits_per_pixel: over the area of the photo.
+    """
+
+    bytes: list[int] = field(default_factory=list)
+    bits_per_pixel: list[float] = field(default_factory=list)
+    figures: list[Figures] = field(default_factory=list)
+
+    @property
+    def rates(self) -> Floats:
+        """Bits per pixel, float64 [photos]."""
+        return np.array(self.bits_per_pixel)
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What a network said of every photo, where a judge keeps it."""
+        return [figures["output"] for figures in self.figures]
+
+
+@dataclass
 class Measurements:
-    """All points; the truth of annotated photos; sizes (width, height) by photo."""
+    """All of a run. photos: without their pixels; sizes: their width and height."""
 
-    points: list[Point]
-    truths: dict[str, tuple[Truth, ...]]
-    sizes: dict[str, tuple[int, int]]
+    photos: list[EvaluationPhoto] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    columns: dict[Key, Column] = field(default_factory=dict)
 
 
 def measure(
     photos: Iterable[EvaluationPhoto],
-    codecs: Sequence[Codec],
-    groups: Sequence[MetricGroup],
+    subjects: Sequence[Subject],
+    judges: Sequence[Judge],
     *,
     cache: PointCache,
     limits: Mapping[str, int] | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Measurements:
-    """Measure every photo by every codec at every operating point.
+    """Measure every photo by every subject at every operating point.
 
-    limits: group name -> how many photos, from the first, that group is measured on; a slow
-    metric need not hold up the others. progress is told a line a photo.
+    judges: one of them must tell ``bytes``. limits: a judge's name -> how many photos, from the
+    first, it looks at; a slow one need not hold up the others. progress: called with a line a
+    photo. Pixels are let go after each photo, so that a set may be larger than memory.
     """
-    points: list[Point] = []
-    truths: dict[str, tuple[Truth, ...]] = {}
-    sizes: dict[str, tuple[int, int]] = {}
+    found = Measurements()
     for number, photo in enumerate(photos):
-        chosen = [g for g in groups if number < (limits or {}).get(g.name, number + 1)]
+        chosen = [j for j in judges if number < (limits or {}).get(j.name, number + 1)]
+        opened = _Opened(photo, chosen)
+        fresh = sum(_one(found, photo, subject, opened, cache) for subject in subjects)
         height, width = photo.pixels.shape[:2]
-        sizes[photo.name] = (width, height)
-        if photo.truth is not None:
-            truths[photo.name] = photo.truth
-        comparers = _Comparers(photo.pixels, chosen)
-        fresh = 0
-        for codec in codecs:
-            found, measured = _one(photo, codec, comparers, cache)
-            points += found
-            fresh += measured
+        found.sizes.append((width, height))
+        nothing = np.zeros((0, 0, 3), np.uint8)
+        found.photos.append(replace(photo, pixels=nothing, labels=None))
         progress(f"{number + 1} {photo.name}: {fresh} points measured")
-    return Measurements(points, truths, sizes)
+    return found
 
 
-class _Comparers:
-    """Every group opened on one original, when it is first needed."""
+class _Opened:
+    """Every judge opened on one photo, when it is first needed."""
 
-    def __init__(self, original: Pixels, groups: Sequence[MetricGroup]) -> None:
-        self._original = original
-        self._groups = {f"{group.name}-{group.version}": group for group in groups}
-        self._open: dict[str, Callable[[Pixels], Figures]] = {}
+    def __init__(self, photo: EvaluationPhoto, judges: Sequence[Judge]) -> None:
+        self._photo = photo
+        self._judges = {f"{judge.name}-{judge.version}": judge for judge in judges}
+        self._open: dict[str, Callable[[Coded], Figures]] = {}
 
-    def keys(self, names: frozenset[str] | None) -> list[str]:
-        """Names with versions, of the groups named; None for all."""
-        return [key for key, group in self._groups.items() if names is None or group.name in names]
+    def of(self, subject: Subject) -> dict[str, Judge]:
+        """The judges that say something of the subject, by name with version."""
+        names = subject.judges
+        return {
+            key: judge
+            for key, judge in self._judges.items()
+            if names is None or judge.name in names
+        }
 
-    def compare(self, key: str, decoded: Pixels) -> Figures:
-        """The group's figures of a reconstruction."""
+    def figures(self, key: str, coded: Coded) -> Figures:
         if key not in self._open:
-            self._open[key] = self._groups[key].open(self._original)
-        return self._open[key](decoded)
+            self._open[key] = self._judges[key].open(self._photo)
+        return self._open[key](coded)
 
 
 def _one(
-    photo: EvaluationPhoto, codec: Codec, comparers: _Comparers, cache: PointCache
-) -> tuple[list[Point], int]:
-    """A photo by a codec: its points, and how many of them needed coding."""
-    measured = comparers.keys(codec.groups)
-    keys = [_SIZES, *measured]
-    known = {key: cache.read(key, photo.digest, codec.identity) for key in keys}
-    missing = {knob: [k for k in keys if knob not in known[k]] for knob in codec.knobs}
-    wanted = [knob for knob in codec.knobs if missing[knob]]
+    found: Measurements,
+    photo: EvaluationPhoto,
+    subject: Subject,
+    opened: _Opened,
+    cache: PointCache,
+) -> int:
+    """A photo by a subject; returns how many of its points needed coding."""
+    identities = {key: j.identity(subject, photo) for key, j in opened.of(subject).items()}
+    known = {key: cache.read(key, photo.digest, name) for key, name in identities.items()}
+    missing = {knob: [key for key in known if knob not in known[key]] for knob in subject.knobs}
+    wanted = [knob for knob in subject.knobs if missing[knob]]
     if wanted:
-        for knob, size, decoded in codec.points(photo.pixels, wanted):
-            for key in missing[knob]:
-                known[key][knob] = (
-                    {"bytes": size} if key == _SIZES else comparers.compare(key, decoded)
-                )
+        for coded in subject.points(photo.pixels, wanted):
+            for key in missing[coded.knob]:
+                known[key][coded.knob] = opened.figures(key, coded)
         for key in {key for knob in wanted for key in missing[knob]}:
-            cache.write(key, photo.digest, codec.identity, known[key])
+            cache.write(key, photo.digest, identities[key], known[key])
     area = photo.pixels.shape[0] * photo.pixels.shape[1]
-    points = []
-    for knob in codec.knobs:
-        size = known[_SIZES][knob]["bytes"]
-        figures = {name: value for key in measured for name, value in known[key][knob].items()}
-        points.append(Point(photo.name, codec.name, knob, size, 8 * size / area, figures))
-    return points, len(wanted)
+    for knob in subject.knobs:
+        figures = {name: value for rows in known.values() for name, value in rows[knob].items()}
+        size = int(figures.pop("bytes"))
+        column = found.columns.setdefault((subject.name, knob), Column())
+        column.bytes.append(size)
+        column.bits_per_pixel.append(8 * size / area)
+        column.figures.append({name: _compact(value) for name, value in figures.items()})
+    return len(wanted)
+
+
+def _compact(value: Any) -> Any:
+    """Rows of numbers as an array, a tenth of their size: five thousand photos fit into memory."""
+    rows = isinstance(value, list) and value and isinstance(value[0], list)
+    return np.array(value, np.float64) if rows else value
+
+
+def default_cache_dir() -> Path:
+    """``$FEATHERWIRE_BENCH_CACHE``, else ``~/.cache/featherwire/bench``."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache/featherwire/bench"
+
+
+class PointCache:
+    """One small JSON file for each (judge and version, photo, what else figures depend on)."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """folder: None keeps nothing."""
+        self._folder = folder
+
+    def read(self, judge: str, photo: str, identity: str) -> dict[int, Figures]:
+        """Figures by knob; empty when there are none, or the file is damaged."""
+        path = self._path(judge, photo, identity)
+        if path is None:
+            return {}
+        try:
+            document = json.loads(path.read_text())
+            if document["codec"] != identity or document["photo"] != photo:
+                return {}
+            return {int(knob): dict(figures) for knob, figures in document["points"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def write(self, judge: str, photo: str, identity: str, points: dict[int, Figures]) -> None:
+        """Keep the figures; a file appears whole or not at all."""
+        path = self._path(judge, photo, identity)
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        document = {"codec": identity, "photo": photo, "points": points}
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(document))
+        partial.replace(path)
+
+    def _path(self, judge: str, photo: str, identity: str) -> Path | None:
+        if self._folder is None:
+            return None
+        name = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        return self._folder / judge / photo[:24] / f"{name}.json"

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from codec.lattice_palette.train.trainer import LatticePaletteTrainer
     from shared.bundle import Bundle
+
+
+def open_trainer() -> LatticePaletteTrainer:
+    """See :func:`codec.base.trainer`."""
+    from codec.lattice_palette.train.trainer import LatticePaletteTrainer
+
+    return LatticePaletteTrainer()
 
 
 def small_bundle(folder: Path) -> Bundle:

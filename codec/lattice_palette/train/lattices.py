@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from codec.lattice_palette.palette import LatticePalette, LatticePlane, channels
+from codec.lattice_palette.palette import LatticePalette, LatticePlane, Values, channels
 from codec.lattice_palette.train.contexts import LIMIT
 from codec.settings import DiffusionState, PlaneSpec
 
@@ -85,6 +85,14 @@ def rated(palette: LatticePalette, bits_per_pixel: Sequence[float]) -> LatticePa
         for state in palette.states
     ]
     return LatticePalette(list(palette.planes.values()), states, palette.order)
+
+
+def values_of(palette: LatticePalette, latents: Mapping[str, Tensor]) -> Values:
+    """Whole steps of every view: int32 [n, C, h, w] a plane."""
+    return {
+        name: plane.quantise(latents[plane.spec.scale][:, channels(plane.spec)].numpy())
+        for name, plane in palette.planes.items()
+    }
 
 
 class LatticeQuantiser:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from codec.kit.recipe import Part, read_recipe
+from codec.kit.recipe import BundleRecipe, Part
 from codec.lattice_palette.train.bottleneck import ModelSettings
 from codec.lattice_palette.train.contexts import LatticeSettings
 from codec.lattice_palette.train.fit import StageSettings
@@ -93,12 +92,10 @@ class CutPart(Part):
     edge_share: float = Field(1 / 3, gt=0, le=1)
 
 
-class SplitRecipe(Part):
+class SplitRecipe(BundleRecipe):
     """The whole recipe."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
-    version: str = "1"
-    description: str = ""
+    codec: Literal["lattice-palette"]
     network: str
     cut: CutPart | None = None
     views: ViewsPart = ViewsPart()
@@ -151,11 +148,6 @@ class SplitRecipe(Part):
         ]
 
 
-def load_split_recipe(path: Path | None) -> SplitRecipe:
-    """Read a recipe, ``detect`` when None. Raises RecipeError ``not_found`` or ``bad_recipe``."""
-    return read_recipe(path or Path(__file__).parent / "recipes" / "detect.yaml", SplitRecipe)
-
-
 _BITS_PER_PIXEL = (0.30, 0.20, 0.13, 0.08)
 """Of the network's input, before training, finest point first."""
 _MOST_LATENT = 48
@@ -175,6 +167,7 @@ def plan_recipe(info: SplitInfo, cut: CutPart, network: str, name: str) -> Split
     sizes = _widths(latent, _GROUPS)
     return SplitRecipe.model_validate(
         {
+            "codec": "lattice-palette",
             "name": name,
             "description": f"Features for {info.task}, without a picture; {info.name} cut in two.",
             "network": network,

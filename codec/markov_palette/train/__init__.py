@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from codec.markov_palette.train.trainer import MarkovPaletteTrainer
     from shared.bundle import Bundle
+
+
+def open_trainer() -> MarkovPaletteTrainer:
+    """See :func:`codec.base.trainer`."""
+    from codec.markov_palette.train.trainer import MarkovPaletteTrainer
+
+    return MarkovPaletteTrainer()
 
 
 def small_bundle(folder: Path) -> Bundle:

@@ -1,12 +1,15 @@
-"""The export step: checkpoint, palette and contexts into a bundle that edge and cloud can load."""
+"""The steps behind fit: palette, tables and export, which writes a bundle for edge and cloud.
+
+The export fits a PSNR model too: what the decoder makes of photos, against what the edge can know.
+"""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,35 +17,41 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from codec.features import FeatureLatents, Features
 from codec.kit import checkpoint
+from codec.kit.checkpoint import CHECKPOINT, npz
 from codec.kit.crops import PhotoCache
+from codec.kit.photos import CACHE, need
 from codec.markov_palette.cloud import PICTURES
 from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.contexts import ContextModel
 from codec.markov_palette.networks import Decoder, DecoderConfig
 from codec.markov_palette.palette import Indices, MarkovPalette, PaletteTree
 from codec.markov_palette.prediction import ScalePrediction
+from codec.markov_palette.psnr import DistortionTable
+from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.markov_palette.train.contexts import even_contexts, fit_contexts, static_contexts
-from codec.markov_palette.train.distortion import fit_psnr_model
-from codec.markov_palette.train.extractor import Extractor
 from codec.markov_palette.train.extractor_onnx import (
     calibrate,
     extractor_to_int8_onnx,
     extractor_to_onnx,
 )
+from codec.markov_palette.train.networks import Extractor
 from codec.markov_palette.train.recipe import Recipe
+from codec.onnx import FeatureExtractor
 from codec.settings import (
+    LEAST,
     DiffusionState,
     FeatureSettings,
     PsnrModel,
+    PsnrRow,
     create_bundle,
     with_settings,
 )
 from shared.bitstream.container import HEADER_BYTES, layer_bytes
 from shared.bundle import Bundle, Manifest
 from shared.errors import RecipeError
-from shared.preprocess import pad_to_multiple
-from training.evaluate.under_test import BundleCoder
+from shared.preprocess import block_detail, pad_to_multiple
 
 PSNR_SHARE = 0.9
 """Share of photos that are to keep what the PSNR model promises."""
@@ -60,12 +69,12 @@ class RunFiles:
     @property
     def cache(self) -> Path:
         """Folder of the photos step."""
-        return self.folder / "cache"
+        return self.folder / CACHE
 
     @property
     def checkpoint(self) -> Path:
         """The fit step's checkpoint."""
-        return self.folder / "checkpoint.safetensors"
+        return self.folder / CHECKPOINT
 
     @property
     def untabled(self) -> Path:
@@ -80,8 +89,7 @@ class RunFiles:
 
 def trained_extractor(recipe: Recipe, files: RunFiles) -> Extractor:
     """The extractor with its averaged weights. Raises RecipeError ``step_missing``."""
-    if not files.checkpoint.exists():
-        raise RecipeError("step_missing", f"{files.checkpoint} is missing; run the fit step first")
+    need(files.checkpoint, "fit")
     extractor = Extractor(recipe.extractor_config())
     # Once frozen for the decoder stage, the averaged weights are the extractor's own.
     extractor.load_state_dict(checkpoint.averaged(files.checkpoint, "extractor"))
@@ -107,8 +115,7 @@ def write_tables(
     The figures are measured on photos that the networks were not fitted to.
     """
     palette = write_palette(recipe, files).palette
-    if not (files.cache / "photos.json").exists():
-        raise RecipeError("step_missing", f"{files.cache} is empty; run the photos step first")
+    need(files.cache / "photos.json", "photos")
     settings = recipe.tables
     samples = training_indices(
         trained_extractor(recipe, files), palette, PhotoCache(files.cache), settings.photos,
@@ -145,8 +152,7 @@ def write_tables(
 
 def write_bundle(recipe: Recipe, files: RunFiles, output: Path, card: str | None) -> Bundle:
     """The export step. Raises RecipeError ``step_missing`` when tables have not been made."""
-    if not (files.draft / "contexts.npz").exists():
-        raise RecipeError("step_missing", f"{files.draft} is missing; run the tables step first")
+    need(files.draft / "contexts.npz", "tables")
     draft = Bundle.load(files.draft)
     config = recipe.decoder_config()
     contents = {name: draft.read(name) for name in ("palette.npz", "contexts.npz")}
@@ -173,15 +179,14 @@ def write_bundle(recipe: Recipe, files: RunFiles, output: Path, card: str | None
 
 def _psnr_model(recipe: Recipe, files: RunFiles, bundle: Bundle) -> PsnrModel:
     """What PSNR to expect, fitted on whole training photos with the extractor that is exported."""
-    coder = BundleCoder(bundle)
     cache = PhotoCache(files.cache)
     chosen = np.random.default_rng(recipe.fit.seed + 1).choice(
         len(cache), min(recipe.psnr_photos, len(cache)), replace=False, p=cache.chances
     )
     return fit_psnr_model(
-        coder.codec,
-        coder.reconstructor,
-        coder.features,
+        MarkovPaletteCodec(bundle),
+        PictureReconstructor.from_bundle(bundle),
+        FeatureExtractor(bundle, threads=torch.get_num_threads(), precision="fp32"),
         (np.array(cache[int(number)]) for number in chosen),
         share=PSNR_SHARE,
     )
@@ -224,13 +229,6 @@ def _sample_pictures(recipe: Recipe, files: RunFiles, count: int) -> Iterator[to
         yield torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255 - 0.5
 
 
-def npz(arrays: dict[str, npt.NDArray[np.generic]]) -> bytes:
-    """The arrays as a compressed .npz file."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub wants a bool somewhere
-    return buffer.getvalue()
-
-
 def manifest_of(
     recipe: Recipe, states: tuple[DiffusionState, ...], config: DecoderConfig | None = None
 ) -> Manifest:
@@ -251,7 +249,7 @@ def manifest_of(
         name=recipe.name,
         version=recipe.version,
         description=recipe.description,
-        codec="markov-palette",
+        codec=recipe.codec,
     )
 
 
@@ -331,8 +329,7 @@ def palette_from_checkpoint(recipe: Recipe, path: Path) -> MarkovPalette:
 
     Raises RecipeError ``step_missing`` when fit has not run, or not as far as its first trees.
     """
-    if not path.exists():
-        raise RecipeError("step_missing", f"{path} is missing; run the fit step first")
+    need(path, "fit")
     tensors = checkpoint.buffers(path, "palette")
     if not bool(tensors["ready"]):
         raise RecipeError("step_missing", "fit has not built its palettes yet; let it run on")
@@ -366,3 +363,102 @@ def merge_costs(palette: MarkovPalette) -> dict[str, list[float]]:
             float(np.sum(tree.merge_cost(depth)) / total) for depth in range(plane.depth, 0, -1)
         ]
     return costs
+
+
+Pixels = npt.NDArray[np.uint8]
+Numbers = npt.NDArray[np.float64]
+
+LEAST_PHOTOS: Final = 24
+FOLDS: Final = 4
+
+
+def fit_psnr_model(
+    codec: MarkovPaletteCodec,
+    reconstructor: PictureReconstructor,
+    extract: Callable[[Pixels], Features],
+    photos: Iterable[Pixels],
+    *,
+    share: float = 0.9,
+    progress: Callable[[int], None] = lambda done: None,
+) -> PsnrModel:
+    """The model of one extractor, palette and decoder; ``share`` of photos shall meet a target.
+
+    extract: the edge's network: uint8 [H, W, 3], unpadded, to float32 [C, h, w] per scale. photos:
+    uint8 [H, W, 3], like those that will be sent and none that evaluation uses; two hundred or
+    more make the margins steady. Raises ValueError for fewer than ``LEAST_PHOTOS``.
+    """
+    states = range(codec.palette.coarsest_state + 1)
+    inputs: list[list[list[float]]] = []
+    targets: list[list[float]] = []
+    for number, photo in enumerate(photos, 1):
+        features = extract(photo)
+        indices = codec.quantise(features)
+        table = DistortionTable(codec.palette, features, indices)
+        detail = block_detail(photo)
+        inputs.append([[*table.at(state).values(), *detail] for state in states])
+        errors = [
+            _squared_error(photo, reconstructor.reconstruct([latents])[0])
+            for latents in (
+                _latents(codec, indices, state, photo.shape[1], photo.shape[0]) for state in states
+            )
+        ]
+        targets.append(errors)
+        progress(number)
+    if len(targets) < LEAST_PHOTOS:
+        raise ValueError(f"{len(targets)} photos are too few; a model needs {LEAST_PHOTOS}")
+    scales = list(dict.fromkeys(plane.scale for plane in codec.palette.planes))
+    known, lost = np.log10(np.maximum(inputs, LEAST)), np.log10(np.maximum(targets, 1e-10))
+    return PsnrModel(
+        rows=tuple(_fit_row(known[:, state], lost[:, state], scales, share) for state in states),
+        share=share,
+    )
+
+
+def _fit_row(known: Numbers, lost: Numbers, scales: list[str], share: float) -> PsnrRow:
+    """Least squares, and the margin from residuals of photos that were left out of the fit."""
+    design = np.hstack([np.ones((len(known), 1)), known])
+    residuals = np.empty(len(lost))
+    fold = np.arange(len(lost)) % FOLDS
+    for number in range(FOLDS):
+        out = fold == number
+        residuals[out] = lost[out] - design[out] @ _solve(design[~out], lost[~out])
+    # The smallest residual that at least this share of photos, one more counted, stays below.
+    rank = min(math.ceil(share * (len(lost) + 1)), len(lost))
+    margin_db = 10 * float(np.sort(residuals)[rank - 1])
+    weights = _solve(design, lost)
+    blocks = weights[1 + len(scales) :]
+    return PsnrRow(
+        intercept=round(float(weights[0]), 5),
+        distortion={
+            scale: round(float(weight), 5)
+            for scale, weight in zip(scales, weights[1:], strict=False)
+        },
+        detail=(round(float(blocks[0]), 5), round(float(blocks[1]), 5), round(float(blocks[2]), 5)),
+        margin_db=round(max(margin_db, 0.0), 4),
+    )
+
+
+def _solve(design: Numbers, lost: Numbers) -> Numbers:
+    return np.asarray(np.linalg.lstsq(design, lost, rcond=None)[0])
+
+
+def _latents(
+    codec: MarkovPaletteCodec, indices: dict[str, npt.NDArray[np.int32]], state: int, width: int,
+    height: int,
+) -> FeatureLatents:  # fmt: skip
+    """What decoding a stream at ``state`` gives, without the stream."""
+    merged = codec.palette.merge(indices, 0, state)
+    depths = codec.palette.depths(state)
+    return FeatureLatents(
+        codec.palette.decode(merged, state),
+        state,
+        width,
+        height,
+        merged,
+        {name: np.full(grid.shape, depths[name], np.uint8) for name, grid in merged.items()},
+    )
+
+
+def _squared_error(photo: Pixels, picture: Pixels) -> float:
+    difference = photo.astype(np.float32) - picture.astype(np.float32)
+    return float(np.square(difference).mean()) / 255.0**2

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from codec.kit.onnx_tools import Graph, conv_settings
 from codec.kit.rounding import compensated_rounding
-from codec.markov_palette.train.extractor import LATENT_BOUND, LATENT_GAIN, Extractor, ResidualBlock
+from codec.markov_palette.train.networks import LATENT_BOUND, LATENT_GAIN, Extractor, ResidualBlock
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -1,72 +1,101 @@
-"""The optimisation: extractor, palettes and decoder together, then the decoder alone.
+"""The fit step: extractor, palettes and decoder together, then the decoder alone.
 
 start          the best linear codec (see :mod:`codec.markov_palette.train.start`)
 joint stage    a random state for every sample, straight-through colours, trees rebuilt often;
                the perceptual distance joins on half of each batch a little later
 decoder stage  extractor and trees frozen (trees fitted on a large sample), decoder refined
+
+It runs alone on a machine that has only torch, numpy, Pillow and safetensors:
+
+    featherwire-train plan -o plan.json        # where the recipe can be read
+    python -m codec.markov_palette.train.fit plan.json --run RUN --device cuda    # there
+
+RUN/cache is what the photos step made. Bring RUN/checkpoint.safetensors and RUN/log.jsonl back,
+and go on with palette, tables and export.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from codec.kit import checkpoint
 from codec.kit.crops import PhotoCache, batches
+from codec.kit.losses import PerceptualDistance, flatness, load_losses, shifted
 from codec.kit.optimiser import Muon
 from codec.kit.textures import TextureLabels, labelled_batches, texture_contrast
 from codec.markov_palette.networks import Decoder, DecoderConfig
-from codec.markov_palette.train.config import FitConfig
-from codec.markov_palette.train.extractor import SEMANTIC_STRIDE, Extractor, ExtractorConfig
-from codec.markov_palette.train.quantise import TrainingPalette
+from codec.markov_palette.train.networks import (
+    SEMANTIC_STRIDE,
+    Extractor,
+    ExtractorConfig,
+    PlaneLayout,
+    TrainingPalette,
+)
 from codec.markov_palette.train.start import initialise_linear, warm_start
 
 Batch = tuple[Tensor, Tensor | None]
 """Pictures [n, 3, H, W], and the texture labels of their semantic positions if there are any."""
-Progress = Callable[[int, int, dict[str, float]], None]
+Progress = Callable[[int, int, Mapping[str, float]], None]
 
 
-def flatness(picture: Tensor) -> Tensor:
-    """Where the eye sees the slightest pattern: near 1 on flat areas, near 0 on texture.
+@dataclass(frozen=True)
+class FitConfig:
+    """Everything the loop needs. Steps are optimiser steps; sizes are pixels.
 
-    picture: [n, 3, H, W] in -0.5..0.5. Returns exp(-deviation / 4 grey levels) of each pixel's
-    9 x 9 neighbourhood (the channels' mean), [n, 1, H, W]; our own, crude, masking model.
+    For ``float_steps`` nothing is quantised. Until ``settle_steps`` the trees are rebuilt every
+    ``rebuild_every_early`` steps and coarser states join one by one: an extractor that changes
+    fast outruns its palettes, and its latents run into their bound.
+
+    ``start_from`` is a checkpoint to take weights from instead of the best linear codec.
     """
-    grey = picture.mean(1, keepdim=True)
-    mean = nn.functional.avg_pool2d(grey, 9, 1, 4, count_include_pad=False)
-    square = nn.functional.avg_pool2d(grey.square(), 9, 1, 4, count_include_pad=False)
-    return torch.exp(-(square - mean.square()).clamp_min(0).sqrt() * 255 / 4)
 
+    planes: tuple[PlaneLayout, ...]
+    states: tuple[tuple[int, ...], ...]
+    crop: int = 256
+    batch: int = 8
+    joint_steps: int = 6000
+    decoder_steps: int = 3000
+    perceptual_from: float = 0.1
+    learning_rate: float = 1e-3
+    decoder_learning_rate: float = 5e-4
+    warmup_steps: int = 100
+    squared_weight: float = 2.0
+    flat_weight: float = 0.0
+    perceptual_weight: float = 0.6
+    detector_weight: float = 0.0
+    classifier_weight: float = 0.0
+    features_from: float = 0.1
+    texture_weight: float = 0.0
+    latent_weight: float = 0.2
+    commitment_weight: float = 1.0
+    linear_samples: int = 384
+    start_from: str = ""
+    float_steps: int = 20
+    settle_steps: int = 400
+    rebuild_every: int = 60
+    rebuild_every_early: int = 10
+    tree_samples: int = 16384
+    ema: float = 0.998
+    seed: int = 1
+    checkpoint_every: int = 500
+    threads: int = 2
 
-def shifted(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Both pictures' same random window, 32 pixels smaller; half of the times a part of it, twice
-    as large.
-
-    A decoder whose grid always lies the same way on the strides of the networks that judge it
-    learns a grid of dots that they like; and of what they see at half resolution only, they
-    see the pixels when it is enlarged.
-    """
-    first, second = _window(first, second, 32)
-    if torch.rand(()) < 0.5:
-        return first, second
-    halves = _window(first, second, first.shape[-1] // 2)
-    return tuple(
-        nn.functional.interpolate(half, scale_factor=2, mode="bilinear") for half in halves
-    )  # type: ignore[return-value]
-
-
-def _window(first: Tensor, second: Tensor, smaller: int) -> tuple[Tensor, Tensor]:
-    margin = min(smaller, first.shape[-1] - 32)
-    top, left = (int(offset) for offset in torch.randint(margin + 1, (2,)))
-    rows = slice(top, top + first.shape[-2] - margin)
-    columns = slice(left, left + first.shape[-1] - margin)
-    return first[..., rows, columns], second[..., rows, columns]
+    @property
+    def feature_weights(self) -> dict[str, float]:
+        """Weights of the feature-matching losses, by the losses' names."""
+        return {"detector": self.detector_weight, "classifier": self.classifier_weight}
 
 
 class Fit:
@@ -107,7 +136,7 @@ class Fit:
         }
         self.labels = labels if config.texture_weight > 0 else None
         self.cache, self.run = cache, run
-        self.path = run / "checkpoint.safetensors"
+        self.path = run / checkpoint.CHECKPOINT
         self.step = 0
         self._recent: dict[str, list[Tensor]] = {plane.name: [] for plane in config.planes}
         self.average = self._weights()
@@ -351,3 +380,67 @@ class Fit:
         with (self.run / "log.jsonl").open("a") as log:
             rounded = {key: round(value, 5) for key, value in figures.items()}
             log.write(json.dumps({"step": self.step, **rounded}) + "\n")
+
+
+def read_plan(plan: dict[str, Any]) -> tuple[FitConfig, ExtractorConfig, DecoderConfig, bool]:
+    """The configurations in a plan, and whether to compute in bf16."""
+    values = dict(plan["fit"])
+    planes = tuple(PlaneLayout(**plane) for plane in values.pop("planes"))
+    states = tuple(tuple(row) for row in values.pop("states"))
+    extractor = dict(plan["extractor"])
+    extractor["widths"] = tuple(extractor["widths"])
+    return (
+        FitConfig(planes, states, **values),
+        ExtractorConfig(**extractor),
+        DecoderConfig.from_dict(plan["decoder"]),
+        bool(plan["bf16"]),
+    )
+
+
+def main() -> int:
+    """Train until done or out of time; prints a line per 100 steps."""
+    parser = argparse.ArgumentParser(prog="python -m codec.markov_palette.train.fit")
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--max-minutes", type=float, default=math.inf)
+    parser.add_argument("--backbone", type=Path, help="squeezenet safetensors, for the LPIPS loss")
+    parser.add_argument("--heads", type=Path, help="its LPIPS heads")
+    parser.add_argument("--detector", type=Path, help="its backbone, for detector_weight")
+    parser.add_argument("--classifier", type=Path, help="its weights, for classifier_weight")
+    given = parser.parse_args()
+    config, extractor, decoder, bf16 = read_plan(json.loads(given.plan.read_text()))
+    perceptual = None
+    if given.backbone and given.heads:
+        perceptual = PerceptualDistance(
+            load_file(given.backbone), load_file(given.heads), even=True
+        )
+    files = {"detector": given.detector, "classifier": given.classifier}
+    missing = [n for n, w in config.feature_weights.items() if w > 0 and files[n] is None]
+    if missing:
+        parser.error(f"the plan has losses whose weights are not given: --{' --'.join(missing)}")
+    job = Fit(
+        config,
+        extractor,
+        decoder,
+        cache=given.run / "cache",
+        run=given.run,
+        device=given.device,
+        bf16=bf16,
+        perceptual=perceptual,
+        features=load_losses({name: file for name, file in files.items() if file is not None}),
+        labels=TextureLabels(given.run / "cache") if config.texture_weight > 0 else None,
+    )
+
+    def report(step: int, total: int, figures: Mapping[str, float]) -> None:
+        if step % 100 == 0:
+            rounded = {key: round(value, 4) for key, value in figures.items()}
+            print(step, total, rounded, flush=True)
+
+    done = job.train(report, max_seconds=60 * given.max_minutes)
+    print("done" if done else f"stopped at {job.step} of {job.total_steps}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from codec.kit.recipe import Part, PhotosPart, read_recipe
+from codec.kit.recipe import BundleRecipe, Part, PhotosPart
 from codec.markov_palette.networks import DecoderConfig
-from codec.markov_palette.train.config import FitConfig, PlaneLayout
 from codec.markov_palette.train.contexts import ContextSettings
-from codec.markov_palette.train.extractor import SEMANTIC_STRIDE, TEXTURE_STRIDE, ExtractorConfig
+from codec.markov_palette.train.fit import FitConfig
+from codec.markov_palette.train.networks import (
+    SEMANTIC_STRIDE,
+    TEXTURE_STRIDE,
+    ExtractorConfig,
+    PlaneLayout,
+)
 from codec.settings import PlaneSpec, ScaleSpec
 
 
@@ -56,7 +60,7 @@ class PlanePart(PlaneSpec):
 
 
 class FitPart(Part):
-    """The optimisation; see :class:`~codec.markov_palette.train.config.FitConfig`."""
+    """The optimisation; see :class:`~codec.markov_palette.train.fit.FitConfig`."""
 
     crop: int = Field(192, ge=48, le=1024, multiple_of=16)
     batch: int = Field(8, ge=1, le=4096)
@@ -107,12 +111,10 @@ class TablesPart(Part):
         return ContextSettings(**self.model_dump(exclude={"photos", "held_out"}), seed=seed)
 
 
-class Recipe(Part):
+class Recipe(BundleRecipe):
     """The whole recipe."""
 
-    name: str = "picture"
-    version: str = "1"
-    description: str = ""
+    codec: Literal["markov-palette"]
     photos: PhotosPart
     extractor: ExtractorPart = ExtractorPart()
     decoder: DecoderPart = DecoderPart()
@@ -180,12 +182,3 @@ class Recipe(Part):
             states=len(self.states),
             **self.decoder.model_dump(),
         )
-
-
-def load_recipe(path: Path | None, changes: dict[str, Any] | None = None) -> Recipe:
-    """Read a recipe (the default one when None), with ``fit`` settings changed by ``changes``.
-
-    Raises RecipeError ``not_found`` or ``bad_recipe`` with the place and what is wrong.
-    """
-    source = path or Path(__file__).parent / "recipes" / "picture.yaml"
-    return read_recipe(source, Recipe, changes)

@@ -28,8 +28,8 @@ from codec.markov_palette.context_network import (
 from codec.markov_palette.contexts import ContextModel, relations
 from codec.markov_palette.networks import Decoder, DecoderConfig
 from codec.markov_palette.palette import MarkovPalette, PaletteTree
-from codec.markov_palette.train.extractor import LATENT_GAIN, Extractor, ExtractorConfig
 from codec.markov_palette.train.extractor_onnx import extractor_to_onnx
+from codec.markov_palette.train.networks import LATENT_GAIN, Extractor, ExtractorConfig
 from codec.settings import (
     DiffusionState,
     FeatureSettings,

@@ -16,15 +16,15 @@ from torch.nn import functional as F
 
 from codec.kit import checkpoint
 from codec.markov_palette.networks import Decoder
-from codec.markov_palette.train.extractor import (
+from codec.markov_palette.train.networks import (
     LATENT_BOUND,
     LATENT_GAIN,
     SEMANTIC_STRIDE,
     TEXTURE_STRIDE,
     Extractor,
+    TrainingPalette,
     bounded,
 )
-from codec.markov_palette.train.quantise import TrainingPalette
 
 LARGEST_DEVIATION = 0.5
 """Standard deviation of the largest component's latent; the tanh bends little below it."""

@@ -11,10 +11,16 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from codec.settings import TailClass, TailModel, TailSpec
+from codec.tails.outputs import classifications, regions
 from shared.preprocess import Placement
-from training.evaluate.accuracy.coco_figures import NAMES, coco_figures
-from training.evaluate.accuracy.kinds import kind_of
-from training.evaluate.average_precision import AveragePrecision
+from shared.results import TaskResult
+from training.evaluate.judges.average_precision import (
+    NAMES,
+    AveragePrecision,
+    coco_figures,
+    match_photos,
+)
+from training.evaluate.judges.kinds import kind_of
 from training.evaluate.photos import EvaluationError, EvaluationPhoto, Truth
 
 PHOTOS = 14
@@ -76,7 +82,7 @@ def test_all_six_figures_are_pycocotools_and_ap_is_the_bootstraps(seed: int) -> 
     assert list(figures) == list(NAMES)
     wanted = pycocotools_figures(truths, detections)
     assert [figures[name] for name in NAMES] == pytest.approx(wanted, abs=1e-9)
-    ours = AveragePrecision(truths, detections)(np.ones((1, PHOTOS)))[0]
+    ours = AveragePrecision(match_photos(truths, detections))(np.ones((1, PHOTOS)))[0]
     assert figures["ap"] == pytest.approx(ours, abs=1e-9)
 
 
@@ -94,7 +100,7 @@ def test_boxes_are_weighed_in_parts_as_all_at_once(monkeypatch: pytest.MonkeyPat
     weights = np.random.default_rng(0).integers(0, 3, (20, PHOTOS)).astype(float)
     matched = judge.matched(detections)
     whole = judge.resampled(matched, weights)
-    monkeypatch.setattr("training.evaluate.accuracy.boxes._CELLS", 1)
+    monkeypatch.setattr("training.evaluate.judges.kinds._CELLS", 1)
     np.testing.assert_array_equal(judge.resampled(matched, weights), whole)
 
 
@@ -116,12 +122,16 @@ def spec(output: str, ids: list[int]) -> TailSpec:
     )
 
 
+def result(**found: object) -> TaskResult:
+    return TaskResult.model_validate({"task": "x", "model": [], **found})
+
+
 def test_classes_agree_with_the_uncompressed_networks() -> None:
     kind = kind_of("classes")
     scores = np.array([0.1, 0.4, 0.05, 0.2, 0.15, 0.1, 0.0], np.float32)
     photo = EvaluationPhoto("a", NOTHING)
-    place = Placement.of(8, 8, 8, 8)
-    output = kind.of_tail({"scores": scores}, spec("classes", list(range(10, 17))), place, photo)
+    classes = classifications(scores, spec("classes", list(range(10, 17))))
+    output = kind.output(result(classes=classes), photo)
     assert output == [11, 13, 14, 10, 15]
     judge = kind.judge([photo] * 3, [[11, 0], [13, 1], [99, 2]])
     found = [output, output, output]
@@ -131,7 +141,7 @@ def test_classes_agree_with_the_uncompressed_networks() -> None:
 
 
 def test_labels_are_compared_where_the_photo_lies_and_void_does_not_count() -> None:
-    kind = kind_of("labels")
+    kind = kind_of("labels", [0, 4, 7])
     truth = np.zeros((20, 40), np.uint8)
     truth[:, 20:] = 4
     truth[:2] = 255
@@ -142,7 +152,8 @@ def test_labels_are_compared_where_the_photo_lies_and_void_does_not_count() -> N
     scores[2] = 1  # what lies above and below the photo
     scores[:, 1:3] = 0
     scores[0, 1:3, :2] = scores[1, 1:3, 2:] = 5
-    output = kind.of_tail({"scores": scores}, spec("labels", [0, 4, 7]), place, photo)
+    found = result(regions=regions(scores, spec("labels", [0, 4, 7]), place))
+    output = kind.output(found, photo)
     assert sorted(map(tuple, output)) == [(0, 0, 18 * 20), (4, 4, 18 * 20)]
     half_wrong = [[0, 0, 100], [4, 4, 50], [4, 0, 50]]
     judge = kind.judge([photo, photo], [])
@@ -153,6 +164,4 @@ def test_labels_are_compared_where_the_photo_lies_and_void_does_not_count() -> N
     alone = judge.resampled(judge.matched([output, half_wrong]), np.array([[1.0, 0], [0, 1]]))
     assert alone == pytest.approx([1, (100 / 150 + 50 / 100) / 2])
     with pytest.raises(EvaluationError):
-        kind.of_tail(
-            {"scores": scores}, spec("labels", [0, 4, 7]), place, EvaluationPhoto("b", NOTHING)
-        )
+        kind.output(found, EvaluationPhoto("b", NOTHING))

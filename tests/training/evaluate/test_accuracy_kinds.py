@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 from codec.settings import TailClass, TailModel, TailSpec, with_settings
 from shared.bundle import Bundle
 from tests.support.feature_bundle import make_feature_bundle
-from training.evaluate.accuracy.run import AccuracyPlan, evaluate_accuracy, needs_annotations
 from training.evaluate.photos import EvaluationPhoto
+from training.evaluate.run import AccuracyPlan, evaluate_accuracy, needs_annotations
 
 SIDE, CELL = 128, 32
 CHANNELS = ("red", "green", "blue")
@@ -67,7 +67,7 @@ def photo(seed: int) -> EvaluationPhoto:
 def test_the_same_run_measures_every_kind(tmp_path: Path, output: str, headline: str) -> None:
     bundle = bundle_of(tmp_path, output)
     assert needs_annotations([bundle], "colour") == (output == "labels")
-    plan = AccuracyPlan([bundle], "set", "colour", rivals=("jpeg", "avif-input"), resamples=10)
+    plan = AccuracyPlan([bundle], "set", "colour", baselines=("jpeg", "avif-input"), resamples=10)
     document = evaluate_accuracy([photo(n) for n in range(4)], plan, lambda text: None).document
     assert document["headline"] == headline
     assert document["refining"]["grid"] == []

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from training.evaluate.accuracy.base import Figures, Output
-from training.evaluate.accuracy.curves import AccuracyTable, accuracy_table, bd_rate, bits_at
-from training.evaluate.accuracy.points import Column, Points
-from training.evaluate.accuracy.policy import (
+from training.evaluate.curves import Floats
+from training.evaluate.judges.kinds import Boxes, Output
+from training.evaluate.measure import Column, Measurements
+from training.evaluate.photos import EvaluationPhoto
+from training.evaluate.report.comparison import bd_rate, bits_at, share_rows
+from training.evaluate.report.policy import (
     Refinement,
     cheapest,
     doubtful,
     outcomes,
     refining,
 )
-from training.evaluate.accuracy.summary import share_rows
-from training.evaluate.bootstrap import Floats
-from training.evaluate.photos import EvaluationPhoto
+from training.evaluate.report.tables import Table, task_table
 
 PHOTOS = 8
 NOTHING = np.zeros((0, 0, 3), np.uint8)
@@ -28,7 +28,7 @@ NOTHING = np.zeros((0, 0, 3), np.uint8)
 class ShareRight:
     """An output is right when its first row is of category 1."""
 
-    def figures(self, outputs: Sequence[Output]) -> Figures:
+    def figures(self, outputs: Sequence[Output]) -> dict[str, float | None]:
         return {"right": float(self.resampled(outputs, np.ones((1, len(outputs))))[0])}
 
     def matched(self, outputs: Sequence[Output]) -> list[Output]:
@@ -40,7 +40,7 @@ class ShareRight:
 
 
 def column(rate: float, rows: list[list[list[float]]]) -> Column:
-    return Column([rate] * len(rows), rows)
+    return Column([1] * len(rows), [rate] * len(rows), [{"output": one} for one in rows])
 
 
 def scored(category: int, score: float) -> list[list[float]]:
@@ -90,16 +90,16 @@ def test_halves_choose_and_report_apart() -> None:
     assert refining({}, [], ShareRight(), 0)["grid"] == []
 
 
-def table_of(rates: dict[str, list[float]], right: dict[str, list[int]]) -> AccuracyTable:
+def table_of(rates: dict[str, list[float]], right: dict[str, list[int]]) -> Table:
     """right: of ten photos, how many every point gets right."""
-    points = Points([EvaluationPhoto(str(n), NOTHING) for n in range(10)])
+    points = Measurements([EvaluationPhoto(str(n), NOTHING) for n in range(10)])
     whole = [scored(1, 0.9)] * 10
     points.columns["uncompressed", 24] = column(24, whole)
     for name, of_rates in rates.items():
         for knob, (rate, count) in enumerate(zip(of_rates, right[name], strict=True)):
             rows = [scored(1, 0.9)] * count + [scored(0, 0.9)] * (10 - count)
             points.columns[name, knob] = column(rate, rows)
-    return accuracy_table(points, ShareRight(), resamples=50)
+    return task_table(points, Boxes(), ShareRight(), resamples=50)
 
 
 def test_bits_at_a_share_are_of_the_best_rival_and_ours_halves_them() -> None:

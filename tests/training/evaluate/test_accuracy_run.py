@@ -12,19 +12,17 @@ import pytest
 from shared.bundle import Bundle
 from tests.support.feature_bundle import SIDE, make_feature_bundle
 from tests.support.tiny_bundle import make_tiny_bundle
-from training.evaluate.accuracy.feature_coder import FeatureCoder
-from training.evaluate.accuracy.kinds import kind_of
-from training.evaluate.accuracy.networks import UncutNetwork
-from training.evaluate.accuracy.page import markdown
-from training.evaluate.accuracy.points import measure_points
-from training.evaluate.accuracy.run import AccuracyPlan, evaluate_accuracy, write_accuracy
-from training.evaluate.accuracy.subjects import Tail
-from training.evaluate.cache import PointCache
+from training.evaluate.judges.kinds import kind_of
+from training.evaluate.judges.networks import TaskJudge, UncutNetwork
+from training.evaluate.measure import PointCache, measure
 from training.evaluate.photos import EvaluationError, EvaluationPhoto, Truth
+from training.evaluate.report.accuracy import markdown
+from training.evaluate.run import AccuracyPlan, evaluate_accuracy, write_accuracy
+from training.evaluate.subjects import Halves, TailStates
 
 RED, BLUE = 1, 2
 COLOURS = {RED: (250, 10, 10), BLUE: (10, 10, 250)}
-RIVALS = ("avif-input", "jpeg", "jpeg-half")
+BASELINES = ("avif-input", "jpeg", "jpeg-half")
 
 
 def coloured_photo(seed: int) -> EvaluationPhoto:
@@ -59,13 +57,13 @@ def photos() -> list[EvaluationPhoto]:
 
 
 def plan(bundles: list[Bundle], cache: Path | None = None) -> AccuracyPlan:
-    network = UncutNetwork(FeatureCoder(bundles[0]), "detection", kind_of("boxes"))
+    network = UncutNetwork(Halves(bundles[0]), "detection")
     return AccuracyPlan(
-        bundles, "colours", rivals=RIVALS, resamples=20, cache=cache, network=network
+        bundles, "colours", baselines=BASELINES, resamples=20, cache=cache, network=network
     )
 
 
-def test_every_state_and_every_rival_has_its_bits_and_figures(
+def test_every_state_and_every_baseline_has_its_bits_and_figures(
     bundle: Bundle, pictures: Bundle, photos: list[EvaluationPhoto], tmp_path: Path
 ) -> None:
     results = evaluate_accuracy(photos, plan([bundle, pictures]), lambda text: None)
@@ -74,12 +72,12 @@ def test_every_state_and_every_rival_has_its_bits_and_figures(
     assert document["uncompressed"]["value"] > 0.5
     rows = {(row["subject"], row["knob"]): row for row in document["points"]}
     states = [rows["tiny-features", state] for state in range(4)]
-    coder = FeatureCoder(bundle)
+    halves = Halves(bundle)
     for state, row in enumerate(states):
         sizes = [
             8 * len(stream.to_bytes()) / photo.pixels[:, :, 0].size
             for photo in photos
-            for stream in coder.bitstreams(photo.pixels, [state])
+            for stream in halves.bitstreams(photo.pixels, [state])
         ]
         assert row["bits_per_pixel"] == pytest.approx(np.mean(sizes), abs=1e-5)
         assert {"ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"} <= set(row)
@@ -89,7 +87,7 @@ def test_every_state_and_every_rival_has_its_bits_and_figures(
     assert states[0]["bits_per_pixel"] > states[1]["bits_per_pixel"]
     assert rows["tiny-features-unquantised", 16]["of_uncompressed"] == 1
     assert {row["knob"] for row in document["points"] if row["subject"] == "tiny"} == set(range(5))
-    assert {row["subject"] for row in document["points"]} >= set(RIVALS)
+    assert {row["subject"] for row in document["points"]} >= set(BASELINES)
     write_accuracy(tmp_path, results, print)
     assert json.loads((tmp_path / "accuracy-detection.json").read_text()) == document
     assert "Refining on uncertainty" in (tmp_path / "accuracy-detection.md").read_text()
@@ -111,22 +109,23 @@ def test_points_are_taken_from_the_cache(
 
 def test_states_of_one_chain_are_cut_from_one_file(bundle: Bundle) -> None:
     photo = coloured_photo(1)
-    finest, coarser = FeatureCoder(bundle).bitstreams(photo.pixels, [0, 1])
+    finest, coarser = Halves(bundle).bitstreams(photo.pixels, [0, 1])
     assert finest.truncate(1) == coarser
-    (other,) = FeatureCoder(bundle).bitstreams(photo.pixels, [3])
+    (other,) = Halves(bundle).bitstreams(photo.pixels, [3])
     assert other.layers[0].state == 3
 
 
 def test_pixels_are_let_go_and_a_single_pass_is_enough(
     bundle: Bundle, photos: list[EvaluationPhoto]
 ) -> None:
-    kind = kind_of("boxes")
+    halves = Halves(bundle)
+    judge = TaskJudge(kind_of("boxes"), UncutNetwork(halves, "detection"))
 
     def once() -> Iterator[EvaluationPhoto]:
         yield from photos[:3]
 
-    tail = Tail(FeatureCoder(bundle), "detection", kind)
-    found = measure_points(once(), [tail], kind, cache=PointCache(None))
+    tail = TailStates(halves, "detection")
+    found = measure(once(), [tail], [judge], cache=PointCache(None))
     assert [photo.pixels.size for photo in found.photos] == [0, 0, 0]
     assert [len(column.outputs) for column in found.columns.values()] == [3] * 4
 
@@ -141,7 +140,7 @@ def test_what_cannot_be_evaluated_is_said(
         evaluate_accuracy(photos, AccuracyPlan([pictures], "x", "regions"), print)
     assert caught.value.reason == "no_tails"
     with pytest.raises(EvaluationError) as caught:
-        FeatureCoder(pictures)
+        Halves(pictures).tail("detection")
     assert caught.value.reason == "no_tails"
     with pytest.raises(EvaluationError) as caught:
         evaluate_accuracy(photos, plan([bundle, bundle]), print)

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.evaluate.accuracy.sets import annotated_photos
-from training.evaluate.photos import EvaluationError, Truth
+from training.evaluate.photos import EvaluationError, Truth, annotated_photos
 
 ANNOTATIONS: dict[str, Any] = {
     "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "b.jpg"}],

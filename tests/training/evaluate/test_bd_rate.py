@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.evaluate.bd_rate import RateCurve, best_quality, rate_difference
-from training.evaluate.bootstrap import interval, resample, weighted_means
+from training.evaluate.curves import (
+    RateCurve,
+    best_quality,
+    interval,
+    rate_difference,
+    resample,
+    weighted_means,
+)
 
 RATES = np.array([0.012, 0.03, 0.06, 0.1, 0.16, 0.25])
 QUALITIES = np.array([19.0, 22.0, 23.7, 24.6, 25.1, 25.4])

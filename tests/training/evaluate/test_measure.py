@@ -11,32 +11,39 @@ import pytest
 from codec.settings import FeatureSettings
 from shared.bundle import Bundle
 from tests.support.tiny_bundle import make_tiny_bundle
-from training.evaluate.cache import PointCache, default_cache_dir
-from training.evaluate.measure import measure
-from training.evaluate.metrics import open_groups
-from training.evaluate.metrics.base import Figures, MetricGroup
+from training.evaluate.baselines import picture_baselines
+from training.evaluate.judges.metrics import PictureJudge, open_groups
+from training.evaluate.measure import (
+    Coded,
+    Figures,
+    FileSizes,
+    Judge,
+    PointCache,
+    Subject,
+    default_cache_dir,
+    measure,
+)
 from training.evaluate.photos import EvaluationPhoto
-from training.evaluate.rivals import rivals
-from training.evaluate.under_test import BundleCoder, Bypass, Codec, Original, States
+from training.evaluate.subjects import Bypass, Halves, Original, PictureStates
 
 
 class Counting:
-    """A codec that counts what it codes."""
+    """A subject that counts what it codes."""
 
-    def __init__(self, codec: Codec) -> None:
-        self._codec = codec
-        self.name, self.identity, self.groups = codec.name, codec.identity, codec.groups
-        self.knobs = codec.knobs
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self.name, self.identity, self.judges = subject.name, subject.identity, subject.judges
+        self.knobs, self.makes = subject.knobs, subject.makes
         self.coded: list[int] = []
 
-    def points(self, pixels: np.ndarray, knobs: Sequence[int]) -> Iterator[tuple]:  # type: ignore[type-arg]
-        for point in self._codec.points(pixels, knobs):
-            self.coded.append(point[0])
-            yield point
+    def points(self, pixels: np.ndarray, knobs: Sequence[int]) -> Iterator[Coded]:
+        for coded in self._subject.points(pixels, knobs):
+            self.coded.append(coded.knob)
+            yield coded
 
 
 class Darkness:
-    """A second metric group, to see that one group's cache does not stand for another's."""
+    """A second group of metrics, to see that one group's cache does not stand for another's."""
 
     name, version = "darkness", "1"
 
@@ -44,9 +51,13 @@ class Darkness:
         return lambda decoded: {"darkness": float(original.mean() - decoded.mean())}
 
 
+def first_baseline() -> Counting:
+    return Counting(picture_baselines()[0])
+
+
 @pytest.fixture
-def pixels_group() -> list[MetricGroup]:
-    return open_groups(["pixels"])[0]
+def judges() -> list[Judge]:
+    return [FileSizes(), *map(PictureJudge, open_groups(["pixels"])[0])]
 
 
 @pytest.fixture
@@ -58,33 +69,35 @@ def two_photos(photos: dict[str, np.ndarray]) -> list[EvaluationPhoto]:
 
 
 def test_a_cache_hit_is_what_measuring_gives(
-    tmp_path: Path, two_photos: list[EvaluationPhoto], pixels_group: list[MetricGroup]
+    tmp_path: Path, two_photos: list[EvaluationPhoto], judges: list[Judge]
 ) -> None:
-    codec = Counting(rivals()[0])
+    codec = first_baseline()
     cache = PointCache(tmp_path)
-    first = measure(two_photos, [codec], pixels_group, cache=cache)
+    first = measure(two_photos, [codec], judges, cache=cache)
     assert codec.coded == [*codec.knobs, *codec.knobs]
-    again = measure(two_photos, [codec], pixels_group, cache=cache)
+    again = measure(two_photos, [codec], judges, cache=cache)
     assert len(codec.coded) == 2 * len(codec.knobs)
-    fresh = measure(two_photos, [codec], pixels_group, cache=PointCache(None))
-    assert first.points == again.points == fresh.points
+    fresh = measure(two_photos, [codec], judges, cache=PointCache(None))
+    assert first.columns == again.columns == fresh.columns
 
 
 def test_only_what_is_missing_is_measured(
-    tmp_path: Path, two_photos: list[EvaluationPhoto], pixels_group: list[MetricGroup]
+    tmp_path: Path, two_photos: list[EvaluationPhoto], judges: list[Judge]
 ) -> None:
-    codec = Counting(rivals()[0])
+    codec = first_baseline()
     every = codec.knobs
     codec.knobs = every[:2]
     cache = PointCache(tmp_path)
-    measure(two_photos[:1], [codec], pixels_group, cache=cache)
+    measure(two_photos[:1], [codec], judges, cache=cache)
     codec.knobs, codec.coded = every, []
-    measure(two_photos[:1], [codec], pixels_group, cache=cache)
+    measure(two_photos[:1], [codec], judges, cache=cache)
     assert codec.coded == list(every[2:])
     codec.coded = []
-    found = measure(two_photos[:1], [codec], [*pixels_group, Darkness()], cache=cache)
+    found = measure(two_photos[:1], [codec], [*judges, PictureJudge(Darkness())], cache=cache)
     assert codec.coded == list(every)
-    assert all({"psnr", "darkness"} <= set(point.figures) for point in found.points)
+    figures = [one for column in found.columns.values() for one in column.figures]
+    assert len(figures) == len(every)
+    assert all({"psnr", "darkness"} <= set(one) for one in figures)
 
 
 def test_other_pixels_another_codec_or_a_damaged_file_are_no_hit(
@@ -110,13 +123,18 @@ def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_a_slow_group_can_be_limited_to_the_first_photos(
-    two_photos: list[EvaluationPhoto], pixels_group: list[MetricGroup]
+    two_photos: list[EvaluationPhoto], judges: list[Judge]
 ) -> None:
     found = measure(
-        two_photos, [rivals()[0]], [*pixels_group, Darkness()],
+        two_photos, [first_baseline()], [*judges, PictureJudge(Darkness())],
         cache=PointCache(None), limits={"darkness": 1},
     )  # fmt: skip
-    having = {point.photo for point in found.points if "darkness" in point.figures}
+    having = {
+        photo.name
+        for column in found.columns.values()
+        for photo, figures in zip(found.photos, column.figures, strict=True)
+        if "darkness" in figures
+    }
     assert having == {"coffee"}
 
 
@@ -126,23 +144,26 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_a_bundle_is_measured_at_every_state_and_beside_it_the_null_codec(
-    bundle: Bundle, two_photos: list[EvaluationPhoto], pixels_group: list[MetricGroup]
+    bundle: Bundle, two_photos: list[EvaluationPhoto], judges: list[Judge]
 ) -> None:
-    coder = BundleCoder(bundle)
-    codecs = [States(coder), Bypass(coder), Original()]
-    found = measure(two_photos[:1], codecs, pixels_group, cache=PointCache(None)).points
-    ours = [point for point in found if point.codec == "featherwire"]
-    assert [point.knob for point in ours] == list(range(bundle.manifest.coarsest_state, -1, -1))
-    assert [point.bytes for point in ours] == sorted(point.bytes for point in ours)
-    (bypass,) = (point for point in found if point.codec == "bypass")
+    halves = Halves(bundle)
+    original = Original(judges=frozenset({"bytes"}))
+    subjects = [PictureStates(halves), Bypass(halves), original]
+    found = measure(two_photos[:1], subjects, judges, cache=PointCache(None)).columns
+    ours = {knob: column for (name, knob), column in found.items() if name == "featherwire"}
+    assert list(ours) == list(range(bundle.manifest.coarsest_state, -1, -1))
+    sizes = [column.bytes[0] for column in ours.values()]
+    assert sizes == sorted(sizes)
+    bypass = found["bypass", 16]
     values = sum(
         (96 // scale.stride) * (128 // scale.stride) * scale.channels
         for scale in FeatureSettings.of(bundle).scales
     )
-    assert bypass.bytes == 2 * values > ours[-1].bytes
-    (original,) = (point for point in found if point.codec == "original")
-    assert (original.bits_per_pixel, original.figures) == (24, {})
-    assert len({point.figures["psnr"] for point in [*ours, bypass]}) == len(ours) + 1
+    assert bypass.bytes[0] == 2 * values > sizes[-1]
+    whole = found["original", 24]
+    assert (whole.bits_per_pixel, whole.figures) == ([24], [{}])
+    psnrs = {column.figures[0]["psnr"] for column in [*ours.values(), bypass]}
+    assert len(psnrs) == len(ours) + 1
 
 
 def test_the_same_pixels_have_the_same_digest_and_others_do_not() -> None:

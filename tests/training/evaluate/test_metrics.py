@@ -11,9 +11,8 @@ from PIL import Image, ImageFilter
 from shared.errors import TaskError
 from shared.weights import ModelStore
 from tests.support.real_store import fetched
-from training.evaluate.metrics import METRICS, open_groups
-from training.evaluate.metrics.groups import WEIGHTS
-from training.evaluate.metrics.vgg import VggDistances
+from training.evaluate.judges.metrics import METRICS, WEIGHTS, open_groups
+from training.evaluate.judges.vgg import VggDistances
 
 Photos = dict[str, np.ndarray]
 

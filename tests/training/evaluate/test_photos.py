@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codec.markov_palette.train.recipe import Recipe, load_recipe
+from codec.kit.recipe import BundleRecipe
 from training.evaluate.photos import EvaluationError, Truth, evaluation_photos
+from training.recipes import open_recipe
 
 
 def make_tar(path: Path, members: dict[str, bytes]) -> Path:
@@ -32,11 +33,13 @@ def jpeg(seed: int, width: int = 64, height: int = 48) -> bytes:
 
 
 @pytest.fixture
-def recipe() -> Recipe:
-    return load_recipe(None)
+def recipe() -> BundleRecipe:
+    return open_recipe()[1]
 
 
-def test_only_people_kept_out_of_training_are_evaluated_on(tmp_path: Path, recipe: Recipe) -> None:
+def test_only_people_kept_out_of_training_are_evaluated_on(
+    tmp_path: Path, recipe: BundleRecipe
+) -> None:
     people = [f"P{chr(65 + n)}_Smith" for n in range(9)]
     tar = make_tar(
         tmp_path / "faces.tar",
@@ -46,7 +49,7 @@ def test_only_people_kept_out_of_training_are_evaluated_on(tmp_path: Path, recip
     assert names == ["PA_Smith1", "PA_Smith22", "PH_Smith1", "PH_Smith22"]  # each seventh of them
 
 
-def test_what_is_trained_on_is_refused(tmp_path: Path, recipe: Recipe) -> None:
+def test_what_is_trained_on_is_refused(tmp_path: Path, recipe: BundleRecipe) -> None:
     tar = make_tar(tmp_path / "photos-1.tar", {"a.jpg": jpeg(0)})
     with pytest.raises(EvaluationError) as caught:
         list(evaluation_photos([tar], 512, recipe))

@@ -39,14 +39,10 @@ def open_network(recipe: SplitRecipe) -> SplitNetwork:
         )
     if recipe.cut is not None:
         raise RecipeError("bad_recipe", f"the cut of {recipe.network} is fixed")
-    return named_network(recipe.network, store)
-
-
-def named_network(name: str, store: ModelStore | None = None) -> SplitNetwork:
-    """One of :data:`NETWORKS`. Raises RecipeError ``bad_recipe``, ModelError."""
-    if name not in NETWORKS:
+    if recipe.network not in NETWORKS:
         known = ", ".join(sorted(NETWORKS))
         raise RecipeError(
-            "bad_recipe", f"no network {name!r}; there is: {known}, and files of YOLO (.pt)"
+            "bad_recipe",
+            f"no network {recipe.network!r}; there is: {known}, and files of YOLO (.pt)",
         )
-    return NETWORKS[name](store or ModelStore())
+    return NETWORKS[recipe.network](store)

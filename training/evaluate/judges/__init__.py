@@ -1,0 +1,1 @@
+"""Judges: of reconstructions (pixels, perception, tasks), and of what networks say of a photo."""

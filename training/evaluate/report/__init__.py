@@ -1,0 +1,1 @@
+"""Reports: measurements as tables, what curves say, pages and plots."""
