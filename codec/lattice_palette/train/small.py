@@ -136,7 +136,7 @@ def _extractor() -> bytes:
         helper.make_node("Div", ["single", "half"], ["scaled"]),
         helper.make_node("Sub", ["scaled", "one"], [SCALE]),
     ]
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "zero": np.array([0], np.int64),
         "half": np.array(127.5, np.float32),
         "one": np.array(1.0, np.float32),

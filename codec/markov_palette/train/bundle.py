@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from codec.features import FeatureLatents, Features
 from codec.kit import checkpoint
 from codec.kit.checkpoint import CHECKPOINT, npz
 from codec.kit.crops import PhotoCache
 from codec.kit.photos import CACHE, need
+from codec.layered import FeatureLatents, Features
 from codec.markov_palette.cloud import PICTURES
 from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.contexts import ContextModel

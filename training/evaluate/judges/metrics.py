@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from codec.kit.losses import PerceptualDistance
+from codec.kit.frozen import PerceptualDistance
 from shared.errors import ModelError, TaskError
 from shared.weights import ModelStore
 from training.evaluate.measure import Coded, Figures, Subject
