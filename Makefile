@@ -11,7 +11,7 @@ DEMO_EXTRAS := edge,cloud,tasks,demo
 ALL_EXTRAS  := edge,cloud,console,postgres,ray,tasks,ultralytics,train,jxl,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo models demo test lint format bench screenshots docs stubs stubs-check clean
+.PHONY: help setup setup-demo models demo test test-fast lint format bench screenshots docs stubs stubs-check clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,11 +40,19 @@ demo: setup-demo models ## Photos through a real edge client and a real server: 
 	$(BIN)/python -m benchmarks.demo
 
 # PYTEST_ARGS narrows a run: make test PYTEST_ARGS='-m "not slow" -x'
-# Files are shared out among so many processes; each may need a gigabyte and a half. What fails is run
-# once more, and said (R): many tests are of real processes that share the machine with each other.
-PYTEST_WORKERS ?= 2
-test: setup models ## All tests, with the coverage of shared (must exceed 95 %)
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --reruns 1 -rfER --durations=15 --cov --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
+# Files are shared out among so many processes, the long ones first; each may need a gigabyte and a
+# half. One more than cores: many tests wait for processes, clocks and networks.
+PYTEST_WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
+UNITS  := tests/shared tests/codec tests/edge_client tests/cloud_server
+
+test-fast: setup ## Units and protocol, without servers: two minutes
+	$(PYTEST) -m fast $(UNITS) $(PYTEST_ARGS)
+
+# The quick ones first: what they find is said at once.
+test: setup models ## All tests, with coverage (must reach 88 %)
+	$(PYTEST) -m fast $(UNITS) --cov --cov-report= $(PYTEST_ARGS)
+	$(PYTEST) -m "not fast" --durations=15 --cov --cov-append --cov-report=term --cov-fail-under=88 $(PYTEST_ARGS)
 
 lint: setup ## ruff, mypy --strict, import rules, buf, hadolint
 	$(BIN)/ruff check .

@@ -25,7 +25,7 @@ _MIN_TILE_SIDE = 256
 
 @dataclass(frozen=True, slots=True)
 class FoundFace:
-    """In picture pixels: box as x_min, y_min, x_max, y_max, and six key points [6, 2]."""
+    """A face in picture pixels: box as x_min, y_min, x_max, y_max, and six key points [6, 2]."""
 
     box: NDArray[np.float64]
     key_points: NDArray[np.float64]

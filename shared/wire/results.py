@@ -1,4 +1,4 @@
-"""Results on the wire and back.
+"""What becomes of a frame, and its conversion to messages and back.
 
 A receiver believes nothing: counts, names and sizes are compared with limits, and the values pass
 through the pydantic models of ``shared.results``, which refuse NaN and what contradicts itself.

@@ -33,6 +33,48 @@ if TYPE_CHECKING:
 settings.register_profile("featherwire", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("featherwire")
 
+TESTS = Path(__file__).resolve().parents[1]
+UNITS = ("shared/", "codec/", "edge_client/", "cloud_server/")
+"""Folders of units, and of the protocol without sockets. Their tests are fast, unless they are slow
+or use one of these."""
+
+SOCKETS = {
+    "start_server", "server", "servers", "real_store", "postgres_cluster", "running", "broker",
+}  # fmt: skip
+"""Fixtures that start processes or servers."""
+
+TOOLS = ("servers", "scripted_server", "http_server", "raw_client", "proxy", "brokers", "commands")
+"""Modules of ``tests/support`` that do, or that speak with them; so does ``subprocess``."""
+
+LONG = (
+    "scenarios/ray_cluster", "scenarios/network", "training/test_steps", "scenarios/everything",
+    "scenarios/server_crash", "scenarios/worker_crash", "cloud_server/console", "packaging",
+    "scenarios/fuzz", "scenarios/shared_log", "test_readme", "scenarios", "training",
+)  # fmt: skip
+"""What takes longest begins first, so that the processes which share the files end together."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is fast, and put what is long first."""
+    ranks: dict[Path, int] = {}
+    for item in items:
+        where = item.path.relative_to(TESTS).as_posix()
+        begins = (rank for rank, name in enumerate(LONG) if where.startswith(name))
+        ranks.setdefault(item.path, next(begins, len(LONG)))
+        if where.startswith(UNITS) and not _is_real(item):
+            item.add_marker("fast")
+    items.sort(key=lambda item: ranks[item.path])
+
+
+def _is_real(item: pytest.Item) -> bool:
+    """Whether a test talks with processes or servers, or is slow otherwise."""
+    if SOCKETS.intersection(getattr(item, "fixturenames", ())) or item.get_closest_marker("slow"):
+        return True
+    tools = {f"tests.support.{name}" for name in TOOLS} | {"subprocess"}
+    used = vars(getattr(item, "module", item)).values()
+    return any(getattr(one, "__module__", getattr(one, "__name__", "")) in tools for one in used)
+
 
 # Nothing of the user's is touched.
 

@@ -115,8 +115,8 @@ def run_in_a_base_install(*arguments: str | Path) -> subprocess.CompletedProcess
 
 
 def test_files_are_looked_at_and_cut_with_the_base_alone(tmp_path: Path) -> None:
-    golden = Path(__file__).resolve().parents[2] / "golden"
-    file, bundle = golden / "320x200-state0.fwf", golden / "codec-bundle.zip"
+    golden = Path(__file__).resolve().parents[3] / "codec" / "markov_palette" / "golden"
+    file, bundle = golden / "320x200-state0.fwf", golden / "bundle.zip"
     cut = ("truncate", file, "--bundle", bundle, "--bytes", "2000", "-o", tmp_path)
     for arguments in (("inspect", file), cut):
         done = run_in_a_base_install("edge_client", *arguments)
