@@ -45,9 +45,8 @@ class Backbone(nn.Module):
         self.last = convolution(tensors, "last")
         self.requires_grad_(False)
         self.eval()
-        for parameter in self.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        # torch's annotations leave this argument out.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, picture: Tensor, taps: tuple[int, ...]) -> list[Tensor]:
         """[n, 3, h, w] in -0.5..0.5 (RGB) -> the outputs of the blocks numbered in ``taps``.

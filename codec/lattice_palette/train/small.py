@@ -161,7 +161,7 @@ def _tail() -> bytes:
         helper.make_node("Concat", ["batch", "box_shape"], ["wanted"], axis=0),
         helper.make_node("Expand", ["one_boxes", "wanted"], ["boxes"]),
     ]
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "rows": np.array([0, cells * cells, 3], np.int64),
         "mix": mix,
         "one_boxes": boxes,

@@ -20,7 +20,7 @@ from codec.base import Rendering
 from codec.kit.frozen import CLASSIFIER
 from codec.kit.textures import LABELS_FILE, PatchDescriptors, TextureModel, as_picture
 from codec.layered import FeatureLatents
-from codec.markov_palette.cloud import VIVID
+from codec.markov_palette import VIVID
 from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.palette import Indices, MarkovPalette
 from codec.markov_palette.reconstruct import PictureReconstructor

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,10 +77,10 @@ def tiny_contexts(palette: MarkovPalette, ratio: int = 2, seed: int = 5) -> Cont
     mates, coarser = relations(palette.planes)
     columns = {plane.name: padded_channels(plane.channels) for plane in palette.planes}
 
-    def weights(*shape: int) -> npt.NDArray[np.int16]:
+    def weights(*shape: int) -> npt.NDArray[Any]:
         return rng.integers(-20, 21, shape).astype(np.int16)
 
-    def biases(*shape: int) -> npt.NDArray[np.int32]:
+    def biases(*shape: int) -> npt.NDArray[Any]:
         return rng.integers(-3000, 3001, shape).astype(np.int32)
 
     networks = {}
@@ -166,7 +167,7 @@ def small_bundle(folder: Path) -> Bundle:
     return create_bundle(folder, tiny_manifest(decoder=config.to_dict()), files)
 
 
-def _npz(arrays: dict[str, npt.NDArray[np.generic]]) -> bytes:
+def _npz(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.evaluate.judges.metrics import as_tensor
+from codec.kit.textures import as_picture
 from training.evaluate.measure import Figures
 from training.evaluate.photos import Pixels
 
@@ -120,7 +120,7 @@ class VggDistances:
 
     def _describe(self, pixels: Pixels) -> tuple[list[Tensor], list[Tensor]]:
         """Unit features for LPIPS; the picture and its features for DISTS."""
-        picture = as_tensor(pixels)
+        picture = as_picture(pixels)
         maps = self._network(picture, _max_pool)
         units = [x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10) for x in maps]
         reduced = _reduce(picture)
