@@ -1,4 +1,4 @@
-"""How long to wait before connecting again."""
+"""Pauses before connecting again."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ class Backoff:
         return full_s * self._rng.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        """The server has taken something: the next failure is a first one."""
+        """Note a success: the next failure counts as the first."""
         self._failures = 0

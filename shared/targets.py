@@ -97,7 +97,7 @@ def parse_region(text: str) -> Region:
 def check_regions(
     regions: Sequence[Region], target: RateTarget = FINEST, rate_weight: float | None = None
 ) -> Regions:
-    """Regions as a tuple.
+    """Check regions against the target; returns them as a tuple.
 
     Raises BudgetError ``bad_region`` when there are too many, and ``bad_target`` where there are
     some and the rate is a PSNR or has a lambda.

@@ -1,4 +1,4 @@
-"""What every task is, and the little that all of them share."""
+"""The contract of a task, its options, and what all tasks share."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Task(Protocol):
 
     @property
     def name(self) -> str:
-        """What ``--tasks`` calls it."""
+        """The task's name, as ``--tasks`` takes it."""
 
     @property
     def models(self) -> list[ModelInfo]:
-        """The weights it runs."""
+        """The weights that the task runs."""
 
     def run(self, images: Sequence[Image]) -> list[TaskResult]:
         """One result per picture, in order. Raises TaskError; never downloads anything."""
@@ -56,7 +56,7 @@ def expect_image(image: Image) -> Image:
 
 
 def model_info(store: ModelStore, name: str) -> ModelInfo:
-    """What a result says of a model of the store."""
+    """The facts of a stored model that go into results: name, version, SHA-256, licence."""
     entry = store.entry(name)
     return ModelInfo(
         name=entry.name, version=entry.version, sha256=entry.sha256, licence=entry.licence

@@ -13,7 +13,7 @@ from shared.errors import ModelError, TaskError
 
 
 class LiteModel:
-    """One interpreter; for one thread at a time.
+    """A TensorFlow Lite model in one interpreter, used by one thread at a time.
 
     The first of a process makes LiteRT write ``INFO: Created TensorFlow Lite XNNPACK delegate`` to
     file descriptor 2. Its logger has no setting outside C++, and the descriptor is the whole

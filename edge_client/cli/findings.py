@@ -1,4 +1,4 @@
-"""What came back: noted, saved beside each other, printed in a line each, given to sinks."""
+"""Results of sent photos: recorded, saved to files, printed, and given to sinks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def take_all(
     batch: Batch,
     outcome: Outcome,
 ) -> FeatherwireError | None:
-    """Note every result. When the session ends early: why, and each photo without one fails."""
+    """Record every result. Returns why the session ended early; each photo without a result fails
+    then."""
     waiting = Counter(str(photo) for photo in photos)
     try:
         for result in results:
@@ -41,7 +42,8 @@ def take_all(
 
 
 def tell_kept(outcome: Outcome, spool: Path, server: str, refusal: FeatherwireError | None) -> None:
-    """Say how many frames wait for a server, and what delivers them; and why it refused."""
+    """Print how many frames wait in the spool, the command that delivers them, and why a server
+    refused."""
     one = len(outcome.kept) == 1
     count = "1 frame is" if one else f"{len(outcome.kept)} frames are"
     if refusal is not None:
@@ -56,13 +58,13 @@ def tell_kept(outcome: Outcome, spool: Path, server: str, refusal: FeatherwireEr
 
 
 def fail(photo: Path, error: FeatherwireError, outcome: Outcome) -> None:
-    """Note and say why there is no result of a photo."""
+    """Record and print why a photo has no result."""
     outcome.failures.append({"file": str(photo), **error.to_dict()})
     sys.stderr.write(f"error: {photo}: {error.message} [{error.reason}]\n")
 
 
 def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcome) -> None:
-    """Note one result, and save it when there is a folder."""
+    """Record one result, and save it when there is an output folder."""
     from shared.results import summarise
 
     # A frame that an earlier process has spooled may have had no file.
@@ -114,7 +116,7 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
 
 
 def tell_undelivered(sinks: Pumps) -> int:
-    """Say which sinks did not get all results; how many those are."""
+    """Print which sinks did not get all results; returns how many results that were."""
     lost = 0
     for pump in sinks.pumps:
         dropped = sum(count for name, count in pump.counts.items() if name.startswith("dropped"))
@@ -126,7 +128,7 @@ def tell_undelivered(sinks: Pumps) -> int:
 
 
 def report_of(result: FrameResult, session: EdgeSession) -> Report:
-    """A result as sinks get it."""
+    """The report of a result, as sinks get it."""
     import time
 
     from edge_client.session import Origin

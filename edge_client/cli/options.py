@@ -256,7 +256,7 @@ class Sending(Connecting):
 
     @property
     def rate(self) -> dict[str, Any]:
-        """What ``EdgeSession.send`` and ``stream`` take."""
+        """The rate as keyword arguments of ``EdgeSession.send`` and ``stream``."""
         return {
             "state": self.state,
             "bits_per_pixel": self.bpp,
@@ -332,7 +332,7 @@ class Sending(Connecting):
         return session, store
 
     def open_sinks(self, session: EdgeSession, capacity: int) -> Pumps:
-        """The sinks of ``--to``. Raises SinkError."""
+        """Open the sinks of ``--to``. Raises SinkError."""
         from shared.sinks import SinkOptions, open_sinks
 
         options = SinkOptions(session.device, capacity=capacity, give_up_s=self.give_up_s)
@@ -341,7 +341,7 @@ class Sending(Connecting):
 
 @contextmanager
 def usage() -> Iterator[None]:
-    """A SessionError in options is wrong usage."""
+    """End the command with exit status 2 when its options raise a SessionError."""
     try:
         yield
     except SessionError as error:

@@ -51,7 +51,7 @@ class Meter:
         self._error: dict[str, Any] | None = None
 
     def result(self, result: FrameResult) -> None:
-        """Count one."""
+        """Count a result."""
         with self._lock:
             if result.error is not None:
                 kept = result.error.reason == "spooled"
@@ -71,12 +71,13 @@ class Meter:
                 self._trips_ms.append(result.round_trip_ms)
 
     def failed(self, error: dict[str, Any]) -> None:
-        """A picture could not be read."""
+        """Count a picture that could not be read."""
         with self._lock:
             self._error = error
 
     def flow(self) -> dict[str, Any]:
-        """Of the last ten seconds: results and bits a second, bits per pixel, round trip."""
+        """Averages of the last ten seconds: results and bits a second, bits per pixel, round
+        trip."""
         now_s = self._clock()
         with self._lock:
             since_s = min(WINDOW_S, max(1.0, now_s - self._began_s))
@@ -113,7 +114,7 @@ class Status:
         self._sinks = sinks
 
     def read(self) -> dict[str, Any]:
-        """How it is now. ``queue``: what waits for the server."""
+        """The stream's status now; ``queue`` is what waits for the server."""
         captures, counts = self._captures, self._meter.counts
         spool = self._spool.stats()
         dropped = self._feed.dropped()
@@ -147,7 +148,7 @@ class Status:
 
 
 def print_event(event: str, values: dict[str, Any]) -> None:
-    """A line of JSON on standard output."""
+    """Print an event as a line of JSON on standard output."""
     with _PRINTING:
         sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
         sys.stdout.flush()
@@ -169,13 +170,13 @@ def live_table(read: Callable[[], dict[str, Any]]) -> Iterator[None]:
 
 
 @contextmanager
-def every(seconds: float, tell: Callable[[], None]) -> Iterator[None]:
-    """Call ``tell`` every so many seconds, in a thread of its own."""
+def every(seconds: float, show: Callable[[], None]) -> Iterator[None]:
+    """Call ``show`` every so many seconds, in a thread of its own."""
     stop = threading.Event()
 
     def run() -> None:
         while not stop.wait(seconds):
-            tell()
+            show()
 
     thread = threading.Thread(target=run, name="featherwire-status", daemon=True)
     thread.start()
@@ -187,7 +188,7 @@ def every(seconds: float, tell: Callable[[], None]) -> Iterator[None]:
 
 
 def status_table(status: dict[str, Any]) -> Table:
-    """A status for people."""
+    """A status as a table for people."""
     from rich.table import Table
     from rich.text import Text
 
@@ -198,7 +199,7 @@ def status_table(status: dict[str, Any]) -> Table:
 
 
 def status_rows(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(what, how) of a status, in words."""
+    """Rows of (name, value) of a status, in words."""
     source, queue = status["source"], status["queue"]
     again = f", opened again {source['reconnects']} times" if source["reconnects"] else ""
     why = f" ({source['error']['message']})" if source["error"] else ""

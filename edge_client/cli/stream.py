@@ -247,7 +247,7 @@ def _exit(
     *,
     spooled: bool,
 ) -> None:
-    """End with the exit code, and say why it is not 0."""
+    """End the command with its exit status, and print why it is not 0."""
     left = end["queue"]["frames"]
     for error in (refusal, failure):
         if error is not None:
@@ -260,7 +260,7 @@ def _exit(
         raise typer.Exit(ExitCode.UNREACHABLE)
     if failure is not None:
         raise typer.Exit(code_of(failure))
-    # Of a camera that runs for days a picture may be damaged; a file that failed is to be said.
+    # Of a camera that runs for days a picture may be damaged; a file that failed is reported.
     failed = end["failed"] + end["dropped"].get("unreadable", 0)
     if (failed and not source.live) or (undelivered and not source.lasting):
         raise typer.Exit(ExitCode.SOME_FAILED)

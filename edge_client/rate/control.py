@@ -19,7 +19,7 @@ _SMOOTHING = 0.1
 
 
 class RateControl:
-    """Chooses states and says when a frame may go. Thread-safe.
+    """Chooses the states of frames, and when they may be sent. Thread-safe.
 
     Without a budget, its own or the operator's, it leaves the state as it was asked for, but for
     the operator's policy, and makes a frame wait only where more would be under way than the
@@ -61,15 +61,8 @@ class RateControl:
 
     @property
     def active(self) -> bool:
-        """Whether it has a say in what a picture may cost."""
+        """Whether a budget or a policy limits what a picture may cost."""
         return self._bucket is not None or self._policy != RatePolicy()
-
-    @property
-    def goodput_bytes_per_second(self) -> float | None:
-        """What the network took in the last seconds; None where it is not the bottleneck."""
-        with self._lock:
-            rate = self._link.rate(self._clock())
-            return rate.bytes_per_second if rate is not None else None
 
     @property
     def queue_delay_s(self) -> float:
@@ -78,11 +71,11 @@ class RateControl:
 
     @property
     def policy(self) -> RatePolicy:
-        """The operator's."""
+        """The operator's rate policy."""
         return self._policy
 
     def set_policy(self, policy: RatePolicy) -> None:
-        """Follow the operator, within the device's own budget."""
+        """Follow the operator's policy, within the device's own budget."""
         with self._lock:
             self._policy = policy
             self._set_bucket()
@@ -91,7 +84,7 @@ class RateControl:
     # -- states ----------------------------------------------------------------------------------
 
     def target(self, wanted: RateTarget, states: Sequence[StateSpec], pixels: int) -> RateTarget:
-        """What to encode a picture at: ``wanted``, or less.
+        """The rate at which to encode a picture: ``wanted``, or a coarser one.
 
         states: the bundle's. pixels: of the picture. A target in bits, bytes or decibels is left
         as it is, and only the frame rate follows the bandwidth.
@@ -106,7 +99,8 @@ class RateControl:
         return RateTarget(state=state if wanted.state is None else max(state, wanted.state))
 
     def encoded(self, state: StateSpec, pixels: int, size: int) -> None:
-        """A picture at this state has ``size`` bytes: the next ones are expected to be alike."""
+        """Note that a picture at this state took ``size`` bytes; the next ones are expected to
+        take as many."""
         expected = state.typical_bits_per_pixel * pixels / 8
         if expected > 0 and size > 0:
             with self._lock:
@@ -159,7 +153,8 @@ class RateControl:
             return wait_s if free else max(wait_s, LOOK_AGAIN_S)
 
     def posted(self, key: Hashable | None, message_bytes: int, *, frame: bool = True) -> None:
-        """A message goes out, which ``key`` stands for; None for what is not acknowledged.
+        """Note that a message goes out. key: names it until it is acknowledged; None when it
+        never is.
 
         What is no frame goes at once, and the frames after it wait for it.
         """
@@ -173,12 +168,12 @@ class RateControl:
                 self._bucket.spend(message_bytes, now_s)
 
     def acknowledged(self, key: Hashable) -> None:
-        """The server has it."""
+        """Note that the server has the message of that key."""
         with self._lock:
             self._link.acknowledged(key, self._clock())
 
     def lost(self) -> None:
-        """The stream has ended."""
+        """Note that the stream has ended, and with it all that was under way."""
         with self._lock:
             self._link.lost()
 
@@ -212,7 +207,7 @@ class TokenBucket:
 
     @property
     def bytes_per_second(self) -> float:
-        """The budget."""
+        """The budget in bytes a second."""
         return self._rate
 
     @property
@@ -220,7 +215,7 @@ class TokenBucket:
         return self._rate * BURST_S
 
     def set_rate(self, bytes_per_second: float, now_s: float) -> None:
-        """Another budget from now on."""
+        """Change the budget from now on."""
         self._fill(now_s)
         self._rate = bytes_per_second
         self._tokens = min(self._tokens, self._burst)
@@ -233,7 +228,7 @@ class TokenBucket:
         return missing / self._rate if missing > 1.0 else 0.0
 
     def spend(self, message_bytes: int, now_s: float) -> None:
-        """A message goes; one larger than the burst leaves a debt."""
+        """Take a sent message off the budget; one larger than the burst leaves a debt."""
         self._fill(now_s)
         self._tokens -= cost(message_bytes)
 

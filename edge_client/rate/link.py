@@ -79,7 +79,10 @@ class _Sent:
 
 
 class LinkModel:
-    """Times are seconds of a clock that never goes back."""
+    """Estimates the network's rate and propagation time from frames that were acknowledged.
+
+    All times are seconds of a clock that never goes back.
+    """
 
     def __init__(self) -> None:
         self._in_flight: OrderedDict[Hashable, _Sent] = OrderedDict()
@@ -98,21 +101,16 @@ class LinkModel:
         # The last exact rate, until frames come sooner than it would let them.
         self._known: float | None = None
 
-    @property
-    def bytes_in_flight(self) -> int:
-        """Sent and not acknowledged."""
-        return self._bytes
-
     # -- what happens ----------------------------------------------------------------------------
 
     def sent(self, key: Hashable, size: int, now_s: float) -> None:
-        """A frame goes out, or whatever else is acknowledged."""
+        """Note that a frame goes out, or anything else that will be acknowledged."""
         if key not in self._in_flight:
             self._in_flight[key] = _Sent(now_s, size, alone=not self._in_flight)
             self._bytes += size
 
     def acknowledged(self, key: Hashable, now_s: float) -> int:
-        """A frame has arrived; returns its bytes, 0 when that was known."""
+        """Note that a frame has arrived; returns its bytes, 0 when that was known."""
         if key not in self._in_flight:
             return 0
         # They come in order: what is before it has come too, whatever became of its own.
@@ -126,7 +124,8 @@ class LinkModel:
         return frame.size
 
     def lost(self) -> None:
-        """The stream has ended: what was under way will be sent again, perhaps on another way."""
+        """Note that the stream has ended: what was under way will be sent again, perhaps on
+        another way."""
         self._in_flight.clear()
         self._bytes = 0
         self._forget()
@@ -169,7 +168,7 @@ class LinkModel:
             if self.floor(now_s, propagation_s) > (1 + 2 * SLACK) * self._known:
                 self._known = None
 
-    # -- what that says --------------------------------------------------------------------------
+    # -- estimates --------------------------------------------------------------------------
 
     def rate(self, now_s: float) -> LinkRate | None:
         """The link's rate; None while frames do not wait for each other, nor for long."""

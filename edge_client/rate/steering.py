@@ -52,7 +52,7 @@ class _Latch:
 
 
 class Steering:
-    """``choose`` is asked before each frame."""
+    """Chooses the state of each frame, and changes it only when that is likely to last."""
 
     def __init__(self, states: int) -> None:
         """states: how many there are."""

@@ -17,7 +17,7 @@ import grpc
 from edge_client.rate import RateControl
 from edge_client.session.connection import Connection
 from edge_client.session.encoding import Photo
-from edge_client.session.frames import CapturedPhoto, Outgoing, Wishes, make_frame, parts
+from edge_client.session.frames import CapturedPhoto, Framer, Outgoing, Wishes, make_frame, parts
 from edge_client.session.refinement_store import Part, Refinement
 from edge_client.session.results import FrameResult, Reply, failed, received
 from shared.errors import FeatherwireError, SessionError
@@ -56,14 +56,30 @@ class RateListener:
 class DirectExchange:
     """``send`` and ``stream`` over one connection."""
 
-    def __init__(self, connection: Connection, server: str, control: RateControl) -> None:
-        self._connection = connection
-        self._server = server
+    refusal = None
+    """Nobody refuses a session later that was let in."""
+
+    def __init__(self, connection: Connection, control: RateControl) -> None:
+        """connection: open; it is closed with this."""
+        self.connection = connection
+        self._server = connection.server
         self._control = control
+
+    def open(self) -> None:
+        """It is open with its connection."""
+
+    def close(self) -> None:
+        """End the stream; frames in flight have ten seconds to come back."""
+        self.connection.close()
+
+    @property
+    def framer(self) -> Framer:
+        """What makes frames for this server."""
+        return self.connection.framer
 
     def send(self, photo: Photo, wishes: Wishes, *, wait_refined: bool) -> FrameResult:
         """See ``EdgeSession.send``."""
-        frame = make_frame(self._connection.framer, self._control, photo, wishes)
+        frame = make_frame(self.connection.framer, self._control, photo, wishes)
         sequence, future = self._submit(frame)
         self._finish(sequence, frame)
         reply = self.wait_for(future, frame.deadline_s)
@@ -94,7 +110,7 @@ class DirectExchange:
                 continue
             pixels, source = parts(photo)
             try:
-                frame = make_frame(self._connection.framer, self._control, pixels, wishes)
+                frame = make_frame(self.connection.framer, self._control, pixels, wishes)
             except SessionError:
                 raise
             except FeatherwireError as error:
@@ -102,7 +118,7 @@ class DirectExchange:
                 continue
             while window is not None and len(in_flight) >= window:
                 yield from in_flight.completed()
-            while self._connection.credits == 0 and in_flight:
+            while self.connection.credits == 0 and in_flight:
                 yield from in_flight.completed()
             try:
                 sequence, future = self._submit(frame)
@@ -123,7 +139,7 @@ class DirectExchange:
     def refine(self, refinement: Refinement, deadline_s: float) -> FrameResult:
         """Send finer layers of a frame, and wait for what comes of them."""
         self._pace(sum(len(layer.payload) for layer in refinement.layers), deadline_s)
-        future = self._connection.refine(refinement, deadline_s=deadline_s)
+        future = self.connection.refine(refinement, deadline_s=deadline_s)
         return whole(received(self.wait_for(future, deadline_s), refinement.sequence))
 
     def wait_for(self, future: Future[Reply], deadline_s: float) -> Reply:
@@ -136,7 +152,7 @@ class DirectExchange:
     def _submit(self, frame: Outgoing) -> tuple[int, Future[Reply]]:
         size = sum(part.sent.file_bytes for part in frame.parts if part.sent is not None)
         self._pace(size, frame.deadline_s)
-        sequence, future = self._connection.submit(
+        sequence, future = self.connection.submit(
             frame.parts,
             tasks=frame.tasks,
             picture=frame.picture,
@@ -151,14 +167,14 @@ class DirectExchange:
         """Wait until the bandwidth has room; not for longer than the deadline."""
         deadline = time.monotonic() + deadline_s
         while (wait_s := self._control.wait_s(size)) > 0:
-            if self._connection.failure is not None or time.monotonic() > deadline:
+            if self.connection.failure is not None or time.monotonic() > deadline:
                 break  # which the connection then says
             time.sleep(min(wait_s, 0.25))
 
     def _finish(self, sequence: int, frame: Outgoing) -> None:
         """Encode what is only kept, while the frame is on its way."""
         if frame.make_others is not None:
-            self._connection.finish(sequence, others_of(sequence, frame))
+            self.connection.finish(sequence, others_of(sequence, frame))
 
 
 def others_of(sequence: int, frame: Outgoing) -> tuple[Part, ...]:
@@ -260,7 +276,7 @@ def too_late(server: str, deadline_s: float) -> SessionError:
     return SessionError("deadline_exceeded", f"{server} gave no result within {deadline_s:g} s")
 
 
-def analyze(connection: Connection, server: str, photo: Photo, wishes: Wishes) -> FrameResult:
+def analyze(connection: Connection, photo: Photo, wishes: Wishes) -> FrameResult:
     """See ``EdgeSession.analyze``."""
     frame = connection.framer.frame(
         photo, wishes.rate, wishes.tasks, wishes.picture, False, wishes.send_with, keep=False
@@ -277,7 +293,7 @@ def analyze(connection: Connection, server: str, photo: Photo, wishes: Wishes) -
             request, timeout=frame.deadline_s
         )
     except grpc.RpcError as error:
-        raise error_from_call(error, server) from None
+        raise error_from_call(error, connection.server) from None
     reply = Reply(
         outcome_from_message(response.outcome),
         0,

@@ -6,8 +6,7 @@ import logging
 import re
 import socket
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from codec import open_edge
-from edge_client.bundle_cache import BundleCache
+from edge_client.bundles import BundleCache, BundleSource, DeviceBundles
 from edge_client.rate import RateControl
 from edge_client.session.bundle_update import BundleUpdate, Done, Keep
 from edge_client.session.connection import Connection, Listener
@@ -23,8 +22,8 @@ from edge_client.session.encoding import PhotoEncoder
 from edge_client.session.frames import Framer
 from edge_client.session.refinement_store import RefinementStore
 from edge_client.spool import Spool
-from shared.bundle import Bundle, packaged_bundle_of
-from shared.errors import BundleError, FeatherwireError, SessionError
+from shared.bundle import Bundle
+from shared.errors import FeatherwireError, SessionError
 from shared.installation import package_version
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.rpc.access import Access
@@ -44,23 +43,12 @@ if TYPE_CHECKING:
     from edge_client.encoder import EdgeEncoder
 
 
-BundleSource = Bundle | str | Path
-
 TakeSettingBy = Callable[[grpc.Channel, Setting, Done], None]
 """``TakeSetting``, told also by which channel the command came."""
 
 
 def keep_nothing(name: str, value: Any) -> None:
     """Keeps nothing over restarts."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Mine:
-    """The bundles that were given, loaded: the first one, and others with the name of each."""
-
-    bundle: Bundle | None
-    also: tuple[Bundle, ...]
-    named: dict[str, Bundle]
 
 
 class Opener:
@@ -90,22 +78,19 @@ class Opener:
         self.server = server
         self.device = device
         self.tasks = tasks
-        self._given_bundle = encoder.bundle if encoder is not None else bundle
-        self._given_also = tuple(also)
+        given = encoder.bundle if encoder is not None else bundle
+        self._bundles = DeviceBundles(server, given, also, BundleCache(bundle_cache_dir))
         self._encoder = encoder
         self._threads = threads
         self._access = access
         self._timeout_s = timeout_s
         self._deadline_s = deadline_s
         self.regions = regions
-        self._cache = BundleCache(bundle_cache_dir)
         self.bundle_update = BundleUpdate(
-            self._obtained, self._new_photo_encoder, keep, bundle_trials
+            self._bundles.obtain, self._new_photo_encoder, keep, bundle_trials
         )
         self.bundle_update.chosen = chosen_bundle_id
-        self._loaded: _Mine | None = None
         self._photo_encoder: PhotoEncoder | None = None
-        self._found: dict[bytes, Bundle | None] = {}
 
     def open(
         self,
@@ -121,7 +106,8 @@ class Opener:
         Raises ``SessionError`` (unreachable, refused, bundle_mismatch, unsupported_version, ...)
         and ``BundleError`` when the bundle cannot be had.
         """
-        mine = self._mine()
+        # Before anything is opened: one of them may be damaged.
+        first, also = self._bundles.first, self._bundles.also
         channel = open_channel(self.server, self._access)
         connection: Connection | None = None
         try:
@@ -129,11 +115,10 @@ class Opener:
             hello = Hello(
                 device=self.device,
                 session=session,
-                bundle_id=self.bundle_update.chosen or (mine.bundle.id if mine.bundle else None),
-                can_switch_bundle=self._given_bundle is None
-                or self.bundle_update.chosen is not None,
+                bundle_id=self.bundle_update.chosen or (first.id if first else None),
+                can_switch_bundle=first is None or self.bundle_update.chosen is not None,
                 client_version=package_version(),
-                also_bundle_ids=tuple(bundle.id for bundle in mine.also),
+                also_bundle_ids=tuple(bundle.id for bundle in also),
                 last_result_seen=last_result_seen,
                 takes_batches=True,
             )
@@ -161,15 +146,18 @@ class Opener:
         last_bundle_id: the one on which a server agreed before, when it is at hand. Raises
         ``BundleError``.
         """
-        mine = self._mine()
         chosen = self.bundle_update.chosen
-        if self.bundle_update.photo_encoder is None and chosen and (found := self._at_hand(chosen)):
+        if (
+            self.bundle_update.photo_encoder is None
+            and chosen
+            and (found := self._bundles.at_hand(chosen))
+        ):
             self.bundle_update.photo_encoder = self._new_photo_encoder(found)
         photo_encoder = self.bundle_update.photo_encoder
         if photo_encoder is None:
-            bundle = mine.bundle
+            bundle = self._bundles.first
             if bundle is None and last_bundle_id is not None:
-                bundle = self._at_hand(last_bundle_id)
+                bundle = self._bundles.at_hand(last_bundle_id)
             photo_encoder = self._photo_encoder_of(bundle or Bundle.load())
         return self._framer_of(photo_encoder, ingest_pb2.ServerSettings(frame_deadline_s=30.0))
 
@@ -189,31 +177,18 @@ class Opener:
         photo_encoder = self.bundle_update.photo_encoder or self._photo_encoder
         return None if photo_encoder is None else photo_encoder.bundle
 
-    def _mine(self) -> _Mine:
-        if self._loaded is None:
-            given = self._given_bundle
-            also = [_load(source) for source in self._given_also]
-            named = {
-                str(source): bundle
-                for source, bundle in zip(self._given_also, also, strict=True)
-                if not isinstance(source, Bundle)
-            }
-            self._loaded = _Mine(None if given is None else _load(given), tuple(also), named)
-        return self._loaded
-
     def _framer(self, channel: grpc.Channel, welcome: ingest_pb2.Welcome) -> Framer:
-        mine = self._mine()
         accepted = welcome.accepted_bundle_ids or [welcome.bundle_id]
-        for other in mine.also:
+        for other in self._bundles.also:
             if other.id not in accepted:
                 raise _refused(other, self.server)
         photo_encoder = self._chosen_photo_encoder(channel, accepted)
         if photo_encoder is None:
-            bundle = mine.bundle
+            bundle = self._bundles.first
             if bundle is None or bundle.id not in accepted:
                 if bundle is not None:
                     raise _refused(bundle, self.server)
-                bundle = self._obtained(channel, welcome.bundle_id, must_keep=False)
+                bundle = self._bundles.obtain(channel, welcome.bundle_id, must_keep=False)
             photo_encoder = self._photo_encoder_of(bundle)
         return self._framer_of(photo_encoder, welcome.settings)
 
@@ -230,7 +205,7 @@ class Opener:
                 raise SessionError("bundle_mismatch", f"{self.server} does not take it")
             if photo_encoder is None:
                 photo_encoder = self._new_photo_encoder(
-                    self._obtained(channel, wanted, must_keep=False)
+                    self._bundles.obtain(channel, wanted, must_keep=False)
                 )
                 self.bundle_update.photo_encoder = photo_encoder
             return photo_encoder
@@ -247,13 +222,13 @@ class Opener:
 
     def _new_photo_encoder(self, bundle: Bundle) -> PhotoEncoder:
         """Of a bundle that a command has chosen, which may be the one that was given."""
-        mine = self._mine()
+        first = self._bundles.first
         return PhotoEncoder(
             bundle,
-            mine.also,
+            self._bundles.also,
             threads=self._threads,
-            find=self._of_short_id,
-            commanded=mine.bundle is None or mine.bundle.id != bundle.id,
+            find=self._bundles.of_short_id,
+            commanded=first is None or first.id != bundle.id,
         )
 
     def _photo_encoder_of(self, bundle: Bundle) -> PhotoEncoder:
@@ -264,10 +239,10 @@ class Opener:
                 shared = None
             self._photo_encoder = PhotoEncoder(
                 bundle,
-                self._mine().also,
+                self._bundles.also,
                 encoder=shared,
                 threads=self._threads,
-                find=self._of_short_id,
+                find=self._bundles.of_short_id,
             )
         return self._photo_encoder
 
@@ -277,47 +252,12 @@ class Opener:
         return Framer(
             photo_encoder,
             settings,
-            also=self._mine().named,
+            also=self._bundles.named,
             tasks=lambda: self.tasks,
             deadline_s=self._deadline_s,
             regions=lambda: self.regions,
             bundle_update=self.bundle_update,
         )
-
-    def _obtained(self, channel: grpc.Channel, bundle_id: str, *, must_keep: bool = True) -> Bundle:
-        return self._at_hand(bundle_id) or self._cache.obtain(
-            channel, self.server, bundle_id, must_keep=must_keep
-        )
-
-    def _at_hand(self, bundle_id: str) -> Bundle | None:
-        """The bundle of that id, if no server need be asked for it."""
-        mine = self._mine()
-        for bundle in (mine.bundle, *mine.also):
-            if bundle is not None and bundle.id == bundle_id:
-                return bundle
-        return _packaged(bundle_id) or self._cache.find(bundle_id)
-
-    def _of_short_id(self, short_id: bytes) -> Bundle | None:
-        """The bundle of a frame that was made before, if it is at hand."""
-        if short_id not in self._found:
-            mine, digits = self._mine(), short_id.hex()
-            self._found[short_id] = next(
-                (one for one in (mine.bundle, *mine.also) if one and one.short_id == short_id),
-                None,
-            ) or (packaged_bundle_of(short_id) or (self._cache.find(digits) if digits else None))
-        return self._found[short_id]
-
-
-def _packaged(bundle_id: str) -> Bundle | None:
-    """The bundle of that id, where it comes with Featherwire and is not damaged."""
-    with suppress(BundleError, ValueError):
-        found = packaged_bundle_of(bytes.fromhex(bundle_id[:16]))
-        return found if found is not None and found.id == bundle_id else None
-    return None
-
-
-def _load(source: BundleSource) -> Bundle:
-    return source if isinstance(source, Bundle) else Bundle.load(source)
 
 
 def _refused(bundle: Bundle, server: str) -> SessionError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from edge_client.bundles import BundleSource
 from edge_client.rate import RateControl
 from edge_client.session.connection import Connection
 from edge_client.session.direct import DirectExchange, RateListener, analyze
@@ -23,7 +24,6 @@ from edge_client.session.frames import (
     picture_request,
 )
 from edge_client.session.opening import (
-    BundleSource,
     DeviceSettings,
     Opener,
     default_device_name,
@@ -31,11 +31,10 @@ from edge_client.session.opening import (
 )
 from edge_client.session.refinement_store import STORED_BYTES, STORED_FRAMES, RefinementStore
 from edge_client.session.results import FrameResult
-from edge_client.session.spool_sender import ACCESS_REASONS, SpoolSender
 from edge_client.session.spooled import SpooledExchange
 from edge_client.spool import Spool
 from shared.bundle import Bundle
-from shared.errors import BundleError, FeatherwireError, SessionError
+from shared.errors import FeatherwireError, SessionError
 from shared.rpc.access import Access
 from shared.rpc.channel import open_channel
 from shared.targets import RateTarget, Region, check_regions
@@ -115,9 +114,7 @@ class EdgeSession:
         )
         self._regions = check_regions(tuple(regions))
         self._settings = DeviceSettings(spool, self._control, self._opener)
-        self._connection: Connection | None = None
-        self._spool_sender: SpoolSender | None = None
-        self._sender: DirectExchange | SpooledExchange | None = None
+        self._exchange: DirectExchange | SpooledExchange | None = None
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -130,60 +127,45 @@ class EdgeSession:
         and ``BundleError`` when the bundle cannot be had, or knows no regions though some were
         given.
         """
-        if self._sender is not None:
+        if self._exchange is not None:
             return self
-        if self._spool is not None:
-            self._open_spooled(self._spool)
-            self._check_regions()
-            return self
-        self._connection = self._opener.open(
-            self._session,
-            self._store,
-            listener=RateListener(self._control),
-            take_setting=self._settings.take,
-        )
-        self._settings.follow(self._connection)
-        self._sender = DirectExchange(self._connection, self.server, self._control)
-        self._check_regions()
+        exchange: DirectExchange | SpooledExchange
+        if self._spool is None:
+            connection = self._opener.open(
+                self._session,
+                self._store,
+                listener=RateListener(self._control),
+                take_setting=self._settings.take,
+            )
+            self._settings.follow(connection)
+            exchange = DirectExchange(connection, self._control)
+        else:
+            open_channel(self.server, self._access).close()  # what is wrong for ever: at once
+            self._settings.restore()
+            exchange = SpooledExchange(
+                self._spool,
+                self._opener,
+                self._settings,
+                self._store,
+                self._control,
+                self._connect_timeout_s,
+            )
+        self._exchange = exchange
+        try:
+            exchange.open()
+            if self._regions:
+                self._opener.check_regions()
+        except FeatherwireError:
+            self.close()
+            raise
         return self
 
     def close(self) -> None:
         """End the session; frames in flight have ten seconds to come back."""
         self._opener.bundle_update.close()
-        if self._spool_sender is not None:
-            self._spool_sender.close()
-            self._spool_sender = None
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        self._sender = None
-
-    def _open_spooled(self, spool: Spool) -> None:
-        open_channel(self.server, self._access).close()  # what is wrong for ever is said at once
-        self._settings.restore()
-
-        def open_connection(spool_sender: SpoolSender) -> Connection:
-            connection = self._opener.open(
-                spool.session,
-                self._store,
-                last_result_seen=spool.last_result_seen,
-                listener=spool_sender,
-                take_setting=self._settings.take,
-            )
-            self._settings.follow(connection)
-            return connection
-
-        spool_sender = SpoolSender(spool, open_connection, store=self._store, rate=self._control)
-        spool_sender.start()
-        self._spool_sender = spool_sender
-        self._sender = SpooledExchange(
-            spool, spool_sender, self._opener, self._store, self._control, self._connect_timeout_s
-        )
-        spool_sender.wait_connected(self._connect_timeout_s)
-        if spool_sender.fatal is not None and spool_sender.fatal.reason not in ACCESS_REASONS:
-            error = spool_sender.fatal
-            self.close()
-            raise error
+        if self._exchange is not None:
+            self._exchange.close()
+            self._exchange = None
 
     def __enter__(self) -> EdgeSession:
         return self.open()
@@ -206,12 +188,12 @@ class EdgeSession:
     @property
     def online(self) -> bool:
         """Whether there is a stream now."""
-        return self._current_connection() is not None
+        return self._exchange is not None and self._exchange.connection is not None
 
     @property
     def refusal(self) -> FeatherwireError | None:
         """Why the server lets this device in no more, with a spool: its frames stay there."""
-        return self._spool_sender.fatal if self._spool_sender is not None else None
+        return self._exchange.refusal if self._exchange is not None else None
 
     @property
     def control(self) -> RateControl:
@@ -231,8 +213,7 @@ class EdgeSession:
     @property
     def credits(self) -> int:
         """Frames that may be sent at once without waiting; 0 while there is no stream."""
-        self._open_sender()
-        connection = self._current_connection()
+        connection = self._opened().connection
         return connection.credits if connection is not None else 0
 
     @property
@@ -283,7 +264,7 @@ class EdgeSession:
         """
         rate = self._rate(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
         wishes = Wishes(rate, tasks, picture, refinable, send_with)
-        return self._open_sender().send(photo, wishes, wait_refined=wait_refined)
+        return self._opened().send(photo, wishes, wait_refined=wait_refined)
 
     def stream(
         self,
@@ -313,7 +294,7 @@ class EdgeSession:
         deadline. Raises ``SessionError`` when the session itself fails, after it has yielded all
         that came back.
         """
-        sender = self._open_sender()
+        sender = self._opened()
         rate = self._rate(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
         names = None if tasks is None else parse_tasks(tasks)
         with_ = self._framing().at_once(send_with)
@@ -326,7 +307,7 @@ class EdgeSession:
         What no server takes within the connection's timeout yields a result whose error has the
         reason ``spooled``. Raises ``SessionError("no_spool")``.
         """
-        sender = self._open_sender()
+        sender = self._opened()
         if not isinstance(sender, SpooledExchange):
             raise SessionError("no_spool", "this session has no spool that could be flushed")
         return sender.flush()
@@ -358,7 +339,7 @@ class EdgeSession:
             picture=picture_request(picture),
         )
         deadline_s = framing.deadline_of(*self._store.size(sequence))
-        sender = DirectExchange(self._open_connection(), self.server, self._control)
+        sender = DirectExchange(self._open_connection(), self._control)
         result = sender.refine(refinement, deadline_s)
         self._store.sent(refinement)
         return result
@@ -380,16 +361,14 @@ class EdgeSession:
         nothing is kept."""
         rate = self._rate(state, bits_per_pixel, max_bytes, psnr_db, best_effort)
         connection = self._open_connection()
-        return analyze(
-            connection, self.server, photo, Wishes(rate, tasks, picture, False, send_with)
-        )
+        return analyze(connection, photo, Wishes(rate, tasks, picture, False, send_with))
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _open_sender(self) -> DirectExchange | SpooledExchange:
-        if self._sender is None:
+    def _opened(self) -> DirectExchange | SpooledExchange:
+        if self._exchange is None:
             raise SessionError("closed", "this session is not open; use it in a with statement")
-        return self._sender
+        return self._exchange
 
     def _rate(
         self, state: int | None, bpp: float | None, size: int | None, psnr_db: float | None,
@@ -400,26 +379,11 @@ class EdgeSession:
         check_regions(self._regions, rate)
         return rate
 
-    def _check_regions(self) -> None:
-        try:
-            if self._regions:
-                self._opener.check_regions()
-        except BundleError:
-            self.close()
-            raise
-
-    def _current_connection(self) -> Connection | None:
-        return self._spool_sender.connection if self._spool_sender is not None else self._connection
-
     def _open_connection(self) -> Connection:
-        self._open_sender()
-        connection = self._current_connection()
+        connection = self._opened().connection
         if connection is None:
             raise SessionError("unreachable", f"there is no stream to {self.server} now")
         return connection
 
     def _framing(self) -> Framer:
-        sender = self._open_sender()
-        return (
-            sender.framer if isinstance(sender, SpooledExchange) else self._open_connection().framer
-        )
+        return self._opened().framer

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from edge_client.rate import RateControl
+from edge_client.session.connection import Connection
 from edge_client.session.direct import others_of, too_late, whole
 from edge_client.session.encoding import Photo
 from edge_client.session.frames import (
@@ -18,10 +19,10 @@ from edge_client.session.frames import (
     make_frame,
     parts,
 )
-from edge_client.session.opening import Opener
+from edge_client.session.opening import DeviceSettings, Opener
 from edge_client.session.refinement_store import RefinementStore
 from edge_client.session.results import FrameResult, failed
-from edge_client.session.spool_sender import SpoolSender
+from edge_client.session.spool_sender import ACCESS_REASONS, SpoolSender
 from edge_client.spool import Spool
 from shared.errors import FeatherwireError, SessionError
 
@@ -37,20 +38,47 @@ class SpooledExchange:
     def __init__(
         self,
         spool: Spool,
-        sender: SpoolSender,
         opener: Opener,
+        settings: DeviceSettings,
         store: RefinementStore,
         control: RateControl,
         patience_s: float,
     ) -> None:
         """patience_s: how long a caller waits for results while there is no server."""
         self._spool = spool
-        self._sender = sender
         self._opener = opener
+        self._settings = settings
         self._store = store
         self._control = control
         self._patience_s = patience_s
+        self._sender = SpoolSender(spool, self._open_connection, store=store, rate=control)
         self._offline: Framer | None = None
+
+    def open(self) -> None:
+        """Begin to connect, and wait for the first attempt to end.
+
+        Raises why it is no use to connect again, unless that is only that this device is not let
+        in, which ``refusal`` then says.
+        """
+        self._sender.start()
+        self._sender.wait_connected(self._patience_s)
+        fatal = self._sender.fatal
+        if fatal is not None and fatal.reason not in ACCESS_REASONS:
+            raise fatal
+
+    def close(self) -> None:
+        """End the stream; what is not acknowledged within ten seconds stays in the spool."""
+        self._sender.close()
+
+    @property
+    def connection(self) -> Connection | None:
+        """The open stream, if there is one."""
+        return self._sender.connection
+
+    @property
+    def refusal(self) -> FeatherwireError | None:
+        """Why there will be no further stream."""
+        return self._sender.fatal
 
     @property
     def framer(self) -> Framer:
@@ -61,6 +89,17 @@ class SpooledExchange:
         if self._offline is None:
             self._offline = self._opener.offline(self._spool.setting("bundle"))
         return self._offline
+
+    def _open_connection(self, listener: SpoolSender) -> Connection:
+        connection = self._opener.open(
+            self._spool.session,
+            self._store,
+            last_result_seen=self._spool.last_result_seen,
+            listener=listener,
+            take_setting=self._settings.take,
+        )
+        self._settings.follow(connection)
+        return connection
 
     def send(self, photo: Photo, wishes: Wishes, *, wait_refined: bool) -> FrameResult:
         """See ``EdgeSession.send``; results of other frames wait for ``stream`` or ``flush``."""

@@ -1,4 +1,4 @@
-"""What SOURCE means."""
+"""The source that a SOURCE on the command line names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a source is, and a picture that it has taken."""
+"""The contract of a source of pictures, and a picture that it has taken."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ class Capture:
 
 
 class Source(Protocol):
-    """``captures`` may be called again after it has ended or failed: then it opens anew."""
+    """A source of pictures. ``captures`` may be called again after it ended or failed: it opens
+    anew."""
 
     @property
     def name(self) -> str:
-        """For people, without a password."""
+        """The source's name for people, without a password."""
 
     @property
     def live(self) -> bool:
@@ -59,7 +60,7 @@ class Source(Protocol):
 
     def captures(self, stop: threading.Event) -> Iterator[Capture]:
         """Pictures until the source ends, or soon after ``stop`` is set. Raises SourceError;
-        ``permanent`` says of which reasons it is no use to try again."""
+        after the reasons in ``PERMANENT`` it is no use to try again."""
 
 
 PERMANENT = frozenset(
@@ -75,4 +76,4 @@ PERMANENT = frozenset(
         "unreadable",
     }
 )
-"""Reasons that somebody must do something about first."""
+"""Reasons of errors whose cause somebody must remove before it is worth trying again."""

@@ -60,16 +60,16 @@ class CaptureThread:
 
     @property
     def overtaken(self) -> int:
-        """Pictures that were too late: a newer one took their place."""
+        """How many pictures were replaced by a newer one before they were taken."""
         return self._mailbox.overtaken
 
     @property
     def ended(self) -> bool:
-        """There will be no more pictures than the one that can be taken now."""
+        """Whether the source has ended; one last picture may still be there to take."""
         return self._ended.is_set()
 
     def stop(self) -> None:
-        """No more pictures."""
+        """Stop the source; no more pictures come."""
         self._stop.set()
         self._mailbox.close()
 
@@ -84,7 +84,7 @@ class CaptureThread:
             self._keep_open()
         except FeatherwireError as error:
             self.state, self.error = "failed", error
-        except Exception as error:  # a library's own: said, and no thread dies in silence
+        except Exception as error:  # a library's own: logged, so that no thread dies in silence
             logging.getLogger(__name__).exception("the source failed")
             self.state = "failed"
             self.error = SourceError("internal_error", f"{self.source.name}: {error}")
@@ -132,8 +132,10 @@ class CaptureThread:
 
 
 class Mailbox:
-    """Holds one picture. With ``newest`` a new one takes the place of one that nobody has taken;
-    else its bringer waits. Thread-safe."""
+    """Holds one picture between the source and the encoder. Thread-safe.
+
+    With ``newest`` a new picture replaces one that nobody has taken; without, ``put`` waits.
+    """
 
     def __init__(self, *, newest: bool) -> None:
         self._newest = newest
@@ -141,10 +143,10 @@ class Mailbox:
         self._item: Capture | None = None
         self._closed = False
         self.overtaken = 0
-        """Pictures whose place a newer one took."""
+        """How many pictures a newer one replaced."""
 
     def put(self, item: Capture) -> bool:
-        """Bring a picture; whether anybody will take it."""
+        """Put a picture in; returns False when the mailbox is closed and nobody will take it."""
         with self._changed:
             if not self._newest:
                 self._changed.wait_for(lambda: self._item is None or self._closed)
@@ -164,7 +166,7 @@ class Mailbox:
             return item
 
     def close(self) -> None:
-        """Nobody waits any more; what is here can still be taken."""
+        """End all waiting; the picture that is here can still be taken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -17,8 +17,10 @@ TICK_S = 0.2
 
 
 class Feed:
-    """Iterate over it: photos, and None now and then while there is none. It ends with the source,
-    or soon after ``stop`` is set."""
+    """An iterable of photos, with None now and then while there is none.
+
+    It ends with the source, or soon after ``stop`` is set.
+    """
 
     def __init__(
         self,
@@ -37,7 +39,7 @@ class Feed:
 
     @property
     def sent(self) -> int:
-        """Photos that were given out."""
+        """How many photos were handed out."""
         return self._counts["sent"]
 
     def dropped(self) -> dict[str, int]:
@@ -53,7 +55,7 @@ class Feed:
         return {reason: count for reason, count in counts.items() if count}
 
     def file_of(self, name: str) -> Path | None:
-        """The file of a photo that is done with now; asked once."""
+        """The file of a photo that is done with, the first time that it is asked for."""
         return self._files.pop(name, None)
 
     def __iter__(self) -> Iterator[CapturedPhoto | None]:

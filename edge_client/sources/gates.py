@@ -26,7 +26,7 @@ class RateGate:
         self._step_s = 0.0
 
     def passes(self, captured_at: float) -> bool:
-        """Whether a picture is taken."""
+        """Whether a picture is within the limit."""
         last_at, self._last_at = self._last_at, captured_at
         if last_at is not None and captured_at > last_at:
             self._step_s = captured_at - last_at
@@ -48,7 +48,7 @@ class RateGate:
         return True
 
     def pause(self, stop: threading.Event, now_s: Callable[[], float]) -> None:
-        """Wait until a picture is due that stands for itself."""
+        """Wait until the next still picture is due."""
         limit = self._limit()
         now = now_s()
         if limit is None:

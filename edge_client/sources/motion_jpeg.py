@@ -40,7 +40,7 @@ _TIME = re.compile(rb"^X-Timestamp:\s*([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*$", re.I 
 
 
 class JpegSplitter:
-    """Takes bytes as they come, gives JPEGs, each with what stood before it."""
+    """Splits a byte stream into JPEGs, each with the bytes that stood before it."""
 
     def __init__(self, max_bytes: int = MAX_JPEG_BYTES) -> None:
         """max_bytes: of a JPEG; a longer one is passed over."""
@@ -158,7 +158,7 @@ class StdinSource:
 
 
 def jpeg_capture(name: str, captured_at: float, jpeg: bytes) -> Capture:
-    """A JPEG's picture."""
+    """A capture of a JPEG in memory, decoded when it is loaded."""
     return Capture(name, captured_at, functools.partial(load_photo, jpeg))
 
 

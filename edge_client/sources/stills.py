@@ -126,7 +126,8 @@ def is_picture(name: str) -> bool:
 
 
 def capture_of(path: Path, captured_at: float | None = None) -> Capture:
-    """A file's picture; taken when its EXIF or its date says, unless that is given."""
+    """A capture of a file, with the time of its EXIF or its date unless ``captured_at`` is
+    given."""
     taken_at = photo_time(path) if captured_at is None else captured_at
     return Capture(str(path), taken_at, functools.partial(_load, path), path)
 
@@ -136,7 +137,7 @@ def _load(path: Path) -> Pixels | Path:
 
 
 def photo_time(path: Path) -> float:
-    """When the photo in a file was taken: EXIF's word, else when the file was written."""
+    """When the photo in a file was taken: by its EXIF, else when the file was written."""
     return _exif_time(path) or _written(path)
 
 
@@ -155,7 +156,7 @@ def _exif_time(path: Path) -> float | None:
     try:
         with Image.open(path, formats=FORMATS) as image:
             fields = image.getexif().get_ifd(_EXIF_IFD)
-    except Exception:  # noqa: BLE001 - what is wrong with a photo is said when it is read
+    except Exception:  # noqa: BLE001 - what is wrong with a photo is reported when it is read
         return None
     text, offset = fields.get(_DATE_TIME_ORIGINAL), fields.get(_OFFSET_TIME_ORIGINAL)
     fraction = str(fields.get(_SUBSECONDS_ORIGINAL, "")).strip("\0 ")

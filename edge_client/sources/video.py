@@ -216,7 +216,7 @@ class VideoSource:
             yield self._capture(frame, base_at + since_s)
 
     def _created(self, container: av.container.InputContainer) -> float:
-        """When the file says that it was recorded, else when it was written."""
+        """When the video was recorded, by its own fields, else when the file was written."""
         text = container.metadata.get("creation_time", "")
         try:
             return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

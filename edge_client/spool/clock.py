@@ -1,4 +1,4 @@
-"""Age that no clock jump changes.
+"""A clock for the age of frames that no jump of the wall clock changes.
 
 A device's wall clock jumps: it starts in 1970 until a network tells the time, and an operator may
 set it. So it is never asked here. A spool's own clock counts the seconds during which the device
@@ -20,7 +20,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class Uptime:
-    """Seconds of a clock that never goes back, and for which run of it they hold."""
+    """Seconds of a clock that never goes back, and the boot in which it ran."""
 
     boot: str
     seconds: float
@@ -51,13 +51,13 @@ class SpoolClock:
         self._last_s = self._start_s
 
     def now(self) -> float:
-        """Seconds."""
+        """Seconds of this clock now."""
         elapsed_s = self._source().seconds - self._start.seconds
         self._last_s = max(self._last_s, self._start_s + elapsed_s)
         return self._last_s
 
     def uptime(self) -> Uptime:
-        """Of the system, to be saved beside ``now``."""
+        """The system's uptime, to be saved beside ``now``."""
         return self._source()
 
 

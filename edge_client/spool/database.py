@@ -51,7 +51,7 @@ class Damaged(Exception):
 
 
 class Database:
-    """One connection, for one process, under the folder's lock. Not thread-safe by itself."""
+    """The spool's file, open in one process under the folder's lock. Not thread-safe by itself."""
 
     def __init__(self, folder: Path) -> None:
         """Open or create. Raises ``SpoolError`` (in_use, not_writable, disk_full, io_error,
@@ -111,7 +111,7 @@ class Database:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def restore_reserve(self) -> None:
-        """Have the file that ``relieve`` gives up; without it deleting fails on a full disk."""
+        """Create the file that ``relieve`` gives up; without it deleting fails on a full disk."""
         if self._reserve.exists():
             return
         try:
@@ -149,7 +149,8 @@ class Database:
 
 
 def open_healed(folder: Path) -> tuple[Database, int]:
-    """The folder's database, a new one where it is damaged; and how many files were.
+    """Open the folder's database, or a new one where it is damaged; and how many files were
+    damaged.
 
     A damaged file is moved aside. Raises as ``Database`` does, but for damage.
     """

@@ -25,7 +25,9 @@ class SpoolPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SpoolLimits:
-    """``max_bytes``: of the queued frames' messages. ``max_age_s``: seconds that the device ran
+    """How much a spool holds, and for how long.
+
+    ``max_bytes``: of the queued frames' messages. ``max_age_s``: seconds that the device ran
     since a frame was queued; None is no limit."""
 
     max_bytes: int = 256 * 2**20
@@ -51,7 +53,7 @@ Row = tuple[int, str]
 
 
 def drop_old(database: Database, before_s: float) -> list[Row]:
-    """Drop what was queued before this time of the spool's clock. Inside a transaction."""
+    """Drop frames that were queued before this time of the spool's clock. Inside a transaction."""
     rows = database.rows("SELECT sequence, source FROM frames WHERE at_s < ?", before_s)
     database.execute("DELETE FROM frames WHERE at_s < ?", before_s)
     return [(_int(sequence), str(source)) for sequence, source in rows]

@@ -47,7 +47,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A frame as it will be sent; ``default_tasks``: all that the server has for it."""
+    """A queued frame as it will be sent; with ``default_tasks`` the server runs all tasks that it
+    has."""
 
     sequence: int
     message: ingest_pb2.Frame
@@ -57,7 +58,8 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class SpoolStats:
-    """``frames`` and ``payload_bytes`` wait for the server; ``awaited`` for their results.
+    """How full a spool is: ``frames`` and ``payload_bytes`` wait for the server, ``awaited`` for
+    results.
 
     ``counts``: since the spool was made, by reason: put, acknowledged, coarsened, dropped_full,
     dropped_age, dropped_damaged, refused_full, refused_disk_full, ..., damaged_files.
@@ -255,7 +257,7 @@ class Spool:
             return queued
 
     def acknowledge(self, sequence: int) -> bool:
-        """The server has the frame: its bytes leave, and its result is awaited.
+        """Note that the server has the frame: its bytes are deleted, and its result is awaited.
 
         Returns whether it was here. A disk that fails does not hinder: it is done later.
         """
@@ -290,9 +292,10 @@ class Spool:
     # -- results ----------------------------------------------------------------------------------
 
     def finish(self, sequence: int, result_id: int = 0) -> bool:
-        """A frame's result was handed to the caller; ``result_id`` 0 is a result without a number.
+        """Note that a frame's result was handed to the caller; ``result_id`` 0 is a result
+        without a number.
 
-        Returns whether it was still awaited: False says that it had been handed over before.
+        Returns whether it was still awaited; False when it had been handed over before.
         """
 
         def write() -> None:
@@ -316,13 +319,14 @@ class Spool:
             return known
 
     def note_result(self, result_id: int) -> None:
-        """A result was handed over that is not a frame's last word, or not for the first time."""
+        """Note a result that was handed to the caller but is not the frame's last, or came
+        again."""
         with self._lock:
             if self._note_result(result_id):
                 self._write_later(lambda: self._set("last_result", self._last_result))
 
     def renew(self) -> str:
-        """A new session for the frames that are queued, which are numbered again from 1.
+        """Begin a new session with the queued frames, which are numbered again from 1.
 
         For a server that knows more of the session than this spool does, as after a backup was
         restored. Returns the session's name.
@@ -352,7 +356,7 @@ class Spool:
             return self._session
 
     def expire(self) -> None:
-        """Drop what is older than the limit."""
+        """Drop frames that are older than the limit."""
         self._write_later(self._drop_old)
 
     # -- room -------------------------------------------------------------------------------------

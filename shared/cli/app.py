@@ -35,7 +35,7 @@ def build_app(name: str, about: str, package: str, modules: Sequence[str]) -> ty
 
 
 def run(app: typer.Typer, extras: str) -> None:
-    """Run a command line. Where a library is missing it says how to get it, and ends with 3.
+    """Run a command line. Where a library is missing it prints how to get it, and ends with 3.
 
     extras: those that bring what these commands import, as pip takes them: ``"cloud,tasks"``.
     """

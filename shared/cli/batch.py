@@ -134,7 +134,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
 
 
 def in_words(error: OSError) -> str:
-    """An error of the system, without its number."""
+    """The text of a system error, without its number."""
     where = f": {error.filename}" if error.filename else ""
     return f"{error.strerror or error}{where}"
 

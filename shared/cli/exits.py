@@ -1,4 +1,4 @@
-"""Exit codes that scripts can use, and errors said once, clearly, on stderr."""
+"""Exit codes that scripts can use, and errors printed once, clearly, on stderr."""
 
 from __future__ import annotations
 

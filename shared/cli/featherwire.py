@@ -51,14 +51,21 @@ ForOption = Annotated[
     ),
 ]
 DataOption = Annotated[
-    Path | None, typer.Option("--data", help="The server's data folder, if not the default one.")
+    Path | None,
+    typer.Option(
+        "--data", envvar="FEATHERWIRE_DATA", help="The server's data folder, as for `serve`."
+    ),
 ]
 SpoolOption = Annotated[
     Path | None, typer.Option("--spool", help="A device's spool folder, which is checked too.")
 ]
 ModelsOption = Annotated[
     list[Path] | None,
-    typer.Option("--models-dir", help="A folder of weights to search first; may be repeated."),
+    typer.Option(
+        "--models-dir",
+        envvar="FEATHERWIRE_MODELS_DIR",
+        help="A folder of weights, searched before the cache; may be repeated.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 

@@ -23,7 +23,7 @@ def finite(
 ) -> Callable[[str], float]:
     """A parser for an option that takes a finite number, ``meaning`` in words.
 
-    typer calls NaN too small and takes infinity; this says what is wrong. A parser replaces the
+    typer calls NaN too small and takes infinity; this reports what is wrong. A parser replaces the
     check of ``min`` as well, which the option keeps for its help.
     """
 
@@ -55,7 +55,8 @@ def bits_per_second(text: str) -> float:
 
 
 def takes(group: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command, whose first parameter is a ``group``, that group's fields as options.
+    """A decorator that gives a command, whose first parameter is a ``group``, its fields as
+    options.
 
     group: a dataclass; its fields are annotated as a command's parameters are.
     """

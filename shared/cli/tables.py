@@ -1,4 +1,4 @@
-"""Tables for people, in which a name is whole however long it is; and what they say of a rate."""
+"""Tables for people, in which a name is whole however long it is; and their columns about rates."""
 
 from __future__ import annotations
 

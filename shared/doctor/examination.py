@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,10 +94,21 @@ def examine(
         *check_packages(environment, wanted),
         *check_runtimes(environment, wanted),
         *check_bundles(chosen.bundles),
-        *check_weights(ModelStore(models_dirs=chosen.models), wanted),
+        *_check_what_is_stored(chosen, wanted),
         *check_ports(),
         *check_clock(),
-        *check_folders(chosen.folders(), wanted),
         *check_programs(),
     )
     return Report(environment.release, wanted, findings)
+
+
+def _check_what_is_stored(places: Places, roles: Sequence[Role]) -> Iterator[Finding]:
+    """Weights and folders, most of which are in the user's home by default."""
+    try:
+        store, folders = ModelStore(models_dirs=places.models), places.folders()
+    except RuntimeError:
+        found = "this user has none, and HOME is not set"
+        yield Finding("disk", "home folder", "problem", found, "export HOME=/var/lib/featherwire")
+        return
+    yield from check_weights(store, roles)
+    yield from check_folders(folders, roles)

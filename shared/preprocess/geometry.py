@@ -120,7 +120,8 @@ class Placement:
         to_height: int,
         fit: Literal["stretch", "letterbox"] = "stretch",
     ) -> Placement:
-        """stretch fills the input; letterbox keeps the proportions, in the middle."""
+        """The placement of a picture: stretch fills the input, letterbox keeps the proportions,
+        centred."""
         inner_width, inner_height = to_width, to_height
         if fit == "letterbox":
             scale = min(to_width / width, to_height / height)

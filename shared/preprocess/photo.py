@@ -1,4 +1,4 @@
-"""A photo file, from whoever made it, to pixels; or a PhotoError that says why not.
+"""Photo files of any maker as pixels, or a PhotoError with the reason.
 
 Bytes are not believed: the file's length is checked before it is read, the format must be one
 of ``FORMATS`` (Pillow also knows formats that start other programs), and the sides that the
@@ -130,7 +130,7 @@ def _refusal(error: Exception, data: bytes) -> PhotoError:
 
 
 def claimed_bytes(data: bytes) -> int:
-    """How long a RIFF (WebP) file says it is, in bytes; 0 for other formats."""
+    """The length in bytes that a RIFF (WebP) file claims; 0 for other formats."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return 8 + int.from_bytes(data[4:8], "little")
     return 0

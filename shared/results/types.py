@@ -39,12 +39,12 @@ class Box(_Result):
 
     @property
     def width(self) -> float:
-        """In pixels."""
+        """Width in pixels."""
         return self.x_max - self.x_min
 
     @property
     def height(self) -> float:
-        """In pixels."""
+        """Height in pixels."""
         return self.y_max - self.y_min
 
     @property

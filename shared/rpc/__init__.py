@@ -1,1 +1,1 @@
-"""Calls over gRPC, for both ends: how to come in, channels and their options, errors of calls."""
+"""gRPC for both ends: addresses, TLS, tokens, channels, errors of calls."""

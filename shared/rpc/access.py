@@ -1,7 +1,7 @@
-"""How a caller comes in to a server: its address, TLS with PEM files, and a token.
+"""How a caller reaches a server: its address, TLS with PEM files, and a token.
 
 Nothing here imports gRPC: command lines check their options with it. PEM files are checked before
-gRPC gets them, because gRPC aborts the process, or says little, on bad ones.
+gRPC gets them, because on bad ones it aborts the process, or gives no reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SCHEME = "bearer "
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to come in: whether over TLS, with which PEM files, and with which token.
+    """How a server is reached: whether over TLS, with which PEM files, and with which token.
 
     ``ca`` is of the server (None: the system's); ``certificate`` and ``key`` are the caller's own,
     for mutual TLS. Files, a token and a name imply TLS: a token is never sent over plain text.

@@ -29,9 +29,9 @@ _REASON_BY_CODE = {
 
 
 def error_from_call(error: CallError, address: str) -> FeatherwireError:
-    """The server's own error when it sent one, or what the status code says.
+    """The server's own error when it sent one, else a ``SessionError`` for the status code.
 
-    That is a ``SessionError``: unreachable, deadline_exceeded, closed (the call was cancelled),
+    Its reasons: unreachable, deadline_exceeded, closed (the call was cancelled),
     busy, message_too_large, or refused for any other code; with ``server`` and ``code``.
     """
     assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)  # every failed call is one of them
@@ -64,7 +64,7 @@ def explained_error(error: CallError, address: str, access: Access | None) -> Fe
 
 @contextmanager
 def typed_errors(address: str, access: Access | None) -> Iterator[None]:
-    """Calls that fail in it raise what :func:`explained_error` says."""
+    """Turn failed calls inside into the errors of :func:`explained_error`."""
     try:
         yield
     except grpc.RpcError as error:
@@ -96,8 +96,8 @@ def error_in_metadata(
 def why_unreachable(address: str, access: Access | None) -> str:
     """Why no channel to ``HOST:PORT`` is had, in words.
 
-    gRPC keeps its reason to itself; whether anything listens there says most of it. Blocks for a
-    second at most.
+    gRPC gives no reason; whether anything listens there explains most of it. Blocks for a second
+    at most.
     """
     try:
         socket.create_connection(split_address(address), timeout=1.0).close()

@@ -1,4 +1,4 @@
-"""What ``--to`` means."""
+"""The sinks that ``--to`` names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".coco.json":
 
 @dataclass(frozen=True, slots=True)
 class SinkOptions:
-    """client: who brings results, such as a device's name. The others: see ``Pump``."""
+    """How sinks are run. client: who brings results, such as a device's name; the rest as for
+    ``Pump``."""
 
     client: str
     wait: bool = False

@@ -26,7 +26,7 @@ _INFO = {"description": "Found by Featherwire; scores as in COCO's result files"
 
 
 class CocoSink:
-    """An image a report, an annotation a finding with a box or a mask."""
+    """Writes an image for each report, and an annotation for each finding with a box or a mask."""
 
     at_once = 64
 
@@ -47,7 +47,7 @@ class CocoSink:
             raise self._not_writable(error) from None
 
     def deliver(self, reports: Sequence[Report]) -> None:
-        """Append them to the parts."""
+        """Append the reports to the parts."""
         try:
             for report in reports:
                 self._append(report)

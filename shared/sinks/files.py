@@ -51,7 +51,7 @@ class AppendedFile:
         self._open()
 
     def append(self, text: str) -> None:
-        """Raises SinkError; then nothing of the text is in the file."""
+        """Append text as a whole. Raises SinkError; then nothing of it is in the file."""
         if self._path is None:
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -71,7 +71,7 @@ class AppendedFile:
             raise SinkError("not_writable", f"{self.name}: {error.strerror}") from None
 
     def close(self) -> None:
-        """No more lines."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
@@ -110,33 +110,33 @@ class AppendedFile:
 
 
 class JsonLinesSink(AppendedFile):
-    """A report a line, as ``Report.to_dict`` says."""
+    """Writes reports as ``Report.to_dict`` has them, one a line."""
 
     def deliver(self, reports: Sequence[Report]) -> None:
-        """Append them."""
+        """Append the reports."""
         self.append("".join(json.dumps(report.to_dict()) + "\n" for report in reports))
 
 
 class CsvSink(AppendedFile):
-    """A finding a row; a frame without one has a row too."""
+    """Writes a row for each finding; a frame without findings has a row too."""
 
     def __init__(self, path: Path | None) -> None:
         super().__init__(path, _csv([CSV_COLUMNS]))
 
     def deliver(self, reports: Sequence[Report]) -> None:
-        """Append their rows."""
+        """Append the reports' rows."""
         self.append(_csv(row for report in reports for row in csv_rows(report)))
 
 
 class TerminalSink(AppendedFile):
-    """A line a report, for people."""
+    """Prints a line for each report, for people."""
 
     def __init__(self) -> None:
         super().__init__(None)
         self.name = "terminal"
 
     def deliver(self, reports: Sequence[Report]) -> None:
-        """Print them."""
+        """Print the reports."""
         self.append("".join(line(report) + "\n" for report in reports))
 
 

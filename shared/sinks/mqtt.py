@@ -1,6 +1,6 @@
 """MQTT, with Home Assistant's discovery.
 
-BASE/DEVICE/result     every report, as ``Report.to_dict`` says
+BASE/DEVICE/result     every report, as ``Report.to_dict`` has it
 BASE/DEVICE/summary    the last one in short, retained
 BASE/CLIENT/available  ``online`` or, by the broker's last will, ``offline``; retained
 """
@@ -37,7 +37,7 @@ _NO_ID = re.compile(r"[^A-Za-z0-9_-]")
 
 @dataclass(frozen=True, slots=True)
 class MqttAddress:
-    """What ``mqtt[s]://[USER[:PASSWORD]@]HOST[:PORT]/TOPIC[?OPTION=VALUE&...]`` says.
+    """What ``mqtt[s]://[USER[:PASSWORD]@]HOST[:PORT]/TOPIC[?OPTION=VALUE&...]`` names.
 
     Options: ``qos`` (0, 1; default 1), ``discovery`` (``homeassistant``), ``ca`` (a PEM file).
     """
@@ -119,7 +119,7 @@ class MqttSink:
         self._client.loop_start()
 
     def deliver(self, reports: Sequence[Report]) -> None:
-        """Publish, and wait until the broker has them."""
+        """Publish the reports, and wait until the broker has them."""
         if not self._connected.wait(CONNECT_S):
             raise SinkError("sink_away", f"{self.name}: {self._why}")
         for report in reports:
@@ -137,7 +137,7 @@ class MqttSink:
         }
 
     def close(self) -> None:
-        """Say that this end goes, and disconnect."""
+        """Announce that this end goes, and disconnect."""
         if self._connected.is_set():
             self._client.publish(self._available, "offline", qos=1, retain=True).wait_for_publish(2)
         self._client.disconnect()

@@ -26,27 +26,28 @@ DRAIN_S = 10.0
 
 
 class Sink(Protocol):
-    """What a pump drives, from one thread. All raise SinkError: ``refused`` when it is of no use
+    """A place for results, driven by a pump from one thread. All methods raise SinkError:
+    ``refused`` when it is of no use
     to try the same again, ``not_taken`` when it is there and this may be why it fails, any other
     reason when it is away."""
 
     @property
     def name(self) -> str:
-        """For people, without a password."""
+        """The sink's name for people, without a password."""
 
     @property
     def at_once(self) -> int:
-        """Reports that ``deliver`` takes at most."""
+        """How many reports ``deliver`` takes at most."""
 
     def deliver(self, reports: Sequence[Report]) -> None:
-        """Returns once they are where they should be: all, or (raising) perhaps a part."""
+        """Bring the reports where they should be: all, or, when it raises, perhaps a part."""
 
     def close(self) -> None:
-        """No more reports."""
+        """Close the sink; it gets no more reports."""
 
 
 class Pump:
-    """Brings reports to one sink."""
+    """Brings reports to one sink, in a thread of its own."""
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class Pump:
 
     @property
     def waiting(self) -> int:
-        """Reports in the buffer."""
+        """How many reports wait in the buffer."""
         return len(self._buffer)
 
     def put(self, report: Report, timeout_s: float | None = None) -> bool:
@@ -99,7 +100,7 @@ class Pump:
             return True
 
     def close(self, drain_s: float = DRAIN_S) -> None:
-        """Bring what is left, for so many seconds; what is then left is dropped and counted."""
+        """Deliver what is left, for so many seconds; what is then left is dropped and counted."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -202,7 +203,7 @@ class Pumps:
 
     @property
     def delivered_cursor(self) -> int | None:
-        """All up to this cursor are done with, in every sink; None: none is known to be."""
+        """The cursor up to which every sink is done; None when none is known to be."""
         cursors = [pump.delivered_cursor for pump in self.pumps]
         known = [cursor for cursor in cursors if cursor is not None]
         return min(known) if known and len(known) == len(cursors) else None

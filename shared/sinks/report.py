@@ -13,7 +13,8 @@ from shared.results import AnalysisResult, summarise
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """``analysis`` or ``error`` is no None. Times are seconds since 1970, None where unknown.
+    """One frame's result: either ``analysis`` or ``error`` is set. Times are seconds since 1970,
+    None where unknown.
 
     source: what the device calls the picture. payload_bytes: of the features. cursor: in a
     server's log. refined: it is a further result of a frame that had one.
@@ -37,19 +38,19 @@ class Report:
 
     @property
     def id(self) -> str:
-        """The same whenever this result is sent again."""
+        """The result's id, the same whenever it is sent again."""
         kind = f"/state-{self.state}" if self.refined else ""
         number = "" if self.cursor is None else f"@{self.cursor}"
         return f"{self.device}/{self.session}/{self.sequence}{kind}{number}"
 
     @property
     def bits_per_pixel(self) -> float | None:
-        """Of the features, None when there are none."""
+        """Bits per pixel of the features; None when there are none."""
         return None if self.analysis is None else round(self.analysis.bits_per_pixel, 6)
 
     @property
     def found(self) -> str:
-        """In words: what was found, or what went wrong."""
+        """What was found, or what went wrong, in words."""
         if self.error is not None:
             return f"error: {self.error.reason}"
         found = "-" if self.analysis is None else summarise(self.analysis.tasks.values())

@@ -1,4 +1,4 @@
-"""Signatures of webhooks, as https://www.standardwebhooks.com says (symmetric, version 1).
+"""Signatures of webhooks, by https://www.standardwebhooks.com (symmetric, version 1).
 
 HMAC-SHA256 of ``ID.TIMESTAMP.BODY``, in base64, so that a receiver knows who sent a body, that it
 is whole, and that it is not an old one sent again.
@@ -20,7 +20,8 @@ TOLERANCE_S = 300
 
 
 def key_of(secret: str) -> bytes:
-    """``whsec_`` and base64, or any other text as it is. Raises ``SinkError("bad_secret")``."""
+    """The key of a secret: ``whsec_`` and base64, or any other text as it is. Raises
+    ``SinkError("bad_secret")``."""
     if not secret.startswith(PREFIX):
         key = secret.encode()
     else:

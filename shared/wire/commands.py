@@ -71,7 +71,8 @@ class TasksCommand:
 
 @dataclass(frozen=True, slots=True)
 class RegionsCommand:
-    """What is told more finely than the rest of every photo; none takes that back."""
+    """The regions of every photo that are encoded more finely than the rest; none of them ends
+    that."""
 
     regions: Regions
 

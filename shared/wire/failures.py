@@ -80,7 +80,7 @@ def error_from_message(message: pb.Error) -> FeatherwireError:
     for name in sorted(message.details)[:MAX_DETAILS]:
         if _DETAIL_NAME.fullmatch(name):
             error.details[name] = _detail_value(message.details[name])
-    # The message already says these; the constructors would say them twice.
+    # The message has these already; the constructors would add them again.
     if isinstance(error, BitstreamError):
         offset = error.details.get("offset")
         error.offset = offset if isinstance(offset, int) else None

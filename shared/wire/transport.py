@@ -40,7 +40,7 @@ ERROR_METADATA_KEY = "featherwire-error-bin"
 
 MAX_METADATA_BYTES = 16 * 2**10
 DEADLINE_PER_MEGAPIXEL_S = 6.0
-"""Seconds for every megapixel after the first, unless the server is told otherwise."""
+"""Seconds for every megapixel after the first, unless the server is set otherwise."""
 
 
 def frame_deadline(

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from cloud_server.database import Database
-from cloud_server.engine import EngineFrame, EngineOutcome, TaskStatus
+from cloud_server.engine import Engine, EngineFrame, EngineOutcome, LocalEngine, TaskStatus
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.ingest.bundles import ServedBundles
 from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.ingest.stream import Call
 from cloud_server.results.log import ResultLog
 from shared.bundle import Bundle
+from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.results import AnalysisResult
 from shared.wire.device_events import Event
 from shared.wire.device_protocol import DeviceProtocol
 from shared.wire.requests import Hello
+from tests.support.raw_client import Client
 
 TASK = "looking"
 """The one task of the engine here."""
@@ -60,7 +63,7 @@ class ScriptedEngine:
 
 @asynccontextmanager
 async def memory_server(
-    folder: Path, bundle: Bundle, engine: ScriptedEngine | None = None, **options: Any
+    folder: Path, *bundles: Bundle, engine: Engine | None = None, **options: Any
 ) -> AsyncIterator[IngestServicer]:
     """The calls of a server with a log in ``folder``; options: of ``IngestServicer``."""
     database = await asyncio.to_thread(Database, f"sqlite:///{folder}/log.sqlite3")
@@ -68,7 +71,7 @@ async def memory_server(
     ingest = IngestServicer(
         engine or ScriptedEngine(),
         log=ResultLog(database, window=2**16),
-        bundles=ServedBundles([bundle]),
+        bundles=ServedBundles(bundles),
         fleet=fleet,
         server_version="test",
         max_message_bytes=2**25,
@@ -130,3 +133,88 @@ class MemoryDevice:
                 return
             await self._changed.wait()
             self._changed.clear()
+
+
+class MemoryServer:
+    """A ``memory_server`` on an event loop in a thread of its own, for tests that wait in theirs.
+
+    Its engine is a real one. ``client`` gives clients, as ``RawClient`` gives them over a socket.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *bundles: Bundle,
+        tasks: Mapping[str, Callable[[], Any]] | None = None,
+        score_threshold: float = 1.0,
+        **options: Any,
+    ) -> None:
+        """tasks, score_threshold: as for ``LocalEngine.open``. options: of ``IngestServicer``."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._clients: list[MemoryClient] = []
+        self._engine = self._run(
+            LocalEngine.open(*bundles, tasks=tasks, score_threshold=score_threshold)
+        )
+        self._context = memory_server(folder, *bundles, engine=self._engine, **options)
+        self.ingest = self._run(self._context.__aenter__())
+
+    def client(self) -> MemoryClient:
+        """A stream that waits for its Hello."""
+        client = MemoryClient(self.ingest, self._loop)
+        self._clients.append(client)
+        return client
+
+    def drain(self, deadline_s: float) -> None:
+        """Let the streams there are come to their end."""
+        self._loop.call_soon_threadsafe(self.ingest.drain, deadline_s)
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        self._run(self._context.__aexit__(None, None, None))
+        self._run(self._engine.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(30)
+        self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+
+class MemoryClient(Client):
+    """A client without a socket."""
+
+    def __init__(self, ingest: IngestServicer, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._loop = loop
+        self._requests: asyncio.Queue[ingest_pb2.ConnectRequest | None] = asyncio.Queue()
+        self._serving = asyncio.run_coroutine_threadsafe(self._serve(ingest), loop)
+
+    def put(self, request: ingest_pb2.ConnectRequest) -> None:
+        # Serialised, as it would travel.
+        copy = ingest_pb2.ConnectRequest.FromString(request.SerializeToString())
+        self._loop.call_soon_threadsafe(self._requests.put_nowait, copy)
+
+    def half_close(self) -> None:
+        self._loop.call_soon_threadsafe(self._requests.put_nowait, None)
+
+    def close(self) -> None:
+        self._serving.cancel()
+        self.ended.wait(10)
+
+    async def _serve(self, ingest: IngestServicer) -> None:
+        exchange = ingest.exchange(self._said())
+        try:
+            async for response in exchange:
+                self.received.append(response)
+        except FeatherwireError as error:
+            self.error = error
+        finally:
+            await exchange.aclose()
+            self.ended.set()
+
+    async def _said(self) -> AsyncIterator[ingest_pb2.ConnectRequest]:
+        while (request := await self._requests.get()) is not None:
+            yield request

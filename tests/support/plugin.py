@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tests.support import postgres
     from tests.support.access import Keys
     from tests.support.crashes import Servers
+    from tests.support.memory_server import MemoryServer
     from tests.support.servers import ServerThread
 
 # Derandomised, so that a failure is the same on every machine; no deadline, because a first call
@@ -190,6 +191,37 @@ def start_server(tiny_bundle: Bundle, tmp_path: Path) -> Iterator[Callable[..., 
         server.stop()
         server.stop()
         server.join()
+
+
+@pytest.fixture
+def start_in_memory(tiny_bundle: Bundle, tmp_path: Path) -> Iterator[Callable[..., MemoryServer]]:
+    """As ``start_server``, without sockets; further arguments are ``IngestServicer``'s."""
+    from tests.support.memory_server import MemoryServer
+
+    servers: list[MemoryServer] = []
+
+    def start(tasks: dict[str, Callable[[], Any]] | None = None, /, **more: Any) -> MemoryServer:
+        folder = tmp_path / f"memory-{len(servers)}"
+        folder.mkdir()
+        server = MemoryServer(folder, *more.pop("bundles", (tiny_bundle,)), tasks=tasks, **more)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def in_memory(
+    tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MemoryServer]:
+    """A server without tasks and without sockets."""
+    from tests.support.memory_server import MemoryServer
+
+    server = MemoryServer(tmp_path_factory.mktemp("memory"), tiny_bundle)
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="module")

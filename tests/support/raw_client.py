@@ -1,10 +1,11 @@
-"""A client that says exactly what a test wants, well-mannered or not."""
+"""A client that says exactly what a test wants, well-mannered or not, over whatever."""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -20,21 +21,25 @@ def _together(bitstreams: Any) -> tuple[Bitstream, ...]:
     return (bitstreams,) if isinstance(bitstreams, Bitstream) else tuple(bitstreams)
 
 
-class RawClient:
+class Client(ABC):
     """One Connect stream; ``received`` grows as the server speaks."""
 
-    def __init__(
-        self, address: str, *, read: bool = True, channel: grpc.Channel | None = None
-    ) -> None:
-        self.channel = channel or open_channel(address)
-        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        stub = ingest_pb2_grpc.IngestServiceStub(self.channel)
-        self.call = stub.Connect(iter(self._requests.get, None))
+    def __init__(self) -> None:
         self.received: list[ingest_pb2.ConnectResponse] = []
-        self.error: grpc.RpcError | None = None
+        self.error: Exception | None = None
         self.ended = threading.Event()
-        if read:
-            threading.Thread(target=self._read, daemon=True).start()
+
+    @abstractmethod
+    def put(self, request: ingest_pb2.ConnectRequest) -> None:
+        """Send a message."""
+
+    @abstractmethod
+    def half_close(self) -> None:
+        """Send nothing more."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Go away."""
 
     def hello(self, **changes: Any) -> ingest_pb2.Welcome:
         """Say Hello and wait for Welcome."""
@@ -45,19 +50,8 @@ class RawClient:
     def say(self, **message: Any) -> None:
         self.put(ingest_pb2.ConnectRequest(**message))
 
-    def put(self, request: ingest_pb2.ConnectRequest) -> None:
-        self._requests.put(request)
-
     def frame(self, sequence: int, bitstream: Any, **fields: Any) -> None:
         self.say(frame=frame_message(Frame(sequence, _together(bitstream), **fields)))
-
-    def half_close(self) -> None:
-        self._requests.put(None)
-
-    def close(self) -> None:
-        self.call.cancel()
-        self._requests.put(None)
-        self.channel.close()
 
     def all(self, kind: str) -> list[Any]:
         """Messages of one kind so far."""
@@ -77,7 +71,34 @@ class RawClient:
         while not condition():
             assert time.monotonic() < deadline, f"in vain; received {self.received}, {self.error}"
             assert not self.ended.is_set() or condition(), f"ended: {self.received}, {self.error}"
-            time.sleep(0.005)
+            time.sleep(0.002)
+
+
+class RawClient(Client):
+    """Over a socket."""
+
+    def __init__(
+        self, address: str, *, read: bool = True, channel: grpc.Channel | None = None
+    ) -> None:
+        super().__init__()
+        self.channel = channel or open_channel(address)
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        stub = ingest_pb2_grpc.IngestServiceStub(self.channel)
+        self.call = stub.Connect(iter(self._requests.get, None))
+        self.error: grpc.RpcError | None = None
+        if read:
+            threading.Thread(target=self._read, daemon=True).start()
+
+    def put(self, request: ingest_pb2.ConnectRequest) -> None:
+        self._requests.put(request)
+
+    def half_close(self) -> None:
+        self._requests.put(None)
+
+    def close(self) -> None:
+        self.call.cancel()
+        self._requests.put(None)
+        self.channel.close()
 
     def _read(self) -> None:
         try:

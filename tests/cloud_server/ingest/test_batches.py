@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 
 from cloud_server.consumers import ResultClient
+from cloud_server.ingest.flow import StreamLimits
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire.requests import Frame, frame_message
-from tests.support.raw_client import RawClient
+from tests.support.memory_server import MemoryServer
+from tests.support.raw_client import Client, RawClient
 from tests.support.servers import FixedTask, ServerThread
 
 Start = Callable[..., ServerThread]
+StartInMemory = Callable[..., MemoryServer]
 
 
 @pytest.fixture
@@ -33,11 +36,11 @@ def frame(sequence: int, bitstream: Bitstream, **fields: Any) -> ingest_pb2.Conn
     return ingest_pb2.ConnectRequest(frame=message)
 
 
-def send(client: RawClient, *requests: ingest_pb2.ConnectRequest) -> None:
+def send(client: Client, *requests: ingest_pb2.ConnectRequest) -> None:
     client.say(batch=ingest_pb2.RequestBatch(requests=requests))
 
 
-def kinds(client: RawClient) -> list[str]:
+def kinds(client: Client) -> list[str]:
     """What came, message by message."""
     return [
         one.WhichOneof("message") or ""
@@ -47,9 +50,9 @@ def kinds(client: RawClient) -> list[str]:
 
 
 def test_one_bad_frame_and_one_that_comes_twice_leave_the_others_alone(
-    start_server: Start, bitstream: Bitstream
+    in_memory: MemoryServer, bitstream: Bitstream
 ) -> None:
-    client = RawClient(start_server().address)
+    client = in_memory.client()
     client.hello()
     damaged = frame(2, bitstream)
     damaged.frame.features[0].layers[0].crc32c ^= 1
@@ -81,10 +84,9 @@ def test_one_bad_frame_and_one_that_comes_twice_leave_the_others_alone(
 
 
 def test_what_asks_nothing_does_not_wait_for_what_does(
-    start_server: Start, bitstream: Bitstream
+    start_in_memory: StartInMemory, bitstream: Bitstream
 ) -> None:
-    server = start_server({"slow": lambda: FixedTask("slow", 0.5)})
-    client = RawClient(server.address)
+    client = start_in_memory({"slow": lambda: FixedTask("slow", 0.5)}).client()
     welcome = client.hello(takes_batches=True)
     send(client, *(frame(n, bitstream, tasks=("slow",) if n == 2 else ()) for n in (1, 2, 3)))
     client.wait_until(lambda: kinds(client).count("result") == 3)
@@ -147,19 +149,17 @@ def test_a_batch_that_cannot_be_kept_is_not_acknowledged_at_all(
 
 
 def test_more_frames_than_credits_in_one_batch_end_the_stream_and_keep_what_was_paid_for(
-    start_server: Start, bitstream: Bitstream
+    start_in_memory: StartInMemory, bitstream: Bitstream
 ) -> None:
-    server = start_server(credits=2)
-    client = RawClient(server.address)
+    server = start_in_memory(stream_limits=StreamLimits(credits=2))
+    client = server.client()
     client.hello()
     send(client, *(frame(n, bitstream) for n in (1, 2, 3)))
     assert client.ended.wait(20)
     assert client.all("error")[0].reason == "credits_exceeded"
-    client.close()
-    client = RawClient(server.address)
+    client = server.client()
     assert client.hello().resume_after_sequence == 2
     assert [one.sequence for one in client.wait_for("result", 2)] == [1, 2]
-    client.close()
 
 
 def test_a_drain_in_the_middle_of_a_batch_loses_nothing(

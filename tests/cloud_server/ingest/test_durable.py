@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from cloud_server.consumers import ResultClient
 from cloud_server.ingest.processing import MAX_ATTEMPTS
+from cloud_server.ingest.sessions import PictureLimits
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
@@ -24,6 +25,7 @@ from shared.wire import PictureRequest
 from shared.wire.requests import Refine, refine_message
 from tests.support.commands import run
 from tests.support.full_disk import fill_disk
+from tests.support.memory_server import MemoryServer
 from tests.support.raw_client import RawClient
 from tests.support.servers import BOX, FixedTask, ServerThread, server_process
 
@@ -104,10 +106,10 @@ def test_a_frame_that_stopped_servers_again_and_again_is_given_up(
 
 
 def test_a_picture_that_is_still_in_memory_comes_with_the_repeated_result(
-    start_server: Start, bitstream: Bitstream
+    start_in_memory: Callable[..., MemoryServer], bitstream: Bitstream
 ) -> None:
-    for room, has in (({}, True), ({"kept_pictures": 0}, False)):
-        client = RawClient(start_server(**room).address)
+    for room, has in ((PictureLimits(), True), (PictureLimits(kept_pictures=0), False)):
+        client = start_in_memory(kept_pictures=room).client()
         client.hello()
         client.frame(1, bitstream, picture=WANTED)
         client.wait_for("result")
@@ -120,9 +122,9 @@ def test_a_picture_that_is_still_in_memory_comes_with_the_repeated_result(
 
 
 def test_a_frame_that_comes_again_at_another_state_has_the_result_that_it_had(
-    start_server: Start, bitstream: Bitstream
+    start_in_memory: Callable[..., MemoryServer], bitstream: Bitstream
 ) -> None:
-    client = RawClient(start_server().address)
+    client = start_in_memory().client()
     client.hello()
     client.frame(1, bitstream)
     first = client.wait_for("result")[0]

@@ -69,7 +69,7 @@ async def test_a_frame_of_a_lost_stream_is_processed_once_and_answered_on_the_ne
         await release.wait()
 
     engine = ScriptedEngine(wait)
-    async with memory_server(tmp_path, bundle, engine) as ingest:
+    async with memory_server(tmp_path, bundle, engine=engine) as ingest:
         device = MemoryDevice(ingest, HELLO, remembers=True)
         stream = asyncio.create_task(device.connect())
         await device.until(lambda: device.protocol.can_send)

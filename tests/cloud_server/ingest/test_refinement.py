@@ -6,7 +6,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from PIL import Image
 from structlog.testing import capture_logs
 
 from cloud_server.engine.files import BitstreamDecoder
+from cloud_server.ingest.refinement import RefinePolicy
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
 from edge_client.session.refinement_store import Part, RefinementStore
@@ -31,8 +32,9 @@ from shared.targets import RateTarget
 from shared.wire import PictureRequest
 from shared.wire.requests import Refine, refine_message
 from tests.support.commands import run
+from tests.support.memory_server import MemoryServer
 from tests.support.pictures import same_picture
-from tests.support.raw_client import RawClient
+from tests.support.raw_client import Client
 from tests.support.servers import FixedTask, ServerThread, server_process
 
 Start = Callable[..., ServerThread]
@@ -90,15 +92,29 @@ def asking(start_server: Start, tiny_bundle: Bundle, feature_bundle: Bundle, ban
 
 
 @pytest.fixture
-def client(asking: Any, feature_bundle: Bundle, tiny_bundle: Bundle) -> Iterator[RawClient]:
-    client = RawClient(asking().address)
+def asking_in_memory(
+    start_in_memory: Callable[..., MemoryServer], tiny_bundle: Bundle, feature_bundle: Bundle,
+    band: str,
+) -> MemoryServer:  # fmt: skip
+    """As ``asking``, without sockets."""
+    low, high = map(float, band.split(":"))
+    return start_in_memory(
+        {"calm": lambda: FixedTask("calm")},
+        bundles=(feature_bundle, tiny_bundle),
+        refine_policy=RefinePolicy(low, high, tiny_bundle.short_id, 3),
+        score_threshold=low,
+    )
+
+
+@pytest.fixture
+def client(asking_in_memory: MemoryServer, feature_bundle: Bundle, tiny_bundle: Bundle) -> Client:
+    client = asking_in_memory.client()
     client.hello(bundle_id=feature_bundle.id, also_bundle_ids=(tiny_bundle.id,))
-    yield client
-    client.close()
+    return client
 
 
 def test_a_doubtful_result_comes_behind_a_command_and_a_sure_one_alone(
-    client: RawClient, encoder: EdgeEncoder, feature_encoder: EdgeEncoder,
+    client: Client, encoder: EdgeEncoder, feature_encoder: EdgeEncoder,
     grey: NDArray[np.uint8], red: NDArray[np.uint8],
 ) -> None:  # fmt: skip
     client.frame(1, feature_encoder.encode(red), tasks=("detection",))
@@ -127,7 +143,7 @@ def test_a_doubtful_result_comes_behind_a_command_and_a_sure_one_alone(
 
 
 def test_a_frame_that_carries_such_layers_already_is_not_asked_for(
-    client: RawClient, encoder: EdgeEncoder, feature_encoder: EdgeEncoder, grey: NDArray[np.uint8]
+    client: Client, encoder: EdgeEncoder, feature_encoder: EdgeEncoder, grey: NDArray[np.uint8]
 ) -> None:
     pair = (feature_encoder.encode(grey), encoder.encode(grey, state=3))
     client.frame(1, pair, tasks=("detection",))
@@ -140,18 +156,18 @@ def test_a_frame_that_carries_such_layers_already_is_not_asked_for(
 
 
 def test_a_client_without_the_bundle_is_not_asked(
-    asking: Any, feature_bundle: Bundle, feature_encoder: EdgeEncoder, grey: NDArray[np.uint8]
-) -> None:
-    client = RawClient(asking().address)
+    asking_in_memory: MemoryServer, feature_bundle: Bundle, feature_encoder: EdgeEncoder,
+    grey: NDArray[np.uint8],
+) -> None:  # fmt: skip
+    client = asking_in_memory.client()
     client.hello(bundle_id=feature_bundle.id)
     client.frame(1, feature_encoder.encode(grey), tasks=("detection",))
     client.wait_for("credit")
     assert client.all("command") == []
-    client.close()
 
 
 def test_replies_that_nobody_waits_for_are_ignored(
-    client: RawClient, feature_encoder: EdgeEncoder, grey: NDArray[np.uint8]
+    client: Client, feature_encoder: EdgeEncoder, grey: NDArray[np.uint8]
 ) -> None:
     for command_id in ("", "refine-1", "x" * 10_000):
         client.say(command_reply=fleet_pb2.CommandReply(command_id=command_id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -33,9 +34,10 @@ from shared.wire.requests import (
     hello_message,
     refine_message,
 )
+from tests.support.memory_server import MemoryServer
 from tests.support.mutations import mutate
 from tests.support.pictures import same_picture
-from tests.support.raw_client import RawClient
+from tests.support.raw_client import Client, RawClient
 from tests.support.servers import FixedTask, ServerThread
 
 Start = Callable[..., ServerThread]
@@ -50,12 +52,23 @@ def both(start_server: Start, feature_bundle: Bundle) -> ServerThread:
     )
 
 
+@pytest.fixture(scope="module")
+def both_in_memory(
+    tiny_bundle: Bundle, feature_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MemoryServer]:
+    """As ``both``, without sockets."""
+    tasks = {"calm": lambda: FixedTask("calm"), "detection": lambda: FixedTask("detection")}
+    folder = tmp_path_factory.mktemp("both")
+    server = MemoryServer(folder, tiny_bundle, feature_bundle, tasks=tasks)
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def client(both: ServerThread) -> Iterator[RawClient]:
-    client = RawClient(both.address)
-    client.hello()
-    yield client
-    client.close()
+def client(both_in_memory: MemoryServer) -> Client:
+    client = both_in_memory.client()
+    client.hello(session=uuid.uuid4().hex)
+    return client
 
 
 @pytest.fixture
@@ -236,7 +249,7 @@ def test_a_chain_is_refined_to_its_own_finest_state(
 
 
 def test_refinements_that_do_not_fit_fail_alone_and_the_frame_stays(
-    client: RawClient, encoder: EdgeEncoder, feature_encoder: EdgeEncoder, red: NDArray[np.uint8]
+    client: Client, encoder: EdgeEncoder, feature_encoder: EdgeEncoder, red: NDArray[np.uint8]
 ) -> None:
     features, picture = feature_encoder.encode(red, state=1), encoder.encode(red)
     client.frame(1, features)
@@ -263,7 +276,7 @@ def test_refinements_that_do_not_fit_fail_alone_and_the_frame_stays(
 
 
 def test_equal_states_of_two_bundles_are_two_versions_of_a_frame(
-    client: RawClient, encoder: EdgeEncoder, feature_encoder: EdgeEncoder, red: NDArray[np.uint8]
+    client: Client, encoder: EdgeEncoder, feature_encoder: EdgeEncoder, red: NDArray[np.uint8]
 ) -> None:
     features, picture = feature_encoder.encode(red, state=0), encoder.encode(red, state=0)
     client.frame(1, features)
@@ -294,7 +307,7 @@ def test_equal_states_of_two_bundles_are_two_versions_of_a_frame(
     ],
 )
 def test_a_forged_second_bitstream_fails_the_frame_alone(
-    client: RawClient, encoder: EdgeEncoder, feature_encoder: EdgeEncoder,
+    client: Client, encoder: EdgeEncoder, feature_encoder: EdgeEncoder,
     red: NDArray[np.uint8], forge: Any, reason: str,
 ) -> None:  # fmt: skip
     pair = (feature_encoder.encode(red), encoder.encode(red))
@@ -307,7 +320,7 @@ def test_a_forged_second_bitstream_fails_the_frame_alone(
 
 
 def test_a_second_bitstream_of_wrong_content_fails_the_frame_alone(
-    client: RawClient, encoder: EdgeEncoder, feature_encoder: EdgeEncoder, red: NDArray[np.uint8]
+    client: Client, encoder: EdgeEncoder, feature_encoder: EdgeEncoder, red: NDArray[np.uint8]
 ) -> None:
     features, picture = feature_encoder.encode(red), encoder.encode(red)
     damaged = replace(picture, layers=(Layer(4, b"\xff" * 40), *picture.layers[1:]))

@@ -1,4 +1,4 @@
-"""The stream over real sockets, against a server process: hello, credits, acks, dedupe, refine."""
+"""The stream: hello, credits, acks, dedupe, refine; in memory, or over sockets to a process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,19 +35,19 @@ from shared.wire.requests import (
     frame_message,
     refine_message,
 )
+from tests.support.memory_server import MemoryClient, MemoryServer
 from tests.support.mutations import mutate
 from tests.support.pictures import same_picture
 from tests.support.raw_client import RawClient
 from tests.support.servers import ROOT
 
 WANTED = PictureRequest()
+BYE = ingest_pb2.Bye()
 
 
 @pytest.fixture
-def client(server: str) -> Iterator[RawClient]:
-    client = RawClient(server)
-    yield client
-    client.close()
+def client(in_memory: MemoryServer) -> MemoryClient:
+    return in_memory.client()
 
 
 @pytest.fixture
@@ -89,8 +88,9 @@ def test_a_device_without_a_bundle_gets_the_servers_and_keeps_it(
 
 
 def test_a_device_that_insists_on_another_bundle_is_told_which_to_use(
-    server: str, tiny_bundle: Bundle, client: RawClient
+    server: str, tiny_bundle: Bundle
 ) -> None:
+    client = RawClient(server)
     client.say(
         hello=ingest_pb2.Hello(protocol_version=1, device="d", session="s", bundle_id="0" * 64)
     )
@@ -103,22 +103,23 @@ def test_a_device_that_insists_on_another_bundle_is_told_which_to_use(
     assert client.error is not None
     assert client.error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert error_from_call(client.error, server).reason == "bundle_mismatch"
+    client.close()
 
 
-def test_another_protocol_version_is_refused_with_the_right_one(client: RawClient) -> None:
+def test_another_protocol_version_is_refused_with_the_right_one(client: MemoryClient) -> None:
     client.say(hello=ingest_pb2.Hello(protocol_version=99, device="d", session="s"))
     client.ended.wait(10)
     assert client.all("error")[0].reason == "unsupported_version"
 
 
-def test_a_stream_must_open_with_hello(client: RawClient, bitstream: Bitstream) -> None:
+def test_a_stream_must_open_with_hello(client: MemoryClient, bitstream: Bitstream) -> None:
     client.frame(1, bitstream)
     client.ended.wait(10)
     assert client.all("error")[0].reason == "no_hello"
 
 
 def test_every_frame_is_acknowledged_answered_and_its_credit_returned(
-    client: RawClient, bitstream: Bitstream
+    client: MemoryClient, bitstream: Bitstream
 ) -> None:
     welcome = client.hello(session="acks")
     assert welcome.resume_after_sequence == 0
@@ -135,7 +136,9 @@ def test_every_frame_is_acknowledged_answered_and_its_credit_returned(
     assert all(result.outcome.WhichOneof("outcome") == "analysis" for result in results)
 
 
-def test_more_frames_than_credits_end_the_stream(client: RawClient, bitstream: Bitstream) -> None:
+def test_more_frames_than_credits_end_the_stream(
+    client: MemoryClient, bitstream: Bitstream
+) -> None:
     welcome = client.hello(session="greedy")
     big = Bitstream(bitstream.bundle_id, 4096, 4096, bitstream.state, bitstream.layers)
     for sequence in range(1, 4 * welcome.credits):
@@ -145,7 +148,7 @@ def test_more_frames_than_credits_end_the_stream(client: RawClient, bitstream: B
 
 
 def test_a_frame_sent_again_is_answered_from_memory_and_not_processed_again(
-    client: RawClient, bitstream: Bitstream, server: str
+    client: MemoryClient, bitstream: Bitstream, in_memory: MemoryServer
 ) -> None:
     client.hello(session="again")
     client.frame(1, bitstream, picture=WANTED)
@@ -157,7 +160,7 @@ def test_a_frame_sent_again_is_answered_from_memory_and_not_processed_again(
     client.close()
 
     # And on another stream of the session; results that were seen are not sent again.
-    other = RawClient(server)
+    other = in_memory.client()
     welcome = other.hello(session="again", last_result_seen=first.result_id)
     assert welcome.resume_after_sequence == 1
     other.frame(1, bitstream, picture=WANTED)
@@ -167,15 +170,15 @@ def test_a_frame_sent_again_is_answered_from_memory_and_not_processed_again(
 
 
 def test_results_that_a_lost_stream_did_not_deliver_come_with_the_next_one(
-    server: str, bitstream: Bitstream
+    in_memory: MemoryServer, bitstream: Bitstream
 ) -> None:
-    client = RawClient(server)
+    client = in_memory.client()
     client.hello(session="lost")
     client.frame(1, bitstream)
     client.frame(2, bitstream)
     client.wait_for("ack", 2)
     client.close()
-    other = RawClient(server)
+    other = in_memory.client()
     welcome = other.hello(session="lost", last_result_seen=0)
     assert welcome.resume_after_sequence == 2
     assert [r.result_id for r in other.wait_for("result", 2)] == [1, 2]
@@ -183,10 +186,10 @@ def test_results_that_a_lost_stream_did_not_deliver_come_with_the_next_one(
 
 
 def test_a_second_stream_of_a_session_supersedes_the_first(
-    server: str, client: RawClient, bitstream: Bitstream
+    in_memory: MemoryServer, client: MemoryClient, bitstream: Bitstream
 ) -> None:
     client.hello(session="twice")
-    other = RawClient(server)
+    other = in_memory.client()
     other.hello(session="twice")
     assert client.ended.wait(10)
     assert client.all("error")[0].reason == "superseded"
@@ -252,7 +255,7 @@ def test_ready_features_are_shortened_to_a_budget_without_the_photo(
 
 
 def test_refining_a_frame_that_is_not_kept_or_leaves_a_gap_fails_alone(
-    client: RawClient, bitstream: Bitstream
+    client: MemoryClient, bitstream: Bitstream
 ) -> None:
     client.hello(session="gap")
     finest = bitstream.layers[-1]
@@ -281,7 +284,7 @@ def test_refining_a_frame_that_is_not_kept_or_leaves_a_gap_fails_alone(
     ],
 )
 def test_a_forged_frame_fails_alone_and_the_stream_goes_on(
-    client: RawClient, bitstream: Bitstream, forge: Any, reason: str
+    client: MemoryClient, bitstream: Bitstream, forge: Any, reason: str
 ) -> None:
     client.hello(session=f"forged-{time.monotonic_ns()}")
     features = features_message(bitstream)
@@ -293,7 +296,7 @@ def test_a_forged_frame_fails_alone_and_the_stream_goes_on(
 
 
 def test_layers_with_valid_checksums_but_wrong_content_fail_alone(
-    client: RawClient, bitstream: Bitstream
+    client: MemoryClient, bitstream: Bitstream
 ) -> None:
     client.hello(session="content")
     layers = (Layer(bitstream.layers[0].state, b"\xff" * 40), *bitstream.layers[1:])
@@ -316,7 +319,7 @@ def test_an_unknown_task_fails_alone(
         result.raise_for_error()
 
 
-def test_a_heartbeat_is_returned(client: RawClient) -> None:
+def test_a_heartbeat_is_returned(client: MemoryClient) -> None:
     client.hello(session="heartbeat")
     client.say(heartbeat=ingest_pb2.Heartbeat(nonce=42))
     beat = client.wait_for("heartbeat")[0]
@@ -324,10 +327,10 @@ def test_a_heartbeat_is_returned(client: RawClient) -> None:
 
 
 def test_bye_and_half_close_end_the_stream_after_the_last_result(
-    server: str, bitstream: Bitstream
+    in_memory: MemoryServer, bitstream: Bitstream
 ) -> None:
-    for number, leave in enumerate((RawClient.half_close, lambda c: c.say(bye=ingest_pb2.Bye()))):
-        client = RawClient(server)
+    for number, leave in enumerate((MemoryClient.half_close, lambda c: c.say(bye=BYE))):
+        client = in_memory.client()
         client.hello(session=f"leave-{number}")
         for sequence in (1, 2, 3):
             client.frame(sequence, bitstream)

@@ -83,7 +83,7 @@ def test_results_that_a_process_did_not_take_come_to_the_next_one(
         results.close()
         while spool.stats().frames:  # all are at the server
             time.sleep(0.01)
-        session._spool_sender.close(timeout_s=0)  # type: ignore[union-attr]  # as if it were killed
+        session._exchange._sender.close(timeout_s=0)  # type: ignore[union-attr]  # as if it were killed
     with (
         Spool.open(tmp_path) as spool,
         EdgeSession(address, device="d", encoder=encoder, spool=spool) as session,

@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import pytest
 
-from edge_client.bundle_cache import BundleCache
+from edge_client.bundles import BundleCache
 from shared.bundle import Bundle
 from shared.errors import BundleError, SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc

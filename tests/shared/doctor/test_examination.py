@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from cloud_server.serve.settings import default_data_folder
-from edge_client.bundle_cache import BundleCache
+from edge_client.bundles import BundleCache
 from shared.bundle.bundle import PACKAGED_FOLDER
-from shared.doctor import Finding, Places, Report
+from shared.doctor import Finding, Places, Report, examine
 from shared.doctor.install import REINSTALL
 from shared.doctor.stored import check_bundles, check_weights
 from shared.weights import ModelEntry, ModelStore, UrlSource
@@ -138,3 +138,13 @@ def test_the_default_folders_are_those_that_are_used() -> None:
     assert paths["data folder"] == default_data_folder()
     assert paths["fetched bundles"] == BundleCache().folder
     assert paths["model store"] == ModelStore().cache_dir
+
+
+def test_a_user_without_a_home_is_a_problem_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("FEATHERWIRE_MODELS", raising=False)
+    (home,) = [one for one in examine(["edge"]).findings if one.name == "home folder"]
+    assert (home.state, home.mend) == ("problem", "export HOME=/var/lib/featherwire")

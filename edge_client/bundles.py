@@ -1,4 +1,6 @@
-"""Bundles that a server hands over, kept in a folder; a transfer that was cut goes on where it was.
+"""The bundles that a device has: given, packaged, kept in a folder, or fetched from a server.
+
+What a server hands over is kept in a folder, and a transfer that was cut goes on where it was:
 
     ID.zip                complete, and checked when it is opened
     ID-SHA256.part        what has come of a zip with that sum
@@ -13,18 +15,22 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
 import grpc
 
-from shared.bundle import Bundle
+from shared.bundle import Bundle, packaged_bundle_of
 from shared.errors import BundleError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc
 from shared.rpc.errors import error_from_call
+
+BundleSource = Bundle | str | Path
+"""A bundle, or the folder, zip or name that one is loaded from."""
 
 CACHE_VARIABLE = "FEATHERWIRE_BUNDLE_CACHE"
 CACHE_BYTES = 1 << 30
@@ -40,6 +46,62 @@ def default_cache_dir() -> Path:
         return Path(os.environ[CACHE_VARIABLE])
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "featherwire" / "bundles"
+
+
+class DeviceBundles:
+    """What a device was given, and what else it can have without asking, or from its server."""
+
+    def __init__(
+        self,
+        server: str,
+        first: BundleSource | None,
+        also: Iterable[BundleSource],
+        cache: BundleCache,
+    ) -> None:
+        """They are loaded when they are first needed, which raises ``BundleError``."""
+        self._server = server
+        self._first = first
+        self._also = tuple(also)
+        self._cache = cache
+        self._found: dict[bytes, Bundle | None] = {}
+
+    @cached_property
+    def first(self) -> Bundle | None:
+        """The bundle that was given; None leaves it to the server."""
+        return None if self._first is None else _load(self._first)
+
+    @cached_property
+    def also(self) -> tuple[Bundle, ...]:
+        """Further bundles that were given."""
+        return tuple(map(_load, self._also))
+
+    @cached_property
+    def named(self) -> dict[str, Bundle]:
+        """Those of ``also`` that were given by name, by that."""
+        pairs = zip(self._also, self.also, strict=True)
+        return {str(source): found for source, found in pairs if not isinstance(source, Bundle)}
+
+    def at_hand(self, bundle_id: str) -> Bundle | None:
+        """The bundle of that id, if no server need be asked for it."""
+        for bundle in (self.first, *self.also):
+            if bundle is not None and bundle.id == bundle_id:
+                return bundle
+        return _packaged(bundle_id) or self._cache.find(bundle_id)
+
+    def of_short_id(self, short_id: bytes) -> Bundle | None:
+        """The bundle of a frame that was made before, if it is at hand."""
+        if short_id not in self._found:
+            digits = short_id.hex()
+            self._found[short_id] = next(
+                (one for one in (self.first, *self.also) if one and one.short_id == short_id), None
+            ) or (packaged_bundle_of(short_id) or (self._cache.find(digits) if digits else None))
+        return self._found[short_id]
+
+    def obtain(self, channel: grpc.Channel, bundle_id: str, *, must_keep: bool = True) -> Bundle:
+        """The bundle of that id, at hand or fetched; raises as ``BundleCache.obtain`` does."""
+        return self.at_hand(bundle_id) or self._cache.obtain(
+            channel, self._server, bundle_id, must_keep=must_keep
+        )
 
 
 class BundleCache:
@@ -300,6 +362,18 @@ class _Transfer:
             if part.data:
                 raise BundleError("another_zip", "the server's zip is not the one that was begun")
             part.begin(info.zip_sha256)
+
+
+def _packaged(bundle_id: str) -> Bundle | None:
+    """The bundle of that id, where it comes with Featherwire and is not damaged."""
+    with suppress(BundleError, ValueError):
+        found = packaged_bundle_of(bytes.fromhex(bundle_id[:16]))
+        return found if found is not None and found.id == bundle_id else None
+    return None
+
+
+def _load(source: BundleSource) -> Bundle:
+    return source if isinstance(source, Bundle) else Bundle.load(source)
 
 
 def _size(path: Path) -> int:
