@@ -4,12 +4,14 @@ A probability is an integer numerator over a power of two. Handing it to constri
 is exact (a dyadic fraction), and so is constriction's own conversion to 24 bits of fixed point:
 no rounding that depends on the machine.
 
-Networks that say probabilities compute integers in float32. Every sum of absolute terms stays below
-2**24: float32 holds such integers, in whatever order they are added.
+Networks that give probabilities compute integers in float32. Every sum of absolute terms stays
+below 2**24: float32 holds such integers, in whatever order they are added.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from itertools import pairwise
 from typing import Any, Final
 
@@ -23,6 +25,8 @@ NumberArray = npt.NDArray[Any]
 """float32 (fast), float64 or int64: integers in all of them, and the same ones."""
 
 ACTIVATION_LIMIT: Final = 255
+UNIT: Final = 64
+"""The integer that stands for 1.0, in inputs and activations of context networks."""
 EXACT_BELOW: Final = 1 << 24
 _INT16_BELOW: Final = 1 << 15
 
@@ -52,6 +56,41 @@ def activated(values: NumberArray, shift: int) -> NumberArray:
 def absolute(values: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
     """Absolute values that cannot overflow."""
     return np.abs(values.astype(np.int64))
+
+
+def check_integers(
+    name: str,
+    values: npt.NDArray[np.generic],
+    dtype: type[np.integer[Any]],
+    shape: tuple[int, ...],
+) -> None:
+    """Raise BundleError ``bad_contexts`` unless the values are of that type and shape."""
+    if values.dtype != np.dtype(dtype) or values.shape != shape:
+        raise BundleError(
+            "bad_contexts",
+            f"{name} must be {np.dtype(dtype)} {list(shape)}, "
+            f"got {values.dtype} {list(values.shape)}",
+        )
+
+
+def read_fields(
+    kind: type[Any], prefix: str, arrays: Mapping[str, npt.NDArray[np.generic]]
+) -> dict[str, Any]:
+    """The arrays that a dataclass of arrays has as its fields, by their names after ``prefix``.
+
+    Raises BundleError ``bad_contexts`` when one is missing; ``trunk`` is no array.
+    """
+    names = [one.name for one in fields(kind) if one.name != "trunk"]
+    for name in names:
+        if prefix + name not in arrays:
+            raise BundleError("bad_contexts", f"contexts.npz lacks {prefix + name!r}")
+    return {name: arrays[prefix + name] for name in names}
+
+
+def named_fields(part: Any, prefix: str) -> dict[str, npt.NDArray[np.generic]]:
+    """The inverse of :func:`read_fields`."""
+    names = [one.name for one in fields(part) if one.name != "trunk"]
+    return {prefix + name: getattr(part, name) for name in names}
 
 
 def check_bound(bound: npt.NDArray[np.int64], shift: int) -> None:
@@ -104,7 +143,7 @@ class _Encoder:
         words: bytes = self._coder.get_compressed().astype(">u4").tobytes()
         settled, (lower, size) = self._coder.pos()
         kept = _WORD_BYTES * int(settled)
-        # The coder's own end lies inside its interval; it says where the interval lies, in case
+        # The coder's own end lies inside its interval; that shows where the interval lies, in case
         # that its lower end was carried over into the settled words.
         inside = int.from_bytes(words[kept:].ljust(_STATE_BYTES, b"\0"), "big")
         lower = inside - (inside - int(lower)) % 2 ** (8 * _STATE_BYTES)
@@ -138,7 +177,7 @@ class _Decoder:
     """Reads what an encoder wrote, given the same probabilities in the same order.
 
     What it reads it writes again: a message that an encoder would not have written, byte for
-    byte, is refused at the end. A forger can still say what an edge could have said, no more.
+    byte, is refused at the end. A forger can still send what an edge could have sent, no more.
     """
 
     def __init__(self, payload: bytes, again: _Encoder) -> None:

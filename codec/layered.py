@@ -2,7 +2,7 @@
 
 A chain is an operating point: its layers go from its coarsest state to its finest, a range coder
 message each, so that leaving out the last ones gives a coarser state. A bitstream is of one chain,
-and says of which by the state that it begins with.
+which is known by the state that it begins with.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         self._strides = {scale.name: scale.stride for scale in settings.scales}
         self._channels = {scale.name: scale.channels for scale in settings.scales}
 
-    # -- what a kind of palette says --------------------------------------------------------------
+    # -- what a kind of palette gives -------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -213,7 +213,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
     ) -> Bitstream:
         """Code layers down to ``state`` and ``passes`` of the next while they fit.
 
-        source: says the symbols of a state's pass.
+        source: gives the symbols of a state's pass.
         """
         contexts = self._open(width, height)
         coarsest = self.states[-1]
@@ -353,7 +353,7 @@ Chain = TypeVar("Chain", bound=ChainCodec[Any, Any])
 class ChainsCodec(Generic[Chain]):
     """Encodes features to layers and decodes layers to colours; see the design of the codec.
 
-    A bundle's chains are its operating points: a bitstream is of one of them, and says of which
+    A bundle's chains are its operating points: a bitstream is of one of them, known
     by the state that it begins with.
     """
 

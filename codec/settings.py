@@ -106,12 +106,12 @@ class TailSpec(BaseModel):
     """The rest of a network, which the cloud runs on decoded features instead of a picture.
 
     file: ONNX; one input float32 [N, C, h, w] a scale, by the scales' names, and where it wants
-    to be told the state, ``state`` int64 [N]. By ``output`` it gives:
+    to know the state, ``state`` int64 [N]. By ``output`` it gives:
 
     * boxes: ``boxes`` float32 [N, B, 4], x_min, y_min, x_max, y_max as shares of the network's
       input, and ``scores`` float32 [N, B, K], 0 to 1;
     * classes: ``scores`` float32 [N, K], probabilities;
-    * labels: ``scores`` float32 [N, K, h, w], of which the greatest says the class.
+    * labels: ``scores`` float32 [N, K, h, w], of which the greatest is the class.
 
     K is the number of ``classes``.
     """
@@ -159,7 +159,7 @@ class PsnrModel(BaseModel):
 
 
 class FeatureSettings(BaseModel):
-    """What a bundle of features says to its codec."""
+    """The settings of a bundle of features."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -303,7 +303,7 @@ class FeatureSettings(BaseModel):
 
 
 def with_settings(manifest: Manifest, **changes: Any) -> Manifest:
-    """A manifest with some settings changed, and what its common part says of them.
+    """A manifest with some settings changed, and the common part that follows from them.
 
     Raises ValueError (pydantic's) when they contradict each other.
     """

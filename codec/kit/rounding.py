@@ -9,8 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from codec.coder import ACTIVATION_LIMIT, EXACT_BELOW
-from codec.markov_palette.context_network import UNIT
+from codec.coder import ACTIVATION_LIMIT, EXACT_BELOW, UNIT
 
 _FINEST_SHIFT = 14
 _MARGIN = 0.98

@@ -87,13 +87,6 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
             self._progress(bitstream, contexts),
         )
 
-    def decode_values(self, bitstream: Bitstream) -> Values:
-        """Whole steps of all planes, 0 where nothing is told: int32 [C, h, w] a plane.
-
-        Raises as :meth:`decode` does.
-        """
-        return self._read(bitstream).values()
-
     # -- parts -----------------------------------------------------------------------------------
 
     def _known(self, values: Values) -> SymbolSource:
@@ -114,13 +107,13 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
             limits = plane.limits.astype(np.float32)
             low = np.floor(here).clip(-limits, limits)
             high = np.ceil(here).clip(-limits, limits)
-            said = [contexts.symbols(step, value.astype(np.int32)) for value in (low, high)]
+            coded = [contexts.symbols(step, value.astype(np.int32)) for value in (low, high)]
             weight = rate_weight / plane.step**2
             costs = [
                 np.square(here - value).reshape(-1) + weight * self._contexts.bits(symbol, tables)
-                for value, symbol in zip((low, high), said, strict=True)
+                for value, symbol in zip((low, high), coded, strict=True)
             ]
-            return np.where(costs[1] < costs[0], said[1], said[0])
+            return np.where(costs[1] < costs[0], coded[1], coded[0])
 
         return symbols
 
@@ -165,7 +158,3 @@ class LatticeCodec(ChainsCodec[LatticeChain]):
                 )
             )
         super().__init__(bundle, settings, chains)
-
-    def decode_values(self, bitstream: Bitstream) -> Values:
-        """Whole steps of the chain's planes; see :meth:`LatticeChain.decode_values`."""
-        return self._chain_of(bitstream).decode_values(bitstream)

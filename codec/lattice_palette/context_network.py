@@ -6,8 +6,8 @@ For a position in phase p, with g the plane's channels:
     middle  = clip((hidden . W_middle + middle_bias) >> shifts[1], 0, 255)
     outputs = (middle . W_out + out_bias) >> shifts[2]
 
-- past: values of the planes told before, in the 3 x 3 positions around this one;
-- own: values of this plane in the window around it, as far as they were told in phases before;
+- past: values of the planes sent before, in the 3 x 3 positions around this one;
+- own: values of this plane in the window around it, as far as they were sent in phases before;
 - outputs: C means in eighths of a step, then C numbers of scales.
 
 Values enter bent, ``sign(v) * (sqrt(|v| + 1/4) - 1/2)`` in sixteenths, from a table of integers,
@@ -20,13 +20,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from codec.coder import ACTIVATION_LIMIT, absolute, check_bound
+from codec.coder import (
+    ACTIVATION_LIMIT,
+    absolute,
+    check_bound,
+    check_integers,
+    named_fields,
+    read_fields,
+)
 from shared.errors import BundleError
 
 Int16Array = npt.NDArray[np.int16]
@@ -73,18 +80,14 @@ class GroupNetwork:
 
     def to_arrays(self, prefix: str) -> dict[str, npt.NDArray[np.generic]]:
         """Named arrays for contexts.npz; :meth:`from_arrays` is the inverse."""
-        return {f"{prefix}.{field.name}": getattr(self, field.name) for field in fields(self)}
+        return named_fields(self, f"{prefix}.")
 
     @classmethod
     def from_arrays(
         cls, prefix: str, arrays: Mapping[str, npt.NDArray[np.generic]]
     ) -> GroupNetwork:
         """Read what :meth:`to_arrays` wrote. Raises BundleError ``bad_contexts``."""
-        try:
-            values: dict[str, Any] = {f.name: arrays[f"{prefix}.{f.name}"] for f in fields(cls)}
-        except KeyError as error:
-            raise BundleError("bad_contexts", f"contexts.npz lacks {error}") from None
-        return cls(**values)
+        return cls(**read_fields(cls, f"{prefix}.", arrays))
 
     def _check_shapes(self) -> None:
         if self.own.ndim != 3 or self.out.ndim != 2 or self.past.ndim != 2:
@@ -112,13 +115,7 @@ class GroupNetwork:
             ("shifts", np.int32, (3,)),
         )
         for name, dtype, shape in wanted:
-            value = getattr(self, name)
-            if value.dtype != np.dtype(dtype) or value.shape != shape:
-                raise BundleError(
-                    "bad_contexts",
-                    f"{name} must be {np.dtype(dtype)} {list(shape)}, "
-                    f"got {value.dtype} {list(value.shape)}",
-                )
+            check_integers(name, getattr(self, name), dtype, shape)
         if ((self.shifts < 0) | (self.shifts > _MOST_SHIFT)).any():
             raise BundleError("bad_contexts", "a shift is out of range")
 

@@ -1,6 +1,6 @@
 """The tables of every symbol of one picture, from what both ends know so far.
 
-The context networks say a mean in eighths of a step and the number of a scale. A symbol is the
+The context networks give a mean in eighths of a step and the number of a scale. A symbol is the
 value less the nearest whole step to the mean, so that a table needs to know only where between
 two steps the mean lies. Its distributions are logistic ones, integrated over steps, as in Salimans
 et al., "PixelCNN++" (2017); they are made in training, and ends of the stream read integers.
@@ -22,7 +22,7 @@ from codec.lattice_palette.palette import LatticePalette, LatticePass, Values
 from shared.errors import BitstreamError, BundleError
 
 MEAN_UNIT: Final = 8
-"""Parts of a step in which means are told."""
+"""Parts of a step in which means are given."""
 SCALES: Final = 32
 SCALE_STEPS: Final = 6.0
 """Scales a factor of e: number k is ``exp(SCALE_FIRST + k / SCALE_STEPS)`` steps."""
@@ -64,7 +64,7 @@ _HALF = MEAN_UNIT // 2
 
 
 class LatticeContexts:
-    """What a bundle's contexts.npz says about one chain. Holds no per-picture state."""
+    """The contexts of one chain (contexts.npz). Holds no per-picture state."""
 
     def __init__(
         self,
@@ -249,7 +249,7 @@ class PictureLattice:
         self._bases: npt.NDArray[np.int32] | None = None
 
     def of_pass(self, step: LatticePass, channels: npt.NDArray[Number]) -> npt.NDArray[Number]:
-        """A plane's values [C, h, w] where the pass tells them: [n, C]."""
+        """A plane's values [C, h, w] where the pass sends them: [n, C]."""
         return channels.reshape(len(channels), -1)[:, self.positions(step)].T
 
     def positions(self, step: LatticePass) -> Positions:
@@ -290,7 +290,7 @@ class PictureLattice:
         return tables
 
     def symbols(self, step: LatticePass, values: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        """What says ``values`` (int32 [n, C]) in the pass whose tables were asked for: int32
+        """The symbols of ``values`` (int32 [n, C]) in the pass whose tables were asked for: int32
         [n * C]."""
         assert self._bases is not None
         return (values - self._bases + 2 * self._model.limit).reshape(-1).astype(np.int32)
@@ -298,7 +298,7 @@ class PictureLattice:
     def advance(self, step: LatticePass, symbols: npt.NDArray[np.int32]) -> None:
         """Learn the symbols of the pass whose tables were asked for.
 
-        Raises BitstreamError ``bad_payload`` when they say values that the palette lacks.
+        Raises BitstreamError ``bad_payload`` when they stand for values that the palette lacks.
         """
         if self._bases is None or self._next[step.plane] != step.phase:
             raise ValueError(f"{step} comes before its tables")
@@ -325,7 +325,7 @@ class PictureLattice:
         }
 
     def known(self) -> dict[str, npt.NDArray[np.bool_]]:
-        """Where the values of a plane have been told: bool [h, w] a plane."""
+        """Where the values of a plane are known: bool [h, w] a plane."""
         return {
             name: self._grids[spec.scale].phase < self._next[name]
             for name, spec in self._specs.items()

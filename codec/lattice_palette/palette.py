@@ -1,8 +1,8 @@
-"""Scalar palettes: the whole steps of every channel, and the order in which they are told.
+"""Scalar palettes: the whole steps of every channel, and the order in which they are sent.
 
-A plane is a group of channels that are told together. The forward chain has one step a plane: all
-values of a channel merge into its mean. A state is a choice of planes that are told; coarser states
-tell fewer. Rounding to a lattice with entropy coding is within a quarter of a bit a value of the
+A plane is a group of channels that are sent together. The forward chain has one step a plane: all
+values of a channel merge into its mean. A state is a choice of planes that are sent; coarser states
+send fewer. Rounding to a lattice with entropy coding is within a quarter of a bit a value of the
 best possible (Gish and Pierce 1968), and its error looks like noise, which networks mind least.
 """
 
@@ -38,7 +38,7 @@ class LatticePlane:
     """A plane's palettes.
 
     step: of the lattice, above 0. limits: int16 [C], the largest absolute value in steps, 1 to 127.
-    means: float32 [C], what stands for a channel that is not told.
+    means: float32 [C], what stands for a channel that is not sent.
     """
 
     spec: PlaneSpec
@@ -109,8 +109,8 @@ class LatticePalette:
         """Passes that a plane takes."""
         return int(self.order.max()) + 1
 
-    def told(self, state: int) -> tuple[str, ...]:
-        """The planes that ``state`` tells, in the stream's order; none past the coarsest."""
+    def sent(self, state: int) -> tuple[str, ...]:
+        """The planes that ``state`` sends, in the stream's order; none past the coarsest."""
         if state > self.coarsest_state:
             return ()
         row = self.states[state - self.finest_state]
@@ -118,10 +118,10 @@ class LatticePalette:
 
     def passes(self, state: int) -> tuple[LatticePass, ...]:
         """What leads from state ``state + 1`` to ``state``, in the stream's order."""
-        before = self.told(state + 1)
+        before = self.sent(state + 1)
         return tuple(
             LatticePass(plane, phase)
-            for plane in self.told(state)
+            for plane in self.sent(state)
             if plane not in before
             for phase in range(self.phases)
         )
@@ -138,12 +138,12 @@ class LatticePalette:
     ) -> dict[str, npt.NDArray[np.float32]]:
         """Whole steps -> float32 [C, h, w] for every scale.
 
-        known: bool [h, w] a plane, where its values have been told; elsewhere are the means.
+        known: bool [h, w] a plane, where its values have been sent; elsewhere are the means.
         """
         scales: dict[str, list[npt.NDArray[np.float32]]] = {}
         for name, plane in self.planes.items():
-            told = values[name].astype(np.float32) * np.float32(plane.step)
-            here = np.where(known[name], told, plane.means[:, None, None])
+            exact = values[name].astype(np.float32) * np.float32(plane.step)
+            here = np.where(known[name], exact, plane.means[:, None, None])
             scales.setdefault(plane.spec.scale, []).append(here)
         return {scale: np.concatenate(groups) for scale, groups in scales.items()}
 
@@ -204,7 +204,7 @@ class LatticePalette:
                 raise BundleError("bad_states", f"row {position} of the state table is malformed")
             if any(here > above for here, above in zip(row.depths, finer, strict=True)):
                 raise BundleError("bad_states", f"state {row.state} is finer than the one before")
-            # What is told is told in order: contexts are of the planes before.
+            # What is sent is sent in order: contexts are of the planes before.
             if list(row.depths) != sorted(row.depths, reverse=True) or not row.depths[0]:
                 raise BundleError("bad_states", f"state {row.state} leaves out a plane in between")
             finer = row.depths

@@ -54,7 +54,7 @@ when the palette was made. Measured (docs/howto/regions.md): less costs bits, mo
 alone."""
 
 States = npt.NDArray[np.uint8]
-"""The finest state that each position of a grid is told to."""
+"""The finest state that each position of a grid is coded to."""
 
 _ONE: Final = np.float32(1 << 16)
 _SEARCH_ROWS: Final = 16384
@@ -229,7 +229,7 @@ class _RegionPlane:
         return bits
 
     def _cheap(self, depth: int, positions: Positions, odds: Odds) -> Bits:
-        if not np.isfinite(self._weight):  # a palette that was made without odds says no price
+        if not np.isfinite(self._weight):  # a palette that was made without odds has no price
             return np.asarray(odds > 1 << 15, np.uint8)
         colours = self._tree.colours(depth + 1)
         first = 2 * self.nodes[positions]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from codec.base import Reconstructor, no_picture
 from codec.features import FeatureCloud
 from codec.layered import FeatureLatents
+from codec.markov_palette import FAITHFUL, VIVID
 from codec.markov_palette.coding import MarkovPaletteCodec
 from shared.bundle import Bundle, PictureSpec
 
-FAITHFUL, VIVID = "faithful", "vivid"
 PICTURES = (PictureSpec(name=FAITHFUL), PictureSpec(name=VIVID))
-"""What a bundle with a decoder says that it makes; ``vivid`` needs the decoder's variances."""
+"""Decoders of a bundle with a network for them; ``vivid`` needs the decoder's variances."""
 
 
 class MarkovPaletteCloud(FeatureCloud):

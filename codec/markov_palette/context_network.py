@@ -25,13 +25,21 @@ design; checkerboard passes as in He et al., "Checkerboard Context Model" (CVPR 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from codec.coder import ACTIVATION_LIMIT, absolute, check_bound
+from codec.coder import (
+    ACTIVATION_LIMIT,
+    UNIT,
+    absolute,
+    check_bound,
+    check_integers,
+    named_fields,
+    read_fields,
+)
 from codec.markov_palette.palette import PaletteTree
 from shared.errors import BundleError
 
@@ -47,8 +55,6 @@ MATE_STEPS: Final = ((0, 0), *NEAREST)
 COARSE_STEPS: Final = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 
 COLOUR_LIMIT: Final = 127
-UNIT: Final = 64
-"""The integer that stands for 1.0, in inputs and activations."""
 PLACE_INPUTS: Final = 1 + len(NEAREST)
 """Inputs that every position has: a constant and the insides, ``UNIT`` or 0 each."""
 ODDS_UNIT: Final = 32
@@ -80,7 +86,7 @@ def input_colours(tree: PaletteTree, depth: int) -> npt.NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trunk:
-    """What the coarser scale says about each of its positions' sub-positions.
+    """A network from the coarser scale to features of each position's sub-positions.
 
     weights: int16 [9 * columns, width], rows step by step, in it plane by plane (each plane's
     padded channels). bias: int32 [width]. phase_weights: int16 [width, ratio**2 * features].
@@ -153,11 +159,9 @@ class PlaneNetwork:
 
     def to_arrays(self, prefix: str) -> dict[str, npt.NDArray[np.generic]]:
         """Named arrays for contexts.npz; :meth:`from_arrays` is the inverse."""
-        arrays: dict[str, npt.NDArray[np.generic]] = {}
-        for part, inner in ((self, f"{prefix}."), (self.trunk, f"{prefix}.trunk_")):
-            for field in fields(part) if part is not None else ():
-                if field.name != "trunk":
-                    arrays[inner + field.name] = getattr(part, field.name)
+        arrays = named_fields(self, f"{prefix}.")
+        if self.trunk is not None:
+            arrays |= named_fields(self.trunk, f"{prefix}.trunk_")
         return arrays
 
     @classmethod
@@ -165,17 +169,10 @@ class PlaneNetwork:
         cls, prefix: str, arrays: Mapping[str, npt.NDArray[np.generic]]
     ) -> PlaneNetwork:
         """Read what :meth:`to_arrays` wrote. Raises BundleError ``bad_contexts``."""
-
-        def read(kind: type[Any], start: str) -> dict[str, Any]:
-            return {f.name: arrays[start + f.name] for f in fields(kind) if f.name != "trunk"}
-
-        try:
-            trunk = None
-            if any(name.startswith(f"{prefix}.trunk_") for name in arrays):
-                trunk = Trunk(**read(Trunk, f"{prefix}.trunk_"))
-            return cls(**read(cls, f"{prefix}."), trunk=trunk)
-        except KeyError as error:
-            raise BundleError("bad_contexts", f"contexts.npz lacks {error}") from None
+        trunk = None
+        if any(name.startswith(f"{prefix}.trunk_") for name in arrays):
+            trunk = Trunk(**read_fields(Trunk, f"{prefix}.trunk_", arrays))
+        return cls(**read_fields(cls, f"{prefix}.", arrays), trunk=trunk)
 
     @classmethod
     def constant(cls, tree: PaletteTree, prior: Int32Array) -> PlaneNetwork:
@@ -201,12 +198,7 @@ class PlaneNetwork:
     def _check_shapes(self) -> None:
         def need(name: str, dtype: type[np.integer[Any]], *shape: int) -> None:
             value = getattr(self, name) if hasattr(self, name) else getattr(self.trunk, name[6:])
-            if value.dtype != np.dtype(dtype) or value.shape != shape:
-                raise BundleError(
-                    "bad_contexts",
-                    f"{name} must be {np.dtype(dtype)} {list(shape)}, "
-                    f"got {value.dtype} {list(value.shape)}",
-                )
+            check_integers(name, value, dtype, shape)
 
         for name in ("own", "mates", "place", "summary"):
             value = getattr(self, name)

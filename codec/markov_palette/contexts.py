@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from codec.coder import NumberArray, activated, shifted
+from codec.coder import UNIT, NumberArray, activated, shifted
 from codec.markov_palette.context_network import (
     COARSE_STEPS,
     MATE_STEPS,
@@ -22,7 +22,6 @@ from codec.markov_palette.context_network import (
     OWN_STEPS,
     PASSES,
     PLACE_INPUTS,
-    UNIT,
     PlaneNetwork,
     input_colours,
     padded_channels,
@@ -37,7 +36,7 @@ Probabilities = npt.NDArray[np.uint16]
 
 
 class ContextModel:
-    """What a bundle's contexts.npz says. Holds no per-picture state."""
+    """The contexts of a bundle (contexts.npz). Holds no per-picture state."""
 
     def __init__(
         self,

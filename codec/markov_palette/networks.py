@@ -42,7 +42,7 @@ class DecoderConfig:
         Two per residual block and one per entering or lifting convolution, at each stride.
         """
         return math.ceil(
-            sum((2 * blocks + 2) / 2**level for level, blocks in enumerate(self.blocks))
+            sum((2 * blocks + 2) / (1 << level) for level, blocks in enumerate(self.blocks))
         )
 
     @classmethod
@@ -89,11 +89,12 @@ class FilmBlock(nn.Module):
         """x: [n, width, h, w]; state: [n, embedding]."""
         scale, shift = self.film(state)[:, :, None, None].chunk(2, dim=1)
         hidden = self.first(nn.functional.silu(x)) * (1 + scale) + shift
-        return x + self.second(nn.functional.silu(hidden))
+        out: Tensor = x + self.second(nn.functional.silu(hidden))
+        return out
 
 
 class FilmStack(nn.Module):
-    """Residual blocks in a row, all told the state."""
+    """Residual blocks in a row, all conditioned on the state."""
 
     def __init__(self, width: int, blocks: int, embedding: int) -> None:
         super().__init__()
@@ -116,11 +117,12 @@ class StateEmbedding(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """state: int64 [n] -> [n, embedding]."""
-        return self.mix(self.table(state))
+        out: Tensor = self.mix(self.table(state))
+        return out
 
 
 class TexturePrediction(nn.Module):
-    """What the semantic latents say of texture, of which only the residual is sent."""
+    """Texture as the semantic latents predict it; only the residual is sent."""
 
     def __init__(self, semantic_channels: int, texture_channels: int) -> None:
         super().__init__()
@@ -211,7 +213,8 @@ class Synthesis(nn.Module):
         x = self.stacks[1](x, embedded)
         for lift, stack in zip(self.lifts[1:], self.stacks[2:], strict=True):
             x = stack(lift(x), embedded)
-        return self.leave(nn.functional.silu(x)) + self.linear(semantic, texture)
+        out: Tensor = self.leave(nn.functional.silu(x)) + self.linear(semantic, texture)
+        return out
 
 
 class Decoder(nn.Module):

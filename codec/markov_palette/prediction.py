@@ -1,4 +1,4 @@
-"""What the colours of a coarse scale say of a finer one: linear, over 3x3 neighbourhoods.
+"""A finer scale predicted from the colours of a coarse one: linear, over 3x3 neighbourhoods.
 
 The edge subtracts it before it quantises the finer scale, so that bits go to what is new: the
 residual, the coarse scale's quantisation errors included. Only an encoder computes it. A decoder's

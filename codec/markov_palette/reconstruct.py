@@ -14,7 +14,7 @@ from torch import Tensor
 
 from codec.base import PLAIN, Rendering
 from codec.layered import FeatureLatents
-from codec.markov_palette.cloud import FAITHFUL, VIVID
+from codec.markov_palette import FAITHFUL, VIVID
 from codec.markov_palette.networks import Decoder, DecoderConfig
 from codec.markov_palette.palette import MarkovPalette
 from codec.settings import DECODER_FILE, PALETTE_FILE, FeatureSettings
@@ -83,7 +83,7 @@ class PictureReconstructor:
 
         ``faithful``, the default decoder, gives the conditional mean. ``vivid`` samples the
         backward chain instead: texture that is plausible and merges to exactly what was received.
-        Raises BundleError ``no_sampler`` when the bundle does not say how sure its restorer is, and
+        Raises BundleError ``no_sampler`` when the bundle has no variances of its restorer, and
         ``unknown_decoder`` for another name.
 
         ``should_stop`` is asked before the restorer and before every tile; when it says so the
@@ -99,7 +99,7 @@ class PictureReconstructor:
         _check(should_stop)
         semantic = self._stack(batch, "semantic")
         texture = self._stack(batch, "texture")
-        state = torch.tensor([_told_state(latents) for latents in batch], device=self._device)
+        state = torch.tensor([_network_state(latents) for latents in batch], device=self._device)
         rows, columns = semantic.shape[2:]
         canvas = np.empty((len(batch), rows * self._stride, columns * self._stride, 3), np.uint8)
         with torch.inference_mode():
@@ -208,14 +208,14 @@ class PictureReconstructor:
         )
 
 
-def _told_state(latents: FeatureLatents) -> int:
-    """The state that the networks are told: the next finer one once most of it has come."""
+def _network_state(latents: FeatureLatents) -> int:
+    """The state that conditions the networks: the next finer one once most of it has come."""
     return latents.state - (latents.progress >= FINER_FROM)
 
 
 def _check(should_stop: Callable[[], bool] | None) -> None:
     if should_stop is not None and should_stop():
-        raise TaskError("cancelled", "the reconstruction was told to stop: nobody waits for it")
+        raise TaskError("cancelled", "the reconstruction was stopped: nobody waits for it")
 
 
 def _spans(positions: int) -> Iterator[tuple[int, int]]:

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from diffusers import ConfigMixin, SchedulerMixin
-from diffusers.configuration_utils import register_to_config
-from diffusers.utils import BaseOutput
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
 from codec.markov_palette.palette import MarkovPalette
@@ -32,13 +32,13 @@ class MarkovPaletteSchedulerOutput(BaseOutput):
     prev_sample: dict[str, Tensor]
 
 
-class MarkovPaletteScheduler(SchedulerMixin, ConfigMixin):
+class MarkovPaletteScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # its mixins differ
     """Steps from a received state down to state 0."""
 
     order = 1
     timesteps: Tensor
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]  # diffusers does not type it
     def __init__(self, num_train_timesteps: int = 10, temperature: float = 1.0) -> None:
         """num_train_timesteps: states of the chain. temperature: 0 takes the likelier child."""
         self.timesteps = torch.arange(num_train_timesteps - 1, 0, -1)
@@ -126,7 +126,7 @@ class MarkovPaletteScheduler(SchedulerMixin, ConfigMixin):
         nearer = (estimate - colours[first]).square().sum(-1)
         nearer = nearer - (estimate - colours[second]).square().sum(-1)
         odds = nearer / (2 * max(variance, 1e-8)) + log_counts[second] - log_counts[first]
-        temperature = float(self.config.temperature)
+        temperature = float(self.config["temperature"])
         if temperature > 0:
             chance = torch.sigmoid(odds / temperature)
             draw = torch.rand(chance.shape, generator=generator, device="cpu").to(chance.device)

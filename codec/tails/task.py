@@ -51,7 +51,7 @@ class TailNetwork:
         except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base class
             raise self._refusal(str(error)) from None
         inputs = {value.name for value in self._session.get_inputs()}
-        self._told_state = STATE_INPUT in inputs
+        self._takes_state = STATE_INPUT in inputs
         if inputs - {STATE_INPUT} != set(self._scales):
             raise self._refusal(f"its inputs are {sorted(inputs)}, not the scales'")
         missing = set(self._names) - {value.name for value in self._session.get_outputs()}
@@ -66,7 +66,7 @@ class TailNetwork:
         inputs: dict[str, NDArray[np.generic]] = {
             name: np.stack([latents.scales[name] for latents in batch]) for name in self._scales
         }
-        if self._told_state:
+        if self._takes_state:
             inputs[STATE_INPUT] = np.array([latents.state for latents in batch], np.int64)
         try:
             outputs = self._session.run(list(self._names), inputs)

@@ -207,9 +207,6 @@ class Wishes:
     send_with: SendWith = ()
 
 
-MakeFrame = Callable[[Photo, Wishes], Outgoing]
-
-
 def make_frame(framer: Framer, control: RateControl, photo: Photo, wishes: Wishes) -> Outgoing:
     """Encode a photo; raises as ``Framer.frame`` does.
 

@@ -1,7 +1,7 @@
 """Manifests of the first format, in which a codec's settings lay among the rest.
 
 They are read and hashed as they are, for ever: a bundle that was made with one keeps its id. In
-memory they look like those of the second format, with what was not said then derived from what was.
+memory they look like those of the second format, with what they lack derived from what they have.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import torch
 
 from codec import onnx as extractor_module
 from codec import onnx as precision_module
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.train.extractor_onnx import (
     calibrate,
     extractor_to_int8_onnx,
@@ -32,7 +33,6 @@ from codec.onnx import (
     remember,
     trial_clock,
 )
-from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from shared.errors import BundleError
@@ -126,7 +126,7 @@ def test_what_ran_is_what_is_sent(
     bundle: Bundle, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A decoder gets the indices of the int8 features, and is not told of them."""
-    codec = open_codec(bundle)
+    codec = MarkovPaletteCodec(bundle)
     sent = {}
     for precision in PRECISIONS:
         monkeypatch.setenv(PRECISION_VARIABLE, precision)

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from cloud_server.cli import build_app
 from cloud_server.engine.files import Analyzer
+from codec import open_cloud
 from codec.markov_palette.coding import MarkovPaletteCodec
-from codec.registry import open_codec
 from codec.tails import open_tails
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
@@ -55,7 +55,7 @@ def test_a_photo_becomes_detections_without_a_picture(features: Bundle, scene: n
 
 def test_letterboxed_boxes_come_back_in_pixels(tmp_path: Path, scene: np.ndarray) -> None:
     bundle = make_feature_bundle(tmp_path, fit="letterbox")
-    latents = open_codec(bundle).decode(EdgeEncoder(bundle).encode(scene))
+    latents = open_cloud(bundle).decode(EdgeEncoder(bundle).encode(scene))
     (result,) = open_tails(bundle)["detection"].run([latents])
     for found in result.detections or ():
         # Two rows of the four lie on the picture: boxes are cut to it.
@@ -146,7 +146,7 @@ def test_the_command_analyses_features(features: Bundle, scene: np.ndarray, tmp_
 
 def test_tails_may_be_told_the_state(tmp_path: Path, scene: np.ndarray) -> None:
     bundle = make_feature_bundle(tmp_path, told_state=True)
-    latents = open_codec(bundle).decode(EdgeEncoder(bundle).encode(scene))
+    latents = open_cloud(bundle).decode(EdgeEncoder(bundle).encode(scene))
     (result,) = open_tails(bundle)["detection"].run([latents])
     assert len(result.found) == 2
 
@@ -158,7 +158,7 @@ def test_tails_that_do_not_fit_are_refused(
     files = {name: features.read(name) for name in features.manifest.files}
     files["tail.onnx"] = tail(classes=3) if isinstance(wrong, str) else wrong
     bundle = Bundle.create(tmp_path / "bad", features.manifest, files)
-    latents = open_codec(features).decode(EdgeEncoder(features).encode(scene))
+    latents = open_cloud(features).decode(EdgeEncoder(features).encode(scene))
     with pytest.raises((BundleError, TaskError)) as refused:
         open_tails(bundle)["detection"].run([latents])
     assert refused.value.reason in ("bad_tail", "inference_failed")
@@ -199,6 +199,6 @@ def test_a_photo_of_any_size_is_brought_to_the_input(features: Bundle) -> None:
         image = np.asarray(
             Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)), np.uint8
         )
-        latents = open_codec(features).decode(EdgeEncoder(features).encode(image))
+        latents = open_cloud(features).decode(EdgeEncoder(features).encode(image))
         assert latents.scales["rgb"].shape == (3, 4, 4)
         assert (latents.width, latents.height) == (width, height)

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from codec import onnx as extractor_module
-from codec.markov_palette.coding import MarkovPaletteCodec
-from codec.markov_palette.psnr import DistortionTable, expected_path
+from codec.markov_palette.coding import DistortionTable, MarkovPaletteCodec, expected_path
 from codec.onnx import FeatureExtractor
-from codec.registry import open_codec
 from codec.settings import FeatureSettings, with_settings
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
@@ -75,7 +73,7 @@ def test_a_budget_between_two_states_is_filled_with_passes(
 ) -> None:
     whole = encoder.encode(photo)
     sizes = whole.cumulative_bytes()
-    codec = open_codec(encoder.bundle)
+    codec = MarkovPaletteCodec(encoder.bundle)
     filled = 0
     for budget in range(sizes[4], sizes[0], (sizes[0] - sizes[4]) // 20):
         made = encoder.encode(photo, max_bytes=budget)
@@ -89,8 +87,7 @@ def test_a_psnr_target_gets_the_fewest_passes_that_are_expected_to_reach_it(
     bundle: Bundle, photo: np.ndarray, tmp_path: Path
 ) -> None:
     made = with_model(bundle, tmp_path)
-    encoder, codec = EdgeEncoder(made), open_codec(made)
-    assert isinstance(codec, MarkovPaletteCodec)
+    encoder, codec = EdgeEncoder(made), MarkovPaletteCodec(made)
     features = FeatureExtractor(made)(photo)
     indices = codec.quantise(features)
     model = FeatureSettings.of(made).psnr_model
@@ -99,7 +96,7 @@ def test_a_psnr_target_gets_the_fewest_passes_that_are_expected_to_reach_it(
         expected_path(model, DistortionTable(codec.palette, features, indices), block_detail(photo))
     )
     assert [(s, p) for s, p, _ in path if p == 0] == [(s, 0) for s in (4, 3, 2, 1, 0)]
-    assert len(path) == sum(open_codec(made).passes(state) for state in range(4)) + 1
+    assert len(path) == sum(MarkovPaletteCodec(made).passes(state) for state in range(4)) + 1
     levels = [level for _, _, level in path]
     assert levels == sorted(levels)
     for _, _, level in path[1:]:
@@ -175,7 +172,7 @@ def test_pictures_of_any_size_are_encoded(encoder: EdgeEncoder, size: tuple[int,
     width, height = size
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     bitstream = encoder.encode(image)
-    latents = open_codec(encoder.bundle).decode(bitstream)
+    latents = MarkovPaletteCodec(encoder.bundle).decode(bitstream)
     assert latents.scales["semantic"].shape == (8, -(-height // 16), -(-width // 16))
 
 

@@ -13,7 +13,6 @@ from PIL import Image
 
 from cloud_server.engine.files import BitstreamDecoder
 from codec.markov_palette.coding import MarkovPaletteCodec
-from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from tests.support.contract import index_hash
@@ -28,8 +27,7 @@ def main() -> None:
 
     FOLDER.mkdir(exist_ok=True)
     bundle = Bundle.load()
-    codec = open_codec(bundle)
-    assert isinstance(codec, MarkovPaletteCodec)
+    codec = MarkovPaletteCodec(bundle)
     bitstream = EdgeEncoder(bundle, precision="fp32").encode(np.ascontiguousarray(data.coffee()))
     (FOLDER / "coffee.fwf").write_bytes(bitstream.to_bytes())
     decoder = BitstreamDecoder(bundle)
@@ -39,7 +37,7 @@ def main() -> None:
     facts = {
         "bundle_id": bundle.id,
         "indices_sha256": {
-            str(state): index_hash(codec.decode_indices(bitstream.truncate(state)))
+            str(state): index_hash(codec.decode(bitstream.truncate(state)).indices)
             for state in range(bundle.manifest.coarsest_state + 1)
         },
     }

@@ -121,7 +121,9 @@ def test_no_codec_is_named_outside_its_folder() -> None:
 
 
 def spellings(folder: str) -> list[str]:
-    """some_codec, some-codec, SomeCodec."""
+    """some_codec, some-codec, SomeCodec. A name of one word means other things too: its module."""
+    if "_" not in folder:
+        return [rf"codec\.{folder}\b"]
     return [folder, folder.replace("_", "-"), "".join(map(str.capitalize, folder.split("_")))]
 
 

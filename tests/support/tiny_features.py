@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from codec.registry import open_codec
+from codec.markov_palette.coding import MarkovPaletteCodec
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 
@@ -19,7 +19,7 @@ def features(width: int, height: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def encode(bundle: Bundle, width: int, height: int, seed: int = 0) -> Bitstream:
-    layers = tuple(open_codec(bundle).layers(features(width, height, seed)))
+    layers = tuple(MarkovPaletteCodec(bundle).layers(features(width, height, seed)))
     return Bitstream(bundle.short_id, width, height, 0, layers)
 
 

@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codec.markov_palette.coding import MarkovPaletteCodec
-from codec.markov_palette.psnr import DistortionTable
+from codec.markov_palette.coding import DistortionTable, MarkovPaletteCodec
 from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.markov_palette.train.bundle import fit_psnr_model
 from codec.onnx import FeatureExtractor
-from codec.registry import open_codec
 from codec.settings import FeatureSettings, with_settings
 from shared.bundle import Bundle
 from shared.preprocess import block_detail
@@ -39,8 +37,7 @@ def crops(photos: dict[str, np.ndarray], count: int, seed: int) -> Iterator[np.n
 def test_the_stated_share_of_photos_is_as_good_as_expected(
     bundle: Bundle, photos: dict[str, np.ndarray]
 ) -> None:
-    codec = open_codec(bundle)
-    assert isinstance(codec, MarkovPaletteCodec)
+    codec = MarkovPaletteCodec(bundle)
     extract, worker = FeatureExtractor(bundle), PictureReconstructor.from_bundle(bundle)
     seen: list[int] = []
     model = fit_psnr_model(
@@ -65,8 +62,7 @@ def test_the_stated_share_of_photos_is_as_good_as_expected(
 
 
 def test_a_handful_of_photos_is_too_few(bundle: Bundle, photos: dict[str, np.ndarray]) -> None:
-    codec = open_codec(bundle)
-    assert isinstance(codec, MarkovPaletteCodec)
+    codec = MarkovPaletteCodec(bundle)
     worker = PictureReconstructor.from_bundle(bundle)
     with pytest.raises(ValueError, match="too few"):
         fit_psnr_model(codec, worker, FeatureExtractor(bundle), crops(photos, 5, 1))
@@ -75,8 +71,7 @@ def test_a_handful_of_photos_is_too_few(bundle: Bundle, photos: dict[str, np.nda
 def test_the_bundle_takes_the_model(
     bundle: Bundle, photos: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    codec = open_codec(bundle)
-    assert isinstance(codec, MarkovPaletteCodec)
+    codec = MarkovPaletteCodec(bundle)
     model = fit_psnr_model(
         codec,
         PictureReconstructor.from_bundle(bundle),

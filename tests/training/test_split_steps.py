@@ -15,12 +15,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from codec.kit.photos import PhotoSource, make_cache
+from codec.lattice_palette.coding import LatticeCodec
 from codec.lattice_palette.train.bottleneck import load_model, tail_outputs
 from codec.lattice_palette.train.lattices import LatticeQuantiser
 from codec.lattice_palette.train.recipe import SplitRecipe
 from codec.lattice_palette.train.trainer import SplitFiles, open_network, palettes_of
 from codec.lattice_palette.train.views import Views, fitted
-from codec.registry import open_codec
 from codec.settings import FeatureSettings
 from codec.tails import open_tails
 from shared.bundle import Bundle
@@ -88,7 +88,7 @@ def test_the_bundle_codes_photos_and_its_tail_takes_what_is_decoded(
     settings = FeatureSettings.of(bundle)
     assert [len(states) for _, states in settings.chain_parts] == [2, 1]
     assert bundle.manifest.starts == (1, 2)
-    codec, (tail,) = open_codec(bundle), open_tails(bundle).values()
+    codec, (tail,) = LatticeCodec(bundle), open_tails(bundle).values()
     photo = photos["chelsea"]
     height, width = photo.shape[:2]
     placement = settings.placement(width, height)
@@ -121,7 +121,7 @@ def test_both_files_compute_what_was_trained(run: Path, photos: dict[str, np.nda
     edge = ort.InferenceSession(bundle.read("extractor.onnx"))
     (values,) = edge.run([SCALE], {"image": picture})
     np.testing.assert_allclose(values, latents[SCALE][0].numpy(), atol=1e-3)
-    codec = open_codec(bundle)
+    codec = LatticeCodec(bundle)
     cloud = ort.InferenceSession(bundle.read("tail.onnx"))
     for palette in palettes_of(recipe, files):
         for row in palette.states:

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from codec.registry import open_codec
+from codec.lattice_palette.coding import LatticeCodec
 from codec.settings import FeatureSettings
 from codec.tails import open_tails
 from shared.bundle import Bundle
@@ -142,7 +142,7 @@ def test_a_bundle_of_any_cut_codes_photos(
     assert [scale.name for scale in FeatureSettings.of(bundle).scales] == [
         f"layer_{n}" for n in crossing
     ]
-    codec = open_codec(bundle)
+    codec = LatticeCodec(bundle)
     photo = photos["chelsea"]
     height, width = photo.shape[:2]
     placement = FeatureSettings.of(bundle).placement(width, height)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from codec.coder import ACTIVATION_LIMIT
+from codec.coder import ACTIVATION_LIMIT, UNIT
 from codec.kit.rounding import activations, biases, finest, integers
 from codec.lattice_palette.context_network import INPUT_LIMIT, PAST_TAPS, GroupNetwork
 from codec.lattice_palette.contexts import (
@@ -27,7 +27,6 @@ from codec.lattice_palette.contexts import (
     symbol_tables,
 )
 from codec.lattice_palette.palette import LatticePalette, Values
-from codec.markov_palette.context_network import UNIT
 
 LIMIT = 63
 """Largest value that tables are made for, in steps: the same ones for all chains of a bundle."""

@@ -104,7 +104,7 @@ class LatticeQuantiser:
     def __call__(self, latents: Mapping[str, Tensor], state: int) -> dict[str, Tensor]:
         """Channels at ``state``: float32 [n, C, h, w] by scale."""
         scales: dict[str, list[Tensor]] = {}
-        told = self._palette.told(state)
+        told = self._palette.sent(state)
         for name, plane in self._palette.planes.items():
             values = latents[plane.spec.scale][:, channels(plane.spec)]
             if name in told:

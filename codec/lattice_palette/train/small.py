@@ -136,7 +136,7 @@ def _extractor() -> bytes:
         helper.make_node("Div", ["single", "half"], ["scaled"]),
         helper.make_node("Sub", ["scaled", "one"], [SCALE]),
     ]
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "zero": np.array([0], np.int64),
         "half": np.array(127.5, np.float32),
         "one": np.array(1.0, np.float32),
@@ -161,7 +161,7 @@ def _tail() -> bytes:
         helper.make_node("Concat", ["batch", "box_shape"], ["wanted"], axis=0),
         helper.make_node("Expand", ["one_boxes", "wanted"], ["boxes"]),
     ]
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "rows": np.array([0, cells * cells, 3], np.int64),
         "mix": mix,
         "one_boxes": boxes,

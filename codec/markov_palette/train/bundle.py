@@ -17,18 +17,17 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from codec.features import FeatureLatents, Features
 from codec.kit import checkpoint
 from codec.kit.checkpoint import CHECKPOINT, npz
 from codec.kit.crops import PhotoCache
 from codec.kit.photos import CACHE, need
+from codec.layered import FeatureLatents, Features
 from codec.markov_palette.cloud import PICTURES
-from codec.markov_palette.coding import MarkovPaletteCodec
+from codec.markov_palette.coding import DistortionTable, MarkovPaletteCodec
 from codec.markov_palette.contexts import ContextModel
 from codec.markov_palette.networks import Decoder, DecoderConfig
 from codec.markov_palette.palette import Indices, MarkovPalette, PaletteTree
 from codec.markov_palette.prediction import ScalePrediction
-from codec.markov_palette.psnr import DistortionTable
 from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.markov_palette.train.contexts import even_contexts, fit_contexts, static_contexts
 from codec.markov_palette.train.extractor_onnx import (

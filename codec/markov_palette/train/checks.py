@@ -17,12 +17,13 @@ import numpy.typing as npt
 from safetensors.torch import load_file
 
 from codec.base import Rendering
-from codec.features import FeatureLatents
 from codec.kit.backbone import CLASSIFIER
 from codec.kit.textures import LABELS_FILE, PatchDescriptors, TextureModel, as_picture
+from codec.layered import FeatureLatents
+from codec.markov_palette import VIVID
 from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.palette import Indices, MarkovPalette
-from codec.markov_palette.reconstruct import VIVID, PictureReconstructor
+from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.onnx import FeatureExtractor
 from codec.settings import FeatureSettings
 from shared.bundle import Bundle

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codec.coder import ACTIVATION_LIMIT, PROBABILITY_ONE
+from codec.coder import ACTIVATION_LIMIT, PROBABILITY_ONE, UNIT
 from codec.kit.rounding import activations, biases, finest, integers
 from codec.markov_palette.context_network import (
     COLOUR_LIMIT,
@@ -25,7 +25,6 @@ from codec.markov_palette.context_network import (
     ODDS_UNIT,
     PASSES,
     PLACE_INPUTS,
-    UNIT,
     PlaneNetwork,
     Trunk,
     input_colours,

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from codec.coder import UNIT
 from codec.markov_palette.context_network import (
     COARSE_STEPS,
     MATE_STEPS,
     NEAREST,
     OWN_STEPS,
-    UNIT,
     input_colours,
 )
 from codec.markov_palette.contexts import known_depths, relations

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import save
 
@@ -75,10 +77,10 @@ def tiny_contexts(palette: MarkovPalette, ratio: int = 2, seed: int = 5) -> Cont
     mates, coarser = relations(palette.planes)
     columns = {plane.name: padded_channels(plane.channels) for plane in palette.planes}
 
-    def weights(*shape: int) -> np.ndarray:
+    def weights(*shape: int) -> npt.NDArray[Any]:
         return rng.integers(-20, 21, shape).astype(np.int16)
 
-    def biases(*shape: int) -> np.ndarray:
+    def biases(*shape: int) -> npt.NDArray[Any]:
         return rng.integers(-3000, 3001, shape).astype(np.int32)
 
     networks = {}
@@ -165,7 +167,7 @@ def small_bundle(folder: Path) -> Bundle:
     return create_bundle(folder, tiny_manifest(decoder=config.to_dict()), files)
 
 
-def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+def _npz(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()

@@ -20,9 +20,9 @@ from shared.weights import ModelStore
 if TYPE_CHECKING:
     from torch import nn
 
-    from codec.features import Features
     from codec.kit.textures import TextureLabels
     from codec.kit.uncut import UncutFeatures
+    from codec.layered import Features
 
 Device = Annotated[str, "cpu, cuda, cuda:1 ..."]
 

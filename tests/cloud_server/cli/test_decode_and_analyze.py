@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from cloud_server.cli import build_app
-from codec.registry import open_codec
+from codec import RateTarget, open_edge
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
@@ -74,7 +74,7 @@ def test_the_passes_of_a_partial_layer_are_shown(
 ) -> None:
     whole = Bitstream.from_bytes((encoded / "chelsea.fwf").read_bytes())
     sizes = whole.cumulative_bytes()
-    shorter = open_codec(bundle).shorten(whole, (sizes[0] + sizes[1]) // 2)
+    shorter = open_edge(bundle).shorten(whole, RateTarget(max_bytes=(sizes[0] + sizes[1]) // 2))
     path = tmp_path / "part-of-a-layer.fwf"
     path.write_bytes(shorter.to_bytes())
     assert shorter.passes > 0

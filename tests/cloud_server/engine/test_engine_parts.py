@@ -18,8 +18,8 @@ from cloud_server.engine import EngineFrame, LocalEngine, WorkerCounts
 from cloud_server.engine.local import encode_picture
 from cloud_server.engine.stage import Stage
 from cloud_server.ingest.sessions import OwnedCache
+from codec import open_cloud
 from codec.markov_palette.reconstruct import PictureReconstructor
-from codec.registry import open_codec
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, PhotoError, TaskError
@@ -191,7 +191,8 @@ def test_the_cache_keeps_within_its_budgets(puts: list[tuple[str, int, int]]) ->
         assert cache.total_bytes == sum(kept.values()) <= 100
         assert all(len(list(cache.values(o))) <= 4 for o in "abc")
     for owner in "abc":
-        cache.drop_owner(owner)
+        for number, _ in list(cache.values(owner)):
+            cache.drop(owner, number)
     assert cache.total_bytes == 0
     cache.put("a", 1, 1, 101)
     assert cache.get("a", 1) is None
@@ -201,7 +202,7 @@ def test_a_reconstruction_asks_whether_to_stop_before_every_tile(
     tiny_bundle: Bundle, encoder: EdgeEncoder
 ) -> None:
     bitstream = encoder.encode(np.zeros((1040, 2064, 3), np.uint8), state=4)  # 2 x 3 tiles
-    latents = open_codec(tiny_bundle).decode(bitstream)
+    latents = open_cloud(tiny_bundle).decode(bitstream)
     reconstructor = PictureReconstructor.from_bundle(tiny_bundle)
     asked = 0
 

@@ -32,7 +32,7 @@ def test_values_are_the_nearest_steps_within_limits(palettes: list[LatticePalett
 
 def test_coarser_states_tell_fewer_planes(palettes: list[LatticePalette]) -> None:
     fine, coarse = palettes
-    assert [len(fine.told(state)) for state in (0, 1, 2, 3)] == [3, 2, 1, 0]
+    assert [len(fine.sent(state)) for state in (0, 1, 2, 3)] == [3, 2, 1, 0]
     assert [len(fine.passes(state)) for state in (2, 1, 0)] == [5, 5, 5]
     assert (coarse.finest_state, coarse.coarsest_state) == (3, 3)
     assert len(coarse.passes(3)) == 6
@@ -43,7 +43,7 @@ def test_torch_gets_what_decoders_get(palettes: list[LatticePalette]) -> None:
     for palette in palettes:
         steps = palette.quantise({SCALE: values})
         for row in palette.states:
-            told = palette.told(row.state)
+            told = palette.sent(row.state)
             known = {name: np.full((6, 5), name in told) for name in palette.planes}
             wanted = palette.decode(steps, known)[SCALE]
             batch = {SCALE: torch.from_numpy(values)[None]}

@@ -9,7 +9,6 @@ import pytest
 
 from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.onnx import FeatureExtractor
-from codec.registry import open_codec
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.targets import RateTarget
@@ -22,9 +21,7 @@ WEIGHTS = (0.0, 0.1, 0.5, 2.0)
 
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> MarkovPaletteCodec:
-    codec = open_codec(make_codec_bundle(tmp_path_factory.mktemp("bundle")))
-    assert isinstance(codec, MarkovPaletteCodec)
-    return codec
+    return MarkovPaletteCodec(make_codec_bundle(tmp_path_factory.mktemp("bundle")))
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +57,7 @@ def test_bits_fall_and_error_rises_with_the_weight(
 def test_the_cost_that_is_minimised_falls(photos: dict[str, np.ndarray], weight: float) -> None:
     """Error plus weighted bits of the real stream of the default bundle, for a photo."""
     bundle = Bundle.load()
-    codec = open_codec(bundle)
-    assert isinstance(codec, MarkovPaletteCodec)
+    codec = MarkovPaletteCodec(bundle)
     photo = photos["coffee"]
     height, width = photo.shape[:2]
     features = FeatureExtractor(bundle)(photo)
@@ -93,7 +89,7 @@ def test_its_streams_decode_truncate_and_shorten_like_any_other(
     for state in range(5):
         read = Bitstream.from_bytes(whole.truncate(state).to_bytes())
         merged = codec.palette.merge(indices, 0, state)
-        for name, grid in codec.decode_indices(read).items():
+        for name, grid in codec.decode(read).indices.items():
             np.testing.assert_array_equal(grid, merged[name])
     budget = whole.cumulative_bytes()[1] + 100
     within = codec.encode(features, *SIZE, RateTarget(max_bytes=budget), rate_weight=0.3)

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec.markov_palette.coding import MarkovPaletteCodec
-from codec.registry import open_codec
 from codec.settings import FeatureSettings, with_settings
 from shared.bitstream import Bitstream, Layer
 from shared.bundle import Bundle
@@ -28,9 +27,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def codec(bundle: Bundle) -> MarkovPaletteCodec:
-    codec = open_codec(bundle)
-    assert isinstance(codec, MarkovPaletteCodec)
-    return codec
+    return MarkovPaletteCodec(bundle)
 
 
 @given(st.integers(16, 200), st.integers(16, 200), st.integers(0, 1000))
@@ -41,7 +38,7 @@ def test_every_state_decodes_to_exactly_the_merged_indices(
     whole = encode(bundle, width, height, seed)
     for state in range(codec.palette.coarsest_state + 1):
         data = whole.truncate(state).to_bytes()
-        decoded = codec.decode_indices(Bitstream.from_bytes(data))
+        decoded = codec.decode(Bitstream.from_bytes(data)).indices
         merged = codec.palette.merge(finest, 0, state)
         assert all((decoded[name] == merged[name]).all() for name in merged)
 
@@ -60,7 +57,7 @@ def test_truncating_gives_byte_for_byte_what_encoding_at_that_state_gives(
 def test_latents_are_the_colours_of_the_state(bundle: Bundle, codec: MarkovPaletteCodec) -> None:
     bitstream = encode(bundle, 64, 48).truncate(3)
     latents = codec.decode(bitstream)
-    expected = codec.palette.decode(codec.decode_indices(bitstream), 3)
+    expected = codec.palette.decode(codec.decode(bitstream).indices, 3)
     assert (latents.state, latents.width, latents.height) == (3, 64, 48)
     for scale, values in expected.items():
         np.testing.assert_array_equal(latents.scales[scale], values)
@@ -142,7 +139,7 @@ def test_tables_of_another_depth_are_refused(tmp_path: Path) -> None:
     )
     changed = with_settings(manifest, planes=swapped, states=rows)
     with pytest.raises(BundleError):
-        open_codec(Bundle.create(tmp_path, changed, files))
+        MarkovPaletteCodec(Bundle.create(tmp_path, changed, files))
 
 
 def test_contexts_must_fit_their_palette(tmp_path: Path) -> None:
@@ -154,5 +151,5 @@ def test_contexts_must_fit_their_palette(tmp_path: Path) -> None:
         np.savez(buffer, **kept)
         broken = files | {"contexts.npz": buffer.getvalue()}
         with pytest.raises(BundleError) as refused:
-            open_codec(Bundle.create(tmp_path / str(number), tiny_manifest(), broken))
+            MarkovPaletteCodec(Bundle.create(tmp_path / str(number), tiny_manifest(), broken))
         assert refused.value.reason == "bad_contexts"

@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec.coder import BitDecoder, BitEncoder
+from codec.coder import UNIT, BitDecoder, BitEncoder
 from codec.markov_palette.context_network import (
     COARSE_STEPS,
     MATE_STEPS,
     NEAREST,
     OWN_STEPS,
-    UNIT,
     input_colours,
 )
 from codec.markov_palette.contexts import ContextModel, PictureContexts, known_depths

@@ -5,18 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from codec.markov_palette.coding import MarkovPaletteCodec
-from codec.markov_palette.psnr import DistortionTable
-from codec.registry import open_codec
+from codec.markov_palette.coding import DistortionTable, MarkovPaletteCodec
 from tests.support.tiny_bundle import make_codec_bundle
 from tests.support.tiny_features import features
 
 
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> MarkovPaletteCodec:
-    codec = open_codec(make_codec_bundle(tmp_path_factory.mktemp("bundle")))
-    assert isinstance(codec, MarkovPaletteCodec)
-    return codec
+    return MarkovPaletteCodec(make_codec_bundle(tmp_path_factory.mktemp("bundle")))
 
 
 def test_the_table_gives_what_decoding_loses(codec: MarkovPaletteCodec) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from codec.markov_palette.coding import MarkovPaletteCodec
-from codec.registry import open_codec
 from shared.bitstream import Bitstream, varint
 from shared.bitstream.container import HEADER_BYTES
 from shared.bundle import Bundle
@@ -30,16 +29,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_damaged_files_are_refused_or_decode_to_a_true_state(bundle: Bundle) -> None:
-    codec = open_codec(bundle)
-    assert isinstance(codec, MarkovPaletteCodec)
+    codec = MarkovPaletteCodec(bundle)
     original = encode(bundle, 75, 50)
     data, other = original.to_bytes(), encode(bundle, 75, 50, seed=1).to_bytes()
-    indices = codec.decode_indices(original)
+    indices = codec.decode(original).indices
     partial = codec.code(indices, 75, 50, state=2, passes=1)
     sources = (data, partial.to_bytes())
-    known = {(s, 0): codec.decode_indices(original.truncate(s)) for s in range(5)}
-    known[2, 1] = codec.decode_indices(partial)
-    foreign = {s: codec.decode_indices(Bitstream.from_bytes(other).truncate(s)) for s in range(5)}
+    known = {(s, 0): codec.decode(original.truncate(s)).indices for s in range(5)}
+    known[2, 1] = codec.decode(partial).indices
+    foreign = {s: codec.decode(Bitstream.from_bytes(other).truncate(s)).indices for s in range(5)}
     rng = np.random.default_rng(20)
     refused, reasons = 0, set()
     for _ in range(DAMAGED):
@@ -47,7 +45,7 @@ def test_damaged_files_are_refused_or_decode_to_a_true_state(bundle: Bundle) -> 
         started = time.perf_counter()
         try:
             bitstream = Bitstream.from_bytes(mutated, allow_cut=True)
-            decoded = codec.decode_indices(bitstream)
+            decoded = codec.decode(bitstream).indices
         except BitstreamError as error:
             refused += 1
             reasons.add(error.reason)
@@ -64,17 +62,16 @@ def test_damaged_files_are_refused_or_decode_to_a_true_state(bundle: Bundle) -> 
 
 
 def test_forged_payloads_with_valid_checksums_never_crash(bundle: Bundle) -> None:
-    codec = open_codec(bundle)
-    assert isinstance(codec, MarkovPaletteCodec)
+    codec = MarkovPaletteCodec(bundle)
     original = encode(bundle, 75, 50)
-    partial = codec.code(codec.decode_indices(original), 75, 50, state=1, passes=2)
+    partial = codec.code(codec.decode(original).indices, 75, 50, state=1, passes=2)
     rng = np.random.default_rng(21)
     outcomes, reasons = {"refused": 0, "decoded": 0}, set()
     for _ in range(RESEALED):
         data = reseal((original, partial)[int(rng.integers(2))], rng)
         started = time.perf_counter()
         try:
-            indices = codec.decode_indices(Bitstream.from_bytes(data))
+            indices = codec.decode(Bitstream.from_bytes(data)).indices
         except BitstreamError as error:
             reasons.add(error.reason)
             outcomes["refused"] += 1

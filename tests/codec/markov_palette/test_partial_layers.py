@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec.markov_palette.coding import MarkovPaletteCodec
-from codec.registry import open_codec
 from codec.settings import FeatureSettings, with_settings
 from shared.bitstream import Bitstream, Layer, PartialLayer
 from shared.bundle import Bundle
@@ -30,9 +29,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def codec(bundle: Bundle) -> MarkovPaletteCodec:
-    codec = open_codec(bundle)
-    assert isinstance(codec, MarkovPaletteCodec)
-    return codec
+    return MarkovPaletteCodec(bundle)
 
 
 @pytest.fixture(scope="module")
@@ -233,8 +230,7 @@ def test_states_of_equal_depth_have_an_empty_layer(tmp_path: Path) -> None:
     doubled = [*rows[:2], *rows[1:]]
     states = tuple(row.model_copy(update={"state": n}) for n, row in enumerate(doubled))
     made = Bundle.create(tmp_path, with_settings(manifest, states=states), codec_files())
-    codec = open_codec(made)
-    assert isinstance(codec, MarkovPaletteCodec)
+    codec = MarkovPaletteCodec(made)
     coded = codec.encode(features(*SIZE), *SIZE)
     assert coded.layers[-2] == Layer(1, b"")
     for budget in range(coded.cumulative_bytes()[2], coded.file_bytes, 7):

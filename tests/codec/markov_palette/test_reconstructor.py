@@ -12,9 +12,9 @@ import torch
 from cloud_server.engine.files import BitstreamDecoder, parse
 from codec.layered import FeatureLatents
 from codec.markov_palette import reconstruct as reconstructor
+from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.networks import Decoder, DecoderConfig
 from codec.markov_palette.reconstruct import PictureReconstructor
-from codec.registry import open_codec
 from codec.settings import FeatureSettings, with_settings
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
@@ -35,7 +35,7 @@ def data(bundle: Bundle, photos: dict[str, np.ndarray]) -> bytes:
 def latents_of(bundle: Bundle, data: bytes, state: int = 0) -> FeatureLatents:
     from shared.bitstream import Bitstream
 
-    return open_codec(bundle).decode(Bitstream.from_bytes(data).truncate(state))
+    return MarkovPaletteCodec(bundle).decode(Bitstream.from_bytes(data).truncate(state))
 
 
 def test_pictures_have_the_size_of_the_original(bundle: Bundle, data: bytes) -> None:
@@ -57,13 +57,11 @@ def test_a_batch_of_states_gives_what_each_alone_gives(bundle: Bundle, data: byt
 
 
 def test_a_partial_layer_comes_between_the_states_around_it(bundle: Bundle, data: bytes) -> None:
-    from codec.markov_palette.coding import MarkovPaletteCodec
     from shared.bitstream import Bitstream
 
-    codec = open_codec(bundle)
-    assert isinstance(codec, MarkovPaletteCodec)
+    codec = MarkovPaletteCodec(bundle)
     worker = PictureReconstructor.from_bundle(bundle)
-    indices = codec.decode_indices(Bitstream.from_bytes(data))
+    indices = codec.decode(Bitstream.from_bytes(data)).indices
     told = []
     for passes in range(4):
         latents = codec.decode(codec.code(indices, 600, 400, state=1, passes=passes))

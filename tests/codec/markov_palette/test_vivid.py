@@ -13,7 +13,6 @@ from codec.layered import FeatureLatents
 from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.markov_palette.sampler import MarkovPaletteScheduler
-from codec.registry import open_codec
 from codec.settings import FeatureSettings, with_settings
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
@@ -28,9 +27,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def codec(bundle: Bundle) -> MarkovPaletteCodec:
-    codec = open_codec(bundle)
-    assert isinstance(codec, MarkovPaletteCodec)
-    return codec
+    return MarkovPaletteCodec(bundle)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +60,7 @@ def test_a_sample_keeps_what_a_partial_layer_brought(
     height, width = photo.shape[:2]
     whole = EdgeEncoder(bundle).encode(photo)
     state, passes = place
-    indices = codec.decode_indices(whole)
+    indices = codec.decode(whole).indices
     received = codec.decode(codec.code(indices, width, height, state=state, passes=passes))
     drawn = PictureReconstructor.from_bundle(bundle).sample_indices(received, 4)
     other = PictureReconstructor.from_bundle(bundle).sample_indices(received, 5)

@@ -136,7 +136,7 @@ def test_inside_are_the_leaves_and_down_to_the_rests_state_the_bytes_of_a_plain_
     assert part.truncate(3).to_bytes() == plain.to_bytes()
     assert part.state == 0
     assert part.file_bytes < whole.file_bytes
-    leaves, told = codec.decode_indices(whole), codec.decode_indices(part)
+    leaves, told = codec.decode(whole).indices, codec.decode(part).indices
     for plane in ("semantic_0", "semantic_1", "texture_0"):
         mask = inside(leaves[plane], BOX)
         assert (leaves[plane] == told[plane])[mask].all(), plane
@@ -176,7 +176,7 @@ def test_several_regions_have_a_state_each(tiny_bundle: Bundle, encoder: EdgeEnc
     left, right = (0.0, 0.0, 0.25, 1.0), (0.75, 0.0, 1.0, 1.0)
     codec = MarkovPaletteCodec(tiny_bundle)
     part = encoder.encode(image, state=4, regions=(Region(*left, 0), Region(*right, 2)))
-    leaves, told = codec.decode_indices(encoder.encode(image)), codec.decode_indices(part)
+    leaves, told = codec.decode(encoder.encode(image)).indices, codec.decode(part).indices
     for plane, shallower in (("semantic_0", 0), ("semantic_1", 0), ("texture_0", 3)):
         same = (leaves[plane] >> shallower) == (told[plane] >> shallower)
         assert same[inside(same, right)].all(), plane  # state 2: all of semantic, no texture

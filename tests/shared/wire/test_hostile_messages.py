@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
-from codec.registry import open_codec
+from codec import open_cloud
 from edge_client.encoder import EdgeEncoder
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
@@ -46,7 +46,7 @@ def _frame(encoder: EdgeEncoder, image: NDArray[np.uint8]) -> bytes:
 
 
 def _parse_and_decode(encoder: EdgeEncoder) -> Callable[[Any], Any]:
-    codec = open_codec(encoder.bundle)
+    codec = open_cloud(encoder.bundle)
 
     def parse(message: ingest_pb2.Frame) -> Any:
         bitstreams = parse_frame(message).bitstreams
