@@ -335,9 +335,6 @@ class Follower:
             self._position_sent = record.cursor
             self._position_sent_at = time.monotonic()
 
-    def _position_is_old(self) -> bool:
-        return time.monotonic() - self._position_sent_at > POSITION_EVERY_S
-
     async def _send_position(self) -> None:
         await self._write_in_time(results_pb2.SubscribeResultsResponse(position=self.position))
         self._position_sent = self.position

@@ -235,11 +235,6 @@ class OwnedCache(Generic[Value]):
         if not owned:
             del self._owned[owner]
 
-    def drop_owner(self, owner: Hashable) -> None:
-        """Forget everything of ``owner``."""
-        for number in list(self._owned.get(owner, ())):
-            self.drop(owner, number)
-
     @property
     def total_bytes(self) -> int:
         """Bytes of all values."""

@@ -65,13 +65,6 @@ class RateControl:
         return self._bucket is not None or self._policy != RatePolicy()
 
     @property
-    def goodput_bytes_per_second(self) -> float | None:
-        """What the network took in the last seconds; None where it is not the bottleneck."""
-        with self._lock:
-            rate = self._link.rate(self._clock())
-            return rate.bytes_per_second if rate is not None else None
-
-    @property
     def queue_delay_s(self) -> float:
         """How much longer the last frame was under way than the quickest."""
         return self._link.queue_delay_s

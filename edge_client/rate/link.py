@@ -101,11 +101,6 @@ class LinkModel:
         # The last exact rate, until frames come sooner than it would let them.
         self._known: float | None = None
 
-    @property
-    def bytes_in_flight(self) -> int:
-        """Bytes that were sent and are not acknowledged."""
-        return self._bytes
-
     # -- what happens ----------------------------------------------------------------------------
 
     def sent(self, key: Hashable, size: int, now_s: float) -> None:

@@ -8,7 +8,7 @@ from shared.results.finding import (
     clip_boxes,
     nms,
 )
-from shared.results.rle import decode_mask, decode_runs, encode_mask, mask_area, mask_iou
+from shared.results.rle import decode_mask, decode_runs, encode_mask, mask_iou
 from shared.results.types import (
     AnalysisResult,
     Box,
@@ -46,7 +46,6 @@ __all__ = [
     "decode_mask",
     "decode_runs",
     "encode_mask",
-    "mask_area",
     "mask_iou",
     "nms",
     "summarise",

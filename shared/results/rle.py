@@ -63,11 +63,6 @@ def decode_mask(mask: RleMask, *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np
     return np.ascontiguousarray(flat.reshape(width, height).T)
 
 
-def mask_area(mask: RleMask) -> int:
-    """Foreground pixels. Raises TaskError(``bad_mask``)."""
-    return int(decode_runs(mask)[1::2].sum())
-
-
 def mask_iou(first: RleMask, second: RleMask) -> float:
     """Intersection over union, 0..1, from the runs alone; 0 when both masks are empty.
 

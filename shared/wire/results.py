@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, TypeVar
 
+from google.protobuf.message import Message
 from pydantic import BaseModel, ValidationError
 
 from shared.errors import FeatherwireError, SessionError
@@ -19,12 +21,7 @@ from shared.proto.featherwire.v1 import types_pb2 as pb
 from shared.results import (
     AnalysisResult,
     Box,
-    Classification,
-    Detection,
-    Face,
-    Instance,
     ModelInfo,
-    Region,
     RleMask,
     TaskResult,
 )
@@ -47,6 +44,15 @@ MAX_MODELS = 16
 MAX_STAGES = 64
 MAX_MASK_CHARACTERS = 4 * 2**20
 MAX_NAME_CHARACTERS = 256
+
+_LISTS: dict[pb.TaskOutput.ValueType, tuple[str, int]] = {
+    pb.TASK_OUTPUT_DETECTIONS: ("detections", MAX_OBJECTS),
+    pb.TASK_OUTPUT_INSTANCES: ("instances", MAX_OBJECTS),
+    pb.TASK_OUTPUT_FACES: ("faces", MAX_OBJECTS),
+    pb.TASK_OUTPUT_CLASSES: ("classes", MAX_OBJECTS),
+    pb.TASK_OUTPUT_REGIONS: ("regions", MAX_REGIONS),
+}
+"""A task fills one of these lists, which have the same name in messages and values."""
 
 _ENCODING_BY_NUMBER: dict[int, PictureEncoding] = {
     number: encoding for encoding, number in NUMBER_BY_ENCODING.items()
@@ -197,193 +203,91 @@ def task_to_message(result: TaskResult) -> pb.TaskResult:
         models=[model_to_message(model) for model in result.model],
         milliseconds=result.milliseconds,
     )
-    if result.detections is not None:
-        message.output = pb.TASK_OUTPUT_DETECTIONS
-        message.detections.extend(_detection_message(item) for item in result.detections)
-    elif result.instances is not None:
-        message.output = pb.TASK_OUTPUT_INSTANCES
-        message.instances.extend(_instance_message(item) for item in result.instances)
-    elif result.faces is not None:
-        message.output = pb.TASK_OUTPUT_FACES
-        message.faces.extend(_face_message(item) for item in result.faces)
-    elif result.classes is not None:
-        message.output = pb.TASK_OUTPUT_CLASSES
-        message.classes.extend(_classification_message(item) for item in result.classes)
-    elif result.regions is not None:
-        message.output = pb.TASK_OUTPUT_REGIONS
-        message.regions.extend(_region_message(item) for item in result.regions)
+    for output, (name, _) in _LISTS.items():
+        found = getattr(result, name)
+        if found is not None:
+            message.output = output
+            objects = getattr(message, name)
+            for item in found:
+                objects.add(**{field: _plain(value) for field, value in item})
     return message
 
 
 def task_from_message(message: pb.TaskResult) -> TaskResult:
     """Check and convert; raises ``SessionError("invalid_result")``."""
-    for items in (message.detections, message.instances, message.faces, message.classes):
-        _at_most("objects", len(items), MAX_OBJECTS)
-    _at_most("regions", len(message.regions), MAX_REGIONS)
+    for name, limit in _LISTS.values():
+        _at_most(name, len(getattr(message, name)), limit)
+    for face in message.faces:
+        _at_most("landmarks", len(face.landmarks) + len(face.key_points), MAX_POINTS)
     _at_most("models", len(message.models), MAX_MODELS)
-    fields: dict[str, Any] = {}
-    match message.output:
-        case pb.TASK_OUTPUT_DETECTIONS:
-            fields["detections"] = [_detection(item) for item in message.detections]
-        case pb.TASK_OUTPUT_INSTANCES:
-            fields["instances"] = [_instance(item) for item in message.instances]
-        case pb.TASK_OUTPUT_FACES:
-            fields["faces"] = [_face(item) for item in message.faces]
-        case pb.TASK_OUTPUT_CLASSES:
-            fields["classes"] = [_classification(item) for item in message.classes]
-        case pb.TASK_OUTPUT_REGIONS:
-            fields["regions"] = [_region(item) for item in message.regions]
-        case pb.TASK_OUTPUT_UNSPECIFIED:
-            pass
-        case _:
-            raise _invalid(f"the task's output {message.output} is unknown")
+    found: dict[str, Any] = {}
+    if message.output in _LISTS:
+        name, _ = _LISTS[message.output]
+        found[name] = [_fields(item) for item in getattr(message, name)]
+    elif message.output != pb.TASK_OUTPUT_UNSPECIFIED:
+        raise _invalid(f"the task's output {message.output} is unknown")
     return _build(
         TaskResult,
         task=_name(message.task),
-        model=[model_from_message(item) for item in message.models],
+        model=[_fields(item) for item in message.models],
         milliseconds=_milliseconds(message.milliseconds),
-        **fields,
+        **found,
     )
 
 
 def model_to_message(model: ModelInfo) -> pb.ModelInfo:
     """``model`` as its message."""
-    message = pb.ModelInfo(name=model.name, version=model.version, licence=model.licence)
-    if model.sha256 is not None:
-        message.sha256 = model.sha256
-    return message
+    return pb.ModelInfo(**dict(model))
 
 
 def model_from_message(message: pb.ModelInfo) -> ModelInfo:
     """Check and convert; raises ``SessionError("invalid_result")``."""
-    return _build(
-        ModelInfo,
-        name=_name(message.name),
-        version=_name(message.version),
-        sha256=_name(message.sha256) if message.HasField("sha256") else None,
-        licence=_name(message.licence),
-    )
+    return _build(ModelInfo, **_fields(message))
 
 
-# -- objects -------------------------------------------------------------------------------------
+# -- objects: what messages and values call the same, field by field -------------------------------
 
 
-def _box_message(box: Box) -> pb.Box:
-    return pb.Box(x_min=box.x_min, y_min=box.y_min, x_max=box.x_max, y_max=box.y_max)
+def _plain(value: object) -> object:
+    """A value's field as the constructor of its message takes it."""
+    match value:
+        case RleMask(size=(height, width), counts=counts):
+            return {"height": height, "width": width, "counts": counts}
+        case Box():
+            return dict(value)
+        case tuple():  # key points and landmarks
+            return [dict(zip("xyz", point, strict=False)) for point in value]
+        case _:
+            return value
 
 
-def _box(message: pb.Box) -> Box:
-    return _build(
-        Box,
-        x_min=_finite(message.x_min),
-        y_min=_finite(message.y_min),
-        x_max=_finite(message.x_max),
-        y_max=_finite(message.y_max),
-    )
+def _fields(message: Message) -> dict[str, Any]:
+    """The fields of an object's message, checked, without those that are absent."""
+    return {
+        field.name: _checked(getattr(message, field.name))
+        for field in message.DESCRIPTOR.fields
+        if field.message_type is not None or not field.has_presence or message.HasField(field.name)
+    }
 
 
-def _detection_message(item: Detection) -> pb.Detection:
-    return pb.Detection(
-        box=_box_message(item.box),
-        class_id=item.class_id,
-        class_name=item.class_name,
-        score=item.score,
-    )
-
-
-def _detection(message: pb.Detection) -> Detection:
-    return _build(
-        Detection,
-        box=_box(message.box),
-        class_id=message.class_id,
-        class_name=_name(message.class_name),
-        score=_finite(message.score),
-    )
-
-
-def _instance_message(item: Instance) -> pb.Instance:
-    return pb.Instance(
-        box=_box_message(item.box),
-        class_id=item.class_id,
-        class_name=item.class_name,
-        score=item.score,
-        mask=_mask_message(item.mask),
-    )
-
-
-def _instance(message: pb.Instance) -> Instance:
-    return _build(
-        Instance,
-        box=_box(message.box),
-        class_id=message.class_id,
-        class_name=_name(message.class_name),
-        score=_finite(message.score),
-        mask=_mask(message.mask),
-    )
-
-
-def _mask_message(mask: RleMask) -> pb.RleMask:
-    height, width = mask.size
-    return pb.RleMask(height=height, width=width, counts=mask.counts)
-
-
-def _mask(message: pb.RleMask) -> RleMask:
-    _at_most("mask characters", len(message.counts), MAX_MASK_CHARACTERS)
-    return _build(RleMask, size=(message.height, message.width), counts=message.counts)
-
-
-def _classification_message(item: Classification) -> pb.Classification:
-    return pb.Classification(class_id=item.class_id, class_name=item.class_name, score=item.score)
-
-
-def _classification(message: pb.Classification) -> Classification:
-    return _build(
-        Classification,
-        class_id=message.class_id,
-        class_name=_name(message.class_name),
-        score=_finite(message.score),
-    )
-
-
-def _region_message(item: Region) -> pb.ClassRegion:
-    return pb.ClassRegion(
-        class_id=item.class_id,
-        class_name=item.class_name,
-        share=item.share,
-        mask=_mask_message(item.mask),
-    )
-
-
-def _region(message: pb.ClassRegion) -> Region:
-    return _build(
-        Region,
-        class_id=message.class_id,
-        class_name=_name(message.class_name),
-        share=_finite(message.share),
-        mask=_mask(message.mask),
-    )
-
-
-def _face_message(item: Face) -> pb.Face:
-    return pb.Face(
-        box=_box_message(item.box),
-        score=item.score,
-        key_points=[pb.Point(x=x, y=y) for x, y in item.key_points],
-        landmarks=[pb.Landmark(x=x, y=y, z=z) for x, y, z in item.landmarks],
-    )
-
-
-def _face(message: pb.Face) -> Face:
-    _at_most("landmarks", len(message.landmarks) + len(message.key_points), MAX_POINTS)
-    return _build(
-        Face,
-        box=_box(message.box),
-        score=_finite(message.score),
-        key_points=[(_finite(point.x), _finite(point.y)) for point in message.key_points],
-        landmarks=[
-            (_finite(point.x), _finite(point.y), _finite(point.z)) for point in message.landmarks
-        ],
-    )
+def _checked(value: Any) -> Any:
+    match value:
+        case str():
+            return _name(value)
+        case float():
+            return _finite(value)
+        case pb.Box():
+            return _fields(value)
+        case pb.RleMask():
+            _at_most("mask characters", len(value.counts), MAX_MASK_CHARACTERS)
+            return {"size": (value.height, value.width), "counts": value.counts}
+        case int():
+            return value
+        case _:  # key points and landmarks, whose values pydantic checks
+            if not value:
+                return []
+            point = attrgetter(*(field.name for field in value[0].DESCRIPTOR.fields))
+            return [point(one) for one in value]
 
 
 # -- checks --------------------------------------------------------------------------------------
