@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,3 +165,44 @@ def test_code_that_a_page_names_is_there(page: str) -> None:
     ]
     missing += [name for name in DOTTED.findall(text) if not is_there(name)]
     assert not missing, f"{page} names what is not there: {', '.join(missing)}"
+
+
+COMMAND = re.compile(r"(featherwire(?:-edge|-cloud)?) ([a-z][^\n`]*)")
+COMMAND_LINES = {
+    "featherwire": "shared.cli.featherwire",
+    "featherwire-edge": "edge_client.cli",
+    "featherwire-cloud": "cloud_server.cli",
+}
+COMMAND_PAGES = (
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "deploy").glob("*.service"),
+    *(ROOT / "deploy").rglob("*.yaml"),
+    ROOT / "docker-compose.yml",
+)
+
+
+@pytest.mark.parametrize(
+    "page", sorted(str(p.relative_to(ROOT)) for p in COMMAND_PAGES if COMMAND.search(p.read_text()))
+)
+def test_commands_that_a_page_names_have_these_options(page: str) -> None:
+    """Those that no test runs as well: a unit of systemd, a cluster's, one for a camera."""
+    programs = {
+        name: typer.main.get_command(importlib.import_module(module).build_app())
+        for name, module in COMMAND_LINES.items()
+    }
+    text = re.sub(r"\\\n\s*", " ", (ROOT / page).read_text())
+    for program, rest in COMMAND.findall(text):
+        command, words = programs[program], rest.split()
+        if program == "featherwire" and words[0] not in command.commands:
+            continue  # prose
+        while words and hasattr(command, "commands") and not words[0].startswith("-"):
+            word = words.pop(0).strip(".,)")
+            assert word in command.commands, f"{page}: {program} {rest}"
+            command = command.commands[word]
+        known = {name for option in command.params for name in (*option.opts, "--help")}
+        for word in words:
+            if word in ("|", "&&", "#"):
+                break
+            option = re.match(r"--[a-z][a-z-]*", word)
+            assert option is None or option[0] in known, f"{page}: {program} {rest}: {word}"
