@@ -18,7 +18,7 @@ from shared.wire.features import features_message
 from shared.wire.requests import Hello
 
 SIDE = 512
-"""Width and height in pixels of the picture that a frame says it is of."""
+"""Width and height in pixels that a frame claims for its picture."""
 
 
 class Device:

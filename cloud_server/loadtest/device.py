@@ -236,7 +236,7 @@ def _load(file: Path) -> types_pb2.Features:
 
 def opener(address: str, access: Access) -> OpenChannel:
     """Opens channels to ``HOST:PORT``. Raises ``SessionError``: bad_address, bad_tls_files."""
-    open_channel(address, access).close()  # what is wrong with them is said once, and now
+    open_channel(address, access).close()  # what is wrong with them is raised now
     return lambda: open_async_channel(address, access)
 
 

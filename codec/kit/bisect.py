@@ -106,7 +106,7 @@ def heap_of(leaves: Tensor, counts: Tensor) -> Tensor:
 def nearest(vectors: Tensor, centres: Tensor, *, rows: int = 65536) -> Tensor:
     """Index of the nearest centre for each vector: int64 [n]."""
     half = 0.5 * centres.square().sum(1)
-    return torch.cat([(block @ centres.T - half).argmax(1) for block in vectors.split(rows)])
+    return torch.cat([(block @ centres.T - half).argmax(1) for block in torch.split(vectors, rows)])
 
 
 def _means(vectors: Tensor, member: Tensor, nodes: int) -> tuple[Tensor, Tensor]:

@@ -98,5 +98,5 @@ def buffers(path: Path, prefix: str) -> dict[str, Tensor]:
 def npz(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
     """The arrays as a compressed .npz file."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub wants a bool somewhere
+    np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()

@@ -31,7 +31,7 @@ class PhotoCache:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, number: int) -> np.ndarray:
+    def __getitem__(self, number: int) -> Pixels:
         """The photo as uint8 [h, w, 3] (a view of the file)."""
         entry = self.entries[number]
         height, width, start = entry["height"], entry["width"], entry["offset"]

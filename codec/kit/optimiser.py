@@ -66,7 +66,8 @@ class Muon(torch.optim.Optimizer):
             state["first"] = torch.zeros_like(parameter)
         state["first"].lerp_(gradient, 1 - momentum)
         ahead = _matrix(gradient.lerp(state["first"], momentum).contiguous())
-        return (orthogonalise(ahead) * 0.2 * max(ahead.shape) ** 0.5).view(parameter.shape)
+        update: Tensor = orthogonalise(ahead) * 0.2 * max(ahead.shape) ** 0.5
+        return update.view(parameter.shape)
 
     def _adam(self, parameter: Tensor, beta1: float, beta2: float) -> Tensor:
         state, gradient = self.state[parameter], parameter.grad
@@ -80,13 +81,14 @@ class Muon(torch.optim.Optimizer):
         state["second"].lerp_(gradient.square(), 1 - beta2)
         count = float(state["count"])
         first = state["first"] / (1 - beta1**count)
-        return first / ((state["second"] / (1 - beta2**count)).sqrt() + 1e-8)
+        update: Tensor = first / ((state["second"] / (1 - beta2**count)).sqrt() + 1e-8)
+        return update
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
     """About the nearest semi-orthogonal matrix: singular values between 0.7 and 1.2; bfloat16
     inside. matrix: float32 [rows, columns]."""
-    x = matrix.bfloat16()
+    x: Tensor = matrix.bfloat16()
     tall = x.shape[0] > x.shape[1]
     if tall:
         x = x.T

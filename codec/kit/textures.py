@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codec.kit.backbone import CLASSIFIER, Backbone
 from codec.kit.bisect import fit_leaves, nearest
 from codec.kit.crops import Crop, PhotoCache, ahead, draw, pictures_of
+from codec.kit.frozen import CLASSIFIER, Backbone
 from shared.errors import RecipeError
 
 LABELS_FILE = "textures.npz"
@@ -335,7 +335,7 @@ def make_labels(
             labels=flat,
             shapes=shapes,
             photos=np.array(fingerprint(folder)),
-            **model.to_arrays(),  # type: ignore[arg-type]  # numpy's stub wants a bool somewhere
+            **model.to_arrays(),
         )
     partial.replace(folder / LABELS_FILE)
     counts = np.bincount(flat, minlength=2**settings.depth)

@@ -153,7 +153,7 @@ class BundleUpdate:
         encode: Callable[[PhotoEncoder, Photo], Bitstream],
         tasks_of: Callable[[Bundle], tuple[str, ...]],
     ) -> None:
-        """Let the new bundle describe this photo, in the background."""
+        """Encode this photo with the new bundle, in the background."""
         with self._lock:
             change = self._change
             if change is None or change.stage is not Stage.READY or isinstance(photo, Bitstream):
@@ -169,7 +169,7 @@ class BundleUpdate:
         ).start()
 
     def settle(self, before: PhotoEncoder) -> PhotoEncoder:
-        """What shall describe the next frame. before: what did so far."""
+        """The encoder for the next frame. before: the one that was used so far."""
         with self._lock:
             change = self._change
             if change is not None and change.stage is Stage.PASSED:

@@ -1,8 +1,8 @@
 """One connection to a server: its channel, its stream, and a future for each frame.
 
-What is said on the stream, and when, is ``DeviceProtocol``'s; here are the threads around it. gRPC
-takes messages in a thread of its own, a reader hands out what the server sends, and callers come
-from theirs. All state is under one lock; what comes of a message is handed out without it.
+``DeviceProtocol`` decides what is sent, and when; here are the threads around it. gRPC takes
+messages in a thread of its own, a reader hands out what the server sends, and callers come from
+theirs. All state is under one lock; events are handed out without it.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class DirectExchange:
     """``send`` and ``stream`` over one connection."""
 
     refusal = None
-    """Nobody refuses a session later that was let in."""
+    """With a connection nobody refuses this device."""
 
     def __init__(self, connection: Connection, control: RateControl) -> None:
         """connection: open; it is closed with this."""
@@ -158,7 +158,7 @@ class DirectExchange:
         deadline = time.monotonic() + deadline_s
         while (wait_s := self._control.wait_s(size)) > 0:
             if self.connection.failure is not None or time.monotonic() > deadline:
-                break  # which the connection then says
+                break  # the connection then raises why
             time.sleep(min(wait_s, 0.25))
 
     def _finish(self, sequence: int, frame: Outgoing) -> None:
@@ -204,7 +204,7 @@ class InFlight:
     """Futures of frames, and of the refinements that the server asks for."""
 
     def __init__(self, server: str) -> None:
-        """server: for what is said of a frame that is late."""
+        """server: its name, for the errors of late frames."""
         self._server = server
         self._awaited: dict[Future[Reply], _Awaited] = {}
 
@@ -262,7 +262,7 @@ class InFlight:
 
 
 def too_late(server: str, deadline_s: float) -> SessionError:
-    """What is said of a frame that is not back in time."""
+    """The error of a frame that is not back in time."""
     return SessionError("deadline_exceeded", f"{server} gave no result within {deadline_s:g} s")
 
 

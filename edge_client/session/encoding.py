@@ -80,7 +80,7 @@ class PhotoEncoder:
         return self.also.get(short_id) or self._find(short_id) or self.bundle
 
     def regions_of(self, regions: Regions) -> Regions:
-        """``regions``, or none, told once, where the first bundle knows none."""
+        """``regions``; or none, with one warning, where the first bundle knows none."""
         if regions and self._has_regions is None:
             try:
                 self.encoder(self.bundle).check_regions()

@@ -75,7 +75,7 @@ class Framer:
         """settings: of the server's Welcome. also: the further bundles, as they were named to the
         session. tasks: what runs now when a call names none; None is all that a frame
         is enough for. deadline_s: of every frame; None goes by the server's. regions: of the next
-        photo. bundle_update: says between frames which photo_encoder is to be used.
+        photo. bundle_update: chooses the photo encoder between frames.
         """
         self.photo_encoder = photo_encoder
         self.server_tasks = ServerTasks(settings)
@@ -88,7 +88,7 @@ class Framer:
 
     @property
     def regions(self) -> Regions:
-        """What is told more finely than the rest of the next photo."""
+        """Regions of the next photo that are coded more finely than the rest."""
         return self._regions()
 
     def frame(
@@ -269,8 +269,8 @@ def _make(framer: Framer, control: RateControl, photo: Photo, wishes: Wishes) ->
     first = frame.sent[0]
     if first.passes == 0:
         # What regions add is learned as if the rest cost more.
-        state = first.state if rate.state is None else max(rate.state, first.state)
-        row = next(row for row in states if row.state == state)
+        coded = first.state if rate.state is None else max(rate.state, first.state)
+        row = next(row for row in states if row.state == coded)
         control.encoded(row, pixels, frame.file_bytes)
     return frame
 
@@ -307,7 +307,7 @@ class ServerTasks:
         self._on_features = frozenset(settings.feature_tasks)
 
     def possible(self, task: str, bundles: Iterable[Bundle]) -> bool:
-        """Whether one of ``bundles`` describes a picture well enough for ``task``."""
+        """Whether features of one of ``bundles`` are enough for ``task``."""
         return any(
             task in bundle.manifest.tasks
             or (makes_pictures(bundle) and task not in self._on_features)
@@ -328,7 +328,7 @@ class ServerTasks:
 
 
 def makes_pictures(bundle: Bundle) -> bool:
-    """Whether a server can make a picture of what this bundle describes."""
+    """Whether a server can make a picture of features of this bundle."""
     return bool(bundle.manifest.pictures)
 
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 TakeSettingBy = Callable[[grpc.Channel, Setting, Done], None]
-"""``TakeSetting``, told also by which channel the command came."""
+"""``TakeSetting`` with the channel by which the command came."""
 
 
 def keep_nothing(name: str, value: Any) -> None:
@@ -318,7 +318,7 @@ class DeviceSettings:
             self._opener.regions = tuple(Region(**region) for region in regions)
 
     def follow(self, connection: Connection) -> None:
-        """Take the policy that the server has for everybody, unless a command said otherwise."""
+        """Take the policy that the server has for everybody, unless a command has set another."""
         settings = connection.welcome.settings
         if settings.HasField("rate_policy") and self._control.policy == RatePolicy():
             self._control.set_policy(parse_rate_policy(settings.rate_policy))

@@ -18,7 +18,7 @@ STORED_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A picture as one bundle describes it: what was sent of it, and the finest that is kept.
+    """A picture's features by one bundle: what was sent of them, and the finest that are kept.
 
     At least one of the two is not None. ``finest`` is of the same chain as ``sent``.
     """

@@ -114,7 +114,7 @@ def received(reply: Reply, source: Any, *, before: FrameResult | None = None) ->
 
 
 def _analysed_bytes(reply: Reply) -> int:
-    """What the server says of a frame that another stream has sent."""
+    """Bytes, by the server's account, of a frame that another stream has sent."""
     analysis = reply.outcome.analysis
     return 0 if analysis is None else analysis.payload_bytes
 

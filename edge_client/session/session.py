@@ -62,8 +62,8 @@ class EdgeSession:
     spool: keeps frames until the server has them, over lost connections, restarts and power cuts,
         and gives the session its name. Without one the session ends with its connection.
     control: the rate of this device. None sends as fast as the server takes.
-    regions: what is told more finely than the rest of every photo, where its bundle can; not with
-        ``psnr_db``.
+    regions: parts of every photo that are coded more finely than the rest, where its bundle can;
+        not with ``psnr_db``.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class EdgeSession:
 
     @property
     def available_tasks(self) -> tuple[str, ...]:
-        """Tasks that this server can run, on what one or another bundle says of a picture."""
+        """Tasks that this server can run, on features of one or another bundle."""
         return self._framing().server_tasks.available
 
     @property

@@ -6,10 +6,9 @@ import math
 import re
 from dataclasses import asdict, dataclass
 
-from shared.errors import BudgetError, FeatherwireError, SessionError
-from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
+from shared.errors import BudgetError, SessionError
+from shared.proto.featherwire.v1 import fleet_pb2
 from shared.targets import Region, Regions, check_regions
-from shared.wire.failures import error_to_message
 from shared.wire.features import MAX_STATE, parse_short_id
 from shared.wire.requests import MAX_SEQUENCE, parse_tasks
 
@@ -130,13 +129,3 @@ def parse_command(command: fleet_pb2.Command) -> RefineCommand | Setting:
                 "unsupported_command",
                 f"this client knows no command {other}; it may be of a newer release",
             )
-
-
-def command_reply(
-    command_id: str, error: FeatherwireError | None = None
-) -> ingest_pb2.ConnectRequest:
-    """The reply to a command: done, or the error for which it was not."""
-    reply = fleet_pb2.CommandReply(command_id=command_id)
-    if error is not None:
-        reply.error.CopyFrom(error_to_message(error))
-    return ingest_pb2.ConnectRequest(command_reply=reply)

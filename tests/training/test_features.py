@@ -12,8 +12,7 @@ import torch
 from PIL import Image, ImageFilter
 from safetensors.torch import load_file
 
-from codec.kit.backbone import CLASSIFIER, DETECTOR, Backbone
-from codec.kit.losses import LOSSES, FeatureDistance, load_losses
+from codec.kit.frozen import CLASSIFIER, DETECTOR, LOSSES, Backbone, FeatureDistance, load_losses
 from tests.support.real_store import fetched
 
 Photos = dict[str, np.ndarray]

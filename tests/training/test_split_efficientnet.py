@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from codec.kit.backbone import CLASSIFIER
+from codec.kit.frozen import CLASSIFIER
 from codec.lattice_palette.train.networks.efficientnet import (
     SCALE,
     SplitEfficientNet,

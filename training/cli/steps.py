@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from shared.cli import stop_on_error
 
 if TYPE_CHECKING:
-    import click
+    from typer._click.core import Command, Context
 
     from codec.base import TrainingStep
 
@@ -62,8 +62,8 @@ class StepGroup(TyperGroup):
     """Commands, and the steps of the recipe that the command line names."""
 
     def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+        self, ctx: Context, args: list[str]
+    ) -> tuple[str | None, Command | None, list[str]]:
         """A command by its name, else a step."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             with stop_on_error(as_json="--json" in args):
@@ -126,7 +126,7 @@ def _recipe_in(args: Sequence[str]) -> str | None:
     return None
 
 
-def _step_command(name: str, which: str | None) -> click.Command | None:
+def _step_command(name: str, which: str | None) -> Command | None:
     """A step of the recipe as a command; None when it has no such step."""
     from training.recipes import open_recipe
 
@@ -170,6 +170,7 @@ def _options(run: Callable[..., Any]) -> list[inspect.Parameter]:
             continue
         kind, text = get_args(hints[parameter.name])[:2]
         flags = ("-o", "--output") if parameter.name == "output" else ()
-        option = Annotated[kind, typer.Option(*flags, help=text)]
-        found.append(parameter.replace(annotation=option))
+        option = typer.Option(*flags, help=text)
+        annotation = Annotated[kind, option]  # type: ignore[valid-type]  # known when it runs
+        found.append(parameter.replace(annotation=annotation))
     return found

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import safe_open
@@ -41,7 +42,8 @@ class Residual(nn.Module):
         wide = self.depthwise(wide)
         if film is not None:
             wide = wide * (1 + film[:, 0, :, None, None]) + film[:, 1, :, None, None]
-        return x + self.project(functional.relu(wide))
+        narrow: Tensor = self.project(functional.relu(wide))
+        return x + narrow
 
 
 class Analysis(nn.Module):
@@ -55,7 +57,8 @@ class Analysis(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         for block in self.blocks:
             features = block(features)
-        return self.project(features)
+        latents: Tensor = self.project(features)
+        return latents
 
 
 class Synthesis(nn.Module):
@@ -71,7 +74,7 @@ class Synthesis(nn.Module):
 
     def forward(self, latents: Tensor, state: Tensor) -> Tensor:
         """latents: [n, latent, h, w]; state: int64 [n]."""
-        x = self.project(latents)
+        x: Tensor = self.project(latents)
         for block, film in zip(self.blocks, self.films, strict=True):
             x = block(x, film[state])
         return x
@@ -164,6 +167,11 @@ class CutModel(nn.Module):
             {s.name: RateModel(size.latent, size.rate_width, points) for s in scales}
         )
 
+    def parts(self, scale: str) -> tuple[Analysis, Synthesis, RateModel]:
+        """Those of one scale."""
+        found = self.analysis[scale], self.synthesis[scale], self.rate[scale]
+        return cast(tuple[Analysis, Synthesis, RateModel], found)
+
     def latents(self, features: Mapping[str, Tensor]) -> Features:
         """Features at the cut -> channels to quantise."""
         return {name: part(features[name]) for name, part in self.analysis.items()}
@@ -176,15 +184,18 @@ class CutModel(nn.Module):
         """Put the quantised channels of every scale into another order (int64 [latent])."""
         with torch.no_grad():
             for name, rows in order.items():
-                inner, outer = self.analysis[name].project, self.synthesis[name].project
+                analysis, synthesis, _ = self.parts(name)
+                inner, outer = analysis.project, synthesis.project
                 inner.weight.copy_(inner.weight[rows])
+                assert inner.bias is not None
                 inner.bias.copy_(inner.bias[rows])
                 outer.weight.copy_(outer.weight[:, rows])
 
     def tell_states(self, points: Sequence[int]) -> None:
         """From now on synthesis is told a state; ``points``: the operating point of each."""
         rows = torch.tensor(points)
-        for part in self.synthesis.values():
+        for name in self.synthesis:
+            part = self.parts(name)[1]
             films = [nn.Parameter(film.detach()[rows].clone()) for film in part.films]
             part.films = nn.ParameterList(films)
 
@@ -209,7 +220,7 @@ def save_model(path: Path, model: CutModel, network: SplitNetwork) -> None:
 def load_model(path: Path, network: SplitNetwork) -> CutModel:
     """Read what :func:`save_model` wrote; the network's tail is overwritten."""
     tensors = load_file(path)
-    with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+    with safe_open(path, "pt") as file:
         facts = file.metadata()
     state = {key[6:]: value for key, value in tensors.items() if key.startswith("model.")}
     model = CutModel(

@@ -206,7 +206,7 @@ def _written(
         torch.onnx.export(
             module.eval(),
             example,
-            buffer,
+            buffer,  # type: ignore[arg-type]  # torch takes files, its annotation paths alone
             input_names=inputs,
             output_names=outputs,
             dynamic_axes={name: dict(axes) for name, axes in free.items()},

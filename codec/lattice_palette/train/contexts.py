@@ -114,7 +114,7 @@ def bent_values(limit: int) -> npt.NDArray[np.int16]:
     """What values -limit to limit are to networks: int16 [2 limit + 1]."""
     value = np.arange(-limit, limit + 1)
     bent = np.round(BENT_UNIT * np.sign(value) * (np.sqrt(np.abs(value) + 0.25) - 0.5))
-    return np.clip(bent, -INPUT_LIMIT, INPUT_LIMIT).astype(np.int16)
+    return np.asarray(np.clip(bent, -INPUT_LIMIT, INPUT_LIMIT), np.int16)
 
 
 class Windows:

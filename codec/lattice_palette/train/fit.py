@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,6 +21,7 @@ from codec.lattice_palette.train.networks.base import OutputKind, Outputs, Split
 from codec.lattice_palette.train.views import Views
 
 Report = Callable[[int, int, dict[str, float]], None]
+Rows = npt.NDArray[np.int64]
 _CLIP = 10.0
 _BITS_SCALE = 16000.0
 """Only sets the loss's size."""
@@ -58,7 +60,7 @@ def train_bottleneck(
     points = len(model.steps)
     lambdas = weight * (model.unit * model.steps).square()
 
-    def loss_of(wanted: Outputs, rows: np.ndarray) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(wanted: Outputs, rows: Rows) -> tuple[Tensor, dict[str, float]]:
         point = torch.from_numpy(rng.permutation(np.arange(settings.batch) % points))
         step = model.steps[point][:, None, None, None]
         bits, colours = torch.zeros(settings.batch), {}
@@ -106,7 +108,7 @@ def train_tail(
     states = sorted(quantisers)
     usual: dict[int, float] = {}
 
-    def loss_of(wanted: Outputs, rows: np.ndarray) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(wanted: Outputs, rows: Rows) -> tuple[Tensor, dict[str, float]]:
         drawn = rng.choice(states, len(rows))
         with torch.no_grad():
             latents = model.latents(views.features(rows))
@@ -156,7 +158,7 @@ def _descend(
     groups: list[dict[str, object]],
     views: Views,
     settings: StageSettings,
-    loss_of: Callable[[Outputs, np.ndarray], tuple[Tensor, dict[str, float]]],
+    loss_of: Callable[[Outputs, Rows], tuple[Tensor, dict[str, float]]],
     rng: np.random.Generator,
     report: Report,
     max_seconds: float,
@@ -199,7 +201,7 @@ def _descend(
             parameter.requires_grad_(False)
 
 
-def _chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+def _chunks(rows: Rows, size: int) -> Iterator[Rows]:
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -56,18 +57,23 @@ def linear_start(
     model = CutModel(network.info.scales, settings, torch.tensor(steps) / unit, unit)
     with torch.no_grad():
         for name, (mean, forward, backward) in parts.items():
-            inner, outer = model.analysis[name].project, model.synthesis[name].project
+            analysis, synthesis, rate = model.parts(name)
+            inner, outer = analysis.project, synthesis.project
+            assert inner.bias is not None
+            assert outer.bias is not None
             inner.weight.copy_((forward[:, :latent] / unit).T[:, :, None, None])
             inner.bias.copy_(-(mean @ forward[:, :latent]) / unit)
             outer.weight.copy_((backward[:latent] * unit).T[:, :, None, None])
             outer.bias.copy_(mean)
-            spread = values[name].std(0) / unit
-            scale = 0.55 * spread[None] / model.steps[:, None]
-            model.rate[name].scale.copy_(scale.clamp_min(0.12).log())
+            deviation = values[name].std(0) / unit
+            scale = 0.55 * deviation[None] / model.steps[:, None]
+            rate.scale.copy_(scale.clamp_min(0.12).log())
     return model
 
 
-def _curvature(network: SplitNetwork, views: Views, chosen: np.ndarray) -> dict[str, Tensor]:
+def _curvature(
+    network: SplitNetwork, views: Views, chosen: npt.NDArray[np.int64]
+) -> dict[str, Tensor]:
     """Half the Gauss-Newton matrix by scale, float32 [C, C], a mean over positions."""
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -86,7 +92,7 @@ def _curvature(network: SplitNetwork, views: Views, chosen: np.ndarray) -> dict[
 
 
 def _components(
-    views: Views, chosen: np.ndarray, name: str, curvature: Tensor
+    views: Views, chosen: npt.NDArray[np.int64], name: str, curvature: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean [C], forward [C, C] and backward [C, C]: y = (z - mean) @ forward, z = y @ backward
     + mean; columns of y by falling variance."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import yaml
 from torch import Tensor
@@ -303,7 +304,7 @@ def palettes_of(recipe: SplitRecipe, files: SplitFiles) -> list[LatticePalette]:
         return read_lattices(recipe.shapes(steps), dict(arrays))
 
 
-def latents_of(model: CutModel, views: Views, chosen: np.ndarray) -> dict[str, Tensor]:
+def latents_of(model: CutModel, views: Views, chosen: npt.NDArray[np.int64]) -> dict[str, Tensor]:
     """Channels to quantise of the ``chosen`` views, float32 [n, latent, h, w] by scale."""
     found: dict[str, list[Tensor]] = {}
     with torch.no_grad():

@@ -95,7 +95,7 @@ def make_views(
             found |= {f"outputs.{name}": v for name, v in network.tail(features).items()}
             for name, value in found.items():
                 if name not in files:
-                    files[name] = np.lib.format.open_memmap(
+                    files[name] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
                         folder / f"{name}.npy", "w+", np.float16, (total, *value.shape[1:])
                     )
                 files[name][start : start + len(value)] = value.numpy()

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from safetensors.torch import load_file
 
 from codec.base import Rendering
-from codec.kit.backbone import CLASSIFIER
+from codec.kit.frozen import CLASSIFIER
 from codec.kit.textures import LABELS_FILE, PatchDescriptors, TextureModel, as_picture
 from codec.layered import FeatureLatents
 from codec.markov_palette import VIVID

@@ -102,8 +102,10 @@ class _Observer:
         self._samples.append(values[chosen].numpy())
         if not isinstance(module, nn.Conv2d):
             return
+        padding = module.padding
+        assert not isinstance(padding, str)
         patches = nn.functional.unfold(
-            inputs[0], module.kernel_size, padding=module.padding, stride=module.stride
+            inputs[0], module.kernel_size, padding=padding, stride=module.stride
         )[0]
         order = torch.randperm(patches.shape[1], generator=self._random)
         patches = patches[:, order[:_PATCHES_PER_PICTURE]]
@@ -191,7 +193,7 @@ def latents(graph: Graph, extractor: Extractor, picture: str, features: dict[str
         graph.node("Squeeze", [scaled, batch_axis], output=name)
 
 
-def arrays(layer: nn.Conv2d) -> tuple[np.ndarray, np.ndarray]:
+def arrays(layer: nn.Conv2d) -> tuple[FloatArray, FloatArray]:
     """A layer's weight [out, in, k, k] and bias [out] as float64."""
     assert layer.bias is not None
     weight, bias = (t.detach().cpu().double().numpy() for t in (layer.weight, layer.bias))

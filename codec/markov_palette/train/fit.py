@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from codec.kit import checkpoint
 from codec.kit.crops import PhotoCache, batches
-from codec.kit.losses import PerceptualDistance, flatness, load_losses, shifted
+from codec.kit.frozen import PerceptualDistance, flatness, load_losses, shifted
 from codec.kit.optimiser import Muon
 from codec.kit.textures import TextureLabels, labelled_batches, texture_contrast
 from codec.markov_palette.networks import Decoder, DecoderConfig
@@ -282,7 +282,7 @@ class Fit:
         half = slice(len(picture) // 2, None)
         with self._autocast():
             pair = shifted(restored[half], picture[half])
-            distance = self.features[name](*pair).float().mean()
+            distance: Tensor = self.features[name](*pair).float().mean()
         figures[name] = float(distance.detach())
         return len(self.features) * self.config.feature_weights[name] * distance
 

@@ -91,7 +91,7 @@ def _project(
 
 def _dealt(channels: int, groups: int, device: torch.device) -> Tensor:
     """Component numbers in channel order, dealt to and fro: [0, 3, 4, 7 | 1, 2, 5, 6]."""
-    rows = torch.arange(channels, device=device).split(groups)
+    rows = torch.split(torch.arange(channels, device=device), groups)
     turned = [row if number % 2 == 0 else row.flip(0) for number, row in enumerate(rows)]
     dealt = [[int(row[group]) for row in turned if group < len(row)] for group in range(groups)]
     return torch.tensor([number for hand in dealt for number in hand], device=device)
@@ -139,7 +139,7 @@ def warm_start(
         taken[key] = taken[key][rows.cpu()]
     _take(decoder, taken)
 
-    parts = [extractor(part) for part in pictures.split(_PICTURES_AT_ONCE)]
+    parts = [extractor(part) for part in torch.split(pictures, _PICTURES_AT_ONCE)]
     semantic = palette.refit(0, torch.cat([part[0] for part in parts]))
     texture = torch.cat([part[1] for part in parts])
     predict(extractor, decoder, semantic, texture)

@@ -38,7 +38,7 @@ def texture(
     """Label the training photos' patches by texture, for the fit step's contrastive loss."""
     from safetensors.torch import load_file
 
-    from codec.kit.backbone import CLASSIFIER
+    from codec.kit.frozen import CLASSIFIER
     from codec.kit.textures import TextureSettings, make_labels
     from codec.markov_palette.train.bundle import RunFiles
 
@@ -84,7 +84,7 @@ def fit(
 
     Raises ModelError ``weights_missing`` for a loss whose weights are not here.
     """
-    from codec.kit.losses import LOSSES, load_losses
+    from codec.kit.frozen import LOSSES, load_losses
     from codec.kit.textures import LABELS_FILE
     from codec.markov_palette.train.bundle import RunFiles
     from codec.markov_palette.train.fit import Fit
@@ -209,7 +209,7 @@ def _labels(cache: Path) -> TextureLabels:
 def _perceptual(store: ModelStore) -> nn.Module:
     from safetensors.torch import load_file
 
-    from codec.kit.losses import PerceptualDistance
+    from codec.kit.frozen import PerceptualDistance
 
     return PerceptualDistance(
         load_file(store.path("squeezenet-1.1")), load_file(store.path("lpips-squeeze")), even=True

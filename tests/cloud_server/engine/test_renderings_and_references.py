@@ -79,7 +79,7 @@ async def test_a_prediction_reaches_the_codec(
 async def test_a_picture_of_the_first_decoder_by_name_or_not(
     tiny_bundle: Bundle, encoder: EdgeEncoder, image: np.ndarray, named: bool
 ) -> None:
-    name = tiny_bundle.manifest.pictures[0] if named else None
+    name = tiny_bundle.manifest.pictures[0].name if named else None
     frame = EngineFrame((encoder.encode(image),), (), PictureRequest(), rendering=Rendering(name))
     outcome = await asyncio.wait_for(outcome_of(tiny_bundle, frame), 60)
     assert outcome.picture is not None

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cloud_server.tasks.faces import tiles
 from cloud_server.tasks.geometry import SquareCrop, paste_mask
+from cloud_server.tasks.landmarks import tiles
 from shared.results import Box, decode_mask, encode_mask, nms
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support import fragile
 from tests.support.servers import ROOT
 
 STORE_BYTES = 80 * 2**20
@@ -24,7 +25,16 @@ VARIABLES = {
 
 
 @pytest.fixture(scope="module")
-def ray_nodes() -> Iterator[tuple[Any, list[Any]]]:
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fragile.Gate]:
+    """Of all replicas: the cluster's processes are given its folder."""
+    folder = tmp_path_factory.mktemp("gate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(fragile.GATE, str(folder))
+        yield fragile.Gate(folder)
+
+
+@pytest.fixture(scope="module")
+def ray_nodes(gate: fragile.Gate) -> Iterator[tuple[Any, list[Any]]]:
     """The cluster, and its nodes for replicas: two processors each, as far as Ray knows."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in VARIABLES.items():

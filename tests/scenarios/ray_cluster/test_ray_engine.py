@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,10 @@ from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.wire import PictureRequest
 from tests.support import fragile
+from tests.support.crashes import wait_until
 from tests.support.metrics import scraped
 from tests.support.raw_client import RawClient
-from tests.support.servers import ServerThread, server_process
+from tests.support.servers import ServerThread, server_process, settings_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -37,7 +40,8 @@ def picture(encoder: EdgeEncoder, width: int) -> Bitstream:
     return encoder.encode(np.random.default_rng(width).integers(0, 255, (48, width, 3), np.uint8))
 
 
-def start(start_server: StartServer, nodes: Nodes, **settings: Any) -> ServerThread:
+@contextmanager
+def opened(bundle: Bundle, nodes: Nodes, data: Path, **settings: Any) -> Iterator[ServerThread]:
     """A server with two replicas, unless it is told otherwise."""
     cluster, _ = nodes
     defaults = {
@@ -49,7 +53,20 @@ def start(start_server: StartServer, nodes: Nodes, **settings: Any) -> ServerThr
         "credits": 2 * FRAMES,
         "metrics": "127.0.0.1:0",
     }
-    return start_server(FRAGILE, **(defaults | settings))
+    server = ServerThread(settings_of(bundle, data, **(defaults | settings)), FRAGILE)
+    yield server
+    server.stop()
+    server.stop()
+    server.join()
+
+
+@pytest.fixture(scope="module")
+def server(
+    tiny_bundle: Bundle, ray_nodes: Nodes, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerThread]:
+    """One for all that does not want another number of replicas."""
+    with opened(tiny_bundle, ray_nodes, tmp_path_factory.mktemp("data")) as one:
+        yield one
 
 
 def send(server: ServerThread, encoder: EdgeEncoder, session: str, *widths: int) -> RawClient:
@@ -93,13 +110,13 @@ def replicas(server: ServerThread, encoder: EdgeEncoder) -> set[int]:
 
 
 def test_frames_and_pictures_are_those_of_threads(
-    start_server: StartServer, ray_nodes: Nodes, encoder: EdgeEncoder, tiny_bundle: Bundle
+    start_server: StartServer, server: ServerThread, tiny_bundle: Bundle
 ) -> None:
     from edge_client.session import EdgeSession
 
     found = []
-    for server in (start_server(FRAGILE), start(start_server, ray_nodes)):
-        with EdgeSession(server.address, device="camera", bundle=tiny_bundle.origin) as session:
+    for one in (start_server(FRAGILE), server):
+        with EdgeSession(one.address, device="camera", bundle=tiny_bundle.origin) as session:
             result = session.send(
                 np.full((48, 64, 3), 90, np.uint8), tasks=["fragile", "smell"],
                 picture=PictureRequest(),
@@ -140,10 +157,9 @@ def test_a_server_process_joins_the_cluster_and_ends_in_good_order(
 
 
 def test_a_frame_that_kills_replicas_is_answered_and_the_others_go_on(
-    start_server: StartServer, ray_nodes: Nodes, encoder: EdgeEncoder
+    server: ServerThread, encoder: EdgeEncoder
 ) -> None:
     with capture_logs() as logs:
-        server = start(start_server, ray_nodes)
         widths = [fragile.SEGFAULTS if number == 5 else 32 for number in range(1, FRAMES + 1)]
         client = send(server, encoder, "poison", *widths)
         found = results(client, FRAMES)
@@ -159,57 +175,70 @@ def test_a_frame_that_kills_replicas_is_answered_and_the_others_go_on(
     assert len([one for one in deaths if one["alone"]]) == 2
 
 
+def resubmitted(server: ServerThread) -> float:
+    return scraped(server)("featherwire_frames_resubmitted_total")
+
+
 def test_a_replica_that_is_killed_under_load_costs_no_frame(
-    start_server: StartServer, ray_nodes: Nodes, encoder: EdgeEncoder
+    server: ServerThread, encoder: EdgeEncoder, gate: fragile.Gate
 ) -> None:
-    server = start(start_server, ray_nodes)
     pid = sorted(replicas(server, encoder))[0]
-    client = send(server, encoder, "killed", *[fragile.SLOW] * FRAMES)
+    before = resubmitted(server)
+    gate.close()
+    client = send(server, encoder, "killed", *[fragile.HELD] * FRAMES)
+    wait_until(lambda: pid in gate.waiting(), PATIENCE_S)
     os.kill(pid, signal.SIGKILL)
+    gate.open()
     found = results(client, FRAMES)
     client.close()
     assert all("fragile" in one.outcome.analysis.tasks for one in found.values())
-    assert pid not in {replica_of(one) for one in found.values() if one.sequence > FRAMES // 2}
+    assert pid not in {replica_of(one) for one in found.values()}
     check_once(server, "killed", FRAMES)
-    assert scraped(server)("featherwire_frames_resubmitted_total") >= 1
+    assert resubmitted(server) > before
 
 
 def test_replicas_are_added_under_load_and_what_is_too_much_waits_in_the_server(
-    start_server: StartServer, ray_nodes: Nodes, encoder: EdgeEncoder
+    tiny_bundle: Bundle, ray_nodes: Nodes, encoder: EdgeEncoder, gate: fragile.Gate, tmp_path: Path
 ) -> None:
-    server = start(
-        start_server,
-        ray_nodes,
-        ray_min_replicas=1,
-        ray_target_ongoing=1,
-        ray_max_ongoing=2,
-        ray_max_in_flight=6,
-    )
-    client = send(server, encoder, "load", *[fragile.SLOW] * 2 * FRAMES)
-    queues = server.engine.queues
-    assert queues["cluster"] == 6
-    assert 0 < queues["workers"] <= 2 * FRAMES - 6
-    found = results(client, 2 * FRAMES)
-    client.close()
-    assert all("fragile" in one.outcome.analysis.tasks for one in found.values())
-    assert len({replica_of(one) for one in found.values()}) == 2
-    assert server.engine.queues == {"workers": 0, "cluster": 0, "suspects": 0}
+    one_replica = {
+        "ray_min_replicas": 1,
+        "ray_target_ongoing": 1,
+        "ray_max_ongoing": 2,
+        "ray_max_in_flight": 6,
+    }
+    with opened(tiny_bundle, ray_nodes, tmp_path, **one_replica) as server:
+        gate.close()
+        client = send(server, encoder, "load", *[fragile.HELD] * 2 * FRAMES)
+        wait_until(lambda: server.engine.queues["cluster"] == 6, PATIENCE_S)
+        assert server.engine.queues["workers"] == 2 * FRAMES - 6
+        # None is answered before there are two.
+        wait_until(lambda: len(gate.waiting()) == 2, PATIENCE_S)
+        gate.open()
+        found = results(client, 2 * FRAMES)
+        client.close()
+        assert all("fragile" in one.outcome.analysis.tasks for one in found.values())
+        assert len({replica_of(one) for one in found.values()}) == 2
+        assert server.engine.queues == {"workers": 0, "cluster": 0, "suspects": 0}
 
 
 def test_a_node_that_is_lost_under_load_costs_no_frame(
-    start_server: StartServer, ray_nodes: Nodes, encoder: EdgeEncoder
+    server: ServerThread, ray_nodes: Nodes, encoder: EdgeEncoder, gate: fragile.Gate
 ) -> None:
     cluster, nodes = ray_nodes
-    server = start(start_server, ray_nodes)
     parents = {psutil.Process(pid).ppid(): pid for pid in replicas(server, encoder)}
     raylets = {one.all_processes["raylet"][0].process.pid: one for one in nodes}
-    node = next(raylets[parent] for parent in parents if parent in raylets)
-    client = send(server, encoder, "node", *[fragile.SLOW] * FRAMES)
-    cluster.remove_node(node, allow_graceful=False)
+    raylet = next(parent for parent in parents if parent in raylets)
+    before = resubmitted(server)
+    gate.close()
+    client = send(server, encoder, "node", *[fragile.HELD] * FRAMES)
+    wait_until(lambda: parents[raylet] in gate.waiting(), PATIENCE_S)
+    cluster.remove_node(raylets[raylet], allow_graceful=False)
+    wait_until(lambda: not psutil.pid_exists(parents[raylet]), PATIENCE_S)
+    gate.open()
     found = results(client, FRAMES)
     client.close()
     assert all("fragile" in one.outcome.analysis.tasks for one in found.values())
     check_once(server, "node", FRAMES)
-    assert scraped(server)("featherwire_frames_resubmitted_total") >= 1
+    assert resubmitted(server) > before
     assert isinstance(server.engine, RayEngine)
     assert server.engine.alive

@@ -11,7 +11,8 @@ from cloud_server.tasks.detection import DEFAULT_THRESHOLD
 from shared.results import Face, Instance, TaskResult, agreement
 from shared.results.rle import mask_iou
 from shared.weights import ModelStore
-from training.evaluate.judges.metrics import Figures, Pixels
+from training.evaluate.measure import Figures
+from training.evaluate.photos import Pixels
 
 _KEPT_SCORE = 0.05
 """Detections below take no part in the average precision."""

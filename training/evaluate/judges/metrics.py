@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 
-from codec.kit.losses import PerceptualDistance
+from codec.kit.frozen import PerceptualDistance
+from codec.kit.textures import as_picture
 from shared.errors import ModelError, TaskError
 from shared.weights import ModelStore
 from training.evaluate.measure import Coded, Figures, Subject
@@ -156,10 +156,10 @@ class PixelDistances:
         """What compares reconstructions (uint8 [H, W, 3]) with ``original``."""
         from pytorch_msssim import ms_ssim
 
-        first = as_tensor(original)
+        first = as_picture(original)
 
         def compare(decoded: Pixels) -> Figures:
-            second = as_tensor(decoded)
+            second = as_picture(decoded)
             error = float((first - second).square().mean())
             figures: Figures = {"psnr": 99.0 if error == 0 else min(99.0, -10 * math.log10(error))}
             if min(original.shape[:2]) > _MS_SSIM_SIDE:
@@ -187,17 +187,12 @@ class SqueezeDistance:
 
     def open(self, original: Pixels) -> Callable[[Pixels], Figures]:
         """What compares reconstructions (uint8 [H, W, 3]) with ``original``."""
-        first = as_tensor(original)
+        first = as_picture(original)
 
         def compare(decoded: Pixels) -> Figures:
             if min(original.shape[:2]) < _SMALLEST_SIDE:
                 return {}
             with torch.inference_mode():
-                return {"lpips_squeeze": float(self._distance(first, as_tensor(decoded))[0])}
+                return {"lpips_squeeze": float(self._distance(first, as_picture(decoded))[0])}
 
         return compare
-
-
-def as_tensor(pixels: Pixels) -> torch.Tensor:
-    """uint8 [H, W, 3] as float32 [1, 3, H, W] in -0.5..0.5."""
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255 - 0.5

@@ -22,7 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.evaluate.judges.metrics import Figures, Pixels, as_tensor
+from codec.kit.textures import as_picture
+from training.evaluate.measure import Figures
+from training.evaluate.photos import Pixels
 
 _MEANS_RGB = (122.67892, 116.66877, 104.00699)
 _CONVOLUTIONS = (2, 2, 3, 3, 3)
@@ -88,8 +90,8 @@ class VggDistances:
         alpha, beta = dists["alpha"].double(), dists["beta"].double()
         total = float(alpha.sum() + beta.sum())
         # A stage's share of all weights, spread evenly over its channels.
-        self._alpha = [float(part.sum()) / total for part in alpha.split(_CHANNELS)]
-        self._beta = [float(part.sum()) / total for part in beta.split(_CHANNELS)]
+        self._alpha = [float(part.sum()) / total for part in torch.split(alpha, list(_CHANNELS))]
+        self._beta = [float(part.sum()) / total for part in torch.split(beta, list(_CHANNELS))]
 
     def open(self, original: Pixels) -> Callable[[Pixels], Figures]:
         """What compares reconstructions (uint8 [H, W, 3]) with ``original``."""
@@ -118,7 +120,7 @@ class VggDistances:
 
     def _describe(self, pixels: Pixels) -> tuple[list[Tensor], list[Tensor]]:
         """Unit features for LPIPS; the picture and its features for DISTS."""
-        picture = as_tensor(pixels)
+        picture = as_picture(pixels)
         maps = self._network(picture, _max_pool)
         units = [x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10) for x in maps]
         reduced = _reduce(picture)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from codec.kit.backbone import CLASSIFIER, Backbone
+from codec.kit.frozen import CLASSIFIER, Backbone
 from codec.lattice_palette.train.networks.base import CutScale, Features, Outputs, SplitInfo
 from shared.errors import RecipeError
 from shared.weights import ModelStore
@@ -48,7 +48,7 @@ class SplitEfficientNet(nn.Module):
             notice=entry.notice,
         )
         self.backbone = Backbone(tensors, CLASSIFIER.shape)
-        self.classifier = nn.Linear(*reversed(tensors["classifier.weight"].shape))
+        self.classifier = nn.Linear(*tensors["classifier.weight"].T.shape)
         with torch.no_grad():
             self.classifier.weight.copy_(tensors["classifier.weight"])
             self.classifier.bias.copy_(tensors["classifier.bias"])

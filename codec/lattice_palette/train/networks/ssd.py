@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codec.kit.backbone import DETECTOR, Backbone, convolution
+from codec.kit.frozen import DETECTOR, Backbone, InvertedResidual, convolution
 from codec.lattice_palette.train.networks.base import CutScale, Features, Outputs, SplitInfo
 from shared.weights import ModelStore
 from shared.weights.containers import float_constants
@@ -93,17 +94,20 @@ class SplitSsd(nn.Module):
         x, maps = features[SCALE], []
         for number, block in enumerate(self.backbone.blocks):
             if number == _WIDE:
+                assert isinstance(block, InvertedResidual)
+                assert block.expand is not None
                 maps.append(block.activation(block.expand(x)))
             if number > _CUT:
                 x = block(x)
         maps.append(self.backbone.head(x))
         for stage in self.extra:
             x = maps[-1]
-            for layer in stage:
+            for layer in cast(nn.ModuleList, stage):
                 x = functional.relu6(layer(x))
             maps.append(x)
         boxes, logits = [], []
-        for seen, (box, box_out, label, label_out) in zip(maps, self.heads, strict=True):
+        for seen, head in zip(maps, self.heads, strict=True):
+            box, box_out, label, label_out = cast(nn.ModuleList, head)
             boxes.append(_rows(box_out(functional.relu6(box(seen))), 4))
             logits.append(_rows(label_out(functional.relu6(label(seen))), _CLASSES))
         return {"boxes": torch.cat(boxes, 1), "logits": torch.cat(logits, 1)[..., self.real]}

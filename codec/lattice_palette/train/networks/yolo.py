@@ -55,7 +55,7 @@ class SplitYolo(nn.Module):
         super().__init__()
         network, names, version = _opened(store, model)
         self.layers: nn.ModuleList = nn.ModuleList(network.model)
-        detect = self.layers[-1]
+        detect: Any = self.layers[-1]
         if type(detect).__name__ not in {"Detect", "v10Detect"}:
             raise RecipeError(
                 "unsupported_network", f"{model} ends with {type(detect).__name__}, not Detect"
@@ -109,14 +109,15 @@ class SplitYolo(nn.Module):
 
     def finish(self, outputs: Outputs) -> tuple[Tensor, ...]:
         """Corners as shares of the letterboxed input [n, B, 4], scores [n, B, K]."""
-        before, behind = outputs["boxes"].split(2, 2)
+        before, behind = torch.split(outputs["boxes"], 2, 2)
         scale = self.strides[:, None] / self.side
         corners = [(self.anchors - before) * scale, (self.anchors + behind) * scale]
         return torch.cat(corners, 2), outputs["logits"].sigmoid()
 
     def tail_parameters(self) -> Sequence[Tensor]:
         """Those of the layers behind the cut; not the fixed weights that average box codes."""
-        fixed = {id(p) for p in self.layers[-1].dfl.parameters()}
+        detect: Any = self.layers[-1]
+        fixed = {id(p) for p in detect.dfl.parameters()}
         behind = self.layers[self.cut.after + 1 :]
         return [p for layer in behind for p in layer.parameters() if id(p) not in fixed]
 
