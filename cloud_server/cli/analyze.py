@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cloud_server.cli.options import BundleOption, DeviceOption, JsonOption, StateOption
-from shared.cli import Batch, read_file, stop_on_error, write_atomically
+from cloud_server.cli.options import BundleOption, DeviceOption, StateOption
+from shared.cli import Batch, JsonOption, read_file, split_names, stop_on_error, write_atomically
 from shared.errors import FeatherwireError, ModelError, TaskError
 
 
@@ -58,10 +58,7 @@ def analyze(
     from shared.results import summarise
 
     with stop_on_error(as_json=as_json):
-        names = None
-        if tasks is not None:
-            names = [name.strip() for name in tasks.split(",") if name.strip()]
-            names = [] if names == ["none"] else names
+        names = None if tasks is None else split_names(tasks)
         backends = {"detection": detector, "segmentation": segmenter}
         analyzer = Analyzer(names, bundle=bundle, backends=backends, device=device)
     batch = Batch(

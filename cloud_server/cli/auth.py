@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cloud_server.cli.options import parse_labels
-from shared.cli import finite, print_table, stop_on_error, write_atomically
+from shared.cli import finite, print_table, stop_on_error, takes, write_atomically
 from shared.errors import FeatherwireError
 
 if TYPE_CHECKING:
@@ -22,19 +23,6 @@ if TYPE_CHECKING:
 
     from cloud_server.auth.tokens import Token
 
-DataOption = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="DIR", help="The server's data folder, as for `serve`."),
-]
-DatabaseOption = Annotated[
-    str | None,
-    typer.Option(
-        "--database", metavar="URL", help="The URL of the server's database, as for `serve`."
-    ),
-]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="The server's YAML file, as for `serve`.")
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON document.")]
 
 _COLUMNS = ("id", "role", "device", "name", "created", "expires", "state")
@@ -54,7 +42,41 @@ def register(app: typer.Typer) -> None:
     app.add_typer(auth, name="auth")
 
 
+@dataclass(frozen=True)
+class Administering:
+    """Whose tokens, and how the answer is printed. Each field is an option."""
+
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="The server's data folder, as for `serve`."),
+    ] = None
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database", metavar="URL", help="The URL of the server's database, as for `serve`."
+        ),
+    ] = None
+    config: Annotated[
+        Path | None, typer.Option("--config", help="The server's YAML file, as for `serve`.")
+    ] = None
+    as_json: JsonOption = False
+
+    @contextmanager
+    def connection(self, *, create: bool = False) -> Iterator[Connection]:
+        """The server's database, while it may be running. Errors end the command."""
+        with stop_on_error(as_json=self.as_json):
+            from cloud_server.serve.settings import ServerSettings
+            from cloud_server.serve.startup import administered
+            from shared.installation import package_version
+
+            settings = ServerSettings.load(self.config, data=self.data, database=self.database)
+            with administered(settings, package_version(), create=create) as connection:
+                yield connection
+
+
+@takes(Administering)
 def create(
+    server: Administering,
     role: Annotated[
         Literal["device", "operator", "consumer"],
         typer.Option("--role", help="What its holder may do."),
@@ -92,10 +114,6 @@ def create(
     if_none: Annotated[
         bool, typer.Option("--if-none", help="Do nothing when there is a valid token already.")
     ] = False,
-    data: DataOption = None,
-    database: DatabaseOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Make a token. It is shown this once: the database has only its hash."""
     from cloud_server.auth import tokens
@@ -104,10 +122,7 @@ def create(
 
     if if_missing and output is not None and output.exists():
         return
-    with (
-        stop_on_error(as_json=as_json),
-        _database(data, database, config, create=True) as connection,
-    ):
+    with server.connection(create=True) as connection:
         if if_none and tokens.any_good(connection):
             return
         if output is not None and output.exists():
@@ -128,7 +143,7 @@ def create(
         if output is not None:  # before the commit: a token that nobody has is of no use
             write_atomically(output, f"{text}\n".encode(), mode=0o600)
     document = _document(made) | ({"token": text} if output is None else {"file": str(output)})
-    if as_json:
+    if server.as_json:
         print(json.dumps(document))
     elif output is None:
         sys.stderr.write(f"token {made.id}, shown this once:\n")
@@ -137,18 +152,14 @@ def create(
         print(f"token {made.id} is in {output}")
 
 
-def list_tokens(
-    data: DataOption = None,
-    database: DatabaseOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@takes(Administering)
+def list_tokens(server: Administering) -> None:
     """List all tokens, expired and revoked ones too."""
     from cloud_server.auth import tokens
 
-    with stop_on_error(as_json=as_json), _database(data, database, config) as connection:
+    with server.connection() as connection:
         documents = [_document(token) for token in tokens.every(connection)]
-    if as_json:
+    if server.as_json:
         print(json.dumps(documents))
         return
     rows = [
@@ -158,21 +169,19 @@ def list_tokens(
     print_table(_COLUMNS, rows, unbroken={"id", "role"})
 
 
+@takes(Administering)
 def revoke(
+    server: Administering,
     token_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.")],
-    data: DataOption = None,
-    database: DatabaseOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Revoke a token. Streams that use it end within seconds."""
     from cloud_server.auth import tokens
     from cloud_server.fleet.audit import note
 
-    with stop_on_error(as_json=as_json), _database(data, database, config) as connection:
+    with server.connection() as connection:
         document = _document(tokens.revoke(connection, token_id))
         note(connection, _who(), "RevokeToken", document)
-    print(json.dumps(document) if as_json else f"token {token_id} is revoked")
+    print(json.dumps(document) if server.as_json else f"token {token_id} is revoked")
 
 
 def dev_ca(
@@ -208,19 +217,6 @@ def dev_ca(
 
 
 # -- parts ---------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _database(
-    data: Path | None, database: str | None, config: Path | None, *, create: bool = False
-) -> Iterator[Connection]:
-    from cloud_server.serve.settings import ServerSettings
-    from cloud_server.serve.startup import administered
-    from shared.installation import package_version
-
-    settings = ServerSettings.load(config, data=data, database=database)
-    with administered(settings, package_version(), create=create) as connection:
-        yield connection
 
 
 def _document(token: Token) -> dict[str, Any]:

@@ -7,13 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cloud_server.cli.options import (
-    LOG_FORMAT,
-    LOG_LEVEL,
-    TlsCaOption,
-    TlsCertificateOption,
-    TlsKeyOption,
-)
+from cloud_server.cli.options import LOG_FORMAT, LOG_LEVEL
+from shared.cli.options import TlsCaOption, TlsCertificateOption, TlsKeyOption, quiet_grpc
 
 
 def register(app: typer.Typer) -> None:
@@ -76,11 +71,9 @@ def console(
     show one server.
     """
     import asyncio
-    import os
     import sys
 
-    # Before gRPC is imported: it would write its own lines between the log's.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    quiet_grpc()
     from cloud_server.serve.settings import default_data_folder
     from cloud_server.telemetry.logs import configure_logs
     from shared.cli import ExitCode, stop_on_error

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from cloud_server.cli.options import BundleOption, DeviceOption, JsonOption, StateOption
+from cloud_server.cli.options import BundleOption, DeviceOption, StateOption
 from shared.cli import (
     RATE_COLUMNS,
     Batch,
+    JsonOption,
     rate_record,
     read_file,
     stop_on_error,

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cloud_server.cli.options import Call, calls, parse_labels, print_json
-from shared.cli import bits_per_second, finite, print_table, stop_on_error
+from shared.cli import bits_per_second, finite, print_table, split_names, stop_on_error, takes
 from shared.errors import FeatherwireError
 
 if TYPE_CHECKING:
     from cloud_server.fleet.client import FleetClient
     from shared.proto.featherwire.v1 import fleet_pb2
 
-DeviceOption = Annotated[
-    list[str] | None, typer.Option("--device", help="This device; may be repeated.")
-]
-LabelOption = Annotated[
-    list[str] | None,
-    typer.Option("--label", metavar="NAME=VALUE", help="Devices with this label; may be repeated."),
-]
-AllOption = Annotated[bool, typer.Option("--all", help="Every device.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many.")]
 
 _COLUMNS = (
@@ -60,15 +53,49 @@ def register(app: typer.Typer) -> None:
     app.add_typer(fleet, name="fleet")
 
 
-@calls
-def list_devices(
-    call: Call,
-    device: DeviceOption = None,
-    label: LabelOption = None,
-) -> None:
+@dataclass(frozen=True)
+class Asking(Call):
+    """A call about some devices, or all. Each field is an option."""
+
+    device: Annotated[
+        list[str] | None, typer.Option("--device", help="This device; may be repeated.")
+    ] = None
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label", metavar="NAME=VALUE", help="Devices with this label; may be repeated."
+        ),
+    ] = None
+
+    def selector(self) -> fleet_pb2.DeviceSelector:
+        """The devices that are meant. Raises ``bad_option``."""
+        from shared.proto.featherwire.v1 import fleet_pb2
+
+        return fleet_pb2.DeviceSelector(devices=self.device, labels=parse_labels(self.label))
+
+
+@dataclass(frozen=True)
+class Commanding(Asking):
+    """A command to some devices; to all only with ``--all``. Each field is an option."""
+
+    all_devices: Annotated[bool, typer.Option("--all", help="Every device.")] = False
+
+    def selector(self) -> fleet_pb2.DeviceSelector:
+        """The devices that are meant. Raises ``bad_option``."""
+        if self.all_devices == bool(self.device or self.label):
+            raise FeatherwireError("bad_option", "give --device or --label, or --all alone")
+        return super().selector()
+
+    def send(self, command: fleet_pb2.Command) -> None:
+        """Send a command to the devices. Raises FeatherwireError."""
+        _send(self, self.selector(), command)
+
+
+@takes(Asking)
+def list_devices(call: Asking) -> None:
     """List all devices that ever connected."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:
-        devices = client.devices(_selector(device, label))
+        devices = client.devices(call.selector())
         if call.as_json:
             for one in devices:
                 print_json(_device_document(one))
@@ -76,16 +103,14 @@ def list_devices(
             print_table(_COLUMNS, map(_device_row, devices), unbroken={"device", "online"})
 
 
-@calls
+@takes(Asking)
 def watch(
-    call: Call,
-    device: DeviceOption = None,
-    label: LabelOption = None,
+    call: Asking,
     limit: LimitOption = None,
 ) -> None:
     """Print devices as they are, then as they change, until Ctrl-C."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:
-        for number, one in enumerate(client.watch(_selector(device, label)), start=1):
+        for number, one in enumerate(client.watch(call.selector()), start=1):
             if call.as_json:
                 print_json(_device_document(one))
             else:
@@ -94,9 +119,9 @@ def watch(
                 return
 
 
-@calls
+@takes(Commanding)
 def rate(
-    call: Call,
+    call: Commanding,
     state: Annotated[
         int | None, typer.Option("--state", min=0, max=255, help="Always this state.")
     ] = None,
@@ -126,9 +151,6 @@ def rate(
         bool,
         typer.Option("--reset", help="Take the rate back: the device chooses for itself again."),
     ] = False,
-    device: DeviceOption = None,
-    label: LabelOption = None,
-    all_devices: AllOption = False,
 ) -> None:
     """Set how devices choose the rate of their frames."""
     from shared.proto.featherwire.v1 import fleet_pb2
@@ -151,33 +173,26 @@ def rate(
         elif bandwidth is not None:
             policy.bytes_per_second = max(1, int(bandwidth / 8))
         command = fleet_pb2.Command(set_rate=fleet_pb2.SetRate(policy=policy))
-        _send(call, _target(device, label, all_devices), command)
+        call.send(command)
 
 
-@calls
+@takes(Commanding)
 def tasks(
-    call: Call,
+    call: Commanding,
     names: Annotated[str, typer.Argument(metavar="NAME,NAME", help="Names of tasks, or `none`.")],
-    device: DeviceOption = None,
-    label: LabelOption = None,
-    all_devices: AllOption = False,
 ) -> None:
     """Set which tasks devices ask for."""
-    from cloud_server.serve.settings import split_names
     from shared.proto.featherwire.v1 import fleet_pb2
 
     with stop_on_error(as_json=call.as_json):
         command = fleet_pb2.Command(set_tasks=fleet_pb2.SetTasks(tasks=split_names(names)))
-        _send(call, _target(device, label, all_devices), command)
+        call.send(command)
 
 
-@calls
+@takes(Commanding)
 def bundle(
-    call: Call,
+    call: Commanding,
     name: Annotated[str, typer.Argument(metavar="BUNDLE", help="Id, folder, zip or name.")],
-    device: DeviceOption = None,
-    label: LabelOption = None,
-    all_devices: AllOption = False,
 ) -> None:
     """Set which bundle devices use, of those that the server takes."""
     from shared.bundle import Bundle
@@ -187,20 +202,17 @@ def bundle(
         is_id = len(name) == 64 and set(name) <= set("0123456789abcdef")
         bundle_id = name if is_id else Bundle.load(name).id
         command = fleet_pb2.Command(use_bundle=fleet_pb2.UseBundle(bundle_id=bundle_id))
-        _send(call, _target(device, label, all_devices), command)
+        call.send(command)
 
 
-@calls
+@takes(Commanding)
 def roi(
-    call: Call,
+    call: Commanding,
     regions: Annotated[
         list[str] | None,
         typer.Argument(metavar="X,Y,W,H[:STATE]", help="Shares of the sides, as in 0.5,0,0.5,1."),
     ] = None,
     none: Annotated[bool, typer.Option("--none", help="Take all regions back.")] = False,
-    device: DeviceOption = None,
-    label: LabelOption = None,
-    all_devices: AllOption = False,
 ) -> None:
     """Set which parts of their photos devices code more finely than the rest.
 
@@ -220,7 +232,7 @@ def roi(
             )
             wanted.regions.add(box=box, state=region.state)
         command = fleet_pb2.Command(set_regions=wanted)
-        _send(call, _target(device, label, all_devices), command)
+        call.send(command)
 
 
 @calls
@@ -256,21 +268,19 @@ def refine(
                 sequence=sequence, state=state, session=session, bundle_short_id=short_id
             )
         )
-        _send(call, _selector([device], None), command)
+        _send(call, fleet_pb2.DeviceSelector(devices=[device]), command)
 
 
-@calls
+@takes(Asking)
 def commands(
-    call: Call,
+    call: Asking,
     pending: Annotated[
         bool, typer.Option("--pending", help="Only commands that have no answer yet.")
     ] = False,
-    device: DeviceOption = None,
-    label: LabelOption = None,
 ) -> None:
     """List commands, oldest first, and what became of them."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:
-        found = client.commands(_selector(device, label), pending_only=pending)
+        found = client.commands(call.selector(), pending_only=pending)
         documents = map(_command_document, found)
         columns = ("id", "device", "issued", "by", "command", "outcome")
         _print(documents, columns, call.as_json)
@@ -315,21 +325,6 @@ def _send(call: Call, selector: fleet_pb2.DeviceSelector, command: fleet_pb2.Com
         raise FeatherwireError("no_device", "no device has these labels; nobody was told anything")
     documents = ({"device": device, "id": sent[device]} for device in sorted(sent))
     _print(documents, ("device", "id"), call.as_json)
-
-
-def _selector(devices: list[str] | None, labels: list[str] | None) -> fleet_pb2.DeviceSelector:
-    from shared.proto.featherwire.v1 import fleet_pb2
-
-    return fleet_pb2.DeviceSelector(devices=devices, labels=parse_labels(labels))
-
-
-def _target(
-    devices: list[str] | None, labels: list[str] | None, everybody: bool
-) -> fleet_pb2.DeviceSelector:
-    """As ``_selector``; all devices only with ``--all``."""
-    if everybody == bool(devices or labels):
-        raise FeatherwireError("bad_option", "give --device or --label, or --all alone")
-    return _selector(devices, labels)
 
 
 def _print(documents: Iterable[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloud_server.cli.options import Call, calls, print_json
-from shared.cli import ExitCode, finite, print_table, stop_on_error
+from shared.cli import ExitCode, finite, print_table, split_names, stop_on_error
 from shared.errors import FeatherwireError, SessionError
 
 if TYPE_CHECKING:
@@ -109,7 +109,6 @@ def loadtest(
         callers = _callers(call, device, tokens, devices)
         from cloud_server.loadtest import LoadTest, run_load_test
         from cloud_server.loadtest.device import load_streams
-        from cloud_server.serve.settings import split_names
 
         streams = load_streams(files or ())
         test = LoadTest(devices, fps, seconds, ramp_s, grace_s, split_names(tasks))

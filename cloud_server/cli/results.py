@@ -6,13 +6,14 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from cloud_server.cli.options import Call, calls, print_json
-from shared.cli import finite, print_table, stop_on_error, write_atomically
+from shared.cli import finite, print_table, stop_on_error, takes, write_atomically
 from shared.errors import FeatherwireError
 
 if TYPE_CHECKING:
@@ -22,24 +23,6 @@ if TYPE_CHECKING:
     from shared.proto.featherwire.v1 import results_pb2
     from shared.sinks import Report
 
-DeviceOption = Annotated[
-    list[str] | None, typer.Option("--device", help="Only results of this device; may be repeated.")
-]
-SessionOption = Annotated[
-    list[str] | None,
-    typer.Option("--session", help="Only results of this session; may be repeated."),
-]
-TaskOption = Annotated[
-    list[str] | None,
-    typer.Option("--task", help="Only results in which this task ran; may be repeated."),
-]
-ClassOption = Annotated[
-    list[str] | None,
-    typer.Option("--class", help="Only results with an object of this class; may be repeated."),
-]
-LimitOption = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Stop after so many results.")
-]
 FrameArgument = Annotated[
     list[str],
     typer.Argument(
@@ -97,22 +80,53 @@ def register(app: typer.Typer) -> None:
     app.add_typer(results, name="results")
 
 
-@calls
+@dataclass(frozen=True)
+class Filtering(Call):
+    """A call about some results, or all. Each field is an option."""
+
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", help="Only results of this device; may be repeated."),
+    ] = None
+    session: Annotated[
+        list[str] | None,
+        typer.Option("--session", help="Only results of this session; may be repeated."),
+    ] = None
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", help="Only results in which this task ran; may be repeated."),
+    ] = None
+    class_name: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Only results with an object of this class; may be repeated."),
+    ] = None
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Stop after so many results.")
+    ] = None
+
+    def filter(self) -> results_pb2.ResultFilter:
+        """Which results are meant."""
+        from shared.proto.featherwire.v1 import results_pb2
+
+        return results_pb2.ResultFilter(
+            devices=self.device,
+            sessions=self.session,
+            tasks=self.task,
+            class_names=self.class_name,
+        )
+
+
+@takes(Filtering)
 def list_results(
-    call: Call,
+    call: Filtering,
     after: Annotated[
         int, typer.Option("--after", min=0, max=2**62, help="Only results after this cursor.")
     ] = 0,
-    device: DeviceOption = None,
-    session: SessionOption = None,
-    task: TaskOption = None,
-    class_name: ClassOption = None,
-    limit: LimitOption = None,
 ) -> None:
     """List the results that are in the log, oldest first."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:
-        found = client.list(_filter(device, session, task, class_name), after=after)
-        _print(_first(found, limit), call.as_json)
+        found = client.list(call.filter(), after=after)
+        _print(_first(found, call.limit), call.as_json)
 
 
 @calls
@@ -125,9 +139,9 @@ def get(
         _print([_get(client, key)], call.as_json)
 
 
-@calls
+@takes(Filtering)
 def watch(
-    call: Call,
+    call: Filtering,
     after: Annotated[
         int | None,
         typer.Option(
@@ -137,11 +151,6 @@ def watch(
             help="First those behind this cursor; 0: all. Default: only new ones.",
         ),
     ] = None,
-    device: DeviceOption = None,
-    session: SessionOption = None,
-    task: TaskOption = None,
-    class_name: ClassOption = None,
-    limit: LimitOption = None,
     patience_s: Annotated[
         float,
         typer.Option(
@@ -156,16 +165,16 @@ def watch(
 ) -> None:
     """Print results as they come, until Ctrl-C. Each comes at least once, and in order."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:
-        wanted = _filter(device, session, task, class_name)
+        wanted = call.filter()
         if cursor_file is not None and not to:
             raise FeatherwireError("bad_option", "--cursor-file is for results that go --to sinks")
         after = _first_cursor(cursor_file, after)
         responses = client.watch(wanted, after=after, patience_s=patience_s)
         records = (one.record for one in responses if one.HasField("record"))
         if to:
-            _deliver(_first(records, limit), to, cursor_file, give_up_s)
+            _deliver(_first(records, call.limit), to, cursor_file, give_up_s)
             return
-        for record in _first(records, limit):
+        for record in _first(records, call.limit):
             if call.as_json:
                 _print([record], call.as_json)
             else:
@@ -238,19 +247,6 @@ def _client(call: Call) -> ResultClient:
     from cloud_server.consumers import ResultClient
 
     return ResultClient(call.server, way)
-
-
-def _filter(
-    devices: list[str] | None,
-    sessions: list[str] | None,
-    tasks: list[str] | None,
-    class_names: list[str] | None,
-) -> results_pb2.ResultFilter:
-    from shared.proto.featherwire.v1 import results_pb2
-
-    return results_pb2.ResultFilter(
-        devices=devices, sessions=sessions, tasks=tasks, class_names=class_names
-    )
 
 
 def _get(client: ResultClient, key: list[str]) -> results_pb2.ResultRecord:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cloud_server.cli.options import LOG_FORMAT, LOG_LEVEL
-from shared.cli import finite
+from shared.cli import finite, takes
+from shared.cli.options import quiet_grpc
 
 
 def register(app: typer.Typer) -> None:
@@ -17,7 +19,11 @@ def register(app: typer.Typer) -> None:
     app.command("serve")(serve)
 
 
-def serve(
+@dataclass(frozen=True)
+class Settings:
+    """The settings that have a flag, by their names in ``ServerSettings``. Each field is an
+    option."""
+
     listen: Annotated[
         str | None,
         typer.Option(
@@ -25,11 +31,11 @@ def serve(
             metavar="HOST:PORT",
             help="Default: 127.0.0.1:7570. Port 0 takes a free one and says which.",
         ),
-    ] = None,
+    ] = None
     metrics: Annotated[
         str | None,
         typer.Option("--metrics", metavar="HOST:PORT", help="Serve /metrics for Prometheus."),
-    ] = None,
+    ] = None
     console: Annotated[
         str | None,
         typer.Option(
@@ -37,11 +43,11 @@ def serve(
             metavar="HOST:PORT",
             help="Serve the operator's console too, as 127.0.0.1:8080 (extra `console`).",
         ),
-    ] = None,
+    ] = None
     bundle: Annotated[
         str | None,
         typer.Option("--bundle", help="Bundle folder, zip or name. Default: the picture bundle."),
-    ] = None,
+    ] = None
     bundles: Annotated[
         str | None,
         typer.Option(
@@ -49,7 +55,7 @@ def serve(
             metavar="NAME,NAME",
             help="Bundles to take beside it, or `none`. Default: all that come with Featherwire.",
         ),
-    ] = None,
+    ] = None
     tasks: Annotated[
         str | None,
         typer.Option(
@@ -57,15 +63,15 @@ def serve(
             metavar="NAME,NAME",
             help="Tasks on pictures to open, or `none`. Default: detection,segmentation,landmarks.",
         ),
-    ] = None,
+    ] = None
     detector: Annotated[
         str | None, typer.Option("--detector", help="Back end of detection, such as yolo11n.pt.")
-    ] = None,
+    ] = None
     segmenter: Annotated[
         str | None,
         typer.Option("--segmenter", help="Back end of segmentation, such as yolo11n-seg.pt."),
-    ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = None,
+    ] = None
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = None
     workers: Annotated[
         int | None,
         typer.Option(
@@ -74,11 +80,11 @@ def serve(
             help="Processes that analyse frames, each with its own models; one that dies is "
             "replaced. Default: 0, threads of the server's own.",
         ),
-    ] = None,
+    ] = None
     models_dir: Annotated[
         Path | None,
         typer.Option("--models-dir", help="A folder of weights, searched before the cache."),
-    ] = None,
+    ] = None
     data: Annotated[
         Path | None,
         typer.Option(
@@ -87,7 +93,7 @@ def serve(
             help="Folder of the log of frames and results. One server a folder. Default: "
             "featherwire in $XDG_DATA_HOME, else in ~/.local/share.",
         ),
-    ] = None,
+    ] = None
     database: Annotated[
         str | None,
         typer.Option(
@@ -96,7 +102,7 @@ def serve(
             help="postgresql://HOST/NAME in place of the folder. Give a URL with a password in "
             "FEATHERWIRE_DATABASE instead.",
         ),
-    ] = None,
+    ] = None
     keep_days: Annotated[
         float | None,
         typer.Option(
@@ -104,20 +110,20 @@ def serve(
             parser=finite("days"),
             help="Forget frames and results that are older. Default: never.",
         ),
-    ] = None,
+    ] = None
     keep_bytes: Annotated[
         int | None,
         typer.Option(
             "--keep-bytes", help="Forget the oldest beyond so many bytes. Default: never."
         ),
-    ] = None,
-    credits_: Annotated[
+    ] = None
+    credits: Annotated[
         int | None,
         typer.Option(
             "--credits",
             help="Frames that a device may have in flight, of those that are analysed. Default: 8.",
         ),
-    ] = None,
+    ] = None
     refine_band: Annotated[
         str | None,
         typer.Option(
@@ -126,7 +132,7 @@ def serve(
             help="Ask devices for more of a frame that has a detection with a score in this band, "
             "such as 0.3:0.6. They have what `send --also` keeps.",
         ),
-    ] = None,
+    ] = None
     refine_bundle: Annotated[
         str | None,
         typer.Option(
@@ -134,13 +140,13 @@ def serve(
             metavar="NAME",
             help="The bundle whose layers are asked for. Default: --bundle.",
         ),
-    ] = None,
+    ] = None
     refine_state: Annotated[
         int | None,
         typer.Option(
             "--refine-state", help="The state up to which they are asked for. Default: 0."
         ),
-    ] = None,
+    ] = None
     drain_deadline_s: Annotated[
         float | None,
         typer.Option(
@@ -148,18 +154,18 @@ def serve(
             parser=finite("seconds for frames in flight"),
             help="Seconds that frames in flight have on SIGTERM.",
         ),
-    ] = None,
+    ] = None
     tls_certificate: Annotated[
         Path | None, typer.Option("--tls-cert", help="PEM file of the server's certificate.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM file of its key.")] = None,
+    ] = None
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM file of its key.")] = None
     tls_client_ca: Annotated[
         Path | None,
         typer.Option(
             "--tls-client-ca",
             help="PEM file of a CA; clients must show a certificate that it signed.",
         ),
-    ] = None,
+    ] = None
     insecure: Annotated[
         bool,
         typer.Option(
@@ -167,16 +173,29 @@ def serve(
             help="Let anybody do anything: no tokens, and without --tls-cert no TLS. On this "
             "machine's loopback only.",
         ),
-    ] = False,
+    ] = False
     insecure_anywhere: Annotated[
         bool, typer.Option("--insecure-anywhere", help="With --insecure: on any address.")
-    ] = False,
+    ] = False
+    log_format: Annotated[str | None, LOG_FORMAT] = None
+    log_level: Annotated[str | None, LOG_LEVEL] = None
+
+    def given(self) -> dict[str, Any]:
+        """Those that were given."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if value is not None and value is not False
+        }
+
+
+@takes(Settings)
+def serve(
+    flags: Settings,
     config: Annotated[
         Path | None,
         typer.Option("--config", help="YAML file of settings; or FEATHERWIRE_CONFIG names it."),
     ] = None,
-    log_format: Annotated[str | None, LOG_FORMAT] = None,
-    log_level: Annotated[str | None, LOG_LEVEL] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line on stdout when ready.")
     ] = False,
@@ -198,9 +217,8 @@ def serve(
     import os
     import sys
 
-    # Before gRPC is imported: it would write its own lines between the log's.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from cloud_server.serve.settings import ServerSettings, split_names
+    quiet_grpc()
+    from cloud_server.serve.settings import ServerSettings
     from cloud_server.telemetry.logs import configure_logs
     from shared.cli import ExitCode, stop_on_error
     from shared.errors import FeatherwireError
@@ -208,36 +226,7 @@ def serve(
     from shared.wire.tracing import configure_tracing
 
     try:
-        settings = ServerSettings.load(
-            config,
-            listen=listen,
-            metrics=metrics,
-            console=console,
-            bundle=bundle,
-            bundles=None if bundles is None else split_names(bundles),
-            tasks=None if tasks is None else split_names(tasks),
-            detector=detector,
-            segmenter=segmenter,
-            device=device,
-            workers=workers,
-            models_dir=models_dir,
-            data=data,
-            database=database,
-            keep_days=keep_days,
-            keep_bytes=keep_bytes,
-            credits=credits_,
-            refine_band=refine_band,
-            refine_bundle=refine_bundle,
-            refine_state=refine_state,
-            drain_deadline_s=drain_deadline_s,
-            tls_certificate=tls_certificate,
-            tls_key=tls_key,
-            tls_client_ca=tls_client_ca,
-            insecure=insecure or None,
-            insecure_anywhere=insecure_anywhere or None,
-            log_format=log_format,
-            log_level=log_level,
-        )
+        settings = ServerSettings.load(config, **flags.given())
     except FeatherwireError as error:
         sys.stderr.write(f"error: {error.message}\n")
         raise typer.Exit(ExitCode.USAGE) from None

@@ -9,7 +9,6 @@ Pictures are reconstructions, made by the server, kept here for a while, few ask
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -24,6 +23,7 @@ from cloud_server.console.sessions import User
 from cloud_server.console.view.timeline import Wanted
 from cloud_server.consumers.client import AsyncResultClient
 from cloud_server.fleet.client import AsyncFleetClient
+from shared.backoff import Backoff
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, fleet_pb2, results_pb2
 from shared.rpc.access import Access
@@ -222,20 +222,19 @@ class Feed(ABC):
         self._changed()
 
     async def _run(self) -> None:
-        pause_s = LEAST_PAUSE_S
+        backoff = Backoff(LEAST_PAUSE_S, MAX_PAUSE_S)
         while True:
             try:
                 await self._follow()
             except FeatherwireError as error:
                 if self.problem is None:
-                    pause_s = LEAST_PAUSE_S
+                    backoff.reset()
                 self.problem = error
             except Exception as error:  # noqa: BLE001  # the page must not wait for ever
                 structlog.get_logger().error("console_feed_failed", exc_info=error)
                 self.problem = FeatherwireError("internal_error", "the console has a fault")
             self._changed()
-            await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
-            pause_s = min(2 * pause_s, MAX_PAUSE_S)
+            await asyncio.sleep(backoff.next_s())
 
 
 class FleetFeed(Feed):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import AsyncIterator, Iterator
 
+from shared.backoff import Backoff
 from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import results_pb2, results_pb2_grpc, types_pb2
@@ -75,12 +75,13 @@ class ResultClient:
         When the server goes away, or has cut us off, this subscribes again where it was, for up to
         ``patience_s`` seconds without an answer; then it raises.
         """
-        pause_s = 0.1
+        backoff = Backoff(0.1, MAX_PAUSE_S)
         heard_at = time.monotonic()
         while True:
             try:
                 for response in self._subscribe(wanted, after):
-                    heard_at, pause_s = time.monotonic(), 0.1
+                    heard_at = time.monotonic()
+                    backoff.reset()
                     is_record = response.WhichOneof("message") == "record"
                     after = response.record.cursor if is_record else response.position
                     yield response
@@ -88,8 +89,7 @@ class ResultClient:
             except FeatherwireError as error:
                 if not is_retryable(error) or time.monotonic() - heard_at > patience_s:
                     raise
-            time.sleep(pause_s * random.uniform(0.5, 1.5))
-            pause_s = min(2 * pause_s, MAX_PAUSE_S)
+            time.sleep(backoff.next_s())
 
     def frame(
         self,

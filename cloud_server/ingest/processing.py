@@ -21,8 +21,7 @@ from cloud_server.ingest.sessions import Session, SessionRegistry
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import Record, SessionKey, Submission
 from cloud_server.results.sequence_counters import MOVED
-from cloud_server.telemetry.frames import OK, FrameNotes
-from cloud_server.telemetry.metrics import Metrics
+from cloud_server.telemetry.metrics import OK, FrameNotes, Metrics
 from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.limits import DEFAULT_LIMITS, Limits

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from cloud_server.engine.api import Engine, EngineFrame, EngineOutcome, TaskStatus
-from cloud_server.telemetry.frames import OK, FrameNotes
-from cloud_server.telemetry.metrics import Metrics
+from cloud_server.telemetry.metrics import OK, FrameNotes, Metrics
 from shared.bundle import Bundle
 
 

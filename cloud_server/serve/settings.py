@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 from sqlalchemy import URL
 
+from shared.cli import split_names
 from shared.errors import FeatherwireError, StorageError
 from shared.rpc.access import check_tls_files
 from shared.wire.transport import DEADLINE_PER_MEGAPIXEL_S, MAX_MESSAGE_BYTES
@@ -313,12 +314,6 @@ def default_data_folder() -> Path:
     """The folder of a server's log where the settings name none."""
     home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(home) / "featherwire"
-
-
-def split_names(text: str) -> tuple[str, ...]:
-    """Names from ``a,b c``; ``none`` is no name at all."""
-    names = tuple(text.replace(",", " ").split())
-    return () if names == ("none",) else names
 
 
 def _complaint(item: Mapping[str, Any]) -> str:

@@ -11,14 +11,15 @@ from edge_client.cli.options import (
     BestEffortOption,
     BppOption,
     BytesOption,
-    JsonOption,
     PsnrOption,
     RegionOption,
     StateOption,
+    ThreadsOption,
 )
 from shared.cli import (
     RATE_COLUMNS,
     Batch,
+    JsonOption,
     finite,
     rate_record,
     stop_on_error,
@@ -65,7 +66,7 @@ def encode(
     rate_weight: LambdaOption = None,
     bundle: BundleOption = None,
     precision: PrecisionOption = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads for one photo.")] = 1,
+    threads: ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Encode photos: PHOTO.jpg becomes DIR/PHOTO.fwf.

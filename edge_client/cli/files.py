@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edge_client.cli.options import BppOption, BytesOption, JsonOption
+from edge_client.cli.options import BppOption, BytesOption
 from shared.cli import (
     RATE_COLUMNS,
     Batch,
+    JsonOption,
     rate_record,
     read_file,
     stop_on_error,

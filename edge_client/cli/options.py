@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from shared.cli import ExitCode, bits_per_second, finite
+from shared.cli import ExitCode, bits_per_second, finite, split_names
+from shared.cli.options import Connecting
 from shared.errors import SessionError, TaskError
 
 if TYPE_CHECKING:
@@ -59,11 +59,7 @@ RegionOption = Annotated[
         "finer than what the rate gives the rest; may be repeated.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
-ServerOption = Annotated[
-    str, typer.Option("--server", metavar="HOST:PORT", help="The server, as HOST:PORT.")
-]
 OutputOption = Annotated[
     Path | None,
     typer.Option("-o", "--output", help="Folder: STEM.json for each photo, and STEM.png."),
@@ -87,27 +83,6 @@ DeadlineOption = Annotated[
         min=0.1,
         parser=finite("seconds for a frame", minimum=0.1),
         help="Seconds a frame may take. Default: the server's.",
-    ),
-]
-TlsOption = Annotated[bool, typer.Option("--tls", help="Use TLS, with the system's CAs.")]
-TlsCaOption = Annotated[
-    Path | None, typer.Option("--tls-ca", help="PEM file of the server's CA; implies --tls.")
-]
-TlsCertificateOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--tls-cert",
-        help="PEM file of this client's certificate, for a server that wants one.",
-    ),
-]
-TlsKeyOption = Annotated[
-    Path | None, typer.Option("--tls-key", help="PEM file of the certificate's key.")
-]
-TokenOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--token-file",
-        help="File with this device's token; or FEATHERWIRE_TOKEN is it. Implies --tls.",
     ),
 ]
 BandwidthOption = Annotated[
@@ -202,38 +177,29 @@ FramesPerSecondOption = Annotated[
 
 
 @dataclass(frozen=True)
-class Connecting:
+class Calling(Connecting):
     """Which server, and how it is reached: for `send`, `stream` and `flush`. Each field is an
     option."""
 
-    server: ServerOption
     device: DeviceOption = None
     timeout_s: TimeoutOption = 10.0
     deadline_s: DeadlineOption = None
     bandwidth: BandwidthOption = None
-    tls: TlsOption = False
-    tls_ca: TlsCaOption = None
-    tls_certificate: TlsCertificateOption = None
-    tls_key: TlsKeyOption = None
-    token_file: TokenOption = None
 
     def access(self) -> Access:
         """TLS and the token, checked as far as that can be without the server. Wrong options end
         the command."""
-        # Before gRPC is imported: it would write its own lines between ours.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        from shared.rpc.access import Access, read_token, split_address
-
         with usage():
-            token = read_token(self.token_file)
-            access = Access(self.tls, self.tls_ca, self.tls_certificate, self.tls_key, token)
+            access = super().access()
+            from shared.rpc.access import split_address
+
             split_address(self.server)
             access.check()
         return access
 
 
 @dataclass(frozen=True)
-class Sending(Connecting):
+class Sending(Calling):
     """Which server, which rate, which bundles: for `send` and `stream`. Each field is an option."""
 
     tasks: TasksOption = None
@@ -276,7 +242,7 @@ class Sending(Connecting):
             from shared.wire.requests import parse_tasks
 
             if self.tasks is not None:
-                parse_tasks(_names(self.tasks))
+                parse_tasks(split_names(self.tasks))
         return self.access()
 
     def open(
@@ -303,7 +269,7 @@ class Sending(Connecting):
         folder = spool or self.spool
         limits = SpoolLimits(self.spool_bytes, self.spool_age_s, SpoolPolicy(self.spool_policy))
         store = None if folder is None else stack.enter_context(Spool.open(folder, limits))
-        wanted = None if self.tasks is None else _names(self.tasks)
+        wanted = None if self.tasks is None else split_names(self.tasks)
         session = stack.enter_context(
             EdgeSession(
                 self.server,
@@ -358,8 +324,3 @@ def _source(text: str) -> str:
 def _state(text: str) -> int | None:
     """The state of ``BUNDLE[:STATE]``; None is the finest."""
     return None if _source(text) == text else int(text.rpartition(":")[2])
-
-
-def _names(text: str) -> list[str]:
-    names = text.replace(",", " ").split()
-    return [] if names == ["none"] else names

@@ -11,13 +11,12 @@ import typer
 
 from edge_client.cli.findings import COLUMNS, report_of, take_all, tell_kept, tell_undelivered
 from edge_client.cli.options import (
-    Connecting,
+    Calling,
     FramesPerSecondOption,
-    JsonOption,
     OutputOption,
     Sending,
 )
-from shared.cli import Batch, ExitCode, Outcome, stop_on_error, takes
+from shared.cli import Batch, ExitCode, JsonOption, Outcome, stop_on_error, takes
 
 if TYPE_CHECKING:
     from edge_client.session import EdgeSession, FrameResult
@@ -81,9 +80,9 @@ def send(
         raise typer.Exit(ExitCode.SOME_FAILED)
 
 
-@takes(Connecting)
+@takes(Calling)
 def flush(
-    connecting: Connecting,
+    calling: Calling,
     spool: Annotated[
         Path,
         typer.Option(
@@ -101,7 +100,7 @@ def flush(
 
     Exit status 4 when frames are still kept afterwards, because no server took them.
     """
-    access = connecting.access()
+    access = calling.access()
     from edge_client.rate import RateControl
     from edge_client.session import EdgeSession
     from edge_client.spool import Spool
@@ -112,18 +111,18 @@ def flush(
         stop_on_error(as_json=as_json),
         Spool.open(spool) as store,
         EdgeSession(
-            connecting.server,
-            device=connecting.device,
+            calling.server,
+            device=calling.device,
             access=access,
-            connect_timeout_s=connecting.timeout_s,
-            deadline_s=connecting.deadline_s,
+            connect_timeout_s=calling.timeout_s,
+            deadline_s=calling.deadline_s,
             spool=store,
-            control=RateControl(connecting.bandwidth),
+            control=RateControl(calling.bandwidth),
         ) as session,
     ):
         ended = take_all(session.flush(), [], output, batch, outcome)
         refusal = session.refusal
-    tell_kept(outcome, spool, connecting.server, refusal)
+    tell_kept(outcome, spool, calling.server, refusal)
     batch.report(outcome)
     if ended is not None or refusal is not None or outcome.kept:
         raise typer.Exit(ExitCode.UNREACHABLE)

@@ -17,13 +17,13 @@ from typing import Any, Protocol
 
 import grpc
 
-from edge_client.session.frames import Framer
+from edge_client.session.frames import Framer, Outgoing
 from edge_client.session.refinement_store import Part, Refinement, RefinementStore
 from edge_client.session.results import Reply
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.rpc.errors import error_from_call
-from shared.wire import FrameOutcome, PictureRequest
+from shared.wire import FrameOutcome
 from shared.wire.commands import RefineCommand, Setting, parse_command
 from shared.wire.device_events import (
     Acknowledged,
@@ -38,7 +38,7 @@ from shared.wire.device_events import (
 )
 from shared.wire.device_protocol import DeviceProtocol
 from shared.wire.features import file_bytes
-from shared.wire.requests import Frame, Hello, Refine, frame_message, refine_message
+from shared.wire.requests import Frame, Hello, frame_message, refine_message
 from shared.wire.results import outcome_from_message
 from shared.wire.transport import CONNECT
 
@@ -184,35 +184,24 @@ class Connection:
 
     # -- sending ---------------------------------------------------------------------------------
 
-    def submit(
-        self,
-        parts: tuple[Part, ...],
-        *,
-        tasks: tuple[str, ...],
-        picture: PictureRequest | None,
-        deadline_s: float,
-        later: tuple[tuple[str, ...], PictureRequest | None] | None = None,
-        more: bool = False,
-        traceparent: str = "",
-    ) -> tuple[int, Future[Reply]]:
+    def submit(self, frame: Outgoing) -> tuple[int, Future[Reply]]:
         """Send a frame as soon as there is credit; returns its sequence and its reply to come.
 
-        parts: what was sent of these goes out, the rest is kept; the first one is sent. later: the
-        tasks and picture of a commanded refinement, when they are not the same. more: further
-        parts are being made, and ``finish`` brings them.
+        What of it is not sent is kept; ``finish`` brings the parts that are still to be made.
         Raises ``SessionError``: deadline_exceeded while waiting for credit, message_too_large,
         draining, or why the stream has ended.
         """
-        sent = tuple(part.sent for part in parts if part.sent is not None)
-        pending = _Pending(sum(one.file_bytes for one in sent), sent[0].passes)
-        message = frame_message(Frame(0, sent, tasks, picture))
-        message.traceparent = traceparent
+        sent = frame.sent
+        pending = _Pending(frame.file_bytes, sent[0].passes)
+        message = frame_message(Frame(0, sent, frame.tasks, frame.picture))
+        message.traceparent = frame.traceparent
+        more = frame.make_others is not None
         with self._changed:
-            self._wait_for_credit(deadline_s)
+            self._wait_for_credit(frame.deadline_s)
             message.captured_at.GetCurrentTime()
             sequence = self._protocol.send_frame(message, pending, time.monotonic()).sequence
             # Nothing goes out while the lock is held: the server may ask for more at once.
-            self._store.keep(sequence, parts, *(later or (tasks, picture)), more=more)
+            self._store.keep(sequence, frame.parts, *frame.later, more=more)
         return sequence, pending.future
 
     def send_frame(self, message: ingest_pb2.Frame) -> Future[Reply]:
@@ -237,7 +226,7 @@ class Connection:
     def refine(self, refinement: Refinement, *, deadline_s: float) -> Future[Reply]:
         """Send finer layers of an earlier frame; raises like ``submit``."""
         pending = _Pending(refinement.payload_bytes)
-        message = _message_of(refinement)
+        message = refine_message(refinement)
         with self._changed:
             self._wait_for_credit(deadline_s)
             self._protocol.send_refine(message, _key_of(refinement), pending, time.monotonic())
@@ -443,7 +432,7 @@ class Connection:
                 self._protocol.raise_unless_open()
                 refinement = self._store.refinement(wanted.sequence, wanted.bundle_id, wanted.state)
                 self._protocol.queue_refine(
-                    _message_of(refinement),
+                    refine_message(refinement),
                     _key_of(refinement),
                     _Pending(refinement.payload_bytes, future=asked.reply),
                     time.monotonic(),
@@ -459,18 +448,6 @@ class Connection:
 def _key_of(refinement: Refinement) -> Key:
     """What the result of a refinement will be of."""
     return refinement.sequence, refinement.bundle_id, refinement.state
-
-
-def _message_of(refinement: Refinement) -> ingest_pb2.Refine:
-    return refine_message(
-        Refine(
-            refinement.sequence,
-            refinement.layers,
-            refinement.tasks,
-            refinement.picture,
-            refinement.bundle_id,
-        )
-    )
 
 
 def _resolve(future: Future[Reply], outcome: Reply | FeatherwireError) -> None:

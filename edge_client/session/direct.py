@@ -150,18 +150,8 @@ class DirectExchange:
             raise too_late(self._server, deadline_s) from None
 
     def _submit(self, frame: Outgoing) -> tuple[int, Future[Reply]]:
-        size = sum(part.sent.file_bytes for part in frame.parts if part.sent is not None)
-        self._pace(size, frame.deadline_s)
-        sequence, future = self.connection.submit(
-            frame.parts,
-            tasks=frame.tasks,
-            picture=frame.picture,
-            deadline_s=frame.deadline_s,
-            later=frame.later,
-            more=frame.make_others is not None,
-            traceparent=frame.traceparent,
-        )
-        return sequence, future
+        self._pace(frame.file_bytes, frame.deadline_s)
+        return self.connection.submit(frame)
 
     def _pace(self, size: int, deadline_s: float) -> None:
         """Wait until the bandwidth has room; not for longer than the deadline."""
@@ -278,10 +268,8 @@ def too_late(server: str, deadline_s: float) -> SessionError:
 
 def analyze(connection: Connection, photo: Photo, wishes: Wishes) -> FrameResult:
     """See ``EdgeSession.analyze``."""
-    frame = connection.framer.frame(
-        photo, wishes.rate, wishes.tasks, wishes.picture, False, wishes.send_with, keep=False
-    )
-    sent = [part.sent for part in frame.parts if part.sent is not None]
+    frame = connection.framer.frame(photo, wishes, keep=False)
+    sent = frame.sent
     request = ingest_pb2.AnalyzeRequest(
         features=[features_message(bitstream) for bitstream in sent],
         tasks=frame.tasks,
@@ -300,7 +288,7 @@ def analyze(connection: Connection, photo: Photo, wishes: Wishes) -> FrameResult
         sent[0].state,
         (time.perf_counter() - started) * 1e3,
         sent[0].bundle_id,
-        sum(bitstream.file_bytes for bitstream in sent),
+        frame.file_bytes,
         sent[0].passes,
     )
     return whole(received(reply, photo))

@@ -47,6 +47,16 @@ class Outgoing:
     make_others: Callable[[], tuple[Part, ...]] | None
     traceparent: str = ""
 
+    @property
+    def sent(self) -> tuple[Bitstream, ...]:
+        """What goes out at once, the first bundle's first."""
+        return tuple(part.sent for part in self.parts if part.sent is not None)
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of what goes out at once."""
+        return sum(bitstream.file_bytes for bitstream in self.sent)
+
 
 class Framer:
     """Makes frames for one server: what it can do decides what is asked of it."""
@@ -84,11 +94,7 @@ class Framer:
     def frame(
         self,
         photo: Photo,
-        rate: RateTarget,
-        tasks: Iterable[str] | None,
-        picture: PictureWish,
-        refinable: bool,
-        send_with: SendWith,
+        wishes: Wishes,
         *,
         keep: bool = True,
     ) -> Outgoing:
@@ -101,16 +107,16 @@ class Framer:
         with use_span(span, end_on_exit=True), tracer().start_as_current_span("describe"):
             encoded = self.photo_encoder.encode(
                 photo,
-                rate,
-                refinable=refinable,
-                send_with=self._short_ids(send_with),
+                wishes.rate,
+                refinable=wishes.refinable,
+                send_with=self._short_ids(wishes.send_with),
                 keep=keep,
                 regions=self.regions,
             )
         parts, kept = encoded.parts, encoded.others
         sent = self.photo_encoder.bundles(part.bundle_id for part in parts)
-        wanted = self.wanted_tasks(tasks, (*sent, *kept))
-        request = picture_request(picture)
+        wanted = self.wanted_tasks(wishes.tasks, (*sent, *kept))
+        request = picture_request(wishes.picture)
         first = parts[0].sent
         assert first is not None, "the first part is always sent"
         return Outgoing(
@@ -130,7 +136,7 @@ class Framer:
         is what the server has, which ``ask`` fills in when there is one."""
         named = self._tasks() if tasks is None else parse_tasks(tasks)
         message = ingest_pb2.Frame(
-            features=[features_message(part.sent) for part in frame.parts if part.sent is not None],
+            features=[features_message(bitstream) for bitstream in frame.sent],
             tasks=named or (),
             picture=picture_request_message(frame.later[1]),
             traceparent=frame.traceparent,
@@ -252,35 +258,27 @@ def make_frame(framer: Framer, control: RateControl, photo: Photo, wishes: Wishe
 
 
 def _make(framer: Framer, control: RateControl, photo: Photo, wishes: Wishes) -> Outgoing:
-    rate = wishes.rate
-    if control.active and not _is_encoded(photo):
-        if not isinstance(photo, np.ndarray):
-            photo = np.asarray(load_photo(photo))  # type: ignore[arg-type]
-        states = framer.photo_encoder.bundle.manifest.states
-        pixels = _pixels(framer.photo_encoder, photo)
-        rate = control.target(framer.photo_encoder.within(rate), states, pixels)
-        frame = _frame(framer, photo, replace(wishes, rate=rate))
-        first = frame.parts[0].sent
-        if first is not None and first.passes == 0:
-            # What regions add is learned as if the rest cost more.
-            coded = first.state if rate.state is None else max(rate.state, first.state)
-            row = next(row for row in states if row.state == coded)
-            size = sum(part.sent.file_bytes for part in frame.parts if part.sent is not None)
-            control.encoded(row, pixels, size)
-        return frame
-    return _frame(framer, photo, wishes)
+    if not control.active or _is_encoded(photo):
+        return framer.frame(photo, wishes)
+    if not isinstance(photo, np.ndarray):
+        photo = np.asarray(load_photo(photo))  # type: ignore[arg-type]
+    states = framer.photo_encoder.bundle.manifest.states
+    pixels = _pixels(framer.photo_encoder, photo)
+    rate = control.target(framer.photo_encoder.within(wishes.rate), states, pixels)
+    frame = framer.frame(photo, replace(wishes, rate=rate))
+    first = frame.sent[0]
+    if first.passes == 0:
+        # What regions add is learned as if the rest cost more.
+        coded = first.state if rate.state is None else max(rate.state, first.state)
+        row = next(row for row in states if row.state == coded)
+        control.encoded(row, pixels, frame.file_bytes)
+    return frame
 
 
 def _pixels(photo_encoder: PhotoEncoder, photo: Photo) -> int:
     if not photo_encoder.bundle.manifest.scales_with_size or not isinstance(photo, np.ndarray):
         return TYPICAL_PIXELS
     return photo.shape[0] * photo.shape[1]
-
-
-def _frame(framer: Framer, photo: Photo, wishes: Wishes) -> Outgoing:
-    return framer.frame(
-        photo, wishes.rate, wishes.tasks, wishes.picture, wishes.refinable, wishes.send_with
-    )
 
 
 def _is_encoded(photo: Photo) -> bool:

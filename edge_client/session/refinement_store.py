@@ -7,9 +7,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from shared.bitstream import Bitstream, Layer
+from shared.bitstream import Bitstream
 from shared.errors import SessionError
 from shared.wire import PictureRequest
+from shared.wire.requests import Refine
 
 STORED_FRAMES = 64
 STORED_BYTES = 64 * 2**20
@@ -34,18 +35,13 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Refinement:
+class Refinement(Refine):
     """Layers that take a frame's part to ``state``, and what is wanted of the frame then.
 
     ``payload_bytes``: of all that the server has of the frame with these layers.
     """
 
-    sequence: int
-    bundle_id: bytes
-    layers: tuple[Layer, ...]
-    tasks: tuple[str, ...]
-    picture: PictureRequest | None
-    payload_bytes: int
+    payload_bytes: int = 0
 
     @property
     def state(self) -> int:
@@ -155,10 +151,10 @@ class RefinementStore:
         )
         return Refinement(
             sequence,
-            part.bundle_id,
             layers,
             frame.tasks,
             frame.picture,
+            part.bundle_id,
             reached.file_bytes + others,
         )
 

@@ -14,6 +14,7 @@ import typer
 
 from shared.cli.app import VersionOption
 from shared.cli.exits import ExitCode
+from shared.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from shared.doctor import Report, Role, State
@@ -67,7 +68,6 @@ ModelsOption = Annotated[
         help="A folder of weights, searched before the cache; may be repeated.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 def build_app() -> typer.Typer:

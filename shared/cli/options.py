@@ -8,12 +8,43 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable
-from dataclasses import fields
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+if TYPE_CHECKING:
+    from shared.rpc.access import Access
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+ServerOption = Annotated[
+    str, typer.Option("--server", metavar="HOST:PORT", help="The server, as HOST:PORT.")
+]
+TlsOption = Annotated[bool, typer.Option("--tls", help="Use TLS, with the system's CAs.")]
+TlsCaOption = Annotated[
+    Path | None, typer.Option("--tls-ca", help="PEM file of the server's CA; implies --tls.")
+]
+TlsCertificateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-cert",
+        help="PEM file of this client's certificate, for a server that wants one.",
+    ),
+]
+TlsKeyOption = Annotated[
+    Path | None, typer.Option("--tls-key", help="PEM file of the certificate's key.")
+]
+TokenOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        help="File with a token; or FEATHERWIRE_TOKEN is one. Implies --tls.",
+    ),
+]
 
 _SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
@@ -63,17 +94,49 @@ def takes(group: type[Any]) -> Callable[[Callable[..., None]], Callable[..., Non
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         first, *own = inspect.signature(command, eval_str=True).parameters.values()
-        shared = inspect.signature(group, eval_str=True).parameters.values()
-        names = [field.name for field in fields(group)]
+        hints = get_type_hints(group, include_extras=True)
+        shared = inspect.signature(group).parameters.values()
 
         @functools.wraps(command)
         def wrapped(**values: Any) -> None:
-            made = group(**{name: values.pop(name) for name in names})
+            made = group(**{option.name: values.pop(option.name) for option in shared})
             command(**{first.name: made}, **values)
 
-        options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared)]
+        typed = [option.replace(annotation=hints[option.name]) for option in shared]
+        options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *typed)]
         wrapped.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
         wrapped.__annotations__ = {option.name: option.annotation for option in options}
         return wrapped
 
     return decorate
+
+
+@dataclass(frozen=True)
+class Connecting:
+    """Which server is called, and how it is reached. Each field is an option."""
+
+    server: ServerOption
+    tls: TlsOption = False
+    tls_ca: TlsCaOption = None
+    tls_certificate: TlsCertificateOption = None
+    tls_key: TlsKeyOption = None
+    token_file: TokenOption = None
+
+    def access(self) -> Access:
+        """How to come in. Raises ``SessionError("bad_token_file")``."""
+        quiet_grpc()
+        from shared.rpc.access import Access, read_token
+
+        token = read_token(self.token_file)
+        return Access(self.tls, self.tls_ca, self.tls_certificate, self.tls_key, token)
+
+
+def quiet_grpc() -> None:
+    """Keep gRPC, once it is imported, from writing its own lines between a command's."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Names from ``a,b c``; ``none`` is no name at all."""
+    names = tuple(text.replace(",", " ").split())
+    return () if names == ("none",) else names

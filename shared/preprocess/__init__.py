@@ -4,8 +4,14 @@ file or bytes ── load_photo ──▶ uint8 HxWx3 ── pad_to_multiple ─
                                              ◀── crop_to ─────── what the cloud reconstructs
 """
 
-from shared.preprocess.detail import block_detail
-from shared.preprocess.geometry import Placement, crop_to, from_array, pad_to_multiple, padded_size
+from shared.preprocess.geometry import (
+    Placement,
+    block_detail,
+    crop_to,
+    from_array,
+    pad_to_multiple,
+    padded_size,
+)
 from shared.preprocess.photo import FORMATS, load_photo
 
 __all__ = [

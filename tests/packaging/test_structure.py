@@ -17,8 +17,6 @@ FLOORS = {
     "shared": 0, "codec": 1, "edge_client": 2, "cloud_server": 2, "training": 3, "benchmarks": 4,
 }  # fmt: skip
 MOST_FILES = 12
-# Taken away with the last of the moves.
-MOVING = pytest.mark.xfail(reason="modules are being moved", strict=False)
 TEST_FILE = re.compile(r"(^|\.)(test_\w+|conftest)(\.|$)")
 
 
@@ -31,7 +29,6 @@ def imports() -> dict[str, set[str]]:
     }
 
 
-@MOVING
 def test_no_import_runs_up(imports: dict[str, set[str]]) -> None:
     """And none crosses from the edge to the cloud or back."""
     wrong = [
@@ -44,7 +41,6 @@ def test_no_import_runs_up(imports: dict[str, set[str]]) -> None:
     assert wrong == []
 
 
-@MOVING
 def test_no_import_goes_round(imports: dict[str, set[str]]) -> None:
     assert list(circles(imports)) == []
 
@@ -90,7 +86,6 @@ def circles(imports: dict[str, set[str]]) -> Iterator[list[str]]:
                         yield component
 
 
-@MOVING
 def test_no_folder_has_more_files_than_one_sees() -> None:
     files = (path for package in FLOORS for path in (ROOT / package).rglob("*.py"))
     count = Counter(path.parent.relative_to(ROOT).as_posix() for path in files)
@@ -103,7 +98,6 @@ def test_no_folder_has_more_files_than_one_sees() -> None:
     assert crowded == {}
 
 
-@MOVING
 def test_no_codec_is_named_outside_its_folder() -> None:
     """Neither in code nor by an import: whoever wants one asks the registry, by a bundle's name."""
     codecs = {path.parent.name for path in (ROOT / "codec").glob("*/edge.py")}
