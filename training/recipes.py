@@ -14,11 +14,6 @@ from shared.errors import BundleError, RecipeError
 DEFAULT_RECIPE = "picture"
 
 
-def recipe_names() -> list[str]:
-    """The recipes that codecs bring with them."""
-    return sorted(_packaged())
-
-
 def open_recipe(
     which: str | Path | None = None, changes: Sequence[str] = ()
 ) -> tuple[Trainer[Any], BundleRecipe]:

@@ -337,7 +337,7 @@ class _Grid:
 
     def __init__(self, shape: tuple[int, int], order: npt.NDArray[np.uint8], radius: int) -> None:
         rows, columns = shape
-        self.shape, self.cells, self._radius = shape, rows * columns, radius
+        self.shape, self.cells = shape, rows * columns
         self._stride = columns + 2 * radius
         self.size = (rows + 2 * radius) * self._stride
         row, column = np.divmod(np.arange(self.cells), columns)

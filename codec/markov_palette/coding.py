@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.coder import BitDecoder, BitEncoder
-from codec.layered import ChainCodec, ChainsCodec, FeatureLatents, Features, shapes_of, whole
+from codec.layered import ChainCodec, ChainsCodec, FeatureLatents, Features, shapes_of
 from codec.markov_palette.assignment import (
     Assignment,
     Bits,
@@ -35,7 +35,7 @@ from codec.markov_palette.assignment import (
 from codec.markov_palette.contexts import ContextModel, PictureContexts
 from codec.markov_palette.palette import Depths, Indices, MarkovPalette, Pass
 from codec.settings import CONTEXTS_FILE, LEAST, PALETTE_FILE, FeatureSettings, PsnrModel
-from shared.bitstream import Bitstream, Layer
+from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BudgetError
 from shared.targets import FINEST, RateTarget, Regions
@@ -72,10 +72,6 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         return self.palette.passes(state)
 
     # -- to bits ---------------------------------------------------------------------------------
-
-    def layers(self, features: Features) -> Iterator[Layer]:
-        """See :meth:`codec.base.EdgeCodec.layers`."""
-        return self.encode_indices(self.quantise(features))
 
     def encode(
         self,
@@ -169,14 +165,6 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
                 odds = contexts.probabilities(*step)
                 contexts.advance(*step, assignment.bits(state, step, positions, odds))
         return {plane.name: contexts.indices(plane.name) for plane in self.palette.planes}
-
-    def encode_indices(self, indices: Indices, *, finest: int | None = None) -> Iterator[Layer]:
-        """Layers from the coarsest state to ``finest``; indices are those of the finest state."""
-        finest = self.palette.finest_state if finest is None else finest
-        contexts = self._contexts.open({name: grid.shape for name, grid in indices.items()})
-        source = self._source(KnownLeaves(self.palette, indices))
-        for state in range(self.palette.coarsest_state, finest - 1, -1):
-            yield whole(self._code_layer(contexts, state, source))
 
     def code(
         self,
@@ -305,38 +293,6 @@ class MarkovPaletteCodec(ChainsCodec[PaletteChain]):
         """See :meth:`codec.base.EdgeCodec.check_regions`."""
         if self.settings.resize is not None:
             super().check_regions()
-
-    @property
-    def palette(self) -> MarkovPalette:
-        """The finest chain's."""
-        return self.chains[0].palette
-
-    def layers(self, features: Features) -> Iterator[Layer]:
-        """The finest chain's layers, from its coarsest state, each made when it is asked for."""
-        return self.chains[0].layers(features)
-
-    def quantise(self, features: Features, rate_weight: float | None = None) -> Indices:
-        """The finest chain's indices; see :meth:`PaletteChain.quantise`."""
-        return self.chains[0].quantise(features, rate_weight)
-
-    def encode_indices(self, indices: Indices, *, finest: int | None = None) -> Iterator[Layer]:
-        """The finest chain's layers; see :meth:`PaletteChain.encode_indices`."""
-        return self.chains[0].encode_indices(indices, finest=finest)
-
-    def code(
-        self,
-        indices: Indices,
-        width: int,
-        height: int,
-        *,
-        state: int | None = None,
-        passes: int = 0,
-        max_bytes: int | None = None,
-    ) -> Bitstream:
-        """The finest chain's bitstream; see :meth:`PaletteChain.code`."""
-        return self.chains[0].code(
-            indices, width, height, state=state, passes=passes, max_bytes=max_bytes
-        )
 
 
 class DistortionTable:

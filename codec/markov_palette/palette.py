@@ -342,19 +342,6 @@ class MarkovPalette:
             scales.setdefault(plane.scale, []).append(colours.transpose(2, 0, 1))
         return {scale: np.concatenate(groups) for scale, groups in scales.items()}
 
-    def distortion(self, features: Features, indices: Indices, state: int) -> float:
-        """Mean squared error per element between what is quantised and the colours of
-        ``state``.
-
-        indices are those of the finest state.
-        """
-        decoded = self.decode(self.merge(indices, self.finest_state, state), state)
-        errors = [
-            np.square(self.residual(features, scale, indices) - grid).ravel()
-            for scale, grid in decoded.items()
-        ]
-        return float(np.concatenate(errors).mean())
-
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Everything palette.npz holds."""
         arrays: dict[str, npt.NDArray[np.generic]] = {}

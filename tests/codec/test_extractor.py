@@ -132,7 +132,7 @@ def test_what_ran_is_what_is_sent(
         monkeypatch.setenv(PRECISION_VARIABLE, precision)
         latents = codec.decode(EdgeEncoder(bundle).encode(photo))
         features = FeatureExtractor(bundle, precision=precision)(photo)
-        expected = codec.palette.decode(codec.palette.encode(features), 0)
+        expected = codec.chains[0].palette.decode(codec.chains[0].palette.encode(features), 0)
         for name, values in expected.items():
             np.testing.assert_array_equal(latents.scales[name], values)
         sent[precision] = np.concatenate([latents.scales[name].ravel() for name in expected])

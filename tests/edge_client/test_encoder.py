@@ -89,11 +89,13 @@ def test_a_psnr_target_gets_the_fewest_passes_that_are_expected_to_reach_it(
     made = with_model(bundle, tmp_path)
     encoder, codec = EdgeEncoder(made), MarkovPaletteCodec(made)
     features = FeatureExtractor(made)(photo)
-    indices = codec.quantise(features)
+    indices = codec.chains[0].quantise(features)
     model = FeatureSettings.of(made).psnr_model
     assert model is not None
     path = list(
-        expected_path(model, DistortionTable(codec.palette, features, indices), block_detail(photo))
+        expected_path(
+            model, DistortionTable(codec.chains[0].palette, features, indices), block_detail(photo)
+        )
     )
     assert [(s, p) for s, p, _ in path if p == 0] == [(s, 0) for s in (4, 3, 2, 1, 0)]
     assert len(path) == sum(MarkovPaletteCodec(made).passes(state) for state in range(4)) + 1
@@ -105,7 +107,7 @@ def test_a_psnr_target_gets_the_fewest_passes_that_are_expected_to_reach_it(
         first = next((s, p) for s, p, reached in path if reached >= level - 1e-7)
         coded = encoder.encode(photo, psnr_db=level - 1e-7)
         assert (coded.state, coded.partial.passes if coded.partial else 0) == first
-        expected = codec.code(indices, 512, 512, state=first[0], passes=first[1])
+        expected = codec.chains[0].code(indices, 512, 512, state=first[0], passes=first[1])
         assert coded.to_bytes() == expected.to_bytes()
     assert encoder.encode(photo, psnr_db=0).state == 4
 

@@ -10,7 +10,6 @@ from codec.markov_palette.train.small import (
     SCALES,
     STATES,
     codec_files,
-    make_codec_bundle,
     tiny_manifest,
     tiny_palette,
 )
@@ -30,6 +29,11 @@ __all__ = [
     "tiny_palette",
     "with_model",
 ]
+
+
+def make_codec_bundle(folder: Path) -> Bundle:
+    """A bundle with palette and contexts only: enough for bitstreams, no networks."""
+    return create_bundle(folder, tiny_manifest(), codec_files())
 
 
 def with_model(bundle: Bundle, folder: Path) -> Bundle:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from codec.layered import Features
 from codec.markov_palette.coding import MarkovPaletteCodec
+from codec.markov_palette.palette import MarkovPalette
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 
@@ -19,8 +21,22 @@ def features(width: int, height: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def encode(bundle: Bundle, width: int, height: int, seed: int = 0) -> Bitstream:
-    layers = tuple(MarkovPaletteCodec(bundle).layers(features(width, height, seed)))
-    return Bitstream(bundle.short_id, width, height, 0, layers)
+    return MarkovPaletteCodec(bundle).encode(features(width, height, seed), width, height)
+
+
+def distortion(
+    palette: MarkovPalette, values: Features, indices: dict[str, np.ndarray], state: int
+) -> float:
+    """Mean squared error per element between what is quantised and the colours of ``state``.
+
+    indices: of the finest state.
+    """
+    decoded = palette.decode(palette.merge(indices, palette.finest_state, state), state)
+    errors = [
+        np.square(palette.residual(values, scale, indices) - grid).ravel()
+        for scale, grid in decoded.items()
+    ]
+    return float(np.concatenate(errors).mean())
 
 
 def smooth_features(width: int, height: int) -> dict[str, np.ndarray]:

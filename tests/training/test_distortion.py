@@ -49,10 +49,13 @@ def test_the_stated_share_of_photos_is_as_good_as_expected(
     good = []
     for photo in crops(photos, 120, 2):
         features = extract(photo)
-        indices = codec.quantise(features)
-        table, detail = DistortionTable(codec.palette, features, indices), block_detail(photo)
+        indices = codec.chains[0].quantise(features)
+        table, detail = (
+            DistortionTable(codec.chains[0].palette, features, indices),
+            block_detail(photo),
+        )
         for state, row in enumerate(model.rows):
-            latents = codec.decode(codec.code(indices, 64, 64, state=state))
+            latents = codec.decode(codec.chains[0].code(indices, 64, 64, state=state))
             picture = worker.reconstruct([latents])[0].astype(float)
             psnr = -10 * np.log10(np.square((picture - photo) / 255).mean())
             expected = row.psnr(table.at(state), detail)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,26 +134,6 @@ def train_tail(
     _descend(groups, views, settings, loss_of, rng, report, max_seconds)
 
 
-def held_out_distance(
-    model: CutModel,
-    network: SplitNetwork,
-    views: Views,
-    colours_of: Callable[[dict[str, Tensor]], dict[str, Tensor]],
-    point: int,
-    samples: int = 64,
-) -> float:
-    """Mean distance on held-out views, the latents quantised by ``colours_of``."""
-    total, batch = 0.0, 16
-    count = min(samples, views.held_out)
-    with torch.no_grad():
-        for rows in _chunks(np.arange(count), batch):
-            colours = colours_of(model.latents(views.features(rows)))
-            outputs = tail_outputs(model, network, colours, torch.full((len(rows),), point))
-            away = distance(network.info.output, outputs, views.outputs(rows))
-            total += float(away.sum())
-    return total / count
-
-
 def _descend(
     groups: list[dict[str, object]],
     views: Views,
@@ -199,11 +179,6 @@ def _descend(
         for average, parameter in zip(averages, parameters, strict=True):
             parameter.copy_(average)
             parameter.requires_grad_(False)
-
-
-def _chunks(rows: Rows, size: int) -> Iterator[Rows]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
 
 
 _LEAST_WEIGHT = 0.02

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -113,7 +113,7 @@ def write_tables(
     progress: called with (step, steps), first for photos, then for the fit. device: the fit's.
     The figures are measured on photos that the networks were not fitted to.
     """
-    palette = write_palette(recipe, files).palette
+    palette = write_palette(recipe, files).chains[0].palette
     need(files.cache / "photos.json", "photos")
     settings = recipe.tables
     samples = training_indices(
@@ -124,7 +124,7 @@ def write_tables(
     held_out, fitted_on = samples[:count], samples[count:] or samples
     contexts = fit_contexts(
         palette,
-        [indices for indices, _ in fitted_on],
+        [sample.indices for sample in fitted_on],
         settings.context_settings(recipe.fit.seed),
         device=device,
         progress=progress,
@@ -260,6 +260,14 @@ def make_codec(
     return MarkovPaletteCodec(create_bundle(folder, manifest_of(recipe, palette.states), files))
 
 
+class Sample(NamedTuple):
+    """A photo's leaf indices, and its size in pixels."""
+
+    indices: Indices
+    width: int
+    height: int
+
+
 def training_indices(
     extractor: nn.Module,
     palette: MarkovPalette,
@@ -267,12 +275,12 @@ def training_indices(
     photos: int,
     seed: int,
     progress: Callable[[int, int], None],
-) -> list[tuple[Indices, int]]:
-    """Leaf indices of a random sample of training photos, with each photo's pixels."""
+) -> list[Sample]:
+    """Leaf indices of a random sample of training photos."""
     chosen = np.random.default_rng(seed).choice(
         len(cache), min(photos, len(cache)), replace=False, p=cache.chances
     )
-    result = []
+    result: list[Sample] = []
     with torch.inference_mode():
         for number, index in enumerate(chosen):
             photo = np.array(cache[int(index)])
@@ -280,21 +288,19 @@ def training_indices(
             picture = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255 - 0.5
             semantic, texture = extractor(picture)
             features = {"semantic": semantic[0].numpy(), "texture": texture[0].numpy()}
-            result.append((palette.encode(features), photo.shape[0] * photo.shape[1]))
+            result.append(Sample(palette.encode(features), photo.shape[1], photo.shape[0]))
             progress(number + 1, len(chosen))
     return result
 
 
-def typical_bits_per_pixel(
-    codec: MarkovPaletteCodec, samples: list[tuple[Indices, int]]
-) -> list[float]:
+def typical_bits_per_pixel(codec: MarkovPaletteCodec, samples: list[Sample]) -> list[float]:
     """Median bits per pixel of whole files at every state, over the samples."""
     rows = []
-    for indices, pixels in samples:
+    for sample in samples:
         total, sizes = HEADER_BYTES, []
-        for layer in codec.encode_indices(indices):
+        for layer in codec.chains[0].code(*sample).layers:
             total += layer_bytes(len(layer.payload))
-            sizes.append(8 * total / pixels)
+            sizes.append(8 * total / (sample.width * sample.height))
         rows.append(sizes[::-1])
     return [float(value) for value in np.median(np.array(rows), axis=0)]
 
@@ -303,8 +309,8 @@ def compare_contexts(
     recipe: Recipe,
     palette: MarkovPalette,
     fitted: ContextModel,
-    counted_on: list[tuple[Indices, int]],
-    held_out: list[tuple[Indices, int]],
+    counted_on: list[Sample],
+    held_out: list[Sample],
     folder: Path,
 ) -> dict[str, list[float]]:
     """Bits per pixel of held-out photos at every state, by model; and what the networks save.
@@ -312,7 +318,7 @@ def compare_contexts(
     ``even_odds``: no model. ``static_tables``: each node's frequency in ``counted_on``.
     ``networks``: the fitted ones. ``saved``: their share of the static tables' bits.
     """
-    static = static_contexts(palette, [indices for indices, _ in counted_on])
+    static = static_contexts(palette, [sample.indices for sample in counted_on])
     models = {"even_odds": even_contexts(palette), "static_tables": static, "networks": fitted}
     rates = {
         name: typical_bits_per_pixel(make_codec(recipe, palette, model, folder), held_out)
@@ -386,26 +392,28 @@ def fit_psnr_model(
     uint8 [H, W, 3], like those that will be sent and none that evaluation uses; two hundred or
     more make the margins steady. Raises ValueError for fewer than ``LEAST_PHOTOS``.
     """
-    states = range(codec.palette.coarsest_state + 1)
+    chain = codec.chains[0]
+    states = range(chain.palette.coarsest_state + 1)
     inputs: list[list[list[float]]] = []
     targets: list[list[float]] = []
     for number, photo in enumerate(photos, 1):
         features = extract(photo)
-        indices = codec.quantise(features)
-        table = DistortionTable(codec.palette, features, indices)
+        indices = chain.quantise(features)
+        table = DistortionTable(chain.palette, features, indices)
         detail = block_detail(photo)
         inputs.append([[*table.at(state).values(), *detail] for state in states])
         errors = [
             _squared_error(photo, reconstructor.reconstruct([latents])[0])
             for latents in (
-                _latents(codec, indices, state, photo.shape[1], photo.shape[0]) for state in states
+                _latents(chain.palette, indices, state, photo.shape[1], photo.shape[0])
+                for state in states
             )
         ]
         targets.append(errors)
         progress(number)
     if len(targets) < LEAST_PHOTOS:
         raise ValueError(f"{len(targets)} photos are too few; a model needs {LEAST_PHOTOS}")
-    scales = list(dict.fromkeys(plane.scale for plane in codec.palette.planes))
+    scales = list(dict.fromkeys(plane.scale for plane in chain.palette.planes))
     known, lost = np.log10(np.maximum(inputs, LEAST)), np.log10(np.maximum(targets, 1e-10))
     return PsnrModel(
         rows=tuple(_fit_row(known[:, state], lost[:, state], scales, share) for state in states),
@@ -442,14 +450,13 @@ def _solve(design: Numbers, lost: Numbers) -> Numbers:
 
 
 def _latents(
-    codec: MarkovPaletteCodec, indices: dict[str, npt.NDArray[np.int32]], state: int, width: int,
-    height: int,
-) -> FeatureLatents:  # fmt: skip
+    palette: MarkovPalette, indices: Indices, state: int, width: int, height: int
+) -> FeatureLatents:
     """What decoding a stream at ``state`` gives, without the stream."""
-    merged = codec.palette.merge(indices, 0, state)
-    depths = codec.palette.depths(state)
+    merged = palette.merge(indices, 0, state)
+    depths = palette.depths(state)
     return FeatureLatents(
-        codec.palette.decode(merged, state),
+        palette.decode(merged, state),
         state,
         width,
         height,

@@ -55,6 +55,7 @@ def consistency(
     one whose decoder cannot sample.
     """
     codec, reconstructor = MarkovPaletteCodec(bundle), PictureReconstructor.from_bundle(bundle)
+    chain = codec.chains[0]
     extract = FeatureExtractor(bundle, precision="fp32")
     shares: dict[int, list[tuple[float, ...]]] = {}
     for number, pixels in enumerate(photos):
@@ -68,8 +69,8 @@ def consistency(
             }
             (vivid,) = reconstructor.reconstruct([latents], Rendering(VIVID, seed + number))
             (faithful,) = reconstructor.reconstruct([latents])
-            again = [codec.quantise(extract(picture)) for picture in (vivid, faithful)]
-            found = tuple(_share(codec.palette, latents, one) for one in (drawn, *again))
+            again = [chain.quantise(extract(picture)) for picture in (vivid, faithful)]
+            found = tuple(_share(chain.palette, latents, one) for one in (drawn, *again))
             shares.setdefault(state, []).append(found)
     return [
         asdict(Agreement(state, len(found), *(float(v) for v in np.mean(found, axis=0))))
@@ -134,7 +135,7 @@ def palette_meaning(
     photos: uint8 [H, W, 3], never trained on; every latent position takes the texture of the
     patch nearest to it. Raises ValueError when no photo is as large as a patch.
     """
-    settings, codec = FeatureSettings.of(bundle), MarkovPaletteCodec(bundle)
+    settings, chain = FeatureSettings.of(bundle), MarkovPaletteCodec(bundle).chains[0]
     extract = FeatureExtractor(bundle, precision="fp32")
     strides = {scale.name: scale.stride for scale in settings.scales}
     nodes: dict[str, list[Integers]] = {plane.name: [] for plane in settings.planes}
@@ -153,7 +154,7 @@ def palette_meaning(
             rows, columns = ((np.arange(count) + 0.5) * stride for count in shapes[scale])
             around = model.grid.nearest(labels.astype(np.int16), rows, columns)
             textures[scale].append(around.astype(np.int64).ravel())
-        leaves = codec.quantise(extract(pixels))
+        leaves = chain.quantise(extract(pixels))
         for plane in settings.planes:
             height, width = shapes[plane.scale]
             nodes[plane.name].append(leaves[plane.name][:height, :width].astype(np.int64).ravel())

@@ -133,11 +133,6 @@ def tiny_manifest(codec: str = "markov-palette", **changes: object) -> Manifest:
     return settings.manifest(pictures, name="tiny", version="1", codec=codec)
 
 
-def make_codec_bundle(folder: Path) -> Bundle:
-    """A bundle with palette and contexts only: enough for bitstreams, no networks."""
-    return create_bundle(folder, tiny_manifest(), codec_files())
-
-
 def small_bundle(folder: Path) -> Bundle:
     """The complete tiny bundle: extractor.onnx and decoder.safetensors too."""
     config = DecoderConfig(

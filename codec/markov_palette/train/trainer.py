@@ -116,7 +116,7 @@ def palette(recipe: Recipe, run: Path, report: Report) -> dict[str, Any]:
     """Put the fitted trees on their integer grid, and show what each merge costs (Ward)."""
     from codec.markov_palette.train.bundle import RunFiles, merge_costs, write_palette
 
-    costs = merge_costs(write_palette(recipe, RunFiles(run)).palette)
+    costs = merge_costs(write_palette(recipe, RunFiles(run)).chains[0].palette)
     rounded = {name: [round(cost, 6) for cost in row] for name, row in costs.items()}
     return {"merge_cost_fine_to_coarse": rounded}
 
@@ -174,7 +174,7 @@ class MarkovPaletteTrainer:
         from codec.kit.uncut import UncutFeatures
         from codec.markov_palette.coding import MarkovPaletteCodec
 
-        codec = MarkovPaletteCodec(bundle)
+        codec = MarkovPaletteCodec(bundle).chains[0]
 
         def as_decoded(features: Features) -> Features:
             """What decoders take of a predicted scale is its residual."""
@@ -188,12 +188,12 @@ class MarkovPaletteTrainer:
         from codec.kit.uncut import feature_stages
         from codec.markov_palette.coding import MarkovPaletteCodec
 
-        codec = MarkovPaletteCodec(bundle)
+        codec = MarkovPaletteCodec(bundle).chains[0]
         jobs, features = feature_stages(bundle, photo)
-        indices = codec.quantise(features)
+        indices, (height, width) = codec.quantise(features), photo.shape[:2]
         return jobs | {
             "quantise": lambda: codec.quantise(features),
-            "contexts and coding, all states": lambda: list(codec.encode_indices(indices)),
+            "contexts and coding, all states": lambda: codec.code(indices, width, height),
         }
 
 

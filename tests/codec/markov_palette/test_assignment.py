@@ -34,7 +34,7 @@ def features() -> dict[str, np.ndarray]:
 
 
 def squared_error(codec: MarkovPaletteCodec, features: dict[str, np.ndarray], rate: float) -> float:
-    palette, indices = codec.palette, codec.quantise(features, rate)
+    palette, indices = codec.chains[0].palette, codec.chains[0].quantise(features, rate)
     return float(
         sum(
             np.square(palette.residual(features, name, indices) - grid).sum()
@@ -73,9 +73,9 @@ def test_the_cost_that_is_minimised_falls(photos: dict[str, np.ndarray], weight:
 def test_without_a_weight_leaves_are_the_nearest(
     codec: MarkovPaletteCodec, features: dict[str, np.ndarray]
 ) -> None:
-    nearest = codec.palette.encode(features)
-    tiny = codec.quantise(features, 1e-9)
-    for name, grid in codec.quantise(features).items():
+    nearest = codec.chains[0].palette.encode(features)
+    tiny = codec.chains[0].quantise(features, 1e-9)
+    for name, grid in codec.chains[0].quantise(features).items():
         np.testing.assert_array_equal(grid, nearest[name])
         np.testing.assert_array_equal(grid, tiny[name])
 
@@ -83,12 +83,12 @@ def test_without_a_weight_leaves_are_the_nearest(
 def test_its_streams_decode_truncate_and_shorten_like_any_other(
     codec: MarkovPaletteCodec, features: dict[str, np.ndarray]
 ) -> None:
-    indices = codec.quantise(features, 0.3)
+    indices = codec.chains[0].quantise(features, 0.3)
     whole = codec.encode(features, *SIZE, rate_weight=0.3)
-    assert whole == codec.code(indices, *SIZE)
+    assert whole == codec.chains[0].code(indices, *SIZE)
     for state in range(5):
         read = Bitstream.from_bytes(whole.truncate(state).to_bytes())
-        merged = codec.palette.merge(indices, 0, state)
+        merged = codec.chains[0].palette.merge(indices, 0, state)
         for name, grid in codec.decode(read).indices.items():
             np.testing.assert_array_equal(grid, merged[name])
     budget = whole.cumulative_bytes()[1] + 100

@@ -34,30 +34,29 @@ def codec(bundle: Bundle) -> MarkovPaletteCodec:
 def test_every_state_decodes_to_exactly_the_merged_indices(
     bundle: Bundle, codec: MarkovPaletteCodec, width: int, height: int, seed: int
 ) -> None:
-    finest = codec.quantise(features(width, height, seed))
+    finest = codec.chains[0].quantise(features(width, height, seed))
     whole = encode(bundle, width, height, seed)
-    for state in range(codec.palette.coarsest_state + 1):
+    for state in range(codec.chains[0].palette.coarsest_state + 1):
         data = whole.truncate(state).to_bytes()
         decoded = codec.decode(Bitstream.from_bytes(data)).indices
-        merged = codec.palette.merge(finest, 0, state)
+        merged = codec.chains[0].palette.merge(finest, 0, state)
         assert all((decoded[name] == merged[name]).all() for name in merged)
 
 
 def test_truncating_gives_byte_for_byte_what_encoding_at_that_state_gives(
     bundle: Bundle, codec: MarkovPaletteCodec
 ) -> None:
-    indices = codec.quantise(features(150, 70))
-    whole = Bitstream(bundle.short_id, 150, 70, 0, tuple(codec.encode_indices(indices)))
+    indices = codec.chains[0].quantise(features(150, 70))
+    whole = codec.chains[0].code(indices, 150, 70)
     for state in range(5):
-        layers = tuple(codec.encode_indices(indices, finest=state))
-        alone = Bitstream(bundle.short_id, 150, 70, state, layers)
+        alone = codec.chains[0].code(indices, 150, 70, state=state)
         assert whole.truncate(state).to_bytes() == alone.to_bytes()
 
 
 def test_latents_are_the_colours_of_the_state(bundle: Bundle, codec: MarkovPaletteCodec) -> None:
     bitstream = encode(bundle, 64, 48).truncate(3)
     latents = codec.decode(bitstream)
-    expected = codec.palette.decode(codec.decode(bitstream).indices, 3)
+    expected = codec.chains[0].palette.decode(codec.decode(bitstream).indices, 3)
     assert (latents.state, latents.width, latents.height) == (3, 64, 48)
     for scale, values in expected.items():
         np.testing.assert_array_equal(latents.scales[scale], values)
@@ -123,7 +122,7 @@ def test_features_of_a_wrong_shape_or_value_are_refused(
     codec: MarkovPaletteCodec, broken: dict[str, np.ndarray]
 ) -> None:
     with pytest.raises(ValueError, match="features of scale"):
-        list(codec.layers(broken))
+        codec.encode(broken, 32, 32)
 
 
 def test_tables_of_another_depth_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from codec.markov_palette.coding import DistortionTable, MarkovPaletteCodec
 from tests.support.tiny_bundle import make_codec_bundle
-from tests.support.tiny_features import features
+from tests.support.tiny_features import distortion, features
 
 
 @pytest.fixture(scope="module")
@@ -18,14 +18,15 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> MarkovPaletteCodec:
 def test_the_table_gives_what_decoding_loses(codec: MarkovPaletteCodec) -> None:
     size = (150, 90)
     values = features(*size)
-    indices = codec.quantise(values)
-    table = DistortionTable(codec.palette, values, indices)
+    chain = codec.chains[0]
+    indices = chain.quantise(values)
+    table = DistortionTable(chain.palette, values, indices)
     for state, passes in ((4, 0), (4, 3), (3, 0), (3, 5), (2, 1), (1, 0), (1, 3), (0, 0)):
-        decoded = codec.decode(codec.code(indices, *size, state=state, passes=passes)).scales
+        decoded = codec.decode(chain.code(indices, *size, state=state, passes=passes)).scales
         for scale, lost in table.at(state, passes).items():
             expected = np.square(values[scale] - decoded[scale]).mean()
             assert lost == pytest.approx(expected, rel=1e-4)
     elements = sum(grid.size for grid in values.values())
     for state in range(5):
         whole = sum(table.at(state)[scale] * values[scale].size for scale in values) / elements
-        assert whole == pytest.approx(codec.palette.distortion(values, indices, state), rel=1e-4)
+        assert whole == pytest.approx(distortion(chain.palette, values, indices, state), rel=1e-4)

@@ -33,7 +33,7 @@ def test_damaged_files_are_refused_or_decode_to_a_true_state(bundle: Bundle) -> 
     original = encode(bundle, 75, 50)
     data, other = original.to_bytes(), encode(bundle, 75, 50, seed=1).to_bytes()
     indices = codec.decode(original).indices
-    partial = codec.code(indices, 75, 50, state=2, passes=1)
+    partial = codec.chains[0].code(indices, 75, 50, state=2, passes=1)
     sources = (data, partial.to_bytes())
     known = {(s, 0): codec.decode(original.truncate(s)).indices for s in range(5)}
     known[2, 1] = codec.decode(partial).indices
@@ -64,7 +64,7 @@ def test_damaged_files_are_refused_or_decode_to_a_true_state(bundle: Bundle) -> 
 def test_forged_payloads_with_valid_checksums_never_crash(bundle: Bundle) -> None:
     codec = MarkovPaletteCodec(bundle)
     original = encode(bundle, 75, 50)
-    partial = codec.code(codec.decode(original).indices, 75, 50, state=1, passes=2)
+    partial = codec.chains[0].code(codec.decode(original).indices, 75, 50, state=1, passes=2)
     rng = np.random.default_rng(21)
     outcomes, reasons = {"refused": 0, "decoded": 0}, set()
     for _ in range(RESEALED):
@@ -76,7 +76,7 @@ def test_forged_payloads_with_valid_checksums_never_crash(bundle: Bundle) -> Non
             reasons.add(error.reason)
             outcomes["refused"] += 1
         else:
-            depths = codec.palette.depths(0)
+            depths = codec.chains[0].palette.depths(0)
             assert all(g.min() >= 0 and g.max() < 2 ** depths[n] for n, g in indices.items())
             outcomes["decoded"] += 1
         assert time.perf_counter() - started < HANG_S

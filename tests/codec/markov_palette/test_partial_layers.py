@@ -40,8 +40,8 @@ def whole(codec: MarkovPaletteCodec) -> Bitstream:
 def points(codec: MarkovPaletteCodec) -> list[tuple[int, int]]:
     """Every (state, passes) of the tiny chain, coarsest first."""
     found = []
-    for state in range(codec.palette.coarsest_state, -1, -1):
-        following = len(codec.palette.passes(state - 1)) if state else 1
+    for state in range(codec.chains[0].palette.coarsest_state, -1, -1):
+        following = len(codec.chains[0].palette.passes(state - 1)) if state else 1
         found += [(state, passes) for passes in range(following)]
     return found
 
@@ -51,21 +51,21 @@ def test_a_prefix_of_passes_decodes_to_exactly_the_nodes_that_they_reach(
     codec: MarkovPaletteCodec, data: st.DataObject, width: int, height: int, seed: int
 ) -> None:
     state, passes = data.draw(st.sampled_from(points(codec)))
-    finest = codec.quantise(features(width, height, seed))
-    coded = codec.code(finest, width, height, state=state, passes=passes)
+    finest = codec.chains[0].quantise(features(width, height, seed))
+    coded = codec.chains[0].code(finest, width, height, state=state, passes=passes)
     read = Bitstream.from_bytes(coded.to_bytes())
     assert read == coded
     latents = codec.decode(read)
     depths = {
-        name: np.full(grid.shape, codec.palette.depths(state)[name])
+        name: np.full(grid.shape, codec.chains[0].palette.depths(state)[name])
         for name, grid in finest.items()
     }
-    for step in codec.palette.passes(state - 1)[:passes] if passes else ():
+    for step in codec.chains[0].palette.passes(state - 1)[:passes] if passes else ():
         rows, columns = np.indices(depths[step.plane].shape)
         depths[step.plane][(rows + columns) % 2 == step.side] = step.depth + 1
     for name, grid in finest.items():
         np.testing.assert_array_equal(latents.depths[name], depths[name])
-        below = codec.palette.trees[name].depth - depths[name]
+        below = codec.chains[0].palette.trees[name].depth - depths[name]
         np.testing.assert_array_equal(latents.indices[name], grid >> below)
     assert latents.state == state
     assert (latents.progress > 0) == (passes > 0)
@@ -75,10 +75,11 @@ def test_a_prefix_of_passes_decodes_to_exactly_the_nodes_that_they_reach(
 def test_positions_that_were_not_reached_keep_their_coarser_colour(
     codec: MarkovPaletteCodec,
 ) -> None:
-    finest = codec.quantise(features(*SIZE))
+    finest = codec.chains[0].quantise(features(*SIZE))
     # State 2 has no texture; the first pass of state 1 splits it where row + column is even.
+    chain = codec.chains[0]
     coarse, mixed, fine = (
-        codec.decode(codec.code(finest, *SIZE, state=state, passes=passes)).scales["texture"]
+        codec.decode(chain.code(finest, *SIZE, state=state, passes=passes)).scales["texture"]
         for state, passes in ((2, 0), (2, 1), (1, 0))
     )
     rows, columns = np.indices(mixed.shape[1:])
@@ -100,9 +101,9 @@ def test_a_budget_is_kept_and_one_more_pass_would_break_it(
     place = (coded.state, coded.partial.passes if coded.partial else 0)
     following = points(codec)[points(codec).index(place) + 1 :]
     if following:
-        indices = codec.quantise(values, rate_weight)
+        indices = codec.chains[0].quantise(values, rate_weight)
         state, passes = following[0]
-        more = codec.code(indices, *SIZE, state=state, passes=passes)
+        more = codec.chains[0].code(indices, *SIZE, state=state, passes=passes)
         assert more.file_bytes > budget
 
 
@@ -173,8 +174,8 @@ def test_a_wrong_pass_count_does_not_fit_its_payload(
     codec: MarkovPaletteCodec, whole: Bitstream, change: int
 ) -> None:
     """Every checksum right: the decoder encodes again, and sees that the message is another's."""
-    indices = codec.quantise(features(*SIZE))
-    good = codec.code(indices, *SIZE, state=1, passes=2)
+    indices = codec.chains[0].quantise(features(*SIZE))
+    good = codec.chains[0].code(indices, *SIZE, state=1, passes=2)
     assert good.partial is not None
     forged = dataclasses.replace(
         good, partial=PartialLayer(0, 2 + change, good.partial.payload)
@@ -213,12 +214,12 @@ def test_shortening_refuses_layers_that_no_encoder_writes(
 
 
 def test_passes_that_do_not_exist_cannot_be_asked_for(codec: MarkovPaletteCodec) -> None:
-    indices = codec.quantise(features(64, 64))
+    indices = codec.chains[0].quantise(features(64, 64))
     for state, passes in ((0, 1), (1, 4), (1, -1)):
         with pytest.raises(ValueError, match="cannot be followed"):
-            codec.code(indices, 64, 64, state=state, passes=passes)
+            codec.chains[0].code(indices, 64, 64, state=state, passes=passes)
     with pytest.raises(ValueError, match="not the grids"):
-        codec.code(indices, 64, 65, state=1)
+        codec.chains[0].code(indices, 64, 65, state=1)
 
 
 def test_states_of_equal_depth_have_an_empty_layer(tmp_path: Path) -> None:

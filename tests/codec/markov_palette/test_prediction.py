@@ -10,6 +10,7 @@ from codec.markov_palette.palette import MarkovPalette, PaletteTree
 from codec.markov_palette.prediction import ScalePrediction
 from codec.settings import DiffusionState, PlaneSpec
 from shared.errors import BundleError
+from tests.support.tiny_features import distortion
 
 PLANES = [
     PlaneSpec(name="a", scale="coarse", first_channel=0, channels=2, depth=3),
@@ -70,8 +71,8 @@ def test_the_fine_scale_is_quantised_as_what_the_coarse_colours_leave() -> None:
     expected = plain.encode({**features, "fine": left})
     for name in ("a", "b", "c", "d"):
         np.testing.assert_array_equal(indices[name], expected[name])
-    assert predicted.distortion(features, indices, 0) == pytest.approx(
-        plain.distortion({**features, "fine": left}, expected, 0)
+    assert distortion(predicted, features, indices, 0) == pytest.approx(
+        distortion(plain, {**features, "fine": left}, expected, 0)
     )
 
 

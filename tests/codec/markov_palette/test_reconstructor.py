@@ -64,7 +64,7 @@ def test_a_partial_layer_comes_between_the_states_around_it(bundle: Bundle, data
     indices = codec.decode(Bitstream.from_bytes(data)).indices
     told = []
     for passes in range(4):
-        latents = codec.decode(codec.code(indices, 600, 400, state=1, passes=passes))
+        latents = codec.decode(codec.chains[0].code(indices, 600, 400, state=1, passes=passes))
         told.append(latents.progress)
         picture = worker.reconstruct([latents])[0]
         for state, equal in ((1, passes == 0), (0, False)):

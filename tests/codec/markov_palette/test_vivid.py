@@ -46,7 +46,7 @@ def test_merging_a_sample_gives_exactly_what_was_received(
     for received in latents:
         drawn = worker.sample_indices(received, seed)
         finest = {name: grid[0].numpy().astype(np.int32) for name, grid in drawn.items()}
-        merged = codec.palette.merge(finest, 0, received.state)
+        merged = codec.chains[0].palette.merge(finest, 0, received.state)
         for name, grid in received.indices.items():
             np.testing.assert_array_equal(merged[name], grid)
 
@@ -61,11 +61,13 @@ def test_a_sample_keeps_what_a_partial_layer_brought(
     whole = EdgeEncoder(bundle).encode(photo)
     state, passes = place
     indices = codec.decode(whole).indices
-    received = codec.decode(codec.code(indices, width, height, state=state, passes=passes))
+    received = codec.decode(
+        codec.chains[0].code(indices, width, height, state=state, passes=passes)
+    )
     drawn = PictureReconstructor.from_bundle(bundle).sample_indices(received, 4)
     other = PictureReconstructor.from_bundle(bundle).sample_indices(received, 5)
     for name, grid in received.indices.items():
-        below = codec.palette.trees[name].depth - received.depths[name].astype(int)
+        below = codec.chains[0].palette.trees[name].depth - received.depths[name].astype(int)
         np.testing.assert_array_equal(drawn[name][0].numpy() >> below, grid)
     if state > 1:  # enough is left to draw
         assert any(not torch.equal(drawn[name], other[name]) for name in drawn)
@@ -79,7 +81,9 @@ def test_encoding_a_samples_colours_again_gives_the_received_indices(
     received = latents[3]
     drawn = worker.sample_indices(received, 5)
     finest = {name: grid[0].numpy().astype(np.int32) for name, grid in drawn.items()}
-    again = codec.palette.merge(codec.palette.encode(codec.palette.decode(finest, 0)), 0, 3)
+    again = codec.chains[0].palette.merge(
+        codec.chains[0].palette.encode(codec.chains[0].palette.decode(finest, 0)), 0, 3
+    )
     for name, grid in received.indices.items():
         np.testing.assert_array_equal(again[name], grid)
 
@@ -109,10 +113,12 @@ def test_at_the_finest_state_there_is_nothing_to_sample(
 def test_draws_follow_the_documented_odds(codec: MarkovPaletteCodec) -> None:
     """Many positions with one node and one estimate: children come as often as Bayes says."""
     scheduler = MarkovPaletteScheduler(5)
-    scheduler.set_palette(codec.palette, torch.device("cpu"))
-    plane = codec.palette.planes[2]
-    tree = codec.palette.trees[plane.name]
-    nodes = {p.name: torch.zeros(1, 200, 200, dtype=torch.long) for p in codec.palette.planes}
+    scheduler.set_palette(codec.chains[0].palette, torch.device("cpu"))
+    plane = codec.chains[0].palette.planes[2]
+    tree = codec.chains[0].palette.trees[plane.name]
+    nodes = {
+        p.name: torch.zeros(1, 200, 200, dtype=torch.long) for p in codec.chains[0].palette.planes
+    }
     estimate = torch.tensor([0.2, -0.1, 0.3])
     fine = {
         "semantic": torch.zeros(1, 8, 200, 200),
@@ -129,7 +135,7 @@ def test_draws_follow_the_documented_odds(codec: MarkovPaletteCodec) -> None:
     expected = likelihood[1] / likelihood.sum()
     assert float(made[plane.name].float().mean()) == pytest.approx(expected, abs=0.01)
     likelier = MarkovPaletteScheduler(5, temperature=0.0)
-    likelier.set_palette(codec.palette, torch.device("cpu"))
+    likelier.set_palette(codec.chains[0].palette, torch.device("cpu"))
     taken = likelier.step(fine, 2, nodes, {"semantic": 1.0, "texture": variance}).prev_sample
     assert set(taken[plane.name].unique().tolist()) == {int(expected > 0.5)}
 
