@@ -33,7 +33,7 @@ from pydantic import BaseModel
 
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.errors import BitstreamError, BudgetError, BundleError
+from shared.errors import BundleError
 from shared.results import ModelInfo, TaskResult
 from shared.targets import FINEST, RateTarget, Regions
 
@@ -379,36 +379,6 @@ def no_picture(bundle: Bundle) -> BundleError:
         "no_picture",
         f"bundle {bundle.manifest.name} carries features for {tasks}, and no picture; encode the "
         "photo with the picture bundle to see it",
-    )
-
-
-def check_bundle(bitstream: Bitstream, bundle: Bundle) -> None:
-    """Raise BitstreamError ``wrong_bundle`` unless the bitstream was made with the bundle."""
-    if bitstream.bundle_id != bundle.short_id:
-        raise BitstreamError(
-            "wrong_bundle",
-            f"made with bundle {bitstream.bundle_id.hex()}, but this is {bundle.manifest.name} "
-            f"{bundle.short_id.hex()}; open it with the bundle it was made with (--bundle FOLDER "
-            "or ZIP, from the release that wrote it), or encode the photo again with this one",
-            wanted=bitstream.bundle_id.hex(),
-            have=bundle.short_id.hex(),
-        )
-
-
-def check_state(target: RateTarget, bundle: Bundle) -> None:
-    """Raise BudgetError ``unknown_state`` for a state that the bundle does not have."""
-    coarsest = bundle.manifest.coarsest_state
-    if target.state is not None and target.state > coarsest:
-        raise BudgetError(
-            "unknown_state", f"there is no state {target.state}; there are 0 to {coarsest}"
-        )
-
-
-def no_reference(bundle: Bundle) -> BundleError:
-    """What is wrong with a reference where every frame stands alone."""
-    return BundleError(
-        "reference_unsupported",
-        f"bundle {bundle.manifest.name} codes every frame by itself, without the one before",
     )
 
 

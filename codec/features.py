@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from codec.base import EdgeOptions, Pixels, Reconstructor, Tail, no_picture, no_reference
+from codec.base import EdgeOptions, Pixels, Tail
 from codec.layered import ChainsCodec, FeatureLatents, Features
 from codec.onnx import FeatureExtractor
+from codec.standalone import StandaloneCloud, StandaloneEdge, WithPhoto
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BudgetError
@@ -24,24 +25,13 @@ from shared.targets import FINEST, RateTarget, Regions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PreparedPhoto:
+class PreparedPhoto(WithPhoto):
     """A photo (uint8 [height, width, 3]) and its features."""
 
-    photo: Pixels
     features: Features
 
-    @property
-    def width(self) -> int:
-        """In pixels."""
-        return int(self.photo.shape[1])
 
-    @property
-    def height(self) -> int:
-        """In pixels."""
-        return int(self.photo.shape[0])
-
-
-class FeatureEdge:
+class FeatureEdge(StandaloneEdge[FeatureLatents]):
     """An extractor and a coder of its features; see :class:`codec.base.EdgeCodec`."""
 
     def __init__(self, bundle: Bundle, coder: ChainsCodec[Any], options: EdgeOptions) -> None:
@@ -51,7 +41,8 @@ class FeatureEdge:
             raise BudgetError(
                 "bad_target", f"a rate weight must be a finite number, and not negative: {weight}"
             )
-        self._bundle, self.coder, self._options = bundle, coder, options
+        super().__init__(bundle)
+        self.coder, self._options = coder, options
 
     @cached_property
     def extractor(self) -> FeatureExtractor:
@@ -76,8 +67,7 @@ class FeatureEdge:
         reference: FeatureLatents | None = None,
     ) -> Bitstream:
         """See :meth:`codec.base.EdgeCodec.encode`."""
-        if reference is not None:
-            raise no_reference(self._bundle)
+        self._check_reference(reference)
         self.check(target)
         prepared = self.prepare(photo) if isinstance(photo, np.ndarray) else photo
         return self.coder.encode(
@@ -89,23 +79,6 @@ class FeatureEdge:
             detail=None if target.psnr_db is None else block_detail(prepared.photo),
             regions=regions,
         )
-
-    def decode(
-        self, bitstream: Bitstream, *, reference: FeatureLatents | None = None
-    ) -> FeatureLatents:
-        """See :meth:`codec.base.EdgeCodec.decode`."""
-        if reference is not None:
-            raise no_reference(self._bundle)
-        return self.coder.decode(bitstream)
-
-    def shorten(self, bitstream: Bitstream, target: RateTarget) -> Bitstream:
-        """See :meth:`codec.base.EdgeCodec.shorten`. It stays in its chain of states."""
-        if target.psnr_db is not None:
-            raise BudgetError("no_photo", "a PSNR target needs the photo, not its features")
-        if target.state is not None:
-            return bitstream.truncate(target.state)
-        budget = target.budget_bytes(bitstream.width, bitstream.height)
-        return bitstream if budget is None else self.coder.shorten(bitstream, budget)
 
     def passes(self, state: int) -> int:
         """See :meth:`codec.base.EdgeCodec.passes`."""
@@ -119,25 +92,20 @@ class FeatureEdge:
         """See :meth:`codec.base.EdgeCodec.check_regions`."""
         self.coder.check_regions()
 
+    def _shorten(self, bitstream: Bitstream, budget: int) -> Bitstream:
+        return self.coder.shorten(bitstream, budget)
 
-class FeatureCloud:
+    def _decode(self, bitstream: Bitstream) -> FeatureLatents:
+        return self.coder.decode(bitstream)
+
+
+class FeatureCloud(StandaloneCloud[FeatureLatents]):
     """A coder of features and tails that read them; see :class:`codec.base.CloudCodec`."""
 
     def __init__(self, bundle: Bundle, coder: ChainsCodec[Any]) -> None:
         """coder: of the bundle."""
-        self._bundle, self.coder = bundle, coder
-
-    def decode(
-        self, bitstream: Bitstream, *, reference: FeatureLatents | None = None
-    ) -> FeatureLatents:
-        """See :meth:`codec.base.CloudCodec.decode`."""
-        if reference is not None:
-            raise no_reference(self._bundle)
-        return self.coder.decode(bitstream)
-
-    def open_reconstructor(self, *, device: str = "cpu") -> Reconstructor[FeatureLatents]:
-        """Raises BundleError ``no_picture``: features alone make none."""
-        raise no_picture(self._bundle)
+        super().__init__(bundle)
+        self.coder = coder
 
     def open_tails(
         self, *, device: str = "cpu", threads: int = 1, score_threshold: float | None = None
@@ -148,3 +116,6 @@ class FeatureCloud:
         return open_tails(
             self._bundle, device=device, threads=threads, score_threshold=score_threshold
         )
+
+    def _decode(self, bitstream: Bitstream) -> FeatureLatents:
+        return self.coder.decode(bitstream)

@@ -16,8 +16,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from codec.base import FloatArray, check_bundle, check_state
+from codec.base import FloatArray
 from codec.settings import FeatureSettings
+from codec.standalone import check_bundle, check_target, no_regions, too_small
 from shared.bitstream import Bitstream, Layer, PartialLayer
 from shared.bitstream.container import HEADER_BYTES, layer_bytes, partial_layer_bytes
 from shared.bundle import Bundle
@@ -220,13 +221,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         layers = [whole(self._code_layer(contexts, coarsest, source))]
         total = HEADER_BYTES + layer_bytes(len(layers[0].payload))
         if max_bytes is not None and total > max_bytes:
-            raise BudgetError(
-                "budget_too_small",
-                f"the budget is {max_bytes} bytes, but state {coarsest}, the coarsest, takes "
-                f"{total}",
-                budget_bytes=max_bytes,
-                needed_bytes=total,
-            )
+            raise too_small(max_bytes, coarsest, total)
         partial: PartialLayer | None = None
         for here in range(coarsest - 1, state - 1 - bool(passes), -1):
             coded = self._code_layer(
@@ -375,20 +370,13 @@ class ChainsCodec(Generic[Chain]):
 
     def check(self, target: RateTarget) -> None:
         """See :meth:`codec.base.EdgeCodec.check`."""
-        check_state(target, self._bundle)
-        if target.psnr_db is not None and self.settings.psnr_model is None:
-            raise BundleError(
-                "no_psnr_model",
-                f"bundle {self._bundle.manifest.name} does not say what PSNR to expect of it; give "
-                "a state, bits per pixel or bytes",
-            )
+        check_target(target, self._bundle, psnr=self.settings.psnr_model is not None)
 
     def check_regions(self) -> None:
         """See :meth:`codec.base.EdgeCodec.check_regions`."""
-        raise BundleError(
-            "regions_unsupported",
-            f"bundle {self._bundle.manifest.name} knows no regions of interest: its states leave "
-            "out channels of the whole picture, not of parts of it",
+        raise no_regions(
+            self._bundle,
+            "its states leave out channels of the whole picture, not of parts of it",
         )
 
     def encode(
@@ -439,7 +427,6 @@ class ChainsCodec(Generic[Chain]):
         return self._chain_of(bitstream).decode(bitstream)
 
     def _chain_of(self, bitstream: Bitstream) -> Chain:
-        bitstream.check()
         check_bundle(bitstream, self._bundle)
         begins = bitstream.layers[0].state
         for chain in self.chains:

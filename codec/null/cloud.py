@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from codec.base import PLAIN, Pixels, Rendering, Tail
-from codec.null.edge import JpegLatents, NullEdge
+from codec.base import PLAIN, Pixels, Rendering
+from codec.null.edge import JpegLatents, read_layer
+from codec.standalone import StandaloneCloud
+from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BundleError
 
@@ -26,21 +28,15 @@ class JpegPictures:
         return [latents.photo for latents in batch]
 
 
-class NullCloud:
+class NullCloud(StandaloneCloud[JpegLatents]):
     """See :class:`codec.base.CloudCodec`."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        self.decode = NullEdge(bundle).decode
 
     def open_reconstructor(self, *, device: str = "cpu") -> JpegPictures:
         """On any device."""
         return JpegPictures()
 
-    def open_tails(
-        self, *, device: str = "cpu", threads: int = 1, score_threshold: float | None = None
-    ) -> Mapping[str, Tail[JpegLatents]]:
-        """There are none."""
-        return {}
+    def _decode(self, bitstream: Bitstream) -> JpegLatents:
+        return read_layer(self._bundle, bitstream)
 
 
 def open_cloud(bundle: Bundle) -> NullCloud:

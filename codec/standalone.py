@@ -1,0 +1,156 @@
+"""What most codecs have in common: frames that stand alone, and names for what they refuse.
+
+A codec derives its two halves from :class:`StandaloneEdge` and :class:`StandaloneCloud`, gives what
+is abstract, and overrides the defaults that it is better than. See :mod:`codec.base`, the contract.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from codec.base import Latents, Pixels, Reconstructor, Tail, no_picture
+from shared.bitstream import Bitstream
+from shared.bundle import Bundle
+from shared.errors import BitstreamError, BudgetError, BundleError
+from shared.targets import RateTarget
+
+L = TypeVar("L", bound=Latents)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WithPhoto:
+    """A photo: uint8 [height, width, 3]."""
+
+    photo: Pixels
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        return int(self.photo.shape[1])
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return int(self.photo.shape[0])
+
+
+class _Half(ABC, Generic[L]):
+    """What both halves do: decode."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """bundle: which the half is opened for."""
+        self._bundle = bundle
+
+    def decode(self, bitstream: Bitstream, *, reference: L | None = None) -> L:
+        """See :meth:`codec.base.CloudCodec.decode`. A reference is refused."""
+        self._check_reference(reference)
+        return self._decode(bitstream)
+
+    def _check_reference(self, reference: L | None) -> None:
+        if reference is not None:
+            raise BundleError(
+                "reference_unsupported",
+                f"bundle {self._bundle.manifest.name} codes every frame by itself, without the one "
+                "before",
+            )
+
+    @abstractmethod
+    def _decode(self, bitstream: Bitstream) -> L:
+        """The latents of a bitstream; raises as :meth:`decode` does."""
+
+
+class StandaloneEdge(_Half[L]):
+    """The edge half of frames that stand alone; by default without regions and PSNR targets."""
+
+    def load(self) -> None:
+        """See :meth:`codec.base.EdgeCodec.load`. By default there is nothing to load."""
+
+    def shorten(self, bitstream: Bitstream, target: RateTarget) -> Bitstream:
+        """See :meth:`codec.base.EdgeCodec.shorten`. It stays in its chain of states."""
+        if target.psnr_db is not None:
+            raise BudgetError("no_photo", "a PSNR target needs the photo, not its features")
+        if target.state is not None:
+            return bitstream.truncate(target.state)
+        budget = target.budget_bytes(bitstream.width, bitstream.height)
+        return bitstream if budget is None else self._shorten(bitstream, budget)
+
+    def _shorten(self, bitstream: Bitstream, budget: int) -> Bitstream:
+        """The bitstream in at most ``budget`` bytes; by default all of it, or none."""
+        if bitstream.file_bytes > budget:
+            raise too_small(budget, bitstream.state, bitstream.file_bytes)
+        return bitstream
+
+    def check(self, target: RateTarget) -> None:
+        """See :meth:`codec.base.EdgeCodec.check`. By default there are states, bits and bytes."""
+        check_target(target, self._bundle)
+
+    def check_regions(self) -> None:
+        """See :meth:`codec.base.EdgeCodec.check_regions`. By default there are none."""
+        raise no_regions(self._bundle)
+
+
+class StandaloneCloud(_Half[L]):
+    """The cloud half of frames that stand alone; by default it only decodes."""
+
+    def open_reconstructor(self, *, device: str = "cpu") -> Reconstructor[L]:
+        """See :meth:`codec.base.CloudCodec.open_reconstructor`. By default there is none."""
+        raise no_picture(self._bundle)
+
+    def open_tails(
+        self, *, device: str = "cpu", threads: int = 1, score_threshold: float | None = None
+    ) -> Mapping[str, Tail[L]]:
+        """See :meth:`codec.base.CloudCodec.open_tails`. By default there are none."""
+        return {}
+
+
+def check_bundle(bitstream: Bitstream, bundle: Bundle) -> None:
+    """Raise BitstreamError unless the bitstream is whole and was made with the bundle."""
+    bitstream.check()
+    if bitstream.bundle_id != bundle.short_id:
+        raise BitstreamError(
+            "wrong_bundle",
+            f"made with bundle {bitstream.bundle_id.hex()}, but this is {bundle.manifest.name} "
+            f"{bundle.short_id.hex()}; open it with the bundle it was made with (--bundle FOLDER "
+            "or ZIP, from the release that wrote it), or encode the photo again with this one",
+            wanted=bitstream.bundle_id.hex(),
+            have=bundle.short_id.hex(),
+        )
+
+
+def check_target(target: RateTarget, bundle: Bundle, *, psnr: bool = False) -> None:
+    """Raise BudgetError ``unknown_state``, or BundleError ``no_psnr_model``.
+
+    psnr: whether the bundle can aim at a PSNR.
+    """
+    coarsest = bundle.manifest.coarsest_state
+    if target.state is not None and target.state > coarsest:
+        raise BudgetError(
+            "unknown_state", f"there is no state {target.state}; there are 0 to {coarsest}"
+        )
+    if target.psnr_db is not None and not psnr:
+        raise BundleError(
+            "no_psnr_model",
+            f"bundle {bundle.manifest.name} does not say what PSNR to expect of it; give "
+            "a state, bits per pixel or bytes",
+        )
+
+
+def no_regions(bundle: Bundle, why: str = "a state is the whole picture's") -> BundleError:
+    """What is wrong with regions where there are none."""
+    return BundleError(
+        "regions_unsupported",
+        f"bundle {bundle.manifest.name} knows no regions of interest: {why}",
+    )
+
+
+def too_small(budget: int, coarsest: int, needed: int) -> BudgetError:
+    """What is wrong with a budget of bytes that the coarsest state exceeds."""
+    return BudgetError(
+        "budget_too_small",
+        f"the budget is {budget} bytes, but state {coarsest}, the coarsest, takes {needed}",
+        budget_bytes=budget,
+        needed_bytes=needed,
+    )
