@@ -29,12 +29,11 @@ import torch
 from PIL import Image
 
 from benchmarks.curves import accuracy_curves, picture_curves
-from benchmarks.demo.photos import write_photos
 from benchmarks.demo.processes import DemoError
 from benchmarks.memory import edge_peak_megabytes, soak, soak_table
+from benchmarks.photos import write_photos, write_strip
 from benchmarks.regions import regions, regions_table
-from benchmarks.scale.measure import measure, shared_log
-from benchmarks.scale.page import write
+from benchmarks.scale import measure, shared_log, write
 from benchmarks.speed import (
     FEATURE_REFERENCE,
     feature_bundles,
@@ -42,7 +41,6 @@ from benchmarks.speed import (
     speed_table,
     speeds,
 )
-from benchmarks.strip import write_strip
 from benchmarks.transport.measure import transport, transport_table, write_transport
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError

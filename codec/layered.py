@@ -38,7 +38,7 @@ class FeatureLatents:
     ``depths``; int32 [C, h, w] of a lattice, whole steps. depths: uint8 [h, w] a plane, how deep
     each position is described: that of the state, or greater where a partial layer refines it.
     progress: how much of the way to the next finer state the partial layer's passes cover, 0
-    without one, below 1.
+    without one, below 1 where a pass that has any position is still to come.
     """
 
     scales: Mapping[str, FloatArray]

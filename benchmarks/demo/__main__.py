@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.demo.photos import write_photos
 from benchmarks.demo.processes import DemoError, command, run_json, server
 from benchmarks.demo.report import (
     Cell,
@@ -23,6 +22,7 @@ from benchmarks.demo.report import (
     write_page,
     write_report,
 )
+from benchmarks.photos import write_photos
 from cloud_server.engine.files import png_bytes
 from cloud_server.tasks.annotate import annotate
 from shared.bundle import Bundle

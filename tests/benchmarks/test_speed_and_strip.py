@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.photos import write_strip
 from benchmarks.speed import REFERENCE, speed_table, speeds
-from benchmarks.strip import write_strip
 from shared.bundle import Bundle
 from tests.support.tiny_bundle import make_tiny_bundle
 

@@ -69,7 +69,8 @@ def test_a_prefix_of_passes_decodes_to_exactly_the_nodes_that_they_reach(
         np.testing.assert_array_equal(latents.indices[name], grid >> below)
     assert latents.state == state
     assert (latents.progress > 0) == (passes > 0)
-    assert latents.progress < 1
+    # A scale of one position has passes without positions: then there may be nothing left to come.
+    assert latents.progress < 1 or (width, height) == (16, 16)
 
 
 def test_positions_that_were_not_reached_keep_their_coarser_colour(

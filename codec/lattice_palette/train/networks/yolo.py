@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codec.kit.libraries.ultralytics import import_yolo, load_yolo
+from codec.kit.libraries import import_yolo, load_yolo
 from codec.lattice_palette.train.networks.base import CutScale, Features, Outputs, SplitInfo
 from codec.lattice_palette.train.networks.cuts import (
     Cut,

@@ -1,21 +1,27 @@
-"""torchvision beside a torch that its C++ library does not load into.
+"""Other people's libraries, kept usable beside the versions that we install.
 
-torchvision from one index and torch (say, the CPU build) from another disagree about symbols: the
-C++ operators are missing, and ``import torchvision`` ends with "operator torchvision::nms does not
-exist". What we and Ultralytics use of torchvision is Python, and non-maximum suppression, which
-is a few lines of torch. Where the C++ operators load, nothing here takes effect.
+torchvision beside a torch that its C++ library does not load into: torchvision from one index and
+torch (say, the CPU build) from another disagree about symbols: the C++ operators are missing, and
+``import torchvision`` ends with "operator torchvision::nms does not exist". What we and Ultralytics
+use of torchvision is Python, and non-maximum suppression, which is a few lines of torch. Where the
+C++ operators load, nothing here takes effect.
+
+Ultralytics (AGPL-3.0, an extra of its own), without the liberties that it takes by default.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from shared.errors import ModelError
 
 _lock = threading.Lock()
 # A torch.library.Library takes its operators away when it is collected.
@@ -46,6 +52,44 @@ def ensure_torchvision() -> None:
             # library are still missing, and still say so.
             boxes: Any = importlib.import_module("torchvision.ops.boxes")
             boxes._assert_has_ops = _nothing
+
+
+def import_yolo() -> tuple[Any, str]:
+    """Ultralytics' model class and version, without the liberties that it takes by default.
+
+    Raises ModelError ``library_missing``.
+    """
+    # Read when it is imported: install no packages, load weights without running pickled code.
+    os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+    os.environ.setdefault("ULTRALYTICS_SAFE_LOAD", "true")
+    os.environ.setdefault("YOLO_VERBOSE", "false")  # it logs to stdout
+    try:
+        ensure_torchvision()
+        ultralytics: Any = importlib.import_module("ultralytics")
+        events: Any = importlib.import_module("ultralytics.utils.events")
+    except ImportError as error:
+        raise ModelError(
+            "library_missing",
+            f"the ultralytics back end cannot be imported ({error})",
+            command="pip install 'featherwire[ultralytics]'",
+        ) from error
+    # No usage reports from a server.
+    events.events.enabled = False
+    return ultralytics.YOLO, str(ultralytics.__version__)
+
+
+def load_yolo(yolo: Any, path: Path, task: str) -> Any:
+    """The model in a weights file that does ``task`` (Ultralytics' name for it).
+
+    Raises ModelError ``damaged`` or ``wrong_model``.
+    """
+    try:
+        model = yolo(str(path))
+    except Exception as error:  # a checkpoint makes its loader raise anything
+        raise ModelError("damaged", f"{path} is no usable model: {error}") from error
+    if model.task != task:
+        raise ModelError("wrong_model", f"{path.name} does {model.task}, not {task}")
+    return model
 
 
 def nms(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:

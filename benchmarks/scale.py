@@ -1,4 +1,4 @@
-"""Engines with 1, 2 and 4 workers, and logs that 1, 2 and 4 servers share, measured.
+"""How engines and logs grow: those with 1, 2 and 4 workers or servers, measured, and a page.
 
 Engines run a task of a fixed cost, and frames that cost nothing. Servers put frames with a result
 each into one PostgreSQL log, alone or taking turns.
@@ -7,11 +7,13 @@ each into one PostgreSQL log, alone or taking turns.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,7 +70,7 @@ async def measure(bundle: Bundle, report: Callable[[str], None]) -> list[dict[st
         bundle=bundle.origin,
         bundles=(),
         torch_threads=1,
-        more_tasks={"pause": "benchmarks.scale.measure:open_pause"},
+        more_tasks={"pause": "benchmarks.scale:open_pause"},
     )
     busy = EngineFrame((bitstream,), ("pause",))
     empty = EngineFrame((bitstream,))
@@ -293,3 +295,56 @@ class Pause:
 def open_pause() -> Pause:
     """As ``EngineSpec.more_tasks`` wants it."""
     return Pause()
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+_COLUMNS = {
+    "engine": "engine",
+    "workers": "workers",
+    "frames_per_second": "frames/s",
+    "one_at_a_time_ms": "hand-over, one at a time, ms",
+    "together_ms": "hand-over, 32 together, ms",
+    "cpu_ms": "of it processor time here, ms",
+}
+
+
+def page(document: dict[str, Any]) -> str:
+    """Markdown."""
+    lines = [
+        f"A task of {PAUSE_S * 1e3:g} ms that uses no processor, one a worker; "
+        f"{PHOTO[1]}x{PHOTO[0]} photos, {IN_FLIGHT} in flight a worker; {document['cores']} cores, "
+        "shared with other work. The hand-over is that of frames of which nothing is asked: what "
+        "the engine itself costs.",
+        "",
+        "| " + " | ".join(_COLUMNS.values()) + " |",
+        "| --- |" + " ---: |" * (len(_COLUMNS) - 1),
+    ]
+    lines += [
+        "| " + " | ".join(str(row[name]) for name in _COLUMNS) + " |" for row in document["engines"]
+    ]
+    if document["log"]:
+        lines += [
+            "",
+            f"Frames of {PAYLOAD_BYTES} bytes, each accepted and completed in one PostgreSQL log; "
+            f"{SESSIONS} sessions a server with {FRAMES_IN_FLIGHT} frames in flight; servers and "
+            "database on the same cores.",
+            "",
+            "| servers | taking turns | frames/s, all together |",
+            "| ---: | --- | ---: |",
+        ]
+        lines += [
+            f"| {row['servers']} | {'yes' if row['shared'] else 'no'} | "
+            f"{row['frames_per_second']:g} |"
+            for row in document["log"]
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def write(document: dict[str, Any], folder: Path) -> str:
+    """Write scale.md and scale.json; returns the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = page(document)
+    (folder / "scale.md").write_text(text)
+    (folder / "scale.json").write_text(json.dumps(document, indent=1) + "\n")
+    return text

@@ -1,1 +1,0 @@
-"""Other people's libraries, kept usable beside the versions that we install."""
