@@ -11,7 +11,7 @@ from shared.bundle import Bundle
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.rpc.channel import open_async_channel
-from shared.rpc.device_stream import DeviceStream, connect
+from shared.rpc.device_client import DeviceClient, connect
 from shared.wire.device_events import Acknowledged, Answered, Event
 from shared.wire.device_protocol import DeviceProtocol
 from shared.wire.features import features_message
@@ -38,7 +38,7 @@ class Device:
             Hello(device, session, can_switch_bundle=True, takes_batches=True)
         )
         self._channel = open_async_channel(address)
-        self._stream = DeviceStream(connect(self._channel), self._protocol, self._note)
+        self._stream = DeviceClient(connect(self._channel), self._protocol, self._note)
 
     @property
     def sequence(self) -> int:

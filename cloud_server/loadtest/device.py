@@ -23,7 +23,7 @@ from shared.limits import DEFAULT_LIMITS
 from shared.proto.featherwire.v1 import ingest_pb2, types_pb2
 from shared.rpc.access import Access
 from shared.rpc.channel import open_async_channel, open_channel
-from shared.rpc.device_stream import DeviceStream, connect
+from shared.rpc.device_client import DeviceClient, connect
 from shared.rpc.errors import error_in_metadata
 from shared.wire import error_from_message
 from shared.wire.device_events import (
@@ -114,7 +114,7 @@ class SimulatedDevice:
     async def _connection(self, stop: asyncio.Event) -> None:
         """One connection, to its end in good order. Raises ``FeatherwireError``."""
         async with self._open_channel() as channel:
-            stream = DeviceStream(connect(channel), self._protocol, self._note, error_of=error_of)
+            stream = DeviceClient(connect(channel), self._protocol, self._note, error_of=error_of)
             try:
                 async with asyncio.timeout(OPEN_TIMEOUT_S):
                     await stream.open()
@@ -127,7 +127,7 @@ class SimulatedDevice:
                 self._tally.connected -= 1
                 await stream.close()
 
-    async def _send(self, stream: DeviceStream[bool], stop: asyncio.Event) -> None:
+    async def _send(self, stream: DeviceClient[bool], stop: asyncio.Event) -> None:
         """Frames when they are due, until ``stop`` and their last result; raises why the stream
         ended before that."""
         while True:

@@ -25,7 +25,7 @@ def connect(channel: AsyncChannel) -> Any:
     )()
 
 
-class DeviceStream(Generic[Context]):
+class DeviceClient(Generic[Context]):
     """Sends what a protocol has to send, and hands out what comes of the server's messages.
 
     Once it is open a reader and a writer run beside their owner until the stream ends; why it did
