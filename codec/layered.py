@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.base import FloatArray
-from codec.settings import FeatureSettings
+from codec.settings import DiffusionState, FeatureSettings, PlaneSpec
 from codec.standalone import check_bundle, check_target, no_regions, too_small
 from shared.bitstream import Bitstream, Layer, PartialLayer
 from shared.bitstream.container import HEADER_BYTES, layer_bytes, partial_layer_bytes
@@ -93,25 +93,57 @@ class Decoder(Protocol):
         """Raise BitstreamError ``bad_payload`` unless the message is exactly what was read."""
 
 
+class StatePalette(ABC, Generic[Step]):
+    """A chain's states, finest first, and the passes that lead from one to the next."""
+
+    def __init__(self, planes: Sequence[PlaneSpec], states: Sequence[DiffusionState]) -> None:
+        """Raises BundleError ``bad_planes`` or ``bad_states`` for tables that do not fit."""
+        self.states = tuple(states)
+        expected: dict[str, int] = {}
+        for plane in planes:
+            if plane.first_channel != expected.get(plane.scale, 0):
+                raise BundleError("bad_planes", f"scale {plane.scale}: planes leave a gap")
+            expected[plane.scale] = plane.first_channel + plane.channels
+        if not self.states:
+            raise BundleError("bad_states", "the state table is empty")
+        finer = tuple(plane.depth for plane in planes)
+        for position, row in enumerate(self.states):
+            if row.state != self.finest_state + position or len(row.depths) != len(planes):
+                raise BundleError("bad_states", f"row {position} of the state table is malformed")
+            if any(here > above for here, above in zip(row.depths, finer, strict=True)):
+                raise BundleError("bad_states", f"state {row.state} is finer than the one before")
+            finer = row.depths
+
+    @property
+    def finest_state(self) -> int:
+        """The first state of the chain: 0, unless finer chains come before it in the bundle."""
+        return self.states[0].state
+
+    @property
+    def coarsest_state(self) -> int:
+        """The last state of the chain."""
+        return self.states[-1].state
+
+    @abstractmethod
+    def passes(self, state: int) -> tuple[Step, ...]:
+        """What leads from state ``state + 1`` to ``state``, in the stream's order."""
+
+
 class ChainCodec(ABC, Generic[Step, Contexts]):
     """Composes, shortens, checks and reads bitstreams of one chain; palettes are subclasses'."""
 
-    def __init__(self, bundle: Bundle, settings: FeatureSettings) -> None:
-        """bundle: which the chain is of; settings: the bundle's."""
+    def __init__(
+        self, bundle: Bundle, settings: FeatureSettings, palette: StatePalette[Step]
+    ) -> None:
+        """bundle: which the chain is of; settings: the bundle's; palette: the chain's."""
         self._bundle, self._settings = bundle, settings
+        self.states = range(palette.finest_state, palette.coarsest_state + 1)
+        """The chain's states, finest first."""
+        self.passes = palette.passes
         self._strides = {scale.name: scale.stride for scale in settings.scales}
         self._channels = {scale.name: scale.channels for scale in settings.scales}
 
     # -- what a kind of palette gives -------------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def states(self) -> range:
-        """The chain's states, finest first."""
-
-    @abstractmethod
-    def passes(self, state: int) -> Sequence[Step]:
-        """What leads from state ``state + 1`` to ``state``, in the stream's order."""
 
     @abstractmethod
     def encode(

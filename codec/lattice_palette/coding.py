@@ -34,17 +34,8 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
         contexts: LatticeContexts,
     ) -> None:
         """palette, contexts: of this chain; bundle: which it is of."""
-        super().__init__(bundle, settings)
+        super().__init__(bundle, settings, palette)
         self.palette, self._contexts = palette, contexts
-
-    @property
-    def states(self) -> range:
-        """The chain's states, finest first."""
-        return range(self.palette.finest_state, self.palette.coarsest_state + 1)
-
-    def passes(self, state: int) -> Sequence[LatticePass]:
-        """What leads from state ``state + 1`` to ``state``, in the stream's order."""
-        return self.palette.passes(state)
 
     def encode(
         self,

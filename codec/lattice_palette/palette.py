@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from codec.layered import Features
+from codec.layered import Features, StatePalette
 from codec.settings import DiffusionState, PlaneSpec
 from shared.errors import BundleError
 
@@ -75,7 +75,7 @@ class LatticePlane:
         return whole
 
 
-class LatticePalette:
+class LatticePalette(StatePalette[LatticePass]):
     """The planes of one chain of states."""
 
     def __init__(
@@ -90,19 +90,9 @@ class LatticePalette:
         """
         self.planes = {plane.spec.name: plane for plane in planes}
         self.specs = tuple(plane.spec for plane in planes)
-        self.states = tuple(states)
+        super().__init__(self.specs, states)
         self.order = order
         self._check()
-
-    @property
-    def finest_state(self) -> int:
-        """The first state of the chain."""
-        return self.states[0].state
-
-    @property
-    def coarsest_state(self) -> int:
-        """The last state of the chain."""
-        return self.states[-1].state
 
     @property
     def phases(self) -> int:
@@ -191,23 +181,10 @@ class LatticePalette:
             raise BundleError(
                 "bad_palette", "the order of positions must be a small square of phases from 0 up"
             )
-        expected: dict[str, int] = {}
-        for spec in self.specs:
-            if spec.first_channel != expected.get(spec.scale, 0):
-                raise BundleError("bad_planes", f"scale {spec.scale}: planes leave a gap")
-            expected[spec.scale] = spec.first_channel + spec.channels
-        if not self.states:
-            raise BundleError("bad_states", "the state table is empty")
-        finer: tuple[int, ...] = (1,) * len(self.specs)
-        for position, row in enumerate(self.states):
-            if row.state != self.finest_state + position or len(row.depths) != len(self.specs):
-                raise BundleError("bad_states", f"row {position} of the state table is malformed")
-            if any(here > above for here, above in zip(row.depths, finer, strict=True)):
-                raise BundleError("bad_states", f"state {row.state} is finer than the one before")
+        for row in self.states:
             # What is sent is sent in order: contexts are of the planes before.
             if list(row.depths) != sorted(row.depths, reverse=True) or not row.depths[0]:
                 raise BundleError("bad_states", f"state {row.state} leaves out a plane in between")
-            finer = row.depths
 
 
 def _order_name(planes: Sequence[PlaneSpec]) -> str:

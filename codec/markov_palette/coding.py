@@ -57,19 +57,10 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         contexts: ContextModel,
     ) -> None:
         """palette, contexts: of this chain; bundle: which it is of."""
-        super().__init__(bundle, settings)
+        super().__init__(bundle, settings, palette)
         self.palette = palette
         self._contexts = contexts
         self._scales = {plane.name: plane.scale for plane in palette.planes}
-
-    @property
-    def states(self) -> range:
-        """The chain's states, finest first."""
-        return range(self.palette.finest_state, self.palette.coarsest_state + 1)
-
-    def passes(self, state: int) -> Sequence[Pass]:
-        """What leads from state ``state + 1`` to ``state``, in the stream's order."""
-        return self.palette.passes(state)
 
     # -- to bits ---------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from codec.layered import Features
+from codec.layered import Features, StatePalette
 from codec.markov_palette.prediction import ScalePrediction
 from codec.settings import MAX_CHANNELS, MAX_DEPTH, DiffusionState, PlaneSpec
 from shared.errors import BundleError
@@ -220,7 +220,7 @@ class Pass(NamedTuple):
     side: int
 
 
-class MarkovPalette:
+class MarkovPalette(StatePalette[Pass]):
     """The planes' trees and the state table: encode to a state, decode from a state."""
 
     def __init__(
@@ -234,23 +234,11 @@ class MarkovPalette:
 
         Raises BundleError when trees, table or predictions do not fit the planes.
         """
+        super().__init__(planes, states)
         self.planes = tuple(planes)
         self.trees = {plane.name: trees[plane.name] for plane in planes}
-        self.states = tuple(states)
         self.predictions = dict(predictions or {})
-        if not self.states:
-            raise BundleError("bad_states", "the state table is empty")
         self._check()
-
-    @property
-    def finest_state(self) -> int:
-        """The first state of the chain: 0, unless finer chains come before it in the bundle."""
-        return self.states[0].state
-
-    @property
-    def coarsest_state(self) -> int:
-        """The last state of the chain."""
-        return self.states[-1].state
 
     def depths(self, state: int) -> dict[str, int]:
         """Each plane's depth at ``state``; past the coarsest state every depth is 0."""
@@ -373,19 +361,8 @@ class MarkovPalette:
                     f"{plane.channels} channels, palette has {tree.depth} and {tree.channels}",
                 )
         for scale in {plane.scale for plane in self.planes}:
-            expected = 0
-            for plane in (plane for plane in self.planes if plane.scale == scale):
-                if plane.first_channel != expected:
-                    raise BundleError("bad_planes", f"scale {scale}: planes leave a gap")
-                expected += plane.channels
-            self._check_prediction(scale, expected)
-        finer = tuple(plane.depth for plane in self.planes)
-        for position, row in enumerate(self.states):
-            if row.state != self.finest_state + position or len(row.depths) != len(self.planes):
-                raise BundleError("bad_states", f"row {position} of the state table is malformed")
-            if any(here > above for here, above in zip(row.depths, finer, strict=True)):
-                raise BundleError("bad_states", f"state {row.state} is finer than the one before")
-            finer = row.depths
+            channels = sum(plane.channels for plane in self.planes if plane.scale == scale)
+            self._check_prediction(scale, channels)
 
     def _check_prediction(self, scale: str, channels: int) -> None:
         prediction = self.predictions.get(scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,46 +45,20 @@ from shared.weights import ModelStore
 _BATCH = 40
 
 
-@dataclass(frozen=True)
 class SplitFiles:
-    """Where the steps of one run leave their results."""
+    """Where the steps of one run leave their results.
 
-    folder: Path
+    cache, views: folders of the steps photos and views. bottleneck: model and tail after the fit
+    step. palette: trees of all chains. ordered: the palette step's model, channels in order of what
+    they cost. tail: model and tail after the tail step. contexts: networks of all chains.
+    """
 
-    @property
-    def cache(self) -> Path:
-        """Folder of the photos step."""
-        return self.folder / CACHE
-
-    @property
-    def views(self) -> Path:
-        """Folder of the views step."""
-        return self.folder / "views"
-
-    @property
-    def bottleneck(self) -> Path:
-        """Model and tail after the fit step."""
-        return self.folder / "bottleneck.safetensors"
-
-    @property
-    def palette(self) -> Path:
-        """Trees of all chains."""
-        return self.folder / "palette.npz"
-
-    @property
-    def ordered(self) -> Path:
-        """The palette step's model: channels in order of what they cost."""
-        return self.folder / "ordered.safetensors"
-
-    @property
-    def tail(self) -> Path:
-        """Model and tail after the tail step."""
-        return self.folder / "tail.safetensors"
-
-    @property
-    def contexts(self) -> Path:
-        """Context networks of all chains."""
-        return self.folder / "contexts.npz"
+    def __init__(self, folder: Path) -> None:
+        """folder: of the run."""
+        self.folder, self.cache, self.views = folder, folder / CACHE, folder / "views"
+        self.bottleneck = folder / "bottleneck.safetensors"
+        self.palette, self.contexts = folder / "palette.npz", folder / "contexts.npz"
+        self.ordered, self.tail = folder / "ordered.safetensors", folder / "tail.safetensors"
 
 
 def plan(

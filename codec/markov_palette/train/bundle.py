@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -59,31 +59,18 @@ CALIBRATION_PHOTOS = 32
 _VARIANCE_PHOTOS = 48
 
 
-@dataclass(frozen=True)
 class RunFiles:
-    """Where the steps of one run leave their results."""
+    """Where the steps of one run leave their results.
 
-    folder: Path
+    cache: folder of the photos step. checkpoint: the fit step's. untabled: folder of the palette
+    step, a bundle with even odds and without networks. draft: folder of the tables step, a bundle
+    without networks.
+    """
 
-    @property
-    def cache(self) -> Path:
-        """Folder of the photos step."""
-        return self.folder / CACHE
-
-    @property
-    def checkpoint(self) -> Path:
-        """The fit step's checkpoint."""
-        return self.folder / CHECKPOINT
-
-    @property
-    def untabled(self) -> Path:
-        """Folder of the palette step: a bundle with even odds and without networks."""
-        return self.folder / "untabled"
-
-    @property
-    def draft(self) -> Path:
-        """Folder of the tables step: a bundle without networks."""
-        return self.folder / "draft"
+    def __init__(self, folder: Path) -> None:
+        """folder: of the run."""
+        self.folder, self.cache, self.checkpoint = folder, folder / CACHE, folder / CHECKPOINT
+        self.untabled, self.draft = folder / "untabled", folder / "draft"
 
 
 def trained_extractor(recipe: Recipe, files: RunFiles) -> Extractor:
