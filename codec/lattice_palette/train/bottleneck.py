@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
+from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from codec.kit.recipe import Part
 from codec.lattice_palette.train.networks.base import CutScale, Features, Outputs, SplitNetwork
 
 
@@ -122,16 +123,15 @@ class RateModel(nn.Module):
         return -torch.log2(chance.clamp_min(1e-6))
 
 
-@dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(Part):
     """latent: channels that are quantised, a scale. widths and blocks: of edge and cloud side."""
 
-    latent: int = 56
-    analysis_width: int = 160
-    analysis_blocks: int = 2
-    synthesis_width: int = 192
-    synthesis_blocks: int = 3
-    rate_width: int = 96
+    latent: int = Field(56, ge=1, le=256)
+    analysis_width: int = Field(160, ge=1)
+    analysis_blocks: int = Field(2, ge=0, le=8)
+    synthesis_width: int = Field(192, ge=1)
+    synthesis_blocks: int = Field(3, ge=0, le=8)
+    rate_width: int = Field(96, ge=1)
 
 
 class CutModel(nn.Module):
@@ -212,7 +212,7 @@ def save_model(path: Path, model: CutModel, network: SplitNetwork) -> None:
     tensors = {f"model.{key}": value.contiguous() for key, value in model.state_dict().items()}
     tail = network.tail_parameters()
     tensors |= {f"tail.{n}": value.detach().contiguous() for n, value in enumerate(tail)}
-    facts = {"settings": json.dumps(asdict(model.settings)), "unit": repr(model.unit)}
+    facts = {"settings": model.settings.model_dump_json(), "unit": repr(model.unit)}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({key: value.clone() for key, value in tensors.items()}, path, facts)
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from codec.coder import ACTIVATION_LIMIT, UNIT
+from codec.kit.recipe import Part
 from codec.kit.rounding import activations, biases, finest, integers
 from codec.lattice_palette.context_network import INPUT_LIMIT, PAST_TAPS, GroupNetwork
 from codec.lattice_palette.contexts import (
@@ -37,18 +38,18 @@ _WARM_UP_STEPS = 50
 _LAST_SCALE = SCALE_FIRST + (SCALES - 1) / SCALE_STEPS
 
 
-@dataclass(frozen=True)
-class LatticeSettings:
+class LatticeSettings(Part):
     """hidden, width: units of the two layers. radius: of the window on a plane's own values.
-    steps, batch (views), learning_rate: Adam with a cosine schedule, for all planes at once.
+    steps, batch (views), learning_rate: Adam with a cosine schedule, for all planes at once; with 0
+    steps, one distribution a channel.
     """
 
-    hidden: int = 64
-    width: int = 48
-    radius: int = 2
-    steps: int = 1500
-    batch: int = 12
-    learning_rate: float = 3e-3
+    hidden: int = Field(64, ge=1, le=1024)
+    width: int = Field(48, ge=1, le=1024)
+    radius: int = Field(2, ge=1, le=4)
+    steps: int = Field(2000, ge=0)
+    batch: int = Field(12, ge=1)
+    learning_rate: float = Field(3e-3, gt=0, lt=1)
     seed: int = 1
 
 

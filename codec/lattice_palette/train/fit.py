@@ -6,14 +6,15 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from codec.kit.recipe import Part
 from codec.lattice_palette.palette import LatticePalette
 from codec.lattice_palette.train.bottleneck import CutModel, tail_outputs
 from codec.lattice_palette.train.lattices import LatticeQuantiser
@@ -27,17 +28,16 @@ _BITS_SCALE = 16000.0
 """Only sets the loss's size."""
 
 
-@dataclass(frozen=True)
-class StageSettings:
+class StageSettings(Part):
     """Adam with a warm-up and a cosine schedule; rates of the bottleneck, tail and rate model."""
 
-    steps: int = 2400
-    batch: int = 8
-    learning_rate: float = 4e-4
-    tail_learning_rate: float = 1e-4
-    rate_learning_rate: float = 3e-3
-    warm_up: int = 150
-    average: float = 0.997
+    steps: int = Field(2400, ge=0)
+    batch: int = Field(8, ge=1)
+    learning_rate: float = Field(4e-4, gt=0, lt=1)
+    tail_learning_rate: float = Field(1e-4, ge=0, lt=1)
+    rate_learning_rate: float = Field(3e-3, gt=0, lt=1)
+    warm_up: int = Field(150, ge=1)
+    average: float = Field(0.997, ge=0, lt=1)
     seed: int = 1
 
 

@@ -17,45 +17,6 @@ from codec.lattice_palette.train.networks.base import SplitInfo
 from codec.lattice_palette.train.views import ViewSettings
 
 
-class ViewsPart(Part):
-    """See :class:`~codec.lattice_palette.train.views.ViewSettings`."""
-
-    views: int = Field(5000, ge=8)
-    held_out: int = Field(160, ge=1)
-    whole: float = Field(0.4, ge=0, le=1)
-    cropped: float = Field(0.3, ge=0, le=1)
-    paired: float = Field(0.15, ge=0, le=1)
-    seed: int = 5
-
-
-class ModelPart(Part):
-    """See :class:`~codec.lattice_palette.train.bottleneck.ModelSettings`."""
-
-    latent: int = Field(56, ge=1, le=256)
-    analysis_width: int = Field(160, ge=1)
-    analysis_blocks: int = Field(2, ge=0, le=8)
-    synthesis_width: int = Field(192, ge=1)
-    synthesis_blocks: int = Field(3, ge=0, le=8)
-    rate_width: int = Field(96, ge=1)
-
-
-class StagePart(Part):
-    """See :class:`~codec.lattice_palette.train.fit.StageSettings`."""
-
-    steps: int = Field(2400, ge=0)
-    batch: int = Field(8, ge=1)
-    learning_rate: float = Field(4e-4, gt=0, lt=1)
-    tail_learning_rate: float = Field(1e-4, ge=0, lt=1)
-    rate_learning_rate: float = Field(3e-3, gt=0, lt=1)
-    warm_up: int = Field(150, ge=1)
-    average: float = Field(0.997, ge=0, lt=1)
-    seed: int = 1
-
-    def settings(self) -> StageSettings:
-        """The stage's plain settings."""
-        return StageSettings(**self.model_dump())
-
-
 class ChainPart(Part):
     """A chain: the operating point that its synthesis starts from, its step in the model's units
     (None: the point's), and its states: groups left out, finest first."""
@@ -65,22 +26,10 @@ class ChainPart(Part):
     left_out: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
 
 
-class ContextsPart(Part):
-    """See :class:`~codec.lattice_palette.train.contexts.LatticeSettings`;
-    with 0 steps, one distribution a channel."""
+class ContextsPart(LatticeSettings):
+    """How context networks are fitted, and on how many views."""
 
     views: int = Field(3000, ge=2)
-    hidden: int = Field(64, ge=1, le=1024)
-    width: int = Field(48, ge=1, le=1024)
-    radius: int = Field(2, ge=1, le=4)
-    steps: int = Field(2000, ge=0)
-    batch: int = Field(12, ge=1)
-    learning_rate: float = Field(3e-3, gt=0, lt=1)
-    seed: int = 1
-
-    def settings(self) -> LatticeSettings:
-        """The fit's plain settings."""
-        return LatticeSettings(**self.model_dump(exclude={"views"}))
 
 
 class CutPart(Part):
@@ -98,16 +47,16 @@ class SplitRecipe(BundleRecipe):
     codec: Literal["lattice-palette"]
     network: str
     cut: CutPart | None = None
-    views: ViewsPart = ViewsPart()
-    model: ModelPart = ModelPart()
+    views: ViewSettings = ViewSettings()
+    model: ModelSettings = ModelSettings()
     bits_per_position: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)
     bit_weight: float = Field(0.16, gt=0)
     start_samples: int = Field(240, ge=8)
-    fit: StagePart = StagePart()
+    fit: StageSettings = StageSettings()
     groups: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(min_length=1)
     order: Literal["checkerboard", "quincunx", "two-level"] = "two-level"
     chains: tuple[ChainPart, ...] = Field(min_length=1)
-    tail: StagePart = StagePart()
+    tail: StageSettings = StageSettings()
     contexts: ContextsPart = ContextsPart()
 
     @model_validator(mode="after")
@@ -122,14 +71,6 @@ class SplitRecipe(BundleRecipe):
             if chain.left_out[0] or not all(a < b < groups for a, b in pairwise(chain.left_out)):
                 raise ValueError(f"the states of a chain cannot leave out {chain.left_out}")
         return self
-
-    def view_settings(self) -> ViewSettings:
-        """The views' plain settings."""
-        return ViewSettings(**self.views.model_dump())
-
-    def model_settings(self) -> ModelSettings:
-        """The bottleneck's plain settings."""
-        return ModelSettings(**self.model.model_dump())
 
     def points_of_states(self) -> list[int]:
         """The operating point of every state, finest first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,7 +98,7 @@ def write_views(recipe: SplitRecipe, run: Path, report: Report) -> dict[str, Any
     views = make_views(
         open_network(recipe),
         PhotoCache(files.cache),
-        recipe.view_settings(),
+        recipe.views,
         files.views,
         lambda done, total: report(done, total, {}),
     )
@@ -122,13 +122,13 @@ def fit(
         model = load_model(files.bottleneck, network)
     else:
         model = linear_start(
-            network, views, recipe.model_settings(), recipe.bits_per_position, recipe.start_samples
+            network, views, recipe.model, recipe.bits_per_position, recipe.start_samples
         )
     train_bottleneck(
         model,
         network,
         views,
-        recipe.fit.settings(),
+        recipe.fit,
         weight=recipe.bit_weight,
         report=report,
         max_seconds=60 * max_minutes or math.inf,
@@ -171,7 +171,7 @@ def fit_tail(
         network,
         palettes_of(recipe, files),
         views,
-        recipe.tail.settings(),
+        recipe.tail,
         report=report,
         max_seconds=60 * max_minutes or math.inf,
     )
@@ -185,7 +185,7 @@ def write_contexts(recipe: SplitRecipe, run: Path, report: Report) -> dict[str, 
     need(files.ordered, "palette")
     network, views = open_network(recipe), _views(files)
     model = load_model(files.ordered, network)
-    settings, palettes = recipe.contexts.settings(), palettes_of(recipe, files)
+    settings, palettes = recipe.contexts, palettes_of(recipe, files)
     latents = latents_of(model, views, views.trained[: recipe.contexts.views])
     held = latents_of(model, views, np.arange(views.held_out))
     total = settings.steps * len(palettes)
@@ -193,7 +193,7 @@ def write_contexts(recipe: SplitRecipe, run: Path, report: Report) -> dict[str, 
     bytes_of: dict[str, list[float]] = {"static_tables": [], "networks": []}
     for number, palette in enumerate(palettes):
         seen, measured = values_of(palette, latents), values_of(palette, held)
-        static = contexts = fit_lattice(palette, seen, replace(settings, steps=0))
+        static = contexts = fit_lattice(palette, seen, settings.model_copy(update={"steps": 0}))
         if settings.steps:
             before = number * settings.steps
 

@@ -6,16 +6,17 @@ The network is frozen, so both are computed once and kept as float16 in memory-m
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from codec.kit.crops import PhotoCache
+from codec.kit.recipe import Part
 from codec.lattice_palette.train.networks.base import Features, Outputs, SplitNetwork
 from shared.preprocess import Placement
 
@@ -23,18 +24,17 @@ Pixels = npt.NDArray[np.uint8]
 _BATCH = 8
 
 
-@dataclass(frozen=True)
-class ViewSettings:
+class ViewSettings(Part):
     """held_out: whole photos that come first and are measured on, never trained on. views: of the
     other photos. whole, cropped, paired: shares of views that are a whole photo, a crop, two crops
     side by side; the rest are four crops, so that there are small objects too.
     """
 
-    views: int = 5000
-    held_out: int = 160
-    whole: float = 0.4
-    cropped: float = 0.3
-    paired: float = 0.15
+    views: int = Field(5000, ge=8)
+    held_out: int = Field(160, ge=1)
+    whole: float = Field(0.4, ge=0, le=1)
+    cropped: float = Field(0.3, ge=0, le=1)
+    paired: float = Field(0.15, ge=0, le=1)
     seed: int = 5
 
 

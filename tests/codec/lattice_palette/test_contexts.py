@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -66,7 +64,7 @@ def test_float32_and_integers_give_the_same_tables(
 
 
 def test_contexts_save_bytes_on_grids_that_they_never_saw(chains: list[LatticeContexts]) -> None:
-    static = make_contexts(replace(SETTINGS, steps=0))
+    static = make_contexts(SETTINGS.model_copy(update={"steps": 0}))
     for with_contexts, without in zip(chains, static, strict=True):
         ours = sum(coded_bytes(with_contexts, seed) for seed in range(8))
         theirs = sum(coded_bytes(without, seed) for seed in range(8))
