@@ -42,11 +42,11 @@ from benchmarks.speed import (
     speeds,
 )
 from benchmarks.transport.measure import transport, transport_table, write_transport
+from codec.kit.recipe import open_recipe
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError
 from training.evaluate.judges.metrics import GROUPS
 from training.evaluate.photos import evaluation_photos
-from training.recipes import open_recipe
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGED = "packaged"

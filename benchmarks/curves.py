@@ -9,12 +9,12 @@ from pathlib import Path
 
 import cv2
 
+from codec.kit.recipe import open_recipe
 from shared.bundle import Bundle, packaged_names
 from training.evaluate import run
 from training.evaluate.measure import default_cache_dir
 from training.evaluate.photos import annotated_photos, evaluation_photos
 from training.evaluate.report import accuracy, pictures
-from training.recipes import open_recipe
 
 Say = Callable[[str], None]
 

@@ -1,8 +1,10 @@
-"""What every recipe has: strict parts, the photos to train on, reading it, the photos step."""
+"""Recipes, by file or by name: strict parts, the photos to train on, reading one, the photos step.
+
+A recipe names its codec, whose trainer follows it.
+"""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -10,10 +12,11 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from codec.base import Report
+from codec.base import Report, Trainer, trainer
 from codec.kit.photos import CACHE, SHORT_SIDE, PhotoSource, make_cache
-from shared.errors import RecipeError
+from shared.errors import BundleError, RecipeError
 
+DEFAULT_RECIPE = "picture"
 PHOTOS_SUMMARY = "Decode and reduce the training photos once."
 
 
@@ -61,45 +64,39 @@ class BundleRecipe(Part):
     photos: PhotosPart | None = None
 
 
-def check_recipe(
-    values: Mapping[str, Any], model: type[AnyRecipe], source: Path, changes: Sequence[str] = ()
-) -> AnyRecipe:
-    """A recipe's plain values, with ``changes`` made, as its codec's model.
+def open_recipe(
+    which: str | Path | None = None, changes: Sequence[str] = ()
+) -> tuple[Trainer[Any], BundleRecipe]:
+    """A recipe and the trainer of the codec that it names.
 
-    changes: ``PART.KEY=VALUE`` each, the value in YAML. source: for errors. Raises RecipeError
-    ``bad_recipe`` with the place and what is wrong.
+    which: a file, or the name of a recipe that a codec brings; None is the default bundle's.
+    changes: ``PART.KEY=VALUE`` each. Raises RecipeError ``not_found``, ``bad_recipe`` with the
+    place and what is wrong.
     """
-    changed = copy.deepcopy(dict(values))
-    for change in changes:
-        place, equals, value = change.partition("=")
-        *parts, key = place.split(".")
-        if not equals or not key:
-            raise RecipeError("bad_recipe", f"a change is PART.KEY=VALUE, not {change!r}")
-        inner = changed
-        for part in parts:
-            inner = inner.setdefault(part, {})
-            if not isinstance(inner, dict):
-                raise RecipeError("bad_recipe", f"{place}: {part} has no keys")
-        inner[key] = yaml.safe_load(value)
+    source = recipe_file(which or DEFAULT_RECIPE)
+    values = _read_values(source)
+    name = values.get("codec")
+    if not isinstance(name, str):
+        raise RecipeError("bad_recipe", f"{source}: codec: a recipe names its codec")
     try:
-        return model.model_validate(changed)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RecipeError("bad_recipe", f"{source}: {where}: {first['msg']}") from None
+        found = trainer(name)
+    except BundleError as error:
+        raise RecipeError("bad_recipe", f"{source}: codec: {error.message}") from None
+    return found, _check_recipe(values, found.recipe, source, changes)
 
 
-def read_values(source: Path) -> dict[str, Any]:
-    """A recipe's plain values. Raises RecipeError ``not_found`` or ``bad_recipe``."""
-    try:
-        values = yaml.safe_load(source.read_text())
-    except OSError as error:
-        raise RecipeError("not_found", f"{source}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise RecipeError("bad_recipe", f"{source}: {error}") from None
-    if not isinstance(values, dict):
-        raise RecipeError("bad_recipe", f"{source}: a recipe is a mapping")
-    return values
+def recipe_file(which: str | Path) -> Path:
+    """The file of a recipe. Raises RecipeError ``not_found``."""
+    path = Path(which)
+    if path.exists():
+        return path
+    packaged = _packaged()
+    if str(which) not in packaged:
+        known = ", ".join(sorted(packaged))
+        raise RecipeError(
+            "not_found", f"{which}: no such file, and no recipe of that name: {known}"
+        )
+    return packaged[str(which)]
 
 
 def photos_step(
@@ -131,3 +128,50 @@ def photos_step(
     index = make_cache(sources, excluded, run / CACHE, short_side=side, progress=progress)
     photos = len(index["photos"])
     return {"photos": photos, "left_out": index["left_out"], "sha256": index["sha256"]}
+
+
+def _packaged() -> dict[str, Path]:
+    """``codec/NAME/train/recipes/*.yaml`` by their names."""
+    folder = Path(__file__).parents[1]
+    return {path.stem: path for path in folder.glob("*/train/recipes/*.yaml")}
+
+
+def _check_recipe(
+    values: Mapping[str, Any], model: type[AnyRecipe], source: Path, changes: Sequence[str] = ()
+) -> AnyRecipe:
+    """A recipe's plain values, with ``changes`` made, as its codec's model.
+
+    changes: ``PART.KEY=VALUE`` each, the value in YAML. source: for errors. Raises RecipeError
+    ``bad_recipe`` with the place and what is wrong.
+    """
+    changed = dict(values)
+    for change in changes:
+        place, equals, value = change.partition("=")
+        *parts, key = place.split(".")
+        if not equals or not key:
+            raise RecipeError("bad_recipe", f"a change is PART.KEY=VALUE, not {change!r}")
+        inner = changed
+        for part in parts:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise RecipeError("bad_recipe", f"{place}: {part} has no keys")
+        inner[key] = yaml.safe_load(value)
+    try:
+        return model.model_validate(changed)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RecipeError("bad_recipe", f"{source}: {where}: {first['msg']}") from None
+
+
+def _read_values(source: Path) -> dict[str, Any]:
+    """A recipe's plain values. Raises RecipeError ``not_found`` or ``bad_recipe``."""
+    try:
+        values = yaml.safe_load(source.read_text())
+    except OSError as error:
+        raise RecipeError("not_found", f"{source}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError("bad_recipe", f"{source}: {error}") from None
+    if not isinstance(values, dict):
+        raise RecipeError("bad_recipe", f"{source}: a recipe is a mapping")
+    return values

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from codec.kit.frozen import CLASSIFIER
+from codec.kit.recipe import open_recipe
 from codec.lattice_palette.train.networks.efficientnet import (
     SCALE,
     SplitEfficientNet,
@@ -17,7 +18,6 @@ from codec.lattice_palette.train.networks.opening import open_network
 from codec.lattice_palette.train.recipe import SplitRecipe
 from shared.errors import RecipeError
 from tests.support.real_store import fetched
-from training.recipes import open_recipe
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from codec.kit.photos import PhotoSource, make_cache
+from codec.kit.recipe import open_recipe
 from codec.lattice_palette.coding import LatticeCodec
 from codec.lattice_palette.train.bottleneck import load_model, tail_outputs
 from codec.lattice_palette.train.lattices import LatticeQuantiser
@@ -27,7 +28,6 @@ from shared.bundle import Bundle
 from shared.errors import RecipeError
 from shared.targets import RateTarget
 from training.cli import build_app
-from training.recipes import open_recipe
 
 SCALE = "bottleneck"
 RECIPE = {

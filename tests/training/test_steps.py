@@ -17,12 +17,12 @@ from typer.testing import CliRunner, Result
 
 import codec
 from codec.kit.photos import PhotoSource, difference_hash, make_cache
+from codec.kit.recipe import open_recipe
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from shared.errors import RecipeError
 from tests.support.small_recipe import RECIPE
 from training.cli import build_app
-from training.recipes import open_recipe
 
 
 def run(*arguments: object) -> Result:

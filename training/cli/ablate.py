@@ -54,11 +54,11 @@ def ablate(
 
     from codec.kit.checkpoint import CHECKPOINT
     from codec.kit.photos import CACHE, need
+    from codec.kit.recipe import open_recipe
     from shared.bundle import Bundle
     from shared.errors import RecipeError
     from training.ablation import compare, markdown, steps_from_fit, write
     from training.evaluate.photos import evaluation_photos
-    from training.recipes import open_recipe
 
     def say(text: str) -> None:
         typer.echo(text, err=True)

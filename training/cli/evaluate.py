@@ -90,12 +90,12 @@ def evaluate(
     if (coco is None) == (not photos):
         raise typer.BadParameter("give photos, or an annotated set with --coco DIR, not both")
 
+    from codec.kit.recipe import open_recipe
     from shared.bundle import Bundle
     from training.evaluate import run
     from training.evaluate.measure import default_cache_dir
     from training.evaluate.photos import annotated_photos, evaluation_photos
     from training.evaluate.report import accuracy, pictures
-    from training.recipes import open_recipe
 
     kept = None if fresh else cache or default_cache_dir()
     with stop_on_error(as_json=as_json):
@@ -151,10 +151,10 @@ def consistency(
 ) -> None:
     """Reconstruct at every state, faithfully and vividly, encode again, and compare indices."""
     from codec.base import trainer
+    from codec.kit.recipe import open_recipe
     from shared.bundle import Bundle
     from shared.errors import BundleError
     from training.evaluate.photos import evaluation_photos
-    from training.recipes import open_recipe
 
     with stop_on_error(as_json=as_json):
         opened = Bundle.load(bundle)

@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
 
 def steps(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
     """List the steps of a recipe, in the order in which they run."""
-    from training.recipes import open_recipe
+    from codec.kit.recipe import open_recipe
 
     with stop_on_error(as_json=as_json):
         trainer, _ = open_recipe(recipe)
@@ -128,7 +128,7 @@ def _recipe_in(args: Sequence[str]) -> str | None:
 
 def _step_command(name: str, which: str | None) -> Command | None:
     """A step of the recipe as a command; None when it has no such step."""
-    from training.recipes import open_recipe
+    from codec.kit.recipe import open_recipe
 
     trainer, _ = open_recipe(which)
     step = next((one for one in trainer.steps if one.name == name), None)

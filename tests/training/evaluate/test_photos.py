@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codec.kit.recipe import BundleRecipe
+from codec.kit.recipe import BundleRecipe, open_recipe
 from training.evaluate.photos import EvaluationError, Truth, evaluation_photos
-from training.recipes import open_recipe
 
 
 def make_tar(path: Path, members: dict[str, bytes]) -> Path:
