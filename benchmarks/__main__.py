@@ -59,6 +59,10 @@ def main() -> int:
     """Measure, write results, print the tables; 1 when something could not be measured."""
     arguments = _parser().parse_args()
     torch.set_num_threads(1)
+    for source in (*arguments.photos, *(arguments.accuracy or ())):
+        if not source.exists():
+            _say(f"error: there is no {source}: give a folder or a tar of photos, or none at all")
+            return 2
     try:
         if arguments.accuracy:
             for source in arguments.accuracy:

@@ -33,7 +33,11 @@ def golden_folder(name: str) -> Path:
 def golden(name: str) -> dict[str, Any]:
     """Of golden.json: ``bundle_id``, and ``files`` with ``file``, ``file_sha256`` and
     ``latents_sha256``."""
-    found: dict[str, Any] = json.loads((golden_folder(name) / "golden.json").read_text())
+    path = golden_folder(name) / "golden.json"
+    if not path.is_file():
+        command = f"python -m tests.support.contract {name}"
+        raise FileNotFoundError(f"codec {name} has no golden files yet: {command} makes them")
+    found: dict[str, Any] = json.loads(path.read_text())
     return found
 
 
@@ -64,9 +68,15 @@ def index_hash(indices: Mapping[str, NDArray[Any]]) -> str:
 
 
 def write_golden(name: str) -> None:
-    """Make a codec's golden files: every state of some sizes, and a cut file."""
-    folder = golden_folder(name)
-    folder.mkdir()
+    """Make a codec's golden files: every state of some sizes, and a cut file. All or none."""
+    with tempfile.TemporaryDirectory(dir=golden_folder(name).parent) as unfinished:
+        folder = Path(unfinished) / "golden"
+        folder.mkdir()
+        _write_golden(name, folder)
+        folder.rename(golden_folder(name))
+
+
+def _write_golden(name: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as small:
         (folder / "bundle.zip").write_bytes(small_bundle(name, Path(small)).to_zip())
     bundle = Bundle.load(folder / "bundle.zip")
