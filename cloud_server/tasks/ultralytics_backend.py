@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cloud_server.tasks.base import Image, TaskOptions, expect_image
-from codec.kit.libraries import import_yolo, load_yolo
+from codec.libraries import import_yolo, load_yolo
 from shared.errors import TaskError
 from shared.results import (
     Box,

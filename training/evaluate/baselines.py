@@ -225,7 +225,7 @@ def neural_baselines(architecture: str = "mbt2018-mean") -> list[Baseline]:
 
 def load_model(architecture: str, quality: int, *, pretrained: bool = True) -> CompressionModel:
     """A CompressAI model ready to write real strings; untrained with ``pretrained=False``."""
-    from codec.kit.libraries import ensure_torchvision
+    from codec.libraries import ensure_torchvision
 
     ensure_torchvision()
     from compressai.zoo import image_models

@@ -25,7 +25,7 @@ def weights(tmp_path_factory) -> dict[str, Path]:
     """Paths of yolo11n.pt and yolo11n-seg.pt with random weights that find something."""
     folder = tmp_path_factory.mktemp("yolo")
     os.environ.setdefault("YOLO_CONFIG_DIR", str(folder))
-    from codec.kit.libraries import import_yolo
+    from codec.libraries import import_yolo
 
     yolo, _ = import_yolo()
     import torch

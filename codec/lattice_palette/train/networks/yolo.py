@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codec.kit.libraries import import_yolo, load_yolo
 from codec.lattice_palette.train.networks.base import CutScale, Features, Outputs, SplitInfo
 from codec.lattice_palette.train.networks.cuts import (
     Cut,
@@ -22,6 +21,7 @@ from codec.lattice_palette.train.networks.cuts import (
     cut_after,
     find_cuts,
 )
+from codec.libraries import import_yolo, load_yolo
 from shared.errors import RecipeError
 from shared.weights import ModelStore
 from shared.weights.ultralytics_assets import LICENCE, get_yolo

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from codec.kit.libraries import ensure_torchvision, nms
+from codec.libraries import ensure_torchvision, nms
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed"
@@ -73,7 +73,7 @@ def test_torchvisions_own_nms_gives_the_same():
 def test_it_helps_in_a_fresh_process():
     """The order matters there: nothing has imported torchvision before."""
     script = (
-        "from codec.kit.libraries import ensure_torchvision\n"
+        "from codec.libraries import ensure_torchvision\n"
         "ensure_torchvision()\n"
         "import torch, torchvision\n"
         "from torchvision.transforms import functional\n"
