@@ -21,13 +21,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO
 
-import grpc
-
 from shared.bundle import Bundle, packaged_bundle_of
 from shared.errors import BundleError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc
-from shared.rpc.errors import error_from_call
+from shared.rpc.channel import Channel
+from shared.rpc.errors import CallError, error_from_call
 
 BundleSource = Bundle | str | Path
 """A bundle, or the folder, zip or name that one is loaded from."""
@@ -97,7 +96,7 @@ class DeviceBundles:
             ) or (packaged_bundle_of(short_id) or (self._cache.find(digits) if digits else None))
         return self._found[short_id]
 
-    def obtain(self, channel: grpc.Channel, bundle_id: str, *, must_keep: bool = True) -> Bundle:
+    def obtain(self, channel: Channel, bundle_id: str, *, must_keep: bool = True) -> Bundle:
         """The bundle of that id, at hand or fetched; raises as ``BundleCache.obtain`` does."""
         return self.at_hand(bundle_id) or self._cache.obtain(
             channel, self._server, bundle_id, must_keep=must_keep
@@ -135,7 +134,7 @@ class BundleCache:
 
     def obtain(
         self,
-        channel: grpc.Channel,
+        channel: Channel,
         server: str,
         bundle_id: str,
         *,
@@ -298,7 +297,7 @@ class _Part:
 class _Transfer:
     """Brings a zip from a server, from the offset up to which it is here."""
 
-    def __init__(self, channel: grpc.Channel, server: str, bundle_id: str, limits: Limits) -> None:
+    def __init__(self, channel: Channel, server: str, bundle_id: str, limits: Limits) -> None:
         self._stub = bundles_pb2_grpc.BundleServiceStub(channel)
         self._server, self._id, self._limits = server, bundle_id, limits
 
@@ -341,7 +340,7 @@ class _Transfer:
                 ):
                     raise BundleError("bad_transfer", "the server's chunks do not fit together")
                 part.append(chunk.data)
-        except grpc.RpcError as error:
+        except CallError as error:
             raise error_from_call(error, self._server) from None
         finally:
             call.cancel()

@@ -22,7 +22,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import numpy as np
 
 from shared.backoff import Backoff
@@ -30,7 +29,8 @@ from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, BundleError, FeatherwireError, PhotoError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
-from shared.rpc.errors import error_from_call
+from shared.rpc.channel import Channel
+from shared.rpc.errors import CallError, error_from_call
 from shared.wire import FrameOutcome
 from shared.wire.failures import is_retryable
 from shared.wire.features import features_message
@@ -65,7 +65,7 @@ class Stage(enum.Enum):
 @dataclass(slots=True, eq=False)
 class _Change:
     bundle_id: str
-    channel: grpc.Channel
+    channel: Channel
     done: Done
     stage: Stage = Stage.FETCHING
     photo_encoder: PhotoEncoder | None = None
@@ -80,7 +80,7 @@ class BundleUpdate:
 
     def __init__(
         self,
-        obtain: Callable[[grpc.Channel, str], Bundle],
+        obtain: Callable[[Channel, str], Bundle],
         encode_with: Callable[[Bundle], PhotoEncoder],
         keep: Keep,
         trials: dict[str, int] | None = None,
@@ -98,9 +98,7 @@ class BundleUpdate:
         self.photo_encoder: PhotoEncoder | None = None
         """Of the bundle in use, where a command has had to do with that; None: nothing has."""
 
-    def take(
-        self, channel: grpc.Channel, bundle_id: str, current_id: str | None, done: Done
-    ) -> None:
+    def take(self, channel: Channel, bundle_id: str, current_id: str | None, done: Done) -> None:
         """A command to use a bundle; ``done`` is called once it is clear what comes of it.
 
         current_id: of the bundle that is in use. Returns at once.
@@ -339,6 +337,6 @@ def _is_closed(error: Exception) -> bool:
 def _typed(error: Exception) -> FeatherwireError:
     if isinstance(error, FeatherwireError):
         return error
-    if isinstance(error, grpc.RpcError):
+    if isinstance(error, CallError):
         return error_from_call(error, "the server")
     return BundleError("trial_failed", f"the bundle does not work here: {error}")

@@ -15,14 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import grpc
-
 from edge_client.session.frames import Framer, Outgoing
 from edge_client.session.refinement_store import Part, Refinement, RefinementStore
 from edge_client.session.results import Reply
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
-from shared.rpc.errors import error_from_call
+from shared.rpc.channel import Channel
+from shared.rpc.errors import CallError, error_from_call
 from shared.wire import FrameOutcome
 from shared.wire.commands import RefineCommand, Setting, parse_command
 from shared.wire.device_events import (
@@ -110,7 +109,7 @@ class Connection:
 
     def __init__(
         self,
-        channel: grpc.Channel,
+        channel: Channel,
         server: str,
         hello: Hello,
         *,
@@ -299,7 +298,7 @@ class Connection:
                 for one in response.batch.responses or (response,):
                     self._receive(one)
             self._end(None)
-        except grpc.RpcError as error:
+        except CallError as error:
             self._end(error_from_call(error, self.server))
         except FeatherwireError as error:
             self._end(error)

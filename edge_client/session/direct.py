@@ -12,8 +12,6 @@ from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, replace
 from typing import Any
 
-import grpc
-
 from edge_client.rate import RateControl
 from edge_client.session.connection import Connection
 from edge_client.session.encoding import Photo
@@ -22,7 +20,7 @@ from edge_client.session.refinement_store import Part, Refinement
 from edge_client.session.results import FrameResult, Reply, failed, received
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
-from shared.rpc.errors import error_from_call
+from shared.rpc.errors import CallError, error_from_call
 from shared.wire.device_events import Key
 from shared.wire.features import features_message
 from shared.wire.requests import picture_request_message
@@ -280,7 +278,7 @@ def analyze(connection: Connection, photo: Photo, wishes: Wishes) -> FrameResult
         response = ingest_pb2_grpc.IngestServiceStub(connection.channel).Analyze(
             request, timeout=frame.deadline_s
         )
-    except grpc.RpcError as error:
+    except CallError as error:
         raise error_from_call(error, connection.server) from None
     reply = Reply(
         outcome_from_message(response.outcome),

@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import grpc
-
 from codec import open_edge
 from edge_client.bundles import BundleCache, BundleSource, DeviceBundles
 from edge_client.rate import RateControl
@@ -27,7 +25,7 @@ from shared.errors import FeatherwireError, SessionError
 from shared.installation import package_version
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.rpc.access import Access
-from shared.rpc.channel import open_channel, wait_until_ready
+from shared.rpc.channel import Channel, open_channel, wait_until_ready
 from shared.targets import Region, Regions
 from shared.wire.commands import (
     BundleCommand,
@@ -43,7 +41,7 @@ if TYPE_CHECKING:
     from edge_client.encoder import EdgeEncoder
 
 
-TakeSettingBy = Callable[[grpc.Channel, Setting, Done], None]
+TakeSettingBy = Callable[[Channel, Setting, Done], None]
 """``TakeSetting`` with the channel by which the command came."""
 
 
@@ -161,7 +159,7 @@ class Opener:
             photo_encoder = self._photo_encoder_of(bundle or Bundle.load())
         return self._framer_of(photo_encoder, ingest_pb2.ServerSettings(frame_deadline_s=30.0))
 
-    def use_bundle(self, channel: grpc.Channel, bundle_id: str, done: Done) -> None:
+    def use_bundle(self, channel: Channel, bundle_id: str, done: Done) -> None:
         """Change over to a bundle, or say why not; see ``BundleUpdate``."""
         current = self._current
         self.bundle_update.take(channel, bundle_id, None if current is None else current.id, done)
@@ -177,7 +175,7 @@ class Opener:
         photo_encoder = self.bundle_update.photo_encoder or self._photo_encoder
         return None if photo_encoder is None else photo_encoder.bundle
 
-    def _framer(self, channel: grpc.Channel, welcome: ingest_pb2.Welcome) -> Framer:
+    def _framer(self, channel: Channel, welcome: ingest_pb2.Welcome) -> Framer:
         accepted = welcome.accepted_bundle_ids or [welcome.bundle_id]
         for other in self._bundles.also:
             if other.id not in accepted:
@@ -193,7 +191,7 @@ class Opener:
         return self._framer_of(photo_encoder, welcome.settings)
 
     def _chosen_photo_encoder(
-        self, channel: grpc.Channel, accepted: Iterable[str]
+        self, channel: Channel, accepted: Iterable[str]
     ) -> PhotoEncoder | None:
         """Of the bundle that a command has chosen, where this server takes it."""
         photo_encoder, chosen = self.bundle_update.photo_encoder, self.bundle_update.chosen
@@ -281,7 +279,7 @@ class DeviceSettings:
         self._control = control
         self._opener = opener
 
-    def take(self, channel: grpc.Channel, wanted: Setting, done: Done) -> None:
+    def take(self, channel: Channel, wanted: Setting, done: Done) -> None:
         """Carry out a command, keep it, and say so; a bundle takes its time.
 
         channel: of the stream that it came by. Raises ``SpoolError``, and ``BundleError`` for
