@@ -69,13 +69,20 @@ class FleetClient:
         return dict(self._call(self._stub.SendCommand, request).command_id_by_device)
 
     def commands(
-        self, selector: fleet_pb2.DeviceSelector | None = None, *, pending_only: bool = False
+        self,
+        selector: fleet_pb2.DeviceSelector | None = None,
+        *,
+        pending_only: bool = False,
+        newest_first: bool = False,
     ) -> Iterator[fleet_pb2.IssuedCommand]:
-        """Commands to the chosen devices, oldest first."""
+        """Commands to the chosen devices, oldest first, or newest first."""
         token = ""
         while True:
             request = fleet_pb2.ListCommandsRequest(
-                selector=selector, pending_only=pending_only, page_token=token
+                selector=selector,
+                pending_only=pending_only,
+                page_token=token,
+                newest_first=newest_first,
             )
             page = self._call(self._stub.ListCommands, request)
             yield from page.commands
