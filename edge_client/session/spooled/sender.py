@@ -33,12 +33,13 @@ ACCESS_REASONS = frozenset(
 
 FATAL_REASONS = ACCESS_REASONS | {
     "bad_address",
-    "bad_tls_files",
     "bundle_mismatch",
     "invalid_message",
     "unsupported_version",
 }
-"""Connecting again would not help: somebody must change something first."""
+"""Connecting again would not help: somebody must change something first.
+
+Not ``bad_tls_files``: those were good when the session was opened, and are being replaced."""
 
 WATCH_S = 0.5
 EXPIRE_S = 5.0
