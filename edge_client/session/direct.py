@@ -15,7 +15,15 @@ from typing import Any
 from edge_client.rate import RateControl
 from edge_client.session.connection import Connection
 from edge_client.session.encoding import Photo
-from edge_client.session.frames import CapturedPhoto, Framer, Outgoing, Wishes, make_frame, parts
+from edge_client.session.frames import (
+    CapturedPhoto,
+    Framer,
+    Outgoing,
+    Wishes,
+    blames_photo,
+    make_frame,
+    parts,
+)
 from edge_client.session.refinement_store import Part, Refinement
 from edge_client.session.results import FrameResult, Reply, failed, received
 from shared.errors import FeatherwireError, SessionError
@@ -66,9 +74,9 @@ class DirectExchange:
     def open(self) -> None:
         """It is open with its connection."""
 
-    def close(self) -> None:
-        """End the stream; frames in flight have ten seconds to come back."""
-        self.connection.close()
+    def close(self, timeout_s: float = 10.0) -> None:
+        """End the stream; frames in flight have so long to come back."""
+        self.connection.close(timeout_s)
 
     @property
     def framer(self) -> Framer:
@@ -101,6 +109,7 @@ class DirectExchange:
     ) -> Iterator[FrameResult]:
         """See ``EdgeSession.stream``."""
         in_flight = InFlight(self._server)
+        encoded = False
         for photo in photos:
             if photo is None:
                 if in_flight.any_done:
@@ -109,9 +118,10 @@ class DirectExchange:
             pixels, source = parts(photo)
             try:
                 frame = make_frame(self.connection.framer, self._control, pixels, wishes)
-            except SessionError:
-                raise
+                encoded = True
             except FeatherwireError as error:
+                if not blames_photo(error, encoded=encoded):
+                    raise
                 yield failed(source, error)
                 continue
             while window is not None and len(in_flight) >= window:
