@@ -23,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from shared.errors import PhotoError
 from shared.limits import DEFAULT_LIMITS, Limits
+from shared.names import text_of
 from shared.preprocess.colour import to_srgb
 from shared.preprocess.geometry import check_sides
 
@@ -44,6 +45,9 @@ _UPRIGHT = {
 }
 _START_OF_SCAN = 0xDA
 _END_OF_IMAGE = 0xD9
+_END_MARKER = bytes((0xFF, _END_OF_IMAGE))
+_FOLLOWING = tuple(bits * 2048 for bits in (b"\x55", b"\xaa", b"\x92\x49\x24", b"\xff\0", b"\0"))
+"""Entropy-coded bits, no two of them alike; in a stuffed byte, 0xFF with a zero, all are ones."""
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length: TEM, RST0..7, SOI
 
 
@@ -63,27 +67,55 @@ def load_photo(
     else:
         data = _read(Path(source), limits)
     try:
-        with _open(data, limits) as image:
-            image.load()
-            return to_srgb(_upright(image))
+        return _pixels(data, limits)
     except PhotoError:
         raise
     except Exception as error:  # a decoder of hostile bytes may raise anything at all
+        if (whole := _without_end_marker(data, limits)) is not None:
+            return whole
         raise _refusal(error, data) from error
 
 
+def _pixels(data: bytes, limits: Limits) -> NDArray[np.uint8]:
+    with _open(data, limits) as image:
+        image.load()
+        return to_srgb(_upright(image))
+
+
+def _without_end_marker(data: bytes, limits: Limits) -> NDArray[np.uint8] | None:
+    """The pixels of a JPEG that has all of them and only lacks its end marker; else None.
+
+    Cameras and cut connections leave it out. Whether pixels are missing shows what follows the last
+    byte: a picture that is the same whatever bits follow has taken none of them.
+    """
+    if not data.startswith(b"\xff\xd8\xff") or data.rstrip(b"\0").endswith(_END_MARKER):
+        return None
+    # The marker's own first byte may be the last that is there.
+    body = data.removesuffix(b"\xff")
+    try:
+        ended = _pixels(body + _END_MARKER, limits)
+        for bits in _FOLLOWING:
+            if not np.array_equal(_pixels(body + bits + _END_MARKER, limits), ended):
+                return None
+    except Exception:  # noqa: BLE001 - then it is damaged in another way, which the caller says
+        return None
+    return ended
+
+
 def _read(path: Path, limits: Limits) -> bytes:
+    name = text_of(path)
     try:
         status = path.stat()  # before opening: to open a named pipe would wait for a writer
         if not stat.S_ISREG(status.st_mode):
-            raise PhotoError("unreadable", f"{path} is not a regular file", path=str(path))
+            raise PhotoError("unreadable", f"{name} is not a regular file", path=name)
         _check_bytes(status.st_size, limits)
         with path.open("rb") as file:
             return file.read(limits.max_photo_bytes)
     except FileNotFoundError as error:
-        raise PhotoError("not_found", f"there is no file {path}", path=str(path)) from error
+        raise PhotoError("not_found", f"there is no file {name}", path=name) from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        raise PhotoError("unreadable", f"cannot read {path}: {error}", path=str(path)) from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise PhotoError("unreadable", f"cannot read {name}: {why}", path=name) from error
 
 
 def _check_bytes(photo_bytes: int, limits: Limits) -> None:
