@@ -108,8 +108,9 @@ class PhotoEncoder:
     ) -> EncodedPhoto:
         """The photo by every bundle, the first one's part first, at ``rate``.
 
-        refinable: keep the finer layers of the first one too. send_with: of which others (short
-        ids) a state is sent at once, None for the finest; the rest of them is only kept, and
+        A rate that says nothing is each bundle's default state. refinable: keep the finer layers
+        of the first one too. send_with: of which others (short ids) a state is sent at once, None
+        for their default; the rest of them is only kept, and
         encoded later, when the frame is on its way. Without ``keep`` there is no such rest.
         regions: what the first bundle tells more finely; nothing finer is kept of such a frame.
         What is encoded already has no other parts. Raises PhotoError, also ``no_photo`` where
@@ -141,7 +142,7 @@ class PhotoEncoder:
         others = tuple(one for one in self.also.values() if keep and one.short_id not in at_once)
 
         def make_others() -> tuple[Part, ...]:
-            return tuple(Part(None, self.encoder(one).encode(pixels)) for one in others)
+            return tuple(Part(None, self.encoder(one).encode(pixels, state=0)) for one in others)
 
         return EncodedPhoto(tuple(parts), others, make_others)
 

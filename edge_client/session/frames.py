@@ -28,7 +28,7 @@ from shared.wire.transport import frame_deadline
 RESULT_MARGIN_S = 5.0
 
 SendWith = Iterable[str] | Mapping[str, int | None]
-"""Names or ids of ``also`` bundles; or each with its state, None for the finest."""
+"""Names or ids of ``also`` bundles; or each with its state, None for the bundle's default."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,9 @@ class PackagedDetector:
         self.input_size: tuple[int, int] | None = (_SSD_SIDE, _SSD_SIDE)
         weights = str(self._task.models[0].sha256)[:16]
         self.identity = f"ssd-{weights}-opencv-{cv2.__version__}-1"
+        self.sha256 = self._task.models[0].sha256
+        self.class_names = self._task.class_names
+        """Names by COCO's category id."""
 
     def prepare(self, picture: Pixels) -> Pixels:
         """320 x 320 pixels, as the task makes them."""
