@@ -1,13 +1,14 @@
 """Advice on a bundle (``shared.bundle.advice``), measured: score thresholds, and a default state.
 
 *Thresholds.* Through a coarse state a detector sees things that are not there. At every state each
-class gets the least threshold, no lower than the task's own, with which false positives on photos
-are no more than without compression. A false positive is a finding of a class of which the photo has
-nothing: nothing annotated, or, on photos without annotations, nothing that the network shows of the
-uncompressed photo; what the uncompressed network is allowed is then measured on the photo's mirror
-image, in which it makes mistakes of its own. Most classes are too rare to be counted alone, so both the share of false
-positives that is allowed, and how they thin out as the threshold rises, are shrunk towards those of
-all classes, as if each had ``PRIOR`` more false positives that are like everyone's.
+class gets the least threshold, no lower than the task's own, with which there are no more false
+positives on photos than without compression. A false positive is a finding of a class of which the
+photo has nothing: nothing annotated, or, on photos without annotations, nothing that the network
+shows of the uncompressed photo; what the uncompressed network is allowed is then measured on the
+photo's mirror image, in which it makes mistakes of its own. Most classes are too rare to be counted
+alone, so both the share of false positives that is allowed, and how they thin out as the threshold
+rises, are shrunk towards those of all classes, as if each had ``PRIOR`` more false positives that
+are like everyone's.
 
 *Default state.* From the coarsest state on, each layer's share of the whole gain in quality is set
 against its share of the bits. The default is the finest state whose layer still brings
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -91,7 +93,7 @@ def calibrate(
         raise EvaluationError("no_photos", "there is no photo to calibrate on")
     wrong = wrong_scores(found, subject.name, len(bundle.manifest.states), default)
     others, classes = least_scores(wrong, default)
-    names = detector.class_names
+    names = halves.class_names(TASK) if tail else detector.class_names
     named = {
         names[key]: row
         for key, row in sorted(classes.items())
@@ -167,13 +169,13 @@ def _of_state(
     share = budget / len(everyone)
     leniency = MOST_LENIENT
     while True:
-        chosen = {}
+        chosen: dict[int, float] = {}
         for key in kinds:
             own = np.array(scores.get(key, ()))
             may = (allowed.get(key, 0) + PRIOR * share) / (len(own) + PRIOR)
             left = (_left(own, levels) + PRIOR * thinning) / (len(own) + PRIOR)
             chosen[key] = _first(levels, left, may * leniency)
-        if _count(scores, lambda key: chosen[key]) <= budget or leniency < 1e-3:
+        if _count(scores, chosen.__getitem__) <= budget or leniency < 1e-3:
             return _first(levels, thinning, share * leniency), chosen
         leniency *= 0.95
 
@@ -255,7 +257,7 @@ def worth_its_bits(rates: Sequence[float], figures: Sequence[Sequence[float]]) -
             hull.pop()
         hull.append(place)
     best = 0
-    for before, place in zip(hull, hull[1:], strict=False):
+    for before, place in pairwise(hull):
         if _slope(bits, gained, before, place) < WORTH:
             break
         best = place

@@ -14,7 +14,6 @@ from codec.base import PLAIN, CloudCodec, Latents, Pixels, Rendering, Tail, open
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.results import (
-    DEFAULT_THRESHOLD,
     Detection,
     Face,
     Instance,
@@ -86,7 +85,8 @@ class BundlePipeline:
             self._name("reconstruct-large"), queue_size=workers.queue_size
         )
         self._tails: dict[str, Stage[Latents, TaskResult]] = {}
-        # All models first: what cannot be opened leaves no threads behind.
+        # All models, and advice, first: what cannot be opened leaves no threads behind.
+        _ = bundle.advice
         codec = open_cloud(bundle)
         count = workers.reconstruct + 1 if self.makes_pictures else 0
         reconstructors = [_open_reconstructor(codec, device) for _ in range(count)]

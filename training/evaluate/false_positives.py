@@ -76,9 +76,7 @@ Least = Callable[[int], float]
 """The least score that is shown, by class id."""
 
 
-def counts(
-    photos: Sequence[tuple[Rows, Sequence[Truth]]], least: Least
-) -> dict[str, float | None]:
+def counts(photos: Sequence[tuple[Rows, Sequence[Truth]]], least: Least) -> dict[str, float | None]:
     """Of what is shown, a photo each: findings, misplaced and absent ones; and the share of objects
     that are found, 0..1, None without any.
 

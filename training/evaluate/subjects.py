@@ -60,6 +60,13 @@ class Halves:
                 return spec.output, tuple(one.id for one in spec.classes)
         return None
 
+    def class_names(self, task: str) -> dict[int, str]:
+        """Names of the classes of the tail of ``task``, by id; none without such a tail."""
+        if task not in self.bundle.manifest.tasks:
+            return {}
+        tails = FeatureSettings.of(self.bundle).tails or ()
+        return {one.id: one.name for tail in tails if tail.task == task for one in tail.classes}
+
     def uncut(self) -> Uncut[Any]:
         """The network without the codec. Raises EvaluationError ``no_network``."""
         found = trainer(self.bundle.manifest.codec).uncut(self.bundle)
