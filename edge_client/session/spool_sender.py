@@ -130,13 +130,18 @@ class SpoolSender:
         source: Any,
         deadline_s: float,
         then: Callable[[int], None] = lambda sequence: None,
+        *,
+        hard: bool = False,
     ) -> int:
-        """Spool a frame with ``enqueue``, call ``then`` with its sequence, and send it."""
+        """Spool a frame with ``enqueue``, call ``then`` with its sequence, and send it.
+
+        hard: the deadline is none that a busy server can put off.
+        """
         with self._changed:
             sequence = enqueue()
             self.answers.check_session()
             then(sequence)
-            self.answers.expect(sequence, source, deadline_s)
+            self.answers.expect(sequence, source, deadline_s, hard=hard)
             self.answers.take_dropped()
         self._wake.set()
         return sequence
@@ -211,7 +216,7 @@ class SpoolSender:
         with self._changed:
             if self._connection is not None:
                 self._down_since = time.monotonic()
-            self._connection = self.answers.connected_at = None
+            self._connection = self.answers.connection = None
             self._attempted = True
             self._last_error = error or self._last_error
             if error is not None and error.reason in FATAL_REASONS:
@@ -242,7 +247,7 @@ class SpoolSender:
         for sequence in self._spool.acknowledge_through(accepted):
             self.acknowledged(sequence)
         with self._changed:
-            self._connection = connection
+            self._connection = self.answers.connection = connection
             self.answers.connected_at = now
             self._cursor = 0
             self._last_error = None
@@ -329,6 +334,7 @@ class _Open:
     source: Any
     acknowledged_at: float | None = None
     deadline_s: float = 60.0
+    hard: bool = False
 
 
 class Unanswered:
@@ -347,8 +353,10 @@ class Unanswered:
         self._sent_back = sent_back
         self._session = spool.session
         self._inbox: deque[Item] = deque()
-        self.connected_at: float | None = None
-        """Since when there is a stream, by ``time.monotonic``. Set with the lock held."""
+        self.connection: Connection | None = None
+        """The stream, where there is one. Set with the lock held."""
+        self.connected_at = 0.0
+        """Since when, by ``time.monotonic``."""
         # By sequence: until when what comes of a command is waited for.
         self._refining: dict[int, float] = {}
         self._open: dict[int, _Open] = {}
@@ -400,9 +408,9 @@ class Unanswered:
 
     # -- what a stream brings --------------------------------------------------------------------
 
-    def expect(self, sequence: int, source: Any, deadline_s: float) -> None:
+    def expect(self, sequence: int, source: Any, deadline_s: float, *, hard: bool = False) -> None:
         """A frame is in the spool, and will have a result. The lock is held."""
-        self._open[sequence] = _Open(source, deadline_s=deadline_s)
+        self._open[sequence] = _Open(source, deadline_s=deadline_s, hard=hard)
 
     def acknowledged(self, sequence: int) -> None:
         """The server has this frame: its deadline begins."""
@@ -465,19 +473,22 @@ class Unanswered:
     def late(self) -> list[tuple[int, float]]:
         """Frames that the server has had for longer than their deadline, and that deadline.
 
-        Time without a stream does not count.
+        Time without a stream does not count, nor time before a busy server last said that it has
+        frames of ours.
         """
         now = time.monotonic()
         with self._changed:
-            since = self.connected_at
-            if since is None:
+            stream = self.connection
+            if stream is None:
                 return []
-            return [
-                (sequence, one.deadline_s)
-                for sequence, one in self._open.items()
-                if one.acknowledged_at is not None
-                and now - max(one.acknowledged_at, since) > one.deadline_s
-            ]
+
+            def late(one: _Open) -> bool:
+                if one.acknowledged_at is None:
+                    return False
+                since = max(one.acknowledged_at, self.connected_at)
+                return now - stream.time_of(since, hard=one.hard) > one.deadline_s
+
+            return [(sequence, one.deadline_s) for sequence, one in self._open.items() if late(one)]
 
     def _fail(self, sequence: int, error: FeatherwireError) -> None:
         one = self._open.pop(sequence, None)
