@@ -82,7 +82,6 @@ async def _open_around(
     engine = await _open_engine(spec, settings, bundles, policy, more_tasks or {}, metrics)
     fair = FairEngine(engine)
     observed = ObservedEngine(fair, metrics, *bundles)
-    metrics.frames_waiting.set_function(lambda: float(fair.waiting))
     metrics.engine_limit.set_function(lambda: float(fair.limit))
     log = structlog.get_logger()
     for status in engine.tasks.values():

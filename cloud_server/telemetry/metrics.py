@@ -98,11 +98,6 @@ class Metrics:
             "Frames given to another worker because theirs had died.",
             registry=r,
         )
-        self.frames_waiting = Gauge(
-            "featherwire_frames_waiting",
-            "Frames that wait for their turn: the engine has as many as it does in good time.",
-            registry=r,
-        )
         self.engine_limit = Gauge(
             "featherwire_engine_limit",
             "Frames that the engine is given at a time; it follows what gets done.",
