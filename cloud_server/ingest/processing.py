@@ -31,6 +31,7 @@ from shared.wire import error_to_message
 from shared.wire.requests import Frame, Refine
 from shared.wire.results import outcome_to_message
 from shared.wire.tracing import tracer
+from shared.words import counted
 
 T = TypeVar("T")
 
@@ -201,7 +202,8 @@ class Processing:
     def _replayed(self, attempts: int, messages: Sequence[bytes]) -> EngineFrame:
         if attempts > MAX_ATTEMPTS:
             raise SessionError(
-                "abandoned", f"the server stopped {attempts - 1} times while it had this frame"
+                "abandoned",
+                f"the server stopped {counted(attempts - 1, 'time')} while it had this frame",
             )
         if not messages:
             raise SessionError(

@@ -309,6 +309,7 @@ class Stream:
         welcome = shared.welcome(resume_after, credits, policy)
         self.send(ingest_pb2.ConnectResponse(welcome=welcome))
         await self._repeat_results(session, min(hello.last_result_seen, last_result_id))
+        await self._answer_awaited(session, hello)
         if self._state is State.RUNNING:
             await from_log(connection.give_pending(), self._log)
         return session
@@ -333,6 +334,18 @@ class Stream:
             session.delivered = seen
             session.stream = self
             self._credits.grant(self._limits.credits)  # those of frames that were done meanwhile
+
+    async def _answer_awaited(self, session: Session, hello: Hello) -> None:
+        """Tell the client what has become of frames that it waits for, and would in vain: those
+        that are no longer known, and those whose results it should have had."""
+        if not hello.awaited:
+            return
+        known = await from_log(self._shared.log.whereabouts(session.key, hello.awaited), self._log)
+        for sequence in hello.awaited:
+            if sequence not in known:
+                self._admission.forgotten(sequence)
+            elif (record := known[sequence]) and record.result_id <= hello.last_result_seen:
+                self.send(ingest_pb2.ConnectResponse(result=self._shared.sessions.result(record)))
 
     # -- messages --------------------------------------------------------------------------------
 

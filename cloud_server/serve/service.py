@@ -30,8 +30,9 @@ from cloud_server.results.log import ResultLog
 from cloud_server.results.retention import Limits as RetentionLimits
 from cloud_server.results.retention import Retention
 from cloud_server.results.shared_log import SharedLog
+from cloud_server.serve.certificates import TlsFiles
 from cloud_server.serve.observed import ObservedEngine
-from cloud_server.serve.server import Server, TlsFiles
+from cloud_server.serve.server import Server
 from cloud_server.serve.settings import ServerSettings
 from cloud_server.serve.startup import check_tokens, check_transport, open_database
 from cloud_server.tasks import task_names

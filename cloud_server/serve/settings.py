@@ -19,7 +19,7 @@ from sqlalchemy import URL
 
 from shared.cli import split_names
 from shared.errors import FeatherwireError, StorageError
-from shared.rpc.access import check_tls_files
+from shared.rpc.tls_files import check_tls_files
 from shared.wire.transport import DEADLINE_PER_MEGAPIXEL_S, MAX_MESSAGE_BYTES
 
 CONFIG_VARIABLE = "FEATHERWIRE_CONFIG"

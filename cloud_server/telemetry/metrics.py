@@ -132,6 +132,13 @@ class Metrics:
             ["reason"],
             registry=r,
         )
+        self.certificate_expires_at = Gauge(
+            "featherwire_certificate_expires_at",
+            "When a certificate in use ends, in seconds since 1970: server, of its chain the "
+            "first; client_ca, of the CAs of clients the last.",
+            ["certificate"],
+            registry=r,
+        )
         self.subscribers = Gauge(
             "featherwire_subscribers", "Subscriptions to results open now.", registry=r
         )

@@ -80,6 +80,7 @@ class Hello(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     ALSO_BUNDLE_IDS_FIELD_NUMBER: _builtins.int
     TAKES_BATCHES_FIELD_NUMBER: _builtins.int
+    AWAITED_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol; this file is version 1."""
     device: _builtins.str
@@ -110,6 +111,12 @@ class Hello(_message.Message):
         may ask for layers of these with RefineFrame.
         """
 
+    @_builtins.property
+    def awaited(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Frames that the server has acknowledged and whose results the client does not have; 1024 of them at
+        most. One of which the server knows nothing any more is answered with the error result_not_kept.
+        """
+
     def __init__(
         self,
         *,
@@ -124,10 +131,11 @@ class Hello(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         also_bundle_ids: _abc.Iterable[_builtins.str] | None = ...,
         takes_batches: _builtins.bool = ...,
+        awaited: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_bundle_ids", b"also_bundle_ids", "bundle_id", b"bundle_id", "can_switch_bundle", b"can_switch_bundle", "client_version", b"client_version", "device", b"device", "labels", b"labels", "last_result_seen", b"last_result_seen", "protocol_version", b"protocol_version", "result_credits", b"result_credits", "session", b"session", "takes_batches", b"takes_batches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_bundle_ids", b"also_bundle_ids", "awaited", b"awaited", "bundle_id", b"bundle_id", "can_switch_bundle", b"can_switch_bundle", "client_version", b"client_version", "device", b"device", "labels", b"labels", "last_result_seen", b"last_result_seen", "protocol_version", b"protocol_version", "result_credits", b"result_credits", "session", b"session", "takes_batches", b"takes_batches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
