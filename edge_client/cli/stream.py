@@ -259,7 +259,9 @@ def _exit(
     if refusal is not None or (left and not spooled):
         raise typer.Exit(ExitCode.UNREACHABLE)
     if failure is not None:
-        raise typer.Exit(code_of(failure))
+        # What a camera answers is no wrong usage, after which a service is not started again.
+        code = code_of(failure)
+        raise typer.Exit(ExitCode.SOME_FAILED if code == ExitCode.USAGE else code)
     # Of a camera that runs for days a picture may be damaged; a file that failed is reported.
     failed = end["failed"] + end["dropped"].get("unreadable", 0)
     if (failed and not source.live) or (undelivered and not source.lasting):
