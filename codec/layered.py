@@ -19,7 +19,7 @@ import numpy.typing as npt
 from codec.base import FloatArray
 from codec.settings import DiffusionState, FeatureSettings, PlaneSpec
 from codec.standalone import check_bundle, check_target, no_regions, too_small
-from shared.bitstream import Bitstream, Layer, PartialLayer
+from shared.bitstream import FORMAT_VERSION, Bitstream, Layer, PartialLayer
 from shared.bitstream.container import HEADER_BYTES, layer_bytes, partial_layer_bytes
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, BudgetError, BundleError
@@ -176,10 +176,10 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         """Learn the symbols of a pass."""
 
     @abstractmethod
-    def _encoder(self) -> Encoder: ...
+    def _encoder(self, version: int) -> Encoder: ...
 
     @abstractmethod
-    def _decoder(self, payload: bytes) -> Decoder: ...
+    def _decoder(self, version: int, payload: bytes) -> Decoder: ...
 
     @abstractmethod
     def _most_bits(self, step: Step, width: int, height: int) -> int:
@@ -205,7 +205,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
 
         def source(state: int, contexts: Contexts, step: Step, models: Models) -> Symbols:
             if state not in decoders:
-                decoders[state] = self._decoder(parts[state])
+                decoders[state] = self._decoder(FORMAT_VERSION, parts[state])
             return decoders[state].decode(models)
 
         shorter = self._compose(
@@ -228,7 +228,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         self, contexts: Contexts, state: int, payload: bytes, passes: int | None
     ) -> None:
         try:
-            decoder = self._decoder(payload)
+            decoder = self._decoder(FORMAT_VERSION, payload)
             for step in self.passes(state)[:passes]:
                 self._advance(contexts, step, decoder.decode(self._models(contexts, step)))
             decoder.finish()
@@ -286,7 +286,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         After fewer than all passes ``contexts`` are spent.
         """
         steps = self.passes(state)
-        encoder = self._encoder()
+        encoder = self._encoder(FORMAT_VERSION)
         fitting: PartialLayer | None = None
         for number, step in enumerate(steps, 1):
             models = self._models(contexts, step)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codec.coder import SymbolDecoder, SymbolEncoder
+from codec.entropy import SymbolReader, SymbolWriter, symbol_decoder, symbol_encoder
 from codec.lattice_palette.contexts import LatticeContexts, PictureLattice
 from codec.lattice_palette.palette import LatticePalette, LatticePass, Values, channels
 from codec.layered import ChainCodec, ChainsCodec, FeatureLatents, Features, shapes_of
@@ -118,11 +118,11 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
     def _advance(self, contexts: PictureLattice, step: LatticePass, symbols: Any) -> None:
         contexts.advance(step, symbols)
 
-    def _encoder(self) -> SymbolEncoder:
-        return SymbolEncoder(self._contexts.tables)
+    def _encoder(self, version: int) -> SymbolWriter:
+        return symbol_encoder(version, self._contexts.tables)
 
-    def _decoder(self, payload: bytes) -> SymbolDecoder:
-        return SymbolDecoder(payload, self._contexts.tables)
+    def _decoder(self, version: int, payload: bytes) -> SymbolReader:
+        return symbol_decoder(version, payload, self._contexts.tables)
 
     def _most_bits(self, step: LatticePass, width: int, height: int) -> int:
         spec = self.palette.planes[step.plane].spec

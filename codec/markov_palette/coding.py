@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from codec.coder import BitDecoder, BitEncoder
+from codec.entropy import BitReader, BitWriter, bit_decoder, bit_encoder
 from codec.layered import ChainCodec, ChainsCodec, FeatureLatents, Features, shapes_of
 from codec.markov_palette.assignment import (
     Assignment,
@@ -208,11 +208,11 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
     def _advance(self, contexts: PictureContexts, step: Pass, symbols: Bits) -> None:
         contexts.advance(*step, symbols)
 
-    def _encoder(self) -> BitEncoder:
-        return BitEncoder()
+    def _encoder(self, version: int) -> BitWriter:
+        return bit_encoder(version)
 
-    def _decoder(self, payload: bytes) -> BitDecoder:
-        return BitDecoder(payload)
+    def _decoder(self, version: int, payload: bytes) -> BitReader:
+        return bit_decoder(version, payload)
 
     def _most_bits(self, step: Pass, width: int, height: int) -> int:
         rows, columns = self._grids(width, height)[self._scales[step.plane]]

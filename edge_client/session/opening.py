@@ -35,7 +35,7 @@ from shared.wire.commands import (
     TasksCommand,
     parse_rate_policy,
 )
-from shared.wire.requests import Hello
+from shared.wire.requests import MAX_AWAITED, Hello
 
 if TYPE_CHECKING:
     from edge_client.encoder import EdgeEncoder
@@ -96,10 +96,13 @@ class Opener:
         store: RefinementStore,
         *,
         last_result_seen: int = 0,
+        awaited: tuple[int, ...] = (),
         listener: Listener | None = None,
         take_setting: TakeSettingBy | None = None,
     ) -> Connection:
         """Connect, and agree on a bundle.
+
+        awaited: frames that were acknowledged on a stream before, and have no result yet.
 
         Raises ``SessionError`` (unreachable, refused, bundle_mismatch, unsupported_version, ...)
         and ``BundleError`` when the bundle cannot be had.
@@ -119,6 +122,7 @@ class Opener:
                 also_bundle_ids=tuple(bundle.id for bundle in also),
                 last_result_seen=last_result_seen,
                 takes_batches=True,
+                awaited=awaited[:MAX_AWAITED],
             )
             connection = Connection(
                 channel,

@@ -31,6 +31,7 @@ MAX_SEQUENCE = 2**63 - 1
 MAX_TASKS = 16
 MAX_BUNDLES = 16
 MAX_LABELS = 32
+MAX_AWAITED = 1024
 
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TASK = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -87,6 +88,8 @@ class Hello:
     labels: Mapping[str, str] = field(default_factory=dict)
     also_bundle_ids: tuple[str, ...] = ()
     takes_batches: bool = False
+    awaited: tuple[int, ...] = ()
+    """Sequences that the server has acknowledged, and whose results the client does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,10 @@ def parse_hello(message: ingest_pb2.Hello) -> Hello:
     if len(message.client_version) > 128:
         raise _invalid("client_version", "is longer than 128 characters")
     check_labels(message.labels)
+    if len(message.awaited) > MAX_AWAITED or not all(
+        1 <= sequence <= MAX_SEQUENCE for sequence in message.awaited
+    ):
+        raise _invalid("awaited", f"are more than {MAX_AWAITED}, or no sequences")
     if len(message.also_bundle_ids) > MAX_BUNDLES or not all(
         _BUNDLE_ID.fullmatch(bundle_id) for bundle_id in message.also_bundle_ids
     ):
@@ -150,6 +157,7 @@ def parse_hello(message: ingest_pb2.Hello) -> Hello:
         labels=dict(message.labels),
         also_bundle_ids=tuple(dict.fromkeys(message.also_bundle_ids)),
         takes_batches=message.takes_batches,
+        awaited=tuple(dict.fromkeys(message.awaited)),
     )
 
 
@@ -206,6 +214,7 @@ def hello_message(hello: Hello) -> ingest_pb2.Hello:
         labels=hello.labels,
         also_bundle_ids=hello.also_bundle_ids,
         takes_batches=hello.takes_batches,
+        awaited=hello.awaited,
     )
 
 

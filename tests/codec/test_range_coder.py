@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec.coder import PROBABILITY_ONE, BitDecoder, BitEncoder
+from codec.entropy import PROBABILITY_ONE
+from codec.entropy.range_coder import BitDecoder, BitEncoder
 from shared.errors import BitstreamError
 
 

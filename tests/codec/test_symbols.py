@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codec.coder import SymbolDecoder, SymbolEncoder, SymbolTables
+from codec.entropy import SymbolTables
+from codec.entropy.range_coder import SymbolDecoder, SymbolEncoder
 from shared.errors import BitstreamError, BundleError
 
 TOTAL = 1 << 20

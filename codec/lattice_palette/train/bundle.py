@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from codec.coder import SymbolEncoder
+from codec.entropy import symbol_encoder
 from codec.kit.onnx_tools import OPSET
 from codec.lattice_palette.contexts import LatticeContexts
 from codec.lattice_palette.palette import LatticePalette, Values
@@ -31,6 +31,7 @@ from codec.settings import (
     TailSpec,
     create_bundle,
 )
+from shared.bitstream import FORMAT_VERSION
 from shared.bitstream.container import HEADER_BYTES, layer_bytes
 from shared.bundle import Bundle, Manifest
 
@@ -122,7 +123,7 @@ def typical_bytes(
         opened = contexts.open({name: part.shape[1:] for name, part in here.items()})
         total, sizes = HEADER_BYTES, []
         for state in range(palette.coarsest_state, palette.finest_state - 1, -1):
-            encoder = SymbolEncoder(contexts.tables)
+            encoder = symbol_encoder(FORMAT_VERSION, contexts.tables)
             for step in palette.passes(state):
                 tables = opened.tables(step)
                 symbols = opened.symbols(step, opened.of_pass(step, here[step.plane]))
