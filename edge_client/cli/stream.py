@@ -39,7 +39,7 @@ SourceArgument = Annotated[
         metavar="SOURCE",
         envvar="FEATHERWIRE_SOURCE",
         help="A folder (watched), files or a glob, a video file, rtsp://..., http://... (Motion "
-        "JPEG), v4l2:/dev/video0, or - (JPEGs on standard input).",
+        "JPEG, or a snapshot), v4l2:/dev/video0, or - (JPEGs on standard input).",
     ),
 ]
 FpsOption = Annotated[
@@ -105,7 +105,7 @@ SourceTimeoutOption = Annotated[
         "--source-timeout",
         min=0.1,
         parser=finite("seconds", minimum=0.1),
-        help="Seconds without a byte after which a stream is opened again.",
+        help="Seconds without a byte, or a video's picture, after which a stream is opened again.",
     ),
 ]
 PatienceOption = Annotated[
