@@ -28,7 +28,7 @@ from cloud_server.fleet.commands import IssuedCommand
 from cloud_server.fleet.fleet import DeviceConnection, Fleet
 from cloud_server.ingest.admission import Admission
 from cloud_server.ingest.bundles import ServedBundles
-from cloud_server.ingest.flow import Credits, Outbox, StreamLimits, Write
+from cloud_server.ingest.flow import Credits, Outbox, Share, StreamLimits, Write
 from cloud_server.ingest.processing import Processing
 from cloud_server.ingest.sessions import Session, SessionRegistry
 from cloud_server.results.log import ResultLog
@@ -70,6 +70,7 @@ class Shared:
     limits: StreamLimits
     fleet: Fleet
     picture_limits: Limits = DEFAULT_LIMITS
+    share: Share = lambda credits: credits
 
     def welcome(
         self, resume_after: int, credits: int, policy: fleet_pb2.RatePolicy | None
@@ -111,7 +112,9 @@ class Stream:
         # Short ids of the bundles in which the client can encode a frame.
         self._of_client: frozenset[bytes] = frozenset()
         self._state = State.RUNNING
-        self._credits = Credits(shared.limits, shared.processing.metrics, self._send_credits)
+        self._credits = Credits(
+            shared.limits, shared.processing.metrics, self._send_credits, shared.share
+        )
         self._outbox = Outbox()
         # Set whenever something changed that the reader or the writer may wait for.
         self._changed = asyncio.Event()
@@ -153,8 +156,11 @@ class Stream:
         self.send(ingest_pb2.ConnectResponse(result=result))
 
     def settle(self) -> None:
-        """Return the credit of a frame of this session that is done, behind its result."""
-        self._credits.grant(1)
+        """Return the credit of a frame of this session that is done, behind its result.
+
+        A second one goes with it where the server has become less busy.
+        """
+        self._credits.grant(2)
 
     def settle_kept(self, results: Sequence[ingest_pb2.Result], frames: int) -> None:
         """Send the results of frames that were only kept, and return the frames' credits."""
@@ -208,6 +214,7 @@ class Stream:
         """
         reader = asyncio.create_task(self._read(requests))
         watch = asyncio.create_task(self._outbox.watch(self._limits.write_timeout_s))
+        telling = asyncio.create_task(self._tell_backlog())
         writer = asyncio.create_task(self._write(write))
         try:
             await asyncio.wait({watch, writer}, return_when=asyncio.FIRST_COMPLETED)
@@ -215,9 +222,9 @@ class Stream:
             if self._failure is not None:
                 raise self._failure
         finally:
-            for task in (reader, watch, writer):
+            for task in (reader, watch, telling, writer):
                 task.cancel()
-            await asyncio.gather(reader, watch, writer, return_exceptions=True)
+            await asyncio.gather(reader, watch, telling, writer, return_exceptions=True)
             self._credits.close()
             if self._connection is not None:
                 self._connection.close()
@@ -259,6 +266,15 @@ class Stream:
             if self._state is State.FINISHING and (self._failure or self._admission.idle):
                 return
             await self._wait()
+
+    async def _tell_backlog(self) -> None:
+        """Say now and then that frames are still to be answered, so that nobody gives them up."""
+        while True:
+            await asyncio.sleep(self._limits.backlog_every_s)
+            session = self._session
+            if session is not None and session.stream is self and session.in_flight:
+                backlog = ingest_pb2.Backlog(frames=session.in_flight)
+                self.send(ingest_pb2.ConnectResponse(backlog=backlog))
 
     # -- Hello and Welcome -----------------------------------------------------------------------
 

@@ -164,7 +164,9 @@ class SpooledExchange:
             more = frame.make_others is not None
             self._store.keep(sequence, frame.parts, *frame.later, more=more)
 
-        sequence = self._sender.put(enqueue, source, frame.deadline_s, keep)
+        sequence = self._sender.put(
+            enqueue, source, frame.deadline_s, keep, hard=frame.hard_deadline
+        )
         self._finish(sequence, frame)
         return sequence
 

@@ -127,13 +127,18 @@ class SpoolSender:
         source: Any,
         deadline_s: float,
         then: Callable[[int], None] = lambda sequence: None,
+        *,
+        hard: bool = False,
     ) -> int:
-        """Spool a frame with ``enqueue``, call ``then`` with its sequence, and send it."""
+        """Spool a frame with ``enqueue``, call ``then`` with its sequence, and send it.
+
+        hard: the deadline is none that a busy server can put off.
+        """
         with self._changed:
             sequence = enqueue()
             self.answers.check_session()
             then(sequence)
-            self.answers.expect(sequence, source, deadline_s)
+            self.answers.expect(sequence, source, deadline_s, hard=hard)
             self.answers.take_dropped()
         self._wake.set()
         return sequence
@@ -208,7 +213,7 @@ class SpoolSender:
         with self._changed:
             if self._connection is not None:
                 self._down_since = time.monotonic()
-            self._connection = self.answers.connected_at = None
+            self._connection = self.answers.connection = None
             self._attempted = True
             self._last_error = error or self._last_error
             if error is not None and error.reason in FATAL_REASONS:
@@ -239,7 +244,7 @@ class SpoolSender:
         for sequence in self._spool.acknowledge_through(accepted):
             self.acknowledged(sequence)
         with self._changed:
-            self._connection = connection
+            self._connection = self.answers.connection = connection
             self.answers.connected_at = now
             self._cursor = 0
             self._last_error = None

@@ -216,7 +216,9 @@ class ServerSettings(_message.Message):
     """Pixels on a side of a picture."""
     max_side: _builtins.int
     frame_deadline_s: _builtins.float
-    """A frame without an outcome after so many seconds is given the error deadline_exceeded."""
+    """A frame that is worked on for so many seconds is given the error deadline_exceeded, or tried
+    again. Time in which it waits for its turn does not count; see Backlog.
+    """
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TaskInfo]: ...
     @_builtins.property
@@ -512,6 +514,29 @@ class Result(_message.Message):
 Global___Result: _TypeAlias = Result  # noqa: Y015
 
 @_typing.final
+class Backlog(_message.Message):
+    """So many frames of this session are with the server, and will have their results: it is busy. Sent
+    every few seconds while there are any; a client that gives frames a deadline begins it anew.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    frames: _builtins.int
+    def __init__(
+        self,
+        *,
+        frames: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Backlog: _TypeAlias = Backlog  # noqa: Y015
+
+@_typing.final
 class Drain(_message.Message):
     """The server is about to stop: send no more frames, wait for the results, connect again elsewhere."""
 
@@ -624,6 +649,7 @@ class ConnectResponse(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
+    BACKLOG_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -644,6 +670,8 @@ class ConnectResponse(_message.Message):
 
     @_builtins.property
     def batch(self) -> Global___ResponseBatch: ...
+    @_builtins.property
+    def backlog(self) -> Global___Backlog: ...
     def __init__(
         self,
         *,
@@ -656,12 +684,13 @@ class ConnectResponse(_message.Message):
         heartbeat: Global___Heartbeat | None = ...,
         error: _types_pb2.Error | None = ...,
         batch: Global___ResponseBatch | None = ...,
+        backlog: Global___Backlog | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "batch", b"batch", "command", b"command", "credit", b"credit", "drain", b"drain", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "result", b"result", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "backlog", b"backlog", "batch", b"batch", "command", b"command", "credit", b"credit", "drain", b"drain", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "result", b"result", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "batch", b"batch", "command", b"command", "credit", b"credit", "drain", b"drain", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "result", b"result", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "backlog", b"backlog", "batch", b"batch", "command", b"command", "credit", b"credit", "drain", b"drain", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "result", b"result", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "ack", "credit", "result", "command", "drain", "heartbeat", "error", "batch"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "ack", "credit", "result", "command", "drain", "heartbeat", "error", "batch", "backlog"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
