@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ class SinkOptions:
 
 def open_sinks(words: Sequence[str], options: SinkOptions) -> Pumps:
     """A pump for every sink. Raises SinkError: unknown_sink, bad_sink, missing_extra,
-    not_writable, bad_secret, other_columns, no_coco. None is left open then."""
+    not_writable, bad_secret, other_columns. None is left open then."""
     pumps: list[Pump] = []
     try:
         for word in dict.fromkeys(words):
@@ -89,4 +90,13 @@ def _webhook(word: str) -> WebhookSink:
         split_address(word)
     except ValueError as error:
         raise SinkError("bad_sink", f"a webhook is https://HOST[:PORT]/PATH: {error}") from None
-    return WebhookSink(word, os.environ.get(WEBHOOK_SECRET) or None)
+    secret = (os.environ.get(WEBHOOK_SECRET) or "").strip() or None
+    sink = WebhookSink(word, secret)
+    if secret is None:
+        logging.getLogger(__name__).warning(
+            "warning: what goes to %s is not signed: who receives it cannot know that it is from "
+            "here. Set %s, here and there, to a secret: openssl rand -base64 32",
+            sink.name,
+            WEBHOOK_SECRET,
+        )
+    return sink
