@@ -29,6 +29,7 @@ _SECRET = re.compile(
 )
 # Words that are no address, and may be meant for one.
 _MAYBE = re.compile(r":.*@|:/", re.DOTALL)
+_OPTIONS = re.compile(r"\?[^?]*=.*", re.DOTALL)
 _KNOWN = re.compile(r"(rtsps?|https?|mqtts?|file|v4l2)$", re.I)
 # Within a text an address ends where a blank does; a quote may be a password's.
 _IN_TEXT = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*:/+)(\S*)")
@@ -155,7 +156,7 @@ def shown(word: str) -> str:
     except ValueError:
         pass
     if _MAYBE.search(word) is None:
-        return word
+        return _OPTIONS.sub("?***", word)
     known = _KNOWN.search(word.partition(":")[0])
     return f"{known[0].lower()}:***" if known is not None else "***"
 

@@ -85,8 +85,9 @@ def test_no_password_is_shown(password: str) -> None:
 
 
 def test_files_are_shown_as_they_are() -> None:
-    for word in ("photos/a@2x.jpg", "/data/12:30.jpg", "day one.mp4", "a:b.jpg"):
+    for word in ("photos/a@2x.jpg", "/data/12:30.jpg", "day one.mp4", "a:b.jpg", "a/?.jpg"):
         assert shown(word) == word
+    assert shown("cam?token=s3c") == "cam?***"
 
 
 def test_messages_of_libraries_lose_what_is_secret() -> None:
