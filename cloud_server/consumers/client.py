@@ -125,9 +125,13 @@ class AsyncResultClient:
     """As ``ResultClient``, over a channel that the caller closes. Raises ``FeatherwireError``."""
 
     def __init__(self, channel: AsyncChannel, address: str, access: Access) -> None:
-        self._stub = results_pb2_grpc.ResultServiceStub(channel)
         self._address = address
         self._access = access
+        self.use(channel)
+
+    def use(self, channel: AsyncChannel) -> None:
+        """Make calls that begin from here on over this channel."""
+        self._stub = results_pb2_grpc.ResultServiceStub(channel)
 
     async def page(
         self, request: results_pb2.ListResultsRequest

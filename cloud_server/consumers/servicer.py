@@ -206,7 +206,9 @@ class ResultServicer(results_pb2_grpc.ResultServiceServicer):
 
     async def _picture(self, bitstream: Bitstream, wished: PictureRequest) -> types_pb2.Picture:
         deadline_s = self._limits.deadline_of(bitstream)
-        frame = EngineFrame((bitstream,), picture=wished, deadline_s=deadline_s)
+        frame = EngineFrame(
+            (bitstream,), picture=wished, deadline_s=deadline_s, patience_s=deadline_s
+        )
         try:
             # While it has no worker the engine counts no time; the caller of a unary call does.
             async with asyncio.timeout(2 * deadline_s):

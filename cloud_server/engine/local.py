@@ -77,6 +77,10 @@ class LocalEngine:
         return all(stage.alive for stage in self._stages())
 
     @property
+    def width(self) -> int:
+        return self._workers.width
+
+    @property
     def queues(self) -> dict[str, int]:
         found: dict[str, int] = {}
         for stage in self._stages():

@@ -45,6 +45,11 @@ class WorkerCounts:
     max_task_batch: int = 1
     max_delay_s: float = 0.005
 
+    @property
+    def width(self) -> int:
+        """Frames that are worked on at a time, in the stage with the most threads."""
+        return max(self.decode, self.reconstruct, self.task, self.picture)
+
 
 class BundlePipeline:
     """Stages of threads for bitstreams of one bundle; one codec, network or tail a thread."""

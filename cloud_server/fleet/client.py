@@ -110,10 +110,14 @@ class AsyncFleetClient:
     """As ``FleetClient``, over a channel that the caller closes. Raises ``FeatherwireError``."""
 
     def __init__(self, channel: AsyncChannel, address: str, access: Access) -> None:
-        self._stub = fleet_pb2_grpc.FleetServiceStub(channel)
-        self._bundles = bundles_pb2_grpc.BundleServiceStub(channel)
         self._address = address
         self._access = access
+        self.use(channel)
+
+    def use(self, channel: AsyncChannel) -> None:
+        """Make calls that begin from here on over this channel."""
+        self._stub = fleet_pb2_grpc.FleetServiceStub(channel)
+        self._bundles = bundles_pb2_grpc.BundleServiceStub(channel)
 
     async def check(self) -> None:
         """Raise what the server would say to somebody who asks for devices."""

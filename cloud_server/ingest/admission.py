@@ -117,6 +117,10 @@ class Admission:
         self._stream.count_pixels(engine_frame.pixels)
         self._waiting.append(arrival)
 
+    def forgotten(self, sequence: int) -> None:
+        """Tell the client that it waits for a frame in vain."""
+        self._replies.refuse(sequence, (b"", 0), _not_kept(sequence))
+
     def flush(self, session: Session, *, now: bool = False) -> None:
         """Give the log the frames that have come.
 
@@ -332,18 +336,16 @@ class Replies:
             self._stream.send(ingest_pb2.ConnectResponse(result=result))
             self._stream.settle()
             return None
-        self.reject(
-            sequence,
-            version,
-            SessionError(
-                "result_not_kept",
-                f"frame {sequence} was processed before, and its result is no longer kept",
-            ),
-        )
+        self.reject(sequence, version, _not_kept(sequence))
         return None
 
     def reject(self, sequence: int, version: Version, error: FeatherwireError) -> None:
-        """Send a result that refuses a frame; it has no number and is not kept."""
+        """Refuse a frame that has cost a credit."""
+        self.refuse(sequence, version, error)
+        self._stream.settle()
+
+    def refuse(self, sequence: int, version: Version, error: FeatherwireError) -> None:
+        """Send a result that says why there is none; it has no number and is not kept."""
         self._refused.labels(error.reason).inc()
         bundle_id, state = version
         result = ingest_pb2.Result(
@@ -353,7 +355,6 @@ class Replies:
             bundle_short_id=bundle_id,
         )
         self._stream.send(ingest_pb2.ConnectResponse(result=result))
-        self._stream.settle()
 
     def not_logged(self, session: Session, sequences: Sequence[int], error: StorageError) -> None:
         """End the stream over frames that could not be made durable; the client must come again."""
@@ -379,6 +380,13 @@ class Replies:
         ack.sequence, ack.duplicate = sequence, duplicate
         ack.bundle_short_id, ack.state = version
         self._stream.send(response)
+
+
+def _not_kept(sequence: int) -> SessionError:
+    return SessionError(
+        "result_not_kept",
+        f"frame {sequence} was processed before, and its result is no longer kept",
+    )
 
 
 async def _checked(parse: Callable[[], Parsed], message_bytes: int) -> Parsed:

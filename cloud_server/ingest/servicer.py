@@ -15,7 +15,7 @@ from cloud_server.engine import Engine, EngineFrame
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.fleet.quota import Meter
 from cloud_server.ingest.bundles import ServedBundles
-from cloud_server.ingest.flow import StreamLimits, Write
+from cloud_server.ingest.flow import Share, StreamLimits, Write
 from cloud_server.ingest.processing import Processing
 from cloud_server.ingest.refinement import RefinePolicy
 from cloud_server.ingest.sessions import PictureLimits, SessionRegistry
@@ -61,8 +61,10 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         picture_limits: Limits = DEFAULT_LIMITS,
         refine_policy: RefinePolicy | None = None,
         metrics: Metrics | None = None,
+        share: Share = lambda credits: credits,
     ) -> None:
-        """metrics: None counts into metrics that nothing reads."""
+        """metrics: None counts into metrics that nothing reads. share: of the credits of a stream,
+        as many as its device may have while the engine is busy (``FairEngine.share``)."""
         self._metrics = metrics or Metrics()
         self._engine = engine
         self._fleet = fleet
@@ -98,6 +100,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             limits=self._stream_limits,
             fleet=fleet,
             picture_limits=picture_limits,
+            share=share,
         )
         self._metrics.streams.set_function(lambda: len(self._streams))
         self._metrics.credits.set_function(lambda: sum(one.credits for one in self._streams))
@@ -261,11 +264,15 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         for features in request.features:
             complete_id(features, self._short_ids)
         bitstreams = parse_bitstreams(request.features, self._picture_limits)
+        deadline_s = self._stream_limits.deadline_of(bitstreams[0])
+        token = caller().token
         return EngineFrame(
             bitstreams,
             parse_tasks(request.tasks),
             parse_picture_request(request.picture) if request.HasField("picture") else None,
-            self._stream_limits.deadline_of(bitstreams[0]),
+            deadline_s,
+            device=(token.device or "") if token is not None else "",
+            patience_s=deadline_s / 2,
         )
 
     def _server_settings(self, max_message_bytes: int) -> ingest_pb2.ServerSettings:

@@ -29,7 +29,7 @@ from cloud_server.fleet.commands import IssuedCommand
 from cloud_server.fleet.fleet import DeviceConnection, Fleet
 from cloud_server.ingest.admission import Admission
 from cloud_server.ingest.bundles import ServedBundles
-from cloud_server.ingest.flow import Credits, Outbox, StreamLimits, Write
+from cloud_server.ingest.flow import Credits, Outbox, Share, StreamLimits, Write
 from cloud_server.ingest.processing import Processing
 from cloud_server.ingest.sessions import Session, SessionRegistry
 from cloud_server.results.log import ResultLog
@@ -73,6 +73,7 @@ class Shared:
     limits: StreamLimits
     fleet: Fleet
     picture_limits: Limits = DEFAULT_LIMITS
+    share: Share = lambda credits: credits
 
     def welcome(
         self, resume_after: int, credits: int, policy: fleet_pb2.RatePolicy | None
@@ -117,7 +118,9 @@ class Stream:
         # Those of all bundles, in the order in which Welcome lists them.
         self._listed = short_ids(shared.bundles.ids)
         self._state = State.RUNNING
-        self._credits = Credits(shared.limits, shared.processing.metrics, self._send_credits)
+        self._credits = Credits(
+            shared.limits, shared.processing.metrics, self._send_credits, shared.share
+        )
         self._outbox = Outbox()
         # Set whenever something changed that the reader or the writer may wait for.
         self._changed = asyncio.Event()
@@ -159,8 +162,11 @@ class Stream:
         self.send(ingest_pb2.ConnectResponse(result=result))
 
     def settle(self) -> None:
-        """Return the credit of a frame of this session that is done, behind its result."""
-        self._credits.grant(1)
+        """Return the credit of a frame of this session that is done, behind its result.
+
+        A second one goes with it where the server has become less busy.
+        """
+        self._credits.grant(2)
 
     def settle_kept(self, results: Sequence[ingest_pb2.Result], frames: int) -> None:
         """Send the results of frames that were only kept, and return the frames' credits."""
@@ -214,6 +220,7 @@ class Stream:
         """
         reader = asyncio.create_task(self._read(requests))
         watch = asyncio.create_task(self._outbox.watch(self._limits.write_timeout_s))
+        telling = asyncio.create_task(self._tell_backlog())
         writer = asyncio.create_task(self._write(write))
         try:
             await asyncio.wait({watch, writer}, return_when=asyncio.FIRST_COMPLETED)
@@ -221,9 +228,9 @@ class Stream:
             if self._failure is not None:
                 raise self._failure
         finally:
-            for task in (reader, watch, writer):
+            for task in (reader, watch, telling, writer):
                 task.cancel()
-            await asyncio.gather(reader, watch, writer, return_exceptions=True)
+            await asyncio.gather(reader, watch, telling, writer, return_exceptions=True)
             self._credits.close()
             if self._connection is not None:
                 self._connection.close()
@@ -266,6 +273,15 @@ class Stream:
                 return
             await self._wait()
 
+    async def _tell_backlog(self) -> None:
+        """Say now and then that frames are still to be answered, so that nobody gives them up."""
+        while True:
+            await asyncio.sleep(self._limits.backlog_every_s)
+            session = self._session
+            if session is not None and session.stream is self and session.in_flight:
+                backlog = ingest_pb2.Backlog(frames=session.in_flight)
+                self.send(ingest_pb2.ConnectResponse(backlog=backlog))
+
     # -- Hello and Welcome -----------------------------------------------------------------------
 
     async def _open(self, request: ingest_pb2.ConnectRequest) -> Session | None:
@@ -299,6 +315,7 @@ class Stream:
         welcome = shared.welcome(resume_after, credits, policy)
         self.send(ingest_pb2.ConnectResponse(welcome=welcome))
         await self._repeat_results(session, min(hello.last_result_seen, last_result_id))
+        await self._answer_awaited(session, hello)
         if self._state is State.RUNNING:
             await from_log(connection.give_pending(), self._log)
         return session
@@ -323,6 +340,18 @@ class Stream:
             session.delivered = seen
             session.stream = self
             self._credits.grant(self._limits.credits)  # those of frames that were done meanwhile
+
+    async def _answer_awaited(self, session: Session, hello: Hello) -> None:
+        """Tell the client what has become of frames that it waits for, and would in vain: those
+        that are no longer known, and those whose results it should have had."""
+        if not hello.awaited:
+            return
+        known = await from_log(self._shared.log.whereabouts(session.key, hello.awaited), self._log)
+        for sequence in hello.awaited:
+            if sequence not in known:
+                self._admission.forgotten(sequence)
+            elif (record := known[sequence]) and record.result_id <= hello.last_result_seen:
+                self.send(ingest_pb2.ConnectResponse(result=self._shared.sessions.result(record)))
 
     # -- messages --------------------------------------------------------------------------------
 

@@ -65,7 +65,19 @@ OutputOption = Annotated[
     typer.Option("-o", "--output", help="Folder: STEM.json for each photo, and STEM.png."),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option("--device", help="Name of this device. Default: its host name.")
+    str | None,
+    typer.Option(
+        "--device",
+        help="Name of this device. Default: the one whose frames the spool has, or its host name.",
+    ),
+]
+RenameOption = Annotated[
+    bool,
+    typer.Option(
+        "--rename",
+        help="Give a spool with another device's frames over to --device; not while a server may "
+        "have some of them.",
+    ),
 ]
 TimeoutOption = Annotated[
     float,
@@ -182,6 +194,7 @@ class Calling(Connecting):
     option."""
 
     device: DeviceOption = None
+    rename: RenameOption = False
     timeout_s: TimeoutOption = 10.0
     deadline_s: DeadlineOption = None
     bandwidth: BandwidthOption = None
@@ -196,6 +209,13 @@ class Calling(Connecting):
             split_address(self.server)
             access.check()
         return access
+
+    def name(self, spool: Spool) -> None:
+        """Give the spool another device's name where that was asked for. Raises ``SpoolError``."""
+        if self.rename:
+            if self.device is None:
+                raise SessionError("bad_option", "--rename needs the new name: --device NAME")
+            spool.rename(self.device)
 
 
 @dataclass(frozen=True)
@@ -269,6 +289,8 @@ class Sending(Calling):
         folder = spool or self.spool
         limits = SpoolLimits(self.spool_bytes, self.spool_age_s, SpoolPolicy(self.spool_policy))
         store = None if folder is None else stack.enter_context(Spool.open(folder, limits))
+        if store is not None:
+            self.name(store)
         wanted = None if self.tasks is None else split_names(self.tasks)
         session = stack.enter_context(
             EdgeSession(

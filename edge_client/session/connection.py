@@ -27,6 +27,7 @@ from shared.wire.commands import RefineCommand, Setting, parse_command
 from shared.wire.device_events import (
     Acknowledged,
     Answered,
+    Backlogged,
     CommandReceived,
     CreditGranted,
     Drained,
@@ -134,6 +135,7 @@ class Connection:
         self._changed = threading.Condition(lock)
         self._sendable = threading.Condition(lock)
         self._nothing_more = False
+        self._backlog_at = 0.0
         # By sequence: what will come of a command, until the frame's own result has come.
         self._refinements: dict[int, Future[Reply]] = {}
         # By sequence: commands about frames of which more is being made.
@@ -170,6 +172,11 @@ class Connection:
         """Why the stream has ended, once it has."""
         return self._protocol.failure
 
+    def time_of(self, since: float, *, hard: bool) -> float:
+        """When the deadline begins of a frame sent at ``since`` (``time.monotonic``): then,
+        or when a busy server last said that frames are still with it, unless it is ``hard``."""
+        return since if hard else max(since, self._backlog_at)
+
     @property
     def draining(self) -> bool:
         """The server takes no more frames and will soon end the stream."""
@@ -201,7 +208,7 @@ class Connection:
         message.traceparent = frame.traceparent
         more = frame.make_others is not None
         with self._changed:
-            self._wait_for_credit(frame.deadline_s)
+            self._wait_for_credit(frame.deadline_s, hard=frame.hard_deadline)
             message.captured_at.GetCurrentTime()
             sequence = self._protocol.send_frame(message, pending, time.monotonic()).sequence
             # Nothing goes out while the lock is held: the server may ask for more at once.
@@ -233,7 +240,7 @@ class Connection:
         pending = _Pending(refinement.payload_bytes)
         message = refine_message(refinement)
         with self._changed:
-            self._wait_for_credit(deadline_s)
+            self._wait_for_credit(deadline_s, hard=self.framer.hard_deadline)
             self._protocol.send_refine(message, _key_of(refinement), pending, time.monotonic())
         return pending.future
 
@@ -261,12 +268,12 @@ class Connection:
         if not alive:
             self._call.cancel()
 
-    def _wait_for_credit(self, deadline_s: float) -> None:
+    def _wait_for_credit(self, deadline_s: float, *, hard: bool) -> None:
         """Return when a message may be sent; commanded refinements go first."""
-        deadline = time.monotonic() + deadline_s
+        began = time.monotonic()
         protocol = self._protocol
         while protocol.credits == 0 and protocol.failure is None and not protocol.draining:
-            remaining_s = deadline - time.monotonic()
+            remaining_s = self.time_of(began, hard=hard) + deadline_s - time.monotonic()
             if remaining_s <= 0:
                 raise SessionError(
                     "deadline_exceeded", f"the server gave no credit within {deadline_s:g} s"
@@ -341,6 +348,8 @@ class Connection:
                         self._listener.acknowledged(key[0])
             case CreditGranted():
                 self._tell_changed()
+            case Backlogged():
+                self._backlog_at = time.monotonic()
             case CommandReceived():
                 self._take_command(event)
             case Drained(abandoned=abandoned):

@@ -35,6 +35,8 @@ SendWith = Iterable[str] | Mapping[str, int | None]
 class Outgoing:
     """A frame ready to go: what is asked of it at once, and when more of it is sent.
 
+    ``deadline_s`` begins anew whenever a busy server says that frames are still with it, unless it
+    is a ``hard_deadline``: somebody's own, and not the server's.
     ``make_others`` makes the parts of which nothing is sent, None when there are none.
     ``traceparent``: of the span in which it was made, empty when nothing is traced.
     """
@@ -46,6 +48,7 @@ class Outgoing:
     deadline_s: float
     make_others: Callable[[], tuple[Part, ...]] | None
     traceparent: str = ""
+    hard_deadline: bool = False
 
     @property
     def sent(self) -> tuple[Bitstream, ...]:
@@ -131,6 +134,7 @@ class Framer:
             self.deadline_of(first.width, first.height),
             encoded.make_others if kept else None,
             traceparent_of(span),
+            self.hard_deadline,
         )
 
     def for_spool(
@@ -185,6 +189,11 @@ class Framer:
         """``tasks``, or the session's, or all that ``bundles`` are enough for."""
         named = self._tasks() if tasks is None else parse_tasks(tasks)
         return self.server_tasks.all_on(bundles) if named is None else named
+
+    @property
+    def hard_deadline(self) -> bool:
+        """Whether frames have a deadline of the device's own, which no server can put off."""
+        return self._deadline_s is not None
 
     def deadline_of(self, width: int, height: int) -> float:
         """Seconds that a frame of this size may take."""

@@ -37,7 +37,7 @@ from shared.wire.commands import (
     parse_rate_policy,
 )
 from shared.wire.formats import WRITTEN
-from shared.wire.requests import Hello
+from shared.wire.requests import MAX_AWAITED, Hello
 
 if TYPE_CHECKING:
     from edge_client.encoder import EdgeEncoder
@@ -99,10 +99,13 @@ class Opener:
         store: RefinementStore,
         *,
         last_result_seen: int = 0,
+        awaited: tuple[int, ...] = (),
         listener: Listener | None = None,
         take_setting: TakeSettingBy | None = None,
     ) -> Connection:
         """Connect, and agree on a bundle.
+
+        awaited: frames that were acknowledged on a stream before, and have no result yet.
 
         Raises ``SessionError`` (unreachable, refused, bundle_mismatch, unsupported_version, ...)
         and ``BundleError`` when the bundle cannot be had.
@@ -123,6 +126,7 @@ class Opener:
                 last_result_seen=last_result_seen,
                 takes_batches=True,
                 format_versions=WRITTEN,
+                awaited=awaited[:MAX_AWAITED],
             )
             connection = Connection(
                 channel,

@@ -35,6 +35,7 @@ from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2, types_pb2
 from shared.wire.device_events import (
     Acknowledged,
     Answered,
+    Backlogged,
     CommandReceived,
     Context,
     CreditGranted,
@@ -433,6 +434,8 @@ class DeviceProtocol(Generic[Context]):
                 if self.credits > MAX_CREDITS:
                     raise _broken(f"{self.credits} credits")
                 return [*self._pump(now_s), CreditGranted()]
+            case "backlog":
+                return [Backlogged(response.backlog.frames)]
             case "welcome":
                 return self._take_welcome(response.welcome, now_s)
             case "drain":

@@ -33,6 +33,7 @@ MAX_TASKS = 16
 MAX_BUNDLES = 16
 MAX_LABELS = 32
 MAX_FORMATS = 64
+MAX_AWAITED = 1024
 
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TASK = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -91,6 +92,8 @@ class Hello:
     also_bundle_ids: tuple[str, ...] = ()
     takes_batches: bool = False
     format_versions: tuple[int, ...] = ()
+    awaited: tuple[int, ...] = ()
+    """Sequences that the server has acknowledged, and whose results the client does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,10 @@ def parse_hello(message: ingest_pb2.Hello) -> Hello:
     if len(message.format_versions) > MAX_FORMATS:
         raise _invalid("format_versions", f"are more than {MAX_FORMATS}")
     check_client(message.format_versions)
+    if len(message.awaited) > MAX_AWAITED or not all(
+        1 <= sequence <= MAX_SEQUENCE for sequence in message.awaited
+    ):
+        raise _invalid("awaited", f"are more than {MAX_AWAITED}, or no sequences")
     if len(message.also_bundle_ids) > MAX_BUNDLES or not all(
         _BUNDLE_ID.fullmatch(bundle_id) for bundle_id in message.also_bundle_ids
     ):
@@ -160,6 +167,7 @@ def parse_hello(message: ingest_pb2.Hello) -> Hello:
         also_bundle_ids=tuple(dict.fromkeys(message.also_bundle_ids)),
         takes_batches=message.takes_batches,
         format_versions=tuple(message.format_versions),
+        awaited=tuple(dict.fromkeys(message.awaited)),
     )
 
 
@@ -219,6 +227,7 @@ def hello_message(hello: Hello) -> ingest_pb2.Hello:
         also_bundle_ids=hello.also_bundle_ids,
         takes_batches=hello.takes_batches,
         format_versions=hello.format_versions,
+        awaited=hello.awaited,
     )
 
 
