@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.base import EdgeOptions, PrecisionChoice, open_edge
-from shared.bitstream import Bitstream
+from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.preprocess import from_array, load_photo
@@ -52,6 +52,7 @@ class EdgeEncoder:
         psnr_db: float | None = None,
         best_effort: bool = False,
         regions: Regions = (),
+        version: int = FORMAT_VERSION,
     ) -> Bitstream:
         """Encode a photo (a path, a file's bytes, or uint8 [H, W, 3] RGB) at a rate.
 
@@ -64,25 +65,39 @@ class EdgeEncoder:
         ``regions`` are told to their own states where those are finer: the rest has the state that
         is asked for, or what the bits or bytes leave. They do not go with a PSNR target.
 
+        ``version`` is of the file's format: 3 is for servers and tools of older releases.
+
         Raises PhotoError for what is no picture or has a refused size; BudgetError
         ``unknown_state``, ``budget_too_small``, or ``target_unreachable`` when even the finest
         state is not expected to reach ``psnr_db`` (with ``best_effort`` that state is returned);
         BundleError ``no_psnr_model``.
         """
         return self.encode_at(
-            photo, RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort), regions
+            photo,
+            RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort),
+            regions,
+            version=version,
         )
 
     def encode_at(
-        self, photo: str | Path | bytes | Pixels, target: RateTarget, regions: Regions = ()
+        self,
+        photo: str | Path | bytes | Pixels,
+        target: RateTarget,
+        regions: Regions = (),
+        *,
+        version: int = FORMAT_VERSION,
     ) -> Bitstream:
         """:meth:`encode` for a target that is one already."""
         target = self.wanted(target)
         self.codec.check(target)
-        return self.codec.encode(self._load(photo), target, regions=regions)
+        return self.codec.encode(self._load(photo), target, regions=regions, version=version)
 
     def encode_kept(
-        self, photo: str | Path | bytes | Pixels, target: RateTarget
+        self,
+        photo: str | Path | bytes | Pixels,
+        target: RateTarget,
+        *,
+        version: int = FORMAT_VERSION,
     ) -> tuple[Bitstream, Bitstream]:
         """The photo at ``target``, and at the finest state that its layers can be continued to.
 
@@ -93,13 +108,13 @@ class EdgeEncoder:
         self.codec.check(target)
         prepared = self.codec.prepare(self._load(photo))
         if target.state is not None:
-            finest = self.codec.encode(prepared, self._finest(target.state))
+            finest = self.codec.encode(prepared, self._finest(target.state), version=version)
             return finest.truncate(target.state), finest
-        bitstream = self.codec.encode(prepared, target)
+        bitstream = self.codec.encode(prepared, target, version=version)
         finest_target = self._finest(bitstream.state)
         if bitstream.state == finest_target.state:
             return bitstream, bitstream
-        return bitstream, self.codec.encode(prepared, finest_target)
+        return bitstream, self.codec.encode(prepared, finest_target, version=version)
 
     def wanted(self, target: RateTarget) -> RateTarget:
         """``target``; the bundle's default state where it asks for nothing."""

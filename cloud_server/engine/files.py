@@ -19,7 +19,7 @@ from cloud_server.engine.spec import check_device
 from cloud_server.tasks import open_task, task_names
 from cloud_server.tasks.base import Task
 from codec import PLAIN, Latents, Rendering, no_picture, open_cloud
-from shared.bitstream import MAGIC, Bitstream
+from shared.bitstream import Bitstream, is_file
 from shared.bundle import Bundle, bundle_for, packaged_names
 from shared.errors import BitstreamError, TaskError
 from shared.preprocess import load_photo
@@ -178,7 +178,7 @@ class Analyzer:
         file's features are not enough for.
         """
         if features is None:
-            features = data.startswith(MAGIC)
+            features = is_file(data)
         return self._analyze_features(data, state) if features else self._analyze_photo(data)
 
     def _analyze_photo(self, data: bytes) -> Analysed:

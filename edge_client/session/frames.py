@@ -13,14 +13,14 @@ from edge_client.rate import RateControl
 from edge_client.session.bundle_update import BundleUpdate
 from edge_client.session.encoding import Photo, PhotoEncoder
 from edge_client.session.refinement_store import Part
-from shared.bitstream import Bitstream
+from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
-from shared.errors import FeatherwireError, SessionError
+from shared.errors import BitstreamError, FeatherwireError, SessionError
 from shared.preprocess import load_photo
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.targets import FINEST, RateTarget, Regions
 from shared.wire import PictureEncoding, PictureRequest, error_from_message
-from shared.wire.features import features_message
+from shared.wire.features import features_message, header_of, parse_features
 from shared.wire.requests import parse_tasks, picture_request_message
 from shared.wire.tracing import frame_span, traceparent_of, tracer
 from shared.wire.transport import frame_deadline
@@ -74,11 +74,13 @@ class Framer:
         deadline_s: float | None,
         regions: Callable[[], Regions] = tuple,
         bundle_update: BundleUpdate | None = None,
+        version: int = FORMAT_VERSION,
     ) -> None:
         """settings: of the server's Welcome. also: the further bundles, as they were named to the
         session. tasks: what runs now when a call names none; None is all that a frame
         is enough for. deadline_s: of every frame; None goes by the server's. regions: of the next
-        photo. bundle_update: chooses the photo encoder between frames.
+        photo. bundle_update: chooses the photo encoder between frames. version: the newest of the
+        format that the server reads.
         """
         self.photo_encoder = photo_encoder
         self.server_tasks = ServerTasks(settings)
@@ -86,6 +88,7 @@ class Framer:
         self._tasks = tasks
         self._regions = regions
         self.bundle_update = bundle_update
+        self.version = version
         self._deadline_s = deadline_s
         self._server_deadline_s = settings.frame_deadline_s
 
@@ -115,6 +118,7 @@ class Framer:
                 send_with=self._short_ids(wishes.send_with),
                 keep=keep,
                 regions=self.regions,
+                version=self.version,
             )
         parts, kept = encoded.parts, encoded.others
         sent = self.photo_encoder.bundles(part.bundle_id for part in parts)
@@ -164,6 +168,20 @@ class Framer:
         message.tasks.extend(self.server_tasks.at_once(wanted, sent, waiting))
         if not any(map(makes_pictures, sent)) and any(map(makes_pictures, waiting)):
             message.ClearField("picture")
+
+    def in_version(self, message: ingest_pb2.Frame) -> None:
+        """Code the features of a spooled frame again, without loss, where the server needs that.
+
+        What is damaged stays as it is, for the server to refuse. Raises ``SessionError``; see
+        ``PhotoEncoder.in_version``.
+        """
+        for features in message.features:
+            try:
+                if header_of(features).version > self.version:
+                    found = self.photo_encoder.in_version(parse_features(features), self.version)
+                    features.CopyFrom(features_message(found))
+            except BitstreamError:
+                continue
 
     def wanted_tasks(
         self, tasks: Iterable[str] | None, bundles: Sequence[Bundle]
@@ -240,7 +258,9 @@ def make_frame(framer: Framer, control: RateControl, photo: Photo, wishes: Wishe
             rate = control.target(
                 wishes.rate, photo_encoder.bundle.manifest.states, _pixels(photo_encoder, photo)
             )
-            (part,) = photo_encoder.encode(photo, rate, keep=False, regions=framer.regions).parts
+            (part,) = photo_encoder.encode(
+                photo, rate, keep=False, regions=framer.regions, version=framer.version
+            ).parts
             assert part.sent is not None
             return part.sent
 

@@ -226,9 +226,12 @@ def packaged_names() -> tuple[str, ...]:
 
 
 def packaged_bundle_of(short_id: bytes) -> Bundle | None:
-    """The packaged bundle with which a bitstream was made, by its first eight bytes of id."""
-    name = _short_ids().get(short_id)
-    return None if name is None else Bundle.load(PACKAGED_FOLDER / name)
+    """The packaged bundle with which a bitstream was made, by the first bytes of its id: eight, or
+    as many as the file has."""
+    for found, name in _short_ids().items():
+        if short_id and found.startswith(short_id):
+            return Bundle.load(PACKAGED_FOLDER / name)
+    return None
 
 
 def bundle_for(short_id: bytes, given: Bundle | None = None) -> Bundle:

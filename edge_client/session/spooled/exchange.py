@@ -87,7 +87,9 @@ class SpooledExchange:
         if connection is not None:
             self._offline = connection.framer
         if self._offline is None:
-            self._offline = self._opener.offline(self._spool.setting("bundle"))
+            self._offline = self._opener.offline(
+                self._spool.setting("bundle"), self._spool.setting("format_version")
+            )
         return self._offline
 
     def _open_connection(self, listener: SpoolSender) -> Connection:
