@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.cli import RATE_COLUMNS, Batch, Outcome, in_words, write_atomically
 from shared.errors import FeatherwireError, SessionError
+from shared.words import counted
 
 if TYPE_CHECKING:
     from edge_client.session import EdgeSession, FrameResult
@@ -44,8 +45,7 @@ def take_all(
 def tell_kept(outcome: Outcome, spool: Path, server: str, refusal: FeatherwireError | None) -> None:
     """Print how many frames wait in the spool, the command that delivers them, and why a server
     refused."""
-    one = len(outcome.kept) == 1
-    count = "1 frame is" if one else f"{len(outcome.kept)} frames are"
+    count = counted(len(outcome.kept), "frame is", "frames are")
     if refusal is not None:
         sys.stderr.write(f"error: {refusal.message} [{refusal.reason}]\n")
         if outcome.kept:
@@ -53,7 +53,7 @@ def tell_kept(outcome: Outcome, spool: Path, server: str, refusal: FeatherwireEr
     elif outcome.kept:
         sys.stderr.write(
             f"{count} kept in {spool} (no server took them); `featherwire-edge flush --spool "
-            f"{spool} --server {server}`, with the same --device and --tls options, delivers them\n"
+            f"{spool} --server {server}`, with the same --tls options, delivers them\n"
         )
 
 
@@ -68,7 +68,7 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
     from shared.results import summarise
 
     # A frame that an earlier process has spooled may have had no file.
-    photo = Path(result.source or f"frame-{result.sequence}")
+    photo = Path(str(result.source or "") or f"frame-{result.sequence}")
     if result.error is not None and result.error.reason == "spooled":
         outcome.kept.append({"file": str(photo), "sequence": result.sequence})
         return
@@ -122,7 +122,8 @@ def tell_undelivered(sinks: Pumps) -> int:
         dropped = sum(count for name, count in pump.counts.items() if name.startswith("dropped"))
         if dropped:
             why = f": {pump.error.message}" if pump.error is not None else ""
-            sys.stderr.write(f"error: {pump.sink.name} did not get {dropped} results{why}\n")
+            missed = counted(dropped, "result")
+            sys.stderr.write(f"error: {pump.sink.name} did not get {missed}{why}\n")
         lost += dropped
     return lost
 

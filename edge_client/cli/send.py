@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -98,6 +99,8 @@ def flush(
 ) -> None:
     """Deliver the frames that `send --spool FOLDER` kept; print what the server finds in them.
 
+    They go as the device that kept them, whatever this machine is called.
+
     Exit status 4 when frames are still kept afterwards, because no server took them.
     """
     access = calling.access()
@@ -107,10 +110,14 @@ def flush(
 
     batch = Batch(as_json=as_json, columns=COLUMNS)
     outcome = Outcome()
-    with (
-        stop_on_error(as_json=as_json),
-        Spool.open(spool) as store,
-        EdgeSession(
+    with stop_on_error(as_json=as_json), ExitStack() as stack:
+        store = stack.enter_context(Spool.open(spool))
+        calling.name(store)
+        if not store.queued() and not store.awaited():
+            sys.stderr.write(f"{spool} is empty: there is nothing to deliver\n")
+            batch.report(outcome)
+            return
+        session = EdgeSession(
             calling.server,
             device=calling.device,
             access=access,
@@ -118,8 +125,8 @@ def flush(
             deadline_s=calling.deadline_s,
             spool=store,
             control=RateControl(calling.bandwidth),
-        ) as session,
-    ):
+        )
+        stack.enter_context(session)
         ended = take_all(session.flush(), [], output, batch, outcome)
         refusal = session.refusal
     tell_kept(outcome, spool, calling.server, refusal)

@@ -33,6 +33,7 @@ class FilesSource:
 
     live = False
     stills = True
+    polled = False
     lasting = False
     damaged = 0
 
@@ -69,6 +70,7 @@ class FolderSource:
 
     live = False
     stills = True
+    polled = False
     lasting = True
     damaged = 0
 

@@ -11,6 +11,7 @@ import typer
 
 from shared.cli.exits import ExitCode
 from shared.installation import NO_RELEASE, package_version
+from shared.rpc.proxies import reach_loopback_directly
 
 OUR_PACKAGES = frozenset({"shared", "codec", "edge_client", "cloud_server", "training"})
 
@@ -39,6 +40,7 @@ def run(app: typer.Typer, extras: str) -> None:
 
     extras: those that bring what these commands import, as pip takes them: ``"cloud,tasks"``.
     """
+    reach_loopback_directly()
     try:
         app()
     except ModuleNotFoundError as missing:

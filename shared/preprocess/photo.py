@@ -25,6 +25,7 @@ from shared.errors import PhotoError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.preprocess.colour import to_srgb
 from shared.preprocess.geometry import check_sides
+from shared.preprocess.jpeg import with_end
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM")
 
@@ -63,8 +64,7 @@ def load_photo(
     else:
         data = _read(Path(source), limits)
     try:
-        with _open(data, limits) as image:
-            image.load()
+        with _loaded(data, limits) as image:
             return to_srgb(_upright(image))
     except PhotoError:
         raise
@@ -103,6 +103,20 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
     check_sides(*image.size, limits)
     if image.format in ("JPEG", "MPO") and jpeg_scans(data) > MAX_JPEG_SCANS:
         raise PhotoError("too_complex", f"the JPEG has more than {MAX_JPEG_SCANS} scans")
+    return image
+
+
+def _loaded(data: bytes, limits: Limits) -> Image.Image:
+    """The image with its pixels; a JPEG's end marker is not missed."""
+    image = _open(data, limits)
+    try:
+        image.load()
+    except OSError:
+        ended = with_end(data)
+        if ended is None:
+            raise
+        image = _open(ended, limits)
+        image.load()
     return image
 
 

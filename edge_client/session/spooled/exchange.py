@@ -22,7 +22,7 @@ from edge_client.session.frames import (
 from edge_client.session.opening import DeviceSettings, Opener
 from edge_client.session.refinement_store import RefinementStore
 from edge_client.session.results import FrameResult, failed
-from edge_client.session.spool_sender import ACCESS_REASONS, SpoolSender
+from edge_client.session.spooled.sender import ACCESS_REASONS, SpoolSender
 from edge_client.spool import Spool
 from shared.errors import FeatherwireError, SessionError
 
@@ -87,7 +87,9 @@ class SpooledExchange:
         if connection is not None:
             self._offline = connection.framer
         if self._offline is None:
-            self._offline = self._opener.offline(self._spool.setting("bundle"))
+            self._offline = self._opener.offline(
+                self._spool.setting("bundle"), self._spool.setting("format_version")
+            )
         return self._offline
 
     def _open_connection(self, listener: SpoolSender) -> Connection:
@@ -95,6 +97,7 @@ class SpooledExchange:
             self._spool.session,
             self._store,
             last_result_seen=self._spool.last_result_seen,
+            awaited=tuple(self._spool.awaited()),
             listener=listener,
             take_setting=self._settings.take,
         )
@@ -163,7 +166,9 @@ class SpooledExchange:
             more = frame.make_others is not None
             self._store.keep(sequence, frame.parts, *frame.later, more=more)
 
-        sequence = self._sender.put(enqueue, source, frame.deadline_s, keep)
+        sequence = self._sender.put(
+            enqueue, source, frame.deadline_s, keep, hard=frame.hard_deadline
+        )
         self._finish(sequence, frame)
         return sequence
 
