@@ -71,8 +71,9 @@ def encode(
 ) -> None:
     """Encode photos: PHOTO.jpg becomes DIR/PHOTO.fwf.
 
-    Without a rate every photo is encoded at the finest state; `truncate` makes it smaller later
-    without encoding again. With --bpp or --bytes each photo gets the finest layers that fit, and
+    Without a rate every photo is encoded at the bundle's default state, the finest that is worth
+    its bits (--state 0: the finest of all); `truncate` makes it smaller later without encoding
+    again. With --bpp or --bytes each photo gets the finest layers that fit, and
     then as much of the next one as does. With --psnr it gets the fewest bits with which its
     reconstruction is expected to be that good; a photo for which none suffice is an error.
     """

@@ -40,7 +40,7 @@ SourceArgument = Annotated[
         metavar="SOURCE",
         envvar="FEATHERWIRE_SOURCE",
         help="A folder (watched), files or a glob, a video file, rtsp://..., http://... (Motion "
-        "JPEG), v4l2:/dev/video0, or - (JPEGs on standard input).",
+        "JPEG, or a snapshot), v4l2:/dev/video0, or - (JPEGs on standard input).",
     ),
 ]
 FpsOption = Annotated[
@@ -106,7 +106,7 @@ SourceTimeoutOption = Annotated[
         "--source-timeout",
         min=0.1,
         parser=finite("seconds", minimum=0.1),
-        help="Seconds without a byte after which a stream is opened again.",
+        help="Seconds without a byte, or a video's picture, after which a stream is opened again.",
     ),
 ]
 PatienceOption = Annotated[
@@ -263,7 +263,9 @@ def _exit(
     if refusal is not None or (left and not spooled):
         raise typer.Exit(ExitCode.UNREACHABLE)
     if failure is not None:
-        raise typer.Exit(code_of(failure))
+        # What a camera answers is no wrong usage, after which a service is not started again.
+        code = code_of(failure)
+        raise typer.Exit(ExitCode.SOME_FAILED if code == ExitCode.USAGE else code)
     # Of a camera that runs for days a picture may be damaged; a file that failed is reported.
     failed = end["failed"] + end["dropped"].get("unreadable", 0)
     if (failed and not source.live) or (undelivered and not source.lasting):

@@ -45,6 +45,7 @@ class FilesSource:
 
     live = False
     stills = True
+    polled = False
     lasting = False
     damaged = 0
 
@@ -81,6 +82,7 @@ class FolderSource:
 
     live = False
     stills = True
+    polled = False
     lasting = True
     damaged = 0
 

@@ -26,6 +26,7 @@ from shared.limits import DEFAULT_LIMITS, Limits
 from shared.names import text_of
 from shared.preprocess.colour import to_srgb
 from shared.preprocess.geometry import check_sides
+from shared.preprocess.jpeg import with_end
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM")
 
@@ -45,9 +46,6 @@ _UPRIGHT = {
 }
 _START_OF_SCAN = 0xDA
 _END_OF_IMAGE = 0xD9
-_END_MARKER = bytes((0xFF, _END_OF_IMAGE))
-_FOLLOWING = tuple(bits * 2048 for bits in (b"\x55", b"\xaa", b"\x92\x49\x24", b"\xff\0", b"\0"))
-"""Entropy-coded bits, no two of them alike; in a stuffed byte, 0xFF with a zero, all are ones."""
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length: TEM, RST0..7, SOI
 
 
@@ -67,39 +65,12 @@ def load_photo(
     else:
         data = _read(Path(source), limits)
     try:
-        return _pixels(data, limits)
+        with _loaded(data, limits) as image:
+            return to_srgb(_upright(image))
     except PhotoError:
         raise
     except Exception as error:  # a decoder of hostile bytes may raise anything at all
-        if (whole := _without_end_marker(data, limits)) is not None:
-            return whole
         raise _refusal(error, data) from error
-
-
-def _pixels(data: bytes, limits: Limits) -> NDArray[np.uint8]:
-    with _open(data, limits) as image:
-        image.load()
-        return to_srgb(_upright(image))
-
-
-def _without_end_marker(data: bytes, limits: Limits) -> NDArray[np.uint8] | None:
-    """The pixels of a JPEG that has all of them and only lacks its end marker; else None.
-
-    Cameras and cut connections leave it out. Whether pixels are missing shows what follows the last
-    byte: a picture that is the same whatever bits follow has taken none of them.
-    """
-    if not data.startswith(b"\xff\xd8\xff") or data.rstrip(b"\0").endswith(_END_MARKER):
-        return None
-    # The marker's own first byte may be the last that is there.
-    body = data.removesuffix(b"\xff")
-    try:
-        ended = _pixels(body + _END_MARKER, limits)
-        for bits in _FOLLOWING:
-            if not np.array_equal(_pixels(body + bits + _END_MARKER, limits), ended):
-                return None
-    except Exception:  # noqa: BLE001 - then it is damaged in another way, which the caller says
-        return None
-    return ended
 
 
 def _read(path: Path, limits: Limits) -> bytes:
@@ -135,6 +106,20 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
     check_sides(*image.size, limits)
     if image.format in ("JPEG", "MPO") and jpeg_scans(data) > MAX_JPEG_SCANS:
         raise PhotoError("too_complex", f"the JPEG has more than {MAX_JPEG_SCANS} scans")
+    return image
+
+
+def _loaded(data: bytes, limits: Limits) -> Image.Image:
+    """The image with its pixels; a JPEG's end marker is not missed."""
+    image = _open(data, limits)
+    try:
+        image.load()
+    except OSError:
+        ended = with_end(data)
+        if ended is None:
+            raise
+        image = _open(ended, limits)
+        image.load()
     return image
 
 

@@ -89,7 +89,9 @@ class SpooledExchange:
         if connection is not None:
             self._offline = connection.framer
         if self._offline is None:
-            self._offline = self._opener.offline(self._spool.setting("bundle"))
+            self._offline = self._opener.offline(
+                self._spool.setting("bundle"), self._spool.setting("format_version")
+            )
         return self._offline
 
     def _open_connection(self, listener: SpoolSender) -> Connection:
@@ -166,7 +168,9 @@ class SpooledExchange:
             more = frame.make_others is not None
             self._store.keep(sequence, frame.parts, *frame.later, more=more)
 
-        sequence = self._sender.put(enqueue, source, frame.deadline_s, keep)
+        sequence = self._sender.put(
+            enqueue, source, frame.deadline_s, keep, hard=frame.hard_deadline
+        )
         self._finish(sequence, frame)
         return sequence
 

@@ -259,7 +259,7 @@ def test_one_picture_that_breaks_a_library_is_counted_and_the_rest_go_on() -> No
     good = Capture("good", time.time(), lambda: np.zeros((32, 32, 3), np.uint8))
 
     class Three:
-        name, live, stills, lasting, damaged = "three", False, True, False, 0
+        name, live, stills, polled, lasting, damaged = "three", False, True, False, False, 0
 
         def captures(self, stop: threading.Event) -> Iterator[Capture]:
             yield Capture("broken", time.time(), Broken())
