@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
@@ -225,7 +226,7 @@ class Processing:
 
     async def _outcome(self, key: SessionKey, sequence: int, frame: EngineFrame) -> EngineOutcome:
         try:
-            outcome = await self._engine.submit(frame)
+            outcome = await self._engine.submit(replace(frame, device=key[0]))
             if outcome.error is not None:
                 _log_failed(key, sequence, outcome.error)
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets its result

@@ -98,6 +98,11 @@ class Metrics:
             "Frames given to another worker because theirs had died.",
             registry=r,
         )
+        self.engine_limit = Gauge(
+            "featherwire_engine_limit",
+            "Frames that the engine is given at a time; it follows what gets done.",
+            registry=r,
+        )
         self.streams = Gauge("featherwire_streams", "Streams of devices open now.", registry=r)
         self.credits = Gauge(
             "featherwire_credits_outstanding",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from shared.errors import FeatherwireError
+from shared.names import printable
 from shared.words import counted
 
 if TYPE_CHECKING:
@@ -168,9 +169,10 @@ def _word(value: Any) -> str:
 
 
 def write_line(stream: TextIO, text: str) -> None:
-    """Write a line at once; into a terminal that has gone away it goes nowhere."""
+    """Write a line at once, whatever names are in it; into a terminal that has gone away it goes
+    nowhere."""
     try:
-        stream.write(f"{text}\n")
+        stream.write(f"{printable(text)}\n")
         stream.flush()
     except OSError as error:
         if error.errno != errno.EIO:

@@ -18,7 +18,8 @@ from edge_client.cli.options import Sending
 from edge_client.cli.reporter import write_line
 from shared.cli import ExitCode, finite, stop_on_error, takes
 from shared.cli.exits import code_of
-from shared.errors import FeatherwireError, SourceError
+from shared.errors import FeatherwireError
+from shared.names import text_of
 from shared.words import counted
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ SourceArgument = Annotated[
         metavar="SOURCE",
         envvar="FEATHERWIRE_SOURCE",
         help="A folder (watched), files or a glob, a video file, rtsp://..., http://... (Motion "
-        "JPEG), v4l2:/dev/video0, or - (JPEGs on standard input).",
+        "JPEG, or a snapshot), v4l2:/dev/video0, or - (JPEGs on standard input).",
     ),
 ]
 FpsOption = Annotated[
@@ -107,7 +108,7 @@ SourceTimeoutOption = Annotated[
         "--source-timeout",
         min=0.1,
         parser=finite("seconds", minimum=0.1),
-        help="Seconds without a byte after which a stream is opened again.",
+        help="Seconds without a byte, or a video's picture, after which a stream is opened again.",
     ),
 ]
 PatienceOption = Annotated[
@@ -199,13 +200,15 @@ def stream(
     from edge_client.session import SessionEvents
     from edge_client.sources import CaptureThread, SourceOptions, open_source
     from edge_client.sources.feed import Feed
+    from edge_client.sources.moving import check_folder
 
     with stop_on_error(as_json=as_json), ExitStack() as stack:
         ending = stack.enter_context(Ending(grace_s))
         given = SourceOptions(live, loop, _pairs(inputs), source_timeout_s)
         opened = open_source(source, given)
         gate = _motion_gate(motion, motion_levels, still_every_s)
-        _check_folder(move_to)
+        if move_to is not None:
+            check_folder(move_to)
         kept = sending.spool
         volatile = None if kept else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         reporter = Reporter(
@@ -284,7 +287,9 @@ def _exit(
     if refusal is not None or (left and not spooled):
         raise typer.Exit(ExitCode.UNREACHABLE)
     if failure is not None:
-        raise typer.Exit(code_of(failure))
+        # What a camera answers is no wrong usage, after which a service is not started again.
+        code = code_of(failure)
+        raise typer.Exit(ExitCode.SOME_FAILED if code == ExitCode.USAGE else code)
     # Of a camera that runs for days a picture may be damaged; a file that failed is reported.
     failed = end["failed"] + end["dropped"].get("unreadable", 0)
     if (failed and not source.live) or (undelivered and not source.lasting):
@@ -317,32 +322,17 @@ def _tell_error(what: str | None, error: FeatherwireError) -> None:
 
 def _settle(result: FrameResult, feed: Feed, move_to: Path | None, *, durable: bool) -> None:
     """Move the file of a result away; a frame that is in the spool is as good as sent."""
+    from edge_client.sources.moving import move
+
     file = feed.file_of(str(result.source))
     kept = result.error is not None and result.error.reason == "spooled"
     if file is None or move_to is None or (result.error is not None and not (kept and durable)):
         return
     try:
-        file.replace(_free(move_to / file.name))
+        move(file, move_to)
     except OSError as error:
-        write_line(sys.stderr, f"error: {file} cannot be moved: {error.strerror} [io_error]")
-
-
-def _free(path: Path) -> Path:
-    """``path``, or with a number before its suffix if there is one."""
-    number, free = 1, path
-    while free.exists():
-        free = path.with_stem(f"{path.stem}-{number}")
-        number += 1
-    return free
-
-
-def _check_folder(folder: Path | None) -> None:
-    if folder is None:
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SourceError("bad_option", f"{folder}: {error.strerror}") from None
+        name = text_of(file)
+        write_line(sys.stderr, f"error: {name} cannot be moved: {error.strerror} [io_error]")
 
 
 def _until_refused(feed: Feed, session: EdgeSession) -> Iterator[Any]:

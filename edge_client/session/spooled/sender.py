@@ -35,6 +35,7 @@ ACCESS_REASONS = frozenset(
 FATAL_REASONS = ACCESS_REASONS | {
     "bad_address",
     "bundle_mismatch",
+    "format_unsupported",
     "invalid_message",
     "unsupported_version",
 }
@@ -137,13 +138,18 @@ class SpoolSender:
         source: Any,
         deadline_s: float,
         then: Callable[[int], None] = lambda sequence: None,
+        *,
+        hard: bool = False,
     ) -> int:
-        """Spool a frame with ``enqueue``, call ``then`` with its sequence, and send it."""
+        """Spool a frame with ``enqueue``, call ``then`` with its sequence, and send it.
+
+        hard: the deadline is none that a busy server can put off.
+        """
         with self._changed:
             sequence = enqueue()
             self.answers.check_session()
             then(sequence)
-            self.answers.expect(sequence, source, deadline_s)
+            self.answers.expect(sequence, source, deadline_s, hard=hard)
             self.answers.take_dropped()
         self._wake.set()
         return sequence
@@ -224,7 +230,7 @@ class SpoolSender:
         with self._changed:
             if self._connection is not None:
                 self._down_since = time.monotonic()
-            self._connection = self.answers.connected_at = None
+            self._connection = self.answers.connection = None
             self._attempted = True
             self._last_error = error or self._last_error
             if error is not None and error.reason in FATAL_REASONS:
@@ -257,7 +263,7 @@ class SpoolSender:
         for sequence in self._spool.acknowledge_through(accepted):
             self.acknowledged(sequence)
         with self._changed:
-            self._connection = connection
+            self._connection = self.answers.connection = connection
             self.answers.connected_at = now
             self._cursor = 0
             self._last_error = None
@@ -265,11 +271,16 @@ class SpoolSender:
             self._changed.notify_all()
         self._told.clear()
         self._tell(None)
-        if self._spool.setting("bundle") != connection.framer.photo_encoder.bundle.id:
-            try:
-                self._spool.keep("bundle", connection.framer.photo_encoder.bundle.id)
-            except SpoolError as error:
-                logging.getLogger(__name__).warning("warning: %s", error.message)
+        agreed = {
+            "bundle": connection.framer.photo_encoder.bundle.id,
+            "format_version": connection.format_version,
+        }
+        for name, value in agreed.items():
+            if self._spool.setting(name) != value:
+                try:
+                    self._spool.keep(name, value)
+                except SpoolError as error:
+                    logging.getLogger(__name__).warning("warning: %s", error.message)
         return True
 
     def _serve(self, connection: Connection) -> FeatherwireError:
@@ -316,9 +327,10 @@ class SpoolSender:
         )
         connection.framer.ask(message, default_tasks=queued.default_tasks, kept=kept)
         try:
+            connection.framer.in_version(message)
             future = connection.send_frame(message)
         except SessionError as error:
-            if error.reason == "message_too_large":
+            if error.reason in {"message_too_large", "format_unsupported"}:
                 self._cursor = queued.sequence
                 self.answers.give_up(queued.sequence, error)
                 return 0.0

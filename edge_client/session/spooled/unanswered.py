@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from edge_client.session.connection import Connection
 from edge_client.session.frames import Origin
 from edge_client.session.results import FrameResult, Reply, failed, received
 from edge_client.spool import Spool
@@ -38,6 +39,7 @@ class _Open:
     source: Any
     acknowledged_at: float | None = None
     deadline_s: float = 60.0
+    hard: bool = False
 
 
 class Unanswered:
@@ -56,8 +58,10 @@ class Unanswered:
         self._sent_back = sent_back
         self._session = spool.session
         self._inbox: deque[Item] = deque()
-        self.connected_at: float | None = None
-        """Since when there is a stream, by ``time.monotonic``. Set with the lock held."""
+        self.connection: Connection | None = None
+        """The stream, where there is one. Set with the lock held."""
+        self.connected_at = 0.0
+        """Since when, by ``time.monotonic``."""
         # By sequence: until when what comes of a command is waited for.
         self._refining: dict[int, float] = {}
         self._open: dict[int, _Open] = {}
@@ -115,9 +119,9 @@ class Unanswered:
 
     # -- what a stream brings --------------------------------------------------------------------
 
-    def expect(self, sequence: int, source: Any, deadline_s: float) -> None:
+    def expect(self, sequence: int, source: Any, deadline_s: float, *, hard: bool = False) -> None:
         """A frame is in the spool, and will have a result. The lock is held."""
-        self._open[sequence] = _Open(source, deadline_s=deadline_s)
+        self._open[sequence] = _Open(source, deadline_s=deadline_s, hard=hard)
 
     def acknowledged(self, sequence: int) -> None:
         """The server has this frame: its deadline begins."""
@@ -180,19 +184,22 @@ class Unanswered:
     def late(self) -> list[tuple[int, float]]:
         """Frames that the server has had for longer than their deadline, and that deadline.
 
-        Time without a stream does not count.
+        Time without a stream does not count, nor time before a busy server last said that it has
+        frames of ours.
         """
         now = time.monotonic()
         with self._changed:
-            since = self.connected_at
-            if since is None:
+            stream = self.connection
+            if stream is None:
                 return []
-            return [
-                (sequence, one.deadline_s)
-                for sequence, one in self._open.items()
-                if one.acknowledged_at is not None
-                and now - max(one.acknowledged_at, since) > one.deadline_s
-            ]
+
+            def late(one: _Open) -> bool:
+                if one.acknowledged_at is None:
+                    return False
+                since = max(one.acknowledged_at, self.connected_at)
+                return now - stream.time_of(since, hard=one.hard) > one.deadline_s
+
+            return [(sequence, one.deadline_s) for sequence, one in self._open.items() if late(one)]
 
     def _fail(self, sequence: int, error: FeatherwireError) -> None:
         one = self._open.pop(sequence, None)
