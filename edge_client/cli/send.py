@@ -20,7 +20,7 @@ from edge_client.cli.options import (
 from shared.cli import Batch, ExitCode, JsonOption, Outcome, stop_on_error, takes
 
 if TYPE_CHECKING:
-    from edge_client.session import EdgeSession, FrameResult
+    from edge_client.session import CapturedPhoto, EdgeSession, FrameResult
     from shared.sinks import Pumps
 
 SINK_CAPACITY = 10_000
@@ -60,7 +60,7 @@ def send(
     with stop_on_error(as_json=as_json), ExitStack() as stack:
         session, _ = sending.open(stack, access, frames_per_second)
         sinks = stack.enter_context(sending.open_sinks(session, SINK_CAPACITY))
-        results = session.stream(photos, picture=picture, **sending.rate)
+        results = session.stream(map(_dated, photos), picture=picture, **sending.rate)
         ended = take_all(_through_sinks(results, session, sinks), photos, output, batch, outcome)
         refusal = session.refusal
     # What an earlier run has spooled comes first.
@@ -133,6 +133,14 @@ def flush(
     batch.report(outcome)
     if ended is not None or refusal is not None or outcome.kept:
         raise typer.Exit(ExitCode.UNREACHABLE)
+
+
+def _dated(photo: Path) -> CapturedPhoto:
+    """The photo, with the time at which it was taken."""
+    from edge_client.session import CapturedPhoto, Origin
+    from edge_client.sources.stills import photo_time
+
+    return CapturedPhoto(photo, Origin(str(photo), photo_time(photo)))
 
 
 def _through_sinks(

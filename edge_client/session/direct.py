@@ -15,7 +15,15 @@ from typing import Any
 from edge_client.rate import RateControl
 from edge_client.session.connection import Connection
 from edge_client.session.encoding import Photo
-from edge_client.session.frames import CapturedPhoto, Framer, Outgoing, Wishes, make_frame, parts
+from edge_client.session.frames import (
+    CapturedPhoto,
+    Framer,
+    Origin,
+    Outgoing,
+    Wishes,
+    make_frame,
+    parts,
+)
 from edge_client.session.refinement_store import Part, Refinement
 from edge_client.session.results import FrameResult, Reply, failed, received
 from shared.backoff import Backoff
@@ -120,7 +128,8 @@ class DirectExchange:
             while self.connection.credits == 0 and in_flight:
                 yield from in_flight.completed()
             try:
-                sequence, future = self._submit(frame)
+                taken_at = source.captured_at if isinstance(source, Origin) else None
+                sequence, future = self._submit(frame, taken_at)
             except SessionError as error:
                 if error.reason not in {"message_too_large", "deadline_exceeded"}:
                     while in_flight:
@@ -154,9 +163,11 @@ class DirectExchange:
                 if left_s <= 0:
                     raise too_late(self._server, deadline_s) from None
 
-    def _submit(self, frame: Outgoing) -> tuple[int, Future[Reply]]:
+    def _submit(
+        self, frame: Outgoing, captured_at: float | None = None
+    ) -> tuple[int, Future[Reply]]:
         self._pace(frame.file_bytes, frame.deadline_s)
-        return self.connection.submit(frame)
+        return self.connection.submit(frame, captured_at)
 
     def _pace(self, size: int, deadline_s: float) -> None:
         """Wait until the bandwidth has room; not for longer than the deadline."""

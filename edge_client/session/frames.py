@@ -145,7 +145,7 @@ class Framer:
             picture=picture_request_message(frame.later[1]),
             traceparent=frame.traceparent,
         )
-        message.captured_at.GetCurrentTime()
+        stamp(message, None)
         return message, named is None
 
     def ask(self, message: ingest_pb2.Frame, *, default_tasks: bool, kept: bool) -> None:
@@ -381,6 +381,14 @@ class CapturedPhoto:
 
     photo: Photo
     origin: Origin
+
+
+def stamp(message: ingest_pb2.Frame, captured_at: float | None) -> None:
+    """Write into a frame when its picture was taken, in seconds since 1970; None is now."""
+    if captured_at is None:
+        message.captured_at.GetCurrentTime()
+    else:
+        message.captured_at.FromMicroseconds(round(captured_at * 1e6))
 
 
 def parts(photo: Photo | CapturedPhoto) -> tuple[Photo, Photo | Origin]:

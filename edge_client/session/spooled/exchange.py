@@ -18,6 +18,7 @@ from edge_client.session.frames import (
     Wishes,
     make_frame,
     parts,
+    stamp,
 )
 from edge_client.session.opening import DeviceSettings, Opener
 from edge_client.session.refinement_store import RefinementStore
@@ -155,7 +156,7 @@ class SpooledExchange:
         frame = make_frame(framer, self._control, photo, wishes)
         message, default_tasks = framer.for_spool(frame, wishes.tasks)
         if isinstance(source, Origin):
-            message.captured_at.FromMicroseconds(round(source.captured_at * 1e6))
+            stamp(message, source.captured_at)
 
         def enqueue() -> int:
             return self._spool.put(message, source=_name(source), default_tasks=default_tasks)
