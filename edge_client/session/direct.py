@@ -18,11 +18,11 @@ from edge_client.session.encoding import Photo
 from edge_client.session.frames import (
     CapturedPhoto,
     Framer,
-    Origin,
     Outgoing,
     Wishes,
     make_frame,
     parts,
+    taken_at,
 )
 from edge_client.session.refinement_store import Part, Refinement
 from edge_client.session.results import FrameResult, Reply, failed, received
@@ -117,7 +117,8 @@ class DirectExchange:
                 continue
             pixels, source = parts(photo)
             try:
-                frame = make_frame(self.connection.framer, self._control, pixels, wishes)
+                made = make_frame(self.connection.framer, self._control, pixels, wishes)
+                frame = replace(made, captured_at=taken_at(source))
             except SessionError:
                 raise
             except FeatherwireError as error:
@@ -128,8 +129,7 @@ class DirectExchange:
             while self.connection.credits == 0 and in_flight:
                 yield from in_flight.completed()
             try:
-                taken_at = source.captured_at if isinstance(source, Origin) else None
-                sequence, future = self._submit(frame, taken_at)
+                sequence, future = self._submit(frame)
             except SessionError as error:
                 if error.reason not in {"message_too_large", "deadline_exceeded"}:
                     while in_flight:
@@ -163,11 +163,9 @@ class DirectExchange:
                 if left_s <= 0:
                     raise too_late(self._server, deadline_s) from None
 
-    def _submit(
-        self, frame: Outgoing, captured_at: float | None = None
-    ) -> tuple[int, Future[Reply]]:
+    def _submit(self, frame: Outgoing) -> tuple[int, Future[Reply]]:
         self._pace(frame.file_bytes, frame.deadline_s)
-        return self.connection.submit(frame, captured_at)
+        return self.connection.submit(frame)
 
     def _pace(self, size: int, deadline_s: float) -> None:
         """Wait until the bandwidth has room; not for longer than the deadline."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_client.session.frames import Origin
+from edge_client.session.frames import taken_at
 from shared.errors import FeatherwireError, PhotoError
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.results import AnalysisResult, TaskResult
@@ -128,13 +128,8 @@ def received(reply: Reply, source: Any, *, before: FrameResult | None = None) ->
         refined=before is not None,
         before=before,
         cursor=reply.cursor or None,
-        captured_at=_captured_at(source, reply.captured_at),
+        captured_at=reply.captured_at if (at := taken_at(source)) is None else at,
     )
-
-
-def _captured_at(source: Any, said: float | None = None) -> float | None:
-    """When a picture was taken: as its origin says, else as the server does."""
-    return source.captured_at if isinstance(source, Origin) else said
 
 
 def _analysed_bytes(reply: Reply) -> int:
@@ -160,5 +155,5 @@ def failed(
         error=error,
         refined=before is not None,
         before=before,
-        captured_at=_captured_at(source),
+        captured_at=taken_at(source),
     )
