@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 from shared.backoff import Backoff
-from shared.bitstream import Bitstream
+from shared.bitstream import FORMAT_VERSIONS, Bitstream
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import results_pb2, results_pb2_grpc, types_pb2
 from shared.rpc.access import Access
@@ -194,5 +194,6 @@ def _frame_request(
         state=state,
         max_bytes=max_bytes,
         bundle_short_id=bundle_id,
+        format_versions=FORMAT_VERSIONS,
         picture=picture_request_message(picture),
     )

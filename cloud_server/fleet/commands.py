@@ -10,11 +10,12 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from cloud_server.database.schema import COMMANDS, now_us
 from cloud_server.fleet.rates import check_change, check_rate, whole_rate
+from shared.bitstream.layers import MAX_STATE
 from shared.errors import BundleError, FeatherwireError, SessionError, TaskError
 from shared.proto.featherwire.v1 import fleet_pb2
 from shared.wire import error_to_message
 from shared.wire.commands import parse_regions
-from shared.wire.features import MAX_STATE, parse_short_id
+from shared.wire.features import parse_short_id
 from shared.wire.requests import MAX_SEQUENCE, check_name, parse_tasks
 
 MAX_PENDING = 256

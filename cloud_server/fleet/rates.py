@@ -7,10 +7,10 @@ import math
 from sqlalchemy import Connection, select
 
 from cloud_server.database.schema import COMMANDS, DEVICES
+from shared.bitstream.layers import MAX_STATE
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import fleet_pb2
 from shared.wire.commands import RATE_FIELDS, changed_rate
-from shared.wire.features import MAX_STATE
 
 SET_RATE = "set_rate"
 

@@ -28,10 +28,11 @@ from cloud_server.results.records import (
 from cloud_server.telemetry.metrics import Metrics
 from shared.bitstream import Bitstream
 from shared.bitstream.container import BUNDLE_ID_BYTES
-from shared.errors import FeatherwireError, SessionError, StorageError
+from shared.errors import BitstreamError, FeatherwireError, SessionError, StorageError
 from shared.limits import Limits
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import FrameOutcome
+from shared.wire.features import header_of
 from shared.wire.requests import Refine, parse_frame, parse_refine
 from shared.wire.results import outcome_to_message
 from shared.wire.tracing import frame_span, tracer, tracing
@@ -88,9 +89,7 @@ class Admission:
         self, session: Session, message: ingest_pb2.Frame, serialised: bytes
     ) -> None:
         """Check a frame; it goes to the log with the next ``flush``. serialised: as it is kept."""
-        version = (b"", 0)
-        if message.features:
-            version = (_short(message.features[0].bundle_short_id), message.features[0].state)
+        version = _version_of(message)
         try:
             frame = await _checked(
                 lambda: parse_frame(message, self._picture_limits), len(serialised)
@@ -395,6 +394,17 @@ async def _checked(parse: Callable[[], Parsed], message_bytes: int) -> Parsed:
     if message_bytes <= INLINE_BYTES:
         return parse()
     return await asyncio.to_thread(parse)
+
+
+def _version_of(message: ingest_pb2.Frame) -> Version:
+    """What the device awaits a result of, as far as the message says it."""
+    if not message.features:
+        return b"", 0
+    first = message.features[0]
+    try:
+        return _short(first.bundle_short_id), header_of(first).state
+    except BitstreamError:
+        return _short(first.bundle_short_id), 0
 
 
 def _short(bundle_id: bytes) -> bytes:

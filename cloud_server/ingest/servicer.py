@@ -30,6 +30,7 @@ from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc, types_pb2
 from shared.rpc.status import abort
 from shared.wire import error_to_message
 from shared.wire.features import parse_bitstreams
+from shared.wire.formats import complete_id, short_ids
 from shared.wire.requests import parse_picture_request, parse_tasks
 from shared.wire.results import model_to_message, outcome_to_message
 from shared.wire.transport import MAX_FRAME_BYTES
@@ -67,6 +68,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._metrics = metrics or Metrics()
         self._engine = engine
         self._fleet = fleet
+        self._short_ids = short_ids(bundles.ids)
         self._stream_limits = stream_limits or StreamLimits()
         self._picture_limits = picture_limits
         self._sessions = SessionRegistry(kept_pictures)
@@ -259,6 +261,8 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         return None if entry is None else entry.meter
 
     def _engine_frame(self, request: ingest_pb2.AnalyzeRequest) -> EngineFrame:
+        for features in request.features:
+            complete_id(features, self._short_ids)
         bitstreams = parse_bitstreams(request.features, self._picture_limits)
         deadline_s = self._stream_limits.deadline_of(bitstreams[0])
         token = caller().token

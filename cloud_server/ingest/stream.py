@@ -17,6 +17,7 @@ import asyncio
 import enum
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -32,11 +33,13 @@ from cloud_server.ingest.flow import Credits, Outbox, Share, StreamLimits, Write
 from cloud_server.ingest.processing import Processing
 from cloud_server.ingest.sessions import Session, SessionRegistry
 from cloud_server.results.log import ResultLog
-from shared.errors import FeatherwireError, SessionError, StorageError
+from shared.bitstream import FORMAT_VERSIONS
+from shared.errors import BitstreamError, FeatherwireError, SessionError, StorageError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2, types_pb2
 from shared.wire import PROTOCOL_VERSION, error_from_message, error_to_message
-from shared.wire.features import file_bytes
+from shared.wire.features import file_bytes, header_of
+from shared.wire.formats import from_index, short_ids
 from shared.wire.requests import Hello, parse_hello
 
 REPEATED_AT_ONCE = 16
@@ -90,6 +93,7 @@ class Shared:
             settings=settings,
             server_version=self.server_version,
             takes_batches=True,
+            format_versions=FORMAT_VERSIONS,
         )
 
 
@@ -111,6 +115,8 @@ class Stream:
         self._connection: DeviceConnection | None = None
         # Short ids of the bundles in which the client can encode a frame.
         self._of_client: frozenset[bytes] = frozenset()
+        # Those of all bundles, in the order in which Welcome lists them.
+        self._listed = short_ids(shared.bundles.ids)
         self._state = State.RUNNING
         self._credits = Credits(
             shared.limits, shared.processing.metrics, self._send_credits, shared.share
@@ -399,9 +405,12 @@ class Stream:
         self._credits.spend()
         if frame.tasks or frame.HasField("picture"):
             self._credits.asked()
-        serialised = frame.SerializeToString()
         self._frames += 1
-        self._bytes += len(serialised)
+        self._bytes += frame.ByteSize()
+        with suppress(BitstreamError):  # which is refused with the frame
+            for features in frame.features:
+                from_index(features, self._listed)
+        serialised = frame.SerializeToString()
         self._features = frame.features
         await self._admission.take_frame(session, frame, serialised)
 
@@ -417,12 +426,12 @@ class Stream:
     def _flush(self, session: Session) -> None:
         """Give the log the frames that were taken, and count them for the device."""
         if self._frames:
-            features = self._features
+            state, bits_per_pixel = _described(self._features)
             self._require_connection().frames(
                 self._frames,
                 message_bytes=self._bytes,
-                state=features[0].state if features else 0,
-                bits_per_pixel=_bits_per_pixel(features),
+                state=state,
+                bits_per_pixel=bits_per_pixel,
             )
             self._frames, self._bytes = 0, 0
             self._admission.flush(session)
@@ -478,8 +487,11 @@ async def from_log(reading: Awaitable[T], logger: Any) -> T:
         ) from None
 
 
-def _bits_per_pixel(features: Sequence[types_pb2.Features]) -> float:
-    """Bits per pixel of a frame as files; 0 without features, or without pixels."""
-    pixels = features[0].width * features[0].height if features else 0
-    size_bytes = sum(file_bytes(one) for one in features)
-    return 8 * size_bytes / pixels if pixels else 0.0
+def _described(features: Sequence[types_pb2.Features]) -> tuple[int, float]:
+    """A frame's state, and its bits per pixel as files; 0 without features, or of damaged ones."""
+    try:
+        first = header_of(features[0])
+    except (IndexError, BitstreamError):
+        return 0, 0.0
+    size_bytes, pixels = sum(file_bytes(one) for one in features), first.width * first.height
+    return first.state, 8 * size_bytes / pixels if pixels else 0.0

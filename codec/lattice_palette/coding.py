@@ -13,7 +13,7 @@ from codec.lattice_palette.contexts import LatticeContexts, PictureLattice
 from codec.lattice_palette.palette import LatticePalette, LatticePass, Values, channels
 from codec.layered import ChainCodec, ChainsCodec, FeatureLatents, Features, shapes_of
 from codec.settings import CONTEXTS_FILE, PALETTE_FILE, FeatureSettings
-from shared.bitstream import Bitstream
+from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
 from shared.targets import FINEST, RateTarget, Regions
 
@@ -47,6 +47,7 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
         rate_weight: float | None = None,
         detail: Sequence[float] | None = None,
         regions: Regions = (),
+        version: int = FORMAT_VERSION,
     ) -> Bitstream:
         """See :meth:`codec.base.EdgeCodec.encode`.
 
@@ -62,7 +63,7 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
             source = self._decided(features, rate_weight)
         else:
             source = self._known(self.palette.quantise(features))
-        return self._compose(width, height, source, state, 0, budget)
+        return self._compose(width, height, source, state, 0, budget, version)
 
     def decode(self, bitstream: Bitstream) -> FeatureLatents:
         """See :meth:`codec.base.EdgeCodec.decode`. Indices are whole steps, depths 1 or 0."""

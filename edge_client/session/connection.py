@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from edge_client.session.frames import Framer, Outgoing
+from edge_client.session.frames import Framer, Outgoing, stamp
 from edge_client.session.refinement_store import Part, Refinement, RefinementStore
-from edge_client.session.results import Reply
+from edge_client.session.results import Reply, captured_at_of
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.rpc.channel import Channel
@@ -37,7 +37,7 @@ from shared.wire.device_events import (
     Sent,
 )
 from shared.wire.device_protocol import DeviceProtocol
-from shared.wire.features import file_bytes
+from shared.wire.features import file_bytes, passes_of
 from shared.wire.requests import Frame, Hello, frame_message, refine_message
 from shared.wire.results import outcome_from_message
 from shared.wire.transport import CONNECT
@@ -163,6 +163,11 @@ class Connection:
         return self._protocol.credits
 
     @property
+    def format_version(self) -> int:
+        """The newest of the format of bitstreams that both ends know."""
+        return self._protocol.format_version
+
+    @property
     def failure(self) -> FeatherwireError | None:
         """Why the stream has ended, once it has."""
         return self._protocol.failure
@@ -204,7 +209,7 @@ class Connection:
         more = frame.make_others is not None
         with self._changed:
             self._wait_for_credit(frame.deadline_s, hard=frame.hard_deadline)
-            message.captured_at.GetCurrentTime()
+            stamp(message, frame.captured_at)
             sequence = self._protocol.send_frame(message, pending, time.monotonic()).sequence
             # Nothing goes out while the lock is held: the server may ask for more at once.
             self._store.keep(sequence, frame.parts, *frame.later, more=more)
@@ -215,8 +220,8 @@ class Connection:
 
         Raises ``SessionError``: no_credit, message_too_large, draining, or why the stream ended.
         """
-        first = message.features[0]
-        pending = _Pending(sum(map(file_bytes, message.features)), first.partial.passes)
+        passes = passes_of(message.features[0])
+        pending = _Pending(sum(map(file_bytes, message.features)), passes)
         with self._changed:
             self._protocol.send_frame(message, pending, time.monotonic())
         return pending.future
@@ -231,12 +236,22 @@ class Connection:
 
     def refine(self, refinement: Refinement, *, deadline_s: float) -> Future[Reply]:
         """Send finer layers of an earlier frame; raises like ``submit``."""
+        self._check_version(refinement)
         pending = _Pending(refinement.payload_bytes)
         message = refine_message(refinement)
         with self._changed:
             self._wait_for_credit(deadline_s, hard=self.framer.hard_deadline)
             self._protocol.send_refine(message, _key_of(refinement), pending, time.monotonic())
         return pending.future
+
+    def _check_version(self, refinement: Refinement) -> None:
+        """Layers that were kept for another server may be in a format that this one lacks."""
+        if refinement.version > self.format_version:
+            raise SessionError(
+                "not_refinable",
+                f"the layers of frame {refinement.sequence} are kept in format "
+                f"{refinement.version}; {self.server} reads {self.format_version}",
+            )
 
     def send_status(self, queued_frames: int, queued_bytes: int) -> None:
         """Tell the server what waits here, for its operators; what it knows is not repeated."""
@@ -394,6 +409,8 @@ class Connection:
             sent.context.passes if sent is not None else 0,
             refinement,
             result.result_id,
+            result.cursor,
+            captured_at_of(result),
         )
         if sent is not None:
             _resolve(sent.context.future, reply)
@@ -439,6 +456,7 @@ class Connection:
             try:
                 self._protocol.raise_unless_open()
                 refinement = self._store.refinement(wanted.sequence, wanted.bundle_id, wanted.state)
+                self._check_version(refinement)
                 self._protocol.queue_refine(
                     refine_message(refinement),
                     _key_of(refinement),

@@ -38,6 +38,7 @@ from edge_client.spool.room import (
     drop_old,
     drop_oldest,
     finest_state,
+    refer_anew,
 )
 from shared.errors import SpoolError
 from shared.proto.featherwire.v1 import ingest_pb2
@@ -400,9 +401,12 @@ class Spool:
     def _renew(self, device: str | None) -> str:
         def write() -> None:
             rows = self._rows("SELECT sequence, message FROM frames ORDER BY sequence")
-            for number, (sequence, data) in enumerate(rows, 1):
+            numbers = {sequence: number for number, (sequence, _) in enumerate(rows, 1)}
+            for sequence, data in rows:
+                number = numbers[sequence]
                 message = ingest_pb2.Frame.FromString(data)
                 message.sequence = number
+                refer_anew(message, sequence, numbers)
                 self._database.execute(
                     "UPDATE frames SET sequence = ?, message = ?, sent = 0 WHERE sequence = ?",
                     number,

@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from shared.bitstream.layers import MAX_STATE
 from shared.errors import BudgetError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2
 from shared.targets import Region, Regions, check_regions
-from shared.wire.features import MAX_STATE, parse_short_id
+from shared.wire.features import parse_short_id
 from shared.wire.requests import MAX_SEQUENCE, parse_tasks
 
 

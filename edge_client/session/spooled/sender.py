@@ -34,6 +34,7 @@ ACCESS_REASONS = frozenset(
 FATAL_REASONS = ACCESS_REASONS | {
     "bad_address",
     "bundle_mismatch",
+    "format_unsupported",
     "invalid_message",
     "unsupported_version",
 }
@@ -250,11 +251,16 @@ class SpoolSender:
             self._last_error = None
             self._attempted = True
             self._changed.notify_all()
-        if self._spool.setting("bundle") != connection.framer.photo_encoder.bundle.id:
-            try:
-                self._spool.keep("bundle", connection.framer.photo_encoder.bundle.id)
-            except SpoolError as error:
-                logging.getLogger(__name__).warning("warning: %s", error.message)
+        agreed = {
+            "bundle": connection.framer.photo_encoder.bundle.id,
+            "format_version": connection.format_version,
+        }
+        for name, value in agreed.items():
+            if self._spool.setting(name) != value:
+                try:
+                    self._spool.keep(name, value)
+                except SpoolError as error:
+                    logging.getLogger(__name__).warning("warning: %s", error.message)
         return True
 
     def _serve(self, connection: Connection) -> FeatherwireError:
@@ -301,9 +307,10 @@ class SpoolSender:
         )
         connection.framer.ask(message, default_tasks=queued.default_tasks, kept=kept)
         try:
+            connection.framer.in_version(message)
             future = connection.send_frame(message)
         except SessionError as error:
-            if error.reason == "message_too_large":
+            if error.reason in {"message_too_large", "format_unsupported"}:
                 self._cursor = queued.sequence
                 self.answers.give_up(queued.sequence, error)
                 return 0.0

@@ -80,6 +80,7 @@ class Hello(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     ALSO_BUNDLE_IDS_FIELD_NUMBER: _builtins.int
     TAKES_BATCHES_FIELD_NUMBER: _builtins.int
+    FORMAT_VERSIONS_FIELD_NUMBER: _builtins.int
     AWAITED_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol; this file is version 1."""
@@ -112,6 +113,10 @@ class Hello(_message.Message):
         """
 
     @_builtins.property
+    def format_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Format versions of bitstreams that the client can write; empty is 3 alone."""
+
+    @_builtins.property
     def awaited(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Frames that the server has acknowledged and whose results the client does not have; 1024 of them at
         most. One of which the server knows nothing any more is answered with the error result_not_kept.
@@ -131,11 +136,12 @@ class Hello(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         also_bundle_ids: _abc.Iterable[_builtins.str] | None = ...,
         takes_batches: _builtins.bool = ...,
+        format_versions: _abc.Iterable[_builtins.int] | None = ...,
         awaited: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_bundle_ids", b"also_bundle_ids", "awaited", b"awaited", "bundle_id", b"bundle_id", "can_switch_bundle", b"can_switch_bundle", "client_version", b"client_version", "device", b"device", "labels", b"labels", "last_result_seen", b"last_result_seen", "protocol_version", b"protocol_version", "result_credits", b"result_credits", "session", b"session", "takes_batches", b"takes_batches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_bundle_ids", b"also_bundle_ids", "awaited", b"awaited", "bundle_id", b"bundle_id", "can_switch_bundle", b"can_switch_bundle", "client_version", b"client_version", "device", b"device", "format_versions", b"format_versions", "labels", b"labels", "last_result_seen", b"last_result_seen", "protocol_version", b"protocol_version", "result_credits", b"result_credits", "session", b"session", "takes_batches", b"takes_batches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -155,6 +161,7 @@ class Welcome(_message.Message):
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
     ACCEPTED_BUNDLE_IDS_FIELD_NUMBER: _builtins.int
     TAKES_BATCHES_FIELD_NUMBER: _builtins.int
+    FORMAT_VERSIONS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     resume_after_sequence: _builtins.int
     """Every frame up to this sequence was accepted; send again what comes after. 0 is none."""
@@ -174,6 +181,12 @@ class Welcome(_message.Message):
         switch.
         """
 
+    @_builtins.property
+    def format_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Format versions of bitstreams that the server reads; empty is 3 alone. The client writes the
+        highest that both know.
+        """
+
     def __init__(
         self,
         *,
@@ -185,10 +198,11 @@ class Welcome(_message.Message):
         server_version: _builtins.str = ...,
         accepted_bundle_ids: _abc.Iterable[_builtins.str] | None = ...,
         takes_batches: _builtins.bool = ...,
+        format_versions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_bundle_ids", b"accepted_bundle_ids", "bundle_id", b"bundle_id", "credits", b"credits", "protocol_version", b"protocol_version", "resume_after_sequence", b"resume_after_sequence", "server_version", b"server_version", "settings", b"settings", "takes_batches", b"takes_batches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_bundle_ids", b"accepted_bundle_ids", "bundle_id", b"bundle_id", "credits", b"credits", "format_versions", b"format_versions", "protocol_version", b"protocol_version", "resume_after_sequence", b"resume_after_sequence", "server_version", b"server_version", "settings", b"settings", "takes_batches", b"takes_batches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -321,9 +335,12 @@ class Refine(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     PICTURE_FIELD_NUMBER: _builtins.int
     BUNDLE_SHORT_ID_FIELD_NUMBER: _builtins.int
+    FORMAT_VERSION_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     bundle_short_id: _builtins.bytes
     """First eight bytes of the bundle's id; empty is the frame's first bundle."""
+    format_version: _builtins.int
+    """Of the bitstream that the layers are of; 0 is 3. That of the layers which they follow."""
     @_builtins.property
     def layers(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Layer]:
         """The whole layers after the whole ones already sent, coarsest first, without a gap. A partial
@@ -347,10 +364,11 @@ class Refine(_message.Message):
         tasks: _abc.Iterable[_builtins.str] | None = ...,
         picture: _types_pb2.PictureRequest | None = ...,
         bundle_short_id: _builtins.bytes = ...,
+        format_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "picture", b"picture"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "bundle_short_id", b"bundle_short_id", "layers", b"layers", "picture", b"picture", "sequence", b"sequence", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "bundle_short_id", b"bundle_short_id", "format_version", b"format_version", "layers", b"layers", "picture", b"picture", "sequence", b"sequence", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__picture: _TypeAlias = _typing.Literal["picture"]  # noqa: Y015
     _WhichOneofArgType__picture: _TypeAlias = _typing.Literal["_picture", b"_picture"]  # noqa: Y015
@@ -486,6 +504,8 @@ class Result(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     BUNDLE_SHORT_ID_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    CAPTURED_AT_FIELD_NUMBER: _builtins.int
     result_id: _builtins.int
     """1, 2, 3, ... within the session, in order of completion."""
     sequence: _builtins.int
@@ -494,8 +514,14 @@ class Result(_message.Message):
     """State of the frame when it was processed."""
     bundle_short_id: _builtins.bytes
     """Of which bundle the state is: the frame's first, or the refined one."""
+    cursor: _builtins.int
+    """Its place in the server's log, as in ResultRecord; 0 for one that is not kept there."""
     @_builtins.property
     def outcome(self) -> _types_pb2.FrameOutcome: ...
+    @_builtins.property
+    def captured_at(self) -> _timestamp_pb2.Timestamp:
+        """When the picture was taken, as the frame said."""
+
     def __init__(
         self,
         *,
@@ -504,10 +530,12 @@ class Result(_message.Message):
         state: _builtins.int = ...,
         outcome: _types_pb2.FrameOutcome | None = ...,
         bundle_short_id: _builtins.bytes = ...,
+        cursor: _builtins.int = ...,
+        captured_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["captured_at", b"captured_at", "outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_short_id", b"bundle_short_id", "outcome", b"outcome", "result_id", b"result_id", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_short_id", b"bundle_short_id", "captured_at", b"captured_at", "cursor", b"cursor", "outcome", b"outcome", "result_id", b"result_id", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
