@@ -79,6 +79,7 @@ def encode(
     """
     from edge_client.encoder import EdgeEncoder
     from shared.bundle import Bundle
+    from shared.names import beside, text_of
     from shared.targets import RateTarget, check_regions, parse_region
 
     with stop_on_error(as_json=as_json):
@@ -102,12 +103,12 @@ def encode(
     )
 
     def one(photo: Path) -> dict[str, Any]:
-        target = batch.claim(output / f"{photo.stem}.fwf", photo)
+        target = batch.claim(beside(output, photo.stem, ".fwf"), photo)
         bitstream = encoder.encode_at(photo, target_rate, regions)
         write_atomically(target, bitstream.to_bytes())
         return {
-            "photo": str(photo),
-            "file": str(target),
+            "photo": text_of(photo),
+            "file": text_of(target),
             "width": bitstream.width,
             "height": bitstream.height,
             **rate_record(bitstream),

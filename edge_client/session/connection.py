@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from edge_client.session.frames import Framer, Outgoing
+from edge_client.session.frames import Framer, Outgoing, stamp
 from edge_client.session.refinement_store import Part, Refinement, RefinementStore
-from edge_client.session.results import Reply
+from edge_client.session.results import Reply, captured_at_of
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.rpc.channel import Channel
@@ -209,7 +209,7 @@ class Connection:
         more = frame.make_others is not None
         with self._changed:
             self._wait_for_credit(frame.deadline_s, hard=frame.hard_deadline)
-            message.captured_at.GetCurrentTime()
+            stamp(message, frame.captured_at)
             sequence = self._protocol.send_frame(message, pending, time.monotonic()).sequence
             # Nothing goes out while the lock is held: the server may ask for more at once.
             self._store.keep(sequence, frame.parts, *frame.later, more=more)
@@ -409,6 +409,8 @@ class Connection:
             sent.context.passes if sent is not None else 0,
             refinement,
             result.result_id,
+            result.cursor,
+            captured_at_of(result),
         )
         if sent is not None:
             _resolve(sent.context.future, reply)

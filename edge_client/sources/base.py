@@ -18,6 +18,24 @@ CLOCK_TRUST_S = 60.0
 """A camera's clock that is further from ours than this is not set."""
 
 
+FIRST_PHOTO_S = 631_152_000
+"""1990: no digital camera that writes dates is older."""
+_RELEASED_S = 1_735_689_600
+"""2025: a machine's clock that shows less has not been set."""
+_AHEAD_S = 26 * 3600
+"""By so much a time may be ahead: a zone that was left out, and a clock that is a little fast."""
+
+
+def plausible_time(seconds: float) -> bool:
+    """Whether a picture can have been taken then (seconds since 1970), by this machine's clock.
+
+    While that has not been set yet, any time is until 2100.
+    """
+    now = time.time()
+    latest = now + _AHEAD_S if now >= _RELEASED_S else 4_102_444_800
+    return FIRST_PHOTO_S <= seconds <= latest
+
+
 @dataclass(frozen=True, slots=True)
 class Capture:
     """A picture that was taken, and perhaps not decoded yet.

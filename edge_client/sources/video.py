@@ -6,7 +6,7 @@ import functools
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_client.sources.base import Capture, Pixels, Waiting
+from edge_client.sources.base import Capture, Pixels, Waiting, plausible_time
 from edge_client.sources.clock import FileClock, LiveClock
 from shared.addresses import redacted
 from shared.errors import PhotoError, SourceError
@@ -99,6 +99,7 @@ class VideoSource:
     def _open(self) -> av.container.InputContainer:
         import av
 
+        began_s = time.monotonic()
         try:
             return av.open(
                 self._url,
@@ -118,6 +119,9 @@ class VideoSource:
                 timeout=(self._timeout_s, self._timeout_s) if self.lasting else None,
             )
         except (av.FFmpegError, OSError, ValueError) as error:
+            if self.lasting and time.monotonic() - began_s >= self._timeout_s:
+                why = f"{self.name}: no answer within {self._timeout_s:g} s"
+                raise SourceError("source_away", why) from None
             raise self._error(error) from None
 
     def _stream(self, container: av.container.InputContainer) -> av.video.stream.VideoStream:
@@ -243,16 +247,18 @@ class VideoSource:
             yield self._capture(frame, captured_at)
 
     def _created(self, container: av.container.InputContainer) -> float:
-        """When the video was recorded, by its own fields, else when the file was written."""
+        """When the video was recorded, by its own fields, else when the file was written, else now;
+        what cannot be true is passed over: cameras whose clock was not set write 1970, or 1904."""
         text = container.metadata.get("creation_time", "")
-        try:
-            return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
-        except (ValueError, OverflowError):
-            pass
-        try:
-            return Path(self._url).stat().st_mtime
-        except OSError:
-            return time.time()
+        with suppress(ValueError, OverflowError):
+            seconds = datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+            if plausible_time(seconds):
+                return seconds
+        with suppress(OSError):
+            seconds = Path(self._url).stat().st_mtime
+            if plausible_time(seconds):
+                return seconds
+        return time.time()
 
     def _capture(self, frame: av.VideoFrame, captured_at: float) -> Capture:
         name = f"{self.name}#{self._count}"

@@ -92,6 +92,16 @@ def test_pictures_were_taken_when_the_file_says(tmp_path: Path) -> None:
     assert take(plain)[0].captured_at == pytest.approx(plain.stat().st_mtime, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    "created",
+    ["1970-01-01T00:00:10.000000Z", "1904-01-01T00:00:00.000000Z", "2099-01-01T00:00:00Z"],
+)
+def test_a_time_that_cannot_be_gives_way_to_the_files(tmp_path: Path, created: str) -> None:
+    """As cameras write it whose clock was not set."""
+    path = video(tmp_path / "v.mp4", 3, creation_time=created)
+    assert take(path)[0].captured_at == pytest.approx(path.stat().st_mtime, abs=1e-3)
+
+
 def test_a_file_taken_live_comes_at_its_own_speed_and_loops(tmp_path: Path) -> None:
     source = open_source([str(video(tmp_path / "v.mp4", 5))], SourceOptions(live=True, loop=True))
     captures = source.captures(threading.Event())
