@@ -204,7 +204,9 @@ def stream(
 
     with stop_on_error(as_json=as_json), ExitStack() as stack:
         ending = stack.enter_context(Ending(grace_s))
-        given = SourceOptions(live, loop, _pairs(inputs), source_timeout_s)
+        # Who gives up after three seconds does not wait ten for an answer.
+        timeout_s = min(source_timeout_s, source_patience_s or math.inf)
+        given = SourceOptions(live, loop, _pairs(inputs), timeout_s)
         opened = open_source(source, given)
         gate = _motion_gate(motion, motion_levels, still_every_s)
         if move_to is not None:
