@@ -55,7 +55,7 @@ class MqttAddress:
     tls: bool
     base: str
     user: str | None
-    password: str | None
+    password: str | None = field(repr=False)
     qos: int
     discovery: bool
     ca: str | None
