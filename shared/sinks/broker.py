@@ -387,7 +387,7 @@ class BrokerLink:
             return
         if lasted_s >= STEADY_S:
             self._backoff.reset()
-            self._short_lives = 0
+            self._short_lives = self._unsettled = 0
         else:
             self._short_lives += 1
         # Somebody else has this id, and lives: two that take it from each other would go on for
