@@ -200,7 +200,7 @@ def stream(
     from edge_client.session import SessionEvents
     from edge_client.sources import CaptureThread, SourceOptions, open_source
     from edge_client.sources.feed import Feed
-    from edge_client.sources.moving import check_folder
+    from shared.cli.moving import check_folder
 
     with stop_on_error(as_json=as_json), ExitStack() as stack:
         ending = stack.enter_context(Ending(grace_s))
@@ -325,7 +325,7 @@ def _tell_error(what: str | None, error: FeatherwireError) -> None:
 
 def _settle(result: FrameResult, feed: Feed, move_to: Path | None, *, durable: bool) -> None:
     """Move the file of a result away; a frame that is in the spool is as good as sent."""
-    from edge_client.sources.moving import move
+    from shared.cli.moving import move
 
     file = feed.file_of(str(result.source))
     kept = result.error is not None and result.error.reason == "spooled"
