@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloud_server.cli.options import Call, calls, parse_labels, print_json
-from cloud_server.cli.rates import ANY, or_any, rate_command, undone, whole
-from shared.cli import bits_per_second, finite, print_table, split_names, stop_on_error, takes
+from cloud_server.cli.options import Call, calls, parse_labels
+from cloud_server.fleet.rate_changes import ANY, rate_command, undone
+from shared.cli import (
+    JsonLinesOption,
+    bits_per_second,
+    finite,
+    print_line,
+    print_list,
+    print_table,
+    split_names,
+    stop_on_error,
+    takes,
+    whole,
+)
 from shared.errors import FeatherwireError
 
 if TYPE_CHECKING:
@@ -76,6 +87,13 @@ class Asking(Call):
 
 
 @dataclass(frozen=True)
+class Watching(Asking):
+    """A call about some devices that goes on. Each field is an option."""
+
+    as_json: JsonLinesOption = False
+
+
+@dataclass(frozen=True)
 class Commanding(Asking):
     """A command to some devices; to all only with ``--all``. Each field is an option."""
 
@@ -98,26 +116,30 @@ def list_devices(call: Asking) -> None:
     with stop_on_error(as_json=call.as_json), _client(call) as client:
         devices = client.devices(call.selector())
         if call.as_json:
-            for one in devices:
-                print_json(_device_document(one))
+            print_list("devices", map(_device_document, devices))
         else:
             print_table(_COLUMNS, map(_device_row, devices), unbroken={"device", "online"})
 
 
-@takes(Asking)
+@takes(Watching)
 def watch(
-    call: Asking,
+    call: Watching,
     limit: LimitOption = None,
 ) -> None:
     """Print devices as they are, then as they change, until Ctrl-C."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:
         for number, one in enumerate(client.watch(call.selector()), start=1):
             if call.as_json:
-                print_json(_device_document(one))
+                print_line(_device_document(one))
             else:
                 print("  ".join(_device_row(one)), flush=True)
             if number == limit:
                 return
+
+
+def _or_any(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The parser, for an option that takes ``any`` as well."""
+    return lambda text: ANY if text == ANY else parse(text)
 
 
 @takes(Commanding)
@@ -128,7 +150,7 @@ def rate(
         typer.Option(
             "--state",
             metavar="STATE|any",
-            parser=or_any(whole("a state", 0, 255)),
+            parser=_or_any(whole("a state", 0, 255)),
             help="Always this state.",
         ),
     ] = None,
@@ -137,7 +159,7 @@ def rate(
         typer.Option(
             "--bpp",
             metavar="BITS|any",
-            parser=or_any(finite("bits a pixel", minimum=1e-6)),
+            parser=_or_any(finite("bits a pixel", minimum=1e-6)),
             help="Bits a pixel, at most.",
         ),
     ] = None,
@@ -146,7 +168,7 @@ def rate(
         typer.Option(
             "--bytes",
             metavar="BYTES|any",
-            parser=or_any(whole("bytes a frame", 1, 2**50)),
+            parser=_or_any(whole("bytes a frame", 1, 2**50)),
             help="Bytes a frame, at most.",
         ),
     ] = None,
@@ -155,7 +177,7 @@ def rate(
         typer.Option(
             "--bandwidth",
             metavar="BITS_PER_SECOND|any",
-            parser=or_any(bits_per_second),
+            parser=_or_any(bits_per_second),
             help="Bits a second, such as 64k or 1.5M; the device picks state and frame rate.",
         ),
     ] = None,
@@ -164,7 +186,7 @@ def rate(
         typer.Option(
             "--fps",
             metavar="FRAMES|any",
-            parser=or_any(finite("frames a second", minimum=0.001)),
+            parser=_or_any(finite("frames a second", minimum=0.001)),
             help="Frames a second, at most.",
         ),
     ] = None,
@@ -303,7 +325,7 @@ def commands(
         found = client.commands(call.selector(), pending_only=pending)
         documents = map(_command_document, found)
         columns = ("id", "device", "issued", "by", "command", "outcome")
-        _print(documents, columns, call.as_json)
+        _print("commands", documents, columns, call.as_json)
 
 
 @calls
@@ -325,7 +347,7 @@ def audit(
             }
             for entry in client.audit(after)
         )
-        _print(documents, ("id", "at", "who", "action", "what"), call.as_json)
+        _print("entries", documents, ("id", "at", "who", "action", "what"), call.as_json)
 
 
 # -- parts ---------------------------------------------------------------------------------------
@@ -344,13 +366,14 @@ def _send(call: Call, selector: fleet_pb2.DeviceSelector, command: fleet_pb2.Com
     if not sent:
         raise FeatherwireError("no_device", "no device has these labels; nobody was told anything")
     documents = ({"device": device, "id": sent[device]} for device in sorted(sent))
-    _print(documents, ("device", "id"), call.as_json)
+    _print("sent", documents, ("device", "id"), call.as_json)
 
 
-def _print(documents: Iterable[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
+def _print(
+    name: str, documents: Iterable[dict[str, Any]], columns: tuple[str, ...], as_json: bool
+) -> None:
     if as_json:
-        for document in documents:
-            print_json(document)
+        print_list(name, documents)
         return
     rows = [[_cell(document[column]) for column in columns] for document in documents]
     print_table(columns, rows, unbroken={"id"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import threading
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge_client.cli.reporter import write_line
+from shared.json_text import to_json
 from shared.words import counted
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Status:
 def print_event(event: str, values: dict[str, Any]) -> None:
     """Print an event as a line of JSON on standard output."""
     with _PRINTING:
-        write_line(sys.stdout, json.dumps({"event": event, **values}))
+        write_line(sys.stdout, to_json({"event": event, **values}))
 
 
 def can_redraw() -> bool:

@@ -16,7 +16,7 @@ import typer
 from edge_client.cli.findings import report_of, tell_undelivered
 from edge_client.cli.options import Sending
 from edge_client.cli.reporter import write_line
-from shared.cli import ExitCode, finite, stop_on_error, takes
+from shared.cli import ExitCode, JsonLinesOption, finite, stop_on_error, takes
 from shared.cli.exits import code_of
 from shared.errors import FeatherwireError
 from shared.names import text_of
@@ -152,9 +152,6 @@ EveryOption = Annotated[
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
-JsonLinesOption = Annotated[
-    bool, typer.Option("--json", help="Print a JSON document a line: results, status, the end.")
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -193,7 +190,7 @@ def stream(
     Exit status 0 when everything was sent, or is in the spool; 1 when a file or the source failed,
     4 when frames were lost for want of a server, or it refuses this device.
     """
-    access = sending.check()
+    access = sending.check(as_json=as_json)
     from edge_client.cli.ending import Ending
     from edge_client.cli.reporter import Reporter
     from edge_client.cli.status import Meter, Status, every, print_event

@@ -5,17 +5,53 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from shared.cli.exits import ExitCode
+from shared.cli.output import print_line
+from shared.errors import FeatherwireError
 from shared.installation import NO_RELEASE, package_version
 from shared.rpc.proxies import reach_loopback_directly
 
+if TYPE_CHECKING:
+    from typer._click.core import Context
+
+_AS_JSON = "featherwire.as_json"
 OUR_PACKAGES = frozenset({"shared", "codec", "edge_client", "cloud_server", "training"})
+
+
+class Program(TyperGroup):
+    """A command line that says in JSON too, where that was asked for, how it was used wrongly."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: Context | None = None,
+        **extra: Any,
+    ) -> Context:
+        """As any group's; for the outermost one errors of usage are told."""
+        as_json = asks_json(args)
+        with _usage_told(as_json):
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta[_AS_JSON] = as_json
+        return context
+
+    def invoke(self, ctx: Context) -> Any:
+        """As any group's; errors of usage are told."""
+        with _usage_told(bool(ctx.meta.get(_AS_JSON))):
+            return super().invoke(ctx)
+
+
+def asks_json(words: Sequence[str]) -> bool:
+    """Whether ``--json`` is among the words of a command line."""
+    return "--json" in words[: words.index("--") if "--" in words else None]
 
 
 def build_app(name: str, about: str, package: str, modules: Sequence[str]) -> typer.Typer:
@@ -25,6 +61,7 @@ def build_app(name: str, about: str, package: str, modules: Sequence[str]) -> ty
     """
     app = typer.Typer(
         name=name,
+        cls=Program,
         help=about,
         no_args_is_help=True,
         pretty_exceptions_show_locals=False,
@@ -59,6 +96,18 @@ def run(app: typer.Typer, extras: str) -> None:
             f"with: pip install 'featherwire[{extras}]' [missing_extra]\n"
         )
         raise SystemExit(ExitCode.MISSING) from None
+
+
+@contextmanager
+def _usage_told(as_json: bool) -> Iterator[None]:
+    """Print what is wrong with a command line as JSON, before it is printed for people."""
+    try:
+        yield
+    except UsageError as error:
+        if as_json:
+            wrong = FeatherwireError("usage", error.format_message())
+            print_line({"error": wrong.to_dict()})
+        raise
 
 
 def forget_blank_variables(variables: MutableMapping[str, str]) -> None:

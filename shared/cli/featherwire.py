@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -15,6 +14,7 @@ import typer
 from shared.cli.app import VersionOption
 from shared.cli.exits import ExitCode
 from shared.cli.options import JsonOption
+from shared.cli.output import print_document
 
 if TYPE_CHECKING:
     from shared.doctor import Report, Role, State
@@ -111,8 +111,7 @@ def doctor(
     places = Places(data=data, spool=spool, models=tuple(models_dir or ()))
     report = examine(_roles(roles) if roles else None, places)
     if as_json:
-        json.dump(report.to_dict(), sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        print_document(report.to_dict())
     else:
         _print(report)
     if not report.healthy:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import typer
 from typer.core import TyperGroup
 
-from shared.cli import stop_on_error
+from shared.cli import JsonOption, print_document, stop_on_error
 
 if TYPE_CHECKING:
     from typer._click.core import Command, Context
@@ -32,7 +30,6 @@ RunOption = Annotated[
     Path | None,
     typer.Option("--run", help="Folder of this run's results. Default: runs/NAME of the recipe."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -86,8 +83,7 @@ def run_step(
 def print_values(values: Mapping[str, Any], as_json: bool) -> None:
     """A command's result on stdout: one JSON document, or a line for each value."""
     if as_json:
-        json.dump(values, sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        print_document(values)
         return
     for key, value in values.items():
         typer.echo(f"{key.replace('_', ' ')}: {value}")
