@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from typer._click.core import Context
 
 _AS_JSON = "featherwire.as_json"
+_USAGE_ERROR: type[BaseException] = typer.BadParameter.__bases__[0]
+"""All that is wrong with a command line, wherever this release of typer has it from."""
+
 OUR_PACKAGES = frozenset({"shared", "codec", "edge_client", "cloud_server", "training"})
 
 
@@ -103,9 +106,9 @@ def _usage_told(as_json: bool) -> Iterator[None]:
     """Print what is wrong with a command line as JSON, before it is printed for people."""
     try:
         yield
-    except UsageError as error:
+    except _USAGE_ERROR as error:
         if as_json:
-            wrong = FeatherwireError("usage", error.format_message())
+            wrong = FeatherwireError("usage", cast(typer.BadParameter, error).format_message())
             print_line({"error": wrong.to_dict()})
         raise
 

@@ -22,7 +22,7 @@ from shared.backoff import Backoff
 from shared.errors import SinkError
 from shared.installation import require
 from shared.json_text import to_json
-from shared.results.types import counts_of
+from shared.results import counts_of
 from shared.sinks.broker import BrokerLink, Connection, Message, Ticket, client_id_of
 from shared.sinks.home_assistant import BIRTH, PREFIX, Announcer, is_announcement, summary
 from shared.sinks.report import Report

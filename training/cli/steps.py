@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
-from typer.core import TyperGroup
 
 from shared.cli import JsonOption, print_document, stop_on_error
+from shared.cli.app import Program, asks_json
 
 if TYPE_CHECKING:
     from typer._click.core import Command, Context
@@ -55,7 +55,7 @@ def steps(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
         typer.echo(f"{row['step']:10} {row['summary']}")
 
 
-class StepGroup(TyperGroup):
+class StepGroup(Program):
     """Commands, and the steps of the recipe that the command line names."""
 
     def resolve_command(
@@ -63,7 +63,7 @@ class StepGroup(TyperGroup):
     ) -> tuple[str | None, Command | None, list[str]]:
         """A command by its name, else a step."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            with stop_on_error(as_json="--json" in args):
+            with stop_on_error(as_json=asks_json(args)):
                 command = _step_command(args[0], _recipe_in(args))
             if command is not None:
                 return args[0], command, args[1:]
