@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloud_server.cli.options import Call, calls, parse_labels
-from cloud_server.fleet.rate_changes import ANY, rate_command, undone
+from cloud_server.cli.rates import ANY, rate_command, undone
 from shared.cli import (
     JsonLinesOption,
     bits_per_second,
