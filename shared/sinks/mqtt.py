@@ -21,7 +21,7 @@ from shared.addresses import split_address
 from shared.backoff import Backoff
 from shared.errors import SinkError
 from shared.installation import require
-from shared.results.types import counts_of
+from shared.results import counts_of
 from shared.sinks.broker import BrokerLink, Connection, Message, Ticket, client_id_of
 from shared.sinks.home_assistant import BIRTH, PREFIX, Announcer, is_announcement, summary
 from shared.sinks.report import Report, to_json
