@@ -7,7 +7,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -248,10 +248,11 @@ def stream(
         with captures:
             photos = _until_refused(feed, session)
             results = session.stream(photos, window=window, hurry=ending.hurry, **sending.rate)
-            for result in results:
-                meter.result(result)
-                _tell(result, session, sinks, as_json=as_json, lines=lines)
-                _settle(result, feed, move_to, durable=kept is not None)
+            with closing(results):  # before the spool is, when nobody reads what is printed
+                for result in results:
+                    meter.result(result)
+                    _tell(result, session, sinks, as_json=as_json, lines=lines)
+                    _settle(result, feed, move_to, durable=kept is not None)
         if (refusal := session.refusal) is not None:
             _tell_error(None, refusal)
         sinks.close(ending.left_s(SINKS_S))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -300,7 +300,7 @@ class EdgeSession:
         send_with: SendWith = (),
         window: int | None = None,
         hurry: threading.Event | None = None,
-    ) -> Iterator[FrameResult]:
+    ) -> Generator[FrameResult, None, None]:
         """Send many photos, with as many in flight as the server gives credits for.
 
         Yields each result as it completes, which need not be the order of ``photos``; its

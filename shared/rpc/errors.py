@@ -22,6 +22,8 @@ from shared.wire.transport import ERROR_METADATA_KEY
 HANDSHAKE_S = 1.0
 """For each step of finding out why TLS fails."""
 
+WANTS_CERTIFICATE = "it wants a certificate of this client's (--tls-cert, --tls-key), of its own CA"
+
 CallError: TypeAlias = grpc.RpcError
 """What gRPC raises when a call fails."""
 
@@ -48,6 +50,15 @@ def error_from_call(error: CallError, address: str) -> FeatherwireError:
     if reason == "busy" and "larger than max" in text:
         reason = "message_too_large"
     return SessionError(reason, f"{address}: {text}", server=address, code=code.name)
+
+
+def lost_error(error: CallError, address: str) -> FeatherwireError:
+    """As :func:`error_from_call`, of a call that has had answers: a connection that is lost is said
+    to be, in words."""
+    found = error_from_call(error, address)
+    if found.details.get("code") == "UNAVAILABLE":
+        return SessionError("unreachable", f"{address} has closed the connection", **found.details)
+    return found
 
 
 def explained_error(error: CallError, address: str, access: Access | None) -> FeatherwireError:
@@ -104,14 +115,17 @@ def why_unreachable(address: str, access: Access | None) -> str:
     gRPC gives no reason; whether anything listens there, and how a handshake fails, explains most
     of it. Blocks for a few seconds at most.
     """
-    proxy = proxy_for(*split_address(address))
+    host, port = split_address(address)
+    proxy = proxy_for(host, port)
     if proxy is not None:
         return (
             f"no connection with {address} through the proxy {proxy.shown} (of the variable "
-            f"{proxy.variable}); to reach it directly add {split_address(address)[0]} to no_proxy"
+            f"{proxy.variable}); to reach it directly add {host} to no_proxy"
         )
     try:
-        socket.create_connection(split_address(address), timeout=1.0).close()
+        socket.create_connection((host, port), timeout=1.0).close()
+    except socket.gaierror:
+        return f"no server answered at {address}: the name {host} is not known"
     except OSError:
         return f"no server answered at {address}"
     if access is not None and access.over_tls:
@@ -122,22 +136,24 @@ def why_unreachable(address: str, access: Access | None) -> str:
 def _tls_complaint(address: str, access: Access) -> str:
     """How a handshake with the server fails, in words; all that it can be where it does not."""
     host, port = split_address(address)
-    context = ssl.create_default_context(cafile=access.ca)
-    context.set_alpn_protocols(["h2"])
     try:
+        context = ssl.create_default_context(cafile=access.ca)
+        context.set_alpn_protocols(["h2"])
         if access.certificate is not None:
             context.load_cert_chain(access.certificate, access.key, password=lambda: b"")
         with (
             socket.create_connection((host, port), timeout=HANDSHAKE_S) as plain,
             context.wrap_socket(plain, server_hostname=access.name or host) as secured,
         ):
-            secured.recv(1)  # with TLS 1.3 a certificate that is missing is told of only now
+            # With TLS 1.3 a missing certificate ends the connection only now; else gRPC speaks.
+            if not secured.recv(1):
+                return WANTS_CERTIFICATE
     except ssl.SSLCertVerificationError as error:
         return f"its certificate is refused: {error.verify_message}"
     except ssl.SSLError as error:
         reason = error.reason or ""
         if "CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
-            return "it wants a certificate of this client's (--tls-cert, --tls-key), of its own CA"
+            return WANTS_CERTIFICATE
         if reason in (
             "WRONG_VERSION_NUMBER",
             "RECORD_LAYER_FAILURE",

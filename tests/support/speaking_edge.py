@@ -59,14 +59,16 @@ def begun(code: str) -> list[str]:
 
 
 @contextmanager
-def speaking(*words: object, hangup_ignored: bool = False) -> Iterator[Speaker]:
+def speaking(
+    *words: object, hangup_ignored: bool = False, stdout: int = subprocess.DEVNULL
+) -> Iterator[Speaker]:
     """hangup_ignored: as under nohup."""
     disposition = "SIG_IGN" if hangup_ignored else "SIG_DFL"
     process = subprocess.Popen(
         [*begun(f"signal.signal(signal.SIGHUP, signal.{disposition})"),
          *command(EDGE, "stream", *words)],
         env=environment(),
-        stdout=subprocess.DEVNULL,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 
 from edge_client.rate import RateControl
@@ -138,7 +138,7 @@ class SpooledExchange:
         *,
         window: int | None = None,
         hurry: threading.Event | None = None,
-    ) -> Iterator[FrameResult]:
+    ) -> Generator[FrameResult, None, None]:
         """See ``EdgeSession.stream``; what an earlier process has spooled comes too."""
         encoded = False
         for photo in photos:

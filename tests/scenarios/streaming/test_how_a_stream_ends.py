@@ -100,3 +100,15 @@ def test_under_nohup_it_goes_on(
         before = out.read_text().count("\n")
         stream.until(lambda: out.read_text().count("\n") > before + 3)
         assert stream.end() == 0
+
+
+def test_when_nobody_reads_what_it_prints_it_ends_without_a_traceback(
+    start_server: Start, words: tuple[object, ...]
+) -> None:
+    server = start_server({"one": lambda: FixedTask("one")})
+    read, write = os.pipe()
+    os.close(read)
+    with speaking(*words, "--server", server.address, stdout=write) as stream:
+        os.close(write)
+        assert stream.end(None) == 1
+    assert stream.count("Traceback") == 0, stream.lines
