@@ -14,9 +14,9 @@ import typer
 from typer.core import TyperGroup
 
 from shared.cli.exits import ExitCode
-from shared.cli.output import print_line
+from shared.cli.output import print_error, print_line
 from shared.errors import FeatherwireError
-from shared.installation import NO_RELEASE, package_version
+from shared.installation import NO_RELEASE, install_command, package_version
 from shared.rpc.proxies import reach_loopback_directly
 
 if TYPE_CHECKING:
@@ -94,10 +94,12 @@ def run(app: typer.Typer, extras: str) -> None:
         library = (missing.name or "").partition(".")[0]
         if not library or library in OUR_PACKAGES:
             raise
-        sys.stderr.write(
-            f"error: this command needs the library {library}, which is not installed; get it "
-            f"with: pip install 'featherwire[{extras}]' [missing_extra]\n"
+        needed = FeatherwireError(
+            "missing_extra",
+            f"this command needs the library {library}, which is not installed; get it with: "
+            f"{install_command(extras)}",
         )
+        print_error(needed, as_json=asks_json(sys.argv[1:]))
         raise SystemExit(ExitCode.MISSING) from None
 
 

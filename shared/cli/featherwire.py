@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from shared.cli.app import VersionOption
+from shared.cli.app import Program, VersionOption, asks_json
 from shared.cli.exits import ExitCode
 from shared.cli.options import JsonOption
-from shared.cli.output import print_document
+from shared.cli.output import print_document, print_error
+from shared.errors import FeatherwireError
+from shared.installation import install_command
 
 if TYPE_CHECKING:
     from shared.doctor import Report, Role, State
@@ -74,6 +76,7 @@ def build_app() -> typer.Typer:
     """The command line: doctor, and the three other commands to pass on to."""
     app = typer.Typer(
         name="featherwire",
+        cls=Program,
         help=_ABOUT,
         invoke_without_command=True,
         pretty_exceptions_show_locals=False,
@@ -132,7 +135,7 @@ def _overview(context: typer.Context, show: VersionOption = False) -> None:
         path = _program(part)
         if path is None or lacks or installed.release is None:
             state = typer.style("not installed", fg="yellow")
-            typer.echo(f"  featherwire-{part:<6} {state}: pip install 'featherwire[{extras}]'")
+            typer.echo(f"  featherwire-{part:<6} {state}: {install_command(extras)}")
         else:
             typer.echo(f"  featherwire-{part:<6} {typer.style('ready', fg='green')}: {path}")
         typer.echo(f"  {'':18} {purpose}")
@@ -146,11 +149,11 @@ def _pass_on(context: typer.Context) -> NoReturn:
     path = _program(part)
     if path is None:
         extras, _ = PARTS[part]
-        typer.echo(
-            f"error: there is no featherwire-{part} here; get it with: "
-            f"pip install 'featherwire[{extras}]' [missing_command]",
-            err=True,
+        absent = FeatherwireError(
+            "missing_command",
+            f"there is no featherwire-{part} here; get it with: {install_command(extras)}",
         )
+        print_error(absent, as_json=asks_json(context.args))
         raise typer.Exit(ExitCode.MISSING)
     sys.stdout.flush()
     os.execv(path, [path, *context.args])

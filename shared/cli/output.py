@@ -2,11 +2,12 @@
 
 A command that ends by itself prints one document; one that goes on, such as `stream`, prints one a
 line, at once. What ends a command is ``{"error": {...}}`` on standard output, in place of the
-document or as the last line, and a line of words on standard error, with or without ``--json``.
+document or as a line of its own, and words on standard error, with or without ``--json``.
 """
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 from collections.abc import Iterable, Mapping
@@ -72,5 +73,9 @@ def print_error(error: FeatherwireError, *, as_json: bool, told: bool = False) -
 
 def _write(stream: TextIO, text: str, end: str = "\n") -> None:
     with _PRINTING:
-        stream.write(text + end)
-        stream.flush()
+        try:
+            stream.write(text + end)
+            stream.flush()
+        except OSError as error:
+            if error.errno != errno.EIO:  # a terminal that has gone away: nobody reads it
+                raise
