@@ -259,12 +259,12 @@ def stream(
         end = status.read()
         failure = captures.error if captures.state == "failed" else None
         session.close(ending.left_s(SESSION_S))
-    if as_json:
-        print_event("end", end)
     lost = tell_undelivered(sinks)
     reporter.end(end)
     for error in filter(None, (failure, None if kept else _lost(end))):
         print_error(error, as_json=as_json)
+    if as_json:
+        print_event("end", end)
     _exit(end, opened, refusal, failure, lost, spooled=kept is not None)
 
 
