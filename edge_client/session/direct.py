@@ -19,7 +19,7 @@ from edge_client.session.frames import CapturedPhoto, Framer, Outgoing, Wishes, 
 from edge_client.session.refinement_store import Part, Refinement
 from edge_client.session.results import FrameResult, Reply, failed, received
 from shared.backoff import Backoff
-from shared.errors import FeatherwireError, SessionError
+from shared.errors import BitstreamError, FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
 from shared.rpc.errors import CallError, error_from_call
 from shared.wire.device_events import Key
