@@ -56,10 +56,11 @@ class EdgeEncoder:
     ) -> Bitstream:
         """Encode a photo (a path, a file's bytes, or uint8 [H, W, 3] RGB) at a rate.
 
-        At most one target is given. Bits and bytes are never exceeded: the finest whole layers
-        that fit, then as many passes of the next one as fit. For ``psnr_db`` the file is the
-        smallest whose reconstruction is expected to reach it, by the bundle's own model; see
-        :class:`shared.bundle.PsnrModel` for what share of photos does.
+        At most one target is given; none is the bundle's default state, the finest that is worth
+        its bits, or the finest of all where the bundle names none. Bits and bytes are never
+        exceeded: the finest whole layers that fit, then as many passes of the next one as fit. For
+        ``psnr_db`` the file is the smallest whose reconstruction is expected to reach it, by the
+        bundle's own model; see :class:`codec.settings.PsnrModel` for what share of photos does.
 
         ``regions`` are told to their own states where those are finer: the rest has the state that
         is asked for, or what the bits or bytes leave. They do not go with a PSNR target.
@@ -87,6 +88,7 @@ class EdgeEncoder:
         version: int = FORMAT_VERSION,
     ) -> Bitstream:
         """:meth:`encode` for a target that is one already."""
+        target = self.wanted(target)
         self.codec.check(target)
         return self.codec.encode(self._load(photo), target, regions=regions, version=version)
 
@@ -102,6 +104,7 @@ class EdgeEncoder:
         That is the finest of the chain from which the first one is. The network runs once. Raises
         like :meth:`encode`.
         """
+        target = self.wanted(target)
         self.codec.check(target)
         prepared = self.codec.prepare(self._load(photo))
         if target.state is not None:
@@ -112,6 +115,11 @@ class EdgeEncoder:
         if bitstream.state == finest_target.state:
             return bitstream, bitstream
         return bitstream, self.codec.encode(prepared, finest_target, version=version)
+
+    def wanted(self, target: RateTarget) -> RateTarget:
+        """``target``; the bundle's default state where it asks for nothing."""
+        state = self.bundle.advice.default_state
+        return RateTarget(state=state) if target == RateTarget() and state is not None else target
 
     def _finest(self, state: int) -> RateTarget:
         return RateTarget(state=self.bundle.manifest.finest_of(state))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloud_server.cli.options import LOG_FORMAT, LOG_LEVEL
+from cloud_server.cli.options import LOG_FORMAT, LOG_LEVEL, ScoreOption
 from shared.cli import finite, takes
 from shared.cli.options import quiet_grpc
 
@@ -74,6 +74,7 @@ class Settings:
         str | None,
         typer.Option("--segmenter", help="Back end of segmentation, such as yolo11n-seg.pt."),
     ] = None
+    shown_score: ScoreOption = None
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = None
     workers: Annotated[
         int | None,

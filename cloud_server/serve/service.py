@@ -205,6 +205,7 @@ def _engine_spec(settings: ServerSettings) -> EngineSpec:
         device=settings.device,
         models_dir=settings.models_dir,
         torch_threads=settings.torch_threads,
+        shown_score=settings.shown_score,
         counts=WorkerCounts(
             decode=settings.decode_workers,
             reconstruct=settings.reconstruct_workers,

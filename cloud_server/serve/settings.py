@@ -56,6 +56,12 @@ class ServerSettings(BaseSettings):
     segmenter: str | None = Field(
         default=None, description="back end of segmentation, such as yolo11n-seg.pt"
     )
+    shown_score: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="score from which results show everything; none: as tasks and bundles say",
+    )
     device: str = Field(default="cpu", description="where torch runs: cpu, cuda, cuda:1")
     models_dir: Path | None = Field(default=None, description="where weights lie, beside the cache")
 

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from codec.entropy.range_coder import (
+from codec.entropy import version3, version4
+from codec.entropy.tables import (
     PROBABILITY_ONE,
-    BitDecoder,
-    BitEncoder,
     Bits,
     Probabilities,
-    SymbolDecoder,
-    SymbolEncoder,
     Symbols,
     SymbolTables,
+    TableNumbers,
 )
 
 __all__ = [
@@ -60,7 +55,7 @@ class BitReader(Protocol):
 class SymbolWriter(Protocol):
     """Collects symbols to a message."""
 
-    def encode(self, symbols: Symbols, tables: npt.NDArray[np.intp], /) -> None:
+    def encode(self, symbols: Symbols, tables: TableNumbers, /) -> None:
         """Append symbols (int32 [n]), each with the table of that number (intp [n])."""
 
     def payload(self) -> bytes:
@@ -70,7 +65,7 @@ class SymbolWriter(Protocol):
 class SymbolReader(Protocol):
     """Reads what a :class:`SymbolWriter` wrote, given the same tables in the same passes."""
 
-    def decode(self, tables: npt.NDArray[np.intp], /) -> Symbols:
+    def decode(self, tables: TableNumbers, /) -> Symbols:
         """The next symbols: int32 [n]. Raises BitstreamError ``bad_payload`` on invalid data."""
 
     def finish(self) -> None:
@@ -79,19 +74,27 @@ class SymbolReader(Protocol):
 
 def bit_encoder(version: int) -> BitWriter:
     """An encoder of bits, as messages of that version of the container have them."""
-    return BitEncoder()
+    return version3.BitEncoder() if _is_old(version) else version4.BitEncoder()
 
 
 def bit_decoder(version: int, payload: bytes) -> BitReader:
     """A decoder of a message of bits (any bytes) of that version of the container."""
-    return BitDecoder(payload)
+    return version3.BitDecoder(payload) if _is_old(version) else version4.BitDecoder(payload)
 
 
 def symbol_encoder(version: int, tables: SymbolTables) -> SymbolWriter:
     """An encoder of symbols, as messages of that version of the container have them."""
-    return SymbolEncoder(tables)
+    return version3.SymbolEncoder(tables) if _is_old(version) else version4.SymbolEncoder(tables)
 
 
 def symbol_decoder(version: int, payload: bytes, tables: SymbolTables) -> SymbolReader:
     """A decoder of a message of symbols (any bytes) of that version of the container."""
-    return SymbolDecoder(payload, tables)
+    if _is_old(version):
+        return version3.SymbolDecoder(payload, tables)
+    return version4.SymbolDecoder(payload, tables)
+
+
+def _is_old(version: int) -> bool:
+    if version not in (3, 4):
+        raise ValueError(f"there is no coder for version {version} of the container")
+    return version == 3

@@ -19,6 +19,7 @@ from shared.cli import (
 )
 from shared.errors import BudgetError
 from shared.limits import DEFAULT_LIMITS
+from shared.names import beside, printable, text_of
 
 if TYPE_CHECKING:
     from shared.bitstream import Bitstream
@@ -59,7 +60,7 @@ def inspect(
         name = known.manifest.name if known else None
         warning = None if known else _foreign_text(bitstream)
         if warning:
-            typer.echo(f"warning: {path}: {warning}", err=True)
+            typer.echo(f"warning: {printable(text_of(path))}: {warning}", err=True)
         states = [
             {"state": state, "bytes": size, "bits_per_pixel": round(8 * size / pixels, 6)}
             for state, size in bitstream.cumulative_bytes().items()
@@ -74,7 +75,7 @@ def inspect(
                 "bytes": bitstream.file_bytes,
             }
         return {
-            "file": str(path),
+            "file": text_of(path),
             "format": bitstream.version,
             "bundle": (known.short_id if known and name else bitstream.bundle_id).hex(),
             "bundle_id": known.id if known and name else None,
@@ -185,7 +186,7 @@ def truncate(
         return codecs[short_id]
 
     def one(path: Path) -> dict[str, Any]:
-        target = batch.claim(output / f"{path.stem}.fwf", path)
+        target = batch.claim(beside(output, path.stem, ".fwf"), path)
         source = read_file(path, max_bytes=DEFAULT_LIMITS.max_file_bytes)
         bitstream = Bitstream.from_bytes(source, allow_cut=True)
         if state is not None:
@@ -196,6 +197,6 @@ def truncate(
         if budget is not None:
             bitstream = codec_of(bitstream).shorten(bitstream, target_rate)
         write_atomically(target, bitstream.to_bytes())
-        return {"source": str(path), "file": str(target), **rate_record(bitstream)}
+        return {"source": text_of(path), "file": text_of(target), **rate_record(bitstream)}
 
     batch.run(files, one)

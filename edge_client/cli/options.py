@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from shared.sinks import Pumps
 
 StateOption = Annotated[
-    int | None, typer.Option("--state", min=0, help="State of the bundle: 0 is the finest.")
+    int | None,
+    typer.Option(
+        "--state",
+        min=0,
+        help="State of the bundle: 0 is the finest. Default: the bundle's own, beyond which bits "
+        "bring little.",
+    ),
 ]
 BppOption = Annotated[
     float | None,
@@ -344,5 +350,5 @@ def _source(text: str) -> str:
 
 
 def _state(text: str) -> int | None:
-    """The state of ``BUNDLE[:STATE]``; None is the finest."""
+    """The state of ``BUNDLE[:STATE]``; None is the bundle's default."""
     return None if _source(text) == text else int(text.rpartition(":")[2])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,9 +18,10 @@ from edge_client.cli.options import (
     Sending,
 )
 from shared.cli import Batch, ExitCode, JsonOption, Outcome, stop_on_error, takes
+from shared.names import text_of
 
 if TYPE_CHECKING:
-    from edge_client.session import EdgeSession, FrameResult
+    from edge_client.session import CapturedPhoto, EdgeSession, FrameResult
     from shared.sinks import Pumps
 
 SINK_CAPACITY = 10_000
@@ -60,11 +61,11 @@ def send(
     with stop_on_error(as_json=as_json), ExitStack() as stack:
         session, _ = sending.open(stack, access, frames_per_second)
         sinks = stack.enter_context(sending.open_sinks(session, SINK_CAPACITY))
-        results = session.stream(photos, picture=picture, **sending.rate)
+        results = session.stream(_dated(photos), picture=picture, **sending.rate)
         ended = take_all(_through_sinks(results, session, sinks), photos, output, batch, outcome)
         refusal = session.refusal
     # What an earlier run has spooled comes first.
-    order = {str(path): number for number, path in enumerate(photos)}
+    order = {text_of(path): number for number, path in enumerate(photos)}
     outcome.results.sort(key=lambda r: (order.get(r["photo"], -1), r["refined"]))
     outcome.failures.sort(key=lambda r: order.get(r["file"], -1))
     if sending.spool is not None:
@@ -133,6 +134,15 @@ def flush(
     batch.report(outcome)
     if ended is not None or refusal is not None or outcome.kept:
         raise typer.Exit(ExitCode.UNREACHABLE)
+
+
+def _dated(photos: Sequence[Path]) -> Iterator[CapturedPhoto]:
+    """The photos, with when each was taken, as `stream` says it too."""
+    from edge_client.session import CapturedPhoto, Origin
+    from edge_client.sources.stills import photo_time
+
+    for path in photos:
+        yield CapturedPhoto(path, Origin(text_of(path), photo_time(path)))
 
 
 def _through_sinks(

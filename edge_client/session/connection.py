@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from edge_client.session.frames import Framer, Outgoing
+from edge_client.session.frames import Framer, Outgoing, stamp
 from edge_client.session.refinement_store import Part, Refinement, RefinementStore
 from edge_client.session.results import Reply
 from shared.errors import FeatherwireError, SessionError
@@ -209,7 +209,7 @@ class Connection:
         more = frame.make_others is not None
         with self._changed:
             self._wait_for_credit(frame.deadline_s, hard=frame.hard_deadline)
-            message.captured_at.GetCurrentTime()
+            stamp(message, frame.captured_at)
             sequence = self._protocol.send_frame(message, pending, time.monotonic()).sequence
             # Nothing goes out while the lock is held: the server may ask for more at once.
             self._store.keep(sequence, frame.parts, *frame.later, more=more)

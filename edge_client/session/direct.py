@@ -15,7 +15,15 @@ from typing import Any
 from edge_client.rate import RateControl
 from edge_client.session.connection import Connection
 from edge_client.session.encoding import Photo
-from edge_client.session.frames import CapturedPhoto, Framer, Outgoing, Wishes, make_frame, parts
+from edge_client.session.frames import (
+    CapturedPhoto,
+    Framer,
+    Outgoing,
+    Wishes,
+    make_frame,
+    parts,
+    taken_at,
+)
 from edge_client.session.refinement_store import Part, Refinement
 from edge_client.session.results import FrameResult, Reply, failed, received
 from shared.backoff import Backoff
@@ -109,7 +117,8 @@ class DirectExchange:
                 continue
             pixels, source = parts(photo)
             try:
-                frame = make_frame(self.connection.framer, self._control, pixels, wishes)
+                made = make_frame(self.connection.framer, self._control, pixels, wishes)
+                frame = replace(made, captured_at=taken_at(source))
             except SessionError:
                 raise
             except FeatherwireError as error:

@@ -133,9 +133,10 @@ class PhotoEncoder:
     ) -> EncodedPhoto:
         """The photo by every bundle, the first one's part first, at ``rate``.
 
-        refinable: keep the finer layers of the first one too. send_with: of which others (short
-        ids) a state is sent at once, None for the finest; the rest of them is only kept, and
-        encoded later, when the frame is on its way. Without ``keep`` there is no such rest.
+        A rate that says nothing is each bundle's default state. refinable: keep the finer layers
+        of the first one too. send_with: of which others (short ids) a state is sent at once, None
+        for their default; the rest of them is only kept, and encoded later, when the frame is on
+        its way. Without ``keep`` there is no such rest.
         regions: what the first bundle tells more finely; nothing finer is kept of such a frame.
         version: the newest of the format that the server reads.
         What is encoded already has no other parts. Raises PhotoError, also ``no_photo`` where
@@ -170,7 +171,8 @@ class PhotoEncoder:
 
         def make_others() -> tuple[Part, ...]:
             return tuple(
-                Part(None, self.encoder(one).encode(pixels, version=version)) for one in others
+                Part(None, self.encoder(one).encode(pixels, state=0, version=version))
+                for one in others
             )
 
         return EncodedPhoto(tuple(parts), others, make_others)

@@ -15,7 +15,7 @@ from edge_client.session.encoding import Photo, PhotoEncoder
 from edge_client.session.refinement_store import Part
 from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
-from shared.errors import BitstreamError, FeatherwireError, SessionError
+from shared.errors import BitstreamError, FeatherwireError, PhotoError, SessionError
 from shared.preprocess import load_photo
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.targets import FINEST, RateTarget, Regions
@@ -28,7 +28,7 @@ from shared.wire.transport import frame_deadline
 RESULT_MARGIN_S = 5.0
 
 SendWith = Iterable[str] | Mapping[str, int | None]
-"""Names or ids of ``also`` bundles; or each with its state, None for the finest."""
+"""Names or ids of ``also`` bundles; or each with its state, None for the bundle's default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ class Outgoing:
     is a ``hard_deadline``: somebody's own, and not the server's.
     ``make_others`` makes the parts of which nothing is sent, None when there are none.
     ``traceparent``: of the span in which it was made, empty when nothing is traced.
+    ``captured_at``: seconds since 1970; None is when it is sent.
     """
 
     parts: tuple[Part, ...]
@@ -48,6 +49,7 @@ class Outgoing:
     deadline_s: float
     make_others: Callable[[], tuple[Part, ...]] | None
     traceparent: str = ""
+    captured_at: float | None = None
     hard_deadline: bool = False
 
     @property
@@ -149,7 +151,7 @@ class Framer:
             picture=picture_request_message(frame.later[1]),
             traceparent=frame.traceparent,
         )
-        message.captured_at.GetCurrentTime()
+        stamp(message, frame.captured_at)
         return message, named is None
 
     def ask(self, message: ingest_pb2.Frame, *, default_tasks: bool, kept: bool) -> None:
@@ -383,6 +385,10 @@ def picture_request(wish: PictureWish) -> PictureRequest | None:
         raise SessionError("unknown_encoding", f"no encoding {wish!r}; there are {known}") from None
 
 
+MIN_TIME_S, MAX_TIME_S = -62_135_596_800, 253_402_300_799
+"""What a message can say: from the year 1 to the end of 9999."""
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a picture is from, and when it was taken: seconds since 1970. It is the ``source`` of
@@ -391,8 +397,26 @@ class Origin:
     name: str
     captured_at: float
 
+    def __post_init__(self) -> None:
+        """Raise PhotoError ``bad_time`` for a time outside the years 1 to 9999."""
+        if not MIN_TIME_S <= self.captured_at <= MAX_TIME_S:
+            raise PhotoError("bad_time", f"{self.captured_at!r} s since 1970 is no time of a photo")
+
     def __str__(self) -> str:
         return self.name
+
+
+def taken_at(source: Photo | Origin) -> float | None:
+    """When a picture was taken, where that is known."""
+    return source.captured_at if isinstance(source, Origin) else None
+
+
+def stamp(message: ingest_pb2.Frame, captured_at: float | None) -> None:
+    """Say when a frame's picture was taken, in seconds since 1970; None is now."""
+    if captured_at is None:
+        message.captured_at.GetCurrentTime()
+    else:
+        message.captured_at.FromMicroseconds(round(captured_at * 1e6))
 
 
 @dataclass(frozen=True, slots=True)

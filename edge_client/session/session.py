@@ -254,10 +254,11 @@ class EdgeSession:
         """Send one photo and wait for its result.
 
         At most one of ``state``, ``bits_per_pixel``, ``max_bytes`` and ``psnr_db``, which mean what
-        they mean to ``EdgeEncoder.encode``; none is the finest state. ``refinable`` keeps the finer
-        layers here, so that ``refine`` can send them later. ``send_with`` sends what these of the
-        ``also`` bundles say of the photo in the same frame. A task, or a picture, that only a
-        bundle which is kept back would be enough for is asked for when that is sent.
+        they mean to ``EdgeEncoder.encode``; none is the bundle's default state, or what the rate
+        control makes of the budget that it was given. ``refinable`` keeps the finer layers here, so
+        that ``refine`` can send them later. ``send_with`` sends what these of the ``also`` bundles
+        say of the photo in the same frame. A task, or a picture, that only a bundle which is kept
+        back would be enough for is asked for when that is sent.
 
         With ``wait_refined``, when the server asks for more of this frame after its result, what
         comes of that is returned (``refined``, with the first result as ``before``); when it fails

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -41,6 +42,10 @@ def run(app: typer.Typer, extras: str) -> None:
     extras: those that bring what these commands import, as pip takes them: ``"cloud,tasks"``.
     """
     reach_loopback_directly()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal's encoding lacks is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except ModuleNotFoundError as missing:

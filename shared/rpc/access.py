@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shared.addresses import shown
 from shared.errors import SessionError
 from shared.rpc.tls_files import check_tls_files
 
@@ -54,9 +55,14 @@ class Access:
 def split_address(server: str) -> tuple[str, int]:
     """Host and port of ``HOST:PORT``. Raises ``SessionError("bad_address")``."""
     host, _, port = server.rpartition(":")
+    if "@" in server:  # a password may stand before it
+        raise SessionError(
+            "bad_address", "a server is HOST:PORT, without a user; a token is a file"
+        )
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise SessionError(
-            "bad_address", f"{server!r} is not HOST:PORT, such as localhost:7570 or [::1]:7570"
+            "bad_address",
+            f"{shown(server)!r} is not HOST:PORT, such as localhost:7570 or [::1]:7570",
         )
     return host.removeprefix("[").removesuffix("]"), int(port)
 

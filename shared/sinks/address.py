@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from shared.addresses import shown, split_address
 from shared.errors import SinkError
 from shared.sinks.coco import CocoSink
 from shared.sinks.files import CsvSink, JsonLinesSink, TerminalSink
@@ -73,8 +73,7 @@ def open_sink(word: str, client: str) -> Sink:
     suffixes = [kind for suffix, kind in _SUFFIXES.items() if rest.lower().endswith(suffix)]
     kind = kind or (suffixes[0] if suffixes else "")
     if not kind or not rest:
-        shown = _without_secrets(word)
-        raise SinkError("unknown_sink", f"results do not go to {shown}; there are {KINDS}")
+        raise SinkError("unknown_sink", f"results do not go to {shown(word)}; there are {KINDS}")
     path = None if rest == "-" else Path(rest)
     if kind == "coco" and path is None:
         raise SinkError("bad_sink", "COCO's JSON needs a file, for it has an end")
@@ -88,12 +87,9 @@ def open_sink(word: str, client: str) -> Sink:
 
 def _webhook(word: str) -> WebhookSink:
     try:
-        parts = urlsplit(word)
-        named = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        named = False
-    if not named:
-        raise SinkError("bad_sink", "a webhook is https://HOST[:PORT]/PATH")
+        split_address(word)
+    except ValueError as error:
+        raise SinkError("bad_sink", f"a webhook is https://HOST[:PORT]/PATH: {error}") from None
     secret = (os.environ.get(WEBHOOK_SECRET) or "").strip() or None
     sink = WebhookSink(word, secret)
     if secret is None:
@@ -104,8 +100,3 @@ def _webhook(word: str) -> WebhookSink:
             WEBHOOK_SECRET,
         )
     return sink
-
-
-def _without_secrets(word: str) -> str:
-    """A word of ``--to`` to be shown: without user, password and query."""
-    return re.sub(r".*@", "...@", re.sub(r"[?#].*", "", word, flags=re.DOTALL), flags=re.DOTALL)

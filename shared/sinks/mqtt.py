@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from shared.addresses import split_address
 from shared.backoff import Backoff
 from shared.errors import SinkError
 from shared.installation import require
@@ -62,14 +63,16 @@ class MqttAddress:
     def parse(cls, url: str, password: str | None = None) -> MqttAddress:
         """password: where the URL has none. Raises ``SinkError("bad_sink")``."""
         try:
-            parts = urlsplit(url)
-            port = parts.port
-            options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-            qos = int(options.pop("qos", "1"))
-            if not parts.hostname or qos not in (0, 1):
-                raise ValueError
-        except ValueError:
-            raise SinkError("bad_sink", "MQTT is mqtt://HOST[:PORT]/TOPIC[?qos=0|1]") from None
+            parts = split_address(url)
+            query = urlsplit(parts.bare).query
+            options = {name: values[-1] for name, values in parse_qs(query).items()}
+            qos = options.pop("qos", "1")
+            if qos not in ("0", "1"):
+                raise ValueError("qos is 0 or 1")
+        except ValueError as error:
+            raise SinkError(
+                "bad_sink", f"MQTT is mqtt://HOST[:PORT]/TOPIC[?qos=0|1]: {error}"
+            ) from None
         base = unquote(parts.path).strip("/") or "featherwire"
         discovery, ca = options.pop("discovery", ""), options.pop("ca", None)
         if options or "#" in base or "+" in base or "#" in url:
@@ -77,13 +80,13 @@ class MqttAddress:
             raise SinkError("bad_sink", f"MQTT does not know {wrong}")
         tls = parts.scheme == "mqtts"
         return cls(
-            parts.hostname,
-            port or (TLS_PORT if tls else PORT),
+            parts.host,
+            parts.port or (TLS_PORT if tls else PORT),
             tls,
             base,
-            None if parts.username is None else unquote(parts.username),
-            password if parts.password is None else unquote(parts.password),
-            qos,
+            parts.user,
+            password if parts.password is None else parts.password,
+            int(qos),
             discovery.lower() in _TRUE,
             ca,
         )

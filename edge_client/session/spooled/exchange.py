@@ -18,6 +18,7 @@ from edge_client.session.frames import (
     Wishes,
     make_frame,
     parts,
+    taken_at,
 )
 from edge_client.session.opening import DeviceSettings, Opener
 from edge_client.session.refinement_store import RefinementStore
@@ -25,6 +26,7 @@ from edge_client.session.results import FrameResult, failed
 from edge_client.session.spooled.sender import ACCESS_REASONS, SpoolSender
 from edge_client.spool import Spool
 from shared.errors import FeatherwireError, SessionError
+from shared.names import text_of
 
 POLL_S = 0.2
 MAX_FRAMES = 64
@@ -154,10 +156,10 @@ class SpooledExchange:
 
     def _put(self, photo: Photo, source: Photo | Origin, wishes: Wishes) -> int:
         framer = self.framer
-        frame = make_frame(framer, self._control, photo, wishes)
+        frame = replace(
+            make_frame(framer, self._control, photo, wishes), captured_at=taken_at(source)
+        )
         message, default_tasks = framer.for_spool(frame, wishes.tasks)
-        if isinstance(source, Origin):
-            message.captured_at.FromMicroseconds(round(source.captured_at * 1e6))
 
         def enqueue() -> int:
             return self._spool.put(message, source=_name(source), default_tasks=default_tasks)
@@ -233,4 +235,6 @@ class SpooledExchange:
 
 
 def _name(source: Photo | Origin) -> str:
-    return str(source) if not hasattr(source, "shape") and not isinstance(source, bytes) else ""
+    if hasattr(source, "shape") or isinstance(source, bytes):
+        return ""
+    return text_of(str(source))
