@@ -137,6 +137,9 @@ class DirectExchange:
                     raise
                 yield failed(source, error)
                 continue
+            except BitstreamError as error:  # of what was encoded elsewhere
+                yield failed(source, error)
+                continue
             in_flight.add(future, source, sequence, frame)
             self._finish(sequence, frame)
             if in_flight.any_done:

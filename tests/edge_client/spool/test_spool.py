@@ -15,7 +15,7 @@ from edge_client.spool import Spool, SpoolLimits, SpoolPolicy
 from edge_client.spool.clock import SpoolClock, Uptime
 from edge_client.spool.room import coarser
 from shared.errors import SpoolError
-from shared.wire.features import features_message, parse_features
+from shared.wire.features import features_message, header_of, parse_features
 from tests.support.frames import frame, layered
 
 
