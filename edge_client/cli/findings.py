@@ -140,22 +140,21 @@ def report_of(result: FrameResult, session: EdgeSession) -> Report:
     """The report of a result, as sinks get it."""
     import time
 
-    from edge_client.session import Origin
     from shared.sinks import Report
 
-    source = result.source
     return Report(
         device=session.device,
         session=session.session,
         sequence=result.sequence,
         source=name_of(result),
-        captured_at=source.captured_at if isinstance(source, Origin) else None,
+        captured_at=result.captured_at,
         completed_at=time.time(),
         bundle=result.bundle_id.hex(),
         state=result.state,
         payload_bytes=result.payload_bytes,
         round_trip_ms=round(result.round_trip_ms, 2) or None,
         refined=result.refined,
+        cursor=result.cursor,
         analysis=result.analysis,
         error=result.error,
         task_errors=result.task_errors,

@@ -196,7 +196,9 @@ def stream(
     access = sending.check()
     stop = threading.Event()
     with stop_on_error(as_json=as_json), ExitStack() as stack:
-        given = SourceOptions(live, loop, _pairs(inputs), source_timeout_s)
+        # Who gives up after three seconds does not wait ten for an answer.
+        timeout_s = min(source_timeout_s, source_patience_s or math.inf)
+        given = SourceOptions(live, loop, _pairs(inputs), timeout_s)
         opened = open_source(source, given)
         gate = _motion_gate(motion, motion_levels, still_every_s)
         if move_to is not None:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from edge_client.session.frames import Framer, Outgoing, stamp
 from edge_client.session.refinement_store import Part, Refinement, RefinementStore
-from edge_client.session.results import Reply
+from edge_client.session.results import Reply, captured_at_of
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.rpc.channel import Channel
@@ -409,6 +409,8 @@ class Connection:
             sent.context.passes if sent is not None else 0,
             refinement,
             result.result_id,
+            result.cursor,
+            captured_at_of(result),
         )
         if sent is not None:
             _resolve(sent.context.future, reply)

@@ -20,7 +20,7 @@ AREA = "runtime"
 PROBE_TIMEOUT_S = 90.0
 
 _BASE = """
-import json, constriction, google_crc32c, numpy, PIL.Image, pydantic, google.protobuf
+import json, google_crc32c, numpy, PIL.Image, pydantic, google.protobuf
 print(json.dumps({"version": numpy.__version__}))
 """
 _TORCH = """

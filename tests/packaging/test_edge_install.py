@@ -81,6 +81,7 @@ def test_without_its_extra_a_source_says_which_is_missing(edge: EdgeInstall) -> 
 def test_no_heavy_package_came_along(edge: EdgeInstall) -> None:
     present = {path.name for path in edge.site_packages.iterdir()}
     assert "onnxruntime" in present
+    assert "constriction" not in present, "it has no wheel for Linux on ARM, and no source"
     heavy = {"torch", "torchvision", "diffusers", "cv2", "nvidia", "pandas", "scipy", "av", "httpx"}
     assert not present & heavy
 
