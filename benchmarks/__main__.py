@@ -4,6 +4,7 @@
     python -m benchmarks --transport
     python -m benchmarks --scale [--database URL]
     python -m benchmarks --regions [PHOTO|FOLDER|TAR ...] [--limit N]
+    python -m benchmarks --framing
     python -m benchmarks --soak MINUTES
     python -m benchmarks --accuracy SET [SET ...] [--task NAME] [--limit N] [--cache FOLDER]
 
@@ -25,11 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
 from benchmarks.curves import accuracy_curves, picture_curves
 from benchmarks.demo.processes import DemoError
+from benchmarks.framing import framing, framing_table
 from benchmarks.memory import edge_peak_megabytes, soak, soak_table
 from benchmarks.photos import write_photos, write_strip
 from benchmarks.regions import regions, regions_table
@@ -71,6 +74,9 @@ def main() -> int:
         if arguments.soak is not None:
             print(soak_table(soak(arguments.soak)))
             return 0
+        if arguments.framing:
+            print(framing_table(framing(_astronaut(FEATURE_PHOTO))))
+            return 0
         bundle = Bundle.load(arguments.bundle)
         if arguments.regions:
             region_figures(bundle, arguments)
@@ -104,7 +110,7 @@ def times_and_strip(bundle: Bundle, arguments: argparse.Namespace) -> None:
     """Times, memory and the strip, which do not depend on the set of photos."""
     from skimage import data
 
-    pixels = np.ascontiguousarray(data.astronaut())
+    pixels = _astronaut()
     rows = speeds(bundle, pixels)
     memory = edge_peak_megabytes(pixels, arguments.bundle)
     document: dict[str, Any] = {
@@ -115,7 +121,7 @@ def times_and_strip(bundle: Bundle, arguments: argparse.Namespace) -> None:
     }
     text = f"Bundle `{bundle.id[:16]}`.\n\n" + speed_table(rows, pixels)
     text += f"\n`featherwire-edge encode` of that photo: {memory:.0f} MB of memory at most.\n"
-    larger = np.asarray(Image.fromarray(pixels).resize(FEATURE_PHOTO))
+    larger = _astronaut(FEATURE_PHOTO)
     for name, features in feature_bundles().items():
         times = feature_speeds(features, larger)
         document["features"][name] = {"bundle": features.id, "times": times}
@@ -128,6 +134,14 @@ def times_and_strip(bundle: Bundle, arguments: argparse.Namespace) -> None:
     cat = np.ascontiguousarray(data.chelsea())
     write_strip(bundle, cat, CATS_FACE, arguments.output / "states.webp")
     print(text)
+
+
+def _astronaut(size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """A photo that scikit-image ships, as it is or brought to (width, height)."""
+    from skimage import data
+
+    pixels = np.ascontiguousarray(data.astronaut())
+    return pixels if size is None else np.asarray(Image.fromarray(pixels).resize(size))
 
 
 def region_figures(bundle: Bundle, arguments: argparse.Namespace) -> None:
@@ -164,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         "--accuracy", nargs="+", type=Path, metavar="SET", help="accuracy on annotated sets instead"
     )
     parser.add_argument("--regions", action="store_true", help="regions of interest alone")
+    parser.add_argument("--framing", action="store_true", help="what is not payload, alone")
     parser.add_argument("--transport", action="store_true", help="the transport's rates alone")
     parser.add_argument("--scale", action="store_true", help="engines by workers alone")
     parser.add_argument("--database", help="with --scale: URL of an empty PostgreSQL database")
