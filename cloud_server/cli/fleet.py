@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloud_server.cli.options import Call, calls, parse_labels, print_json
-from cloud_server.cli.rates import ANY, in_words, or_any, rate_command, undone, whole
+from cloud_server.cli.rates import ANY, or_any, rate_command, undone, whole
 from shared.cli import bits_per_second, finite, print_table, split_names, stop_on_error, takes
 from shared.errors import FeatherwireError
 
@@ -390,11 +390,13 @@ def _device_document(device: fleet_pb2.Device) -> dict[str, Any]:
 
 def _device_row(device: fleet_pb2.Device) -> tuple[str, ...]:
     """A device in a line."""
+    from shared.wire.commands import parse_rate_policy
+
     return (
         device.device,
         "throttled" if device.throttled else "online" if device.online else "-",
         str(device.state) if device.HasField("state") else "-",
-        in_words(device.rate_policy),
+        parse_rate_policy(device.rate_policy).in_words(),
         f"{device.frames_per_second:.2f}",
         f"{device.bytes_per_second / 1e3:.1f}",
         str(device.queued_frames),

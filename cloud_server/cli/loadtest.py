@@ -11,6 +11,7 @@ import typer
 from cloud_server.cli.options import Call, calls, print_json
 from shared.cli import ExitCode, finite, print_table, split_names, stop_on_error
 from shared.errors import FeatherwireError, SessionError
+from shared.words import counted
 
 if TYPE_CHECKING:
     from cloud_server.loadtest import LoadTest, Report
@@ -113,6 +114,10 @@ def loadtest(
         streams = load_streams(files or ())
         test = LoadTest(devices, fps, seconds, ramp_s, grace_s, split_names(tasks))
         _allow_sockets(devices)
+        sys.stderr.write(
+            f"warming up: {counted(devices, 'device')} within {ramp_s:g} s; after that "
+            f"{seconds:g} s are measured\n"
+        )
         report = asyncio.run(run_load_test(test, callers, streams, _progress(test)))
         if report.connections == 0:
             reason = next(iter(report.stream_errors), "unreachable")
@@ -186,8 +191,9 @@ def _progress(test: LoadTest) -> Progress:
     def show(elapsed_s: float, tally: Tally) -> None:
         if sys.stderr.isatty():
             open_ = tally.sent - tally.results
+            phase = "" if tally.measuring else "not measured now, "
             sys.stderr.write(
-                f"\r\x1b[K{elapsed_s:.0f} s: {tally.connected}/{test.devices} devices, "
+                f"\r\x1b[K{elapsed_s:.0f} s: {phase}{tally.connected}/{test.devices} devices, "
                 f"{tally.results} results, {open_} open"
             )
             sys.stderr.flush()

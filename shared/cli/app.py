@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from importlib import import_module
 from typing import Annotated
 
@@ -41,6 +42,7 @@ def run(app: typer.Typer, extras: str) -> None:
 
     extras: those that bring what these commands import, as pip takes them: ``"cloud,tasks"``.
     """
+    forget_blank_variables(os.environ)
     reach_loopback_directly()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -57,6 +59,13 @@ def run(app: typer.Typer, extras: str) -> None:
             f"with: pip install 'featherwire[{extras}]' [missing_extra]\n"
         )
         raise SystemExit(ExitCode.MISSING) from None
+
+
+def forget_blank_variables(variables: MutableMapping[str, str]) -> None:
+    """A setting that is blank is not set: Compose's ``${X:-}`` and unit files give such."""
+    for name, value in list(variables.items()):
+        if name.startswith("FEATHERWIRE_") and not value.strip():
+            del variables[name]
 
 
 def _print_version(wanted: bool) -> None:

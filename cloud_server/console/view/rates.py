@@ -47,14 +47,15 @@ def measured() -> dict[str, Any]:
 
 
 def state_rows(bundle: bundles_pb2.BundleInfo) -> list[dict[str, Any]]:
-    """The bundle's states, as in its manifest."""
+    """The bundle's states, as in its manifest, and which is sent where nobody asks for a rate."""
     states = sorted(bundle.states, key=lambda one: one.state)
+    default = bundle.default_state  # 0 where the bundle names none
     finest = states[0].typical_bits_per_pixel if states else 0.0
     return [
         row(
             str(one.state),
             [
-                cell(str(one.state)),
+                cell(f"{one.state}, default" if one.state == default else str(one.state)),
                 cell(f"{one.typical_bits_per_pixel:.4f}"),
                 cell(f"{one.typical_bits_per_pixel * 640 * 480 / 8:.0f}"),
                 cell(f"{100 * one.typical_bits_per_pixel / finest:.0f} %" if finest else ""),

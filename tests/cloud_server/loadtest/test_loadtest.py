@@ -182,6 +182,7 @@ def test_tokens_let_devices_in_each_under_its_name(
     common += ["--devices", "3", "--seconds", "1", "--ramp", "0", "--tasks", "quick", "--json"]
     each = loadtest(*common, "--tokens", tmp_path / "tokens")
     assert each.returncode == 0, each.stderr
+    assert each.stderr.startswith("warming up: "), each.stderr
     assert json.loads(each.stdout)["connections"] == 3
     shared = loadtest(*common, "--token-file", tmp_path / "token", "--device", "cam-7")
     assert shared.returncode == 0, shared.stderr

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from shared.cli import featherwire
+from shared.cli.app import forget_blank_variables
 from shared.doctor import Finding, Report
 
+ROOT = Path(__file__).resolve().parents[3]
 RUNNER = CliRunner()
 
 
@@ -138,3 +142,31 @@ def test_a_library_that_is_not_installed_is_said_in_a_line(
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: this command needs the library ")
     assert line.endswith(f"pip install 'featherwire[{extras}]' [missing_extra]")
+
+
+def test_blank_variables_are_not_set_in_any_command() -> None:
+    variables = {"FEATHERWIRE_SOURCE": " ", "FEATHERWIRE_TOKEN": "", "FEATHERWIRE_X": "0", "Y": ""}
+    forget_blank_variables(variables)
+    assert variables == {"FEATHERWIRE_X": "0", "Y": ""}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FEATHERWIRE_SOURCE": " "}
+    code = "from edge_client.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "stream", "--server", "127.0.0.1:1"],
+        env=environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Missing argument" in done.stderr
+
+
+def test_no_encoding_of_a_terminal_makes_a_command_fail(tmp_path: Path) -> None:
+    photo = tmp_path / "\u5199.jpg"
+    Image.new("RGB", (64, 48)).save(photo)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "latin-1:strict"}
+    code = "from edge_client.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "encode", photo, tmp_path / "no.jpg", "-o", tmp_path / "out"],
+        env=environment, capture_output=True, encoding="latin-1", timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "\\u5199.jpg" in done.stdout
