@@ -334,7 +334,7 @@ def test_an_unknown_codec_is_named_with_the_known_ones(tmp_path: Path) -> None:
             tmp_path / name, made.manifest.model_copy(update={"codec": name}), {}
         )
         for opened in (open_edge, open_cloud):
-            with pytest.raises(BundleError, match=f"known: {', '.join(NAMES)}") as refused:
+            with pytest.raises(BundleError, match=f"has {', '.join(NAMES)}") as refused:
                 opened(unknown)
             assert refused.value.reason == "unknown_codec"
 
