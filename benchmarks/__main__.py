@@ -3,6 +3,7 @@
     python -m benchmarks [PHOTO|FOLDER|TAR ...] [--limit N] [--cache FOLDER]
     python -m benchmarks --transport
     python -m benchmarks --scale [--database URL]
+    python -m benchmarks --coding [PHOTO|FOLDER|TAR ...] [--limit N]
     python -m benchmarks --regions [PHOTO|FOLDER|TAR ...] [--limit N]
     python -m benchmarks --framing
     python -m benchmarks --soak MINUTES
@@ -30,6 +31,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from benchmarks.coding import coding, coding_table
 from benchmarks.curves import accuracy_curves, picture_curves
 from benchmarks.demo.processes import DemoError
 from benchmarks.framing import framing, framing_table
@@ -46,7 +48,7 @@ from benchmarks.speed import (
 )
 from benchmarks.transport.measure import transport, transport_table, write_transport
 from codec.kit.recipe import open_recipe
-from shared.bundle import Bundle
+from shared.bundle import Bundle, packaged_names
 from shared.errors import FeatherwireError
 from training.evaluate.judges.metrics import GROUPS
 from training.evaluate.photos import evaluation_photos
@@ -78,6 +80,9 @@ def main() -> int:
             print(framing_table(framing(_astronaut(FEATURE_PHOTO))))
             return 0
         bundle = Bundle.load(arguments.bundle)
+        if arguments.coding:
+            coding_figures(arguments)
+            return 0
         if arguments.regions:
             region_figures(bundle, arguments)
             return 0
@@ -154,6 +159,19 @@ def region_figures(bundle: Bundle, arguments: argparse.Namespace) -> None:
         )
 
 
+def coding_figures(arguments: argparse.Namespace) -> None:
+    """Bytes and times of the container's versions: a page."""
+    with tempfile.TemporaryDirectory() as folder:
+        sources = arguments.photos or write_photos(Path(folder), _say)
+        found = evaluation_photos(sources, arguments.side, open_recipe()[1])
+        photos = [one.pixels for one in islice(found, arguments.limit)]
+    bundles = {name: Bundle.load(name) for name in packaged_names()}
+    table = coding_table(list(coding(bundles, photos)))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "coding.md").write_text(f"{len(photos)} photos.\n\n{table}")
+    print(table)
+
+
 def transport_times(bundle: Bundle, output: Path) -> None:
     """Frames a second through a durable session, beside a bare echo: a page and its numbers."""
     rows = transport(bundle)
@@ -177,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--accuracy", nargs="+", type=Path, metavar="SET", help="accuracy on annotated sets instead"
     )
+    parser.add_argument("--coding", action="store_true", help="the container's versions alone")
     parser.add_argument("--regions", action="store_true", help="regions of interest alone")
     parser.add_argument("--framing", action="store_true", help="what is not payload, alone")
     parser.add_argument("--transport", action="store_true", help="the transport's rates alone")

@@ -20,7 +20,6 @@ from shared.errors import FeatherwireError
 
 if TYPE_CHECKING:
     from cloud_server.consumers import Result, ResultClient
-    from shared.sinks import Report
 
 FrameArgument = Annotated[
     list[str],
@@ -339,6 +338,7 @@ def _deliver(
     """Bring every result to every sink. One that is slow, or away, lets all wait: the server then
     cuts this consumer off, which comes back to where it was. give_up_s: of a record that a sink
     does not take. Raises SinkError."""
+    from cloud_server.consumers.reports import report_of
     from shared.sinks import SinkOptions, open_sinks
 
     noted: int | None = None
@@ -357,7 +357,7 @@ def _deliver(
     with _terminated():
         try:
             for result in results:
-                report = _report_of(result)
+                report = report_of(result)
                 for pump in sinks.pumps:
                     while not pump.put(report, NOTE_EVERY_S):
                         note()
@@ -366,30 +366,6 @@ def _deliver(
         finally:
             sinks.close()
             note()
-
-
-def _report_of(result: Result) -> Report:
-    """A result as sinks get it."""
-    from shared.sinks import Report
-
-    return Report(
-        device=result.device,
-        session=result.session,
-        sequence=result.sequence,
-        captured_at=_seconds(result.captured_at),
-        completed_at=_seconds(result.completed_at),
-        bundle=result.bundle,
-        state=result.state,
-        payload_bytes=0 if result.analysis is None else result.analysis.payload_bytes,
-        cursor=result.cursor,
-        analysis=result.analysis,
-        error=result.error,
-        task_errors=result.task_errors,
-    )
-
-
-def _seconds(when: datetime | None) -> float | None:
-    return None if when is None else when.timestamp()
 
 
 @contextmanager

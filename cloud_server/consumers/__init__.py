@@ -2,6 +2,7 @@
 
 servicer    ResultService: pages, single records, subscribers, and stored frames, cut
 result      a result in plain Python, and which results are meant
+reports     results as sinks and downloads get them
 client      ResultClient, and AsyncResultClient: the other end
 """
 

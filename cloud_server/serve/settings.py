@@ -42,6 +42,10 @@ class ServerSettings(BaseSettings):
     console: str | None = Field(
         default=None, description="HOST:PORT of the operator's console; none: not served"
     )
+    console_root_path: str = Field(
+        default="",
+        description="where a proxy serves the console, as /fw; none: as X-Forwarded-Prefix says",
+    )
     bundle: str | None = Field(
         default=None, description="that clients shall use: folder, zip or name; none: the packaged"
     )
