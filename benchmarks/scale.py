@@ -65,7 +65,7 @@ class Row:
 async def measure(bundle: Bundle, report: Callable[[str], None]) -> list[dict[str, Any]]:
     """Rows of all engines; those of Ray where it is installed."""
     pixels = np.random.default_rng(1).integers(0, 255, (*PHOTO, 3), np.uint8)
-    bitstream = EdgeEncoder(bundle).encode(pixels)
+    bitstream = EdgeEncoder(bundle).encode(pixels, state=0)
     spec = EngineSpec(
         bundle=bundle.origin,
         bundles=(),

@@ -31,9 +31,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
-from shared.bitstream import Bitstream
+from shared.bitstream import FORMAT_VERSION, FORMAT_VERSIONS, Bitstream
 from shared.bundle import Bundle
-from shared.errors import BundleError
+from shared.errors import BitstreamError, BundleError
 from shared.results import ModelInfo, TaskResult
 from shared.targets import FINEST, RateTarget, Regions
 
@@ -129,13 +129,15 @@ class EdgeCodec(Protocol[L, P]):
         *,
         regions: Regions = (),
         reference: L | None = None,
+        version: int = FORMAT_VERSION,
     ) -> Bitstream:
         """The bitstream of a photo, or of what :meth:`prepare` made of it, at ``target``.
 
         A budget is met by the finest whole layers that fit, then as many passes of the next one.
         regions: what shall have its own state where that is finer than the target's; a budget gives
         them what they want first, and the rest what is left. reference: the decoded frame before,
-        for a predicted frame; None is a key frame, which stands alone.
+        for a predicted frame; None is a key frame, which stands alone. version: of the container's
+        format, one that its reader knows.
 
         Raises BudgetError ``budget_too_small`` when the coarsest state takes more than the budget,
         ``target_unreachable`` when not even the finest state is expected to have the PSNR,
@@ -151,6 +153,13 @@ class EdgeCodec(Protocol[L, P]):
 
         Raises BitstreamError as :meth:`decode` does, and ``bad_state`` for a state that it lacks;
         BudgetError as :meth:`encode` does, and ``no_photo`` for a PSNR.
+        """
+
+    def recode(self, bitstream: Bitstream, version: int) -> Bitstream:
+        """The same values in another version of the container's format, for who reads no other.
+
+        It is what :meth:`encode` would have written in that version. Raises BitstreamError as
+        :meth:`decode` does.
         """
 
     def passes(self, state: int) -> int:
@@ -227,8 +236,8 @@ class CloudCodec(Protocol[L]):
         """Latents at the bitstream's state.
 
         reference: what the frame before was decoded to, for a predicted frame. Raises
-        BitstreamError on anything but a valid bitstream of this bundle, and BundleError
-        ``reference_unsupported``.
+        BitstreamError on anything but a valid bitstream of this bundle, ``reference_needed`` for a
+        predicted frame without its reference, and BundleError ``reference_unsupported``.
         """
 
     def open_reconstructor(self, *, device: str = "cpu") -> Reconstructor[L]:
@@ -345,6 +354,22 @@ def open_cloud(bundle: Bundle) -> CloudCodec[Any]:
     """
     codec: CloudCodec[Any] = _module(bundle.manifest.codec, "cloud").open_cloud(bundle)
     return codec
+
+
+def recode(bundle: Bundle, bitstream: Bitstream, versions: Iterable[int]) -> Bitstream:
+    """The bitstream as it is, or coded again, without loss, for who reads only these versions.
+
+    bundle: which wrote it. Raises as :meth:`EdgeCodec.recode` and :func:`open_edge` do, and
+    BitstreamError ``bad_version`` when none of ``versions`` can be written here.
+    """
+    wanted = set(versions)
+    if bitstream.version in wanted:
+        return bitstream
+    if not wanted & set(FORMAT_VERSIONS):
+        raise BitstreamError(
+            "bad_version", f"none of the format versions {sorted(wanted)} can be written here"
+        )
+    return open_edge(bundle).recode(bitstream, max(wanted & set(FORMAT_VERSIONS)))
 
 
 def trainer(name: str) -> Trainer[Any]:

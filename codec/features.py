@@ -17,7 +17,7 @@ from codec.base import EdgeOptions, Pixels, Tail
 from codec.layered import ChainsCodec, FeatureLatents, Features
 from codec.onnx import FeatureExtractor
 from codec.standalone import StandaloneCloud, StandaloneEdge, WithPhoto
-from shared.bitstream import Bitstream
+from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
 from shared.errors import BudgetError
 from shared.preprocess import block_detail
@@ -65,6 +65,7 @@ class FeatureEdge(StandaloneEdge[FeatureLatents]):
         *,
         regions: Regions = (),
         reference: FeatureLatents | None = None,
+        version: int = FORMAT_VERSION,
     ) -> Bitstream:
         """See :meth:`codec.base.EdgeCodec.encode`."""
         self._check_reference(reference)
@@ -78,6 +79,7 @@ class FeatureEdge(StandaloneEdge[FeatureLatents]):
             rate_weight=self._options.rate_weight,
             detail=None if target.psnr_db is None else block_detail(prepared.photo),
             regions=regions,
+            version=version,
         )
 
     def passes(self, state: int) -> int:
@@ -94,6 +96,9 @@ class FeatureEdge(StandaloneEdge[FeatureLatents]):
 
     def _shorten(self, bitstream: Bitstream, budget: int) -> Bitstream:
         return self.coder.shorten(bitstream, budget)
+
+    def _recode(self, bitstream: Bitstream, version: int) -> Bitstream:
+        return self.coder.recode(bitstream, version)
 
     def _decode(self, bitstream: Bitstream) -> FeatureLatents:
         return self.coder.decode(bitstream)

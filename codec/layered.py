@@ -19,8 +19,8 @@ import numpy.typing as npt
 from codec.base import FloatArray
 from codec.settings import DiffusionState, FeatureSettings, PlaneSpec
 from codec.standalone import check_bundle, check_target, no_regions, too_small
-from shared.bitstream import Bitstream, Layer, PartialLayer
-from shared.bitstream.container import HEADER_BYTES, layer_bytes, partial_layer_bytes
+from shared.bitstream import FORMAT_VERSION, Bitstream, Layer, PartialLayer
+from shared.bitstream.container import header_bytes, layer_bytes, partial_layer_bytes
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, BudgetError, BundleError
 from shared.targets import FINEST, RateTarget, Regions, check_regions
@@ -156,6 +156,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         rate_weight: float | None = None,
         detail: Sequence[float] | None = None,
         regions: Regions = (),
+        version: int = FORMAT_VERSION,
     ) -> Bitstream:
         """See :meth:`codec.base.EdgeCodec.encode`."""
 
@@ -176,10 +177,10 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         """Learn the symbols of a pass."""
 
     @abstractmethod
-    def _encoder(self) -> Encoder: ...
+    def _encoder(self, version: int) -> Encoder: ...
 
     @abstractmethod
-    def _decoder(self, payload: bytes) -> Decoder: ...
+    def _decoder(self, version: int, payload: bytes) -> Decoder: ...
 
     @abstractmethod
     def _most_bits(self, step: Step, width: int, height: int) -> int:
@@ -196,6 +197,21 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         self._check(bitstream)
         if bitstream.file_bytes <= max_bytes:
             return bitstream
+        shorter = self._again(bitstream, bitstream.version, max_bytes)
+        if shorter.layers != bitstream.layers[: len(shorter.layers)]:
+            raise BitstreamError("bad_payload", "no encoder writes such layers")
+        return shorter
+
+    def recode(self, bitstream: Bitstream, version: int) -> Bitstream:
+        """See :meth:`codec.base.EdgeCodec.recode`."""
+        self._check(bitstream)
+        if bitstream.version == version:
+            return bitstream
+        self._read(bitstream)  # what no encoder writes is not to become what one does
+        return self._again(bitstream, version, None)
+
+    def _again(self, bitstream: Bitstream, version: int, max_bytes: int | None) -> Bitstream:
+        """Code what a bitstream says once more: in another version, or in fewer bytes."""
         parts: dict[int, bytes] = {layer.state: layer.payload for layer in bitstream.layers}
         passes = 0
         if bitstream.partial is not None:
@@ -205,30 +221,34 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
 
         def source(state: int, contexts: Contexts, step: Step, models: Models) -> Symbols:
             if state not in decoders:
-                decoders[state] = self._decoder(parts[state])
+                decoders[state] = self._decoder(bitstream.version, parts[state])
             return decoders[state].decode(models)
 
-        shorter = self._compose(
-            bitstream.width, bitstream.height, source, bitstream.state, passes, max_bytes
+        return self._compose(
+            bitstream.width,
+            bitstream.height,
+            source,
+            bitstream.state,
+            passes,
+            max_bytes,
+            version,
         )
-        if shorter.layers != bitstream.layers[: len(shorter.layers)]:
-            raise BitstreamError("bad_payload", "no encoder writes such layers")
-        return shorter
 
     def _read(self, bitstream: Bitstream) -> Contexts:
         self._check(bitstream)
         contexts = self._open(bitstream.width, bitstream.height)
         for layer in bitstream.layers:
-            self._read_layer(contexts, layer.state, layer.payload, None)
+            decoder = self._decoder(bitstream.version, layer.payload)
+            self._read_layer(contexts, layer.state, decoder, None)
         if (partial := bitstream.partial) is not None:
-            self._read_layer(contexts, partial.state, partial.payload, partial.passes)
+            decoder = self._decoder(bitstream.version, partial.payload)
+            self._read_layer(contexts, partial.state, decoder, partial.passes)
         return contexts
 
     def _read_layer(
-        self, contexts: Contexts, state: int, payload: bytes, passes: int | None
+        self, contexts: Contexts, state: int, decoder: Decoder, passes: int | None
     ) -> None:
         try:
-            decoder = self._decoder(payload)
             for step in self.passes(state)[:passes]:
                 self._advance(contexts, step, decoder.decode(self._models(contexts, step)))
             decoder.finish()
@@ -243,33 +263,44 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         state: int,
         passes: int,
         max_bytes: int | None,
+        version: int,
     ) -> Bitstream:
         """Code layers down to ``state`` and ``passes`` of the next while they fit.
 
-        source: gives the symbols of a state's pass.
+        source: gives the symbols of a state's pass. version: of the container's format.
         """
         contexts = self._open(width, height)
         coarsest = self.states[-1]
-        layers = [whole(self._code_layer(contexts, coarsest, source))]
-        total = HEADER_BYTES + layer_bytes(len(layers[0].payload))
-        if max_bytes is not None and total > max_bytes:
-            raise too_small(max_bytes, coarsest, total)
+        layers = [whole(self._code_layer(contexts, coarsest, source, version))]
+        total = layer_bytes(len(layers[0].payload), version)
+        needed = total + header_bytes(version, width, height, coarsest, 1)
+        if max_bytes is not None and needed > max_bytes:
+            raise too_small(max_bytes, coarsest, needed)
         partial: PartialLayer | None = None
         for here in range(coarsest - 1, state - 1 - bool(passes), -1):
+            room: int | None = None
+            if max_bytes is not None:
+                # The header of what ends here, and of what ends before it with a part of this.
+                headers = (
+                    header_bytes(version, width, height, here, len(layers) + 1),
+                    header_bytes(version, width, height, here + 1, len(layers)),
+                )
+                room = max_bytes - total - max(headers)
             coded = self._code_layer(
                 contexts,
                 here,
                 source,
+                version,
                 passes=passes if here < state else None,
-                room=None if max_bytes is None else max_bytes - total,
+                room=room,
             )
             if not isinstance(coded, Layer):
                 partial = coded
                 break
             layers.append(coded)
-            total += layer_bytes(len(coded.payload))
+            total += layer_bytes(len(coded.payload), version)
         return Bitstream(
-            self._bundle.short_id, width, height, layers[-1].state, tuple(layers), partial
+            self._bundle.short_id, width, height, layers[-1].state, tuple(layers), partial, version
         )
 
     def _code_layer(
@@ -277,6 +308,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         contexts: Contexts,
         state: int,
         source: Callable[[int, Contexts, Step, Models], Symbols],
+        version: int,
         *,
         passes: int | None = None,
         room: int | None = None,
@@ -286,7 +318,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         After fewer than all passes ``contexts`` are spent.
         """
         steps = self.passes(state)
-        encoder = self._encoder()
+        encoder = self._encoder(version)
         fitting: PartialLayer | None = None
         for number, step in enumerate(steps, 1):
             models = self._models(contexts, step)
@@ -297,14 +329,14 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
                 continue
             payload = encoder.payload()
             # A message only grows: once even the shortest framing is too long, so is all to come.
-            if room is not None and layer_bytes(len(payload)) > room:
+            if room is not None and layer_bytes(len(payload), version) > room:
                 return fitting
-            if room is None or partial_layer_bytes(number, len(payload)) <= room:
+            if room is None or partial_layer_bytes(number, len(payload), version) <= room:
                 fitting = PartialLayer(state, number, payload)
             if number == passes:
                 return fitting
         payload = encoder.payload()
-        if room is not None and layer_bytes(len(payload)) > room:
+        if room is not None and layer_bytes(len(payload), version) > room:
             return fitting
         return Layer(state, payload)
 
@@ -421,6 +453,7 @@ class ChainsCodec(Generic[Chain]):
         rate_weight: float | None = None,
         detail: Sequence[float] | None = None,
         regions: Regions = (),
+        version: int = FORMAT_VERSION,
     ) -> Bitstream:
         """See :meth:`codec.base.EdgeCodec.encode`.
 
@@ -442,6 +475,7 @@ class ChainsCodec(Generic[Chain]):
                     rate_weight=rate_weight,
                     detail=detail,
                     regions=regions,
+                    version=version,
                 )
             except BudgetError as error:
                 if error.reason != "budget_too_small" or chain is last:
@@ -451,6 +485,10 @@ class ChainsCodec(Generic[Chain]):
     def shorten(self, bitstream: Bitstream, max_bytes: int) -> Bitstream:
         """See :meth:`codec.base.EdgeCodec.shorten`. It stays in its chain."""
         return self._chain_of(bitstream).shorten(bitstream, max_bytes)
+
+    def recode(self, bitstream: Bitstream, version: int) -> Bitstream:
+        """See :meth:`codec.base.EdgeCodec.recode`."""
+        return self._chain_of(bitstream).recode(bitstream, version)
 
     # -- from bits -------------------------------------------------------------------------------
 

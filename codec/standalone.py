@@ -47,6 +47,7 @@ class _Half(ABC, Generic[L]):
     def decode(self, bitstream: Bitstream, *, reference: L | None = None) -> L:
         """See :meth:`codec.base.CloudCodec.decode`. A reference is refused."""
         self._check_reference(reference)
+        check_alone(bitstream)
         return self._decode(bitstream)
 
     def _check_reference(self, reference: L | None) -> None:
@@ -75,7 +76,20 @@ class StandaloneEdge(_Half[L]):
         if target.state is not None:
             return bitstream.truncate(target.state)
         budget = target.budget_bytes(bitstream.width, bitstream.height)
-        return bitstream if budget is None else self._shorten(bitstream, budget)
+        if budget is None:
+            return bitstream
+        check_alone(bitstream)
+        return self._shorten(bitstream, budget)
+
+    def recode(self, bitstream: Bitstream, version: int) -> Bitstream:
+        """See :meth:`codec.base.EdgeCodec.recode`."""
+        check_alone(bitstream)
+        check_bundle(bitstream, self._bundle)
+        return bitstream if bitstream.version == version else self._recode(bitstream, version)
+
+    @abstractmethod
+    def _recode(self, bitstream: Bitstream, version: int) -> Bitstream:
+        """The same values in another version; raises as :meth:`decode` does."""
 
     def _shorten(self, bitstream: Bitstream, budget: int) -> Bitstream:
         """The bitstream in at most ``budget`` bytes; by default all of it, or none."""
@@ -106,10 +120,23 @@ class StandaloneCloud(_Half[L]):
         return {}
 
 
+def check_alone(bitstream: Bitstream) -> None:
+    """Raise BitstreamError ``reference_needed`` for a predicted frame, which says of which one."""
+    if (reference := bitstream.reference) is not None:
+        raise BitstreamError(
+            "reference_needed",
+            f"a predicted frame: it is decoded with the frame {reference.distance} before it in "
+            f"its session, whose values have the checksum {reference.checksum.hex()}; it does not "
+            "stand alone",
+            distance=reference.distance,
+            checksum=reference.checksum.hex(),
+        )
+
+
 def check_bundle(bitstream: Bitstream, bundle: Bundle) -> None:
     """Raise BitstreamError unless the bitstream is whole and was made with the bundle."""
     bitstream.check()
-    if bitstream.bundle_id != bundle.short_id:
+    if not bitstream.made_with(bundle.short_id):
         raise BitstreamError(
             "wrong_bundle",
             f"made with bundle {bitstream.bundle_id.hex()}, but this is {bundle.manifest.name} "

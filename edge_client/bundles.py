@@ -88,11 +88,17 @@ class DeviceBundles:
         return _packaged(bundle_id) or self._cache.find(bundle_id)
 
     def of_short_id(self, short_id: bytes) -> Bundle | None:
-        """The bundle of a frame that was made before, if it is at hand."""
+        """The bundle of a frame that was made before, if it is at hand; by the first eight bytes of
+        its id, or the fewer of a file."""
         if short_id not in self._found:
             digits = short_id.hex()
             self._found[short_id] = next(
-                (one for one in (self.first, *self.also) if one and one.short_id == short_id), None
+                (
+                    one
+                    for one in (self.first, *self.also)
+                    if one and short_id and one.short_id.startswith(short_id)
+                ),
+                None,
             ) or (packaged_bundle_of(short_id) or (self._cache.find(digits) if digits else None))
         return self._found[short_id]
 

@@ -15,6 +15,7 @@ from shared.rpc.device_client import DeviceClient, connect
 from shared.wire.device_events import Acknowledged, Answered, Event
 from shared.wire.device_protocol import DeviceProtocol
 from shared.wire.features import features_message
+from shared.wire.formats import WRITTEN
 from shared.wire.requests import Hello
 
 SIDE = 512
@@ -35,7 +36,13 @@ class Device:
         self.latencies_s: list[float] = []
         self._unacknowledged: set[int] = set()
         self._protocol = DeviceProtocol[None](
-            Hello(device, session, can_switch_bundle=True, takes_batches=True)
+            Hello(
+                device,
+                session,
+                can_switch_bundle=True,
+                takes_batches=True,
+                format_versions=WRITTEN,
+            )
         )
         self._channel = open_async_channel(address)
         self._stream = DeviceClient(connect(self._channel), self._protocol, self._note)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloud_server.cli.options import BundleOption, DeviceOption, StateOption
+from cloud_server.cli.options import BundleOption, DeviceOption, ScoreOption, StateOption
 from shared.cli import Batch, JsonOption, read_file, split_names, stop_on_error, write_atomically
 from shared.errors import FeatherwireError, ModelError, TaskError
 
@@ -39,6 +39,7 @@ def analyze(
         str | None,
         typer.Option("--segmenter", help="Weights of another segmenter, such as yolo11n-seg.pt."),
     ] = None,
+    score: ScoreOption = None,
     annotate: Annotated[
         Path | None, typer.Option("--annotate", help="Folder for pictures with results drawn in.")
     ] = None,
@@ -60,7 +61,9 @@ def analyze(
     with stop_on_error(as_json=as_json):
         names = None if tasks is None else split_names(tasks)
         backends = {"detection": detector, "segmentation": segmenter}
-        analyzer = Analyzer(names, bundle=bundle, backends=backends, device=device)
+        analyzer = Analyzer(
+            names, bundle=bundle, backends=backends, device=device, shown_score=score
+        )
     batch = Batch(
         as_json=as_json,
         columns={

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloud_server.cli.options import Call, calls, parse_labels, print_json
+from cloud_server.cli.rates import ANY, in_words, or_any, rate_command, undone, whole
 from shared.cli import bits_per_second, finite, print_table, split_names, stop_on_error, takes
 from shared.errors import FeatherwireError
 
@@ -123,28 +124,48 @@ def watch(
 def rate(
     call: Commanding,
     state: Annotated[
-        int | None, typer.Option("--state", min=0, max=255, help="Always this state.")
+        Any,
+        typer.Option(
+            "--state",
+            metavar="STATE|any",
+            parser=or_any(whole("a state", 0, 255)),
+            help="Always this state.",
+        ),
     ] = None,
     bpp: Annotated[
-        float | None,
-        typer.Option("--bpp", parser=finite("bits", minimum=0), help="Bits a pixel, at most."),
+        Any,
+        typer.Option(
+            "--bpp",
+            metavar="BITS|any",
+            parser=or_any(finite("bits a pixel", minimum=1e-6)),
+            help="Bits a pixel, at most.",
+        ),
     ] = None,
     max_bytes: Annotated[
-        int | None, typer.Option("--bytes", min=1, max=2**50, help="Bytes a frame, at most.")
+        Any,
+        typer.Option(
+            "--bytes",
+            metavar="BYTES|any",
+            parser=or_any(whole("bytes a frame", 1, 2**50)),
+            help="Bytes a frame, at most.",
+        ),
     ] = None,
     bandwidth: Annotated[
-        float | None,
+        Any,
         typer.Option(
             "--bandwidth",
-            metavar="BITS_PER_SECOND",
-            parser=bits_per_second,
+            metavar="BITS_PER_SECOND|any",
+            parser=or_any(bits_per_second),
             help="Bits a second, such as 64k or 1.5M; the device picks state and frame rate.",
         ),
     ] = None,
     fps: Annotated[
-        float | None,
+        Any,
         typer.Option(
-            "--fps", parser=finite("frames", minimum=0.001), help="Frames a second, at most."
+            "--fps",
+            metavar="FRAMES|any",
+            parser=or_any(finite("frames a second", minimum=0.001)),
+            help="Frames a second, at most.",
         ),
     ] = None,
     reset: Annotated[
@@ -152,28 +173,27 @@ def rate(
         typer.Option("--reset", help="Take the rate back: the device chooses for itself again."),
     ] = False,
 ) -> None:
-    """Set how devices choose the rate of their frames."""
-    from shared.proto.featherwire.v1 import fleet_pb2
+    """Change how devices choose the rate of their frames; what is not named stays as it is.
 
+    --state, --bpp, --bytes and --bandwidth take each other's place; `any` leaves that part to the
+    device again. What was set before, and is replaced, is said on stderr with who had set it.
+    """
     with stop_on_error(as_json=call.as_json):
-        if sum(one is not None for one in (state, bpp, max_bytes, bandwidth)) > 1:
-            raise FeatherwireError(
-                "bad_option", "give one of --state, --bpp, --bytes and --bandwidth"
-            )
-        given = [one for one in (state, bpp, max_bytes, bandwidth, fps) if one is not None]
-        if reset == bool(given):
-            raise FeatherwireError("bad_option", "give a rate, or --reset alone")
-        policy = fleet_pb2.RatePolicy(max_frames_per_second=fps or 0.0)
-        if state is not None:
-            policy.state = state
-        elif bpp is not None:
-            policy.bits_per_pixel = bpp
-        elif max_bytes is not None:
-            policy.frame_bytes = max_bytes
-        elif bandwidth is not None:
-            policy.bytes_per_second = max(1, int(bandwidth / 8))
-        command = fleet_pb2.Command(set_rate=fleet_pb2.SetRate(policy=policy))
-        call.send(command)
+        selector = call.selector()
+        if bandwidth not in (None, ANY):
+            bandwidth = max(1, int(bandwidth / 8))
+        parts = {
+            "state": state,
+            "bits_per_pixel": bpp,
+            "frame_bytes": max_bytes,
+            "bytes_per_second": bandwidth,
+            "max_frames_per_second": fps,
+        }
+        command = rate_command(parts, reset=reset)
+        with _client(call) as client:
+            for text in undone(client, selector, command):
+                typer.echo(text, err=True)
+        _send(call, selector, command)
 
 
 @takes(Commanding)
@@ -374,7 +394,7 @@ def _device_row(device: fleet_pb2.Device) -> tuple[str, ...]:
         device.device,
         "throttled" if device.throttled else "online" if device.online else "-",
         str(device.state) if device.HasField("state") else "-",
-        _rate(device.rate_policy),
+        in_words(device.rate_policy),
         f"{device.frames_per_second:.2f}",
         f"{device.bytes_per_second / 1e3:.1f}",
         str(device.queued_frames),
@@ -407,17 +427,3 @@ def _command_document(issued: fleet_pb2.IssuedCommand) -> dict[str, Any]:
         "message": message,
         "replied": issued.replied_at.ToJsonString() if issued.HasField("replied_at") else None,
     }
-
-
-def _rate(policy: fleet_pb2.RatePolicy) -> str:
-    """What an operator has set; a dash where the device chooses itself."""
-    described = {
-        "state": f"state {policy.state}",
-        "bits_per_pixel": f"{policy.bits_per_pixel:g} bits/pixel",
-        "frame_bytes": f"{policy.frame_bytes} bytes",
-        "bytes_per_second": f"{8 * policy.bytes_per_second / 1e3:g} kbit/s",
-    }
-    parts = [described[named]] if (named := policy.WhichOneof("policy")) else []
-    if policy.max_frames_per_second:
-        parts.append(f"{policy.max_frames_per_second:g} frames/s")
-    return ", ".join(parts) or "-"

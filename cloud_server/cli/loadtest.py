@@ -216,6 +216,8 @@ def _print(report: Report) -> None:
     ]
     title = f"{report.devices} devices, {report.seconds:g} s"
     print_table(["measured", "value"], rows, title=title)
+    if report.hint is not None:
+        print(report.hint)
 
 
 def _times(found: dict[str, float]) -> str:

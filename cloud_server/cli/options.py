@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared.cli import takes
+from shared.cli import finite, takes
 from shared.cli.options import Connecting
 from shared.errors import FeatherwireError
 
@@ -28,6 +28,17 @@ BundleOption = Annotated[
 StateOption = Annotated[
     int | None,
     typer.Option("--state", min=0, help="Decode at this coarser state. Default: the finest."),
+]
+ScoreOption = Annotated[
+    float | None,
+    typer.Option(
+        "--score",
+        min=0,
+        max=1,
+        parser=finite("a score", minimum=0, maximum=1),
+        help="Show what is found from this score, 0 to 1. Default: each task's own, and what a "
+        "bundle advises for its states, so that no more is found that is not there.",
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
 

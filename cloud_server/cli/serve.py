@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloud_server.cli.options import LOG_FORMAT, LOG_LEVEL
+from cloud_server.cli.options import LOG_FORMAT, LOG_LEVEL, ScoreOption
 from shared.cli import finite, takes
 from shared.cli.options import quiet_grpc
+
+if TYPE_CHECKING:
+    from cloud_server.serve.settings import ServerSettings
 
 
 def register(app: typer.Typer) -> None:
@@ -71,6 +74,7 @@ class Settings:
         str | None,
         typer.Option("--segmenter", help="Back end of segmentation, such as yolo11n-seg.pt."),
     ] = None
+    shown_score: ScoreOption = None
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = None
     workers: Annotated[
         int | None,
@@ -207,7 +211,8 @@ def serve(
 
     Every setting can also come from a YAML file (--config) or from FEATHERWIRE_<SETTING> in the
     environment; flags win over variables, variables over the file. SIGTERM or Ctrl-C lets frames in
-    flight finish first; a second one stops at once.
+    flight finish first; a second one stops at once. SIGHUP takes certificates and log_level anew,
+    and says which changed settings need a restart.
 
     Callers need TLS and a token (`featherwire-cloud auth`), but for the server's health. Reflection
     is on: with --insecure `grpcurl -plaintext HOST:PORT list` works.
@@ -216,6 +221,7 @@ def serve(
     import json
     import os
     import sys
+    from functools import partial
 
     quiet_grpc()
     from cloud_server.serve.settings import ServerSettings
@@ -242,6 +248,7 @@ def serve(
         server, engine, opened = await open_server(settings)
         address = await server.start(settings.listen)
         server.stop_on_signals()
+        server.reload_on_hangup(partial(_reload, settings, config, flags))
         beside: ConsoleProcess | None = None
         if settings.console is not None:
             try:
@@ -286,6 +293,27 @@ def serve(
         os._exit(ExitCode.OK if drained else ExitCode.SOME_FAILED)
     if not drained:
         raise typer.Exit(ExitCode.SOME_FAILED)
+
+
+def _reload(settings: ServerSettings, config: Path | None, flags: Settings) -> None:
+    """On SIGHUP: take what can be taken of the settings as they are now, and name what cannot."""
+    import structlog
+
+    from cloud_server.telemetry.logs import configure_logs
+    from shared.errors import FeatherwireError
+
+    try:
+        now = type(settings).load(config, **flags.given())
+    except FeatherwireError as error:
+        structlog.get_logger().warning("settings_not_taken", **error.to_dict())
+        return
+    configure_logs(log_format=settings.log_format, level=now.log_level)
+    waiting = sorted(
+        name
+        for name in type(now).model_fields
+        if name != "log_level" and getattr(now, name) != getattr(settings, name)
+    )
+    structlog.get_logger().info("reloaded", log_level=now.log_level, need_restart=waiting)
 
 
 def _print_ready(ready: Mapping[str, object]) -> None:

@@ -25,7 +25,9 @@ from cloud_server.console.context import Console, ConsoleSettings
 from cloud_server.console.upstream import NOT_LET_IN
 from cloud_server.console.view.timeline import Wanted
 from shared.errors import FeatherwireError
+from shared.rpc.tls_files import WatchedPem
 
+RENEW_S = 5.0
 STATIC = Path(__file__).parent / "static"
 STATUS_BY_REASON = {"not_found": 404, "bad_state": 409, "busy": 503, "unreachable": 502}
 
@@ -114,7 +116,8 @@ async def run(settings: ConsoleSettings, *, until_stdin_ends: bool = False) -> N
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.stop)
-    tasks = [asyncio.create_task(announce())]
+    tasks = [asyncio.create_task(announce()), asyncio.create_task(_renew(server.config, console))]
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)  # it looks by itself
     if until_stdin_ends:
         tasks.append(asyncio.create_task(_stop_with_stdin(server)))
     try:
@@ -123,6 +126,20 @@ async def run(settings: ConsoleSettings, *, until_stdin_ends: bool = False) -> N
         for task in tasks:
             task.cancel()
         await console.upstream.close()
+
+
+async def _renew(config: uvicorn.Config, console: Console) -> None:
+    """Take certificates anew when their files are replaced: for new connections of browsers, and
+    for those to the server."""
+    settings, upstream = console.settings, console.upstream
+    own = WatchedPem(ca=None, certificate=settings.certificate, key=settings.key)
+    while True:
+        await asyncio.sleep(RENEW_S)
+        if config.ssl is not None and await asyncio.to_thread(own.refresh):
+            assert settings.certificate is not None
+            config.ssl.load_cert_chain(settings.certificate, settings.key)
+            structlog.get_logger().info("certificate_replaced")
+        await upstream.renew()
 
 
 class _Server(uvicorn.Server):

@@ -12,7 +12,8 @@ from fastapi.responses import RedirectResponse
 from cloud_server.console.sessions import COOKIE, Sessions, Tries, User, load_or_make
 from cloud_server.console.upstream import Pictures, Upstream
 from shared.errors import FeatherwireError
-from shared.rpc.access import Access, check_tls_files, is_loopback
+from shared.rpc.access import Access, is_loopback
+from shared.rpc.tls_files import check_tls_files
 
 
 @dataclass(frozen=True, slots=True)

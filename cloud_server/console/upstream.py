@@ -28,6 +28,7 @@ from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, fleet_pb2, results_pb2
 from shared.rpc.access import Access
 from shared.rpc.channel import open_async_channel
+from shared.rpc.tls_files import WatchedPem
 from shared.wire.requests import PictureEncoding, PictureRequest
 
 IDLE_S = 60.0
@@ -44,9 +45,11 @@ class Connection:
     """One token's clients and feeds."""
 
     def __init__(self, address: str, access: Access) -> None:
-        self._channel = open_async_channel(address, access)
-        self.results = AsyncResultClient(self._channel, address, access)
-        self.fleet = AsyncFleetClient(self._channel, address, access)
+        self._address, self._access = address, access
+        channel = open_async_channel(address, access)
+        self._channels = [channel]
+        self.results = AsyncResultClient(channel, address, access)
+        self.fleet = AsyncFleetClient(channel, address, access)
         self.devices = FleetFeed(self.fleet)
         self._of_device: dict[str, ResultFeed] = {}
         self._bundles: list[bundles_pb2.BundleInfo] = []
@@ -86,9 +89,17 @@ class Connection:
             raise
         return Role.OPERATOR
 
+    def renew(self) -> None:
+        """Reach the server with the TLS files of now, in calls that begin now; feeds that run go on
+        until the server ends them."""
+        self._channels.append(open_async_channel(self._address, self._access))
+        self.results.use(self._channels[-1])
+        self.fleet.use(self._channels[-1])
+
     async def close(self) -> None:
-        """Close the channel; what still runs on it ends."""
-        await self._channel.close()
+        """Close the channels; what still runs on them ends."""
+        for channel in self._channels:
+            await channel.close()
 
 
 class Upstream:
@@ -97,6 +108,7 @@ class Upstream:
     def __init__(self, address: str, access: Access) -> None:
         self.address = address
         self._access = access
+        self._files = WatchedPem(ca=access.ca, certificate=access.certificate, key=access.key)
         self._by_token: dict[str | None, Connection] = {}
         self._sweeping: asyncio.Task[None] | None = None
         self._open: bool | None = None
@@ -157,6 +169,13 @@ class Upstream:
                     return None if self.takes_tokens else visitor
             self._open_at = time.monotonic()
         return User(Role.OPERATOR) if self._open else None
+
+    async def renew(self) -> None:
+        """Reach the server anew where the TLS files have been replaced."""
+        if await asyncio.to_thread(self._files.refresh):
+            structlog.get_logger().info("upstream_certificates_replaced")
+            for connection in list(self._by_token.values()):
+                connection.renew()
 
     async def close(self) -> None:
         """Close every connection."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 from shared.backoff import Backoff
-from shared.bitstream import Bitstream
+from shared.bitstream import FORMAT_VERSIONS, Bitstream
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import results_pb2, results_pb2_grpc, types_pb2
 from shared.rpc.access import Access
@@ -125,9 +125,13 @@ class AsyncResultClient:
     """As ``ResultClient``, over a channel that the caller closes. Raises ``FeatherwireError``."""
 
     def __init__(self, channel: AsyncChannel, address: str, access: Access) -> None:
-        self._stub = results_pb2_grpc.ResultServiceStub(channel)
         self._address = address
         self._access = access
+        self.use(channel)
+
+    def use(self, channel: AsyncChannel) -> None:
+        """Make calls that begin from here on over this channel."""
+        self._stub = results_pb2_grpc.ResultServiceStub(channel)
 
     async def page(
         self, request: results_pb2.ListResultsRequest
@@ -190,5 +194,6 @@ def _frame_request(
         state=state,
         max_bytes=max_bytes,
         bundle_short_id=bundle_id,
+        format_versions=FORMAT_VERSIONS,
         picture=picture_request_message(picture),
     )

@@ -17,6 +17,7 @@ from cloud_server.ingest.flow import StreamLimits
 from cloud_server.ingest.refinement import replayed
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import Filter, Record
+from codec.base import recode
 from shared.bitstream import Bitstream
 from shared.errors import BitstreamError, BudgetError, BundleError, FeatherwireError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
@@ -24,6 +25,7 @@ from shared.proto.featherwire.v1 import ingest_pb2, results_pb2, results_pb2_grp
 from shared.rpc.status import abort
 from shared.wire import PictureRequest, error_to_message
 from shared.wire.features import features_message, parse_short_id
+from shared.wire.formats import SILENT
 from shared.wire.requests import MAX_SEQUENCE, parse_picture_request
 from shared.wire.results import outcome_to_message
 
@@ -183,6 +185,7 @@ class ResultServicer(results_pb2_grpc.ResultServiceServicer):
                 bundle_id,
                 makes_pictures=None if wished is None else self._makes_pictures,
             )
+            one = recode(self._bundles.of(one.bundle_id), one, request.format_versions or SILENT)
             return bitstreams, _cut(
                 one,
                 request.state if request.HasField("state") else None,
@@ -203,7 +206,9 @@ class ResultServicer(results_pb2_grpc.ResultServiceServicer):
 
     async def _picture(self, bitstream: Bitstream, wished: PictureRequest) -> types_pb2.Picture:
         deadline_s = self._limits.deadline_of(bitstream)
-        frame = EngineFrame((bitstream,), picture=wished, deadline_s=deadline_s)
+        frame = EngineFrame(
+            (bitstream,), picture=wished, deadline_s=deadline_s, patience_s=deadline_s
+        )
         try:
             # While it has no worker the engine counts no time; the caller of a unary call does.
             async with asyncio.timeout(2 * deadline_s):

@@ -13,12 +13,14 @@ spec        what an engine loads, as plain values
 processes   the engine in processes of its own: workers started, asked, started again
 worker      the other end: a worker process's main
 messages    the engine's values as messages to workers, and over a socket
+fair        turns before an engine: how many frames it is given at a time, and whose
 waiting     frames that wait for a worker, and those whose worker died
 ray         the engine on a Ray cluster
 files       one file at a time, for commands: decoded, reconstructed, analysed
 """
 
 from cloud_server.engine.api import Engine, EngineFrame, EngineOutcome, TaskStatus
+from cloud_server.engine.fair import FairEngine
 from cloud_server.engine.local import LocalEngine
 from cloud_server.engine.pipeline import WorkerCounts
 
@@ -26,6 +28,7 @@ __all__ = [
     "Engine",
     "EngineFrame",
     "EngineOutcome",
+    "FairEngine",
     "LocalEngine",
     "TaskStatus",
     "WorkerCounts",

@@ -14,7 +14,9 @@ from shared.wire import FrameOutcome, PictureRequest
 
 @dataclass(frozen=True, slots=True)
 class EngineFrame:
-    """One frame to analyse. ``deadline_s`` counts from ``submit``.
+    """One frame to analyse. ``deadline_s`` counts from ``submit``, or from its turn where frames
+    wait for one (`cloud_server.engine.fair`): ``device`` has its fair share of those, and a frame
+    with a ``patience_s`` waits no longer than that, as part of its deadline.
 
     ``bitstreams``: one or more encodings of the one picture, each by another bundle. A task that
     a tail of one of these bundles does runs on features; the others, and the picture itself, need
@@ -32,6 +34,8 @@ class EngineFrame:
     refined: bytes | None = None
     references: tuple[Bitstream, ...] = ()
     rendering: Rendering = PLAIN
+    device: str = ""
+    patience_s: float | None = None
 
     @property
     def asks_nothing(self) -> bool:
@@ -87,6 +91,10 @@ class Engine(Protocol):
     @property
     def alive(self) -> bool:
         """Whether it can work: False once a thread, or all processes for a while, have died."""
+
+    @property
+    def width(self) -> int:
+        """Frames that it works on at a time; given fewer, some of it idles."""
 
     @property
     def queues(self) -> dict[str, int]:

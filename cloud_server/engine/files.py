@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cloud_server.engine.pipeline import Showing
 from cloud_server.engine.spec import check_device
 from cloud_server.tasks import open_task, task_names
 from cloud_server.tasks.base import Task
 from codec import PLAIN, Latents, Rendering, no_picture, open_cloud
-from shared.bitstream import MAGIC, Bitstream
+from shared.bitstream import Bitstream, is_file
 from shared.bundle import Bundle, bundle_for, packaged_names
 from shared.errors import BitstreamError, TaskError
 from shared.preprocess import load_photo
@@ -43,15 +44,18 @@ def parse(data: bytes, state: int | None = None) -> tuple[Bitstream, str | None]
 class BitstreamDecoder:
     """Decodes bitstreams of one bundle."""
 
-    def __init__(self, bundle: Bundle, *, device: str = "cpu") -> None:
-        """Raises BundleError for a damaged bundle, TaskError for a device that is not there."""
+    def __init__(
+        self, bundle: Bundle, *, device: str = "cpu", score_threshold: float | None = None
+    ) -> None:
+        """score_threshold: of tails, 0 to 1. Raises BundleError for a damaged bundle, TaskError
+        for a device that is not there."""
         check_device(device)
         self.bundle = bundle
         self._codec = open_cloud(bundle)
         self._reconstructor = (
             self._codec.open_reconstructor(device=device) if bundle.manifest.pictures else None
         )
-        self.tails = self._codec.open_tails(device=device)
+        self.tails = self._codec.open_tails(device=device, score_threshold=score_threshold)
         """Tasks that run on this bundle's features, by name."""
 
     @property
@@ -82,21 +86,30 @@ class BitstreamDecoder:
 class Decoders:
     """A decoder for each bundle that files were made with, opened when the first file comes."""
 
-    def __init__(self, bundle: str | None = None, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        bundle: str | None = None,
+        *,
+        device: str = "cpu",
+        score_threshold: float | None = None,
+    ) -> None:
         """bundle: for all files; None takes the packaged one that each file was made with.
+        score_threshold: of tails, 0 to 1.
 
         Raises BundleError, or TaskError for a device that is not there.
         """
         check_device(device)
         self.bundle = None if bundle is None else Bundle.load(bundle)
-        self._device = device
+        self._device, self._score_threshold = device, score_threshold
         self._open: dict[bytes, BitstreamDecoder] = {}
 
     def of(self, bitstream: Bitstream) -> BitstreamDecoder:
         """The decoder for a bitstream; for a foreign one the default's, which refuses it."""
         bundle = bundle_for(bitstream.bundle_id, self.bundle)
         if bundle.short_id not in self._open:
-            self._open[bundle.short_id] = BitstreamDecoder(bundle, device=self._device)
+            self._open[bundle.short_id] = BitstreamDecoder(
+                bundle, device=self._device, score_threshold=self._score_threshold
+            )
         return self._open[bundle.short_id]
 
 
@@ -135,17 +148,20 @@ class Analyzer:
         backends: Mapping[str, str | None] | None = None,
         device: str = "cpu",
         store: ModelStore | None = None,
+        shown_score: float | None = None,
     ) -> None:
         """tasks: None runs all that a file has enough for. bundle: None takes the packaged one
         that a file was made with. backends: task name -> back end or weights, where not the
-        embedded one; features are only good for the network that they were cut from.
+        embedded one; features are only good for the network that they were cut from. shown_score:
+        from which score everything is shown, 0 to 1; None leaves that to tasks and bundles.
 
         Raises TaskError for an unknown task. Models and bundles are loaded when a file needs them.
         """
         self._store = store or ModelStore()
         self._backends = backends or {}
         self._device = device
-        self._decoders = Decoders(bundle, device=device)
+        self._shown_score = shown_score
+        self._decoders = Decoders(bundle, device=device, score_threshold=shown_score)
         self._wanted = None if tasks is None else tuple(dict.fromkeys(tasks))
         for name in self._wanted or ():
             self._check_name(name)
@@ -162,7 +178,7 @@ class Analyzer:
         file's features are not enough for.
         """
         if features is None:
-            features = data.startswith(MAGIC)
+            features = is_file(data)
         return self._analyze_features(data, state) if features else self._analyze_photo(data)
 
     def _analyze_photo(self, data: bytes) -> Analysed:
@@ -188,11 +204,12 @@ class Analyzer:
         stage = "decode" if picture is None else "reconstruct"
         milliseconds = {stage: 1000 * (time.perf_counter() - started)}
         results: dict[str, TaskResult] = {}
+        showing = Showing(decoder.bundle, latents.state, explicit=self._shown_score)
         for name in names:
             if name in decoder.tails:
-                results[name] = decoder.tails[name].run([latents])[0]
+                results[name], _ = showing.shown(decoder.tails[name].run([latents])[0])
             elif picture is not None:
-                results[name] = self._open_task(name).run([picture])[0]
+                results[name], _ = showing.shown(self._open_task(name).run([picture])[0])
             else:
                 raise TaskError(
                     "needs_picture",
@@ -226,7 +243,11 @@ class Analyzer:
     def _open_task(self, name: str) -> Task:
         if name not in self._tasks:
             self._tasks[name] = open_task(
-                name, self._store, self._backends.get(name), device=self._device
+                name,
+                self._store,
+                self._backends.get(name),
+                device=self._device,
+                score_threshold=self._shown_score,
             )
         return self._tasks[name]
 

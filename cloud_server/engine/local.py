@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from cloud_server.engine.api import EngineFrame, EngineOutcome, TaskStatus
-from cloud_server.engine.pipeline import BundlePipeline, WorkerCounts, each, shown
+from cloud_server.engine.pipeline import BundlePipeline, Showing, WorkerCounts, each
 from cloud_server.engine.stage import Done, Stage
 from cloud_server.engine.waiting import deadline_exceeded
 from cloud_server.tasks.base import Task
@@ -32,8 +32,9 @@ DEFAULT_WEBP_QUALITY = 90
 class LocalEngine:
     """Stages of threads; one model instance a thread. Made by ``LocalEngine.open``."""
 
-    def __init__(self, workers: WorkerCounts) -> None:
+    def __init__(self, workers: WorkerCounts, shown_score: float | None = None) -> None:
         self._workers = workers
+        self.shown_score = shown_score
         self._pipelines: dict[bytes, BundlePipeline] = {}
         self._tasks: dict[str, TaskStatus] = {}
         self._unavailable: dict[str, FeatherwireError] = {}
@@ -50,6 +51,7 @@ class LocalEngine:
         device: str = "cpu",
         workers: WorkerCounts | None = None,
         score_threshold: float = DEFAULT_THRESHOLD,
+        shown_score: float | None = None,
     ) -> LocalEngine:
         """Load every model and start the workers.
 
@@ -57,14 +59,16 @@ class LocalEngine:
         pictures by name, once for each of its workers. A task whose opener raises is reported in
         ``engine.tasks`` as unavailable, and the rest go on; a codec, reconstructor or tail that
         cannot be opened raises. ``score_threshold``: down to which tails report ``doubts``.
+        ``shown_score``: from which score results show everything (``tasks`` must find it), in place
+        of what bundles advise.
         """
-        engine = cls(workers or WorkerCounts())
+        engine = cls(workers or WorkerCounts(), shown_score)
         await asyncio.to_thread(
             engine._open,
             bundles,
             dict(tasks or {}),
             device,
-            min(score_threshold, DEFAULT_THRESHOLD),
+            min(score_threshold, DEFAULT_THRESHOLD, 1.0 if shown_score is None else shown_score),
         )
         return engine
 
@@ -75,6 +79,10 @@ class LocalEngine:
     @property
     def alive(self) -> bool:
         return all(stage.alive for stage in self._stages())
+
+    @property
+    def width(self) -> int:
+        return self._workers.width
 
     @property
     def queues(self) -> dict[str, int]:
@@ -216,6 +224,7 @@ class FrameRun:
         self._latents: list[Latents] = []
         self._jobs: list[asyncio.Task[Any]] = []
         self._images: dict[Rendering, asyncio.Task[Done[Pixels]]] = {}
+        self._showing: dict[str, Showing] = {}
 
     async def outcome(self) -> EngineOutcome:
         """Analyse the frame; every failure is in what is returned.
@@ -291,7 +300,7 @@ class FrameRun:
             done = self._result_of(job)
             if isinstance(done, Done):
                 self._note(f"task.{name}", done)
-                results[name], unsure = shown(done.value)
+                results[name], unsure = self._showing[name].shown(done.value)
                 doubts += unsure
             else:
                 errors[name] = done
@@ -337,12 +346,24 @@ class FrameRun:
                 tail = None
         if tail is not None:
             pipeline, latents = tail
+            self._show(name, tail, DEFAULT_THRESHOLD)
             return self._start(pipeline.tail(name, latents))
         if on_picture:
+            source = self._picture_source()
+            assert source is not None
+            self._show(name, source, 0.0)
             return self._start(self._run_on_picture(name))
         if self._engine.on_pictures(name):
             return self._needs_picture(name)
         return self._engine.cannot_run(name)
+
+    def _show(self, name: str, source: tuple[BundlePipeline, Latents], least: float) -> None:
+        """Note what the result of a task is shown by: a task on pictures knows its own ``least``,
+        while tails give doubts too."""
+        pipeline, latents = source
+        self._showing[name] = Showing(
+            pipeline.bundle, latents.state, least, self._engine.shown_score
+        )
 
     def _tail_source(self, task: str) -> tuple[BundlePipeline, Latents] | None:
         """The bundle whose tail does ``task``, the refined one first, and its features."""

@@ -13,7 +13,13 @@ from cloud_server.engine.stage import Done, Stage, StoppableHandler
 from codec.base import PLAIN, CloudCodec, Latents, Pixels, Rendering, Tail, open_cloud
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.results import DEFAULT_THRESHOLD, ModelInfo, TaskResult
+from shared.results import (
+    Detection,
+    Face,
+    Instance,
+    ModelInfo,
+    TaskResult,
+)
 
 Predicted = tuple[Bitstream, tuple[Bitstream, ...]]
 """A bitstream, and those of the frames before that it is predicted from."""
@@ -23,6 +29,9 @@ Rendered = tuple[Latents, Rendering]
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+FACE = "face"
+"""The class of faces, which results do not name, in a bundle's advice."""
 
 LARGE_PIXELS = 4_000_000
 """Pictures of more pixels are reconstructed by a worker of their own, so that others pass them."""
@@ -44,6 +53,11 @@ class WorkerCounts:
     max_batch: int = 4
     max_task_batch: int = 1
     max_delay_s: float = 0.005
+
+    @property
+    def width(self) -> int:
+        """Frames that are worked on at a time, in the stage with the most threads."""
+        return max(self.decode, self.reconstruct, self.task, self.picture)
 
 
 class BundlePipeline:
@@ -76,7 +90,8 @@ class BundlePipeline:
             self._name("reconstruct-large"), queue_size=workers.queue_size
         )
         self._tails: dict[str, Stage[Latents, TaskResult]] = {}
-        # All models first: what cannot be opened leaves no threads behind.
+        # All models, and advice, first: what cannot be opened leaves no threads behind.
+        _ = bundle.advice
         codec = open_cloud(bundle)
         count = workers.reconstruct + 1 if self.makes_pictures else 0
         reconstructors = [_open_reconstructor(codec, device) for _ in range(count)]
@@ -138,17 +153,46 @@ class BundlePipeline:
         )
 
 
-def shown(
-    result: TaskResult, threshold: float = DEFAULT_THRESHOLD
-) -> tuple[TaskResult, list[float]]:
-    """``result`` with the detections that results show, and the scores of the others."""
-    if result.detections is None:
-        return result, []
-    kept = [item for item in result.detections if item.score >= threshold]
-    doubts = [item.score for item in result.detections if item.score < threshold]
-    if not doubts:
-        return result, []
-    return result.model_copy(update={"detections": kept}), doubts
+@dataclass(frozen=True, slots=True)
+class Showing:
+    """From which score results show what was found.
+
+    least: of a task whose bundle advises nothing. explicit: what a person has asked for, in place
+    of both.
+    """
+
+    bundle: Bundle
+    state: int
+    least: float = 0.0
+    explicit: float | None = None
+
+    def shown(self, result: TaskResult) -> tuple[TaskResult, list[float]]:
+        """``result`` as it is shown, and the scores of the detections that are not.
+
+        Raises BundleError ``bad_advice``.
+        """
+        least = self._least(result)
+        kept: dict[str, list[Any]] = {}
+        for kind in ("detections", "instances", "faces"):
+            found = getattr(result, kind)
+            if found is not None:
+                kept[kind] = [item for item in found if item.score >= least(_class_of(item))]
+        hidden = [one.score for one in result.detections or () if one.score < least(_class_of(one))]
+        return (result.model_copy(update=kept) if kept else result), hidden
+
+    def _least(self, result: TaskResult) -> Callable[[str], float]:
+        """The least score that is shown, by class."""
+        explicit, models = self.explicit, (model.sha256 for model in result.model)
+        if explicit is not None:
+            return lambda name: explicit
+        advised = self.bundle.advice.thresholds(result.task, models)
+        if advised is None:
+            return lambda name: self.least
+        return lambda name: max(self.least, advised.of(name, self.state))
+
+
+def _class_of(item: Detection | Instance | Face) -> str:
+    return FACE if isinstance(item, Face) else item.class_name
 
 
 def each(function: Callable[[A], B]) -> Callable[[list[A]], list[B]]:

@@ -135,6 +135,10 @@ class ProcessEngine:
         return bool(self._ready) or time.monotonic() - self._last_seen < GRACE_S
 
     @property
+    def width(self) -> int:
+        return len(self._slots) * self._spec.counts.width
+
+    @property
     def queues(self) -> dict[str, int]:
         """Items of all workers, at most a second old, and frames that wait for a worker."""
         found = {"workers": len(self._waiting)}

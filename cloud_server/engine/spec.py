@@ -24,7 +24,7 @@ class EngineSpec(BaseModel):
 
     ``bundle`` and ``bundles`` as in the settings; ``bundle_ids`` are those that were found there.
     ``backends``: of tasks, by name. ``more_tasks``: openers of further tasks, as module:function.
-    ``score_threshold``: 0 to 1, see ``LocalEngine.open``.
+    ``score_threshold`` and ``shown_score``: 0 to 1, see ``LocalEngine.open``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +40,7 @@ class EngineSpec(BaseModel):
     torch_threads: int | None = None
     counts: WorkerCounts = WorkerCounts()
     score_threshold: float = 1.0
+    shown_score: float | None = None
 
     def load_bundles(self) -> tuple[Bundle, ...]:
         """The bundle that clients shall use first, then those beside it; each once.
@@ -86,13 +87,19 @@ class EngineSpec(BaseModel):
             device=self.device,
             workers=self.counts,
             score_threshold=self.score_threshold,
+            shown_score=self.shown_score,
         )
 
     def _openers(self) -> dict[str, Callable[[], Task]]:
         store = ModelStore(models_dirs=[self.models_dir] if self.models_dir else [])
         return {
             name: functools.partial(
-                open_task, name, store, backend=self.backends.get(name), device=self.device
+                open_task,
+                name,
+                store,
+                backend=self.backends.get(name),
+                device=self.device,
+                score_threshold=self.shown_score,
             )
             for name in self.tasks
         }

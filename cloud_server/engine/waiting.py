@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 from cloud_server.engine.api import EngineFrame, EngineOutcome
 from shared.errors import FeatherwireError
+from shared.words import counted
 
 MAX_CRASHES = 2
 """Workers that may crash on a frame that they have alone; then its answer is an error."""
@@ -46,7 +47,7 @@ class Deaths:
         """The answer to a frame that is given up; ``cause``: what the last worker ended with."""
         return FeatherwireError(
             "worker_crashed",
-            f"{self.crashes + self.kills} workers died while they had this frame alone ({cause})",
+            f"{counted(self.crashes + self.kills, 'worker')} died over this frame alone ({cause})",
             cause=cause,
         )
 

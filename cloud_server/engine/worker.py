@@ -40,7 +40,7 @@ EXIT_STAGE_DIED = 4
 def main() -> None:
     """Run until the server closes the socket."""
     faulthandler.enable()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))

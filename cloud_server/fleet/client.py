@@ -69,13 +69,20 @@ class FleetClient:
         return dict(self._call(self._stub.SendCommand, request).command_id_by_device)
 
     def commands(
-        self, selector: fleet_pb2.DeviceSelector | None = None, *, pending_only: bool = False
+        self,
+        selector: fleet_pb2.DeviceSelector | None = None,
+        *,
+        pending_only: bool = False,
+        newest_first: bool = False,
     ) -> Iterator[fleet_pb2.IssuedCommand]:
-        """Commands to the chosen devices, oldest first."""
+        """Commands to the chosen devices, oldest first, or newest first."""
         token = ""
         while True:
             request = fleet_pb2.ListCommandsRequest(
-                selector=selector, pending_only=pending_only, page_token=token
+                selector=selector,
+                pending_only=pending_only,
+                page_token=token,
+                newest_first=newest_first,
             )
             page = self._call(self._stub.ListCommands, request)
             yield from page.commands
@@ -103,10 +110,14 @@ class AsyncFleetClient:
     """As ``FleetClient``, over a channel that the caller closes. Raises ``FeatherwireError``."""
 
     def __init__(self, channel: AsyncChannel, address: str, access: Access) -> None:
-        self._stub = fleet_pb2_grpc.FleetServiceStub(channel)
-        self._bundles = bundles_pb2_grpc.BundleServiceStub(channel)
         self._address = address
         self._access = access
+        self.use(channel)
+
+    def use(self, channel: AsyncChannel) -> None:
+        """Make calls that begin from here on over this channel."""
+        self._stub = fleet_pb2_grpc.FleetServiceStub(channel)
+        self._bundles = bundles_pb2_grpc.BundleServiceStub(channel)
 
     async def check(self) -> None:
         """Raise what the server would say to somebody who asks for devices."""

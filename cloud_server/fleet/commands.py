@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,13 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from cloud_server.database.schema import COMMANDS, now_us
+from cloud_server.fleet.rates import check_change, check_rate, whole_rate
+from shared.bitstream.layers import MAX_STATE
 from shared.errors import BundleError, FeatherwireError, SessionError, TaskError
 from shared.proto.featherwire.v1 import fleet_pb2
 from shared.wire import error_to_message
 from shared.wire.commands import parse_regions
-from shared.wire.features import MAX_STATE, parse_short_id
+from shared.wire.features import parse_short_id
 from shared.wire.requests import MAX_SEQUENCE, check_name, parse_tasks
 
 MAX_PENDING = 256
@@ -51,8 +52,11 @@ def issue(
 ) -> IssuedCommand:
     """Keep a command; one of its kind that has no reply is superseded, but for refinements.
 
+    A change of the rate is kept as the rate that comes of it.
+
     Raises ``SessionError("too_many_commands")``, and has changed nothing then.
     """
+    command = whole_rate(connection, device, command)
     kind = command.WhichOneof("command")
     assert kind is not None, "checked before"
     now = now_us()
@@ -178,7 +182,9 @@ def check_command(
     """
     match command.WhichOneof("command"):
         case "set_rate":
-            _check_rate(command.set_rate.policy)
+            check_rate(command.set_rate.policy)
+        case "change_rate":
+            check_change(command.change_rate)
         case "set_tasks":
             for name in parse_tasks(command.set_tasks.tasks):
                 if tasks is not None and name not in tasks:
@@ -213,19 +219,6 @@ def check_selector(selector: fleet_pb2.DeviceSelector) -> None:
         raise _invalid("selector", f"names more than {MAX_SELECTED} devices or labels")
     for device in selector.devices:
         check_name("selector.devices", device)
-
-
-def _check_rate(policy: fleet_pb2.RatePolicy) -> None:
-    named = policy.WhichOneof("policy")
-    fps = policy.max_frames_per_second
-    value = getattr(policy, named) if named is not None else 0
-    if (
-        not 0 <= fps < math.inf
-        or not 0 <= value < 2**53
-        or policy.state > MAX_STATE
-        or (named not in {None, "state"} and not value)
-    ):
-        raise _invalid("set_rate", "the policy is out of range")
 
 
 def _invalid(field: str, complaint: str) -> SessionError:

@@ -28,10 +28,11 @@ from cloud_server.results.records import (
 from cloud_server.telemetry.metrics import Metrics
 from shared.bitstream import Bitstream
 from shared.bitstream.container import BUNDLE_ID_BYTES
-from shared.errors import FeatherwireError, SessionError, StorageError
+from shared.errors import BitstreamError, FeatherwireError, SessionError, StorageError
 from shared.limits import Limits
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import FrameOutcome
+from shared.wire.features import header_of
 from shared.wire.requests import Refine, parse_frame, parse_refine
 from shared.wire.results import outcome_to_message
 from shared.wire.tracing import frame_span, tracer, tracing
@@ -88,9 +89,7 @@ class Admission:
         self, session: Session, message: ingest_pb2.Frame, serialised: bytes
     ) -> None:
         """Check a frame; it goes to the log with the next ``flush``. serialised: as it is kept."""
-        version = (b"", 0)
-        if message.features:
-            version = (_short(message.features[0].bundle_short_id), message.features[0].state)
+        version = _version_of(message)
         try:
             frame = await _checked(
                 lambda: parse_frame(message, self._picture_limits), len(serialised)
@@ -117,6 +116,10 @@ class Admission:
         self.bytes += arrival.size
         self._stream.count_pixels(engine_frame.pixels)
         self._waiting.append(arrival)
+
+    def forgotten(self, sequence: int) -> None:
+        """Tell the client that it waits for a frame in vain."""
+        self._replies.refuse(sequence, (b"", 0), _not_kept(sequence))
 
     def flush(self, session: Session, *, now: bool = False) -> None:
         """Give the log the frames that have come.
@@ -333,18 +336,16 @@ class Replies:
             self._stream.send(ingest_pb2.ConnectResponse(result=result))
             self._stream.settle()
             return None
-        self.reject(
-            sequence,
-            version,
-            SessionError(
-                "result_not_kept",
-                f"frame {sequence} was processed before, and its result is no longer kept",
-            ),
-        )
+        self.reject(sequence, version, _not_kept(sequence))
         return None
 
     def reject(self, sequence: int, version: Version, error: FeatherwireError) -> None:
-        """Send a result that refuses a frame; it has no number and is not kept."""
+        """Refuse a frame that has cost a credit."""
+        self.refuse(sequence, version, error)
+        self._stream.settle()
+
+    def refuse(self, sequence: int, version: Version, error: FeatherwireError) -> None:
+        """Send a result that says why there is none; it has no number and is not kept."""
         self._refused.labels(error.reason).inc()
         bundle_id, state = version
         result = ingest_pb2.Result(
@@ -354,7 +355,6 @@ class Replies:
             bundle_short_id=bundle_id,
         )
         self._stream.send(ingest_pb2.ConnectResponse(result=result))
-        self._stream.settle()
 
     def not_logged(self, session: Session, sequences: Sequence[int], error: StorageError) -> None:
         """End the stream over frames that could not be made durable; the client must come again."""
@@ -382,11 +382,29 @@ class Replies:
         self._stream.send(response)
 
 
+def _not_kept(sequence: int) -> SessionError:
+    return SessionError(
+        "result_not_kept",
+        f"frame {sequence} was processed before, and its result is no longer kept",
+    )
+
+
 async def _checked(parse: Callable[[], Parsed], message_bytes: int) -> Parsed:
     """Run ``parse`` here when it is quick, in a thread when it is not."""
     if message_bytes <= INLINE_BYTES:
         return parse()
     return await asyncio.to_thread(parse)
+
+
+def _version_of(message: ingest_pb2.Frame) -> Version:
+    """What the device awaits a result of, as far as the message says it."""
+    if not message.features:
+        return b"", 0
+    first = message.features[0]
+    try:
+        return _short(first.bundle_short_id), header_of(first).state
+    except BitstreamError:
+        return _short(first.bundle_short_id), 0
 
 
 def _short(bundle_id: bytes) -> bytes:

@@ -1,7 +1,8 @@
 """How much of one stream is under way: its limits, its credits, what waits to be written.
 
-A client sends as many frames as it has credits for; each comes back with its result. Where a
-device is at its quota, credits are withheld. Messages to the client go out together where it can
+A client sends as many frames as it has credits for; each comes back with its result. Where the
+server has more to do than it can, a device has no more than its share of what is under way; where
+a device is at its quota, credits are withheld. Messages to the client go out together where it can
 read that.
 """
 
@@ -29,6 +30,13 @@ from shared.wire.transport import (
 LEAST_PAUSE_S = 0.05
 """Between credits of a device that is at its quota."""
 
+BACKLOG_EVERY_S = 5.0
+"""A device whose frames are still to be answered is told so this often; more often where frames
+have little time, so that a device that waits for their deadline hears of it."""
+
+Share = Callable[[int], int]
+"""Of so many frames that a device may have in flight, how many it may have now; one at least."""
+
 Write = Callable[[ingest_pb2.ConnectResponse], Awaitable[None]]
 """Hands one message to the client, and returns once it is on its way."""
 
@@ -50,6 +58,11 @@ class StreamLimits:
     deadline_per_megapixel_s: float = DEADLINE_PER_MEGAPIXEL_S
     write_timeout_s: float = 30.0
 
+    @property
+    def backlog_every_s(self) -> float:
+        """Seconds between words to a device whose frames are still to be answered."""
+        return min(BACKLOG_EVERY_S, self.frame_deadline_s / 4)
+
     def deadline_of(self, bitstream: Bitstream) -> float:
         """Seconds for a frame; larger pictures have longer."""
         return frame_deadline(
@@ -63,24 +76,35 @@ class StreamLimits:
 class Credits:
     """Credits of one stream: as many frames as its limits allow, those in flight included.
 
+    While the server is busy that is the device's ``share`` of what is under way. Credits that a
+    client has stay its own; those of frames that come back are kept until it has no more than its
+    share, and come back two for one when there is room again.
+
     A client whose frames are only kept earns more, one for each, up to ``kept_credits``: while one
     commit runs it can fill the next. A frame that asks for something takes the number back to
-    ``credits`` at once; what the client has by then stays its own.
+    the share at once.
     """
 
-    def __init__(self, limits: StreamLimits, metrics: Metrics, send: Callable[[int], None]) -> None:
+    def __init__(
+        self, limits: StreamLimits, metrics: Metrics, send: Callable[[int], None], share: Share
+    ) -> None:
         """send: gives the client so many credits."""
         self.available = 0
         """Frames that the client may send now."""
-        self.most = limits.credits
-        """Frames that may be in flight."""
+        self._earned = 0
         self._limits = limits
         self._metrics = metrics
         self._send = send
+        self._share = share
         self._session: Session | None = None
         self._meter: Meter | None = None
         self._releasing: asyncio.TimerHandle | None = None
         self._closed = False
+
+    @property
+    def most(self) -> int:
+        """Frames that may be in flight."""
+        return self._share(self._limits.credits) + self._earned
 
     def open(self, session: Session, meter: Meter) -> int:
         """The credits that the client begins with."""
@@ -107,13 +131,13 @@ class Credits:
 
     def asked(self) -> None:
         """Bound what is in flight to what may be analysed: a frame asks for a task or picture."""
-        self.most = self._limits.credits
+        self._earned = 0
 
     def earn(self, frames: int) -> None:
         """Return the credits of frames that were only kept, and as many more as may be."""
         if self._meter is not None and not self._meter.limited:
-            more = max(self._limits.credits, self._limits.kept_credits)
-            self.most = min(more, self.most + frames)
+            more = max(0, self._limits.kept_credits - self._limits.credits)
+            self._earned = min(more, self._earned + frames)
         self.grant(2 * frames)
 
     def grant(self, credits: int) -> None:

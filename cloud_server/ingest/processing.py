@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
@@ -30,6 +31,7 @@ from shared.wire import error_to_message
 from shared.wire.requests import Frame, Refine
 from shared.wire.results import outcome_to_message
 from shared.wire.tracing import tracer
+from shared.words import counted
 
 T = TypeVar("T")
 
@@ -200,7 +202,8 @@ class Processing:
     def _replayed(self, attempts: int, messages: Sequence[bytes]) -> EngineFrame:
         if attempts > MAX_ATTEMPTS:
             raise SessionError(
-                "abandoned", f"the server stopped {attempts - 1} times while it had this frame"
+                "abandoned",
+                f"the server stopped {counted(attempts - 1, 'time')} while it had this frame",
             )
         if not messages:
             raise SessionError(
@@ -223,7 +226,7 @@ class Processing:
 
     async def _outcome(self, key: SessionKey, sequence: int, frame: EngineFrame) -> EngineOutcome:
         try:
-            outcome = await self._engine.submit(frame)
+            outcome = await self._engine.submit(replace(frame, device=key[0]))
             if outcome.error is not None:
                 _log_failed(key, sequence, outcome.error)
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets its result

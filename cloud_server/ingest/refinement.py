@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloud_server.engine import EngineFrame, EngineOutcome
 from cloud_server.ingest.bundles import ServedBundles
@@ -65,7 +65,8 @@ def refined(
     """The frame's bitstreams with the layers of ``refine``.
 
     Raises ``BitstreamError``: ``layer_gap`` when they do not follow on what the frame has, or do
-    not begin where the bundle's bitstreams can; ``limit_exceeded`` when the frame becomes too
+    not begin where the bundle's bitstreams can; ``version_mismatch`` when they are of another
+    format; ``limit_exceeded`` when the frame becomes too
     large; and ``BundleError("bundle_mismatch")``.
     """
     bundle_id = refine.bundle_id or kept[0].bundle_id
@@ -87,8 +88,18 @@ def refined(
             f"frame {refine.sequence} is kept at state {before.state}; the next layer must be of "
             f"state {before.state - 1}, not {first}",
         )
-    layers = (before.layers if before is not None else ()) + refine.layers
-    after = Bitstream(bundle_id, kept[0].width, kept[0].height, layers[-1].state, layers)
+    elif refine.version != before.version:
+        raise BitstreamError(
+            "version_mismatch",
+            f"frame {refine.sequence} is kept in format {before.version}; layers of format "
+            f"{refine.version} do not follow on it",
+        )
+    if before is None:
+        width, height, state = kept[0].width, kept[0].height, refine.layers[-1].state
+        after = Bitstream(bundle_id, width, height, state, refine.layers, version=refine.version)
+    else:
+        layers = before.layers + refine.layers
+        after = replace(before, state=layers[-1].state, layers=layers, partial=None)
     after.check(limits)
     if before is None:
         merged = (*kept, after)

@@ -15,7 +15,7 @@ from cloud_server.engine import Engine, EngineFrame
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.fleet.quota import Meter
 from cloud_server.ingest.bundles import ServedBundles
-from cloud_server.ingest.flow import StreamLimits, Write
+from cloud_server.ingest.flow import Share, StreamLimits, Write
 from cloud_server.ingest.processing import Processing
 from cloud_server.ingest.refinement import RefinePolicy
 from cloud_server.ingest.sessions import PictureLimits, SessionRegistry
@@ -30,6 +30,7 @@ from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc, types_pb2
 from shared.rpc.status import abort
 from shared.wire import error_to_message
 from shared.wire.features import parse_bitstreams
+from shared.wire.formats import complete_id, short_ids
 from shared.wire.requests import parse_picture_request, parse_tasks
 from shared.wire.results import model_to_message, outcome_to_message
 from shared.wire.transport import MAX_FRAME_BYTES
@@ -60,11 +61,14 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         picture_limits: Limits = DEFAULT_LIMITS,
         refine_policy: RefinePolicy | None = None,
         metrics: Metrics | None = None,
+        share: Share = lambda credits: credits,
     ) -> None:
-        """metrics: None counts into metrics that nothing reads."""
+        """metrics: None counts into metrics that nothing reads. share: of the credits of a stream,
+        as many as its device may have while the engine is busy (``FairEngine.share``)."""
         self._metrics = metrics or Metrics()
         self._engine = engine
         self._fleet = fleet
+        self._short_ids = short_ids(bundles.ids)
         self._stream_limits = stream_limits or StreamLimits()
         self._picture_limits = picture_limits
         self._sessions = SessionRegistry(kept_pictures)
@@ -96,6 +100,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             limits=self._stream_limits,
             fleet=fleet,
             picture_limits=picture_limits,
+            share=share,
         )
         self._metrics.streams.set_function(lambda: len(self._streams))
         self._metrics.credits.set_function(lambda: sum(one.credits for one in self._streams))
@@ -256,12 +261,18 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         return None if entry is None else entry.meter
 
     def _engine_frame(self, request: ingest_pb2.AnalyzeRequest) -> EngineFrame:
+        for features in request.features:
+            complete_id(features, self._short_ids)
         bitstreams = parse_bitstreams(request.features, self._picture_limits)
+        deadline_s = self._stream_limits.deadline_of(bitstreams[0])
+        token = caller().token
         return EngineFrame(
             bitstreams,
             parse_tasks(request.tasks),
             parse_picture_request(request.picture) if request.HasField("picture") else None,
-            self._stream_limits.deadline_of(bitstreams[0]),
+            deadline_s,
+            device=(token.device or "") if token is not None else "",
+            patience_s=deadline_s / 2,
         )
 
     def _server_settings(self, max_message_bytes: int) -> ingest_pb2.ServerSettings:

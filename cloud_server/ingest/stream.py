@@ -17,6 +17,7 @@ import asyncio
 import enum
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -28,15 +29,17 @@ from cloud_server.fleet.commands import IssuedCommand
 from cloud_server.fleet.fleet import DeviceConnection, Fleet
 from cloud_server.ingest.admission import Admission
 from cloud_server.ingest.bundles import ServedBundles
-from cloud_server.ingest.flow import Credits, Outbox, StreamLimits, Write
+from cloud_server.ingest.flow import Credits, Outbox, Share, StreamLimits, Write
 from cloud_server.ingest.processing import Processing
 from cloud_server.ingest.sessions import Session, SessionRegistry
 from cloud_server.results.log import ResultLog
-from shared.errors import FeatherwireError, SessionError, StorageError
+from shared.bitstream import FORMAT_VERSIONS
+from shared.errors import BitstreamError, FeatherwireError, SessionError, StorageError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2, types_pb2
 from shared.wire import PROTOCOL_VERSION, error_from_message, error_to_message
-from shared.wire.features import file_bytes
+from shared.wire.features import file_bytes, header_of
+from shared.wire.formats import from_index, short_ids
 from shared.wire.requests import Hello, parse_hello
 
 REPEATED_AT_ONCE = 16
@@ -70,6 +73,7 @@ class Shared:
     limits: StreamLimits
     fleet: Fleet
     picture_limits: Limits = DEFAULT_LIMITS
+    share: Share = lambda credits: credits
 
     def welcome(
         self, resume_after: int, credits: int, policy: fleet_pb2.RatePolicy | None
@@ -89,6 +93,7 @@ class Shared:
             settings=settings,
             server_version=self.server_version,
             takes_batches=True,
+            format_versions=FORMAT_VERSIONS,
         )
 
 
@@ -110,8 +115,12 @@ class Stream:
         self._connection: DeviceConnection | None = None
         # Short ids of the bundles in which the client can encode a frame.
         self._of_client: frozenset[bytes] = frozenset()
+        # Those of all bundles, in the order in which Welcome lists them.
+        self._listed = short_ids(shared.bundles.ids)
         self._state = State.RUNNING
-        self._credits = Credits(shared.limits, shared.processing.metrics, self._send_credits)
+        self._credits = Credits(
+            shared.limits, shared.processing.metrics, self._send_credits, shared.share
+        )
         self._outbox = Outbox()
         # Set whenever something changed that the reader or the writer may wait for.
         self._changed = asyncio.Event()
@@ -153,8 +162,11 @@ class Stream:
         self.send(ingest_pb2.ConnectResponse(result=result))
 
     def settle(self) -> None:
-        """Return the credit of a frame of this session that is done, behind its result."""
-        self._credits.grant(1)
+        """Return the credit of a frame of this session that is done, behind its result.
+
+        A second one goes with it where the server has become less busy.
+        """
+        self._credits.grant(2)
 
     def settle_kept(self, results: Sequence[ingest_pb2.Result], frames: int) -> None:
         """Send the results of frames that were only kept, and return the frames' credits."""
@@ -208,6 +220,7 @@ class Stream:
         """
         reader = asyncio.create_task(self._read(requests))
         watch = asyncio.create_task(self._outbox.watch(self._limits.write_timeout_s))
+        telling = asyncio.create_task(self._tell_backlog())
         writer = asyncio.create_task(self._write(write))
         try:
             await asyncio.wait({watch, writer}, return_when=asyncio.FIRST_COMPLETED)
@@ -215,9 +228,9 @@ class Stream:
             if self._failure is not None:
                 raise self._failure
         finally:
-            for task in (reader, watch, writer):
+            for task in (reader, watch, telling, writer):
                 task.cancel()
-            await asyncio.gather(reader, watch, writer, return_exceptions=True)
+            await asyncio.gather(reader, watch, telling, writer, return_exceptions=True)
             self._credits.close()
             if self._connection is not None:
                 self._connection.close()
@@ -260,6 +273,15 @@ class Stream:
                 return
             await self._wait()
 
+    async def _tell_backlog(self) -> None:
+        """Say now and then that frames are still to be answered, so that nobody gives them up."""
+        while True:
+            await asyncio.sleep(self._limits.backlog_every_s)
+            session = self._session
+            if session is not None and session.stream is self and session.in_flight:
+                backlog = ingest_pb2.Backlog(frames=session.in_flight)
+                self.send(ingest_pb2.ConnectResponse(backlog=backlog))
+
     # -- Hello and Welcome -----------------------------------------------------------------------
 
     async def _open(self, request: ingest_pb2.ConnectRequest) -> Session | None:
@@ -293,6 +315,7 @@ class Stream:
         welcome = shared.welcome(resume_after, credits, policy)
         self.send(ingest_pb2.ConnectResponse(welcome=welcome))
         await self._repeat_results(session, min(hello.last_result_seen, last_result_id))
+        await self._answer_awaited(session, hello)
         if self._state is State.RUNNING:
             await from_log(connection.give_pending(), self._log)
         return session
@@ -317,6 +340,18 @@ class Stream:
             session.delivered = seen
             session.stream = self
             self._credits.grant(self._limits.credits)  # those of frames that were done meanwhile
+
+    async def _answer_awaited(self, session: Session, hello: Hello) -> None:
+        """Tell the client what has become of frames that it waits for, and would in vain: those
+        that are no longer known, and those whose results it should have had."""
+        if not hello.awaited:
+            return
+        known = await from_log(self._shared.log.whereabouts(session.key, hello.awaited), self._log)
+        for sequence in hello.awaited:
+            if sequence not in known:
+                self._admission.forgotten(sequence)
+            elif (record := known[sequence]) and record.result_id <= hello.last_result_seen:
+                self.send(ingest_pb2.ConnectResponse(result=self._shared.sessions.result(record)))
 
     # -- messages --------------------------------------------------------------------------------
 
@@ -370,9 +405,12 @@ class Stream:
         self._credits.spend()
         if frame.tasks or frame.HasField("picture"):
             self._credits.asked()
-        serialised = frame.SerializeToString()
         self._frames += 1
-        self._bytes += len(serialised)
+        self._bytes += frame.ByteSize()
+        with suppress(BitstreamError):  # which is refused with the frame
+            for features in frame.features:
+                from_index(features, self._listed)
+        serialised = frame.SerializeToString()
         self._features = frame.features
         await self._admission.take_frame(session, frame, serialised)
 
@@ -388,12 +426,12 @@ class Stream:
     def _flush(self, session: Session) -> None:
         """Give the log the frames that were taken, and count them for the device."""
         if self._frames:
-            features = self._features
+            state, bits_per_pixel = _described(self._features)
             self._require_connection().frames(
                 self._frames,
                 message_bytes=self._bytes,
-                state=features[0].state if features else 0,
-                bits_per_pixel=_bits_per_pixel(features),
+                state=state,
+                bits_per_pixel=bits_per_pixel,
             )
             self._frames, self._bytes = 0, 0
             self._admission.flush(session)
@@ -449,8 +487,11 @@ async def from_log(reading: Awaitable[T], logger: Any) -> T:
         ) from None
 
 
-def _bits_per_pixel(features: Sequence[types_pb2.Features]) -> float:
-    """Bits per pixel of a frame as files; 0 without features, or without pixels."""
-    pixels = features[0].width * features[0].height if features else 0
-    size_bytes = sum(file_bytes(one) for one in features)
-    return 8 * size_bytes / pixels if pixels else 0.0
+def _described(features: Sequence[types_pb2.Features]) -> tuple[int, float]:
+    """A frame's state, and its bits per pixel as files; 0 without features, or of damaged ones."""
+    try:
+        first = header_of(features[0])
+    except (IndexError, BitstreamError):
+        return 0, 0.0
+    size_bytes, pixels = sum(file_bytes(one) for one in features), first.width * first.height
+    return first.state, 8 * size_bytes / pixels if pixels else 0.0

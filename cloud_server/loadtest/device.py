@@ -37,7 +37,8 @@ from shared.wire.device_events import (
 )
 from shared.wire.device_protocol import DeviceProtocol
 from shared.wire.failures import is_retryable
-from shared.wire.features import features_message, file_bytes
+from shared.wire.features import features_message, file_bytes, header_of
+from shared.wire.formats import WRITTEN, complete_id, short_ids
 from shared.wire.requests import Hello
 
 OPEN_TIMEOUT_S = 20.0
@@ -81,7 +82,13 @@ class SimulatedDevice:
         self._next = offset
         self._due = time.perf_counter()
         self._backoff = Backoff(FIRST_DELAY_S, LONGEST_DELAY_S)
-        hello = Hello(device, session, can_switch_bundle=True, takes_batches=True)
+        hello = Hello(
+            device,
+            session,
+            can_switch_bundle=True,
+            takes_batches=True,
+            format_versions=WRITTEN,
+        )
         # Whether a frame was sent while the tally was measuring is what comes back with it.
         self._protocol = DeviceProtocol[bool](hello, remembers=True)
 
@@ -170,7 +177,8 @@ class SimulatedDevice:
                 if sent.context:
                     self._tally.ack_s.append(time.monotonic() - sent.sent_at)
             case Welcomed(welcome=welcome):
-                check_accepted(self._streams, welcome.accepted_bundle_ids or (welcome.bundle_id,))
+                accepted = welcome.accepted_bundle_ids or (welcome.bundle_id,)
+                check_accepted(self._streams, accepted, self._protocol.format_version)
                 self._tally.connections += 1
             case Resent():
                 self._tally.sent_again += 1
@@ -210,16 +218,24 @@ def load_streams(files: Sequence[Path] = ()) -> list[types_pb2.Features]:
 
 
 def check_accepted(
-    streams: Iterable[types_pb2.Features], accepted_bundle_ids: Iterable[str]
+    streams: Iterable[types_pb2.Features], accepted_bundle_ids: Iterable[str], version: int
 ) -> None:
-    """Raise ``FeatherwireError("bundle_mismatch")`` for streams that a server does not take."""
-    accepted = {bytes.fromhex(bundle_id[:16]) for bundle_id in accepted_bundle_ids}
+    """Raise ``FeatherwireError`` for streams that a server does not take: ``bundle_mismatch``, or
+    ``format_unsupported`` for those of a later format than ``version``."""
+    accepted = short_ids(accepted_bundle_ids)
     for stream in streams:
+        complete_id(stream, accepted)
         if stream.bundle_short_id not in accepted:
             raise FeatherwireError(
                 "bundle_mismatch",
                 f"the server does not take streams of bundle {stream.bundle_short_id.hex()}: give "
                 "--file streams of one that it has",
+            )
+        if (newer := header_of(stream).version) > version:
+            raise FeatherwireError(
+                "format_unsupported",
+                f"a stream is in format {newer}, the server reads {version}: give --file streams "
+                f"that `featherwire-edge truncate --format {version}` has made of them",
             )
 
 

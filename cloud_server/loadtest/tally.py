@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -76,9 +77,26 @@ class Report:
         """Every frame has one result, and no device was refused."""
         return not (self.lost or self.doubled or self.gave_up)
 
+    @property
+    def hint(self) -> str | None:
+        """What the numbers say of the server, where they say more than that it kept up."""
+        late_ms = self.own_lag_ms.get("p95", 0.0)
+        if late_ms > 0.5 * self.result_ms.get("p50", math.inf):
+            return (
+                f"this test was late by {late_ms:g} ms itself (95th percentile): times are rather "
+                "its own than the server's; use fewer devices, or another machine"
+            )
+        if self.skipped:
+            due = self.frames_per_second + self.skipped / self.seconds
+            return (
+                f"the server did {self.frames_per_second:g} of {due:.3g} frames a second that were "
+                "due, and slowed the devices down; more workers, a GPU or another server take more"
+            )
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """As a JSON document."""
-        return asdict(self) | {"whole": self.whole}
+        return asdict(self) | {"whole": self.whole, "hint": self.hint}
 
 
 def report(tally: Tally, *, devices: int, seconds: float, lags_s: array[float]) -> Report:

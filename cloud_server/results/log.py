@@ -7,7 +7,7 @@ cursors are counted here (`sequence_counters`), in the writer's thread, which ad
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
@@ -144,6 +144,15 @@ class ResultLog:
         return await self.database.read(
             lambda connection: queries.results_after(connection, key, result_id, limit)
         )
+
+    async def whereabouts(
+        self, key: SessionKey, sequences: Collection[int]
+    ) -> dict[int, Record | None]:
+        """Those of these frames that are here, each with its first record; None: it has none yet.
+
+        Raises ``StorageError``.
+        """
+        return await self.database.read(lambda one: queries.whereabouts(one, key, sequences))
 
     async def taken(self, key: SessionKey) -> list[Submission]:
         """Unfinished submissions of a session that ``resume_after`` took from another server."""

@@ -144,6 +144,27 @@ def record_of_frame(connection: Connection, key: SessionKey, sequence: int) -> R
     return None if row is None else _record(row)
 
 
+def whereabouts(
+    connection: Connection, key: SessionKey, sequences: Collection[int]
+) -> dict[int, Record | None]:
+    """Those of these frames that are here, each with its first record; None: it has none yet."""
+    rows = connection.execute(
+        select(SUBMISSIONS.c.sequence, RESULTS.c.cursor)
+        .join(SESSIONS, SESSIONS.c.id == SUBMISSIONS.c.session_id)
+        .outerjoin(RESULTS, RESULTS.c.submission_id == SUBMISSIONS.c.id)
+        .where(
+            SESSIONS.c.device == key[0],
+            SESSIONS.c.session == key[1],
+            SUBMISSIONS.c.sequence.in_(sequences),
+            SUBMISSIONS.c.number == 0,
+        )
+    ).all()
+    return {
+        row.sequence: None if row.cursor is None else record_at(connection, row.cursor)
+        for row in rows
+    }
+
+
 def results_after(
     connection: Connection, key: SessionKey, result_id: int, limit: int
 ) -> list[Record]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
-from sqlalchemy import Connection, and_, delete, exists, func, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, or_, select, update
 
 from cloud_server.database.schema import RESULTS, SESSIONS, SUBMISSIONS, TERMS, now_us
 from cloud_server.results import queries
@@ -22,6 +23,9 @@ BATCH = 200
 """Results of one commit, so that frames never wait long for it."""
 
 PASS_EVERY_S = 30.0
+
+CLOCK_SET_US = 1_735_689_600_000_000
+"""2025, in microseconds since 1970: a clock that shows less has not been set."""
 
 PAGES_AT_ONCE = 500
 """How many free pages SQLite gives back to the disk in one commit."""
@@ -118,16 +122,16 @@ class Retention:
         """A batch of the oldest results: completed before ``before_us``, or of ``excess`` bytes."""
 
         def change(connection: Connection) -> tuple[int, int, int]:
-            rows = connection.execute(_OLDEST.limit(BATCH)).all()
-            chosen = []
-            size_bytes = 0
-            for row in rows:
-                if before_us is not None and row.completed_at >= before_us:
-                    break
-                if excess is not None and size_bytes >= excess:
-                    break
-                chosen.append(row)
-                size_bytes += row.size_bytes
+            if before_us is not None:
+                chosen = _too_old(connection, before_us)
+                size_bytes = sum(row.size_bytes for row in chosen)
+            else:
+                chosen, size_bytes = [], 0
+                for row in connection.execute(_OLDEST.limit(BATCH)).all():
+                    if excess is not None and size_bytes >= excess:
+                        break
+                    chosen.append(row)
+                    size_bytes += row.size_bytes
             cursor = chosen[-1].cursor if chosen else 0
             if chosen:
                 self._delete(connection, cursor)
@@ -147,9 +151,15 @@ class Retention:
         A stream that begins meanwhile has its session seen before this, or begins a new one.
         """
         in_use = self._sessions_in_use()
-        before_us = now_us() - round(max_idle_s * 1e6)
+        now = now_us()
+        before_us = now - round(max_idle_s * 1e6)
 
         def change(connection: Connection) -> int:
+            if now >= CLOCK_SET_US:
+                # Those that were seen while the clock was wrong have been seen just now.
+                wrong = or_(SESSIONS.c.last_seen_at < CLOCK_SET_US, SESSIONS.c.last_seen_at > now)
+                seen = update(SESSIONS).where(wrong, SESSIONS.c.last_seen_at != 0)
+                connection.execute(seen.values(last_seen_at=now))
             rows = connection.execute(
                 _IDLE.where(SESSIONS.c.last_seen_at < before_us).limit(BATCH + len(in_use))
             ).all()
@@ -220,6 +230,31 @@ class Retention:
                 ),
             )
         )
+
+
+def _too_old(connection: Connection, before_us: int) -> list[Any]:
+    """A batch of the oldest results that were completed before then, or before one that was.
+
+    Results are stored in the order of their completion, whatever the clock said: it may have been
+    wrong when the server's machine started, and have been set since. So one that is dated before
+    any clock that was set, or ahead of now, is as old as the next one with a date: it neither ends
+    the search nor goes by itself.
+    """
+    latest_us = now_us()
+    earliest_us = CLOCK_SET_US if latest_us >= CLOCK_SET_US else 0
+    chosen: list[Any] = []
+    undated: list[Any] = []
+    for row in connection.execute(_OLDEST.execution_options(yield_per=BATCH)):
+        if not earliest_us <= row.completed_at <= latest_us:
+            undated.append(row)
+            continue
+        if row.completed_at >= before_us:
+            break
+        chosen += [*undated, row]
+        undated = []
+        if len(chosen) >= BATCH:
+            break
+    return chosen
 
 
 _OLDEST = (

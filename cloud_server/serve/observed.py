@@ -27,6 +27,11 @@ class ObservedEngine:
         return self._engine.alive
 
     @property
+    def width(self) -> int:
+        """Frames that the engine works on at a time."""
+        return self._engine.width
+
+    @property
     def queues(self) -> dict[str, int]:
         """Items inside every stage or waiting for it."""
         return self._engine.queues

@@ -2,14 +2,16 @@
 
 serving ──SIGTERM, SIGINT──> draining ──all streams ended, or the deadline──> stopped
                                  └──────────── a second signal ────────────────┘
+
+SIGHUP: certificates are taken anew. A terminal that has gone is as good as SIGTERM.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import grpc
 import structlog
@@ -25,6 +27,7 @@ from cloud_server.ingest.servicer import IngestServicer
 from cloud_server.results.log import ResultLog
 from cloud_server.results.retention import Retention
 from cloud_server.results.shared_log import SharedLog
+from cloud_server.serve.certificates import ServedCertificate, TlsFiles
 from cloud_server.telemetry.metrics import Metrics, MetricsServer
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import (
@@ -46,15 +49,6 @@ FLEET_SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
 WATCH_S = 0.5
 """Between looks at the workers."""
 SERVICES = (INGEST_SERVICE, BUNDLE_SERVICE, RESULT_SERVICE, FLEET_SERVICE)
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files; with ``client_ca`` only clients with a certificate of that CA are let in."""
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
 
 
 class Server:
@@ -100,6 +94,9 @@ class Server:
             options=server_options(max_message_bytes),
         )
         self._tls = tls
+        self._certificate: ServedCertificate | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._reloading: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
         self.workers_stopped = True
@@ -137,6 +134,8 @@ class Server:
         await self._server.start()
         await self._say_ready(True)
         self._watching = asyncio.create_task(self._watch_workers())
+        if self._certificate is not None:
+            self._renewing = asyncio.create_task(self._certificate.watch())
         return f"{listen.rpartition(':')[0]}:{port}"
 
     async def _say_ready(self, ready: bool) -> None:
@@ -167,7 +166,8 @@ class Server:
         try:
             if self._tls is None:
                 return self._server.add_insecure_port(listen)
-            return self._server.add_secure_port(listen, _credentials(self._tls))
+            self._certificate = ServedCertificate(self._tls, self._metrics)
+            return self._server.add_secure_port(listen, self._certificate.credentials())
         except (RuntimeError, OSError, ValueError) as error:
             raise FeatherwireError("cannot_listen", f"cannot listen on {listen}: {error}") from None
 
@@ -190,6 +190,25 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
+
+    def reload_on_hangup(self, reload: Callable[[], None]) -> None:
+        """Let SIGHUP renew the certificate and call ``reload``, in a thread; or ``stop``, when it
+        came because the terminal of this process has gone."""
+        loop = asyncio.get_running_loop()
+        on_terminal = has_terminal()
+
+        async def renew() -> None:
+            if self._certificate is not None:
+                await asyncio.to_thread(self._certificate.refresh, anyway=True)
+            await asyncio.to_thread(reload)
+
+        def hang_up() -> None:
+            if on_terminal and not has_terminal():
+                self.stop()
+            else:
+                self._reloading = loop.create_task(renew())
+
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
 
     async def wait(self) -> bool:
         """Serve until ``stop``, then drain. True when every stream came to its end."""
@@ -215,7 +234,7 @@ class Server:
 
     async def _close(self) -> None:
         """Stop the workers, then the log: in this order, or frames that were cut get errors."""
-        for background in (self._forgetting, self._watching):
+        for background in (self._forgetting, self._watching, self._renewing):
             if background is not None:
                 background.cancel()
         if self._metrics_server is not None:
@@ -230,9 +249,10 @@ class Server:
         await asyncio.to_thread(self._log.database.close)
 
 
-def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
-    return grpc.ssl_server_credentials(
-        [(tls.key.read_bytes(), tls.certificate.read_bytes())],
-        root_certificates=tls.client_ca.read_bytes() if tls.client_ca else None,
-        require_client_auth=tls.client_ca is not None,
-    )
+def has_terminal() -> bool:
+    """Whether this process has a terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

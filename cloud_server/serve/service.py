@@ -11,7 +11,7 @@ import structlog
 from cloud_server.auth.access import Authenticator
 from cloud_server.consumers.servicer import ResultServicer
 from cloud_server.database import Database
-from cloud_server.engine import Engine, TaskStatus, WorkerCounts
+from cloud_server.engine import Engine, FairEngine, TaskStatus, WorkerCounts
 from cloud_server.engine.processes import ProcessEngine
 from cloud_server.engine.ray import RayEngine, RayScale
 from cloud_server.engine.spec import EngineSpec, check_device, import_path
@@ -30,8 +30,9 @@ from cloud_server.results.log import ResultLog
 from cloud_server.results.retention import Limits as RetentionLimits
 from cloud_server.results.retention import Retention
 from cloud_server.results.shared_log import SharedLog
+from cloud_server.serve.certificates import TlsFiles
 from cloud_server.serve.observed import ObservedEngine
-from cloud_server.serve.server import Server, TlsFiles
+from cloud_server.serve.server import Server
 from cloud_server.serve.settings import ServerSettings
 from cloud_server.serve.startup import check_tokens, check_transport, open_database
 from cloud_server.tasks import task_names
@@ -80,7 +81,9 @@ async def _open_around(
     policy = _refine_policy(settings, bundles)
     metrics = Metrics()
     engine = await _open_engine(spec, settings, bundles, policy, more_tasks or {}, metrics)
-    observed = ObservedEngine(engine, metrics, *bundles)
+    fair = FairEngine(engine)
+    observed = ObservedEngine(fair, metrics, *bundles)
+    metrics.engine_limit.set_function(lambda: float(fair.limit))
     log = structlog.get_logger()
     for status in engine.tasks.values():
         if status.picture_error is not None:
@@ -116,10 +119,11 @@ async def _open_around(
         kept_pictures=PictureLimits(
             kept_pictures=settings.kept_pictures, kept_picture_bytes=settings.kept_picture_bytes
         ),
+        share=fair.share,
     )
     results = ResultServicer(
         result_log,
-        engine,
+        fair,
         served,
         max_subscribers=settings.max_subscribers,
         max_calls=settings.max_calls,
@@ -201,6 +205,7 @@ def _engine_spec(settings: ServerSettings) -> EngineSpec:
         device=settings.device,
         models_dir=settings.models_dir,
         torch_threads=settings.torch_threads,
+        shown_score=settings.shown_score,
         counts=WorkerCounts(
             decode=settings.decode_workers,
             reconstruct=settings.reconstruct_workers,

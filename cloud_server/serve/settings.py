@@ -19,7 +19,7 @@ from sqlalchemy import URL
 
 from shared.cli import split_names
 from shared.errors import FeatherwireError, StorageError
-from shared.rpc.access import check_tls_files
+from shared.rpc.tls_files import check_tls_files
 from shared.wire.transport import DEADLINE_PER_MEGAPIXEL_S, MAX_MESSAGE_BYTES
 
 CONFIG_VARIABLE = "FEATHERWIRE_CONFIG"
@@ -55,6 +55,12 @@ class ServerSettings(BaseSettings):
     )
     segmenter: str | None = Field(
         default=None, description="back end of segmentation, such as yolo11n-seg.pt"
+    )
+    shown_score: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="score from which results show everything; none: as tasks and bundles say",
     )
     device: str = Field(default="cpu", description="where torch runs: cpu, cuda, cuda:1")
     models_dir: Path | None = Field(default=None, description="where weights lie, beside the cache")
@@ -124,7 +130,10 @@ class ServerSettings(BaseSettings):
     max_pixels_in_flight: int = Field(default=128 * 2**20, ge=2**16, description="a stream")
     max_bytes_in_flight: int = Field(default=64 * 2**20, ge=2**16, description="a stream")
     frame_deadline_s: float = Field(
-        default=30.0, gt=0, le=3600, description="for pictures up to a megapixel"
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="for pictures up to a megapixel, from when their turn has come",
     )
     deadline_per_megapixel_s: float = Field(
         default=DEADLINE_PER_MEGAPIXEL_S, ge=0, le=3600, description="for every further one"

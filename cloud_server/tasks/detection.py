@@ -95,6 +95,11 @@ class DetectionTask:
     def models(self) -> list[ModelInfo]:
         return [self._ssd.info]
 
+    @property
+    def class_names(self) -> dict[int, str]:
+        """Names by ``class_id``."""
+        return {number: name for number, name in enumerate(self._ssd.class_names) if name}
+
     def run(self, images: Sequence[Image]) -> list[TaskResult]:
         return [self._one(expect_image(image)) for image in images]
 

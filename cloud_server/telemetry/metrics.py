@@ -98,6 +98,11 @@ class Metrics:
             "Frames given to another worker because theirs had died.",
             registry=r,
         )
+        self.engine_limit = Gauge(
+            "featherwire_engine_limit",
+            "Frames that the engine is given at a time; it follows what gets done.",
+            registry=r,
+        )
         self.streams = Gauge("featherwire_streams", "Streams of devices open now.", registry=r)
         self.credits = Gauge(
             "featherwire_credits_outstanding",
@@ -125,6 +130,13 @@ class Metrics:
             "featherwire_records_forgotten_total",
             "What retention deleted: results for age or bytes, sessions, commands, audit entries.",
             ["reason"],
+            registry=r,
+        )
+        self.certificate_expires_at = Gauge(
+            "featherwire_certificate_expires_at",
+            "When a certificate in use ends, in seconds since 1970: server, of its chain the "
+            "first; client_ca, of the CAs of clients the last.",
+            ["certificate"],
             registry=r,
         )
         self.subscribers = Gauge(

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from codec.coder import ACTIVATION_LIMIT, EXACT_BELOW, UNIT
+from codec.exact import ACTIVATION_LIMIT, EXACT_BELOW, UNIT
 
 _FINEST_SHIFT = 14
 _MARGIN = 0.98

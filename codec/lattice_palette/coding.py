@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codec.coder import SymbolDecoder, SymbolEncoder
+from codec.entropy import SymbolReader, SymbolWriter, symbol_decoder, symbol_encoder
 from codec.lattice_palette.contexts import LatticeContexts, PictureLattice
 from codec.lattice_palette.palette import LatticePalette, LatticePass, Values, channels
 from codec.layered import ChainCodec, ChainsCodec, FeatureLatents, Features, shapes_of
 from codec.settings import CONTEXTS_FILE, PALETTE_FILE, FeatureSettings
-from shared.bitstream import Bitstream
+from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
 from shared.targets import FINEST, RateTarget, Regions
 
@@ -47,6 +47,7 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
         rate_weight: float | None = None,
         detail: Sequence[float] | None = None,
         regions: Regions = (),
+        version: int = FORMAT_VERSION,
     ) -> Bitstream:
         """See :meth:`codec.base.EdgeCodec.encode`.
 
@@ -62,7 +63,7 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
             source = self._decided(features, rate_weight)
         else:
             source = self._known(self.palette.quantise(features))
-        return self._compose(width, height, source, state, 0, budget)
+        return self._compose(width, height, source, state, 0, budget, version)
 
     def decode(self, bitstream: Bitstream) -> FeatureLatents:
         """See :meth:`codec.base.EdgeCodec.decode`. Indices are whole steps, depths 1 or 0."""
@@ -118,11 +119,11 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
     def _advance(self, contexts: PictureLattice, step: LatticePass, symbols: Any) -> None:
         contexts.advance(step, symbols)
 
-    def _encoder(self) -> SymbolEncoder:
-        return SymbolEncoder(self._contexts.tables)
+    def _encoder(self, version: int) -> SymbolWriter:
+        return symbol_encoder(version, self._contexts.tables)
 
-    def _decoder(self, payload: bytes) -> SymbolDecoder:
-        return SymbolDecoder(payload, self._contexts.tables)
+    def _decoder(self, version: int, payload: bytes) -> SymbolReader:
+        return symbol_decoder(version, payload, self._contexts.tables)
 
     def _most_bits(self, step: LatticePass, width: int, height: int) -> int:
         spec = self.palette.planes[step.plane].spec

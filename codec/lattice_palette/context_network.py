@@ -26,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from codec.coder import (
+from codec.exact import (
     ACTIVATION_LIMIT,
     absolute,
     check_bound,

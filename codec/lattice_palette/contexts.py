@@ -16,7 +16,8 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from codec.coder import NumberArray, SymbolTables, activated, shifted
+from codec.entropy import SymbolTables
+from codec.exact import NumberArray, activated, shifted
 from codec.lattice_palette.context_network import INPUT_LIMIT, PAST_TAPS, GroupNetwork
 from codec.lattice_palette.palette import LatticePalette, LatticePass, Values
 from shared.errors import BitstreamError, BundleError

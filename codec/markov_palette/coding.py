@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from codec.coder import BitDecoder, BitEncoder
+from codec.entropy import BitReader, BitWriter, bit_decoder, bit_encoder
 from codec.layered import ChainCodec, ChainsCodec, FeatureLatents, Features, shapes_of
 from codec.markov_palette.assignment import (
     Assignment,
@@ -35,7 +35,7 @@ from codec.markov_palette.assignment import (
 from codec.markov_palette.contexts import ContextModel, PictureContexts
 from codec.markov_palette.palette import Depths, Indices, MarkovPalette, Pass
 from codec.settings import CONTEXTS_FILE, LEAST, PALETTE_FILE, FeatureSettings, PsnrModel
-from shared.bitstream import Bitstream
+from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
 from shared.errors import BudgetError
 from shared.targets import FINEST, RateTarget, Regions
@@ -74,11 +74,12 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         rate_weight: float | None = None,
         detail: Sequence[float] | None = None,
         regions: Regions = (),
+        version: int = FORMAT_VERSION,
     ) -> Bitstream:
         """See :meth:`codec.base.EdgeCodec.encode`."""
         if regions:
             nearest = rate_weight is not None
-            return self._encode_regions(features, width, height, target, regions, nearest)
+            return self._encode_regions(features, width, height, target, regions, nearest, version)
         self._check_features(features)
         self._check_extent(shapes_of(features), width, height)
         state, passes = self._state(target), 0
@@ -92,7 +93,8 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
             if target.psnr_db is not None:
                 state, passes = self._reaching(features, indices, target, detail)
         budget = target.budget_bytes(width, height)
-        return self._compose(width, height, self._source(assignment), state, passes, budget)
+        source = self._source(assignment)
+        return self._compose(width, height, source, state, passes, budget, version)
 
     def _encode_regions(
         self,
@@ -102,6 +104,7 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         target: RateTarget,
         regions: Regions,
         nearest: bool,
+        version: int,
     ) -> Bitstream:
         """Regions to their own states, the rest to the target's, or to what a budget leaves."""
         self._check_features(features)
@@ -113,7 +116,7 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
             states = self._states_of(regions, rest, width, height)
             assignment = RegionAssignment(self.palette, features, states, nearest=nearest)
             source = self._source(assignment)
-            return self._compose(width, height, source, min(rest, finest), 0, max_bytes)
+            return self._compose(width, height, source, min(rest, finest), 0, max_bytes, version)
 
         if budget is None:
             return coded(self._state(target))
@@ -166,6 +169,7 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         state: int | None = None,
         passes: int = 0,
         max_bytes: int | None = None,
+        version: int = FORMAT_VERSION,
     ) -> Bitstream:
         """The bitstream of indices (of the finest state): to ``state``, ``passes`` of the next.
 
@@ -177,7 +181,7 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         state = self.palette.finest_state if state is None else state
         self._check_passes(state, passes)
         source = self._source(KnownLeaves(self.palette, indices))
-        return self._compose(width, height, source, state, passes, max_bytes)
+        return self._compose(width, height, source, state, passes, max_bytes, version)
 
     # -- from bits -------------------------------------------------------------------------------
 
@@ -208,11 +212,11 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
     def _advance(self, contexts: PictureContexts, step: Pass, symbols: Bits) -> None:
         contexts.advance(*step, symbols)
 
-    def _encoder(self) -> BitEncoder:
-        return BitEncoder()
+    def _encoder(self, version: int) -> BitWriter:
+        return bit_encoder(version)
 
-    def _decoder(self, payload: bytes) -> BitDecoder:
-        return BitDecoder(payload)
+    def _decoder(self, version: int, payload: bytes) -> BitReader:
+        return bit_decoder(version, payload)
 
     def _most_bits(self, step: Pass, width: int, height: int) -> int:
         rows, columns = self._grids(width, height)[self._scales[step.plane]]

@@ -31,7 +31,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from codec.coder import (
+from codec.exact import (
     ACTIVATION_LIMIT,
     UNIT,
     absolute,

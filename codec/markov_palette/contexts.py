@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from codec.coder import UNIT, NumberArray, activated, shifted
+from codec.exact import UNIT, NumberArray, activated, shifted
 from codec.markov_palette.context_network import (
     COARSE_STEPS,
     MATE_STEPS,

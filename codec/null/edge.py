@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 from pydantic import BaseModel
 
 from codec.base import EdgeOptions, Pixels
 from codec.standalone import StandaloneEdge, WithPhoto, check_bundle, too_small
-from shared.bitstream import Bitstream, Layer
+from shared.bitstream import FORMAT_VERSION, Bitstream, Layer
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, PhotoError
 from shared.preprocess import load_photo
@@ -56,6 +56,7 @@ class NullEdge(StandaloneEdge[JpegLatents]):
         *,
         regions: Regions = (),
         reference: JpegLatents | None = None,
+        version: int = FORMAT_VERSION,
     ) -> Bitstream:
         """The finest quality that fits."""
         self.check(target)
@@ -69,7 +70,7 @@ class NullEdge(StandaloneEdge[JpegLatents]):
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
             layers = (Layer(state, buffer.getvalue()),)
-            made = Bitstream(self._bundle.short_id, width, height, state, layers)
+            made = Bitstream(self._bundle.short_id, width, height, state, layers, version=version)
             if budget is None or made.file_bytes <= budget:
                 return made
         raise too_small(budget or 0, made.state, made.file_bytes)
@@ -77,6 +78,10 @@ class NullEdge(StandaloneEdge[JpegLatents]):
     def passes(self, state: int) -> int:
         """One; none where there is no such state."""
         return int(state < len(self._qualities))
+
+    def _recode(self, bitstream: Bitstream, version: int) -> Bitstream:
+        read_layer(self._bundle, bitstream)
+        return replace(bitstream, version=version)
 
     def _decode(self, bitstream: Bitstream) -> JpegLatents:
         return read_layer(self._bundle, bitstream)

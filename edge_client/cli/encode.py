@@ -71,13 +71,15 @@ def encode(
 ) -> None:
     """Encode photos: PHOTO.jpg becomes DIR/PHOTO.fwf.
 
-    Without a rate every photo is encoded at the finest state; `truncate` makes it smaller later
-    without encoding again. With --bpp or --bytes each photo gets the finest layers that fit, and
+    Without a rate every photo is encoded at the bundle's default state, the finest that is worth
+    its bits (--state 0: the finest of all); `truncate` makes it smaller later without encoding
+    again. With --bpp or --bytes each photo gets the finest layers that fit, and
     then as much of the next one as does. With --psnr it gets the fewest bits with which its
     reconstruction is expected to be that good; a photo for which none suffice is an error.
     """
     from edge_client.encoder import EdgeEncoder
     from shared.bundle import Bundle
+    from shared.names import beside, text_of
     from shared.targets import RateTarget, check_regions, parse_region
 
     with stop_on_error(as_json=as_json):
@@ -101,12 +103,12 @@ def encode(
     )
 
     def one(photo: Path) -> dict[str, Any]:
-        target = batch.claim(output / f"{photo.stem}.fwf", photo)
+        target = batch.claim(beside(output, photo.stem, ".fwf"), photo)
         bitstream = encoder.encode_at(photo, target_rate, regions)
         write_atomically(target, bitstream.to_bytes())
         return {
-            "photo": str(photo),
-            "file": str(target),
+            "photo": text_of(photo),
+            "file": text_of(target),
             "width": bitstream.width,
             "height": bitstream.height,
             **rate_record(bitstream),

@@ -19,6 +19,7 @@ from shared.cli import (
 )
 from shared.errors import BudgetError
 from shared.limits import DEFAULT_LIMITS
+from shared.names import beside, printable, text_of
 
 if TYPE_CHECKING:
     from shared.bitstream import Bitstream
@@ -34,7 +35,7 @@ def inspect(
     files: Annotated[list[Path], typer.Argument(metavar="FILE.fwf...", help=".fwf files.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show bundle, size, and every state present with the bytes of the file truncated there.
+    """Show format, bundle, size, and every state with the bytes of the file truncated there.
 
     A part of the next layer is shown with its passes, and of how many when the bundle is known.
 
@@ -59,7 +60,7 @@ def inspect(
         name = known.manifest.name if known else None
         warning = None if known else _foreign_text(bitstream)
         if warning:
-            typer.echo(f"warning: {path}: {warning}", err=True)
+            typer.echo(f"warning: {printable(text_of(path))}: {warning}", err=True)
         states = [
             {"state": state, "bytes": size, "bits_per_pixel": round(8 * size / pixels, 6)}
             for state, size in bitstream.cumulative_bytes().items()
@@ -74,8 +75,9 @@ def inspect(
                 "bytes": bitstream.file_bytes,
             }
         return {
-            "file": str(path),
-            "bundle": bitstream.bundle_id.hex(),
+            "file": text_of(path),
+            "format": bitstream.version,
+            "bundle": (known.short_id if known and name else bitstream.bundle_id).hex(),
             "bundle_id": known.id if known and name else None,
             "bundle_name": name,
             "bundle_text": name or bitstream.bundle_id.hex(),
@@ -87,6 +89,7 @@ def inspect(
             "bits_per_pixel": round(8 * len(data) / pixels, 6),
             "states": states,
             "partial": partial,
+            "reference": _reference(bitstream),
             "cut": damage.to_dict() if damage else None,
             "warning": warning,
             "states_text": "  ".join(f"{row['state']}:{row['bytes']}" for row in states)
@@ -98,6 +101,7 @@ def inspect(
         as_json=as_json,
         columns={
             "file": "file",
+            "format": "format",
             "bundle_text": "bundle",
             "width": "width",
             "height": "height",
@@ -113,6 +117,16 @@ def _foreign_text(bitstream: Bitstream) -> str:
         f"made with bundle {bitstream.bundle_id.hex()}, which is none of those that come with this "
         f"release: {', '.join(packaged_names())}"
     )
+
+
+def _reference(bitstream: Bitstream) -> dict[str, Any] | None:
+    """The frame that a predicted frame is decoded with; None of one that stands alone."""
+    if bitstream.reference is None:
+        return None
+    return {
+        "distance": bitstream.reference.distance,
+        "checksum": bitstream.reference.checksum.hex(),
+    }
 
 
 def _partial_text(partial: dict[str, Any] | None) -> str:
@@ -135,39 +149,54 @@ def truncate(
         str | None,
         typer.Option("--bundle", help="Bundle folder, zip or name. Default: the file's own."),
     ] = None,
+    to_format: Annotated[
+        int | None,
+        typer.Option("--format", help="Version of the format: 3 for older releases, or 4."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make files smaller: the same bytes as encoding at that state, or within that budget.
 
     --state drops layers and needs no bundle. --bpp and --bytes keep a part of the next layer too,
     for which the bundle of the files is read, but no photo. A file keeps to the chain of states
-    that it was encoded with.
+    that it was encoded with, and to its format unless --format asks for another one, which codes it
+    again without loss.
     """
     from codec import EdgeCodec, RateTarget, open_edge
-    from shared.bitstream import Bitstream
+    from shared.bitstream import FORMAT_VERSIONS, Bitstream
     from shared.bundle import Bundle, bundle_for
+    from shared.errors import BitstreamError
 
     with stop_on_error(as_json=as_json):
         target_rate = RateTarget(state, bpp, max_bytes)
-        if target_rate == RateTarget():
-            raise BudgetError("no_target", "give --state, --bpp or --bytes")
-        given = Bundle.load(bundle) if bundle is not None and state is None else None
+        if target_rate == RateTarget() and to_format is None:
+            raise BudgetError("no_target", "give --state, --bpp or --bytes, or --format")
+        if to_format is not None and to_format not in FORMAT_VERSIONS:
+            known = " and ".join(map(str, FORMAT_VERSIONS))
+            raise BitstreamError("bad_version", f"no format version {to_format}; there are {known}")
+        layers_alone = state is not None and to_format is None
+        given = Bundle.load(bundle) if bundle is not None and not layers_alone else None
     codecs: dict[bytes, EdgeCodec[Any, Any]] = {}
     batch = Batch(as_json=as_json, columns={"file": "file", **RATE_COLUMNS})
 
+    def codec_of(bitstream: Bitstream) -> EdgeCodec[Any, Any]:
+        short_id = bitstream.bundle_id
+        if short_id not in codecs:
+            codecs[short_id] = open_edge(bundle_for(short_id, given))
+        return codecs[short_id]
+
     def one(path: Path) -> dict[str, Any]:
-        target = batch.claim(output / f"{path.stem}.fwf", path)
+        target = batch.claim(beside(output, path.stem, ".fwf"), path)
         source = read_file(path, max_bytes=DEFAULT_LIMITS.max_file_bytes)
         bitstream = Bitstream.from_bytes(source, allow_cut=True)
         if state is not None:
             bitstream = bitstream.truncate(state)
         budget = target_rate.budget_bytes(bitstream.width, bitstream.height)
+        if to_format is not None:
+            bitstream = codec_of(bitstream).recode(bitstream, to_format)
         if budget is not None:
-            short_id = bitstream.bundle_id
-            if short_id not in codecs:
-                codecs[short_id] = open_edge(bundle_for(short_id, given))
-            bitstream = codecs[short_id].shorten(bitstream, target_rate)
+            bitstream = codec_of(bitstream).shorten(bitstream, target_rate)
         write_atomically(target, bitstream.to_bytes())
-        return {"source": str(path), "file": str(target), **rate_record(bitstream)}
+        return {"source": text_of(path), "file": text_of(target), **rate_record(bitstream)}
 
     batch.run(files, one)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from shared.cli import RATE_COLUMNS, Batch, Outcome, in_words, write_atomically
 from shared.errors import FeatherwireError, SessionError
+from shared.names import beside, printable, text_of
+from shared.words import counted
 
 if TYPE_CHECKING:
     from edge_client.session import EdgeSession, FrameResult
@@ -29,10 +31,10 @@ def take_all(
 ) -> FeatherwireError | None:
     """Record every result. Returns why the session ended early; each photo without a result fails
     then."""
-    waiting = Counter(str(photo) for photo in photos)
+    waiting = Counter(text_of(photo) for photo in photos)
     try:
         for result in results:
-            waiting[str(result.source)] -= not result.refined
+            waiting[name_of(result)] -= not result.refined
             take(result, output, batch, outcome)
     except FeatherwireError as error:
         for photo in waiting.elements():
@@ -44,8 +46,7 @@ def take_all(
 def tell_kept(outcome: Outcome, spool: Path, server: str, refusal: FeatherwireError | None) -> None:
     """Print how many frames wait in the spool, the command that delivers them, and why a server
     refused."""
-    one = len(outcome.kept) == 1
-    count = "1 frame is" if one else f"{len(outcome.kept)} frames are"
+    count = counted(len(outcome.kept), "frame is", "frames are")
     if refusal is not None:
         sys.stderr.write(f"error: {refusal.message} [{refusal.reason}]\n")
         if outcome.kept:
@@ -53,14 +54,20 @@ def tell_kept(outcome: Outcome, spool: Path, server: str, refusal: FeatherwireEr
     elif outcome.kept:
         sys.stderr.write(
             f"{count} kept in {spool} (no server took them); `featherwire-edge flush --spool "
-            f"{spool} --server {server}`, with the same --device and --tls options, delivers them\n"
+            f"{spool} --server {server}`, with the same --tls options, delivers them\n"
         )
 
 
 def fail(photo: Path, error: FeatherwireError, outcome: Outcome) -> None:
     """Record and print why a photo has no result."""
     outcome.failures.append({"file": str(photo), **error.to_dict()})
-    sys.stderr.write(f"error: {photo}: {error.message} [{error.reason}]\n")
+    where, what = printable(str(photo)), printable(error.message)
+    sys.stderr.write(f"error: {where}: {what} [{error.reason}]\n")
+
+
+def name_of(result: FrameResult) -> str:
+    """What a frame was made of, as text; nothing where nobody knows."""
+    return "" if result.source is None else text_of(str(result.source))
 
 
 def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcome) -> None:
@@ -68,7 +75,7 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
     from shared.results import summarise
 
     # A frame that an earlier process has spooled may have had no file.
-    photo = Path(result.source or f"frame-{result.sequence}")
+    photo = Path(name_of(result) or f"frame-{result.sequence}")
     if result.error is not None and result.error.reason == "spooled":
         outcome.kept.append({"file": str(photo), "sequence": result.sequence})
         return
@@ -96,15 +103,16 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
         record["picture_error"] = result.picture_error.to_dict()
     for error in (*result.task_errors.values(), result.picture_error):
         if error is not None:
-            sys.stderr.write(f"error: {photo}: {error.message} [{error.reason}]\n")
+            where, what = printable(str(photo)), printable(error.message)
+            sys.stderr.write(f"error: {where}: {what} [{error.reason}]\n")
     stem = f"{photo.stem}.refined" if result.refined else photo.stem
     try:
         if output is not None:
             if result.picture is not None:
-                target = batch.claim(output / f"{stem}.png", photo)
+                target = batch.claim(beside(output, stem, ".png"), photo)
                 write_atomically(target, result.picture.data)
                 record["picture"] = str(target)
-            target = batch.claim(output / f"{stem}.json", photo)
+            target = batch.claim(beside(output, stem, ".json"), photo)
             write_atomically(target, json.dumps(record, indent=1).encode() + b"\n")
             record["file"] = str(target)
     except FeatherwireError as failure:
@@ -122,7 +130,8 @@ def tell_undelivered(sinks: Pumps) -> int:
         dropped = sum(count for name, count in pump.counts.items() if name.startswith("dropped"))
         if dropped:
             why = f": {pump.error.message}" if pump.error is not None else ""
-            sys.stderr.write(f"error: {pump.sink.name} did not get {dropped} results{why}\n")
+            missed = counted(dropped, "result")
+            sys.stderr.write(f"error: {pump.sink.name} did not get {missed}{why}\n")
         lost += dropped
     return lost
 
@@ -139,7 +148,7 @@ def report_of(result: FrameResult, session: EdgeSession) -> Report:
         device=session.device,
         session=session.session,
         sequence=result.sequence,
-        source="" if source is None else str(source),
+        source=name_of(result),
         captured_at=source.captured_at if isinstance(source, Origin) else None,
         completed_at=time.time(),
         bundle=result.bundle_id.hex(),

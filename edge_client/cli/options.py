@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from shared.sinks import Pumps
 
 StateOption = Annotated[
-    int | None, typer.Option("--state", min=0, help="State of the bundle: 0 is the finest.")
+    int | None,
+    typer.Option(
+        "--state",
+        min=0,
+        help="State of the bundle: 0 is the finest. Default: the bundle's own, beyond which bits "
+        "bring little.",
+    ),
 ]
 BppOption = Annotated[
     float | None,
@@ -65,7 +71,19 @@ OutputOption = Annotated[
     typer.Option("-o", "--output", help="Folder: STEM.json for each photo, and STEM.png."),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option("--device", help="Name of this device. Default: its host name.")
+    str | None,
+    typer.Option(
+        "--device",
+        help="Name of this device. Default: the one whose frames the spool has, or its host name.",
+    ),
+]
+RenameOption = Annotated[
+    bool,
+    typer.Option(
+        "--rename",
+        help="Give a spool with another device's frames over to --device; not while a server may "
+        "have some of them.",
+    ),
 ]
 TimeoutOption = Annotated[
     float,
@@ -182,6 +200,7 @@ class Calling(Connecting):
     option."""
 
     device: DeviceOption = None
+    rename: RenameOption = False
     timeout_s: TimeoutOption = 10.0
     deadline_s: DeadlineOption = None
     bandwidth: BandwidthOption = None
@@ -196,6 +215,13 @@ class Calling(Connecting):
             split_address(self.server)
             access.check()
         return access
+
+    def name(self, spool: Spool) -> None:
+        """Give the spool another device's name where that was asked for. Raises ``SpoolError``."""
+        if self.rename:
+            if self.device is None:
+                raise SessionError("bad_option", "--rename needs the new name: --device NAME")
+            spool.rename(self.device)
 
 
 @dataclass(frozen=True)
@@ -269,6 +295,8 @@ class Sending(Calling):
         folder = spool or self.spool
         limits = SpoolLimits(self.spool_bytes, self.spool_age_s, SpoolPolicy(self.spool_policy))
         store = None if folder is None else stack.enter_context(Spool.open(folder, limits))
+        if store is not None:
+            self.name(store)
         wanted = None if self.tasks is None else split_names(self.tasks)
         session = stack.enter_context(
             EdgeSession(
@@ -322,5 +350,5 @@ def _source(text: str) -> str:
 
 
 def _state(text: str) -> int | None:
-    """The state of ``BUNDLE[:STATE]``; None is the finest."""
+    """The state of ``BUNDLE[:STATE]``; None is the bundle's default."""
     return None if _source(text) == text else int(text.rpartition(":")[2])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,9 +18,10 @@ from edge_client.cli.options import (
     Sending,
 )
 from shared.cli import Batch, ExitCode, JsonOption, Outcome, stop_on_error, takes
+from shared.names import text_of
 
 if TYPE_CHECKING:
-    from edge_client.session import EdgeSession, FrameResult
+    from edge_client.session import CapturedPhoto, EdgeSession, FrameResult
     from shared.sinks import Pumps
 
 SINK_CAPACITY = 10_000
@@ -59,11 +61,11 @@ def send(
     with stop_on_error(as_json=as_json), ExitStack() as stack:
         session, _ = sending.open(stack, access, frames_per_second)
         sinks = stack.enter_context(sending.open_sinks(session, SINK_CAPACITY))
-        results = session.stream(photos, picture=picture, **sending.rate)
+        results = session.stream(_dated(photos), picture=picture, **sending.rate)
         ended = take_all(_through_sinks(results, session, sinks), photos, output, batch, outcome)
         refusal = session.refusal
     # What an earlier run has spooled comes first.
-    order = {str(path): number for number, path in enumerate(photos)}
+    order = {text_of(path): number for number, path in enumerate(photos)}
     outcome.results.sort(key=lambda r: (order.get(r["photo"], -1), r["refined"]))
     outcome.failures.sort(key=lambda r: order.get(r["file"], -1))
     if sending.spool is not None:
@@ -98,6 +100,8 @@ def flush(
 ) -> None:
     """Deliver the frames that `send --spool FOLDER` kept; print what the server finds in them.
 
+    They go as the device that kept them, whatever this machine is called.
+
     Exit status 4 when frames are still kept afterwards, because no server took them.
     """
     access = calling.access()
@@ -107,10 +111,14 @@ def flush(
 
     batch = Batch(as_json=as_json, columns=COLUMNS)
     outcome = Outcome()
-    with (
-        stop_on_error(as_json=as_json),
-        Spool.open(spool) as store,
-        EdgeSession(
+    with stop_on_error(as_json=as_json), ExitStack() as stack:
+        store = stack.enter_context(Spool.open(spool))
+        calling.name(store)
+        if not store.queued() and not store.awaited():
+            sys.stderr.write(f"{spool} is empty: there is nothing to deliver\n")
+            batch.report(outcome)
+            return
+        session = EdgeSession(
             calling.server,
             device=calling.device,
             access=access,
@@ -118,14 +126,23 @@ def flush(
             deadline_s=calling.deadline_s,
             spool=store,
             control=RateControl(calling.bandwidth),
-        ) as session,
-    ):
+        )
+        stack.enter_context(session)
         ended = take_all(session.flush(), [], output, batch, outcome)
         refusal = session.refusal
     tell_kept(outcome, spool, calling.server, refusal)
     batch.report(outcome)
     if ended is not None or refusal is not None or outcome.kept:
         raise typer.Exit(ExitCode.UNREACHABLE)
+
+
+def _dated(photos: Sequence[Path]) -> Iterator[CapturedPhoto]:
+    """The photos, with when each was taken, as `stream` says it too."""
+    from edge_client.session import CapturedPhoto, Origin
+    from edge_client.sources.stills import photo_time
+
+    for path in photos:
+        yield CapturedPhoto(path, Origin(text_of(path), photo_time(path)))
 
 
 def _through_sinks(

@@ -6,8 +6,8 @@ with EdgeSession("localhost:7570") as session:
         ...
 
 session           EdgeSession, which every caller uses
-direct, spooled   photos out and results in: over one stream, or through a spool
-spool_sender      the thread that brings a spool's frames to a server, over many streams
+direct            photos out and results in over one stream
+spooled           the same through a spool, over as many streams as that takes
 frames            photos as frames: what is asked of them, and at which rate
 encoding          one photo by several bundles: what is sent of each, what is kept back
 refinement_store  what is kept back, until the server asks or ``refine`` sends it

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from edge_client.session.frames import Framer, Outgoing
+from edge_client.session.frames import Framer, Outgoing, stamp
 from edge_client.session.refinement_store import Part, Refinement, RefinementStore
 from edge_client.session.results import Reply
 from shared.errors import FeatherwireError, SessionError
@@ -27,6 +27,7 @@ from shared.wire.commands import RefineCommand, Setting, parse_command
 from shared.wire.device_events import (
     Acknowledged,
     Answered,
+    Backlogged,
     CommandReceived,
     CreditGranted,
     Drained,
@@ -36,7 +37,7 @@ from shared.wire.device_events import (
     Sent,
 )
 from shared.wire.device_protocol import DeviceProtocol
-from shared.wire.features import file_bytes
+from shared.wire.features import file_bytes, passes_of
 from shared.wire.requests import Frame, Hello, frame_message, refine_message
 from shared.wire.results import outcome_from_message
 from shared.wire.transport import CONNECT
@@ -134,6 +135,7 @@ class Connection:
         self._changed = threading.Condition(lock)
         self._sendable = threading.Condition(lock)
         self._nothing_more = False
+        self._backlog_at = 0.0
         # By sequence: what will come of a command, until the frame's own result has come.
         self._refinements: dict[int, Future[Reply]] = {}
         # By sequence: commands about frames of which more is being made.
@@ -161,9 +163,19 @@ class Connection:
         return self._protocol.credits
 
     @property
+    def format_version(self) -> int:
+        """The newest of the format of bitstreams that both ends know."""
+        return self._protocol.format_version
+
+    @property
     def failure(self) -> FeatherwireError | None:
         """Why the stream has ended, once it has."""
         return self._protocol.failure
+
+    def time_of(self, since: float, *, hard: bool) -> float:
+        """When the deadline begins of a frame sent at ``since`` (``time.monotonic``): then,
+        or when a busy server last said that frames are still with it, unless it is ``hard``."""
+        return since if hard else max(since, self._backlog_at)
 
     @property
     def draining(self) -> bool:
@@ -196,8 +208,8 @@ class Connection:
         message.traceparent = frame.traceparent
         more = frame.make_others is not None
         with self._changed:
-            self._wait_for_credit(frame.deadline_s)
-            message.captured_at.GetCurrentTime()
+            self._wait_for_credit(frame.deadline_s, hard=frame.hard_deadline)
+            stamp(message, frame.captured_at)
             sequence = self._protocol.send_frame(message, pending, time.monotonic()).sequence
             # Nothing goes out while the lock is held: the server may ask for more at once.
             self._store.keep(sequence, frame.parts, *frame.later, more=more)
@@ -208,8 +220,8 @@ class Connection:
 
         Raises ``SessionError``: no_credit, message_too_large, draining, or why the stream ended.
         """
-        first = message.features[0]
-        pending = _Pending(sum(map(file_bytes, message.features)), first.partial.passes)
+        passes = passes_of(message.features[0])
+        pending = _Pending(sum(map(file_bytes, message.features)), passes)
         with self._changed:
             self._protocol.send_frame(message, pending, time.monotonic())
         return pending.future
@@ -224,12 +236,22 @@ class Connection:
 
     def refine(self, refinement: Refinement, *, deadline_s: float) -> Future[Reply]:
         """Send finer layers of an earlier frame; raises like ``submit``."""
+        self._check_version(refinement)
         pending = _Pending(refinement.payload_bytes)
         message = refine_message(refinement)
         with self._changed:
-            self._wait_for_credit(deadline_s)
+            self._wait_for_credit(deadline_s, hard=self.framer.hard_deadline)
             self._protocol.send_refine(message, _key_of(refinement), pending, time.monotonic())
         return pending.future
+
+    def _check_version(self, refinement: Refinement) -> None:
+        """Layers that were kept for another server may be in a format that this one lacks."""
+        if refinement.version > self.format_version:
+            raise SessionError(
+                "not_refinable",
+                f"the layers of frame {refinement.sequence} are kept in format "
+                f"{refinement.version}; {self.server} reads {self.format_version}",
+            )
 
     def send_status(self, queued_frames: int, queued_bytes: int) -> None:
         """Tell the server what waits here, for its operators; what it knows is not repeated."""
@@ -246,12 +268,12 @@ class Connection:
         if not alive:
             self._call.cancel()
 
-    def _wait_for_credit(self, deadline_s: float) -> None:
+    def _wait_for_credit(self, deadline_s: float, *, hard: bool) -> None:
         """Return when a message may be sent; commanded refinements go first."""
-        deadline = time.monotonic() + deadline_s
+        began = time.monotonic()
         protocol = self._protocol
         while protocol.credits == 0 and protocol.failure is None and not protocol.draining:
-            remaining_s = deadline - time.monotonic()
+            remaining_s = self.time_of(began, hard=hard) + deadline_s - time.monotonic()
             if remaining_s <= 0:
                 raise SessionError(
                     "deadline_exceeded", f"the server gave no credit within {deadline_s:g} s"
@@ -326,6 +348,8 @@ class Connection:
                         self._listener.acknowledged(key[0])
             case CreditGranted():
                 self._tell_changed()
+            case Backlogged():
+                self._backlog_at = time.monotonic()
             case CommandReceived():
                 self._take_command(event)
             case Drained(abandoned=abandoned):
@@ -430,6 +454,7 @@ class Connection:
             try:
                 self._protocol.raise_unless_open()
                 refinement = self._store.refinement(wanted.sequence, wanted.bundle_id, wanted.state)
+                self._check_version(refinement)
                 self._protocol.queue_refine(
                     refine_message(refinement),
                     _key_of(refinement),

@@ -15,9 +15,18 @@ from typing import Any
 from edge_client.rate import RateControl
 from edge_client.session.connection import Connection
 from edge_client.session.encoding import Photo
-from edge_client.session.frames import CapturedPhoto, Framer, Outgoing, Wishes, make_frame, parts
+from edge_client.session.frames import (
+    CapturedPhoto,
+    Framer,
+    Outgoing,
+    Wishes,
+    make_frame,
+    parts,
+    taken_at,
+)
 from edge_client.session.refinement_store import Part, Refinement
 from edge_client.session.results import FrameResult, Reply, failed, received
+from shared.backoff import Backoff
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
 from shared.rpc.errors import CallError, error_from_call
@@ -80,12 +89,12 @@ class DirectExchange:
         frame = make_frame(self.connection.framer, self._control, photo, wishes)
         sequence, future = self._submit(frame)
         self._finish(sequence, frame)
-        reply = self.wait_for(future, frame.deadline_s)
+        reply = self.wait_for(future, frame.deadline_s, hard=frame.hard_deadline)
         result = whole(received(reply, photo))
         if not wait_refined or reply.refinement is None:
             return result
         try:
-            reply = self.wait_for(reply.refinement, frame.deadline_s)
+            reply = self.wait_for(reply.refinement, frame.deadline_s, hard=frame.hard_deadline)
             more = received(reply, photo, before=result)
         except FeatherwireError as error:
             return replace(result, refine_error=error)
@@ -100,7 +109,7 @@ class DirectExchange:
         hurry: threading.Event | None = None,
     ) -> Iterator[FrameResult]:
         """See ``EdgeSession.stream``."""
-        in_flight = InFlight(self._server)
+        in_flight = InFlight(self.connection)
         for photo in photos:
             if photo is None:
                 if in_flight.any_done:
@@ -108,7 +117,8 @@ class DirectExchange:
                 continue
             pixels, source = parts(photo)
             try:
-                frame = make_frame(self.connection.framer, self._control, pixels, wishes)
+                made = make_frame(self.connection.framer, self._control, pixels, wishes)
+                frame = replace(made, captured_at=taken_at(source))
             except SessionError:
                 raise
             except FeatherwireError as error:
@@ -127,7 +137,7 @@ class DirectExchange:
                     raise
                 yield failed(source, error)
                 continue
-            in_flight.add(future, source, sequence, frame.deadline_s)
+            in_flight.add(future, source, sequence, frame)
             self._finish(sequence, frame)
             if in_flight.any_done:
                 yield from in_flight.completed()
@@ -138,14 +148,20 @@ class DirectExchange:
         """Send finer layers of a frame, and wait for what comes of them."""
         self._pace(sum(len(layer.payload) for layer in refinement.layers), deadline_s)
         future = self.connection.refine(refinement, deadline_s=deadline_s)
-        return whole(received(self.wait_for(future, deadline_s), refinement.sequence))
+        hard = self.connection.framer.hard_deadline
+        reply = self.wait_for(future, deadline_s, hard=hard)
+        return whole(received(reply, refinement.sequence))
 
-    def wait_for(self, future: Future[Reply], deadline_s: float) -> Reply:
+    def wait_for(self, future: Future[Reply], deadline_s: float, *, hard: bool) -> Reply:
         """The reply. Raises why there is none, ``deadline_exceeded`` when it is late."""
-        try:
-            return future.result(deadline_s)
-        except FutureTimeoutError:
-            raise too_late(self._server, deadline_s) from None
+        began = time.monotonic()
+        while True:
+            left_s = self.connection.time_of(began, hard=hard) + deadline_s - time.monotonic()
+            try:
+                return future.result(max(0.0, left_s))
+            except FutureTimeoutError:
+                if left_s <= 0:
+                    raise too_late(self._server, deadline_s) from None
 
     def _submit(self, frame: Outgoing) -> tuple[int, Future[Reply]]:
         self._pace(frame.file_bytes, frame.deadline_s)
@@ -188,22 +204,24 @@ def whole(result: FrameResult) -> FrameResult:
 class _Awaited:
     """A frame that is not back; ``sent_at`` is of ``time.monotonic``.
 
-    ``before``: the result that is being refined, if that is what is awaited.
+    ``hard``: the deadline is nobody's to put off. ``before``: the result that is being refined, if
+    that is what is awaited.
     """
 
     photo: Any
     sequence: int
     sent_at: float
     deadline_s: float
+    hard: bool = False
     before: FrameResult | None = None
 
 
 class InFlight:
     """Futures of frames, and of the refinements that the server asks for."""
 
-    def __init__(self, server: str) -> None:
-        """server: its name, for the errors of late frames."""
-        self._server = server
+    def __init__(self, connection: Connection) -> None:
+        """connection: on which they are in flight."""
+        self._connection = connection
         self._awaited: dict[Future[Reply], _Awaited] = {}
 
     def __len__(self) -> int:
@@ -214,9 +232,11 @@ class InFlight:
         """Whether ``completed`` would not wait."""
         return any(future.done() for future in self._awaited)
 
-    def add(self, future: Future[Reply], photo: Any, sequence: int, deadline_s: float) -> None:
+    def add(self, future: Future[Reply], photo: Any, sequence: int, frame: Outgoing) -> None:
         """A frame has been sent."""
-        self._awaited[future] = _Awaited(photo, sequence, time.monotonic(), deadline_s)
+        self._awaited[future] = _Awaited(
+            photo, sequence, time.monotonic(), frame.deadline_s, frame.hard_deadline
+        )
 
     def completed(self) -> Iterator[FrameResult]:
         """Wait for one frame at least, or for its deadline; yield what has ended.
@@ -224,7 +244,7 @@ class InFlight:
         What has ended is forgotten, and a refinement of it that is to come takes its place. When
         the session has failed this raises why, after all that did come back.
         """
-        first_s = min(one.sent_at + one.deadline_s for one in self._awaited.values())
+        first_s = min(map(self._late_at, self._awaited.values()))
         wait_for(
             self._awaited,
             timeout=max(0.0, first_s - time.monotonic()),
@@ -243,13 +263,16 @@ class InFlight:
                     yield failed(one.photo, error, sequence=one.sequence, before=one.before)
                 else:
                     failure = failure or error
-            elif time.monotonic() >= one.sent_at + one.deadline_s:
+            elif time.monotonic() >= self._late_at(one):
                 del self._awaited[future]
                 future.cancel()
-                late = too_late(self._server, one.deadline_s)
+                late = too_late(self._connection.server, one.deadline_s)
                 yield failed(one.photo, late, sequence=one.sequence, before=one.before)
         if failure is not None:
             raise failure
+
+    def _late_at(self, one: _Awaited) -> float:
+        return self._connection.time_of(one.sent_at, hard=one.hard) + one.deadline_s
 
     def _received(self, reply: Reply, one: _Awaited) -> FrameResult:
         result = received(reply, one.photo, before=one.before)
@@ -273,13 +296,19 @@ def analyze(connection: Connection, photo: Photo, wishes: Wishes) -> FrameResult
         tasks=frame.tasks,
         picture=picture_request_message(frame.picture),
     )
-    started = time.perf_counter()
-    try:
-        response = ingest_pb2_grpc.IngestServiceStub(connection.channel).Analyze(
-            request, timeout=frame.deadline_s
-        )
-    except CallError as error:
-        raise error_from_call(error, connection.server) from None
+    stub = ingest_pb2_grpc.IngestServiceStub(connection.channel)
+    backoff, deadline = Backoff(), time.monotonic() + frame.deadline_s
+    while True:
+        started = time.perf_counter()
+        try:
+            response = stub.Analyze(request, timeout=max(0.001, deadline - time.monotonic()))
+            break
+        except CallError as error:
+            why = error_from_call(error, connection.server)
+        pause_s = backoff.next_s()
+        if why.reason != "busy" or time.monotonic() + pause_s >= deadline:
+            raise why
+        time.sleep(pause_s)
     reply = Reply(
         outcome_from_message(response.outcome),
         0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec import EdgeCodec, open_edge
+from codec.base import recode
 from edge_client.session.refinement_store import Part
-from shared.bitstream import Bitstream
+from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
-from shared.errors import BudgetError, BundleError, PhotoError
+from shared.errors import BudgetError, BundleError, PhotoError, SessionError
 from shared.preprocess import load_photo
 from shared.targets import RateTarget, Regions
 
@@ -75,9 +76,32 @@ class PhotoEncoder:
         return tuple(self._bundle(short_id) for short_id in short_ids)
 
     def _bundle(self, short_id: bytes) -> Bundle:
-        if short_id == self.bundle.short_id:
-            return self.bundle
-        return self.also.get(short_id) or self._find(short_id) or self.bundle
+        return self.at_hand(short_id) or self.bundle
+
+    def at_hand(self, short_id: bytes) -> Bundle | None:
+        """The bundle whose id begins like that; None where it is not on the device."""
+        for bundle in (self.bundle, *self.also.values()):
+            if short_id and bundle.short_id.startswith(short_id):
+                return bundle
+        return self._find(short_id)
+
+    def in_version(self, bitstream: Bitstream, version: int) -> Bitstream:
+        """The bitstream for a server that reads this version of the format, without loss.
+
+        Raises SessionError ``format_unsupported`` where that takes a bundle that is not here, and
+        BitstreamError for a damaged one.
+        """
+        if bitstream.version <= version:
+            return bitstream
+        bundle = self.at_hand(bitstream.bundle_id)
+        if bundle is None:
+            raise SessionError(
+                "format_unsupported",
+                f"a bitstream in format {bitstream.version} is to be coded again for a server that "
+                f"reads {version}, but its bundle {bitstream.bundle_id.hex()} is not on this "
+                "device: give it, or use a newer server",
+            )
+        return recode(bundle, bitstream, (version,))
 
     def regions_of(self, regions: Regions) -> Regions:
         """``regions``; or none, with one warning, where the first bundle knows none."""
@@ -105,13 +129,16 @@ class PhotoEncoder:
         send_with: Mapping[bytes, int | None] | None = None,
         keep: bool = True,
         regions: Regions = (),
+        version: int = FORMAT_VERSION,
     ) -> EncodedPhoto:
         """The photo by every bundle, the first one's part first, at ``rate``.
 
-        refinable: keep the finer layers of the first one too. send_with: of which others (short
-        ids) a state is sent at once, None for the finest; the rest of them is only kept, and
-        encoded later, when the frame is on its way. Without ``keep`` there is no such rest.
+        A rate that says nothing is each bundle's default state. refinable: keep the finer layers
+        of the first one too. send_with: of which others (short ids) a state is sent at once, None
+        for their default; the rest of them is only kept, and encoded later, when the frame is on
+        its way. Without ``keep`` there is no such rest.
         regions: what the first bundle tells more finely; nothing finer is kept of such a frame.
+        version: the newest of the format that the server reads.
         What is encoded already has no other parts. Raises PhotoError, also ``no_photo`` where
         ``send_with`` needs one; BudgetError and BitstreamError as ``EdgeEncoder`` does.
         """
@@ -121,6 +148,7 @@ class PhotoEncoder:
         if isinstance(photo, Bitstream):
             if at_once:
                 raise PhotoError("no_photo", "another bundle needs the photo, not its features")
+            photo = self.in_version(self._named(photo), version)
             return EncodedPhoto((Part(self._cut(photo, rate), photo if refinable else None),))
         rate = self.within(rate)
         pixels: str | Path | bytes | NDArray[np.uint8] = photo
@@ -129,21 +157,30 @@ class PhotoEncoder:
         encoder = self.encoder(self.bundle)
         regions = self.regions_of(regions) if rate.psnr_db is None else ()
         if regions:
-            parts = [Part(encoder.encode_at(pixels, rate, regions), None)]
+            parts = [Part(encoder.encode_at(pixels, rate, regions, version=version), None)]
         elif refinable:
-            parts = [Part(*encoder.encode_kept(pixels, rate))]
+            parts = [Part(*encoder.encode_kept(pixels, rate, version=version))]
         else:
-            parts = [Part(encoder.encode_at(pixels, rate), None)]
+            parts = [Part(encoder.encode_at(pixels, rate, version=version), None)]
         for short_id, bundle in self.also.items():
             if short_id in at_once:
                 target = RateTarget(state=at_once[short_id])
-                parts.append(Part(*self.encoder(bundle).encode_kept(pixels, target)))
+                kept = self.encoder(bundle).encode_kept(pixels, target, version=version)
+                parts.append(Part(*kept))
         others = tuple(one for one in self.also.values() if keep and one.short_id not in at_once)
 
         def make_others() -> tuple[Part, ...]:
-            return tuple(Part(None, self.encoder(one).encode(pixels)) for one in others)
+            return tuple(
+                Part(None, self.encoder(one).encode(pixels, state=0, version=version))
+                for one in others
+            )
 
         return EncodedPhoto(tuple(parts), others, make_others)
+
+    def _named(self, bitstream: Bitstream) -> Bitstream:
+        """With the eight bytes of its bundle's id, of which a file may have fewer."""
+        bundle = self.at_hand(bitstream.bundle_id)
+        return bitstream if bundle is None else replace(bitstream, bundle_id=bundle.short_id)
 
     def _cut(self, bitstream: Bitstream, rate: RateTarget) -> Bitstream:
         """What ``EdgeEncoder.encode`` would have made of the photo, from ready layers."""

@@ -13,14 +13,14 @@ from edge_client.rate import RateControl
 from edge_client.session.bundle_update import BundleUpdate
 from edge_client.session.encoding import Photo, PhotoEncoder
 from edge_client.session.refinement_store import Part
-from shared.bitstream import Bitstream
+from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
-from shared.errors import FeatherwireError, SessionError
+from shared.errors import BitstreamError, FeatherwireError, PhotoError, SessionError
 from shared.preprocess import load_photo
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.targets import FINEST, RateTarget, Regions
 from shared.wire import PictureEncoding, PictureRequest, error_from_message
-from shared.wire.features import features_message
+from shared.wire.features import features_message, header_of, parse_features
 from shared.wire.requests import parse_tasks, picture_request_message
 from shared.wire.tracing import frame_span, traceparent_of, tracer
 from shared.wire.transport import frame_deadline
@@ -28,15 +28,18 @@ from shared.wire.transport import frame_deadline
 RESULT_MARGIN_S = 5.0
 
 SendWith = Iterable[str] | Mapping[str, int | None]
-"""Names or ids of ``also`` bundles; or each with its state, None for the finest."""
+"""Names or ids of ``also`` bundles; or each with its state, None for the bundle's default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """A frame ready to go: what is asked of it at once, and when more of it is sent.
 
+    ``deadline_s`` begins anew whenever a busy server says that frames are still with it, unless it
+    is a ``hard_deadline``: somebody's own, and not the server's.
     ``make_others`` makes the parts of which nothing is sent, None when there are none.
     ``traceparent``: of the span in which it was made, empty when nothing is traced.
+    ``captured_at``: seconds since 1970; None is when it is sent.
     """
 
     parts: tuple[Part, ...]
@@ -46,6 +49,8 @@ class Outgoing:
     deadline_s: float
     make_others: Callable[[], tuple[Part, ...]] | None
     traceparent: str = ""
+    captured_at: float | None = None
+    hard_deadline: bool = False
 
     @property
     def sent(self) -> tuple[Bitstream, ...]:
@@ -71,11 +76,13 @@ class Framer:
         deadline_s: float | None,
         regions: Callable[[], Regions] = tuple,
         bundle_update: BundleUpdate | None = None,
+        version: int = FORMAT_VERSION,
     ) -> None:
         """settings: of the server's Welcome. also: the further bundles, as they were named to the
         session. tasks: what runs now when a call names none; None is all that a frame
         is enough for. deadline_s: of every frame; None goes by the server's. regions: of the next
-        photo. bundle_update: chooses the photo encoder between frames.
+        photo. bundle_update: chooses the photo encoder between frames. version: the newest of the
+        format that the server reads.
         """
         self.photo_encoder = photo_encoder
         self.server_tasks = ServerTasks(settings)
@@ -83,6 +90,7 @@ class Framer:
         self._tasks = tasks
         self._regions = regions
         self.bundle_update = bundle_update
+        self.version = version
         self._deadline_s = deadline_s
         self._server_deadline_s = settings.frame_deadline_s
 
@@ -112,6 +120,7 @@ class Framer:
                 send_with=self._short_ids(wishes.send_with),
                 keep=keep,
                 regions=self.regions,
+                version=self.version,
             )
         parts, kept = encoded.parts, encoded.others
         sent = self.photo_encoder.bundles(part.bundle_id for part in parts)
@@ -127,6 +136,7 @@ class Framer:
             self.deadline_of(first.width, first.height),
             encoded.make_others if kept else None,
             traceparent_of(span),
+            self.hard_deadline,
         )
 
     def for_spool(
@@ -141,7 +151,7 @@ class Framer:
             picture=picture_request_message(frame.later[1]),
             traceparent=frame.traceparent,
         )
-        message.captured_at.GetCurrentTime()
+        stamp(message, frame.captured_at)
         return message, named is None
 
     def ask(self, message: ingest_pb2.Frame, *, default_tasks: bool, kept: bool) -> None:
@@ -161,12 +171,31 @@ class Framer:
         if not any(map(makes_pictures, sent)) and any(map(makes_pictures, waiting)):
             message.ClearField("picture")
 
+    def in_version(self, message: ingest_pb2.Frame) -> None:
+        """Code the features of a spooled frame again, without loss, where the server needs that.
+
+        What is damaged stays as it is, for the server to refuse. Raises ``SessionError``; see
+        ``PhotoEncoder.in_version``.
+        """
+        for features in message.features:
+            try:
+                if header_of(features).version > self.version:
+                    found = self.photo_encoder.in_version(parse_features(features), self.version)
+                    features.CopyFrom(features_message(found))
+            except BitstreamError:
+                continue
+
     def wanted_tasks(
         self, tasks: Iterable[str] | None, bundles: Sequence[Bundle]
     ) -> tuple[str, ...]:
         """``tasks``, or the session's, or all that ``bundles`` are enough for."""
         named = self._tasks() if tasks is None else parse_tasks(tasks)
         return self.server_tasks.all_on(bundles) if named is None else named
+
+    @property
+    def hard_deadline(self) -> bool:
+        """Whether frames have a deadline of the device's own, which no server can put off."""
+        return self._deadline_s is not None
 
     def deadline_of(self, width: int, height: int) -> float:
         """Seconds that a frame of this size may take."""
@@ -231,7 +260,9 @@ def make_frame(framer: Framer, control: RateControl, photo: Photo, wishes: Wishe
             rate = control.target(
                 wishes.rate, photo_encoder.bundle.manifest.states, _pixels(photo_encoder, photo)
             )
-            (part,) = photo_encoder.encode(photo, rate, keep=False, regions=framer.regions).parts
+            (part,) = photo_encoder.encode(
+                photo, rate, keep=False, regions=framer.regions, version=framer.version
+            ).parts
             assert part.sent is not None
             return part.sent
 
@@ -354,6 +385,10 @@ def picture_request(wish: PictureWish) -> PictureRequest | None:
         raise SessionError("unknown_encoding", f"no encoding {wish!r}; there are {known}") from None
 
 
+MIN_TIME_S, MAX_TIME_S = -62_135_596_800, 253_402_300_799
+"""What a message can say: from the year 1 to the end of 9999."""
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a picture is from, and when it was taken: seconds since 1970. It is the ``source`` of
@@ -362,8 +397,26 @@ class Origin:
     name: str
     captured_at: float
 
+    def __post_init__(self) -> None:
+        """Raise PhotoError ``bad_time`` for a time outside the years 1 to 9999."""
+        if not MIN_TIME_S <= self.captured_at <= MAX_TIME_S:
+            raise PhotoError("bad_time", f"{self.captured_at!r} s since 1970 is no time of a photo")
+
     def __str__(self) -> str:
         return self.name
+
+
+def taken_at(source: Photo | Origin) -> float | None:
+    """When a picture was taken, where that is known."""
+    return source.captured_at if isinstance(source, Origin) else None
+
+
+def stamp(message: ingest_pb2.Frame, captured_at: float | None) -> None:
+    """Say when a frame's picture was taken, in seconds since 1970; None is now."""
+    if captured_at is None:
+        message.captured_at.GetCurrentTime()
+    else:
+        message.captured_at.FromMicroseconds(round(captured_at * 1e6))
 
 
 @dataclass(frozen=True, slots=True)

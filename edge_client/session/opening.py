@@ -20,6 +20,7 @@ from edge_client.session.encoding import PhotoEncoder
 from edge_client.session.frames import Framer
 from edge_client.session.refinement_store import RefinementStore
 from edge_client.spool import Spool
+from shared.bitstream import FORMAT_VERSION
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, SessionError
 from shared.installation import package_version
@@ -35,7 +36,8 @@ from shared.wire.commands import (
     TasksCommand,
     parse_rate_policy,
 )
-from shared.wire.requests import Hello
+from shared.wire.formats import WRITTEN
+from shared.wire.requests import MAX_AWAITED, Hello
 
 if TYPE_CHECKING:
     from edge_client.encoder import EdgeEncoder
@@ -89,6 +91,7 @@ class Opener:
         )
         self.bundle_update.chosen = chosen_bundle_id
         self._photo_encoder: PhotoEncoder | None = None
+        self._said_older = False
 
     def open(
         self,
@@ -96,10 +99,13 @@ class Opener:
         store: RefinementStore,
         *,
         last_result_seen: int = 0,
+        awaited: tuple[int, ...] = (),
         listener: Listener | None = None,
         take_setting: TakeSettingBy | None = None,
     ) -> Connection:
         """Connect, and agree on a bundle.
+
+        awaited: frames that were acknowledged on a stream before, and have no result yet.
 
         Raises ``SessionError`` (unreachable, refused, bundle_mismatch, unsupported_version, ...)
         and ``BundleError`` when the bundle cannot be had.
@@ -119,6 +125,8 @@ class Opener:
                 also_bundle_ids=tuple(bundle.id for bundle in also),
                 last_result_seen=last_result_seen,
                 takes_batches=True,
+                format_versions=WRITTEN,
+                awaited=awaited[:MAX_AWAITED],
             )
             connection = Connection(
                 channel,
@@ -130,7 +138,8 @@ class Opener:
                 take_setting=None if take_setting is None else partial(take_setting, channel),
                 outcome=self.bundle_update.outcome,
             )
-            connection.framer = self._framer(channel, connection.welcome)
+            version = self._version_for(connection)
+            connection.framer = self._framer(channel, connection.welcome, version)
             return connection
         except BaseException:
             if connection is not None:
@@ -138,11 +147,11 @@ class Opener:
             channel.close()
             raise
 
-    def offline(self, last_bundle_id: str | None) -> Framer:
+    def offline(self, last_bundle_id: str | None, last_version: int | None = None) -> Framer:
         """What makes frames while no server is there to be asked.
 
-        last_bundle_id: the one on which a server agreed before, when it is at hand. Raises
-        ``BundleError``.
+        last_bundle_id, last_version: the bundle and the format on which a server agreed before,
+        the bundle where it is at hand. Raises ``BundleError``.
         """
         chosen = self.bundle_update.chosen
         if (
@@ -157,7 +166,9 @@ class Opener:
             if bundle is None and last_bundle_id is not None:
                 bundle = self._bundles.at_hand(last_bundle_id)
             photo_encoder = self._photo_encoder_of(bundle or Bundle.load())
-        return self._framer_of(photo_encoder, ingest_pb2.ServerSettings(frame_deadline_s=30.0))
+        settings = ingest_pb2.ServerSettings(frame_deadline_s=30.0)
+        version = min(last_version or FORMAT_VERSION, FORMAT_VERSION)
+        return self._framer_of(photo_encoder, settings, version)
 
     def use_bundle(self, channel: Channel, bundle_id: str, done: Done) -> None:
         """Change over to a bundle, or say why not; see ``BundleUpdate``."""
@@ -175,7 +186,7 @@ class Opener:
         photo_encoder = self.bundle_update.photo_encoder or self._photo_encoder
         return None if photo_encoder is None else photo_encoder.bundle
 
-    def _framer(self, channel: Channel, welcome: ingest_pb2.Welcome) -> Framer:
+    def _framer(self, channel: Channel, welcome: ingest_pb2.Welcome, version: int) -> Framer:
         accepted = welcome.accepted_bundle_ids or [welcome.bundle_id]
         for other in self._bundles.also:
             if other.id not in accepted:
@@ -188,7 +199,7 @@ class Opener:
                     raise _refused(bundle, self.server)
                 bundle = self._bundles.obtain(channel, welcome.bundle_id, must_keep=False)
             photo_encoder = self._photo_encoder_of(bundle)
-        return self._framer_of(photo_encoder, welcome.settings)
+        return self._framer_of(photo_encoder, welcome.settings, version)
 
     def _chosen_photo_encoder(
         self, channel: Channel, accepted: Iterable[str]
@@ -245,7 +256,7 @@ class Opener:
         return self._photo_encoder
 
     def _framer_of(
-        self, photo_encoder: PhotoEncoder, settings: ingest_pb2.ServerSettings
+        self, photo_encoder: PhotoEncoder, settings: ingest_pb2.ServerSettings, version: int
     ) -> Framer:
         return Framer(
             photo_encoder,
@@ -255,7 +266,21 @@ class Opener:
             deadline_s=self._deadline_s,
             regions=lambda: self.regions,
             bundle_update=self.bundle_update,
+            version=version,
         )
+
+    def _version_for(self, connection: Connection) -> int:
+        """The format for this server's frames; that it is an older one is said once."""
+        version = connection.format_version
+        if version < FORMAT_VERSION and not self._said_older:
+            self._said_older = True
+            logging.getLogger(__name__).warning(
+                "warning: %s reads bitstreams up to format %d: frames are coded in that, not in %d",
+                self.server,
+                version,
+                FORMAT_VERSION,
+            )
+        return version
 
 
 def _refused(bundle: Bundle, server: str) -> SessionError:

@@ -155,6 +155,7 @@ class RefinementStore:
             frame.tasks,
             frame.picture,
             part.bundle_id,
+            reached.version,
             reached.file_bytes + others,
         )
 

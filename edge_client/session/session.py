@@ -31,7 +31,7 @@ from edge_client.session.opening import (
 )
 from edge_client.session.refinement_store import STORED_BYTES, STORED_FRAMES, RefinementStore
 from edge_client.session.results import FrameResult
-from edge_client.session.spooled import SpooledExchange
+from edge_client.session.spooled.exchange import SpooledExchange
 from edge_client.spool import Spool
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, SessionError
@@ -48,7 +48,8 @@ class EdgeSession:
     """A session with one server. Open it with ``with``; use it from one thread at a time.
 
     server: HOST:PORT.
-    device: a stable name of this machine; its host name when None.
+    device: a stable name of this machine. None is the name that the spool was first opened with,
+        and without a spool the host's.
     session: which numbering of frames; a fresh one when None.
     bundle: a Bundle, or a folder, zip or name. None takes the packaged one, or the server's own,
         fetched once and cached, when the server wants another.
@@ -60,7 +61,8 @@ class EdgeSession:
     deadline_s: how long a frame may take; None is the server's deadline for its size and a little
         more.
     spool: keeps frames until the server has them, over lost connections, restarts and power cuts,
-        and gives the session its name. Without one the session ends with its connection.
+        and gives the session its name. Without one the session ends with its connection. One of
+        another device's frames is refused: ``SpoolError("other_device")``.
     control: the rate of this device. None sends as fast as the server takes.
     regions: parts of every photo that are coded more finely than the rest, where its bundle can;
         not with ``psnr_db``.
@@ -88,7 +90,8 @@ class EdgeSession:
         regions: Iterable[Region] = (),
     ) -> None:
         self.server = server
-        self.device = device or default_device_name()
+        host = default_device_name()
+        self.device = (device or host) if spool is None else spool.claim(device, host)
         self._session = session or uuid.uuid4().hex
         self._access = access
         self._connect_timeout_s = connect_timeout_s
@@ -251,10 +254,11 @@ class EdgeSession:
         """Send one photo and wait for its result.
 
         At most one of ``state``, ``bits_per_pixel``, ``max_bytes`` and ``psnr_db``, which mean what
-        they mean to ``EdgeEncoder.encode``; none is the finest state. ``refinable`` keeps the finer
-        layers here, so that ``refine`` can send them later. ``send_with`` sends what these of the
-        ``also`` bundles say of the photo in the same frame. A task, or a picture, that only a
-        bundle which is kept back would be enough for is asked for when that is sent.
+        they mean to ``EdgeEncoder.encode``; none is the bundle's default state, or what the rate
+        control makes of the budget that it was given. ``refinable`` keeps the finer layers here, so
+        that ``refine`` can send them later. ``send_with`` sends what these of the ``also`` bundles
+        say of the photo in the same frame. A task, or a picture, that only a bundle which is kept
+        back would be enough for is asked for when that is sent.
 
         With ``wait_refined``, when the server asks for more of this frame after its result, what
         comes of that is returned (``refined``, with the first result as ``before``); when it fails

@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from edge_client.sources.base import Source
-from edge_client.sources.motion_jpeg import MotionJpegSource, StdinSource, without_password
+from edge_client.sources.motion_jpeg import MotionJpegSource, StdinSource
 from edge_client.sources.stills import FilesSource, FolderSource, is_picture
 from edge_client.sources.video import VideoSource
+from shared.addresses import shown, split_address
 from shared.errors import SourceError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?://)?(.*)", re.DOTALL)
@@ -44,8 +44,13 @@ def open_source(words: Sequence[str], options: SourceOptions | None = None) -> S
     """
     options = options or SourceOptions()
     if len(words) != 1:
+        if any("://" in word for word in words):
+            raise SourceError(
+                "not_found",
+                "of several sources all are files; if it is one, write %20 for a space in it",
+            )
         return FilesSource([_file(word) for word in words], loop=options.loop)
-    (word,) = words
+    word = words[0].strip() if "://" in words[0] else words[0]
     if word == "-":
         return StdinSource(live=options.live)
     found = _SCHEME.fullmatch(word)
@@ -60,24 +65,26 @@ def _by_scheme(scheme: str, rest: str, word: str, options: SourceOptions) -> Sou
     if scheme == "v4l2":
         return _camera(rest, options)
     if scheme not in {"rtsp", "rtsps", "http", "https"}:
-        raise SourceError("unknown_scheme", f"no source is called {scheme}:; there are {_KNOWN}")
+        # Without the slashes it may be a user that stands before the colon.
+        name = f"{scheme}:" if "@" not in word or "://" in word else "that"
+        raise SourceError("unknown_scheme", f"no source is called {name}; there are {_KNOWN}")
     try:
-        parts = urlsplit(word)
-        named = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        named = False
-    if not named:
-        raise SourceError("bad_source", f"there is no host in {scheme}:{rest[:80]}")
-    if scheme in {"http", "https"} and not _VIDEO_SUFFIXES.search(parts.path):
-        return MotionJpegSource(word, timeout_s=options.timeout_s)
+        address = split_address(word)
+    except ValueError as error:
+        raise SourceError(
+            "bad_source", f"the address {scheme}:... is not understood: {error}"
+        ) from None
+    if scheme in {"http", "https"} and not _VIDEO_SUFFIXES.search(address.path):
+        return MotionJpegSource(address, timeout_s=options.timeout_s)
     defaults = _RTSP if scheme.startswith("rtsp") else {}
     return VideoSource(
-        word,
-        without_password(word),
+        address.url,
+        address.shown,
         live=True,
         lasting=True,
         options={**defaults, **options.input},
         timeout_s=options.timeout_s,
+        secrets=address.secrets,
     )
 
 
@@ -104,22 +111,26 @@ def _by_path(word: str, options: SourceOptions) -> Source:
         pictures = [one for one in found if one.is_file() and is_picture(one.name)]
         if pictures:
             return FilesSource(pictures, loop=options.loop)
-        raise SourceError("not_found", f"no picture is called {word}")
+        raise SourceError("not_found", f"no picture is called {shown(word)}")
     if path.exists():
         raise SourceError("bad_source", f"{word} is neither a file nor a folder")
-    raise SourceError("not_found", f"there is no file or folder {word}")
+    raise SourceError("not_found", f"there is no file or folder {shown(word)}")
 
 
 def _file(word: str) -> Path:
     path = Path(word)
     if not path.is_file():
-        raise SourceError("not_found", f"{word} is no file; of several sources all are files")
+        raise SourceError(
+            "not_found", f"{shown(word)} is no file; of several sources all are files"
+        )
     return path
 
 
 def _camera(device: str, options: SourceOptions) -> Source:
     if not device.startswith("/dev/"):
-        raise SourceError("bad_source", f"a camera is called like v4l2:/dev/video0, not {device}")
+        raise SourceError(
+            "bad_source", f"a camera is called like v4l2:/dev/video0, not {shown(device)}"
+        )
     return VideoSource(
         device,
         device,

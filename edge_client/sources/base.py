@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,24 @@ Pixels = NDArray[np.uint8]
 
 CLOCK_TRUST_S = 60.0
 """A camera's clock that is further from ours than this is not set."""
+
+
+FIRST_PHOTO_S = 631_152_000
+"""1990: no digital camera that writes dates is older."""
+_RELEASED_S = 1_735_689_600
+"""2025: a machine's clock that shows less has not been set."""
+_AHEAD_S = 26 * 3600
+"""By so much a time may be ahead: a zone that was left out, and a clock that is a little fast."""
+
+
+def plausible_time(seconds: float) -> bool:
+    """Whether a picture can have been taken then (seconds since 1970), by this machine's clock.
+
+    While that has not been set yet, any time is until 2100.
+    """
+    now = time.time()
+    latest = now + _AHEAD_S if now >= _RELEASED_S else 4_102_444_800
+    return FIRST_PHOTO_S <= seconds <= latest
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +70,11 @@ class Source(Protocol):
         them, and of no use for leaving some out."""
 
     @property
+    def polled(self) -> bool:
+        """Whether it takes a picture each time it is asked, so that as many a second are asked
+        for as are wanted. It may be found out with the first picture."""
+
+    @property
     def lasting(self) -> bool:
         """Whether an end is a failure, after which it is opened again."""
 
@@ -67,6 +91,7 @@ PERMANENT = frozenset(
     {
         "bad_source",
         "forbidden",
+        "internal_error",
         "missing_extra",
         "no_video",
         "not_found",
@@ -76,4 +101,30 @@ PERMANENT = frozenset(
         "unreadable",
     }
 )
-"""Reasons of errors whose cause somebody must remove before it is worth trying again."""
+"""Reasons of errors whose cause somebody must remove before it is worth trying again: of a source
+that has given no picture yet. One that has was right, and a camera that starts, or that is being
+updated, answers with anything at all."""
+
+
+class Waiting:
+    """How long a stream has sent bytes and no picture."""
+
+    def __init__(self, limit_s: float, *, first: float = 1.0) -> None:
+        """first: how many times as long the first picture may take."""
+        self._limit_s = limit_s
+        self._now_s = limit_s * first
+        self._began_s = time.monotonic()
+
+    @property
+    def since_s(self) -> float:
+        """Seconds since the last picture, or since the beginning."""
+        return time.monotonic() - self._began_s
+
+    def over(self) -> None:
+        """Note a picture."""
+        self._now_s = self._limit_s
+        self._began_s = time.monotonic()
+
+    def too_long(self) -> bool:
+        """Whether it is time to give up."""
+        return self.since_s > self._now_s

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import closing
 from typing import Literal
 
 from edge_client.sources.base import PERMANENT, Capture, Source
 from edge_client.sources.gates import RateGate
+from shared.addresses import redacted
 from shared.backoff import Backoff
 from shared.errors import FeatherwireError, SourceError
 
@@ -21,7 +23,8 @@ class CaptureThread:
     """Pictures of a source, one at a time: ``take``. Use it in a ``with`` statement.
 
     A source that lasts (a camera, a stream, a folder) is opened again after a pause that grows,
-    for as long as ``patience_s`` seconds without a picture.
+    for as long as ``patience_s`` seconds without a picture. One that has given a picture is looked
+    for again whatever it answers.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class CaptureThread:
         self._patience_s = patience_s
         self._backoff = backoff or Backoff()
         self._mailbox = Mailbox(newest=source.live)
+        self._heard_s = 0.0
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="featherwire-source", daemon=True)
@@ -84,40 +88,55 @@ class CaptureThread:
             self._keep_open()
         except FeatherwireError as error:
             self.state, self.error = "failed", error
-        except Exception as error:  # a library's own: logged, so that no thread dies in silence
-            logging.getLogger(__name__).exception("the source failed")
-            self.state = "failed"
-            self.error = SourceError("internal_error", f"{self.source.name}: {error}")
         finally:
             self._ended.set()
             self._mailbox.close()
 
     def _keep_open(self) -> None:
-        heard_at = time.monotonic()
+        self._heard_s = time.monotonic()
         while not self._stop.is_set():
-            try:
-                with closing(self.source.captures(self._stop)) as captures:  # type: ignore[type-var]
-                    for capture in captures:
-                        heard_at = time.monotonic()
-                        self.state, self.error = "running", None
-                        self._backoff.reset()
-                        if not self._bring(capture):
-                            return
-            except SourceError as error:
-                waited_s = time.monotonic() - heard_at
-                if not self.source.lasting or error.reason in PERMANENT:
-                    raise
-                if waited_s > self._patience_s:
-                    raise SourceError(
-                        "source_away", f"{error.message}; given up after {waited_s:.0f} s"
-                    ) from None
-                self.state, self.error = "away", error
-                self._stop.wait(min(self._backoff.next_s(), self._patience_s))
-                self.reconnects += not self._stop.is_set()
+            error = self._run_source()
+            if error is None:
+                if self._stop.is_set():
+                    return
+                if not self.source.lasting:
+                    self.state = "ended"
+                    return
                 continue
-            if not self.source.lasting:
-                self.state = "ended"
-                return
+            waited_s = time.monotonic() - self._heard_s
+            hopeless = error.reason in PERMANENT and not self.captured
+            if not self.source.lasting or hopeless:
+                raise error
+            if waited_s > self._patience_s:
+                raise SourceError(
+                    "source_away", f"{error.message}; given up after {waited_s:.0f} s"
+                )
+            self.state, self.error = "away", error
+            self._stop.wait(min(self._backoff.next_s(), self._patience_s))
+            self.reconnects += not self._stop.is_set()
+
+    def _run_source(self) -> SourceError | None:
+        """Open the source, and bring what it gives; returns why it failed, None where it ended."""
+        try:
+            with closing(self.source.captures(self._stop)) as captures:  # type: ignore[type-var]
+                for capture in captures:
+                    self._heard_s = time.monotonic()
+                    self.state, self.error = "running", None
+                    self._backoff.reset()
+                    if not self._bring(capture):
+                        return None
+                    if self.source.polled:
+                        self._gate.rest(self._stop)
+        except SourceError as error:
+            return error
+        except FeatherwireError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a library's own; no thread dies in silence
+            trace = redacted(traceback.format_exc())
+            logging.getLogger(__name__).error("the source failed\n%s", trace)
+            why = redacted(f"{self.source.name}: {error}")
+            return SourceError("internal_error", why)
+        return None
 
     def _bring(self, capture: Capture) -> bool:
         self.captured += 1
@@ -125,7 +144,7 @@ class CaptureThread:
             self._gate.pause(self._stop, time.monotonic)
             if self._stop.is_set():
                 return False
-        elif not self._gate.passes(capture.captured_at):
+        elif not self.source.polled and not self._gate.passes(capture.captured_at):
             self.left_out += 1
             return True
         return self._mailbox.put(capture)

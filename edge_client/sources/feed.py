@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from edge_client.session import CapturedPhoto, Origin
 from edge_client.sources.base import Capture
 from edge_client.sources.capture import CaptureThread
 from edge_client.sources.gates import MotionGate
-from shared.errors import FeatherwireError
+from shared.errors import FeatherwireError, PhotoError
 
 TICK_S = 0.2
 
@@ -72,18 +73,27 @@ class Feed:
     def _photo(self, capture: Capture) -> CapturedPhoto | None:
         try:
             photo = capture.load()
+            moves = (
+                self._gate is None
+                or isinstance(photo, Path)
+                or self._gate.passes(photo, capture.captured_at)
+            )
+            origin = Origin(capture.name, capture.captured_at)
         except FeatherwireError as error:
-            self._counts["unreadable"] += 1
-            self._failed(capture.name, error)
+            self._unreadable(capture, error)
             return None
-        if (
-            self._gate is not None
-            and not isinstance(photo, Path)
-            and not self._gate.passes(photo, capture.captured_at)
-        ):
+        except Exception as error:  # a library's own: one picture's fault, and not the stream's
+            logging.getLogger(__name__).exception("a picture cannot be read")
+            self._unreadable(capture, PhotoError("unreadable", f"it cannot be read: {error!r}"))
+            return None
+        if not moves:
             self._counts["still"] += 1
             return None
         if capture.file is not None:
             self._files[capture.name] = capture.file
         self._counts["sent"] += 1
-        return CapturedPhoto(photo, Origin(capture.name, capture.captured_at))
+        return CapturedPhoto(photo, origin)
+
+    def _unreadable(self, capture: Capture, error: FeatherwireError) -> None:
+        self._counts["unreadable"] += 1
+        self._failed(capture.name, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,9 @@ from edge_client.sources.base import Pixels
 _SLACK = 0.5
 """Of a picture's time: one that comes so much too early still counts, so that a limit of 10 a
 second takes every third of 30, and not every fourth."""
+POLLS_PER_SECOND = 1.0
+LOOK_S = 0.5
+"""How long nobody looks whether the limit has changed."""
 
 
 class RateGate:
@@ -24,6 +28,7 @@ class RateGate:
         self._due_at: float | None = None
         self._last_at: float | None = None
         self._step_s = 0.0
+        self._rested_s: float | None = None
 
     def passes(self, captured_at: float) -> bool:
         """Whether a picture is within the limit."""
@@ -58,6 +63,20 @@ class RateGate:
         wait_s = min(max(0.0, due_at - now), 1.0 / limit)
         self._due_at = max(due_at, now) + 1.0 / limit
         stop.wait(wait_s)
+
+    def rest(self, stop: threading.Event) -> None:
+        """Wait, after a picture that was asked for, until it is time to ask for the next.
+
+        Without a limit that is ``POLLS_PER_SECOND``. A limit that changes holds at once.
+        """
+        began_s = time.monotonic() if self._rested_s is None else self._rested_s
+        while True:
+            now_s = time.monotonic()
+            due_s = began_s + 1.0 / (self._limit() or POLLS_PER_SECOND)
+            if now_s >= due_s or stop.wait(min(due_s - now_s, LOOK_S)):
+                break
+        # A picture that took long to come is not made up for.
+        self._rested_s = max(due_s, now_s - (due_s - began_s))
 
 
 class MotionGate:

@@ -1,4 +1,4 @@
-"""JPEGs one after another: what ``ffmpeg -f image2pipe`` writes, and Motion JPEG over HTTP.
+"""JPEGs one after another: what ``ffmpeg -f image2pipe`` writes, Motion JPEG over HTTP, snapshots.
 
 IP cameras, OctoPrint, mjpg-streamer and ESP32 cameras give the latter. Between the JPEGs there may
 be anything, such as the headers of multipart/x-mixed-replace. No length is believed: a JPEG is
@@ -7,7 +7,6 @@ walked through by its markers (ITU-T T.81, B.1.1).
 
 from __future__ import annotations
 
-import base64
 import functools
 import http.client
 import os
@@ -16,27 +15,36 @@ import select
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit, urlunsplit
 
-from edge_client.sources.base import CLOCK_TRUST_S, Capture
+from edge_client.sources.base import CLOCK_TRUST_S, Capture, Waiting
+from edge_client.sources.http_stream import READ_BYTES, HttpCamera, unpacked
+from shared.addresses import Address
 from shared.errors import SourceError
 from shared.preprocess import load_photo
+from shared.preprocess.jpeg import with_end
 
 MAX_JPEG_BYTES = 32 * 2**20
 MAX_HEADER_BYTES = 4096
-READ_BYTES = 2**16
-MIXED = "multipart/x-mixed-replace"
+MAX_PREFACE_BYTES = 2**20
+"""So much may come before the first JPEG of what does not call itself one."""
 LOOK_S = 0.2
 """How long nobody looks whether a read is to stop."""
+WAIT_TIMES = 3
+"""How many times as long as without a byte a stream may be without a picture: lines are slow."""
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _RESTARTS = range(0xD0, 0xD8)
 _TIME = re.compile(rb"^X-Timestamp:\s*([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*$", re.I | re.M)
+# Headers of the next part, at the end of a picture that has no end.
+_NEXT_PART = re.compile(rb"\r?\n?--[\t\r\n -~]*\Z")
+# What may be a picture, or many, whatever it is called; other kinds are what they say.
+_OTHER_KINDS = re.compile(
+    r"(text|audio|message|font|model)/(?!plain)|application/(json|xml|.*\+)|video/"
+)
+_JPEG_KINDS = re.compile(r"[a-z]+/.*jpe?g", re.I)
 
 
 class JpegSplitter:
@@ -49,8 +57,11 @@ class JpegSplitter:
         self._header = b""
         self._at = 0  # of the next byte to look at; 0: outside a JPEG
         self._in_scan = False
+        self._unended: tuple[bytes, bytes] | None = None
         self.damaged = 0
         """JPEGs that ended before their end, or were too long."""
+        self.ended = True
+        """Whether the last JPEG had its end marker, so that it came when its last byte did."""
 
     def feed(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
         """(what stood before it, its end at most; the JPEG) for every one that is complete now."""
@@ -64,14 +75,25 @@ class JpegSplitter:
                     return
                 self._damage(len(self._buffer))
             elif end > 0:
+                self.ended = True
                 yield self._header, bytes(self._buffer[:end])
                 del self._buffer[:end]
                 self._at = 0
                 self._header = b""
+            elif self._unended is not None:
+                self.ended = False
+                yield self._unended
+                self._unended = None
 
-    def finish(self) -> None:
-        """There will be no more bytes: a JPEG that has begun is damaged."""
-        self.damaged += self._at > 0
+    def finish(self) -> list[tuple[bytes, bytes]]:
+        """There will be no more bytes. A JPEG that has begun, and lacks its end marker alone, comes
+        now; otherwise it is damaged."""
+        if self._at == 0:
+            return []
+        self._damage(len(self._buffer))
+        last, self._unended = self._unended, None
+        self.ended = False
+        return [] if last is None else [last]
 
     def _enter(self) -> bool:
         """Find where a JPEG begins; what stands before it is its header."""
@@ -119,8 +141,17 @@ class JpegSplitter:
                 self._at += 2 + length
 
     def _damage(self, at: int) -> int:
-        """Look for the next one from ``at`` on."""
-        self.damaged += 1
+        """Look for the next one from ``at`` on. What ends there may be a picture all the same."""
+        whole = None
+        if self._in_scan and at <= self._max_bytes:
+            piece = bytes(self._buffer[:at])
+            part = _NEXT_PART.search(piece, max(0, at - MAX_HEADER_BYTES))
+            end = at if part is None else part.start()
+            whole = with_end(piece[:end], exactly=False)
+            if whole is not None:
+                self._unended = self._header, whole
+                self._header = piece[end:]
+        self.damaged += whole is None
         del self._buffer[:at]
         self._at = 0
         return 0
@@ -131,6 +162,7 @@ class StdinSource:
 
     name = "stdin"
     lasting = False
+    polled = False
 
     def __init__(self, *, live: bool = False, stream: BinaryIO | None = None) -> None:
         """stream: instead of standard input; it needs a file number."""
@@ -146,7 +178,9 @@ class StdinSource:
         count = 0
         while (data := read_some(file.fileno(), READ_BYTES, stop)) is not None:
             if not data:
-                splitter.finish()
+                for _, jpeg in splitter.finish():
+                    count += 1
+                    yield jpeg_capture(f"stdin#{count}", time.time(), jpeg)
                 self.damaged = splitter.damaged
                 if count == 0 and not stop.is_set():
                     raise SourceError("unreadable", "there was no JPEG on standard input")
@@ -155,6 +189,103 @@ class StdinSource:
                 count += 1
                 yield jpeg_capture(f"stdin#{count}", time.time(), jpeg)
             self.damaged = splitter.damaged
+
+
+class MotionJpegSource:
+    """JPEGs from a web server: parts of a multipart answer for as long as they come, or one picture
+    an answer (a snapshot), asked for again and again."""
+
+    live = True
+    stills = False
+    lasting = True
+
+    def __init__(self, address: Address, *, timeout_s: float = 10.0) -> None:
+        """address: http or https, with a user and password if the camera wants them. timeout_s:
+        without a byte; three times as long without a picture."""
+        self.name = address.shown
+        self.polled = False
+        self.damaged = 0
+        self._camera = HttpCamera(address, timeout_s=timeout_s)
+        self._timeout_s = timeout_s
+        self._count = 0
+
+    def captures(self, stop: threading.Event) -> Iterator[Capture]:
+        """Pictures as they come."""
+        while not stop.is_set():
+            with closing(self._camera.open()) as answer:
+                yield from self._of_answer(answer, stop)
+
+    def _of_answer(
+        self, answer: http.client.HTTPResponse, stop: threading.Event
+    ) -> Iterator[Capture]:
+        """The pictures of an answer. One that is alone in it is a snapshot, unless it is a part;
+        any other answer should not have ended."""
+        kind = answer.headers.get_content_type() if "Content-Type" in answer.headers else ""
+        parts, named = kind.startswith("multipart/"), _JPEG_KINDS.fullmatch(kind) is not None
+        if not named and _OTHER_KINDS.match(kind):
+            raise self._no_jpeg(kind)
+        splitter, waits = JpegSplitter(), Waiting(WAIT_TIMES * self._timeout_s)
+        damaged, given, preface_bytes, came_at = self.damaged, 0, 0, time.time()
+        held: Capture | None = None
+        pieces = unpacked(answer)
+        while not stop.is_set():
+            data = self._next(pieces)
+            before_at, came_at = came_at, time.time()
+            if held is not None:
+                self.polled = data is None
+                yield held
+                held = None
+            for header, jpeg in splitter.finish() if data is None else splitter.feed(data):
+                self._count += 1
+                given += 1
+                waits.over()
+                # Without an end marker it was whole before the next one began.
+                at = stamped(header, came_at if splitter.ended else before_at)
+                capture = jpeg_capture(f"{self.name}#{self._count}", at, jpeg)
+                if given == 1 and not parts:
+                    held = capture  # until it is known whether it is alone
+                    continue
+                if held is not None:
+                    self.polled = False
+                    yield held
+                    held = None
+                yield capture
+            self.damaged = damaged + splitter.damaged
+            if data is None:
+                self.polled = given == 1 and not parts
+                if held is not None:
+                    yield held
+                if self.polled:
+                    return
+                raise self._ended(kind, given, splitter.damaged)
+            preface_bytes += len(data)
+            if given == 0 and not named and not parts and preface_bytes > MAX_PREFACE_BYTES:
+                raise self._no_jpeg(kind)
+            if waits.too_long():
+                why = f"it sends, but for {waits.since_s:.0f} s no JPEG that is whole"
+                raise self._camera.away(why)
+
+    def _next(self, pieces: Iterator[bytes]) -> bytes | None:
+        try:
+            return next(pieces, None)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._camera.away(error) from None
+
+    def _ended(self, kind: str, given: int, damaged: int) -> SourceError:
+        """What an answer that has ended says of the camera."""
+        if given == 0 and not kind.startswith("multipart/") and not _JPEG_KINDS.fullmatch(kind):
+            return self._no_jpeg(kind)
+        when = ""
+        if given == 0:
+            when = " in the middle of the first picture" if damaged else " before a picture"
+        return SourceError("source_away", f"{self.name} has ended the stream{when}")
+
+    def _no_jpeg(self, kind: str) -> SourceError:
+        what = f"{kind}, which" if kind else "what it does not name, and what"
+        return SourceError(
+            "bad_source",
+            f"{self.name} sends {what} is no Motion JPEG (multipart/x-mixed-replace) and no JPEG",
+        )
 
 
 def jpeg_capture(name: str, captured_at: float, jpeg: bytes) -> Capture:
@@ -167,84 +298,6 @@ def stamped(header: bytes, arrived_at: float) -> float:
     found = _TIME.findall(header)
     at = float(found[-1]) if found else arrived_at
     return at if abs(at - arrived_at) < CLOCK_TRUST_S else arrived_at
-
-
-class MotionJpegSource:
-    """Parts of ``multipart/x-mixed-replace``, for as long as the server sends them."""
-
-    live = True
-    stills = False
-    lasting = True
-
-    def __init__(self, url: str, *, timeout_s: float = 10.0) -> None:
-        """url: http or https; a user and password in it are for Basic authentication.
-        timeout_s: without a byte."""
-        self.name = without_password(url)
-        self.damaged = 0
-        self._url = url
-        self._timeout_s = timeout_s
-        self._count = 0
-
-    def captures(self, stop: threading.Event) -> Iterator[Capture]:
-        """Pictures as they come."""
-        with closing(self._open()) as response:
-            kind = response.headers.get_content_type()
-            if kind != MIXED:
-                raise SourceError(
-                    "bad_source", f"{self.name} sends {kind}, which is no Motion JPEG ({MIXED})"
-                )
-            splitter = JpegSplitter()
-            damaged = self.damaged
-            while not stop.is_set():
-                try:
-                    data = response.read1(READ_BYTES)
-                except (OSError, http.client.HTTPException) as error:
-                    raise _away(self.name, error) from None
-                arrived_at = time.time()
-                for header, jpeg in splitter.feed(data):
-                    self._count += 1
-                    at = stamped(header, arrived_at)
-                    yield jpeg_capture(f"{self.name}#{self._count}", at, jpeg)
-                if not data:
-                    splitter.finish()
-                self.damaged = damaged + splitter.damaged
-                if not data:
-                    raise SourceError("source_away", f"{self.name} has ended the stream")
-
-    def _open(self) -> http.client.HTTPResponse:
-        parts = urlsplit(self._url)
-        request = urllib.request.Request(bare(self._url), headers={"User-Agent": "featherwire"})
-        if parts.username is not None:
-            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            code = base64.b64encode(pair.encode()).decode()
-            request.add_header("Authorization", f"Basic {code}")
-        try:
-            response: http.client.HTTPResponse = urllib.request.urlopen(
-                request, timeout=self._timeout_s
-            )
-        except urllib.error.HTTPError as error:
-            with error:
-                reason = "forbidden" if error.code in (401, 403) else "source_away"
-                raise SourceError(reason, f"{self.name} answers {error.code}") from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _away(self.name, error) from None
-        return response
-
-
-def bare(url: str) -> str:
-    """The URL without user and password."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def without_password(url: str) -> str:
-    """The URL as it may be shown: without user, password and query."""
-    return urlunsplit(urlsplit(bare(url))._replace(query="", fragment=""))
-
-
-def _away(name: str, error: Exception) -> SourceError:
-    why = getattr(error, "reason", None) or error
-    return SourceError("source_away", f"{name}: {why}")
 
 
 def read_some(number: int, most: int, stop: threading.Event) -> bytes | None:

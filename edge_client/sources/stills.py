@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from edge_client.sources.base import Capture, Pixels
+from edge_client.sources.base import Capture, Pixels, plausible_time
 from shared.errors import SourceError
+from shared.names import printable, text_of
 from shared.preprocess import load_photo
 
 FEATURES = ".fwf"
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".gif", ".bmp", ".ppm", FEATURES}
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".avifs"),
+        *(".tif", ".tiff", ".gif", ".bmp", ".dib", ".pbm", ".pgm", ".ppm", ".pnm", FEATURES),
+    }
 )
+"""Of pictures in a folder, in lower case: what Pillow gives the formats that we read."""
+UNFINISHED = frozenset(
+    {".tmp", ".part", ".partial", ".crdownload", ".filepart", ".download", ".swp"}
+)
+"""Suffixes of what is still being written, by programs that rename it then."""
+MOST_SUFFIXES = 20
+"""Other ones of a folder are told of so many."""
 POLL_S = 0.5
 QUIET_S = 1.0
 """A file that was written to less long ago than this is looked at again first."""
 
 _EXIF_IFD = 0x8769
-_DATE_TIME_ORIGINAL = 0x9003
-_OFFSET_TIME_ORIGINAL = 0x9011
-_SUBSECONDS_ORIGINAL = 0x9291
+_TIME_TAGS = (0x9003, 0x9011, 0x9291)
+"""EXIF 2.32: DateTimeOriginal, OffsetTimeOriginal, SubSecTimeOriginal."""
 
 
 class FilesSource:
@@ -33,6 +45,7 @@ class FilesSource:
 
     live = False
     stills = True
+    polled = False
     lasting = False
     damaged = 0
 
@@ -44,7 +57,7 @@ class FilesSource:
     def name(self) -> str:
         """For people."""
         one = len(self._paths) == 1
-        return str(self._paths[0]) if one else f"{len(self._paths)} files"
+        return text_of(self._paths[0]) if one else f"{len(self._paths)} files"
 
     def captures(self, stop: threading.Event) -> Iterator[Capture]:
         """Each file; a loop's pictures are taken now, and not when the file was written."""
@@ -63,12 +76,13 @@ class FolderSource:
     """The pictures of a folder, and those that come into it, the oldest first.
 
     The folder is read every half second, which works on every file system. What cannot be one is
-    left alone: other suffixes, names that begin with a dot. A file counts once it no longer grows,
-    and again when it is written anew.
+    left alone: other suffixes (of each kind it is said once), names that begin with a dot. A file
+    counts once it no longer grows, and again when it is written anew.
     """
 
     live = False
     stills = True
+    polled = False
     lasting = True
     damaged = 0
 
@@ -78,11 +92,12 @@ class FolderSource:
         # Of files that are still there, so that this does not grow: (time, bytes) when taken.
         self._taken: dict[str, tuple[int, int]] = {}
         self._growing: dict[str, tuple[int, int]] = {}
+        self._left_alone: set[str] = set()
 
     @property
     def name(self) -> str:
         """For people."""
-        return str(self._folder)
+        return text_of(self._folder)
 
     def captures(self, stop: threading.Event) -> Iterator[Capture]:
         """Pictures as they appear."""
@@ -98,14 +113,15 @@ class FolderSource:
         try:
             with os.scandir(self._folder) as entries:
                 for entry in entries:
-                    if is_picture(entry.name) and entry.is_file():
-                        facts = entry.stat()
-                        there[entry.name] = (facts.st_mtime_ns, facts.st_size)
+                    if not is_picture(entry.name):
+                        self._leave_alone(entry)
+                    elif (facts := _facts(entry)) is not None:
+                        there[entry.name] = facts
         except FileNotFoundError:
-            raise SourceError("source_away", f"there is no folder {self._folder}") from None
+            raise SourceError("source_away", f"there is no folder {self.name}") from None
         except OSError as error:
             why = error.strerror or str(error)
-            raise SourceError("source_away", f"cannot read {self._folder}: {why}") from None
+            raise SourceError("source_away", f"cannot read {self.name}: {why}") from None
         self._taken = {name: facts for name, facts in self._taken.items() if name in there}
         new = {name: facts for name, facts in there.items() if self._taken.get(name) != facts}
         quiet_before_ns = time.time_ns() - int(QUIET_S * 1e9)
@@ -119,6 +135,31 @@ class FolderSource:
         self._taken |= {name: new[name] for name in whole}
         return [self._folder / name for name in whole]
 
+    def _leave_alone(self, entry: os.DirEntry[str]) -> None:
+        """Say once of each suffix that its files are not taken."""
+        suffix = os.path.splitext(entry.name)[1].lower()
+        hidden = entry.name.startswith(".") or suffix in UNFINISHED
+        if hidden or suffix in self._left_alone or _facts(entry) is None:
+            return
+        if len(self._left_alone) < MOST_SUFFIXES:
+            self._left_alone.add(suffix)
+            kind = f"files that end in {suffix}" if suffix else "files without a suffix"
+            logging.getLogger(__name__).warning(
+                "%s in %s are left alone, such as %s: they are no pictures by their names",
+                *(printable(text_of(text)) for text in (kind, self.name, entry.name)),
+            )
+
+
+def _facts(entry: os.DirEntry[str]) -> tuple[int, int] | None:
+    """When a file was written, in ns, and its bytes; None for what is none, or has just gone."""
+    try:
+        if not entry.is_file():
+            return None
+        facts = entry.stat()
+    except OSError:
+        return None
+    return facts.st_mtime_ns, facts.st_size
+
 
 def is_picture(name: str) -> bool:
     """Whether a file of this name may hold a picture."""
@@ -129,7 +170,7 @@ def capture_of(path: Path, captured_at: float | None = None) -> Capture:
     """A capture of a file, with the time of its EXIF or its date unless ``captured_at`` is
     given."""
     taken_at = photo_time(path) if captured_at is None else captured_at
-    return Capture(str(path), taken_at, functools.partial(_load, path), path)
+    return Capture(text_of(path), taken_at, functools.partial(_load, path), path)
 
 
 def _load(path: Path) -> Pixels | Path:
@@ -137,15 +178,19 @@ def _load(path: Path) -> Pixels | Path:
 
 
 def photo_time(path: Path) -> float:
-    """When the photo in a file was taken: by its EXIF, else when the file was written."""
-    return _exif_time(path) or _written(path)
+    """When the photo in a file was taken, in seconds since 1970: by its EXIF, else when the file
+    was written, else now; what cannot be true is passed over."""
+    for seconds in (_exif_time(path), _written(path)):
+        if seconds is not None and plausible_time(seconds):
+            return seconds
+    return time.time()
 
 
-def _written(path: Path) -> float:
+def _written(path: Path) -> float | None:
     try:
         return path.stat().st_mtime
     except OSError:
-        return time.time()
+        return None
 
 
 def _exif_time(path: Path) -> float | None:
@@ -156,16 +201,33 @@ def _exif_time(path: Path) -> float | None:
     try:
         with Image.open(path, formats=FORMATS) as image:
             fields = image.getexif().get_ifd(_EXIF_IFD)
+        return _seconds(*(_text(fields.get(tag)) for tag in _TIME_TAGS))
     except Exception:  # noqa: BLE001 - what is wrong with a photo is reported when it is read
         return None
-    text, offset = fields.get(_DATE_TIME_ORIGINAL), fields.get(_OFFSET_TIME_ORIGINAL)
-    fraction = str(fields.get(_SUBSECONDS_ORIGINAL, "")).strip("\0 ")
+
+
+def _text(value: object) -> str:
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
+    return text.strip("\0 ")
+
+
+_DATE = re.compile(r"(\d{4})\D(\d\d)\D(\d\d)\D(\d\d)\D(\d\d)(?:\D(\d\d))?")
+_OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)|Z")
+
+
+def _seconds(date: str, offset: str, fraction: str) -> float | None:
+    """EXIF's date, zone and fraction as seconds since 1970; without a zone it is this machine's."""
+    found = _DATE.match(date)
+    if found is None:
+        return None
     try:
-        taken = datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S")
-        if offset:
-            zone = datetime.strptime(str(offset).strip("\0 "), "%z").tzinfo
-            taken = taken.replace(tzinfo=zone)
-        seconds = taken.timestamp()  # without a zone it is this machine's
+        taken = datetime(*(int(part or 0) for part in found.groups()))  # type: ignore[arg-type]
+        zone = _OFFSET.fullmatch(offset)  # cameras write blanks, too
+        if zone is not None:
+            minutes = 60 * int(zone[2] or 0) + int(zone[3] or 0)
+            east = timedelta(minutes=-minutes if zone[1] == "-" else minutes)
+            taken = taken.replace(tzinfo=timezone(east))
+        seconds = taken.timestamp()
     except (ValueError, OverflowError, OSError):
         return None
-    return seconds + (float(f"0.{fraction}") if fraction.isdigit() else 0.0)
+    return seconds + (float(f"0.{fraction}") if fraction.isascii() and fraction.isdigit() else 0.0)

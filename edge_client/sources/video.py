@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edge_client.sources.base import CLOCK_TRUST_S, Capture, Pixels
+from edge_client.sources.base import Capture, Pixels, Waiting, plausible_time
+from edge_client.sources.clock import FileClock, LiveClock
+from shared.addresses import redacted
 from shared.errors import PhotoError, SourceError
 from shared.installation import require
 from shared.limits import DEFAULT_LIMITS, Limits
@@ -24,18 +27,17 @@ if TYPE_CHECKING:
     import av.video
 
 _MICROSECONDS = 1e6
+FIRST_TIMES = 3
+"""How many times as long as between pictures the first one may take: it begins at a key frame."""
 _TEXT = frozenset({"tty", "bin", "idf", "adf", "xbin"})
 """FFmpeg draws what is in a text file."""
-JUMP_S = 5.0
-"""A stream's time stamps that jump by more than this begin anew."""
-FORGET = 0.001
-"""Seconds that the least delay may grow in a second: clocks drift."""
 
 
 class VideoSource:
     """Pictures of a video, decoded one after the other, turned to RGB when they are wanted."""
 
     stills = False
+    polled = False
 
     def __init__(
         self,
@@ -50,10 +52,12 @@ class VideoSource:
         loop: bool = False,
         realtime: bool = False,
         limits: Limits = DEFAULT_LIMITS,
+        secrets: Sequence[str] = (),
     ) -> None:
         """url: as FFmpeg takes it. name: the same without a password. form: FFmpeg's name of the
         input format, such as ``v4l2``. options: FFmpeg's, for the input. timeout_s: without a
-        packet. realtime: give a file's pictures at the times at which they were taken. Raises
+        packet, or without a picture. realtime: give a file's pictures at the times at which they
+        were taken. secrets: words of the url that are in no message. Raises
         ``SourceError("missing_extra")``."""
         require("av", "stream", f"the source {name}", SourceError)
         self.name = name
@@ -67,6 +71,7 @@ class VideoSource:
         self._loop = loop
         self._realtime = realtime
         self._limits = limits
+        self._secrets = tuple(secrets)
         self._count = 0
 
     def captures(self, stop: threading.Event) -> Iterator[Capture]:
@@ -79,7 +84,7 @@ class VideoSource:
                 if self.lasting:
                     yield from self._as_they_come(container, frames)
                 else:
-                    yield from self._of_file(container, frames, stop)
+                    yield from self._of_file(container, stream, frames, stop)
             if stop.is_set():
                 return
             if self._count == before:
@@ -102,7 +107,12 @@ class VideoSource:
                 # a file that names others, as a playlist does, gets none of them.
                 options={
                     "max_pixels": str(self._limits.max_side**2),
-                    **({} if self.lasting else {"protocol_whitelist": "file"}),
+                    # And a stream whose codec is announced anew stays the one that we look at.
+                    **(
+                        {"merge_pmt_versions": "1"}
+                        if self.lasting
+                        else {"protocol_whitelist": "file"}
+                    ),
                     **self._options,
                 },
                 timeout=(self._timeout_s, self._timeout_s) if self.lasting else None,
@@ -127,6 +137,9 @@ class VideoSource:
         import av
 
         why = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, av.error.ExitError):  # what our own time limit looks like
+            why = f"nothing came for {self._timeout_s:g} s"
+        why = redacted(why.replace(self._url, self.name), *self._secrets)
         text = f"{self.name}: {why}"
         refused = (
             av.error.HTTPUnauthorizedError,
@@ -152,8 +165,12 @@ class VideoSource:
         """Pictures; packets that cannot be decoded are counted."""
         import av
 
-        packets = container.demux(stream)
+        # All streams: while only sound comes, somebody has to notice that there is no picture.
+        packets = container.demux()
+        waits = Waiting(self._timeout_s, first=FIRST_TIMES)
         while not stop.is_set():
+            if self.lasting and waits.too_long():
+                raise self._without_picture(stream, waits.since_s)
             try:
                 packet = next(packets)
             except StopIteration:
@@ -168,8 +185,10 @@ class VideoSource:
                     raise self._error(error) from None
                 self.damaged += 1
                 return
+            if packet.stream_index != stream.index:
+                continue
             try:
-                frames = packet.decode()
+                frames = cast("list[av.VideoFrame]", packet.decode())
             except (av.FFmpegError, OSError):
                 self.damaged += 1
                 continue
@@ -180,7 +199,15 @@ class VideoSource:
                     self.damaged += 1
                     continue
                 self._count += 1
+                waits.over()
                 yield frame
+
+    def _without_picture(self, stream: av.video.stream.VideoStream, since_s: float) -> SourceError:
+        codec = stream.codec_context.name
+        return SourceError(
+            "source_away",
+            f"{self.name} sends, but for {since_s:.0f} s no picture that can be decoded as {codec}",
+        )
 
     # -- times -----------------------------------------------------------------------------------
 
@@ -197,35 +224,37 @@ class VideoSource:
     def _of_file(
         self,
         container: av.container.InputContainer,
+        stream: av.video.stream.VideoStream,
         frames: Iterator[av.VideoFrame],
         stop: threading.Event,
     ) -> Iterator[Capture]:
-        began_at = time.time()
+        # Our clock may be set while the file runs: it is not what the pauses are measured with.
+        began_s, began_at = time.monotonic(), time.time()
         base_at = began_at if self._realtime or self._loop else self._created(container)
-        first_s: float | None = None
-        last_s = 0.0
+        clock = FileClock(float(1 / stream.base_rate) if stream.base_rate else None)
         for frame in frames:
-            stamp_s = last_s if frame.pts is None else frame.time
-            last_s = stamp_s
-            first_s = stamp_s if first_s is None else first_s
-            since_s = max(0.0, stamp_s - first_s)
+            since_s = clock.at(_stamp(frame))
+            captured_at = base_at + since_s
             if self._realtime:
-                stop.wait(max(0.0, began_at + since_s - time.time()))
+                stop.wait(max(0.0, began_s + since_s - time.monotonic()))
                 if stop.is_set():
                     return
-            yield self._capture(frame, base_at + since_s)
+                captured_at = time.time() - (time.monotonic() - began_s - since_s)
+            yield self._capture(frame, captured_at)
 
     def _created(self, container: av.container.InputContainer) -> float:
-        """When the video was recorded, by its own fields, else when the file was written."""
+        """When the video was recorded, by its own fields, else when the file was written, else now;
+        what cannot be true is passed over: cameras whose clock was not set write 1970, or 1904."""
         text = container.metadata.get("creation_time", "")
-        try:
-            return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
-        except (ValueError, OverflowError):
-            pass
-        try:
-            return Path(self._url).stat().st_mtime
-        except OSError:
-            return time.time()
+        with suppress(ValueError, OverflowError):
+            seconds = datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+            if plausible_time(seconds):
+                return seconds
+        with suppress(OSError):
+            seconds = Path(self._url).stat().st_mtime
+            if plausible_time(seconds):
+                return seconds
+        return time.time()
 
     def _capture(self, frame: av.VideoFrame, captured_at: float) -> Capture:
         name = f"{self.name}#{self._count}"
@@ -238,35 +267,26 @@ def _stamp(frame: av.VideoFrame) -> float | None:
 
 def _rgb(frame: av.VideoFrame) -> Pixels:
     """uint8 HxWx3, upright."""
-    pixels = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90))
+    pixels = cast(Pixels, frame.to_ndarray(format="rgb24"))
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return (
+        pixels
+        if matrix is None
+        else upright(pixels, np.frombuffer(cast("memoryview[int]", matrix), np.int32))
+    )
 
 
-class LiveClock:
-    """Times of a live stream: its own time stamps, on our clock.
+def upright(pixels: Pixels, matrix: NDArray[np.int32]) -> Pixels:
+    """Pixels (uint8 HxWx3) as a display matrix shows them, to the nearest quarter turn.
 
-    Pictures come late by the network's moods and never early, so the least delay that was seen is
-    taken for everybody's: what is left of the moods is not in the times.
+    matrix: nine numbers (a b u, c d v, x y w) that take column p and row q to column a p + c q and
+    row b p + d q (ISO/IEC 14496-12, 6.2.2), of which the signs say all but the scale.
     """
-
-    def __init__(self) -> None:
-        self._offset_s: float | None = None
-        self._seen_at = 0.0
-
-    def at(self, stamp_s: float | None, arrived_at: float, zero_at: float | None = None) -> float:
-        """Seconds since 1970 at which a picture was taken.
-
-        stamp_s: the stream's own time of it. arrived_at: when it came. zero_at: the camera's word
-        for when the stream's time was 0, used where its clock is set.
-        """
-        if stamp_s is None:
-            return arrived_at
-        if zero_at is not None and abs(zero_at + stamp_s - arrived_at) < CLOCK_TRUST_S:
-            return zero_at + stamp_s
-        offset_s = arrived_at - stamp_s
-        if self._offset_s is not None:
-            self._offset_s += FORGET * max(0.0, arrived_at - self._seen_at)
-        if self._offset_s is None or not 0 < offset_s - self._offset_s < JUMP_S:
-            self._offset_s = offset_s
-        self._seen_at = arrived_at
-        return stamp_s + self._offset_s
+    a, b, c, d = (int(matrix[at]) for at in (0, 1, 3, 4)) if matrix.size == 9 else (1, 0, 0, 1)
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        across, down = a, d
+    else:
+        pixels = pixels.transpose(1, 0, 2)
+        across, down = c, b
+    pixels = pixels[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+    return np.ascontiguousarray(pixels)

@@ -21,7 +21,9 @@ from pathlib import Path
 from shared.errors import SpoolError
 
 FILE_NAME = "spool.sqlite3"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: without the times at which pictures were taken."""
+
 RESERVE_BYTES = 128 * 2**10
 """Of a file that is given up when the disk is full, so that frames can still be deleted."""
 
@@ -36,13 +38,20 @@ CREATE TABLE frames (
     bytes INTEGER NOT NULL,
     default_tasks INTEGER NOT NULL,
     source TEXT NOT NULL,
+    captured_us INTEGER,
     at_s REAL NOT NULL,
     state INTEGER NOT NULL,
     coarsest INTEGER NOT NULL,
     sent INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX frames_to_coarsen ON frames (state, sequence) WHERE coarsest = 0 AND sent = 0;
-CREATE TABLE awaited (sequence INTEGER PRIMARY KEY, source TEXT NOT NULL, bytes INTEGER NOT NULL);
+CREATE TABLE awaited (
+    sequence INTEGER PRIMARY KEY, source TEXT NOT NULL, bytes INTEGER NOT NULL, captured_us INTEGER
+);
+"""
+_TO_VERSION_2 = """
+ALTER TABLE frames ADD COLUMN captured_us INTEGER;
+ALTER TABLE awaited ADD COLUMN captured_us INTEGER;
 """
 
 
@@ -131,13 +140,9 @@ class Database:
         connection.execute("PRAGMA synchronous=FULL")
         ((version,),) = connection.execute("PRAGMA user_version").fetchall()
         if version == 0:
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in filter(str.strip, _SCHEMA.split(";")):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-            connection.execute("COMMIT")
+            self._run(_SCHEMA)
             _sync_folder(self.path.parent)
-        elif version != SCHEMA_VERSION:
+        elif version > SCHEMA_VERSION:
             raise SpoolError(
                 "unsupported_version",
                 f"{self.path} is of version {version}, and this release reads {SCHEMA_VERSION}",
@@ -146,6 +151,16 @@ class Database:
             checked = connection.execute("PRAGMA quick_check(1)").fetchall()
             if checked != [("ok",)]:
                 raise Damaged(str(checked[0][0]))
+            if version == 1:
+                self._run(_TO_VERSION_2)
+
+    def _run(self, statements: str) -> None:
+        """What makes a file one of this version, all of it or nothing."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        for statement in filter(str.strip, statements.split(";")):
+            self._connection.execute(statement)
+        self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        self._connection.execute("COMMIT")
 
 
 def open_healed(folder: Path) -> tuple[Database, int]:

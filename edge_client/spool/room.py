@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from edge_client.spool.database import Database
-from shared.errors import SpoolError
+from shared.errors import BitstreamError, SpoolError
 from shared.proto.featherwire.v1 import ingest_pb2, types_pb2
+from shared.wire.features import features_message, header_of, parse_features
 
 
 class SpoolPolicy(StrEnum):
@@ -127,21 +129,21 @@ def coarser(frame: ingest_pb2.Frame) -> ingest_pb2.Frame | None:
     cut = ingest_pb2.Frame()
     cut.CopyFrom(frame)
     candidates = [features for features in cut.features if _cuttable(features)]
-    if not candidates:
-        return None
-    largest = max(candidates, key=lambda features: features.ByteSize())
-    if largest.HasField("partial"):
-        largest.ClearField("partial")
-    else:
-        del largest.layers[-1]
-        largest.state = largest.layers[-1].state
-    return cut
+    for largest in sorted(candidates, key=lambda one: one.ByteSize(), reverse=True):
+        try:
+            bitstream = parse_features(largest)
+        except BitstreamError:
+            continue  # what is damaged is the server's to refuse
+        state = bitstream.state if bitstream.partial is not None else bitstream.layers[-2].state
+        largest.CopyFrom(features_message(bitstream.truncate(state)))
+        return cut
+    return None
 
 
 def finest_state(frame: ingest_pb2.Frame) -> int:
     """The finest state of those bitstreams that can be cut; of all when none can."""
-    states = [features.state for features in frame.features if _cuttable(features)]
-    return min(states or [features.state for features in frame.features], default=0)
+    states = [_state(features) for features in frame.features if _cuttable(features)]
+    return min(states or map(_state, frame.features), default=0)
 
 
 def _int(value: object) -> int:
@@ -150,4 +152,35 @@ def _int(value: object) -> int:
 
 
 def _cuttable(features: types_pb2.Features) -> bool:
-    return len(features.layers) > 1 or features.HasField("partial")
+    """A predicted frame stays as it is: the ones behind it may be decoded with all of it."""
+    try:
+        header = header_of(features)
+    except BitstreamError:
+        return False
+    return header.reference is None and (header.layers > 1 or header.has_partial)
+
+
+def _state(features: types_pb2.Features) -> int:
+    try:
+        return header_of(features).state
+    except BitstreamError:
+        return 0
+
+
+def refer_anew(frame: ingest_pb2.Frame, old: int, numbers: Mapping[int, int]) -> None:
+    """Let the references of a frame that was numbered ``old`` point to where their frames are now.
+
+    numbers: new sequences by old ones. The reference of a frame that has none stays as it is: the
+    server does not have what it is of, and says so.
+    """
+    for features in frame.features:
+        try:
+            if header_of(features).reference is None:
+                continue
+            bitstream = parse_features(features)
+        except BitstreamError:
+            continue
+        reference = bitstream.reference
+        if reference is not None and (there := numbers.get(old - reference.distance)) is not None:
+            moved = replace(reference, distance=numbers[old] - there)
+            features.CopyFrom(features_message(replace(bitstream, reference=moved)))

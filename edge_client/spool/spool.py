@@ -38,9 +38,11 @@ from edge_client.spool.room import (
     drop_old,
     drop_oldest,
     finest_state,
+    refer_anew,
 )
 from shared.errors import SpoolError
 from shared.proto.featherwire.v1 import ingest_pb2
+from shared.words import counted
 
 T = TypeVar("T")
 
@@ -88,6 +90,7 @@ class Spool:
         self._undone: dict[int, str] = {}
         self._finished: set[int] = set()
         self._bytes = 0
+        self._device: str | None = None
         self._last_sequence = 0
         self._last_result = 0
         self._lock = threading.RLock()
@@ -134,6 +137,57 @@ class Spool:
     def session(self) -> str:
         """Name of the session that the frames belong to; another one after damage or ``renew``."""
         return self._session
+
+    @property
+    def device(self) -> str | None:
+        """The device whose frames these are; None until one has been named to ``claim``."""
+        return self._device
+
+    def claim(self, device: str | None, host: str) -> str:
+        """The device as which the frames are sent: the first one that was named.
+
+        device: None is the one that the spool knows, or ``host`` where it knows none. Raises
+        ``SpoolError("other_device")`` when the frames are those of another.
+        """
+        with self._lock:
+            if self._device is None:
+                name = device or host
+                if device is None and self._last_sequence:
+                    logging.getLogger(__name__).warning(
+                        "warning: %s does not say whose frames it has; they go as %s, and --device "
+                        "names another", self.folder, host,
+                    )  # fmt: skip
+                self._write(lambda: self._set("device", name), durable=True)
+                self._device = name
+            elif device not in (None, self._device):
+                raise SpoolError(
+                    "other_device",
+                    f"{self.folder} has the frames of device {self._device}, and is not for "
+                    f"{device}: leave --device out, name another folder, or give the spool over to "
+                    f"{device} with --rename",
+                    device=self._device,
+                )
+            return self._device
+
+    def rename(self, device: str) -> None:
+        """Give the spool over to another device: its frames go as that one, in a new session.
+
+        Raises ``SpoolError("frames_under_way")`` while a server may have some of them already,
+        which would then be two devices' frames.
+        """
+        with self._lock:
+            if device == self._device:
+                return
+            ((sent,),) = self._rows("SELECT COUNT(*) FROM frames WHERE sent = 1")
+            ((awaited,),) = self._rows("SELECT COUNT(*) FROM awaited")
+            if sent + awaited:
+                raise SpoolError(
+                    "frames_under_way",
+                    f"a server may have {counted(sent + awaited, 'frame')} of {self.folder} as "
+                    f"device {self._device} already: `featherwire-edge flush --spool {self.folder}`"
+                    " brings their results, and after that it can be given another name",
+                )
+            self._renew(device)
 
     @property
     def last_sequence(self) -> int:
@@ -193,13 +247,14 @@ class Spool:
             self._drop_old()
             self._require_room(len(data))
             self._database.execute(
-                "INSERT INTO frames (sequence, message, bytes, default_tasks, source, at_s, state,"
-                " coarsest) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO frames (sequence, message, bytes, default_tasks, source, captured_us,"
+                " at_s, state, coarsest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 sequence,
                 data,
                 len(data),
                 default_tasks,
                 source,
+                _captured_us(message),
                 self._clock.now(),
                 finest_state(message),
                 not can_coarsen(message),
@@ -283,6 +338,15 @@ class Spool:
         with self._lock:
             return dict(self._rows("SELECT sequence, source FROM awaited ORDER BY sequence"))
 
+    def captured(self) -> dict[int, float]:
+        """When pictures without a result were taken, by sequence: seconds since 1970."""
+        with self._lock:
+            rows = self._rows(
+                "SELECT sequence, captured_us FROM frames WHERE captured_us IS NOT NULL UNION ALL "
+                "SELECT sequence, captured_us FROM awaited WHERE captured_us IS NOT NULL"
+            )
+            return {found: captured_us / 1e6 for found, captured_us in rows}
+
     def queued(self) -> dict[int, str]:
         """Sources of the frames that no server has acknowledged, by sequence."""
         with self._lock:
@@ -331,12 +395,18 @@ class Spool:
         For a server that knows more of the session than this spool does, as after a backup was
         restored. Returns the session's name.
         """
+        with self._lock:
+            return self._renew(self._device)
 
-        def write() -> str:
+    def _renew(self, device: str | None) -> str:
+        def write() -> None:
             rows = self._rows("SELECT sequence, message FROM frames ORDER BY sequence")
-            for number, (sequence, data) in enumerate(rows, 1):
+            numbers = {sequence: number for number, (sequence, _) in enumerate(rows, 1)}
+            for sequence, data in rows:
+                number = numbers[sequence]
                 message = ingest_pb2.Frame.FromString(data)
                 message.sequence = number
+                refer_anew(message, sequence, numbers)
                 self._database.execute(
                     "UPDATE frames SET sequence = ?, message = ?, sent = 0 WHERE sequence = ?",
                     number,
@@ -344,16 +414,16 @@ class Spool:
                     sequence,
                 )
             self._database.execute("DELETE FROM awaited")
-            self._set("session", session := uuid.uuid4().hex)
+            self._set("session", uuid.uuid4().hex)
+            if device is not None:
+                self._set("device", device)
             self._set("last_sequence", len(rows))
             self._set("last_result", 0)
             self._counts["renewed"] += 1
-            return session
 
-        with self._lock:
-            self._write(write, durable=True)
-            self._load()
-            return self._session
+        self._write(write, durable=True)
+        self._load()
+        return self._session
 
     def expire(self) -> None:
         """Drop frames that are older than the limit."""
@@ -412,7 +482,7 @@ class Spool:
 
     def _await_result(self, sequence: int) -> None:
         self._database.execute(
-            "INSERT OR IGNORE INTO awaited SELECT sequence, source, bytes FROM frames "
+            "INSERT OR IGNORE INTO awaited SELECT sequence, source, bytes, captured_us FROM frames "
             "WHERE sequence = ?",
             sequence,
         )
@@ -458,9 +528,10 @@ class Spool:
         self._last_result = int(self._meta("last_result", 0))
         self._seen_above: set[int] = set()
         self._bytes = int(self._rows("SELECT COALESCE(SUM(bytes), 0) FROM frames")[0][0])
-        if not self._session:
+        self._device = self._meta("device", None) or self._device
+        if not self._session:  # a new file, perhaps in the place of a damaged one
             self._session = uuid.uuid4().hex
-            self._write(lambda: self._set("session", self._session), durable=True)
+            self._write(self._name_session, durable=True)
         saved_limits = json.loads(self._meta("limits", "null"))
         if self._given_limits is None and saved_limits is not None:
             self._limits = SpoolLimits(
@@ -470,6 +541,11 @@ class Spool:
             )
         elif (limits := asdict(self._limits)) != saved_limits:
             self._write_later(lambda: self._set("limits", json.dumps(limits)))
+
+    def _name_session(self) -> None:
+        self._set("session", self._session)
+        if self._device is not None:
+            self._set("device", self._device)
 
     def _undo(self) -> Callable[[], None]:
         """What takes memory back to this moment, when a transaction fails."""
@@ -573,6 +649,10 @@ class Spool:
         self._counts = Counter(damaged_files=lost)
         self._load()
         self._counts["damaged_files"] = lost
+
+
+def _captured_us(message: ingest_pb2.Frame) -> int | None:
+    return message.captured_at.ToMicroseconds() if message.HasField("captured_at") else None
 
 
 def _too_large(size: int, limits: SpoolLimits) -> SpoolError:

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
-from shared.bitstream.container import FORMAT_VERSION, MAGIC, Bitstream, Layer, PartialLayer
+from shared.bitstream.container import FORMAT_VERSION, FORMAT_VERSIONS, Bitstream, is_file
+from shared.bitstream.layers import Layer, PartialLayer, Reference
 
-__all__ = ["FORMAT_VERSION", "MAGIC", "Bitstream", "Layer", "PartialLayer"]
+__all__ = [
+    "FORMAT_VERSION",
+    "FORMAT_VERSIONS",
+    "Bitstream",
+    "Layer",
+    "PartialLayer",
+    "Reference",
+    "is_file",
+]

@@ -1,66 +1,42 @@
-"""Reading, writing and truncating .fwf files."""
+"""Reading, writing and truncating .fwf files, of versions 3 and 4."""
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import google_crc32c
-
-from shared.bitstream import varint
+from shared.bitstream import format3, format4, varint
+from shared.bitstream.framing import LayerReader, write_layers
+from shared.bitstream.layers import (
+    Header,
+    Layer,
+    PartialLayer,
+    Reference,
+    check_numbers,
+    check_partial,
+)
 from shared.errors import BitstreamError
 from shared.limits import DEFAULT_LIMITS, Limits
 
-MAGIC = b"\x89FWF"
+FORMAT_VERSIONS = (format3.VERSION, format4.VERSION)
+"""Those that are read, and can be written."""
 FORMAT_VERSION = 3
+"""What is written where nothing else is asked for."""
 BUNDLE_ID_BYTES = 8
-_HEADER = struct.Struct("<4sB8sHHBB")
-_CRC = struct.Struct("<I")
-_PASSES = struct.Struct("<H")
-HEADER_BYTES = _HEADER.size + _CRC.size
-MAX_PASSES = 2**14 - 1
-_MAX_STATE = 255
-_PARTIAL_FLAG = 0x80
+"""Of a bundle's id: what names it in sessions, in a server's log and in files of version 3."""
 
 
-# Of each state's byte, which a layer's checksum begins with.
-_STATE_CRCS = [int(google_crc32c.value(bytes([state]))) for state in range(_MAX_STATE + 1)]
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """What takes a picture from state ``state + 1`` to ``state``: one range coder message."""
-
-    state: int
-    payload: bytes
-
-    @property
-    def crc32c(self) -> int:
-        """CRC-32C of the state (one byte) and the payload, for transport of a lone layer."""
-        return int(google_crc32c.extend(_STATE_CRCS[self.state], self.payload))
-
-
-@dataclass(frozen=True, slots=True)
-class PartialLayer:
-    """The first ``passes`` (1 to 2**14 - 1) of a layer's passes: one range coder message."""
-
-    state: int
-    passes: int
-    payload: bytes
-
-    @property
-    def crc32c(self) -> int:
-        """CRC-32C of the state (one byte), the passes (two) and the payload, for transport."""
-        return _chain(0, _label(self.state, self.passes), self.payload)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Bitstream:
     """One picture as an embedded bitstream.
 
-    bundle_id: first 8 bytes of the bundle's id. width, height: pixels. state: the finest complete
-    state. layers: whole, coarsest first, states falling by one down to ``state``. partial: what
-    has come of the next finer layer.
+    bundle_id: first 8 bytes of the bundle's id; its first 4 where a file of version 4 was read,
+    which has no more (see :meth:`made_with`). width, height: of the picture, in pixels. state: the
+    finest complete state. layers: whole, coarsest first, states falling by one down to ``state``.
+    partial: what has come of the next finer layer. version: of the format, 3 or 4, which also says
+    how payloads are coded. reference: the frame that a predicted frame needs; None stands alone.
+
+    What layers are about, grids of pixels or a class of ten bits, is their codec's matter.
+    Equality compares what a file holds.
     """
 
     bundle_id: bytes
@@ -69,67 +45,92 @@ class Bitstream:
     state: int
     layers: tuple[Layer, ...]
     partial: PartialLayer | None = None
+    version: int = FORMAT_VERSION
+    reference: Reference | None = None
 
-    def to_bytes(self) -> bytes:
-        """The .fwf file. Raises BitstreamError when the fields contradict each other."""
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, Bitstream) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, ...]:
+        return (self._header(), self.layers, self.partial)
+
+    def made_with(self, bundle_id: bytes) -> bool:
+        """Whether it says that the bundle with this id, or with this beginning of one, wrote it."""
+        return bool(self.bundle_id) and bundle_id.startswith(self.bundle_id)
+
+    def to_bytes(self, *, with_bundle: bool = True) -> bytes:
+        """The .fwf file; without its bundle's id for a session, which knows it (version 4 only).
+
+        Raises BitstreamError when the fields contradict each other.
+        """
         self.check()
-        header = _HEADER.pack(
-            MAGIC,
-            FORMAT_VERSION,
-            self.bundle_id,
-            self.width,
-            self.height,
-            self.state,
-            len(self.layers) | (_PARTIAL_FLAG if self.partial is not None else 0),
-        )
-        parts = [header, _CRC.pack(google_crc32c.value(header))]
-        crc = _chain_start(header)
-        for layer in self.layers:
-            crc = _chain(crc, _label(layer.state), layer.payload)
-            parts += [varint.encode(len(layer.payload)), _CRC.pack(crc), layer.payload]
-        if self.partial is not None:
-            payload = self.partial.payload
-            crc = _chain(crc, _label(self.partial.state, self.partial.passes), payload)
-            parts += [varint.encode(self.partial.passes), varint.encode(len(payload))]
-            parts += [_CRC.pack(crc), payload]
-        return b"".join(parts)
+        header = self._header(with_bundle=with_bundle)
+        if self.version == format3.VERSION:
+            crc = format3.chain_start(header)
+            layers, _ = write_layers(self.layers, self.partial, crc, format3.CHECK_BYTES)
+            return format3.write_header(header) + layers
+        crc = format4.chain_start(header, self.bundle_id)
+        layers, crc = write_layers(self.layers, self.partial, crc, format4.LAYER_CHECK_BYTES)
+        return format4.write_header(header, crc) + layers
 
     @classmethod
     def from_bytes(
-        cls, data: bytes, *, limits: Limits = DEFAULT_LIMITS, allow_cut: bool = False
+        cls,
+        data: bytes,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        allow_cut: bool = False,
+        bundle_id: bytes = b"",
     ) -> Bitstream:
-        """Parse a .fwf file.
+        """Parse a .fwf file, or the bytes of a session.
 
         With ``allow_cut`` a file whose end is missing yields the finest state that is complete;
-        any other damage raises all the same. Raises BitstreamError with reason ``bad_magic``,
-        ``bad_version``, ``truncated``, ``crc_mismatch``, ``limit_exceeded``, ``bad_size``,
-        ``bad_state``, ``bad_passes``, ``bad_length`` or ``trailing_bytes``, and the offset.
+        any other damage raises all the same. bundle_id: the first eight bytes of the id of the
+        bundle that it is of, where that is known: bytes of a session need it. Raises BitstreamError
+        with reason ``bad_magic``, ``bad_version``, ``bad_header``, ``truncated``, ``crc_mismatch``,
+        ``limit_exceeded``, ``bad_size``, ``bad_state``, ``bad_passes``, ``bad_length``,
+        ``bad_reference``, ``trailing_bytes``, ``bundle_missing`` or ``wrong_bundle``, and the
+        offset.
         """
         if len(data) > limits.max_file_bytes:
             raise BitstreamError(
                 "limit_exceeded",
                 f"the file has {len(data)} bytes, more than {limits.max_file_bytes}",
             )
-        width, height, state, count, bundle_id, has_partial = _parse_header(data, limits)
-        layers: list[Layer] = []
-        offset = HEADER_BYTES
-        crc = _chain_start(data[: _HEADER.size])
-        partial: PartialLayer | None = None
-        try:
-            for here in range(state + count - 1, state - 1, -1):
-                payload, offset, crc = _parse_layer(data, offset, crc, here, None, limits)
-                layers.append(Layer(here, payload))
-            if has_partial:
-                partial, offset = _parse_partial(data, offset, crc, state - 1, limits)
-        except BitstreamError as error:
-            if allow_cut and error.reason == "truncated" and layers:
-                return cls(bundle_id, width, height, layers[-1].state, tuple(layers))
-            raise
-        if offset != len(data):
+        header, size = read_header(data, limits)
+        bundle_id = _bundle_of(header, bundle_id)
+        if header.version == format3.VERSION:
+            crc, check_bytes = format3.chain_start(header), format3.CHECK_BYTES
+        else:
+            crc, check_bytes = format4.chain_start(header, bundle_id), format4.LAYER_CHECK_BYTES
+        reader = LayerReader(data, size, crc, check_bytes, limits)
+        reader.read(header)
+        state, partial = header.state, reader.partial
+        if reader.cut is not None:
+            if not (allow_cut and reader.layers):
+                raise reader.cut
+            state, partial = reader.layers[-1].state, None
+        elif reader.offset != len(data):
             raise BitstreamError(
-                "trailing_bytes", f"{len(data) - offset} bytes follow the last layer", offset=offset
+                "trailing_bytes",
+                f"{len(data) - reader.offset} bytes follow the last layer",
+                offset=reader.offset,
             )
-        return cls(bundle_id, width, height, state, tuple(layers), partial)
+        elif header.version == format4.VERSION:
+            format4.check_whole(data, size, reader.crc)
+        return cls(
+            bundle_id,
+            header.width,
+            header.height,
+            state,
+            reader.layers,
+            partial,
+            header.version,
+            header.reference,
+        )
 
     def truncate(self, state: int) -> Bitstream:
         """The same picture at a complete ``state``, without decoding anything.
@@ -145,15 +146,14 @@ class Bitstream:
                 "bad_state", f"state {state} is not present; there {there}", state=state
             )
         kept = tuple(layer for layer in self.layers if layer.state >= state)
-        return Bitstream(self.bundle_id, self.width, self.height, state, kept)
+        return replace(self, state=state, layers=kept, partial=None)
 
     def cumulative_bytes(self) -> dict[int, int]:
         """Bytes of the file when truncated to each complete state, coarsest first."""
-        total = HEADER_BYTES
-        sizes: dict[int, int] = {}
-        for layer in self.layers:
-            total += layer_bytes(len(layer.payload))
-            sizes[layer.state] = total
+        total, sizes = 0, {}
+        for number, layer in enumerate(self.layers, 1):
+            total += layer_bytes(len(layer.payload), self.version)
+            sizes[layer.state] = total + self.header_bytes(layer.state, number)
         return sizes
 
     @property
@@ -164,10 +164,18 @@ class Bitstream:
     @property
     def file_bytes(self) -> int:
         """Length of :meth:`to_bytes`'s result."""
-        total = HEADER_BYTES + sum(layer_bytes(len(layer.payload)) for layer in self.layers)
+        total = self.header_bytes(self.state, len(self.layers))
+        total += sum(layer_bytes(len(layer.payload), self.version) for layer in self.layers)
         if self.partial is not None:
-            total += partial_layer_bytes(self.partial.passes, len(self.partial.payload))
+            passes, payload = self.partial.passes, self.partial.payload
+            total += partial_layer_bytes(passes, len(payload), self.version)
         return total
+
+    def header_bytes(self, state: int, layers: int) -> int:
+        """Bytes of the file before its layers, at a state with that many of them."""
+        return header_bytes(
+            self.version, self.width, self.height, state, layers, reference=self.reference
+        )
 
     @property
     def bits_per_pixel(self) -> float:
@@ -176,16 +184,22 @@ class Bitstream:
 
     def check(self, limits: Limits = DEFAULT_LIMITS) -> None:
         """Raise BitstreamError unless the fields fit each other and the limits."""
-        if len(self.bundle_id) != BUNDLE_ID_BYTES:
+        if self.version not in FORMAT_VERSIONS:
+            raise BitstreamError("bad_version", f"there is no format version {self.version}")
+        short = self.version == format4.VERSION and len(self.bundle_id) == format4.BUNDLE_ID_BYTES
+        if len(self.bundle_id) != BUNDLE_ID_BYTES and not short:
             raise BitstreamError("bad_bundle_id", "a bundle id here has 8 bytes")
-        _check_header(self.width, self.height, self.state, len(self.layers), limits)
+        if self.reference is not None:
+            if self.version == format3.VERSION:
+                raise BitstreamError("bad_version", "format version 3 has no references to frames")
+            self.reference.check()
+        check_numbers(self.width, self.height, self.state, len(self.layers), limits)
         expected = range(self.state + len(self.layers) - 1, self.state - 1, -1)
         if [layer.state for layer in self.layers] != list(expected):
             raise BitstreamError("bad_state", "layers must fall by one state each")
-        if self.partial is not None:
-            _check_partial(self.partial.state, self.partial.passes, self.state)
         everything: list[Layer | PartialLayer] = [*self.layers]
         if self.partial is not None:
+            check_partial(self.partial.state, self.partial.passes, self.state)
             everything.append(self.partial)
         for layer in everything:
             if len(layer.payload) > limits.max_layer_bytes:
@@ -193,114 +207,83 @@ class Bitstream:
                     "limit_exceeded", f"layer of state {layer.state}: {len(layer.payload)} bytes"
                 )
 
-
-def layer_bytes(payload_bytes: int) -> int:
-    """Bytes that a layer of ``payload_bytes`` takes in the file, framing included."""
-    return varint.size(payload_bytes) + _CRC.size + payload_bytes
-
-
-def partial_layer_bytes(passes: int, payload_bytes: int) -> int:
-    """Bytes that the first ``passes`` of a layer take in the file, framing included."""
-    return varint.size(passes) + layer_bytes(payload_bytes)
-
-
-def _chain_start(header: bytes) -> int:
-    """The checksums begin with what truncation leaves alone: bundle id, width and height."""
-    return int(google_crc32c.value(header[5:17]))
-
-
-def _chain(crc: int, label: bytes, payload: bytes) -> int:
-    return int(google_crc32c.extend(google_crc32c.extend(crc, label), payload))
+    def _header(self, *, with_bundle: bool = True) -> Header:
+        bundle_id = self.bundle_id
+        if self.version == format4.VERSION:
+            bundle_id = bundle_id[: format4.BUNDLE_ID_BYTES] if with_bundle else b""
+        return Header(
+            self.version,
+            bundle_id,
+            self.width,
+            self.height,
+            self.state,
+            len(self.layers),
+            self.partial is not None,
+            self.reference,
+        )
 
 
-def _label(state: int, passes: int | None = None) -> bytes:
-    """Which layer, or the first passes of which: what its checksum covers before the payload."""
-    return bytes([state]) + (b"" if passes is None else _PASSES.pack(passes))
+def is_file(data: bytes) -> bool:
+    """Whether data begin as .fwf files do, of whatever version."""
+    return data.startswith(format3.MAGIC) or format4.begins(data)
 
 
-def _parse_header(data: bytes, limits: Limits) -> tuple[int, int, int, int, bytes, bool]:
-    if not data.startswith(MAGIC):
-        if MAGIC.startswith(data):
-            raise BitstreamError("truncated", "the data end inside the header", offset=len(data))
-        raise BitstreamError("bad_magic", "this is not a .fwf file", offset=0)
-    if len(data) < HEADER_BYTES:
+def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[Header, int]:
+    """The header of a file or of a session's bytes, and how many bytes it has.
+
+    Nothing vouches for a header of version 4 alone. Raises BitstreamError; see
+    :meth:`Bitstream.from_bytes`.
+    """
+    if format4.begins(data):
+        return format4.read_header(data, limits)
+    if data.startswith(format3.MAGIC):
+        return format3.read_header(data, limits), format3.HEADER_BYTES
+    if format3.MAGIC.startswith(data):
         raise BitstreamError("truncated", "the data end inside the header", offset=len(data))
-    _, version, bundle_id, width, height, state, count = _HEADER.unpack_from(data)
-    if version != FORMAT_VERSION:
+    raise BitstreamError("bad_magic", "this is not a .fwf file", offset=0)
+
+
+def header_bytes(
+    version: int,
+    width: int,
+    height: int,
+    state: int,
+    layers: int,
+    *,
+    reference: Reference | None = None,
+) -> int:
+    """Bytes of a file before its layers."""
+    if version == format3.VERSION:
+        return format3.HEADER_BYTES
+    some_id = bytes(format4.BUNDLE_ID_BYTES)
+    return format4.header_bytes(
+        Header(version, some_id, width, height, state, layers, False, reference)
+    )
+
+
+def layer_bytes(payload_bytes: int, version: int) -> int:
+    """Bytes that a layer of ``payload_bytes`` takes in the file, framing included."""
+    check_bytes = format3.CHECK_BYTES if version == format3.VERSION else format4.LAYER_CHECK_BYTES
+    return varint.size(payload_bytes) + check_bytes + payload_bytes
+
+
+def partial_layer_bytes(passes: int, payload_bytes: int, version: int) -> int:
+    """Bytes that the first ``passes`` of a layer take in the file, framing included."""
+    return varint.size(passes) + layer_bytes(payload_bytes, version)
+
+
+def _bundle_of(header: Header, known: bytes) -> bytes:
+    """The bundle's id as far as it is known: the caller's, or else the file's."""
+    if not known and not header.bundle_id:
         raise BitstreamError(
-            "bad_version",
-            f"the file has format version {version}, but this release of Featherwire reads "
-            f"{FORMAT_VERSION}; use the release that wrote it, or a newer one",
-            offset=4,
+            "bundle_missing",
+            "these are bytes of a session, which do not say of which bundle they are",
         )
-    (crc,) = _CRC.unpack_from(data, _HEADER.size)
-    if crc != google_crc32c.value(data[: _HEADER.size]):
-        raise BitstreamError("crc_mismatch", "the header is damaged", offset=_HEADER.size)
-    has_partial = bool(count & _PARTIAL_FLAG)
-    if has_partial:
-        count -= _PARTIAL_FLAG
-    _check_header(width, height, state, count, limits)
-    if has_partial and state == 0:
-        raise BitstreamError("bad_state", "nothing can follow state 0", offset=18)
-    return width, height, state, count, bundle_id, has_partial
-
-
-def _check_header(width: int, height: int, state: int, count: int, limits: Limits) -> None:
-    for side in (width, height):
-        if not limits.min_side <= side <= limits.max_side:
-            raise BitstreamError(
-                "bad_size",
-                f"{width}x{height} pixels; sides must be {limits.min_side} to {limits.max_side}",
-                offset=13,
-            )
-    if not 1 <= count <= limits.max_layers:
-        raise BitstreamError("limit_exceeded", f"{count} layers", offset=18)
-    if state < 0 or state + count - 1 > _MAX_STATE:
-        raise BitstreamError("bad_state", f"state {state} with {count} layers", offset=17)
-
-
-def _check_partial(state: int, passes: int, whole_state: int) -> None:
-    if state != whole_state - 1 or state < 0:
-        raise BitstreamError("bad_state", f"a partial layer of state {state} after {whole_state}")
-    if not 1 <= passes <= MAX_PASSES:
-        raise BitstreamError("bad_passes", f"{passes} passes; there are 1 to {MAX_PASSES}")
-
-
-def _parse_partial(
-    data: bytes, offset: int, crc: int, state: int, limits: Limits
-) -> tuple[PartialLayer, int]:
-    start = offset
-    passes, offset = varint.decode(data, offset)
-    if not 1 <= passes <= MAX_PASSES:
+    if known and not known.startswith(header.bundle_id):
         raise BitstreamError(
-            "bad_passes", f"{passes} passes; there are 1 to {MAX_PASSES}", offset=start
+            "wrong_bundle",
+            f"made with bundle {header.bundle_id.hex()}, not {known.hex()}",
+            wanted=header.bundle_id.hex(),
+            have=known.hex(),
         )
-    payload, offset, _ = _parse_layer(data, offset, crc, state, passes, limits)
-    return PartialLayer(state, passes, payload), offset
-
-
-def _parse_layer(
-    data: bytes, offset: int, crc: int, state: int, passes: int | None, limits: Limits
-) -> tuple[bytes, int, int]:
-    """Length, checksum and payload; ``passes`` of a partial layer."""
-    start = offset
-    length, offset = varint.decode(data, offset)
-    if length > limits.max_layer_bytes:
-        raise BitstreamError(
-            "limit_exceeded",
-            f"layer of state {state}: {length} bytes, more than {limits.max_layer_bytes}",
-            offset=start,
-        )
-    if offset + _CRC.size + length > len(data):
-        raise BitstreamError(
-            "truncated", f"the data end inside the layer of state {state}", offset=start
-        )
-    (expected,) = _CRC.unpack_from(data, offset)
-    offset += _CRC.size
-    payload = data[offset : offset + length]
-    crc = _chain(crc, _label(state, passes), payload)
-    if crc != expected:
-        raise BitstreamError(
-            "crc_mismatch", f"the layer of state {state} is damaged", offset=offset
-        )
-    return payload, offset + length, crc
+    return known or header.bundle_id

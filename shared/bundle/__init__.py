@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shared.bundle.advice import ADVICE_NAME, Advice, ScoreThresholds
 from shared.bundle.bundle import Bundle, bundle_for, packaged_bundle_of, packaged_names
 from shared.bundle.manifest import (
     BundleFile,
@@ -13,10 +14,13 @@ from shared.bundle.manifest import (
 )
 
 __all__ = [
+    "ADVICE_NAME",
+    "Advice",
     "Bundle",
     "BundleFile",
     "Manifest",
     "PictureSpec",
+    "ScoreThresholds",
     "Side",
     "StateSpec",
     "bundle_for",

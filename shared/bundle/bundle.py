@@ -7,13 +7,14 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from shared.bundle.advice import ADVICE_NAME, MAX_ADVICE_BYTES, NO_ADVICE, Advice
 from shared.bundle.manifest import BundleFile, Manifest, Side
 from shared.errors import BundleError
 from shared.limits import DEFAULT_LIMITS, Limits
@@ -46,6 +47,20 @@ class Bundle:
     def short_id(self) -> bytes:
         """The first eight bytes of the id, as .fwf files carry it."""
         return bytes.fromhex(self.id[:16])
+
+    @cached_property
+    def advice(self) -> Advice:
+        """How the bundle is best used: nothing said, where it has no advice.json.
+
+        Raises BundleError ``bad_advice``, ``limit_exceeded``.
+        """
+        try:
+            data = self._files.read(ADVICE_NAME, MAX_ADVICE_BYTES)
+        except BundleError as error:
+            if error.reason != "missing_file":
+                raise
+            return NO_ADVICE
+        return Advice.parse(data, len(self.manifest.states))
 
     @classmethod
     def load(cls, source: str | Path | None = None, *, limits: Limits = DEFAULT_LIMITS) -> Bundle:
@@ -125,7 +140,8 @@ class Bundle:
             raise BundleError("bad_arrays", f"{name}: {error}") from None
 
     def verify(self) -> None:
-        """Read every file once. Raises what :meth:`read` raises."""
+        """Read every file once. Raises what :meth:`read` and :attr:`advice` raise."""
+        _ = self.advice
         for name in self.manifest.files:
             self.read(name)
 
@@ -134,12 +150,15 @@ class Bundle:
 
         (A device needs no decoder weights; the manifest, and so the id, stay the same.)
         """
+        advice = self.advice.for_edge() if side == "edge" else self.advice
         others = {"edge": "cloud", "cloud": "edge", "both": None}[side]
         names = [n for n, entry in self.manifest.files.items() if entry.side != others]
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             manifest = json.dumps(self.manifest.to_values(), sort_keys=True)
             contents = {MANIFEST_NAME: manifest.encode()}
+            if advice != NO_ADVICE:
+                contents[ADVICE_NAME] = advice.to_bytes()
             contents |= {name: self.read(name) for name in sorted(names)}
             for name, data in contents.items():
                 archive.writestr(zipfile.ZipInfo(name, _FIXED_DATE), data)
@@ -207,9 +226,12 @@ def packaged_names() -> tuple[str, ...]:
 
 
 def packaged_bundle_of(short_id: bytes) -> Bundle | None:
-    """The packaged bundle with which a bitstream was made, by its first eight bytes of id."""
-    name = _short_ids().get(short_id)
-    return None if name is None else Bundle.load(PACKAGED_FOLDER / name)
+    """The packaged bundle with which a bitstream was made, by the first bytes of its id: eight, or
+    as many as the file has."""
+    for found, name in _short_ids().items():
+        if short_id and found.startswith(short_id):
+            return Bundle.load(PACKAGED_FOLDER / name)
+    return None
 
 
 def bundle_for(short_id: bytes, given: Bundle | None = None) -> Bundle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -11,6 +12,7 @@ import typer
 
 from shared.cli.exits import ExitCode
 from shared.installation import NO_RELEASE, package_version
+from shared.rpc.proxies import reach_loopback_directly
 
 OUR_PACKAGES = frozenset({"shared", "codec", "edge_client", "cloud_server", "training"})
 
@@ -39,6 +41,11 @@ def run(app: typer.Typer, extras: str) -> None:
 
     extras: those that bring what these commands import, as pip takes them: ``"cloud,tasks"``.
     """
+    reach_loopback_directly()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal's encoding lacks is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except ModuleNotFoundError as missing:

@@ -18,6 +18,7 @@ from shared.cli.exits import ExitCode
 from shared.cli.tables import print_table
 from shared.errors import FeatherwireError
 from shared.limits import DEFAULT_LIMITS
+from shared.names import printable, text_of
 
 Record = Mapping[str, Any]
 
@@ -97,8 +98,9 @@ class Batch:
     def _failed(self, outcome: Outcome, path: Path, error: Record) -> None:
         for output in self._claimed:  # what was not written is free again
             del self._outputs[output]
-        outcome.failures.append({"file": str(path), **error})
-        sys.stderr.write(f"error: {path}: {error['message']} [{error['reason']}]\n")
+        outcome.failures.append({"file": text_of(path), **error})
+        where, what = printable(text_of(path)), printable(error["message"])
+        sys.stderr.write(f"error: {where}: {what} [{error['reason']}]\n")
 
     def _print_table(self, results: Sequence[Record]) -> None:
         numeric = {
@@ -117,10 +119,10 @@ class Batch:
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Write a file so that a power cut leaves the old file or the new one, never a part.
 
-    mode: its permissions, less those of the umask.
+    mode: its permissions, less those of the umask. Any name that the file system takes will do.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -135,7 +137,10 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
 
 def in_words(error: OSError) -> str:
     """The text of a system error, without its number."""
-    where = f": {error.filename}" if error.filename else ""
+    name = error.filename
+    if isinstance(name, bytes):
+        name = os.fsdecode(name)
+    where = f": {text_of(name)}" if isinstance(name, str) and name else ""
     return f"{error.strerror or error}{where}"
 
 
@@ -152,7 +157,7 @@ def _umask() -> int:
 
 def _progress(number: int, total: int, path: Path) -> None:
     if total > 1 and sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K[{number}/{total}] {path.name}")
+        sys.stderr.write(f"\r\x1b[K[{number}/{total}] {printable(text_of(path.name))}")
         if number == total:
             sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()
@@ -163,7 +168,7 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return printable(str(value))
 
 
 def read_file(path: Path, *, max_bytes: int = DEFAULT_LIMITS.max_photo_bytes) -> bytes:

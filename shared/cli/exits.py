@@ -41,6 +41,7 @@ _USAGE_REASONS = frozenset(
         "insecure_listen",
         "no_target",
         "no_tokens",
+        "other_device",
         "regions_unsupported",
         "tls_missing",
         "two_targets",

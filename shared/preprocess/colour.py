@@ -9,9 +9,9 @@ The rules, where a file leaves a choice:
   (0..1 for floats, then 0..255, then 0..65535) that holds every value is the range. Negative
   values, larger ones and NaN are refused (``unsupported``).
 * An embedded ICC profile (RGB, grey or CMYK, up to 4 MiB) is applied, relative to sRGB; a
-  profile that is damaged, oversized, for another colour space, or says sRGB is left out, as is
-  one on 16-bit or wider greyscale. Without a profile RGB is taken as sRGB, and CMYK is
-  converted by Pillow's plain formula.
+  profile that is damaged, oversized, for another colour space, or changes no colour by more than
+  rounding does (sRGB, whatever it is called) is left out, as is one on 16-bit or wider greyscale.
+  Without a profile RGB is taken as sRGB, and CMYK is converted by Pillow's plain formula.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from shared.errors import PhotoError
 
 BACKGROUND = 255  # grey level under transparent pixels: white
 MAX_PROFILE_BYTES = 4 * 2**20
+ROUNDING = 2
+"""Levels of 255 by which a transform from sRGB to sRGB may change a colour."""
 
 _PROFILE_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}  # Pillow mode -> ICC colour space
 
@@ -93,11 +95,28 @@ def _without_profile(image: Image.Image, icc: bytes) -> Image.Image:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         if profile.profile.xcolor_space.strip() != _PROFILE_SPACES[image.mode]:
             return image
-        if "srgb" in (profile.profile.profile_description or "").lower():
+        if _is_srgb(image.mode, profile):
             return image
         return _apply_profile(image, profile)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return image  # a damaged profile does not make the photo unreadable
+
+
+def _is_srgb(mode: str, profile: ImageCms.ImageCmsProfile) -> bool:
+    """Whether the profile leaves colours (mode RGB or L) as they are, but for rounding.
+
+    Its name says nothing: "Display P3 Gamut with sRGB Transfer" is not sRGB, and sRGB has many.
+    """
+    if mode == "CMYK":
+        return False
+    levels = np.linspace(0, 255, 9).round().astype(np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(27, 27, 3)
+    if mode == "L":
+        colours = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    probe = Image.fromarray(colours)
+    changed = np.asarray(_apply_profile(probe, profile), np.int16)
+    before = np.asarray(probe.convert("RGB"), np.int16)
+    return int(np.abs(changed - before).max()) <= ROUNDING
 
 
 def _apply_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:

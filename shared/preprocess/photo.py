@@ -23,8 +23,10 @@ from PIL import Image, UnidentifiedImageError
 
 from shared.errors import PhotoError
 from shared.limits import DEFAULT_LIMITS, Limits
+from shared.names import text_of
 from shared.preprocess.colour import to_srgb
 from shared.preprocess.geometry import check_sides
+from shared.preprocess.jpeg import with_end
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM")
 
@@ -63,8 +65,7 @@ def load_photo(
     else:
         data = _read(Path(source), limits)
     try:
-        with _open(data, limits) as image:
-            image.load()
+        with _loaded(data, limits) as image:
             return to_srgb(_upright(image))
     except PhotoError:
         raise
@@ -73,17 +74,19 @@ def load_photo(
 
 
 def _read(path: Path, limits: Limits) -> bytes:
+    name = text_of(path)
     try:
         status = path.stat()  # before opening: to open a named pipe would wait for a writer
         if not stat.S_ISREG(status.st_mode):
-            raise PhotoError("unreadable", f"{path} is not a regular file", path=str(path))
+            raise PhotoError("unreadable", f"{name} is not a regular file", path=name)
         _check_bytes(status.st_size, limits)
         with path.open("rb") as file:
             return file.read(limits.max_photo_bytes)
     except FileNotFoundError as error:
-        raise PhotoError("not_found", f"there is no file {path}", path=str(path)) from error
+        raise PhotoError("not_found", f"there is no file {name}", path=name) from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        raise PhotoError("unreadable", f"cannot read {path}: {error}", path=str(path)) from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise PhotoError("unreadable", f"cannot read {name}: {why}", path=name) from error
 
 
 def _check_bytes(photo_bytes: int, limits: Limits) -> None:
@@ -103,6 +106,20 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
     check_sides(*image.size, limits)
     if image.format in ("JPEG", "MPO") and jpeg_scans(data) > MAX_JPEG_SCANS:
         raise PhotoError("too_complex", f"the JPEG has more than {MAX_JPEG_SCANS} scans")
+    return image
+
+
+def _loaded(data: bytes, limits: Limits) -> Image.Image:
+    """The image with its pixels; a JPEG's end marker is not missed."""
+    image = _open(data, limits)
+    try:
+        image.load()
+    except OSError:
+        ended = with_end(data)
+        if ended is None:
+            raise
+        image = _open(ended, limits)
+        image.load()
     return image
 
 

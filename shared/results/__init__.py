@@ -8,7 +8,14 @@ from shared.results.finding import (
     clip_boxes,
     nms,
 )
-from shared.results.rle import decode_mask, decode_runs, encode_mask, mask_iou
+from shared.results.rle import (
+    complete_mask,
+    decode_mask,
+    decode_runs,
+    encode_mask,
+    mask_box,
+    mask_iou,
+)
 from shared.results.types import (
     AnalysisResult,
     Box,
@@ -43,9 +50,11 @@ __all__ = [
     "box_iou",
     "check_threshold",
     "clip_boxes",
+    "complete_mask",
     "decode_mask",
     "decode_runs",
     "encode_mask",
+    "mask_box",
     "mask_iou",
     "nms",
     "summarise",

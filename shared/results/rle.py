@@ -36,6 +36,14 @@ def decode_runs(mask: RleMask, *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np
     Raises TaskError(``bad_mask``) for a size over the limits, a character outside the code, a
     number that is cut off or too long, a negative run, or runs that do not fill the mask exactly.
     """
+    runs = _bounded_runs(mask, limits)
+    total, pixels = int(runs.sum()), mask.size[0] * mask.size[1]
+    if total != pixels:
+        raise TaskError("bad_mask", f"the runs of the mask fill {total} of its {pixels} pixels")
+    return runs
+
+
+def _bounded_runs(mask: RleMask, limits: Limits) -> NDArray[np.int64]:
     height, width = mask.size
     if not (1 <= height <= limits.max_side and 1 <= width <= limits.max_side):
         raise TaskError("bad_mask", f"a mask of {width}x{height} pixels is over the limit")
@@ -49,9 +57,6 @@ def decode_runs(mask: RleMask, *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np
     # Nothing above wraps round: at most 2^26 numbers of 35 bits fit the characters allowed.
     if runs.size and int(runs.max()) > pixels:
         raise TaskError("bad_mask", f"a run of the mask exceeds its {pixels} pixels")
-    total = int(runs.sum())
-    if total != pixels:
-        raise TaskError("bad_mask", f"the runs of the mask fill {total} of its {pixels} pixels")
     return runs
 
 
@@ -61,6 +66,41 @@ def decode_mask(mask: RleMask, *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np
     runs = decode_runs(mask, limits=limits)
     flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return np.ascontiguousarray(flat.reshape(width, height).T)
+
+
+def complete_mask(mask: RleMask) -> RleMask:
+    """The mask, with background where its runs end early: COCO's tools show there whatever was in
+    their memory. Raises TaskError(``bad_mask``) like ``decode_runs`` for anything else."""
+    runs = _bounded_runs(mask, DEFAULT_LIMITS)
+    pixels = mask.size[0] * mask.size[1]
+    if int(runs.sum()) >= pixels:
+        decode_runs(mask)
+        return mask
+    inside = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8)
+    flat = np.zeros(pixels, np.uint8)
+    flat[: len(inside)] = inside
+    return encode_mask(flat.reshape(mask.size[1], mask.size[0]).T)
+
+
+def mask_box(mask: RleMask) -> tuple[int, tuple[float, float, float, float]]:
+    """Pixels of a mask, and the box around them (x, y, width, height); all 0 when it is empty.
+
+    Raises TaskError(``bad_mask``) like ``decode_runs``.
+    """
+    height = mask.size[0]
+    runs = decode_runs(mask)
+    ends = np.cumsum(runs)[1::2]
+    inside = runs[1::2] > 0
+    first, last = ends[inside] - runs[1::2][inside], ends[inside] - 1
+    if not first.size:
+        return 0, (0.0, 0.0, 0.0, 0.0)
+    left, right = int(first[0]) // height, int(last[-1]) // height
+    # A run that goes on into the next column touches the upper and the lower edge.
+    across = first // height != last // height
+    top = 0 if across.any() else int((first % height).min())
+    bottom = height - 1 if across.any() else int((last % height).max())
+    box = (float(left), float(top), float(right - left + 1), float(bottom - top + 1))
+    return int(runs[1::2].sum()), box
 
 
 def mask_iou(first: RleMask, second: RleMask) -> float:

@@ -1,19 +1,19 @@
 """How a caller reaches a server: its address, TLS with PEM files, and a token.
 
-Nothing here imports gRPC: command lines check their options with it. PEM files are checked before
-gRPC gets them, because on bad ones it aborts the process, or gives no reason.
+Nothing here imports gRPC: command lines check their options with it.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import os
-import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shared.addresses import shown
 from shared.errors import SessionError
+from shared.rpc.tls_files import check_tls_files
 
 TOKEN_METADATA_KEY = "authorization"
 """Metadata of a call: ``Bearer TOKEN``, as gRPC's own access tokens."""
@@ -55,9 +55,14 @@ class Access:
 def split_address(server: str) -> tuple[str, int]:
     """Host and port of ``HOST:PORT``. Raises ``SessionError("bad_address")``."""
     host, _, port = server.rpartition(":")
+    if "@" in server:  # a password may stand before it
+        raise SessionError(
+            "bad_address", "a server is HOST:PORT, without a user; a token is a file"
+        )
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise SessionError(
-            "bad_address", f"{server!r} is not HOST:PORT, such as localhost:7570 or [::1]:7570"
+            "bad_address",
+            f"{shown(server)!r} is not HOST:PORT, such as localhost:7570 or [::1]:7570",
         )
     return host.removeprefix("[").removesuffix("]"), int(port)
 
@@ -100,53 +105,3 @@ def token_of(values: Iterable[str | bytes]) -> str:
     raise SessionError(
         "unauthenticated", "this server wants a token: --token-file, or FEATHERWIRE_TOKEN"
     )
-
-
-def check_tls_files(*, ca: Path | None, certificate: Path | None, key: Path | None) -> None:
-    """Raise SessionError ``bad_tls_files`` unless the files are there, are PEM, and fit.
-
-    A certificate and its key belong together; the key must have no password.
-    """
-    if (certificate is None) != (key is None):
-        given = "certificate" if key is None else "key"
-        raise SessionError(
-            "bad_tls_files", f"a TLS certificate and its key belong together; only the {given} came"
-        )
-    for path in (ca, certificate, key):
-        if path is not None:
-            _check_readable(path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if ca is not None:
-        try:
-            context.load_verify_locations(cafile=ca)
-        except (ssl.SSLError, ValueError):
-            raise SessionError("bad_tls_files", f"{ca} has no certificate in PEM form") from None
-    if certificate is not None and key is not None:
-        try:
-            context.load_cert_chain(certificate, key, password=lambda: b"")
-        except (ssl.SSLError, ValueError):
-            raise SessionError(
-                "bad_tls_files",
-                f"{certificate} and {key} are no certificate and its key without password in PEM "
-                "form, or do not fit each other",
-            ) from None
-
-
-def read_tls_files(
-    *, ca: Path | None, certificate: Path | None, key: Path | None
-) -> tuple[bytes | None, bytes | None, bytes | None]:
-    """The bytes of the CA, the certificate and the key. Raises as ``check_tls_files`` does."""
-    check_tls_files(ca=ca, certificate=certificate, key=key)
-    try:
-        found = [None if path is None else path.read_bytes() for path in (ca, certificate, key)]
-    except OSError as error:
-        raise SessionError("bad_tls_files", str(error)) from None
-    return found[0], found[1], found[2]
-
-
-def _check_readable(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise SessionError("bad_tls_files", f"{path}: {error.strerror or error}") from None

@@ -12,8 +12,10 @@ from typing import TypeAlias
 import grpc
 
 from shared.errors import SessionError
-from shared.rpc.access import Access, read_tls_files, split_address
+from shared.rpc.access import Access, split_address
 from shared.rpc.errors import why_unreachable
+from shared.rpc.proxies import proxy_for
+from shared.rpc.tls_files import read_tls_files
 from shared.wire.transport import (
     KEEPALIVE_TIME_S,
     KEEPALIVE_TIMEOUT_S,
@@ -30,20 +32,23 @@ ChannelOptions = list[tuple[str, int | str]]
 def open_channel(address: str, access: Access | None = None) -> Channel:
     """A channel to ``HOST:PORT``; it connects when it is used. access: None is plain text.
 
-    Raises ``SessionError``: ``bad_address``, or ``bad_tls_files`` for unreadable files.
+    TLS files are read now, so that a channel which is opened anew has those of today. Raises
+    ``SessionError``: ``bad_address``, or ``bad_tls_files`` for unreadable files.
     """
     credentials = _credentials(address, access)
+    options = _options_for(address, access)
     if credentials is None:
-        return grpc.insecure_channel(address, options=client_options())
-    return grpc.secure_channel(address, credentials, options=_named_options(access))
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, credentials, options=options)
 
 
 def open_async_channel(address: str, access: Access | None = None) -> AsyncChannel:
     """As ``open_channel``, for the event loop that runs."""
     credentials = _credentials(address, access)
+    options = _options_for(address, access)
     if credentials is None:
-        return grpc.aio.insecure_channel(address, options=client_options())
-    return grpc.aio.secure_channel(address, credentials, options=_named_options(access))
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, credentials, options=options)
 
 
 def wait_until_ready(
@@ -98,10 +103,18 @@ def _common_options(max_message_bytes: int) -> ChannelOptions:
     ]
 
 
-def _named_options(access: Access | None) -> ChannelOptions:
-    name = None if access is None else access.name
-    named: ChannelOptions = [] if name is None else [("grpc.ssl_target_name_override", name)]
-    return [*client_options(), *named]
+def _options_for(address: str, access: Access | None) -> ChannelOptions:
+    """With the proxy that the environment names for this address, and no other: gRPC's own reading
+    of it sends this machine's addresses to a proxy too."""
+    options = client_options()
+    if access is not None and access.name is not None:
+        options.append(("grpc.ssl_target_name_override", access.name))
+    proxy = proxy_for(*split_address(address))
+    if proxy is None:
+        options.append(("grpc.enable_http_proxy", 0))
+    else:
+        options.append(("grpc.http_proxy", proxy.url))
+    return options
 
 
 def _credentials(address: str, access: Access | None) -> grpc.ChannelCredentials | None:
@@ -109,10 +122,8 @@ def _credentials(address: str, access: Access | None) -> grpc.ChannelCredentials
     split_address(address)
     if access is None or not access.over_tls:
         return None
-    ca, certificate, key = read_tls_files(
-        ca=access.ca, certificate=access.certificate, key=access.key
-    )
-    credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+    pem = read_tls_files(ca=access.ca, certificate=access.certificate, key=access.key)
+    credentials = grpc.ssl_channel_credentials(pem.ca, pem.key, pem.certificate)
     if access.token is not None:
         credentials = grpc.composite_channel_credentials(
             credentials, grpc.access_token_call_credentials(access.token)

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import types_pb2
 from shared.rpc.access import Access, split_address
+from shared.rpc.proxies import proxy_for
 from shared.wire.failures import error_from_message
 from shared.wire.transport import ERROR_METADATA_KEY
 
@@ -99,6 +100,12 @@ def why_unreachable(address: str, access: Access | None) -> str:
     gRPC gives no reason; whether anything listens there explains most of it. Blocks for a second
     at most.
     """
+    proxy = proxy_for(*split_address(address))
+    if proxy is not None:
+        return (
+            f"no connection with {address} through the proxy {proxy.shown} (of the variable "
+            f"{proxy.variable}); to reach it directly add {split_address(address)[0]} to no_proxy"
+        )
     try:
         socket.create_connection(split_address(address), timeout=1.0).close()
     except OSError:

@@ -5,7 +5,9 @@ address   what ``--to`` means, and the sink for it
 pump      a thread and a bounded buffer for each sink: none slows down who brings results
 files     JSON lines and CSV that are appended to
 coco      COCO's JSON
-mqtt      MQTT, with Home Assistant's discovery (extra ``mqtt``)
+mqtt      MQTT (extra ``mqtt``)
+broker    a lasting link to a broker
+home_assistant   its discovery
 webhook   signed POSTs with retry (extra ``webhook``)
 """
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from shared.addresses import shown, split_address
 from shared.errors import SinkError
 from shared.sinks.coco import CocoSink
 from shared.sinks.files import CsvSink, JsonLinesSink, TerminalSink
@@ -39,7 +40,7 @@ class SinkOptions:
 
 def open_sinks(words: Sequence[str], options: SinkOptions) -> Pumps:
     """A pump for every sink. Raises SinkError: unknown_sink, bad_sink, missing_extra,
-    not_writable, bad_secret, other_columns, no_coco. None is left open then."""
+    not_writable, bad_secret, other_columns. None is left open then."""
     pumps: list[Pump] = []
     try:
         for word in dict.fromkeys(words):
@@ -72,7 +73,7 @@ def open_sink(word: str, client: str) -> Sink:
     suffixes = [kind for suffix, kind in _SUFFIXES.items() if rest.lower().endswith(suffix)]
     kind = kind or (suffixes[0] if suffixes else "")
     if not kind or not rest:
-        raise SinkError("unknown_sink", f"results do not go to {word}; there are {KINDS}")
+        raise SinkError("unknown_sink", f"results do not go to {shown(word)}; there are {KINDS}")
     path = None if rest == "-" else Path(rest)
     if kind == "coco" and path is None:
         raise SinkError("bad_sink", "COCO's JSON needs a file, for it has an end")
@@ -86,10 +87,16 @@ def open_sink(word: str, client: str) -> Sink:
 
 def _webhook(word: str) -> WebhookSink:
     try:
-        parts = urlsplit(word)
-        named = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        named = False
-    if not named:
-        raise SinkError("bad_sink", "a webhook is https://HOST[:PORT]/PATH")
-    return WebhookSink(word, os.environ.get(WEBHOOK_SECRET) or None)
+        split_address(word)
+    except ValueError as error:
+        raise SinkError("bad_sink", f"a webhook is https://HOST[:PORT]/PATH: {error}") from None
+    secret = (os.environ.get(WEBHOOK_SECRET) or "").strip() or None
+    sink = WebhookSink(word, secret)
+    if secret is None:
+        logging.getLogger(__name__).warning(
+            "warning: what goes to %s is not signed: who receives it cannot know that it is from "
+            "here. Set %s, here and there, to a secret: openssl rand -base64 32",
+            sink.name,
+            WEBHOOK_SECRET,
+        )
+    return sink

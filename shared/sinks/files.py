@@ -1,19 +1,28 @@
-"""Files that are appended to: JSON lines, and CSV. A rotated file is opened anew."""
+"""Files that are appended to: JSON lines, and CSV.
+
+A file that was rotated away is opened anew, one that was truncated in place begins again, and one
+that cannot be gone on with is moved aside.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import io
-import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from shared.errors import SinkError
 from shared.results import Box
-from shared.sinks.report import Report, iso
+from shared.sinks.report import Report, iso, readable, to_json
+
+_MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV}
+"""What a disk has now and not for ever: it keeps no camera from its pictures."""
 
 CSV_COLUMNS = (
     "captured_at",
@@ -42,43 +51,51 @@ class AppendedFile:
     at_once = 64
 
     def __init__(self, path: Path | None, header: str = "") -> None:
-        """header: the first line of a new file, with its end. Raises SinkError: not_writable,
-        other_columns when the file has another first line."""
+        """header: the first line of a new file, with its end. A file with another first line is
+        moved aside. A disk that is full, or damaged, may be another one when there is something to
+        write. Raises SinkError: not_writable, other_columns when it cannot be moved."""
         self.name = "stdout" if path is None else str(path)
         self._path = path
         self._header = header
-        self._file: IO[str] | None = None
-        self._open()
+        self._file: BinaryIO | None = None
+        with unless_it_may_pass():
+            self._open()
 
     def append(self, text: str) -> None:
         """Append text as a whole. Raises SinkError; then nothing of it is in the file."""
         if self._path is None:
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            self._print(text)
             return
-        if self._moved():
+        if self._file is None or self._moved():
             self._open()
         assert self._file is not None
         end = os.fstat(self._file.fileno()).st_size
+        # Empty although its header was written: it was truncated, as logrotate's copytruncate does.
+        header = self._header if end == 0 else ""
         try:
-            self._file.write(text)
-            self._file.flush()
+            write_whole(self._file, header + text)
         except OSError as error:
-            try:
-                os.truncate(self._path, end)
-            finally:
-                self._file = None
-            raise SinkError("not_writable", f"{self.name}: {error.strerror}") from None
+            with contextlib.suppress(OSError):
+                os.truncate(self._file.fileno(), end)
+            self._close()
+            raise self._not_writable(error) from None
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        self._close()
+
+    def _print(self, text: str) -> None:
+        encoding = sys.stdout.encoding or "utf-8"
+        try:
+            # A terminal's alphabet may lack what a class, or a file, is called.
+            sys.stdout.write(text.encode(encoding, "replace").decode(encoding, "replace"))
+            sys.stdout.flush()
+        except OSError as error:
+            raise self._not_writable(error) from None
 
     def _moved(self) -> bool:
         assert self._path is not None
-        if self._file is None:
-            return True
+        assert self._file is not None
         try:
             return not os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
         except OSError:
@@ -86,27 +103,94 @@ class AppendedFile:
 
     def _open(self) -> None:
         if self._path is None:
-            sys.stdout.write(self._header)
+            self._print(self._header)
             return
+        self._close()
         try:
-            if self._file is not None:
-                self._file.close()
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # A last line that a power cut has left without its end would spoil the next one.
-            self._file = self._path.open("a+", encoding="utf-8", newline="")
-            end = self._file.tell()
-            self._file.seek(0)
-            first = self._file.readline() if self._header and end else self._header
+            self._file = self._path.open("ab+", buffering=0)
+            if not self._goes_on():
+                self._close()
+                self._move_aside()
+                self._file = self._path.open("ab+", buffering=0)
+            end = self._file.seek(0, os.SEEK_END)
             if end == 0:
-                self._file.write(self._header)
-            elif _last_byte(self._path) != b"\n":
-                self._file.write("\n")
-            self._file.flush()
+                write_whole(self._file, self._header)
+            else:
+                # A last line that a power cut has left without its end would spoil the next one.
+                self._file.seek(end - 1)
+                if self._file.read(1) != b"\n":
+                    write_whole(self._file, "\n")
         except OSError as error:
-            self._file = None
-            raise SinkError("not_writable", f"{self.name}: {error.strerror}") from None
-        if first != self._header:
-            raise SinkError("other_columns", f"{self.name} has other columns: {first.strip()[:80]}")
+            self._close()
+            raise self._not_writable(error) from None
+
+    def _goes_on(self) -> bool:
+        """Whether the file's first line is the header, whatever an editor has made of its end."""
+        assert self._file is not None
+        header = self._header.encode().rstrip(b"\r\n")
+        self._file.seek(0)
+        first = self._file.read(len(header) + 5)
+        if not header or not first:
+            return True
+        line = first.removeprefix(b"\xef\xbb\xbf").split(b"\n")[0].rstrip(b"\r")
+        return line == header
+
+    def _move_aside(self) -> None:
+        assert self._path is not None
+        try:
+            aside = move_aside(self._path)
+        except OSError as error:
+            raise SinkError(
+                "other_columns",
+                f"{self.name} has other columns, and cannot be moved aside: {error.strerror}",
+            ) from None
+        logging.getLogger(__name__).warning(
+            "warning: %s has other columns: it is %s now, and a new one begins", self.name, aside
+        )
+
+    def _close(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
+
+    def _not_writable(self, error: OSError) -> SinkError:
+        return not_writable(self.name, error)
+
+
+def write_whole(file: BinaryIO, text: str) -> None:
+    """Write all of the text, as UTF-8. Raises OSError; then a part may be there."""
+    rest = memoryview(text.encode("utf-8", "replace"))
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def move_aside(path: Path) -> Path:
+    """Give what is at ``path`` a free name beside it, with a number in it; returns the name."""
+    path = path.resolve()  # a link stays, to what comes in its place
+    stem, dot, suffixes = path.name.partition(".")
+    number = 1
+    while True:
+        aside = path.with_name(f"{stem}.{number}{dot}{suffixes}")
+        if not os.path.lexists(aside):
+            return path.rename(aside)
+        number += 1
+
+
+@contextlib.contextmanager
+def unless_it_may_pass() -> Iterator[None]:
+    """Let a ``not_writable`` be a warning when its cause may be gone at the next attempt."""
+    try:
+        yield
+    except SinkError as error:
+        if error.details.get("errno") not in _MAY_PASS:
+            raise
+        logging.getLogger(__name__).warning("warning: %s; it is tried again", error.message)
+
+
+def not_writable(name: str, error: OSError) -> SinkError:
+    """Why nothing can be written there; ``errno`` as the system has it."""
+    return SinkError("not_writable", f"{name}: {error.strerror or error}", errno=error.errno)
 
 
 class JsonLinesSink(AppendedFile):
@@ -114,7 +198,7 @@ class JsonLinesSink(AppendedFile):
 
     def deliver(self, reports: Sequence[Report]) -> None:
         """Append the reports."""
-        self.append("".join(json.dumps(report.to_dict()) + "\n" for report in reports))
+        self.append("".join(to_json(report.to_dict()) + "\n" for report in reports))
 
 
 class CsvSink(AppendedFile):
@@ -147,7 +231,7 @@ def line(report: Report) -> str:
     bits = report.bits_per_pixel
     rate = "-" if bits is None else f"{bits:.3f} bpp"
     words = (iso(report.captured_at) or "-", report.device, number, f"state {state}", rate)
-    return "  ".join(map(str, (*words, report.source or "-", report.found)))
+    return "  ".join(map(str, (*words, readable(report.source) or "-", report.found)))
 
 
 def csv_rows(report: Report) -> Iterator[tuple[object, ...]]:
@@ -157,7 +241,7 @@ def csv_rows(report: Report) -> Iterator[tuple[object, ...]]:
         report.device,
         report.session,
         report.sequence,
-        report.source,
+        readable(report.source),
         report.cursor,
         report.state,
         report.payload_bytes,

@@ -1,38 +1,45 @@
 """MQTT, with Home Assistant's discovery.
 
+BASE/DEVICE/summary    the last report in short, retained
 BASE/DEVICE/result     every report, as ``Report.to_dict`` has it
-BASE/DEVICE/summary    the last one in short, retained
 BASE/CLIENT/available  ``online`` or, by the broker's last will, ``offline``; retained
+
+MQTT 5, for its brokers say what they do not take and why; with those that do not speak it, 3.1.1.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import re
-import threading
+import ssl
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from shared.addresses import split_address
+from shared.backoff import Backoff
 from shared.errors import SinkError
 from shared.installation import require
 from shared.results.types import counts_of
-from shared.sinks.report import Report, iso
-
-if TYPE_CHECKING:
-    from paho.mqtt.client import MQTTMessageInfo
+from shared.sinks.broker import BrokerLink, Connection, Message, Ticket, client_id_of
+from shared.sinks.home_assistant import BIRTH, PREFIX, Announcer, summary
+from shared.sinks.report import Report, to_json
 
 PORT, TLS_PORT = 1883, 8883
 CONNECT_S = 5.0
-PUBLISH_S = 10.0
-KEEPALIVE_S = 30
-MAX_PAUSE_S = 30
+LOOK_AGAIN_S = 1.0
+AT_ONCE = 32
+MAX_UNDER_WAY = 4 * AT_ONCE
+MAX_STRIKES = 3
+"""So many connections in a row that end over one message: the broker can never take it."""
+PATIENCE_S = 10.0
+"""How long a message is tried that the broker answers with a failure which may pass (a quota)."""
+LIMIT_KEPT_S = 3600.0
 _NO_TOPIC = re.compile(r"[+#/\0]")
-_TRUE = {"1", "true", "yes", "homeassistant"}
-PREFIX = "homeassistant"
-_NO_ID = re.compile(r"[^A-Za-z0-9_-]")
+_TRUE = {"1", "true", "yes", PREFIX}
+_NEVER = {0x87: "not authorised", 0x90: "no such topic", 0x95: "too large", 0x99: "no such format"}
+"""MQTT 5's reason codes of what is of no use to be tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +63,16 @@ class MqttAddress:
     def parse(cls, url: str, password: str | None = None) -> MqttAddress:
         """password: where the URL has none. Raises ``SinkError("bad_sink")``."""
         try:
-            parts = urlsplit(url)
-            port = parts.port
-            options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-            qos = int(options.pop("qos", "1"))
-            if not parts.hostname or qos not in (0, 1):
-                raise ValueError
-        except ValueError:
-            raise SinkError("bad_sink", "MQTT is mqtt://HOST[:PORT]/TOPIC[?qos=0|1]") from None
+            parts = split_address(url)
+            query = urlsplit(parts.bare).query
+            options = {name: values[-1] for name, values in parse_qs(query).items()}
+            qos = options.pop("qos", "1")
+            if qos not in ("0", "1"):
+                raise ValueError("qos is 0 or 1")
+        except ValueError as error:
+            raise SinkError(
+                "bad_sink", f"MQTT is mqtt://HOST[:PORT]/TOPIC[?qos=0|1]: {error}"
+            ) from None
         base = unquote(parts.path).strip("/") or "featherwire"
         discovery, ca = options.pop("discovery", ""), options.pop("ca", None)
         if options or "#" in base or "+" in base or "#" in url:
@@ -71,186 +80,224 @@ class MqttAddress:
             raise SinkError("bad_sink", f"MQTT does not know {wrong}")
         tls = parts.scheme == "mqtts"
         return cls(
-            parts.hostname,
-            port or (TLS_PORT if tls else PORT),
+            parts.host,
+            parts.port or (TLS_PORT if tls else PORT),
             tls,
             base,
-            None if parts.username is None else unquote(parts.username),
-            password if parts.password is None else unquote(parts.password),
-            qos,
+            parts.user,
+            password if parts.password is None else parts.password,
+            int(qos),
             discovery.lower() in _TRUE,
             ca,
         )
 
 
+@dataclass(slots=True, eq=False)
+class _UnderWay:
+    """A report's messages, and what has become of each. strikes: so many connections ended over
+    the one with the number ``struck``."""
+
+    report: Report
+    messages: list[Message]
+    tickets: list[Ticket | None] = field(default_factory=list)
+    strikes: int = 0
+    struck: int = -1
+
+    @property
+    def result(self) -> Message:
+        """The report as a whole."""
+        return self.messages[-1]
+
+    @property
+    def open_number(self) -> int | None:
+        """Of the first message that the broker has not settled; None when it has all."""
+        for number, ticket in enumerate(self.tickets):
+            if ticket is None or not ticket.settled:
+                return number
+        return None
+
+
 class MqttSink:
-    """Publishes reports; paho's thread connects, and connects again."""
+    """Publishes reports over a link that lasts."""
 
-    at_once = 32
-
-    def __init__(self, address: MqttAddress, client_name: str) -> None:
-        """client_name: of this end, such as a device's name. Raises SinkError: missing_extra,
-        bad_sink for a CA file that cannot be read."""
+    def __init__(
+        self, address: MqttAddress, client_name: str, *, backoff: Backoff | None = None
+    ) -> None:
+        """client_name: of this end, such as a device's name. backoff: pauses between connections.
+        Raises SinkError: missing_extra, bad_sink for a CA file that cannot be read."""
         require("paho.mqtt.client", "mqtt", "MQTT", SinkError)
-        from paho.mqtt.client import Client
-        from paho.mqtt.enums import CallbackAPIVersion
-
-        self.name = f"mqtt://{address.host}:{address.port}/{address.base}"
-        self._address = address
-        self._base = address.base
-        self._available = f"{self._base}/{topic_name(client_name)}/available"
-        self._connected = threading.Event()
-        self._why = "no answer"
-        self._announced: set[str] = set()
-        self._pending: dict[str, list[MQTTMessageInfo]] = {}
-        self._client = Client(CallbackAPIVersion.VERSION2)
-        self._client.on_connect = self._on_connect
-        self._client.on_disconnect = self._on_disconnect
-        self._client.will_set(self._available, "offline", qos=1, retain=True)
-        self._client.reconnect_delay_set(1, MAX_PAUSE_S)
-        if address.user is not None:
-            self._client.username_pw_set(address.user, address.password)
-        if address.tls:
+        if address.tls and address.ca is not None:
             try:
-                self._client.tls_set(ca_certs=address.ca)
+                ssl.create_default_context(cafile=address.ca)
             except (OSError, ValueError) as error:
                 raise SinkError("bad_sink", f"the CA file {address.ca}: {error}") from None
-        self._client.connect_async(address.host, address.port, KEEPALIVE_S)
-        self._client.loop_start()
+        self.name = f"mqtt://{address.host}:{address.port}/{address.base}"
+        self._address = address
+        available = f"{address.base}/{topic_name(client_name)}/available"
+        self._announcer = Announcer(available) if address.discovery else None
+        self._summaries: dict[str, Message] = {}
+        self._barred: set[str] = set()
+        self._under_way: dict[int, _UnderWay] = {}
+        self._careful = 0
+        self._passed_bytes = 0
+        self._limit: tuple[int, float] | None = None
+        self._link = BrokerLink(
+            address,
+            client_id_of(client_name, address.base),
+            available,
+            first=self._first,
+            birth=BIRTH if address.discovery else None,
+            backoff=backoff,
+        )
+        self._link.open()
+
+    @property
+    def at_once(self) -> int:
+        """One, after a connection was lost with reports on it: whose fault it was shows then."""
+        return 1 if self._careful else AT_ONCE
 
     def deliver(self, reports: Sequence[Report]) -> None:
         """Publish the reports, and wait until the broker has them."""
-        if not self._connected.wait(CONNECT_S):
-            raise SinkError("sink_away", f"{self.name}: {self._why}")
-        for report in reports:
-            # One that is under way is not published again, but waited for.
-            if report.id not in self._pending:
-                self._pending[report.id] = self._publish(report)
-        until = time.monotonic() + PUBLISH_S
-        for report in reports:
-            for info in self._pending[report.id]:
-                self._wait(info, until)
-        self._pending = {
-            key: infos
-            for key, infos in self._pending.items()
-            if not all(info.is_published() for info in infos)
-        }
+        connection = self._link.ready(CONNECT_S)
+        if connection is None:
+            # Asking is cheap; how often it is tried to connect is the link's own affair.
+            raise SinkError(
+                "sink_away", f"{self.name}: {self._link.why}", retry_within_s=LOOK_AGAIN_S
+            )
+        items = [self._item(report) for report in reports]
+        one_by_one = self._careful > 0
+        for item in items:
+            for number in range(len(item.messages)):
+                self._publish(connection, item, number)
+                if one_by_one and not self._wait(connection, item):
+                    break
+        for item in items:
+            self._settle(connection, item, one_by_one=one_by_one)
+        self._careful = max(0, self._careful - len(items))
+        for item in items:
+            self._under_way.pop(id(item.report), None)
 
     def close(self) -> None:
         """Announce that this end goes, and disconnect."""
-        if self._connected.is_set():
-            self._client.publish(self._available, "offline", qos=1, retain=True).wait_for_publish(2)
-        self._client.disconnect()
-        self._client.loop_stop()
+        self._link.close()
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _publish(self, report: Report) -> list[MQTTMessageInfo]:
-        device = f"{self._base}/{topic_name(report.device)}"
-        qos = self._address.qos
+    def _first(self) -> Sequence[Message]:
+        """What every connection begins with: the broker may have forgotten all of it."""
+        said = self._announcer.everything() if self._announcer is not None else []
+        return [*said, *(one for topic, one in [*self._summaries.items()])]
+
+    def _item(self, report: Report) -> _UnderWay:
+        """What is known of a report: what the broker has settled of it is not sent again."""
+        item = self._under_way.setdefault(id(report), _UnderWay(report, []))
+        if not item.messages:
+            item.messages = self._messages(report)
+            item.tickets = [None for _ in item.messages]
+        # What was lost with a connection is sent again.
+        item.tickets = [None if one is not None and one.lost else one for one in item.tickets]
+        while len(self._under_way) > MAX_UNDER_WAY:  # of what was dropped for newer ones
+            del self._under_way[next(iter(self._under_way))]
+        return item
+
+    def _messages(self, report: Report) -> list[Message]:
+        """The result comes last: one that ends the connection does not take the others along."""
+        device = f"{self._address.base}/{topic_name(report.device)}"
+        qos, topic = self._address.qos, f"{device}/summary"
         counts = {} if report.analysis is None else counts_of(report.analysis.tasks.values())
-        infos = []
-        if self._address.discovery:
-            for topic, config in announcements(
-                report.device, f"{device}/summary", self._available, counts
-            ):
-                if topic not in self._announced:
-                    self._announced.add(topic)
-                    infos.append(
-                        self._client.publish(topic, json.dumps(config), qos=1, retain=True)
-                    )
-        result, short = json.dumps(report.to_dict()), json.dumps(summary(report, counts))
-        infos.append(self._client.publish(f"{device}/result", result, qos=qos))
-        infos.append(self._client.publish(f"{device}/summary", short, qos=qos, retain=True))
-        return infos
+        messages = []
+        if self._announcer is not None:
+            messages += self._announcer.new(report.device, topic, counts)
+        if topic not in self._barred:
+            self._summaries[topic] = Message(topic, to_json(summary(report, counts)), qos, True)
+            messages.append(self._summaries[topic])
+        return [*messages, Message(f"{device}/result", to_json(report.to_dict()), qos)]
 
-    def _wait(self, info: MQTTMessageInfo, until: float) -> None:
-        try:
-            info.wait_for_publish(max(0.01, until - time.monotonic()))
-            published = info.is_published()
-        except (RuntimeError, ValueError) as error:  # not connected, or its queue is full
-            self._pending.clear()
-            raise SinkError("sink_away", f"{self.name}: {error}") from None
-        if not published:
-            raise SinkError("sink_away", f"{self.name} did not take a message in time")
-
-    def _on_connect(self, _: Any, __: Any, ___: Any, reason: Any, ____: Any) -> None:
-        if reason.is_failure:
-            self._why = str(reason)
+    def _publish(self, connection: Connection, item: _UnderWay, number: int) -> None:
+        """Send a message, unless it is settled or on its way."""
+        message, ticket = item.messages[number], item.tickets[number]
+        again = ticket is None or (ticket.refusal is not None and message is item.result)
+        if not again:
             return
-        self._client.publish(self._available, "online", qos=1, retain=True)
-        self._connected.set()
+        bound = self._bound(connection)
+        if bound is not None and connection.packet_bytes(message) > bound:
+            words = f"it takes {bound} bytes, and this has {connection.packet_bytes(message)}"
+            item.tickets[number] = Ticket(message.topic, settled=True, refusal=(0x95, words))
+        else:
+            item.tickets[number] = connection.publish(message)
 
-    def _on_disconnect(self, _: Any, __: Any, ___: Any, reason: Any, ____: Any) -> None:
-        if self._connected.is_set():  # else the reason is why it was refused
-            self._connected.clear()
-            self._why = str(reason)
+    def _wait(self, connection: Connection, item: _UnderWay) -> bool:
+        """Wait for what is on its way of a report; False when the connection ends before."""
+        tickets = [ticket for ticket in item.tickets if ticket is not None]
+        if not connection.wait(tickets):
+            connection.abandon("it did not take a message in time")
+        return not any(ticket.lost for ticket in tickets)
 
+    def _settle(self, connection: Connection, item: _UnderWay, *, one_by_one: bool) -> None:
+        """Wait until a report's messages are settled. Raises why they are not."""
+        self._wait(connection, item)
+        number = item.open_number
+        if number is not None:
+            self._lost(connection, item, number, one_by_one=one_by_one)
+        for message, ticket in zip(item.messages, item.tickets, strict=True):
+            assert ticket is not None
+            if ticket.refusal is None:
+                self._passed_bytes = max(self._passed_bytes, connection.packet_bytes(message))
+            elif message is not item.result:
+                self._bar(message.topic, ticket.refusal[1])
+            elif ticket.refusal[0] in _NEVER:
+                self._give_up(item, f"{_NEVER[ticket.refusal[0]]}: {ticket.refusal[1]}")
+            else:
+                words = f"{self.name} does not take a result: {ticket.refusal[1]}"
+                raise SinkError("not_taken", words, patience_s=PATIENCE_S)
 
-def summary(report: Report, counts: dict[str, int]) -> dict[str, Any]:
-    """A report in short, for a display."""
-    return {
-        "captured_at": iso(report.captured_at),
-        "found": report.found[:250],  # Home Assistant's states have 255 characters
-        "objects": sum(counts.values()),
-        "counts": counts,
-        "state": report.state,
-        "bytes": report.payload_bytes,
-        "bits_per_pixel": report.bits_per_pixel,
-        "round_trip_ms": report.round_trip_ms,
-    }
+    def _lost(
+        self, connection: Connection, item: _UnderWay, number: int, *, one_by_one: bool
+    ) -> None:
+        """The connection ended before a message was settled: of several that were on their way
+        nobody knows which was the cause, so they go one by one now. Raises SinkError."""
+        if one_by_one:
+            item.strikes = item.strikes + 1 if item.struck == number else 1
+            item.struck = number
+        else:
+            self._careful = max(1, len(self._under_way))
+        if item.strikes >= MAX_STRIKES:
+            message = item.messages[number]
+            size = connection.packet_bytes(message)
+            if size > self._passed_bytes:
+                self._limit = (size - 1, time.monotonic() + LIMIT_KEPT_S)
+            why = f"its {size} bytes ended {item.strikes} connections"
+            if message is item.result:
+                self._give_up(item, why)
+            self._bar(message.topic, why)
+            item.tickets[number] = Ticket(message.topic, settled=True, refusal=(0x95, why))
+        raise SinkError("sink_away", f"{self.name}: {connection.why}", retry_within_s=LOOK_AGAIN_S)
+
+    def _give_up(self, item: _UnderWay, why: str) -> None:
+        self._under_way.pop(id(item.report), None)
+        self._careful = max(0, self._careful - 1)
+        raise SinkError("refused", f"{self.name} can never take the result ({why})")
+
+    def _bar(self, topic: str, why: str) -> None:
+        """What the broker does not take, but that is no result, is published no more."""
+        if topic in self._barred:
+            return
+        logging.getLogger(__name__).warning(
+            "warning: %s does not take %s: %s; it is left out from now on", self.name, topic, why
+        )
+        self._barred.add(topic)
+        self._summaries.pop(topic, None)
+        if self._announcer is not None:
+            self._announcer.bar(topic)
+
+    def _bound(self, connection: Connection) -> int | None:
+        """The largest packet that the broker takes, in bytes: as it said, or as was seen."""
+        bounds = [] if connection.max_packet_bytes is None else [connection.max_packet_bytes]
+        if self._limit is not None and time.monotonic() < self._limit[1]:
+            bounds.append(self._limit[0])
+        return min(bounds, default=None)
 
 
 def topic_name(name: str) -> str:
     """A name as one level of a topic."""
     return _NO_TOPIC.sub("_", name) or "_"
-
-
-def announcements(
-    device: str, summary_topic: str, available_topic: str, classes: Iterable[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(topic, configuration) of every sensor; ``classes``: those that were found now."""
-    node = f"featherwire_{object_id(device)}"
-
-    def sensor(key: str, name: str, template: str, **more: str) -> tuple[str, dict[str, Any]]:
-        return f"{PREFIX}/sensor/{node}/{key}/config", {
-            "name": name,
-            "unique_id": f"{node}_{key}",
-            "state_topic": summary_topic,
-            "value_template": template,
-            "availability_topic": available_topic,
-            "device": {
-                "identifiers": [node],
-                "name": device,
-                "manufacturer": "Featherwire",
-                "model": "edge client",
-            },
-            **more,
-        }
-
-    yield sensor("found", "Found", "{{ value_json.found }}", icon="mdi:eye")
-    yield sensor(
-        "objects", "Objects", "{{ value_json.objects }}", state_class="measurement",
-    )  # fmt: skip
-    yield sensor(
-        "captured_at", "Last picture", "{{ value_json.captured_at }}", device_class="timestamp",
-    )  # fmt: skip
-    yield sensor(
-        "bits_per_pixel",
-        "Rate",
-        "{{ value_json.bits_per_pixel }}",
-        unit_of_measurement="bit/px",
-        entity_category="diagnostic",
-    )
-    for name in classes:
-        yield sensor(
-            f"count_{object_id(name)}",
-            name.capitalize(),
-            f"{{{{ value_json.counts.get({name!r}, 0) }}}}",
-            state_class="measurement",
-        )
-
-
-def object_id(name: str) -> str:
-    """A name with letters, digits, - and _ only."""
-    return _NO_ID.sub("_", name) or "_"

@@ -4,6 +4,9 @@ put ──> buffer ──deliver──> done
           │         ├── refused: counted       away: again, after a pause that grows
           │         └── not taken: again too, but not beyond ``give_up_s``
           └── full: the oldest is dropped and counted; or, with ``wait``, put waits
+
+Several reports are delivered at once. When these are not taken, they are delivered one by one, so
+that only the one that is at fault is counted as refused, or waited for.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import Protocol
 
 from shared.backoff import Backoff
@@ -23,13 +27,22 @@ from shared.sinks.report import Report
 BUFFERED_REPORTS = 1000
 AT_ONCE = 64
 DRAIN_S = 10.0
+DEFECT_PATIENCE_S = 30.0
+"""How long a report is tried over which a sink fails as no sink should."""
+TELL_EVERY_S = 3600.0
+_ABOUT_REPORTS = {"refused", "not_taken", "internal_error"}
+"""The reasons that may lie in a report. With any other the sink is away."""
 
 
 class Sink(Protocol):
     """A place for results, driven by a pump from one thread. All methods raise SinkError:
-    ``refused`` when it is of no use
-    to try the same again, ``not_taken`` when it is there and this may be why it fails, any other
-    reason when it is away."""
+    ``refused`` when it is of no use to try the same again, ``not_taken`` when it is there and this
+    may be why it fails, any other reason when it is away.
+
+    Details of the error: ``retry_after_s``, before which it is of no use to try again;
+    ``retry_within_s``, after which it is not too early; ``patience_s``, how long a report that is
+    not taken is worth being tried, unless all reports are waited for.
+    """
 
     @property
     def name(self) -> str:
@@ -72,6 +85,9 @@ class Pump:
         self._wait = wait
         self._give_up_s = math.inf if give_up_s is None else give_up_s
         self._stuck: tuple[Report, float] | None = None
+        self._one_by_one = 0
+        self._told: dict[str, float] = {}
+        self._closed = False
         self._backoff = backoff or Backoff()
         self._buffer: deque[Report] = deque()
         self._changed = threading.Condition()
@@ -100,13 +116,17 @@ class Pump:
             return True
 
     def close(self, drain_s: float = DRAIN_S) -> None:
-        """Deliver what is left, for so many seconds; what is then left is dropped and counted."""
+        """Deliver what is left, for so many seconds; what is then left is dropped and counted.
+        Closing it again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(drain_s)
         self._stop.set()
-        self._thread.join(1.0)
+        self._thread.join(1.5)
         with self._changed:
             self.counts["dropped_end"] += len(self._buffer)
             self._buffer.clear()
@@ -123,12 +143,14 @@ class Pump:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._buffer) or self._closing)
-                batch = [*self._buffer][: min(AT_ONCE, self.sink.at_once)]
+                most = 1 if self._one_by_one else min(AT_ONCE, self.sink.at_once)
+                batch = [*islice(self._buffer, most)]
             if not batch or self._stop.is_set():
                 return
             outcome = self._deliver(batch)
             if outcome is None:
                 continue
+            self._one_by_one = max(0, self._one_by_one - len(batch))
             with self._changed:
                 # Some may have been dropped for newer ones meanwhile: these were delivered, though.
                 first = {id(report) for report in batch}
@@ -143,34 +165,59 @@ class Pump:
         try:
             self.sink.deliver(batch)
         except SinkError as error:
-            if self.error is None:
-                logging.getLogger(__name__).warning("warning: %s", error.message)
-            self.error = error
-            if error.reason == "refused":
-                return "dropped_refused"
+            failure = error
         except Exception as error:  # a library's own: no thread dies in silence
-            logging.getLogger(__name__).exception("%s failed", self.sink.name)
-            self.error = SinkError("internal_error", f"{self.sink.name}: {error}")
+            if self.error is None or self.error.reason != "internal_error":
+                logging.getLogger(__name__).exception("%s failed", self.sink.name)
+            failure = SinkError("internal_error", f"{self.sink.name}: {error}")
         else:
             self.error = None
             self._backoff.reset()
             return "delivered"
-        if self._gives_up(batch[0], self.error):
+        if failure.reason in _ABOUT_REPORTS and len(batch) > 1:
+            self._one_by_one = len(batch)
+            return None
+        if failure.reason == "refused":
+            self._tell(failure, batch[0])
+        elif self.error is None and failure.reason != "internal_error":
+            logging.getLogger(__name__).warning("warning: %s", failure.message)
+        self.error = failure
+        if failure.reason == "refused":
+            return "dropped_refused"
+        if self._gives_up(batch[0], failure):
             return "dropped_given_up"
         self.counts["retries"] += 1
-        asked_s = float(self.error.details.get("retry_after_s", 0.0))
-        self._stop.wait(max(asked_s, self._backoff.next_s()))
+        pause_s = min(self._backoff.next_s(), float(failure.details.get("retry_within_s", 3600.0)))
+        self._stop.wait(max(float(failure.details.get("retry_after_s", 0.0)), pause_s))
         return None
+
+    def _tell(self, error: FeatherwireError, report: Report) -> None:
+        """Say once that a report is lost; further ones are counted, and told of in an hour."""
+        now_s = time.monotonic()
+        if now_s < self._told.get(error.reason, -math.inf) + TELL_EVERY_S:
+            return
+        self._told[error.reason] = now_s
+        logging.getLogger(__name__).warning(
+            "warning: frame %d of %s is given up: %s (further ones are counted)",
+            report.sequence,
+            report.device,
+            error.message,
+        )
 
     def _gives_up(self, first: Report, error: FeatherwireError) -> bool:
         """Whether what begins with this report has been tried for long enough."""
-        if error.reason not in ("not_taken", "internal_error"):
+        if error.reason not in _ABOUT_REPORTS:
             return False
         now_s = time.monotonic()
         if self._stuck is None or self._stuck[0] is not first:
             self._stuck = (first, now_s)
         tried_s = now_s - self._stuck[1]
-        if tried_s < self._give_up_s:
+        patience_s = self._give_up_s
+        if error.reason == "internal_error":
+            patience_s = min(patience_s, DEFECT_PATIENCE_S)
+        elif not self._wait:
+            patience_s = min(patience_s, float(error.details.get("patience_s", math.inf)))
+        if tried_s < patience_s:
             return False
         logging.getLogger(__name__).warning(
             "warning: frame %d of %s is given up after %.0f s: %s",
@@ -210,14 +257,17 @@ class Pumps:
 
     def counts(self) -> dict[str, dict[str, int | str]]:
         """What became of reports, by the sink's name; ``error``: why it takes nothing now."""
-        return {
-            pump.sink.name: {
+        counts: dict[str, dict[str, int | str]] = {}
+        for pump in self.pumps:
+            name, number = pump.sink.name, 2
+            while name in counts:  # names leave out what may be secret, as a webhook's path
+                name, number = f"{pump.sink.name} ({number})", number + 1
+            counts[name] = {
                 **pump.counts,
                 "waiting": pump.waiting,
                 **({"error": pump.error.reason} if pump.error is not None else {}),
             }
-            for pump in self.pumps
-        }
+        return counts
 
     def close(self, drain_s: float = DRAIN_S) -> None:
         """Close all, together in so many seconds."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from shared.bitstream.layers import MAX_STATE
 from shared.errors import BudgetError, SessionError
 from shared.proto.featherwire.v1 import fleet_pb2
 from shared.targets import Region, Regions, check_regions
-from shared.wire.features import MAX_STATE, parse_short_id
+from shared.wire.features import parse_short_id
 from shared.wire.requests import MAX_SEQUENCE, parse_tasks
 
 
@@ -38,6 +40,40 @@ class RatePolicy:
     def to_dict(self) -> dict[str, float]:
         """The fields that are set."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+RATE_FIELDS = tuple(fleet_pb2.RatePolicy.DESCRIPTOR.fields_by_name)
+"""The parts of a rate policy that can be changed alone."""
+
+
+def change_rate(
+    policy: fleet_pb2.RatePolicy | None = None, *, clear: Iterable[str] = ()
+) -> fleet_pb2.Command:
+    """An operator's command that changes what ``policy`` sets, and nothing else of the rate.
+
+    clear: of ``RATE_FIELDS``, those that the device shall choose for itself again.
+    """
+    policy = policy or fleet_pb2.RatePolicy()
+    names = [field.name for field, _ in policy.ListFields()]
+    command = fleet_pb2.Command(change_rate=fleet_pb2.ChangeRate(policy=policy))
+    command.change_rate.mask.paths.extend(dict.fromkeys([*names, *clear]))
+    return command
+
+
+def changed_rate(
+    before: fleet_pb2.RatePolicy, change: fleet_pb2.ChangeRate
+) -> fleet_pb2.RatePolicy:
+    """``before`` with what the change names, and nothing else, as the change has it.
+
+    change: its mask names some of ``RATE_FIELDS``, and all that its policy sets.
+    """
+    after = fleet_pb2.RatePolicy()
+    after.CopyFrom(before)
+    for name in RATE_FIELDS:
+        if name in change.mask.paths:
+            after.ClearField(name)  # type: ignore[arg-type]  # a literal, to the stubs
+    after.MergeFrom(change.policy)
+    return after
 
 
 def parse_rate_policy(message: fleet_pb2.RatePolicy) -> RatePolicy:

@@ -88,6 +88,13 @@ class CreditGranted:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlogged:
+    """The server is busy: ``frames`` of this session are still to be answered, and will be."""
+
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
 class CommandReceived:
     """The server wants something; ``answer`` it, or ``queue_refine`` what it asks for.
 
@@ -121,6 +128,7 @@ Event = (
     | Answered[Context]
     | Resent[Context]
     | CreditGranted
+    | Backlogged
     | CommandReceived
     | Drained[Context]
     | Failed

@@ -30,11 +30,12 @@ from typing import Generic
 from google.protobuf.message import Message
 
 from shared.bitstream import varint
-from shared.errors import FeatherwireError, SessionError
-from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
+from shared.errors import BitstreamError, FeatherwireError, SessionError
+from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2, types_pb2
 from shared.wire.device_events import (
     Acknowledged,
     Answered,
+    Backlogged,
     CommandReceived,
     Context,
     CreditGranted,
@@ -47,6 +48,8 @@ from shared.wire.device_events import (
     Welcomed,
 )
 from shared.wire.failures import error_from_message, error_to_message
+from shared.wire.features import header_of
+from shared.wire.formats import SILENT, agreed_version, complete_id, short_ids, to_index
 from shared.wire.requests import Hello, hello_message
 from shared.wire.transport import (
     BATCH_BYTES,
@@ -107,9 +110,12 @@ class DeviceProtocol(Generic[Context]):
         self._status = fleet_pb2.DeviceStatus()
         self._connected = self._draining = self._closing = False
         self._welcome: ingest_pb2.Welcome | None = None
+        self._accepted: tuple[bytes, ...] = ()
         self._failure: FeatherwireError | None = None
         self._heard_at = 0.0
         self._beat_at: float | None = None
+        self.format_version = SILENT[0]
+        """Of bitstreams; that on which the last Welcome has agreed."""
         self.credits = 0
         """Frames and refinements that may be sent now."""
         self.last_sequence = 0
@@ -267,10 +273,14 @@ class DeviceProtocol(Generic[Context]):
         request = ingest_pb2.ConnectRequest(frame=frame)
         sequence = frame.sequence or self.last_sequence + 1
         request.frame.sequence = sequence
-        first = frame.features[0]
-        data = self._checked(request)
-        key = (sequence, first.bundle_short_id, first.state)
-        sent = Sent(key, context, now_s, request=data if self._remembers else None)
+        for features in request.frame.features:
+            complete_id(features, self._accepted)
+        first = request.frame.features[0]
+        key = (sequence, first.bundle_short_id, _state_of(first))
+        # As it is for every server: another one lists other bundles.
+        anywhere = request.SerializeToString() if self._remembers else None
+        data = self._checked(self._for_this_server(request))
+        sent = Sent(key, context, now_s, request=anywhere)
         self.last_sequence = max(self.last_sequence, sequence)
         self._post(sent, data)
         return sent
@@ -341,6 +351,12 @@ class DeviceProtocol(Generic[Context]):
         beat = ingest_pb2.Heartbeat(nonce=int(now_s * 1e3))
         self._put(ingest_pb2.ConnectRequest(heartbeat=beat))
 
+    def _for_this_server(self, request: ingest_pb2.ConnectRequest) -> ingest_pb2.ConnectRequest:
+        """The request with bundles named as Welcome lists them; it is changed in place."""
+        for features in request.frame.features:
+            to_index(features, self._accepted)
+        return request
+
     def _checked(self, request: ingest_pb2.ConnectRequest) -> bytes:
         """Its bytes, unless the server would refuse them for their size."""
         data = request.SerializeToString()
@@ -379,7 +395,8 @@ class DeviceProtocol(Generic[Context]):
         while self._again and self.credits > 0 and self.can_send:
             sent = self._again.popleft()
             if sent.request is not None and self._awaited.get(sent.key) is sent:
-                self._post(sent, sent.request)
+                request = ingest_pb2.ConnectRequest.FromString(sent.request)
+                self._post(sent, self._for_this_server(request).SerializeToString())
                 events.append(Resent(sent))
         return events
 
@@ -417,6 +434,8 @@ class DeviceProtocol(Generic[Context]):
                 if self.credits > MAX_CREDITS:
                     raise _broken(f"{self.credits} credits")
                 return [*self._pump(now_s), CreditGranted()]
+            case "backlog":
+                return [Backlogged(response.backlog.frames)]
             case "welcome":
                 return self._take_welcome(response.welcome, now_s)
             case "drain":
@@ -448,6 +467,10 @@ class DeviceProtocol(Generic[Context]):
             )
         if welcome.credits > MAX_CREDITS:
             raise _broken(f"{welcome.credits} credits")
+        self.format_version = agreed_version(
+            welcome.format_versions, self._hello.format_versions, self.server
+        )
+        self._accepted = short_ids(welcome.accepted_bundle_ids)
         self._welcome = welcome
         self.credits = welcome.credits
         self.last_sequence = max(self.last_sequence, welcome.resume_after_sequence)
@@ -475,6 +498,14 @@ class DeviceProtocol(Generic[Context]):
         self.last_result_seen = max(self.last_result_seen, result.result_id)
         sent = self._awaited.pop((result.sequence, result.bundle_short_id, result.state), None)
         return Answered(result, sent, repeated)
+
+
+def _state_of(features: types_pb2.Features) -> int:
+    """The state that the server will name; 0 of bytes that it will refuse."""
+    try:
+        return header_of(features).state
+    except BitstreamError:
+        return 0
 
 
 def _broken(what: str) -> SessionError:

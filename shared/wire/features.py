@@ -1,23 +1,26 @@
-"""Features on the wire and back: layers, bitstreams, and the several bitstreams of one picture."""
+"""Features on the wire and back: layers, bitstreams, and the several bitstreams of one picture.
+
+A bitstream of format 3 travels as fields and layers, as it always has; one of format 4 as the bytes
+of its file, without the bundle's id.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from shared.bitstream import Bitstream, Layer, PartialLayer
+from shared.bitstream import Bitstream, Layer, PartialLayer, format3, format4
 from shared.bitstream.container import (
     BUNDLE_ID_BYTES,
-    HEADER_BYTES,
-    MAX_PASSES,
     layer_bytes,
     partial_layer_bytes,
+    read_header,
 )
+from shared.bitstream.layers import MAX_PASSES, MAX_STATE, Header
 from shared.errors import BitstreamError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import types_pb2
 from shared.wire.transport import MAX_FRAME_BYTES
 
-MAX_STATE = 255
 MAX_BITSTREAMS = 8
 """Descriptions of one picture in one frame, each by another bundle."""
 
@@ -58,6 +61,8 @@ def parse_features(message: types_pb2.Features, limits: Limits = DEFAULT_LIMITS)
 
     That the layers suit the bundle is the codec's to say.
     """
+    if message.container:
+        return _of_container(message, limits)
     if message.HasField("partial"):
         check_together(_payload_bytes(message), limits)
     bitstream = Bitstream(
@@ -67,9 +72,29 @@ def parse_features(message: types_pb2.Features, limits: Limits = DEFAULT_LIMITS)
         state=message.state,
         layers=parse_layers(message.layers, limits),
         partial=_partial(message) if message.HasField("partial") else None,
+        version=format3.VERSION,
     )
     bitstream.check(limits)
     return bitstream
+
+
+def header_of(message: types_pb2.Features) -> Header:
+    """What the features say of themselves, before anything is checked but a container's form.
+
+    Raises ``BitstreamError``.
+    """
+    if message.container:
+        return read_header(message.container)[0]
+    return Header(
+        format3.VERSION,
+        message.bundle_short_id,
+        message.width,
+        message.height,
+        message.state,
+        len(message.layers),
+        message.HasField("partial"),
+        None,
+    )
 
 
 def parse_layers(
@@ -123,7 +148,13 @@ def check_together(total_bytes: int, limits: Limits = DEFAULT_LIMITS) -> None:
 
 
 def features_message(bitstream: Bitstream) -> types_pb2.Features:
-    """A bitstream as its message, each layer with its checksum."""
+    """A bitstream as its message. Raises ``BitstreamError`` when its fields contradict each
+    other."""
+    if bitstream.version != format3.VERSION:
+        return types_pb2.Features(
+            bundle_short_id=bitstream.bundle_id,
+            container=bitstream.to_bytes(with_bundle=False),
+        )
     return types_pb2.Features(
         bundle_short_id=bitstream.bundle_id,
         width=bitstream.width,
@@ -139,19 +170,50 @@ def layer_message(layer: Layer) -> types_pb2.Layer:
     return types_pb2.Layer(state=layer.state, payload=layer.payload, crc32c=layer.crc32c)
 
 
+def passes_of(message: types_pb2.Features) -> int:
+    """Passes of a part of the next layer; 0 without one, and of what is damaged."""
+    if not message.container:
+        return message.partial.passes
+    try:
+        if not header_of(message).has_partial:
+            return 0
+        return Bitstream.from_bytes(message.container, bundle_id=message.bundle_short_id).passes
+    except BitstreamError:
+        return 0
+
+
 def file_bytes(message: types_pb2.Features) -> int:
     """Bytes of the .fwf file of the same layers."""
-    total = HEADER_BYTES + sum(layer_bytes(len(layer.payload)) for layer in message.layers)
+    if message.container:
+        return len(message.container) + format4.BUNDLE_ID_BYTES
+    total = format3.HEADER_BYTES
+    total += sum(layer_bytes(len(one.payload), format3.VERSION) for one in message.layers)
     if message.HasField("partial"):
         partial = message.partial
-        total += partial_layer_bytes(partial.passes, len(partial.payload))
+        total += partial_layer_bytes(partial.passes, len(partial.payload), format3.VERSION)
     return total
 
 
 # -- parts ---------------------------------------------------------------------------------------
 
 
+def _of_container(message: types_pb2.Features, limits: Limits) -> Bitstream:
+    if message.layers or message.HasField("partial") or message.width or message.height:
+        raise _invalid("come both as layers and as the bytes of a file")
+    if len(parse_short_id(message.bundle_short_id)) != BUNDLE_ID_BYTES:
+        raise BitstreamError("bad_bundle_id", "features of no bundle")
+    check_together(len(message.container), limits)
+    bitstream = Bitstream.from_bytes(
+        message.container, limits=limits, bundle_id=message.bundle_short_id
+    )
+    if bitstream.version == format3.VERSION:
+        raise _invalid("of format 3 come as layers")
+    return bitstream
+
+
 def _payload_bytes(message: types_pb2.Features) -> int:
+    if message.container:
+        return len(message.container)
     return len(message.partial.payload) + sum(len(layer.payload) for layer in message.layers)
 
 

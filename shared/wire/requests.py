@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from shared.bitstream import Bitstream, Layer
+from shared.bitstream import FORMAT_VERSION, Bitstream, Layer, format3
 from shared.errors import SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import ingest_pb2, types_pb2
@@ -25,12 +25,15 @@ from shared.wire.features import (
     parse_layers,
     parse_short_id,
 )
+from shared.wire.formats import check_client
 from shared.wire.transport import PROTOCOL_VERSION
 
 MAX_SEQUENCE = 2**63 - 1
 MAX_TASKS = 16
 MAX_BUNDLES = 16
 MAX_LABELS = 32
+MAX_FORMATS = 64
+MAX_AWAITED = 1024
 
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TASK = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -76,6 +79,7 @@ class Hello:
     """A client's opening; ``bundle_id`` is None when the server shall choose.
 
     ``also_bundle_ids`` are those of which the client can send layers when it is asked.
+    ``format_versions``: of bitstreams that it can write; none is 3 alone.
     """
 
     device: str
@@ -87,6 +91,9 @@ class Hello:
     labels: Mapping[str, str] = field(default_factory=dict)
     also_bundle_ids: tuple[str, ...] = ()
     takes_batches: bool = False
+    format_versions: tuple[int, ...] = ()
+    awaited: tuple[int, ...] = ()
+    """Sequences that the server has acknowledged, and whose results the client does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,7 @@ class Refine:
     """Finer layers for an earlier frame, coarsest first.
 
     ``bundle_id``: the first eight bytes of its bundle's id; empty is the frame's first bundle.
+    ``version``: of the format of the bitstream that the layers are of.
     """
 
     sequence: int
@@ -115,6 +123,7 @@ class Refine:
     tasks: tuple[str, ...] = ()
     picture: PictureRequest | None = None
     bundle_id: bytes = b""
+    version: int = FORMAT_VERSION
 
 
 # -- arriving ------------------------------------------------------------------------------------
@@ -136,6 +145,13 @@ def parse_hello(message: ingest_pb2.Hello) -> Hello:
     if len(message.client_version) > 128:
         raise _invalid("client_version", "is longer than 128 characters")
     check_labels(message.labels)
+    if len(message.format_versions) > MAX_FORMATS:
+        raise _invalid("format_versions", f"are more than {MAX_FORMATS}")
+    check_client(message.format_versions)
+    if len(message.awaited) > MAX_AWAITED or not all(
+        1 <= sequence <= MAX_SEQUENCE for sequence in message.awaited
+    ):
+        raise _invalid("awaited", f"are more than {MAX_AWAITED}, or no sequences")
     if len(message.also_bundle_ids) > MAX_BUNDLES or not all(
         _BUNDLE_ID.fullmatch(bundle_id) for bundle_id in message.also_bundle_ids
     ):
@@ -150,6 +166,8 @@ def parse_hello(message: ingest_pb2.Hello) -> Hello:
         labels=dict(message.labels),
         also_bundle_ids=tuple(dict.fromkeys(message.also_bundle_ids)),
         takes_batches=message.takes_batches,
+        format_versions=tuple(message.format_versions),
+        awaited=tuple(dict.fromkeys(message.awaited)),
     )
 
 
@@ -169,7 +187,9 @@ def parse_refine(message: ingest_pb2.Refine, limits: Limits = DEFAULT_LIMITS) ->
     tasks = parse_tasks(message.tasks)
     picture = parse_picture_request(message.picture) if message.HasField("picture") else None
     bundle_id = parse_short_id(message.bundle_short_id)
-    return Refine(sequence, parse_layers(message.layers, limits), tasks, picture, bundle_id)
+    version = message.format_version or format3.VERSION
+    layers = parse_layers(message.layers, limits)
+    return Refine(sequence, layers, tasks, picture, bundle_id, version)
 
 
 def parse_tasks(names: Iterable[str]) -> tuple[str, ...]:
@@ -206,6 +226,8 @@ def hello_message(hello: Hello) -> ingest_pb2.Hello:
         labels=hello.labels,
         also_bundle_ids=hello.also_bundle_ids,
         takes_batches=hello.takes_batches,
+        format_versions=hello.format_versions,
+        awaited=hello.awaited,
     )
 
 
@@ -230,6 +252,7 @@ def refine_message(refine: Refine) -> ingest_pb2.Refine:
         tasks=refine.tasks,
         picture=picture_request_message(refine.picture),
         bundle_short_id=refine.bundle_id,
+        format_version=refine.version,
     )
 
 

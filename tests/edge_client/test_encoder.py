@@ -12,9 +12,10 @@ from codec.markov_palette.coding import DistortionTable, MarkovPaletteCodec, exp
 from codec.onnx import FeatureExtractor
 from codec.settings import FeatureSettings, with_settings
 from edge_client.encoder import EdgeEncoder
-from shared.bundle import Bundle
+from shared.bundle import ADVICE_NAME, Advice, Bundle
 from shared.errors import BudgetError, BundleError, PhotoError
 from shared.preprocess import block_detail
+from shared.targets import RateTarget, Region
 from tests.support.tiny_bundle import make_codec_bundle, make_tiny_bundle, with_model
 
 
@@ -239,3 +240,40 @@ def test_an_extractor_that_does_not_fit_is_refused(bundle: Bundle, tmp_path: Pat
     changed = with_settings(bundle.manifest, scales=renamed, planes=planes)
     with pytest.raises(BundleError, match="lacks outputs other"):
         EdgeEncoder(Bundle.create(tmp_path / "renamed", changed, files))
+
+
+def advised(folder: Path, state: int) -> Bundle:
+    """The tiny bundle, with a default state."""
+    make_tiny_bundle(folder)
+    (folder / ADVICE_NAME).write_bytes(Advice(default_state=state).to_bytes())
+    return Bundle.load(folder)
+
+
+def test_what_asks_for_nothing_gets_the_bundle_s_default_state(
+    tmp_path: Path, photo: np.ndarray
+) -> None:
+    encoder = EdgeEncoder(advised(tmp_path, 2))
+    plain = encoder.encode(photo)
+    assert plain.state == 2
+    assert plain.to_bytes() == encoder.encode(photo, state=2).to_bytes()
+    sent, kept = encoder.encode_kept(photo, RateTarget())
+    assert (sent.state, kept.state) == (2, 0)
+
+
+def test_whatever_is_asked_for_wins_over_the_default_state(
+    tmp_path: Path, photo: np.ndarray
+) -> None:
+    encoder = EdgeEncoder(advised(tmp_path, 2))
+    assert encoder.encode(photo, state=0).state == 0
+    assert encoder.encode(photo, state=4).state == 4
+    finest = encoder.encode(photo, state=0)
+    assert encoder.encode(photo, max_bytes=finest.file_bytes).to_bytes() == finest.to_bytes()
+    assert encoder.encode(photo, bits_per_pixel=24.0).state == 0
+
+
+def test_regions_are_finer_than_the_default_state(tmp_path: Path, photo: np.ndarray) -> None:
+    encoder = EdgeEncoder(advised(tmp_path, 3))
+    plain = encoder.encode(photo)
+    with_face = encoder.encode(photo, regions=(Region(0.2, 0.2, 0.6, 0.6),))
+    assert with_face.state == 0
+    assert plain.file_bytes < with_face.file_bytes < encoder.encode(photo, state=0).file_bytes

@@ -28,7 +28,9 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     bundle = Bundle.load()
     codec = MarkovPaletteCodec(bundle)
-    bitstream = EdgeEncoder(bundle, precision="fp32").encode(np.ascontiguousarray(data.coffee()))
+    bitstream = EdgeEncoder(bundle, precision="fp32").encode(
+        np.ascontiguousarray(data.coffee()), state=0
+    )
     (FOLDER / "coffee.fwf").write_bytes(bitstream.to_bytes())
     decoder = BitstreamDecoder(bundle)
     for state in STATES_PICTURED:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 USER, PASSWORD = "warden", "secret"
@@ -38,10 +39,14 @@ def why_not(kind: str) -> str | None:
 
 class Broker:
     """A broker on a port; ``kill`` and ``start`` it as often as need be. With ``guarded``
-    (mosquitto's) only ``USER`` with ``PASSWORD`` comes in."""
+    (mosquitto's) only ``USER`` with ``PASSWORD`` comes in. settings: further lines of mosquitto's
+    configuration."""
 
-    def __init__(self, kind: str, folder: Path, *, guarded: bool = False) -> None:
+    def __init__(
+        self, kind: str, folder: Path, *, guarded: bool = False, settings: Sequence[str] = ()
+    ) -> None:
         self.kind = kind
+        self.settings = list(settings)
         self._folder = folder
         self._guarded = guarded
         with socket.socket() as probe:
@@ -85,5 +90,5 @@ class Broker:
             self._folder.chmod(0o755)
             lines.append(f"password_file {words}")
         config = self._folder / "mosquitto.conf"
-        config.write_text("\n".join([*lines, "user root", ""]))
+        config.write_text("\n".join([*lines, "user root", *self.settings, ""]))
         return [program, "-c", str(config)]

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from cloud_server.database import Database
-from cloud_server.engine import Engine, EngineFrame, EngineOutcome, LocalEngine, TaskStatus
+from cloud_server.engine import (
+    Engine,
+    EngineFrame,
+    EngineOutcome,
+    FairEngine,
+    LocalEngine,
+    TaskStatus,
+)
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.ingest.bundles import ServedBundles
 from cloud_server.ingest.servicer import IngestServicer
@@ -36,6 +43,7 @@ class ScriptedEngine:
     def __init__(self, before: Callable[[EngineFrame], Awaitable[None]] | None = None) -> None:
         self.tasks = {TASK: TaskStatus(TASK)}
         self.alive = True
+        self.width = 1
         self.queues: dict[str, int] = {}
         self.seen: list[EngineFrame] = []
         self._before = before
@@ -68,13 +76,15 @@ async def memory_server(
     """The calls of a server with a log in ``folder``; options: of ``IngestServicer``."""
     database = await asyncio.to_thread(Database, f"sqlite:///{folder}/log.sqlite3")
     fleet = Fleet(database)
+    fair = FairEngine(engine or ScriptedEngine())
     ingest = IngestServicer(
-        engine or ScriptedEngine(),
+        fair,
         log=ResultLog(database, window=2**16),
         bundles=ServedBundles(bundles),
         fleet=fleet,
         server_version="test",
         max_message_bytes=2**25,
+        share=fair.share,
         **options,
     )
     await ingest.recover()

@@ -6,7 +6,7 @@ import typer
 
 from shared.cli import app as command_line
 
-_COMMANDS = ("steps", "evaluate", "ablate")
+_COMMANDS = ("steps", "evaluate", "advise", "ablate")
 _ABOUT = (
     "Make a bundle from photos, then evaluate it.\n\n"
     "featherwire-train STEP --recipe R follows one step of a recipe, a YAML file or the name of "

@@ -91,6 +91,24 @@ def evaluation_photos(
             yield EvaluationPhoto(name, reduced, _scaled(truth, *scale))
 
 
+def calibration_photos(
+    sources: Iterable[Path], long_side: int, recipe: BundleRecipe
+) -> Iterator[EvaluationPhoto]:
+    """Readable photos of sets that may be fitted to; annotated or not, reduced as above.
+
+    Raises EvaluationError ``evaluated_on`` for a set on which the recipe's bundle is evaluated.
+    """
+    sources = list(sources)
+    kept = {Path(name).stem for name in recipe.photos.exclude} if recipe.photos else set()
+    for path in sources:
+        if path.resolve().stem in kept:
+            raise EvaluationError(
+                "evaluated_on",
+                f"{path.name} is what bundles are evaluated on: nothing may be fitted to it",
+            )
+    yield from evaluation_photos(sources, long_side)
+
+
 def _trained_source(path: Path, recipe: BundleRecipe | None) -> PhotoSource | None:
     """The recipe's source of the same file name, at ``path``."""
     for source in recipe.photos.below(path.parent) if recipe and recipe.photos else []:

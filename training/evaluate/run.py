@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.bundle import Bundle
+from shared.bundle import Bundle, ScoreThresholds
+from shared.results import DEFAULT_THRESHOLD
 from training.evaluate.baselines import Baseline, machine_baselines, picture_baselines
+from training.evaluate.false_positives import Least, counts
 from training.evaluate.judges.kinds import Kind, kind_of
 from training.evaluate.judges.metrics import GROUPS, PictureJudge, open_groups
 from training.evaluate.judges.networks import Network, PackagedDetector, TaskJudge, UncutNetwork
@@ -145,6 +147,7 @@ def evaluate_accuracy(
     kind = _kind(tailed, plan.task)
     network = _network(tailed, kind, plan)
     ours, subjects = _ours(plan.task, halves, tailed)
+    tailed_first = [*tailed, *(one for one in halves if one.bundle.manifest.pictures)]
     subjects = [Original(UNCOMPRESSED), *subjects]
     subjects += [
         one
@@ -175,6 +178,9 @@ def evaluate_accuracy(
         "bd_rates": comparison.bd_rows(table, ours),
         "refining": refining(measured.columns, refinements, judge, len(measured.photos)),
         "points": comparison.point_rows(table),
+        "shown": _shown(measured, dict(zip(ours, tailed_first, strict=True)), network, plan.task)
+        if kind.name == "boxes"
+        else [],
     }
     return AccuracyResults(measured, table, ours, document)
 
@@ -235,6 +241,44 @@ def _ours(
     if len({subject.name for subject in subjects}) < len(subjects):
         raise EvaluationError("same_name", "two of the bundles have the same name")
     return tuple(ours), subjects
+
+
+def _shown(
+    measured: Measurements, ours: Mapping[str, Halves], network: Network, task: str
+) -> list[dict[str, Any]]:
+    """What results show of the uncompressed photos and of every state, and what of it is false.
+
+    ``advised`` rows are by the bundle's thresholds, the others by the task's own.
+    """
+    truths = [photo.truth or () for photo in measured.photos]
+    rows = []
+    for (subject, knob), column in measured.columns.items():
+        if subject != UNCOMPRESSED and subject not in ours:
+            continue
+        photos = list(zip(column.outputs, truths, strict=True))
+        row = {"subject": subject, "knob": knob}
+        rows.append(row | {"advised": False} | counts(photos, lambda key: DEFAULT_THRESHOLD))
+        if subject in ours:
+            names, advised = _advised(ours[subject], network, task)
+            if advised is not None:
+                least = _least(advised, names, knob)
+                rows.append(row | {"advised": True} | counts(photos, least))
+    return rows
+
+
+def _advised(
+    halves: Halves, network: Network, task: str
+) -> tuple[Mapping[int, str], ScoreThresholds | None]:
+    """Names of classes, and the bundle's thresholds of the network that finds them."""
+    advice = halves.bundle.advice
+    if task in halves.bundle.manifest.tasks:
+        models = [one.sha256 for one in halves.tail(task).models]
+        return halves.class_names(task), advice.thresholds(task, models)
+    return network.class_names, advice.thresholds(task, [network.sha256])
+
+
+def _least(advised: ScoreThresholds, names: Mapping[int, str], state: int) -> Least:
+    return lambda key: max(DEFAULT_THRESHOLD, advised.of(names.get(key, ""), state))
 
 
 def _refinements(tailed: Sequence[Halves], ours: Sequence[str]) -> list[Refinement]:

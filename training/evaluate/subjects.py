@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 from codec.base import EdgeOptions, Tail, Uncut, open_cloud, open_edge, trainer
 from codec.settings import FeatureSettings
 from shared.bitstream import FORMAT_VERSION, Bitstream
@@ -57,6 +59,13 @@ class Halves:
             if spec.task == task:
                 return spec.output, tuple(one.id for one in spec.classes)
         return None
+
+    def class_names(self, task: str) -> dict[int, str]:
+        """Names of the classes of the tail of ``task``, by id; none without such a tail."""
+        if task not in self.bundle.manifest.tasks:
+            return {}
+        tails = FeatureSettings.of(self.bundle).tails or ()
+        return {one.id: one.name for tail in tails if tail.task == task for one in tail.classes}
 
     def uncut(self) -> Uncut[Any]:
         """The network without the codec. Raises EvaluationError ``no_network``."""
@@ -157,3 +166,23 @@ class Original:
         """The photo as it is."""
         for knob in knobs:
             yield Coded(knob, pixels.nbytes, pixels)
+
+
+class Mirrored:
+    """The photo's mirror image: the same things, on which a network makes other mistakes.
+
+    What is found on it is in the mirror image's pixels.
+    """
+
+    knobs = (24,)
+    judges = None
+    makes: Literal["picture", "result"] = "picture"
+
+    def __init__(self, name: str = "mirrored") -> None:
+        """name: what it is called, and cached under."""
+        self.name = self.identity = name
+
+    def points(self, pixels: Pixels, knobs: Sequence[int]) -> Iterator[Coded]:
+        """The photo with left and right exchanged."""
+        for knob in knobs:
+            yield Coded(knob, pixels.nbytes, np.ascontiguousarray(pixels[:, ::-1]))

@@ -11,6 +11,7 @@ from cloud_server.console.view import formats
 from cloud_server.console.view.fleet import policy
 from cloud_server.console.view.formats import Tone, cell, column, row
 from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
+from shared.wire.commands import change_rate
 
 COLUMNS = [
     column("Command"),
@@ -78,6 +79,8 @@ def what(command: fleet_pb2.Command, names: Mapping[str, str]) -> str:
     match command.WhichOneof("command"):
         case "set_rate":
             return f"rate: {policy(command.set_rate.policy) or 'its own'}"
+        case "change_rate":
+            return f"rate: {policy(command.change_rate.policy) or 'its own'}"
         case "set_tasks":
             return f"tasks: {', '.join(command.set_tasks.tasks) or 'none'}"
         case "set_regions":
@@ -110,12 +113,12 @@ def audit_rows(entries: Iterable[fleet_pb2.AuditEntry]) -> list[Any]:
 
 
 def set_state(state: int) -> fleet_pb2.Command:
-    """Always this state."""
-    return fleet_pb2.Command(set_rate=fleet_pb2.SetRate(policy=fleet_pb2.RatePolicy(state=state)))
+    """Always this state; a limit of the frames a second stays."""
+    return change_rate(fleet_pb2.RatePolicy(state=state))
 
 
 def own_rate() -> fleet_pb2.Command:
-    """As the device itself chooses."""
+    """As the device itself chooses, in everything."""
     return fleet_pb2.Command(set_rate=fleet_pb2.SetRate(policy=fleet_pb2.RatePolicy()))
 
 

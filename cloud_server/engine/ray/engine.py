@@ -108,6 +108,11 @@ class RayEngine:
         return time.monotonic() - self._last_seen < GRACE_S
 
     @property
+    def width(self) -> int:
+        """Replicas that run; one at least."""
+        return max(1, self._running[FRAMES])
+
+    @property
     def queues(self) -> dict[str, int]:
         """Frames that wait in this server, those given to the cluster, those under suspicion."""
         suspects = sum(job.deployment == ALONE for job in self._jobs)

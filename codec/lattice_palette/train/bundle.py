@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from codec.coder import SymbolEncoder
+from codec.entropy import symbol_encoder
 from codec.kit.onnx_tools import OPSET
 from codec.lattice_palette.contexts import LatticeContexts
 from codec.lattice_palette.palette import LatticePalette, Values
@@ -31,10 +31,12 @@ from codec.settings import (
     TailSpec,
     create_bundle,
 )
-from shared.bitstream.container import HEADER_BYTES, layer_bytes
+from shared.bitstream import FORMAT_VERSION
+from shared.bitstream.container import header_bytes, layer_bytes
 from shared.bundle import Bundle, Manifest
 
-TYPICAL_PIXELS = 640 * 480
+TYPICAL_SIDES = (640, 480)
+TYPICAL_PIXELS = TYPICAL_SIDES[0] * TYPICAL_SIDES[1]
 """Of the photo that the states' typical bits per pixel are of: grids do not depend on it."""
 
 
@@ -120,16 +122,18 @@ def typical_bytes(
     for photo in range(len(next(iter(values.values())))):
         here = {name: part[photo] for name, part in values.items()}
         opened = contexts.open({name: part.shape[1:] for name, part in here.items()})
-        total, sizes = HEADER_BYTES, []
+        total = 0
+        sizes: list[int] = []
         for state in range(palette.coarsest_state, palette.finest_state - 1, -1):
-            encoder = SymbolEncoder(contexts.tables)
+            encoder = symbol_encoder(FORMAT_VERSION, contexts.tables)
             for step in palette.passes(state):
                 tables = opened.tables(step)
                 symbols = opened.symbols(step, opened.of_pass(step, here[step.plane]))
                 opened.advance(step, symbols)
                 encoder.encode(symbols, tables)
-            total += layer_bytes(len(encoder.payload()))
-            sizes.append(total)
+            total += layer_bytes(len(encoder.payload()), FORMAT_VERSION)
+            header = header_bytes(FORMAT_VERSION, *TYPICAL_SIDES, state, len(sizes) + 1)
+            sizes.append(header + total)
         rows.append(sizes[::-1])
     return [float(value) for value in np.median(np.array(rows), axis=0)]
 

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from codec.coder import ACTIVATION_LIMIT, UNIT
+from codec.exact import ACTIVATION_LIMIT, UNIT
 from codec.kit.recipe import Part
 from codec.kit.rounding import activations, biases, finest, integers
 from codec.lattice_palette.context_network import INPUT_LIMIT, PAST_TAPS, GroupNetwork

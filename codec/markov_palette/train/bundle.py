@@ -47,7 +47,6 @@ from codec.settings import (
     create_bundle,
     with_settings,
 )
-from shared.bitstream.container import HEADER_BYTES, layer_bytes
 from shared.bundle import Bundle, Manifest
 from shared.errors import RecipeError
 from shared.preprocess import block_detail, pad_to_multiple
@@ -284,10 +283,9 @@ def typical_bits_per_pixel(codec: MarkovPaletteCodec, samples: list[Sample]) -> 
     """Median bits per pixel of whole files at every state, over the samples."""
     rows = []
     for sample in samples:
-        total, sizes = HEADER_BYTES, []
-        for layer in codec.chains[0].code(*sample).layers:
-            total += layer_bytes(len(layer.payload))
-            sizes.append(8 * total / (sample.width * sample.height))
+        coded = codec.chains[0].code(*sample)
+        pixels = sample.width * sample.height
+        sizes = [8 * size / pixels for size in coded.cumulative_bytes().values()]
         rows.append(sizes[::-1])
     return [float(value) for value in np.median(np.array(rows), axis=0)]
 

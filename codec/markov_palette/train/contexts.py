@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codec.coder import ACTIVATION_LIMIT, PROBABILITY_ONE, UNIT
+from codec.entropy import PROBABILITY_ONE
+from codec.exact import ACTIVATION_LIMIT, UNIT
 from codec.kit.rounding import activations, biases, finest, integers
 from codec.markov_palette.context_network import (
     COLOUR_LIMIT,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from codec.coder import UNIT
+from codec.exact import UNIT
 from codec.markov_palette.context_network import (
     COARSE_STEPS,
     MATE_STEPS,

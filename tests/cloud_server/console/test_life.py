@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -19,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
+from cloud_server.auth.development_ca import make_development_ca
 from shared.bundle import Bundle
 from tests.support.servers import ROOT, SERVE, server_process
 
@@ -91,6 +93,39 @@ def test_a_drained_server_ends_its_console(tiny_bundle: Bundle) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         assert not answers(ready["console"])
+
+
+def test_a_renewed_certificate_is_shown_to_browsers_and_trusted_by_the_console(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    """`serve --console` has one certificate for devices and browsers, and its console trusts it."""
+    for name in ("old", "new"):
+        make_development_ca(tmp_path / name)
+    keys, log = tmp_path / "keys", tmp_path / "log"
+    keys.mkdir()
+
+    def put(source: str) -> None:
+        for name in ("server.pem", "server.key"):
+            shutil.copy(tmp_path / source / name, keys / f".{name}")
+            os.replace(keys / f".{name}", keys / name)
+
+    def shown(address: str) -> str:
+        host, _, port = address.removeprefix("https://").rpartition(":")
+        return ssl.get_server_certificate((host, int(port)), timeout=10)
+
+    put("old")
+    arguments = (
+        *("--console", "127.0.0.1:0", "--bundle", tiny_bundle.origin, *PLAIN),
+        *("--tls-cert", str(keys / "server.pem"), "--tls-key", str(keys / "server.key")),
+    )
+    with server_process(*arguments, log=log) as (_process, ready):
+        url = ready["console"]
+        before = shown(url)
+        put("new")
+        until(lambda: shown(url) != before)
+        assert shown(url) == shown(ready["listening"])
+        until(lambda: "upstream_certificates_replaced" in log.read_text())
+        assert answers(url)
 
 
 def test_a_taken_port_is_said(tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -218,3 +218,14 @@ def test_a_damaged_stream_is_said_by_name(tmp_path: Path) -> None:
     with pytest.raises(FeatherwireError, match=r"bad\.fwf") as found:
         load_streams([tmp_path / "bad.fwf"])
     assert found.value.reason == "bad_magic"
+
+
+def test_a_server_that_does_less_than_is_due_is_said_to(start_server: Any, stream: Path) -> None:
+    server = start_server({"slow": lambda: FixedTask("slow", 0.1)})
+    test = LoadTest(devices=4, fps=20, seconds=3, ramp_s=0.2, grace_s=60, tasks=("slow",))
+    report = load(test, server.address, stream)
+    assert report.whole
+    assert not report.frame_errors
+    assert report.skipped
+    assert report.hint is not None
+    assert "slowed the devices down" in report.hint

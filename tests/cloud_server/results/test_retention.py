@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from sqlalchemy import Connection, text
+import pytest
+from sqlalchemy import Connection, func, select, text, update
 
 from cloud_server.database import Database
+from cloud_server.database.schema import RESULTS, SESSIONS, now_us
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import Accepted, Filter
 from cloud_server.results.retention import Limits, Retention, stored_bytes
@@ -106,3 +108,64 @@ async def test_without_limits_nothing_is_forgotten(log: ResultLog) -> None:
     await log.complete(await take(log, 1), outcome("cat"))
     assert await Retention(log, Limits()).run_once() == 0
     assert await cursors(log) == [1]
+
+
+async def dated(log: ResultLog, *times_s: float) -> None:
+    """A result for each time (seconds from now), in this order, as if the clock had shown it."""
+    for sequence, seconds in enumerate(times_s, 1):
+        await log.complete(await take(log, sequence), outcome("cat"))
+        at = now_us() + round(seconds * 1e6) if seconds > -1e9 else 1_000_000
+
+        def change(connection: Connection, at: int = at) -> None:
+            newest = select(func.max(RESULTS.c.cursor)).scalar_subquery()
+            connection.execute(
+                update(RESULTS).where(RESULTS.c.cursor == newest).values(completed_at=at)
+            )
+
+        await log.database.write(change)
+
+
+YEAR, UNSET = 365 * 86400.0, -2e9
+"""UNSET: a clock that began in 1970."""
+
+
+@pytest.mark.parametrize(
+    ("times_s", "kept"),
+    [
+        # One from "the future", then old ones, then a young one: it is older than those after it.
+        ((YEAR, -500, -400, -1), [4]),
+        ((-500, 30 * 86400, -400, YEAR), [4]),
+        # Nobody knows how old these are yet.
+        ((YEAR, 2 * YEAR), [1, 2]),
+        ((UNSET, UNSET, -1), [1, 2, 3]),
+        # The machine started without a clock, which was set later.
+        ((UNSET, UNSET, -500, -1), [4]),
+        ((-1, UNSET, -500), [1, 2, 3]),
+    ],
+)
+async def test_a_clock_that_was_wrong_neither_keeps_nor_forgets(
+    log: ResultLog, times_s: tuple[float, ...], kept: list[int]
+) -> None:
+    await dated(log, *times_s)
+    await Retention(log, Limits(max_age_s=100)).run_once()
+    assert await cursors(log) == kept
+
+
+async def test_many_from_the_future_do_not_hide_those_behind_them(log: ResultLog) -> None:
+    await dated(log, *[YEAR] * 250, -500, -500)
+    assert await Retention(log, Limits(max_age_s=100)).run_once() == 252
+
+
+async def test_a_session_seen_by_a_wrong_clock_is_as_good_as_seen_now(log: ResultLog) -> None:
+    """Or a device that was away while the clock was set would be counted anew."""
+    await dated(log, -500)
+    limits = Limits(max_age_s=100, max_idle_s=1000)
+    for wrong in (5_000_000, now_us() + round(YEAR * 1e6)):
+
+        def change(connection: Connection, wrong: int = wrong) -> None:
+            connection.execute(update(SESSIONS).values(last_seen_at=wrong))
+
+        await log.database.write(change)
+        await Retention(log, limits).run_once()
+        assert await log.resume_after(KEY) == (1, 1)
+    assert await Retention(log, Limits(max_idle_s=0)).run_once() == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from codec.coder import SymbolEncoder
+from codec.entropy import symbol_encoder
 from codec.lattice_palette.contexts import (
     MEAN_UNIT,
     SCALE_FIRST,
@@ -16,6 +16,7 @@ from codec.lattice_palette.contexts import (
 )
 from codec.lattice_palette.palette import LatticePalette
 from codec.lattice_palette.train.contexts import logistic_bits
+from shared.bitstream import FORMAT_VERSION
 from shared.errors import BundleError
 from tests.support.lattice_bundle import SCALE, SETTINGS, fields, make_contexts
 
@@ -28,7 +29,7 @@ def chains() -> list[LatticeContexts]:
 def coded_bytes(contexts: LatticeContexts, seed: int) -> int:
     values = contexts.palette.quantise({SCALE: fields(12, 16, seed)})
     picture = contexts.open({spec.name: (12, 16) for spec in contexts.palette.specs})
-    encoder = SymbolEncoder(contexts.tables)
+    encoder = symbol_encoder(FORMAT_VERSION, contexts.tables)
     for state in range(contexts.palette.coarsest_state, contexts.palette.finest_state - 1, -1):
         for step in contexts.palette.passes(state):
             tables = picture.tables(step)

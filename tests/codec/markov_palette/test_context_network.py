@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from codec.coder import EXACT_BELOW
+from codec.exact import EXACT_BELOW
 from codec.markov_palette.context_network import COLOUR_LIMIT, PlaneNetwork, input_colours
 from codec.markov_palette.contexts import ContextModel
 from codec.markov_palette.palette import PaletteTree

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec.coder import UNIT, BitDecoder, BitEncoder
+from codec.entropy import bit_decoder, bit_encoder
+from codec.exact import UNIT
 from codec.markov_palette.context_network import (
     COARSE_STEPS,
     MATE_STEPS,
@@ -20,6 +21,7 @@ from codec.markov_palette.context_network import (
 from codec.markov_palette.contexts import ContextModel, PictureContexts, known_depths
 from codec.markov_palette.palette import Pass
 from codec.markov_palette.train.small import tiny_contexts
+from shared.bitstream import FORMAT_VERSION
 from shared.errors import BitstreamError
 from tests.support.tiny_bundle import tiny_palette
 
@@ -90,12 +92,12 @@ def test_a_picture_larger_than_a_block_gives_what_integers_give() -> None:
 @settings(max_examples=25)
 def test_a_decoder_gets_back_what_an_encoder_wrote(height: int, width: int, seed: int) -> None:
     indices = random_indices(height, width, seed)
-    encoder, contexts = BitEncoder(), begin(indices)
+    encoder, contexts = bit_encoder(FORMAT_VERSION), begin(indices)
     for step in stream():
         bits = bits_of(indices, step, contexts.positions(step.plane, step.side))
         encoder.encode(bits, contexts.probabilities(*step))
         contexts.advance(*step, bits)
-    decoder, contexts = BitDecoder(encoder.payload()), begin(indices)
+    decoder, contexts = bit_decoder(FORMAT_VERSION, encoder.payload()), begin(indices)
     for step in stream():
         contexts.advance(*step, decoder.decode(contexts.probabilities(*step)))
     decoder.finish()
@@ -105,7 +107,7 @@ def test_a_decoder_gets_back_what_an_encoder_wrote(height: int, width: int, seed
 
 
 def decode_with(model: ContextModel, payload: bytes, shapes: dict[str, tuple[int, ...]]) -> None:
-    decoder, contexts = BitDecoder(payload), model.open(shapes)
+    decoder, contexts = bit_decoder(FORMAT_VERSION, payload), model.open(shapes)
     for step in stream():
         contexts.advance(*step, decoder.decode(contexts.probabilities(*step)))
     decoder.finish()
@@ -114,7 +116,7 @@ def decode_with(model: ContextModel, payload: bytes, shapes: dict[str, tuple[int
 @pytest.mark.parametrize("change", ["another model", "larger grid", "words swapped"])
 def test_a_decoder_in_another_state_refuses_the_message(change: str) -> None:
     indices = random_indices(6, 5, 4)
-    encoder, contexts = BitEncoder(), begin(indices)
+    encoder, contexts = bit_encoder(FORMAT_VERSION), begin(indices)
     for step in stream():
         bits = bits_of(indices, step, contexts.positions(step.plane, step.side))
         encoder.encode(bits, contexts.probabilities(*step))

@@ -12,7 +12,7 @@ import pytest
 
 from codec.markov_palette.coding import MarkovPaletteCodec
 from shared.bitstream import Bitstream, varint
-from shared.bitstream.container import HEADER_BYTES
+from shared.bitstream.format3 import HEADER_BYTES
 from shared.bundle import Bundle
 from shared.errors import BitstreamError
 from tests.support.hostile_bitstreams import mutate, reseal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -17,10 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge_client.encoder import EdgeEncoder
-from edge_client.session import EdgeSession
+from edge_client.session import CapturedPhoto, EdgeSession, Origin
 from edge_client.spool import Spool
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError, SessionError
+from shared.names import text_of
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
 from shared.wire import FrameOutcome, device_protocol
 from tests.support.proxy import Proxy
@@ -324,3 +326,17 @@ def test_a_bandwidth_that_is_none_is_wrong_usage(bad: str, tmp_path: Path) -> No
     said = edge("send", tmp_path / "a.png", "--server", "127.0.0.1:1", "--bandwidth", bad)
     assert said.returncode == 2
     assert "bandwidth" in said.stderr
+
+
+def test_a_photo_whose_name_is_no_unicode_is_sent_and_dated(
+    start_server: Start, encoder: EdgeEncoder, spool: Spool, tmp_path: Path
+) -> None:
+    """As old cameras and memory sticks bring them; a spool writes names down."""
+    name = tmp_path / os.fsdecode(b"b-caf\xe9.png")
+    Image.new("RGB", (48, 32), (200, 60, 40)).save(name)
+    address = start_server().address
+    with EdgeSession(address, encoder=encoder, spool=spool) as session:
+        photos = [name, CapturedPhoto(name, Origin("dated", 1_600_000_000.5))]
+        results = {text_of(str(one.source)): one for one in session.stream(photos, tasks=[])}
+    assert [one.error for one in results.values()] == [None, None]
+    assert set(results) == {text_of(name), "dated"}

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
+import gzip
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 
 import pytest
@@ -13,7 +17,7 @@ from edge_client.sources import CaptureThread, SourceOptions, open_source
 from shared.backoff import Backoff
 from shared.errors import SourceError
 from tests.support.http_server import http_server
-from tests.support.motion_jpeg import camera
+from tests.support.motion_jpeg import camera, jpeg
 
 
 @pytest.mark.parametrize("lengths", [True, False])
@@ -79,7 +83,9 @@ def test_a_password_goes_to_the_server_and_nowhere_else() -> None:
     def answer(request: BaseHTTPRequestHandler) -> None:
         seen.append(request.headers.get("Authorization"))
         if seen[-1] is None:
-            request.send_error(401)
+            request.send_response(401)
+            request.send_header("WWW-Authenticate", 'Basic realm="a camera"')
+            request.end_headers()
         else:
             camera(request, pictures=1)
 
@@ -90,7 +96,8 @@ def test_a_password_goes_to_the_server_and_nowhere_else() -> None:
         assert caught.value.reason == "forbidden"
         source = open_source([f"http://me:s%40fe@{host}/"])
         assert next(source.captures(threading.Event())).name == f"http://{host}/#1"
-    assert seen == [None, "Basic " + base64.b64encode(b"me:s@fe").decode()]
+    # Neither is it sent before the camera asks for it.
+    assert seen == [None, None, "Basic " + base64.b64encode(b"me:s@fe").decode()]
 
 
 def test_what_is_no_stream_says_so() -> None:
@@ -106,6 +113,129 @@ def test_what_is_no_stream_says_so() -> None:
         assert captures.state == "failed"
         assert captures.error is not None
         assert captures.error.reason == "bad_source"
+
+
+Habit = Callable[[BaseHTTPRequestHandler], None]
+
+
+def says(status: int, kind: str | None, body: bytes = b"", **headers: str) -> Habit:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        if kind is not None:
+            request.send_header("Content-Type", kind)
+        for name, value in headers.items():
+            request.send_header(name.replace("_", "-"), value)
+        request.end_headers()
+        request.wfile.write(body)
+
+    return answer
+
+
+HICCUPS = {
+    "a page": says(200, "text/html", b"<html>The camera is starting</html>"),
+    "wants a password": says(401, None),
+    "forbids": says(403, None),
+    "is busy": says(503, None),
+    "nothing": says(200, None),
+    "an empty stream": says(200, "multipart/x-mixed-replace; boundary=x"),
+    "a circle": says(302, None, Location="/round"),
+    "half a picture": says(200, "image/jpeg", jpeg(3)[:-200]),
+    "damaged gzip": says(200, "image/jpeg", b"\x1f\x8b\x08nothing", Content_Encoding="gzip"),
+}
+
+
+@pytest.mark.parametrize("hiccup", HICCUPS.values(), ids=HICCUPS)
+def test_what_has_given_pictures_is_looked_for_whatever_it_answers(hiccup: Habit) -> None:
+    answers: list[Habit] = [lambda request: camera(request, pictures=2), hiccup]
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        one = answers.pop(0) if answers else functools.partial(camera, pictures=2)
+        if request.path == "/round":
+            one = hiccup
+        one(request)
+
+    why: set[str] = set()
+    with http_server(answer) as server:
+        source = open_source([f"http://127.0.0.1:{server.server_address[1]}/"])
+        with CaptureThread(source, backoff=Backoff(0.05, 0.1)) as captures:
+            until = time.monotonic() + 30
+            while captures.captured < 5 and time.monotonic() < until and not captures.ended:
+                captures.take(0.01)
+                if captures.error is not None:
+                    why.add(captures.error.message)
+            assert captures.captured >= 5
+            assert not captures.ended
+    assert len(why) >= 2  # the end of the stream, and the hiccup's own words
+
+
+def test_a_snapshot_is_asked_for_as_often_as_pictures_are_wanted() -> None:
+    asked: list[float] = []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        asked.append(time.monotonic())
+        says(200, "image/jpeg", jpeg(10 * len(asked)))(request)
+
+    with http_server(answer) as server:
+        source = open_source([f"http://127.0.0.1:{server.server_address[1]}/snap.jpg?id=1"])
+        with CaptureThread(source, limit=lambda: 20.0) as captures:
+            until, names = time.monotonic() + 30, list[str]()
+            while len(names) < 6 and time.monotonic() < until:
+                one = captures.take(0.5)
+                names += [] if one is None else [one.name]
+        assert len(names) == 6
+        assert (captures.reconnects, captures.left_out) == (0, 0)
+    # The first two come quickly where a snapshot is not known yet; never more often than wanted.
+    assert asked[5] - asked[0] > 4 / 20 * 0.9
+
+
+@pytest.mark.parametrize("kind", [None, "application/octet-stream", "image/jpg", "text/plain"])
+def test_what_has_no_name_is_known_by_its_pictures(kind: str | None) -> None:
+    stream = b"".join(b"--x\r\n\r\n" + jpeg(grey) + b"\r\n" for grey in (0, 100, 200))
+    with http_server(says(200, kind, stream)) as server:
+        source = open_source([f"http://127.0.0.1:{server.server_address[1]}/"])
+        captures = source.captures(threading.Event())
+        greys = [float(next(captures).load().mean()) for _ in range(3)]
+        with pytest.raises(SourceError, match="has ended"):
+            next(captures)
+    assert greys == pytest.approx([0, 100, 200], abs=2)
+    assert not source.polled
+
+
+@pytest.mark.parametrize("kind", ["multipart/mixed; boundary=x", "Multipart/X-Mixed-Replace"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_parts_of_every_kind_without_end_markers_and_packed(kind: str, packed: bool) -> None:
+    """What ffmpeg and browsers show of cameras that never end a JPEG."""
+    stream = b"".join(b"--x\r\nX: y\r\n\r\n" + jpeg(grey)[:-2] + b"\r\n" for grey in (0, 100, 200))
+    body, headers = (
+        (gzip.compress(stream), {"Content_Encoding": "gzip"}) if packed else (stream, {})
+    )
+    with http_server(says(200, kind, body, **headers)) as server:
+        source = open_source([f"http://127.0.0.1:{server.server_address[1]}/"])
+        captures = source.captures(threading.Event())
+        greys = [float(next(captures).load().mean()) for _ in range(3)]
+    assert greys == pytest.approx([0, 100, 200], abs=2)
+    assert source.damaged == 0
+
+
+@pytest.mark.parametrize("slow", ["headers", "half pictures"])
+def test_bytes_that_trickle_are_no_pictures(slow: str) -> None:
+    gone = threading.Event()
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        head = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace\r\n"
+        piece = b"X: y\r\n" if slow == "headers" else b"\r\n--x\r\n\r\n" + jpeg(7)[:-200]
+        with contextlib.suppress(OSError):
+            request.wfile.write(head if slow == "headers" else head + b"\r\n")
+            while not gone.wait(0.05):
+                request.wfile.write(piece)
+
+    with http_server(answer) as server:
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        captures = open_source([url], SourceOptions(timeout_s=0.4)).captures(threading.Event())
+        with pytest.raises(SourceError, match=r"no answer within|no JPEG that is whole") as caught:
+            next(captures)
+        gone.set()
+    assert caught.value.reason == "source_away"
 
 
 def test_a_stream_that_falls_silent_is_away() -> None:

@@ -114,3 +114,37 @@ def test_a_pipe_that_says_nothing_does_not_hold_the_end_up() -> None:
         threading.Timer(0.2, stop.set).start()
         assert list(StdinSource(stream=reader).captures(stop)) == []
     os.close(write)
+
+
+@given(st.lists(st.integers(0, 2**16), max_size=10))
+@pytest.mark.parametrize("between", [b"", b"\r\n--frame\r\nX-Timestamp: 12.5\r\n\r\n"])
+def test_pictures_without_an_end_marker_are_whole(between: bytes, cuts: list[int]) -> None:
+    """Some cameras never write it; a cut picture among them is still damaged."""
+    splitter = JpegSplitter()
+    pieces = [JPEGS[0][:-2], JPEGS[1][:-2], JPEGS[2][:-300], JPEGS[2][:-2]]
+    data = b"".join(between + piece for piece in pieces)
+    headers = []
+    ends = [*sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    found, start = [], 0
+    for end in ends:
+        for header, one in splitter.feed(data[start:end]):
+            headers.append(header)
+            found.append(one)
+            assert not splitter.ended
+        start = end
+    for header, one in splitter.finish():
+        headers.append(header)
+        found.append(one)
+    assert found == JPEGS
+    assert splitter.damaged == 1
+    assert all(stamped(header, 13.0) == (12.5 if between else 13.0) for header in headers)
+
+
+def test_standard_input_may_end_without_an_end_marker() -> None:
+    read, write = os.pipe()
+    os.write(write, JPEGS[0] + JPEGS[1][:-2])
+    os.close(write)
+    with os.fdopen(read, "rb") as reader:
+        source = StdinSource(stream=reader)
+        assert len([one.load() for one in source.captures(threading.Event())]) == 2
+    assert source.damaged == 0

@@ -6,16 +6,22 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC as UTC_ZONE
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from edge_client.sources import SourceOptions, open_source
 from edge_client.sources.base import Capture
-from edge_client.sources.stills import FolderSource, photo_time
+from edge_client.sources.capture import CaptureThread
+from edge_client.sources.feed import Feed
+from edge_client.sources.stills import SUFFIXES, FolderSource, photo_time
 from shared.errors import SourceError
+from shared.preprocess.photo import FORMATS
 
 
 def photo(
@@ -155,3 +161,118 @@ def test_what_is_no_source_says_why(word: str, reason: str) -> None:
 def test_names_hold_no_password() -> None:
     for word in ("rtsp://user:secret@camera/x?key=secret", "http://user:secret@camera/?k=secret"):
         assert "secret" not in open_source([word]).name
+
+
+def exif_of(date: object, offset: object = None, fraction: object = None) -> Image.Exif:
+    exif = Image.Exif()
+    tags = {0x9003: date, 0x9011: offset, 0x9291: fraction}
+    exif[0x8769] = {tag: value for tag, value in tags.items() if value is not None}
+    return exif
+
+
+HERE = datetime(2021, 5, 3, 10, 0, 0).timestamp()
+UTC = datetime(2021, 5, 3, 10, 0, 0, tzinfo=UTC_ZONE).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("date", "offset", "fraction", "expected"),
+    [
+        ("2021:05:03 10:00:00", None, None, HERE),
+        ("2021:05:03 10:00:00", "   :  ", None, HERE),  # of a camera that knows no zone
+        ("2021:05:03 10:00:00", "garbage", "ab", HERE),
+        ("2021:05:03 10:00:00", "+00:00", "250 ", UTC + 0.25),
+        ("2021:05:03 10:00:00", "Z", None, UTC),
+        ("2021:05:03 10:00:00", "-09:30", None, UTC + 9.5 * 3600),
+        ("2021:05:03 10:00:00", "+14:00", None, UTC - 14 * 3600),
+        ("2021-05-03T10:00:00", "+00:00", None, UTC),
+        ("2021:05:03 10:00", "+00:00", None, UTC),
+    ],
+)
+def test_a_date_is_taken_with_the_zone_it_has(
+    tmp_path: Path, date: str, offset: str | None, fraction: str | None, expected: float
+) -> None:
+    path = photo(tmp_path / "a.jpg", exif=exif_of(date, offset, fraction))
+    assert photo_time(path) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "", "0000:00:00 00:00:00", "    :  :     :  :  ", "1970:01:01 00:00:10",
+        "2021:02:30 10:00:00", "9999:12:31 23:59:59", "2038:01:19 03:14:08", "yesterday", b"\xff",
+    ],
+)  # fmt: skip
+def test_a_date_that_cannot_be_gives_way_to_the_files(tmp_path: Path, date: object) -> None:
+    path = photo(tmp_path / "a.jpg", exif=exif_of(date), age_s=1000)
+    assert photo_time(path) == pytest.approx(path.stat().st_mtime, abs=1e-3)
+
+
+@pytest.mark.parametrize("seconds", [-5.0, 0.0, 7e10])
+def test_a_files_own_date_that_cannot_be_gives_way_to_now(tmp_path: Path, seconds: float) -> None:
+    path = photo(tmp_path / "a.jpg")
+    os.utime(path, (seconds, seconds))
+    assert photo_time(path) == pytest.approx(time.time(), abs=600)
+
+
+def test_names_that_are_not_utf_8_are_pictures_too(tmp_path: Path) -> None:
+    for name in (b"a.jpg", b"b-caf\xe9.jpg", b"c\n.JPE", b"d.jfif"):
+        path = photo(tmp_path / "made.jpg", age_s=30)
+        os.rename(path, os.path.join(os.fsencode(tmp_path), name))
+    captures = FolderSource(tmp_path).captures(threading.Event())
+    found = [next(captures) for _ in range(4)]
+    assert sorted(Path(one.name).name for one in found) == [
+        "a.jpg", r"b-caf\xe9.jpg", "c\n.JPE", "d.jfif",
+    ]  # fmt: skip
+    for one in found:
+        one.name.encode("utf-8")
+        pixels = one.load()
+        assert not isinstance(pixels, Path)
+        assert pixels.shape == (32, 32, 3)
+
+
+def test_what_is_left_alone_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.txt", "b.TXT", "c.heic", ".hidden", "d.part", "without"):
+        (tmp_path / name).write_text("x")
+    watched = Watched(tmp_path)
+    assert watched.rest(0.3) == []
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert said.count(".txt in") == said.count(".heic in") == said.count("without a suffix") == 1
+    assert "hidden" not in said
+    assert ".part" not in said
+
+
+def test_a_folder_takes_what_pillow_calls_our_formats(tmp_path: Path) -> None:
+    Image.init()
+    ours = {*FORMATS, "MPO"}
+    known = {suffix for suffix, name in Image.registered_extensions().items() if name in ours}
+    assert known - {".bufr", ".pfm", ".jps"} <= SUFFIXES
+
+
+class Broken:
+    """A picture whose reading fails in a way that nobody thought of."""
+
+    def __call__(self) -> NDArray[np.uint8]:
+        raise ZeroDivisionError("inside a library")
+
+
+def test_one_picture_that_breaks_a_library_is_counted_and_the_rest_go_on() -> None:
+    good = Capture("good", time.time(), lambda: np.zeros((32, 32, 3), np.uint8))
+
+    class Three:
+        name, live, stills, polled, lasting, damaged = "three", False, True, False, False, 0
+
+        def captures(self, stop: threading.Event) -> Iterator[Capture]:
+            yield Capture("broken", time.time(), Broken())
+            yield Capture("undated", float("nan"), lambda: np.zeros((32, 32, 3), np.uint8))
+            yield good
+
+    failures: list[tuple[str, str]] = []
+    with CaptureThread(Three()) as captures:
+        feed = Feed(
+            captures, None, threading.Event(),
+            lambda name, error: failures.append((name, error.reason)),
+        )  # fmt: skip
+        sent = [one.origin.name for one in feed if one is not None]
+    assert sent == ["good"]
+    assert failures == [("broken", "unreadable"), ("undated", "bad_time")]
+    assert feed.dropped() == {"unreadable": 2}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import struct
 import sys
 import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +17,10 @@ import pytest
 
 from edge_client.sources import CaptureThread, SourceOptions, open_source
 from edge_client.sources.base import Capture
-from edge_client.sources.video import LiveClock
+from edge_client.sources.clock import FileClock, LiveClock
 from shared.backoff import Backoff
 from shared.errors import SourceError
+from tests.support.http_server import http_server
 
 av = pytest.importorskip("av", reason="needs the extra stream")
 
@@ -41,6 +46,21 @@ def video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def transport_stream(frames: int, begin_s: int = 0, codec: str = "mpeg2video") -> bytes:
+    """Grey pictures, 25 a second; the first has that time."""
+    data = io.BytesIO()
+    with av.open(data, "w", format="mpegts") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 99, np.uint8))
+            frame = frame.reformat(format="yuv420p")
+            frame.pts = begin_s * 25 + number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return data.getvalue()
 
 
 def take(word: str | Path, **options: object) -> list[Capture]:
@@ -72,6 +92,16 @@ def test_pictures_were_taken_when_the_file_says(tmp_path: Path) -> None:
     assert take(plain)[0].captured_at == pytest.approx(plain.stat().st_mtime, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    "created",
+    ["1970-01-01T00:00:10.000000Z", "1904-01-01T00:00:00.000000Z", "2099-01-01T00:00:00Z"],
+)
+def test_a_time_that_cannot_be_gives_way_to_the_files(tmp_path: Path, created: str) -> None:
+    """As cameras write it whose clock was not set."""
+    path = video(tmp_path / "v.mp4", 3, creation_time=created)
+    assert take(path)[0].captured_at == pytest.approx(path.stat().st_mtime, abs=1e-3)
+
+
 def test_a_file_taken_live_comes_at_its_own_speed_and_loops(tmp_path: Path) -> None:
     source = open_source([str(video(tmp_path / "v.mp4", 5))], SourceOptions(live=True, loop=True))
     captures = source.captures(threading.Event())
@@ -95,21 +125,53 @@ def test_a_limit_takes_every_so_manieth_by_the_times_in_the_file(tmp_path: Path)
     assert (captures.captured, captures.left_out, captures.overtaken) == (40, 32, 0)
 
 
-def test_a_phones_picture_is_upright(tmp_path: Path) -> None:
-    class Turned:
-        """What PyAV gives for a file with a display matrix; no encoder here writes one."""
+MATRICES = {
+    # a b c d of the track's matrix: what ffmpeg shows, of a picture with rows 12 and 34.
+    "as it is": ((1, 0, 0, 1), "12 34"),
+    "turned right": ((0, 1, -1, 0), "31 42"),
+    "turned round": ((-1, 0, 0, -1), "43 21"),
+    "turned left": ((0, -1, 1, 0), "24 13"),
+    "mirrored": ((-1, 0, 0, 1), "21 43"),
+    "upside down": ((1, 0, 0, -1), "34 12"),
+    "transposed": ((0, 1, 1, 0), "13 24"),
+    "transposed the other way": ((0, -1, -1, 0), "42 31"),
+    "half as large": ((0.5, 0, 0, 0.5), "12 34"),
+    "by three degrees": ((0.9986, 0.0523, -0.0523, 0.9986), "12 34"),
+}
 
-        rotation = -90
 
-        def to_ndarray(self, format: str) -> np.ndarray:
-            return np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+@pytest.mark.parametrize(("matrix", "shown"), MATRICES.values(), ids=MATRICES)
+def test_a_phones_picture_is_upright(tmp_path: Path, matrix: tuple[float, ...], shown: str) -> None:
+    path = tmp_path / "v.mp4"
+    greys = np.kron(np.array([[50, 100], [150, 200]]), np.ones((32, 48)))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        pixels = np.repeat(greys[:, :, None], 3, axis=2).astype(np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+        container.mux(stream.encode(None))
+    data = bytearray(path.read_bytes())
+    at = data.find(b"tkhd") + 4 + 40  # ISO/IEC 14496-12, 8.3.2, version 0
+    a, b, c, d = (round(value * 65536) for value in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    (picture,) = (one.load() for one in take(path))
+    rows, columns = picture.shape[0] // 4, picture.shape[1] // 4
+    corners = picture[rows :: 2 * rows, columns :: 2 * columns, 1][:2, :2]
+    names = np.rint(corners / 50).astype(int)
+    assert " ".join("".join(map(str, row)) for row in names) == shown
+    assert picture.flags.c_contiguous
 
-    from edge_client.sources.video import _rgb
 
-    upright = _rgb(Turned())
-    assert upright.shape == (3, 2, 3)
-    # By 90 degrees clockwise the lower left corner becomes the upper left one.
-    assert (upright[0, 0] == Turned().to_ndarray("")[1, 0]).all()
+@pytest.mark.parametrize("live", [True, False])
+def test_gaps_and_steps_back_cost_no_waiting(tmp_path: Path, live: bool) -> None:
+    """Parts that were put together, recordings with gaps, and FFmpeg's 33 bits that wrap."""
+    path = tmp_path / "v.ts"
+    path.write_bytes(b"".join(transport_stream(5, at_s) for at_s in (3, 7200, 3, 95443, 3600)))
+    began_s = time.monotonic()
+    times = [one.captured_at for one in take(path, live=live)]
+    assert time.monotonic() - began_s < 30  # and not hours
+    assert np.diff(times) == pytest.approx([1 / 25] * 24, abs=1e-3 if not live else 0.02)
 
 
 # -- what is wrong ---------------------------------------------------------------------------------
@@ -179,6 +241,80 @@ def test_a_camera_that_is_not_there_is_looked_for_again() -> None:
     assert captures.reconnects >= 2
 
 
+# -- streams that give no pictures any more --------------------------------------------------------
+
+VIDEO_PID, SOUND_PID = 0x100, 0x101
+
+
+def packets(data: bytes, *pids: int) -> bytes:
+    """The packets of a transport stream that are of these programs."""
+    all_of_them = [data[at : at + 188] for at in range(0, len(data), 188)]
+    return b"".join(one for one in all_of_them if int.from_bytes(one[1:3], "big") & 0x1FFF in pids)
+
+
+def with_sound() -> tuple[bytes, bytes]:
+    """A second of video and sound, and of the sound alone."""
+    data = io.BytesIO()
+    with av.open(data, "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("mp2", rate=48000, layout="mono")
+        for number in range(25):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 99, np.uint8))
+            frame = frame.reformat(format="yuv420p")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+            heard = av.AudioFrame.from_ndarray(np.zeros((1, 1920), np.int16), "s16", "mono")
+            heard.rate, heard.pts = 48000, 1920 * number
+            container.mux(sound.encode(heard))
+        container.mux(stream.encode(None))
+        container.mux(sound.encode(None))
+    return data.getvalue(), packets(data.getvalue(), 0, 0x1000, 0x11, SOUND_PID)
+
+
+def switched() -> tuple[bytes, bytes]:
+    """A second of one codec, and of another that nobody announces."""
+    other = packets(transport_stream(25, codec="mpeg4"), VIDEO_PID)
+    return transport_stream(25), other
+
+
+@pytest.mark.parametrize("habit", [switched, with_sound])
+def test_a_stream_without_pictures_is_lost_though_bytes_come(
+    habit: Callable[[], tuple[bytes, bytes]],
+) -> None:
+    good, bad = habit()
+    opened, gone = [0], threading.Event()
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        opened[0] += 1
+        request.send_response(200)
+        request.end_headers()
+        with contextlib.suppress(OSError):
+            for number in range(1000):
+                request.wfile.write(good if number < 10 else bad)
+                if gone.wait(0.1):
+                    return
+
+    with http_server(answer) as server:
+        source = open_source(
+            [f"http://127.0.0.1:{server.server_address[1]}/live.ts"],
+            SourceOptions(timeout_s=1.5, input={"analyzeduration": "200000"}),
+        )
+        why = ""
+        with CaptureThread(source, backoff=Backoff(0.05, 0.1)) as captures:
+            until, before = time.monotonic() + 40, 0
+            while opened[0] < 2 and time.monotonic() < until:
+                captures.take(0.05)
+                if captures.state == "away" and captures.error is not None:
+                    why, before = captures.error.message, captures.captured
+            while captures.captured == before and time.monotonic() < until:
+                captures.take(0.05)
+            assert captures.reconnects >= 1
+            assert captures.captured > before > 0
+        gone.set()
+    assert "no picture that can be decoded as mpeg2video" in why
+
+
 # -- times of live streams -------------------------------------------------------------------------
 
 
@@ -209,3 +345,45 @@ def test_a_cameras_own_clock_is_taken_where_it_is_set() -> None:
     clock = LiveClock()
     assert clock.at(5.0, 1000.0, zero_at=994.8) == 999.8
     assert clock.at(5.0, 1000.0, zero_at=3.0) == 1000.0
+
+
+def test_a_step_back_begins_a_streams_times_anew_however_small() -> None:
+    clock = LiveClock()
+    assert clock.at(10.0, 1000.0) == 1000.0
+    assert clock.at(7.0, 1000.5) == 1000.5  # and is no delay of three seconds
+    assert clock.at(7.5, 1001.0) == 1001.0
+    assert clock.at(float("nan"), 1002.0) == 1002.0
+
+
+def test_a_cameras_word_for_the_time_does_not_outlive_its_time_stamps() -> None:
+    clock = LiveClock()
+    assert clock.at(5.0, 1000.0, zero_at=994.0) == 999.0
+    assert clock.at(45.0, 1001.0, zero_at=994.0) == 1001.0
+    assert clock.at(46.0, 1002.0, zero_at=994.0) == 1002.0
+
+
+# -- times of files --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stamps", "times"),
+    [
+        ([5, 6, 7.5], [0, 1, 2.5]),
+        ([5, 6, 15.9, 16.9], [0, 1, 10.9, 11.9]),  # FFmpeg's limit is ten seconds
+        ([0, 1, 7200, 7201, 0, 1], [0, 1, 2, 3, 4, 5]),
+        ([9, 10, 7, 8], [0, 1, 2, 3]),
+        ([0, 1, 0.95, 2], [0, 1, 1, 2]),  # disorder
+        ([0, 1, None, 3, float("nan"), 5], [0, 1, 2, 3, 4, 5]),
+        ([None, None, 7, 8], [0, 0, 0, 1]),
+        ([0, 60, 120, 180], [0, 0.5, 60.5, 120.5]),  # one a minute, and the file does not say so
+        ([-3, -2, -1], [0, 1, 2]),
+    ],
+)
+def test_times_of_files_go_on(stamps: list[float | None], times: list[float]) -> None:
+    clock = FileClock(0.5)
+    assert [clock.at(stamp) for stamp in stamps] == pytest.approx(times)
+
+
+def test_a_long_step_that_the_file_announces_is_time() -> None:
+    clock = FileClock(60.0)
+    assert [clock.at(stamp) for stamp in (0, 60, 120, 300)] == [0, 60, 120, 180]

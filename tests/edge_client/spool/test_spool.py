@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -266,3 +268,54 @@ def test_renew_numbers_the_frames_again_in_a_new_session(spool: Spool) -> None:
 def test_limits_that_are_none_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(SpoolError):
         SpoolLimits(**bad)  # type: ignore[arg-type]
+
+
+def test_a_spool_has_one_device_which_outlives_damage(tmp_path: Path) -> None:
+    with Spool.open(tmp_path) as spool:
+        assert spool.device is None
+        assert spool.claim(None, "host") == "host"
+        assert spool.claim(None, "other-host") == "host"
+        assert spool.claim("host", "other-host") == "host"
+        with pytest.raises(SpoolError) as refused:
+            spool.claim("cam", "host")
+        assert refused.value.reason == "other_device"
+        spool.put(frame(layered([10])))
+        session = spool.session
+        spool.rename("cam")
+        assert (spool.device, spool.session == session) == ("cam", False)
+        assert sequences(spool) == [1]
+        spool.take(1)
+        with pytest.raises(SpoolError) as under_way:
+            spool.rename("host")
+        assert under_way.value.reason == "frames_under_way"
+    with Spool.open(tmp_path) as spool:
+        assert spool.claim(None, "host") == "cam"
+        (tmp_path / "spool.sqlite3").write_bytes(b"damaged" * 4096)
+        with suppress(SpoolError):
+            spool.put(frame(layered([10])))
+        assert spool.device == "cam"
+
+
+def test_a_spool_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    with Spool.open(tmp_path) as spool:
+        for _ in range(3):
+            spool.put(frame(layered([10])), source="p")
+        spool.acknowledge(1)
+    with closing(sqlite3.connect(tmp_path / "spool.sqlite3")) as file:
+        for table in ("frames", "awaited"):
+            file.execute(f"ALTER TABLE {table} DROP COLUMN captured_us")
+        file.execute("DELETE FROM meta WHERE key = 'device'")
+        file.execute("PRAGMA user_version = 1")
+        file.commit()
+    message = frame(layered([10]))
+    message.captured_at.FromMicroseconds(1_700_000_000_250_000)
+    with Spool.open(tmp_path) as spool:
+        assert (list(spool.awaited()), sequences(spool)) == ([1], [2, 3])
+        assert spool.captured() == {}
+        assert spool.claim(None, "host") == "host"
+        assert spool.acknowledge(2)
+        assert spool.acknowledge(spool.put(message))
+        assert spool.captured() == {4: 1_700_000_000.25}
+    with Spool.open(tmp_path) as spool:
+        assert list(spool.awaited()) == [1, 2, 4]
+        assert spool.captured() == {4: 1_700_000_000.25}

@@ -308,7 +308,7 @@ def test_the_audit_says_who_did_what_over_the_command_line(
     assert entry["who"].startswith("ann (")
     assert entry["action"] == "SendCommand"
     assert entry["what"]["selector"]["labels"] == {"site": "north"}
-    assert entry["what"]["command"]["set_rate"]["policy"]["max_frames_per_second"] == 2
+    assert entry["what"]["command"]["change_rate"]["policy"]["max_frames_per_second"] == 2
     (listed,) = map(json.loads, fleet("list").stdout.splitlines())
     assert (listed["device"], listed["online"], listed["pending_commands"]) == ("cam", True, 1)
     assert listed["labels"] == {"site": "north", "lens": "wide"}

@@ -1,4 +1,4 @@
-"""The .fwf container: round trips, truncation, and what it says about bad bytes."""
+"""The .fwf container: round trips, truncation, and what version 3 says about bad bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.bitstream import Bitstream, Layer, PartialLayer, varint
-from shared.bitstream.container import HEADER_BYTES, MAX_PASSES
+from shared.bitstream.format3 import HEADER_BYTES
+from shared.bitstream.layers import MAX_PASSES
 from shared.errors import BitstreamError
 from shared.limits import Limits
 
@@ -21,7 +22,7 @@ def make(states: int = 3, finest: int = 0, size: tuple[int, int] = (640, 480)) -
         Layer(state, bytes([state]) * (40 * (states - k)))
         for k, state in enumerate(range(finest + states - 1, finest - 1, -1))
     )
-    return Bitstream(b"bundleid", *size, finest, layers)
+    return Bitstream(b"bundleid", *size, finest, layers, version=3)
 
 
 def header_with(data: bytes, **fields: int) -> bytes:
@@ -52,6 +53,7 @@ def bitstreams(draw: st.DrawFn) -> Bitstream:
         finest,
         tuple(Layer(top - k, payload) for k, payload in enumerate(payloads)),
         partial,
+        version=3,
     )
 
 

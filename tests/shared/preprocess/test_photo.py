@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -408,3 +410,92 @@ def test_extreme_sizes_are_read(size: tuple[int, int]) -> None:
 
 def test_default_limits_are_the_promised_ones() -> None:
     assert (DEFAULT_LIMITS.min_side, DEFAULT_LIMITS.max_side) == (16, 8192)
+
+
+# -- what is not quite as it should be ------------------------------------------------------------
+
+
+def jpeg(**options: Any) -> bytes:
+    rng = np.random.default_rng(3)
+    coarse = rng.integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    smooth = Image.fromarray(coarse).resize((160, 120), Image.Resampling.BICUBIC)
+    noisy = np.asarray(smooth, int) + rng.integers(-20, 21, (120, 160, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"quality": 30, "subsampling": 2}, {"restart_marker_blocks": 4}],
+)
+def test_a_jpeg_with_all_its_pixels_needs_no_end_marker(options: dict[str, Any]) -> None:
+    data = jpeg(**options)
+    whole = load_photo(data)
+    for cut in (1, 2):
+        assert np.array_equal(load_photo(data[:-cut]), whole)
+    for cut in (*range(5, 40), 300, len(data) // 2):
+        with pytest.raises(PhotoError) as caught:
+            load_photo(data[:-cut])
+        assert caught.value.reason == "truncated", cut
+
+
+PRIMARIES = {
+    "P3": (
+        (0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407),
+    ),
+    "sRGB": (
+        (0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.7141),
+    ),
+}  # fmt: skip
+
+
+def profile(description: str, primaries: str) -> bytes:
+    """An ICC profile (version 4) with the curve of sRGB."""
+
+    def fixed(*values: float) -> bytes:
+        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ \0\0\0\0" + fixed(*values)
+
+    text = description.encode("utf-16-be")
+    name = b"mluc\0\0\0\0" + struct.pack(">II", 1, 12) + b"enUS"
+    name += struct.pack(">II", len(text), 28) + text
+    curve = b"para\0\0\0\0" + struct.pack(">HH", 3, 0)
+    curve += fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    red, green, blue = PRIMARIES[primaries]
+    tags = [
+        (b"desc", name), (b"cprt", name), (b"wtpt", xyz(0.9642, 1, 0.8249)),
+        (b"rXYZ", xyz(*red)), (b"gXYZ", xyz(*green)), (b"bXYZ", xyz(*blue)),
+        (b"rTRC", curve), (b"gTRC", curve), (b"bTRC", curve),
+    ]  # fmt: skip
+    at, table, data = 132 + 12 * len(tags), struct.pack(">I", len(tags)), b""
+    for tag, body in tags:
+        body += bytes(-len(body) % 4)
+        table += tag + struct.pack(">II", at + len(data), len(body))
+        data += body
+    head = struct.pack(">I", at + len(data)) + bytes(4) + struct.pack(">I", 0x04300000)
+    head += b"mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28) + fixed(0.9642, 1, 0.8249)
+    return head.ljust(128, b"\0") + table + data
+
+
+@pytest.mark.parametrize(
+    ("description", "primaries", "expected"),
+    [
+        ("Display P3", "P3", (217, 42, 23)),  # as LittleCMS says
+        ("Display P3 Gamut with sRGB Transfer", "P3", (217, 42, 23)),
+        ("sRGB IEC61966-2.1", "P3", (217, 42, 23)),
+        ("", "P3", (217, 42, 23)),
+        ("sRGB", "sRGB", (200, 60, 40)),
+        ("c2", "sRGB", (200, 60, 40)),  # what small files call it
+        ("Camera RGB", "sRGB", (200, 60, 40)),
+    ],
+)
+def test_a_profile_is_what_it_contains_and_not_what_it_is_called(
+    description: str, primaries: str, expected: tuple[int, int, int]
+) -> None:
+    buffer = io.BytesIO()
+    image = Image.new("RGB", (32, 32), (200, 60, 40))
+    image.save(buffer, "PNG", icc_profile=profile(description, primaries))
+    assert tuple(load_photo(buffer.getvalue())[5, 5]) == expected

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from shared.errors import TaskError
-from shared.results import RleMask, decode_mask, decode_runs, encode_mask, mask_iou
+from shared.results import (
+    RleMask,
+    complete_mask,
+    decode_mask,
+    decode_runs,
+    encode_mask,
+    mask_box,
+    mask_iou,
+)
 
 
 def encode(mask: np.ndarray) -> RleMask:
@@ -113,3 +121,28 @@ def test_long_hostile_codes_cost_no_more_than_their_length(piece):
 def test_masks_of_different_pictures_do_not_compare():
     with pytest.raises(TaskError):
         mask_iou(encode(np.ones((16, 17), bool)), encode(np.ones((17, 16), bool)))
+
+
+@pytest.mark.parametrize("density", [0.0, 0.002, 0.05, 0.5, 1.0])
+def test_a_masks_box_and_area_are_those_of_its_pixels(density: float) -> None:
+    rng = np.random.default_rng(7)
+    for height, width in ((1, 1), (1, 9), (9, 1), (37, 23)):
+        mask = (rng.random((height, width)) < density).astype(np.uint8)
+        rows, columns = np.nonzero(mask)
+        box = (0.0, 0.0, 0.0, 0.0)
+        if rows.size:
+            left, top = float(columns.min()), float(rows.min())
+            box = (left, top, float(columns.max()) - left + 1, float(rows.max()) - top + 1)
+        assert mask_box(encode_mask(mask)) == (int(mask.sum()), box)
+
+
+def test_a_mask_that_ends_early_is_completed_with_background() -> None:
+    short = RleMask(size=(48, 64), counts="0`2P1")  # 80 inside, 32 outside, and no more
+    with pytest.raises(TaskError):
+        decode_runs(short)
+    full = complete_mask(short)
+    assert decode_runs(full).tolist() == [0, 80, 48 * 64 - 80]
+    assert complete_mask(full) == full
+    assert coco.decode({"size": list(full.size), "counts": full.counts}).sum() == 80
+    with pytest.raises(TaskError):
+        complete_mask(RleMask(size=(2, 2), counts="0`2P1"))

@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import pytest
 
 from shared.errors import SinkError
+from shared.results import Box, Detection, Instance, Region, RleMask, TaskResult, encode_mask
 from shared.sinks import Report, SinkOptions, open_sinks
 from shared.sinks.coco import CocoSink
-from shared.sinks.files import CSV_COLUMNS, CsvSink, JsonLinesSink
-from tests.support.reports import failed_report, report
+from shared.sinks.files import CSV_COLUMNS, CsvSink, JsonLinesSink, TerminalSink, write_whole
+from tests.support.reports import BOX, MODEL, failed_report, found_tasks, report
 
 REPORTS: Sequence[Report] = [report(1), failed_report(2), report(3)]
 
@@ -58,13 +63,111 @@ def test_csv_has_a_row_a_finding_and_reads_back(tmp_path: Path) -> None:
     assert rows[5]["error"] == "task_failed"
 
 
-def test_a_csv_with_other_columns_is_left_alone(tmp_path: Path) -> None:
+def test_a_csv_with_other_columns_is_moved_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A camera that starts at night does not wait for somebody to look at a file."""
     path = tmp_path / "mine.csv"
+    (tmp_path / "mine.1.csv").write_text("older still")
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(SinkError) as caught:
-        CsvSink(path)
-    assert caught.value.reason == "other_columns"
-    assert path.read_text() == "a,b\n1,2\n"
+    sink = CsvSink(path)
+    sink.deliver([report(1)])
+    path.write_bytes(b"\0" * 100)  # what some file systems make of a power cut
+    path.rename(tmp_path / "x")  # and a rotation that puts something else there
+    path.write_text("c,d\n")
+    sink.deliver([report(2)])
+    sink.close()
+    assert (tmp_path / "mine.2.csv").read_text() == "a,b\n1,2\n"
+    assert (tmp_path / "mine.3.csv").read_text() == "c,d\n"
+    rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    assert [row["sequence"] for row in rows] == ["2"] * 5
+    assert caplog.text.count("has other columns") == 2
+
+
+def test_a_csv_that_a_spreadsheet_has_saved_is_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + ",".join(CSV_COLUMNS).encode() + b"\r\n")
+    sink = CsvSink(path)
+    sink.deliver([report(1)])
+    sink.close()
+    assert [one.name for one in tmp_path.iterdir()] == ["r.csv"]
+    assert len(path.read_text().splitlines()) == 6
+
+
+def test_a_csv_that_was_truncated_in_place_has_its_header_again(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    sink = CsvSink(path)
+    sink.deliver([report(1)])
+    os.truncate(path, 0)  # as logrotate's copytruncate does
+    sink.deliver([report(2)])
+    sink.close()
+    CsvSink(path).close()
+    rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    assert {row["sequence"] for row in rows} == {"2"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("kind", [CsvSink, JsonLinesSink, CocoSink])
+def test_a_disk_that_is_full_keeps_no_camera_from_its_pictures(
+    kind: type[CsvSink], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = [True]
+
+    def write(file: BinaryIO, text: str) -> None:
+        """Half of it, and then the error of the real device that is always full."""
+        if full[0] and text:
+            file.write(text[: len(text) // 2].encode())
+            with open("/dev/full", "wb", buffering=0) as device:
+                device.write(b"x")
+        write_whole(file, text)
+
+    monkeypatch.setattr("shared.sinks.files.write_whole", write)
+    monkeypatch.setattr("shared.sinks.coco.write_whole", write)
+    path = tmp_path / "r.coco.json"
+    sink = kind(path)
+    for _ in range(3):
+        with pytest.raises(SinkError) as caught:
+            sink.deliver([report(1), report(2)])
+        assert caught.value.reason == "not_writable"
+    full[0] = False
+    sink.deliver([report(1), report(2)])
+    sink.close()
+    text = path.read_text()
+    if kind is CocoSink:
+        assert coco_ids(path) == ([1, 2], list(range(1, 11)))
+    elif kind is CsvSink:
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert [row["sequence"] for row in rows] == ["1"] * 5 + ["2"] * 5
+    else:
+        assert [json.loads(line)["sequence"] for line in text.splitlines()] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", [CsvSink, JsonLinesSink, CocoSink])
+def test_what_is_no_number_no_date_and_no_character_is_written_all_the_same(
+    kind: type[CsvSink], tmp_path: Path
+) -> None:
+    path = tmp_path / "r.coco.json"
+    sink = kind(path)
+    odd = {"source": os.fsdecode(b"gr\xfc\xdfe.jpg"), "round_trip_ms": math.nan}
+    sink.deliver([report(1, captured_at=1e18, **odd), report(2, captured_at=math.inf, **odd)])
+    sink.close()
+    text = path.read_text(encoding="utf-8")
+    assert "NaN" not in text
+    if kind is not CsvSink:
+        assert "gr\\ufffd\\ufffde.jpg" in text
+        for line in text.splitlines() if kind is JsonLinesSink else [text]:
+            json.loads(line, parse_constant=lambda name: pytest.fail(name))
+    else:
+        assert "gr\ufffd\ufffde.jpg" in text
+
+
+def test_a_terminal_without_the_characters_shows_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="latin-1"))
+    TerminalSink().deliver([report(1, source="写é.jpg")])
+    assert "?é.jpg" in raw.getvalue().decode("latin-1")
 
 
 def coco_ids(path: Path) -> tuple[list[int], list[int]]:
@@ -73,9 +176,115 @@ def coco_ids(path: Path) -> tuple[list[int], list[int]]:
     coco = coco_module.COCO(str(path))
     people = coco.loadAnns(coco.getAnnIds(catIds=coco.getCatIds(["person"])))
     assert all(one["bbox"] == [1.0, 2.0, 10.0, 20.0] for one in people)
-    (masked,) = [one for one in people if one["segmentation"] and one["image_id"] == 1]
-    assert coco.annToMask(masked).shape == (48, 64)
+    for one in coco.anns.values():
+        assert coco.annToMask(one).shape == (48, 64)
+    (masked,) = [one for one in people if one["task"] == "segmentation" and one["image_id"] == 1]
+    assert masked["area"] == coco.annToMask(masked).sum() == 80
+    assert all(one["area"] == 200 for one in people if one["task"] == "detection")
     return sorted(coco.imgs), sorted(coco.anns)
+
+
+def evaluate(path: Path, kind: str) -> float:
+    """Average precision of a document against itself, by COCO's own evaluation."""
+    coco_module = pytest.importorskip("pycocotools.coco")
+    evaluation = pytest.importorskip("pycocotools.cocoeval")
+    truth = coco_module.COCO(str(path))
+    found = []
+    for one in truth.anns.values():
+        shape = {"bbox": one["bbox"]} if kind == "bbox" else {"segmentation": truth.annToRLE(one)}
+        keys = {key: one[key] for key in ("image_id", "category_id")}
+        found.append(keys | shape | {"score": one.get("score", 1.0)})
+    run = evaluation.COCOeval(truth, truth.loadRes(found), iouType=kind)
+    run.evaluate()
+    run.accumulate()
+    run.summarize()
+    return float(run.stats[0])
+
+
+def test_coco_json_of_everything_is_evaluated_by_its_own_tools(tmp_path: Path) -> None:
+    """Boxes and faces without masks, masks, regions, an empty mask, a damaged one, a box over the
+    edge, a box without an inside, a frame in which nothing was found, names in any script."""
+    path = tmp_path / "r.coco.json"
+    mask = np.zeros((48, 64), np.uint8)
+    mask[5:15, 60:] = 1
+    regions = [
+        Region(class_id=300, class_name="空", share=0.1, mask=encode_mask(mask)),
+        Region(class_id=301, class_name="море", share=0.0, mask=encode_mask(mask * 0)),
+    ]
+    edge = Box(x_min=-5, y_min=40, x_max=10, y_max=60)
+    flat = Box(x_min=3, y_min=4, x_max=3, y_max=9)
+    bad = RleMask(size=(48, 64), counts="!!")
+    instances = [Instance(box=BOX, class_id=5, class_name="bus", score=0.5, mask=bad)]
+    boxes = [Detection(box=one, class_id=5, class_name="bus", score=0.4) for one in (edge, flat)]
+    tasks = {
+        **found_tasks(),
+        "regions": TaskResult(task="regions", model=MODEL, regions=regions),
+        "instances": TaskResult(task="instances", model=MODEL, instances=instances),
+        "boxes": TaskResult(task="boxes", model=MODEL, detections=boxes),
+    }
+    full = report(1)
+    assert full.analysis is not None
+    nothing = {"detection": TaskResult(task="detection", model=MODEL, detections=[])}
+    sink = CocoSink(path)
+    sink.deliver(
+        [
+            report(1, analysis=full.analysis.model_copy(update={"tasks": tasks})),
+            report(2, analysis=full.analysis.model_copy(update={"tasks": nothing})),
+            report(3, source="写真.jpg"),
+        ]
+    )
+    sink.close()
+    assert evaluate(path, "segm") > 0.5
+    assert evaluate(path, "bbox") > 0.5
+    document = json.loads(path.read_text())
+    assert [one["file_name"] for one in document["images"]][1:] == ["photo-2.jpg", "写真.jpg"]
+    assert all(one["date_captured"] for one in document["images"])
+    by_task = {
+        (one["task"], number): one
+        for number, one in enumerate(document["annotations"])
+        if one["task"] in ("regions", "instances", "boxes")
+    }
+    sky, sea, bus, over, thin = (one for _, one in sorted(by_task.items(), key=lambda i: i[0][1]))
+    assert (sky["area"], sky["bbox"]) == (40, [60.0, 5.0, 4.0, 10.0])
+    assert (sea["area"], sea["bbox"]) == (0, [0.0, 0.0, 0.0, 0.0])
+    assert bus["segmentation"] == [[1.0, 2.0, 11.0, 2.0, 11.0, 22.0, 1.0, 22.0]]
+    assert over["segmentation"] == [[0.0, 40.0, 10.0, 40.0, 10.0, 48.0, 0.0, 48.0]]
+    assert thin["area"] == 0
+
+
+def test_a_document_of_others_or_of_an_older_release_is_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "r.coco.json"
+    crowd = {
+        "id": 7, "image_id": 9, "category_id": 1, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 1,
+        "segmentation": {"size": [48, 64], "counts": [0, 4, 3068]},
+    }  # fmt: skip
+    old = {
+        "id": 8, "image_id": 9, "category_id": 1, "bbox": [1.0, 2.0, 10.0, 20.0], "area": 200.0,
+        "iscrowd": 0, "segmentation": [], "score": 0.5, "task": "detection",
+    }  # fmt: skip
+    document = {
+        "info": {"year": 2014},
+        "licenses": [{"id": 1, "name": "CC"}],
+        "images": [{"id": 9, "width": 64, "height": 48, "file_name": "a.jpg", "license": 1}],
+        "annotations": [crowd, old],
+        "categories": [{"id": 1, "name": "person"}],
+        "mine": True,
+    }
+    path.write_text(json.dumps(document))
+    sink = CocoSink(path)
+    sink.deliver([report(1)])
+    sink.close()
+    after = json.loads(path.read_text())
+    assert {key: after[key] for key in ("info", "licenses", "mine")} == {
+        key: document[key] for key in ("info", "licenses", "mine")
+    }
+    assert after["images"][0] == document["images"][0]
+    assert after["annotations"][0] == crowd
+    assert after["annotations"][1] == old | {
+        "segmentation": [[1.0, 2.0, 11.0, 2.0, 11.0, 22.0, 1.0, 22.0]]
+    }
+    assert [one["id"] for one in after["annotations"]] == list(range(7, 14))
+    assert evaluate(path, "segm") > 0.5
 
 
 def test_coco_json_is_read_by_its_own_tools(tmp_path: Path) -> None:
@@ -126,13 +335,27 @@ def test_classes_with_one_id_are_told_apart(tmp_path: Path) -> None:
     sink.close()
 
 
-def test_what_is_no_coco_json_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text", ["[]", "{", "", '{"images": [{"id": "a"}], "annotations": [], "categories": []}']
+)
+def test_what_is_no_coco_json_is_moved_aside(
+    text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "r.coco.json"
-    path.write_text("[]")
-    with pytest.raises(SinkError) as caught:
-        CocoSink(path)
-    assert caught.value.reason == "no_coco"
-    assert path.read_text() == "[]"
+    path.write_text(text)
+    sink = CocoSink(path)
+    sink.deliver([report(1)])
+    sink.close()
+    assert (tmp_path / "r.1.coco.json").read_text() == text
+    assert coco_ids(path)[0] == [1]
+    assert "is no COCO JSON" in caplog.text
+
+
+def test_a_word_that_is_no_sink_is_shown_without_its_password() -> None:
+    for word in ("ftp://user:hush@host/x", "mqt://u:hush@h/x", "x?token=hush", "a@b:hush@h"):
+        with pytest.raises(SinkError) as caught:
+            open_sinks([word], SinkOptions("me"))
+        assert "hush" not in caught.value.message
 
 
 @pytest.mark.parametrize(

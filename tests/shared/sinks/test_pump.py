@@ -182,3 +182,67 @@ def test_the_cursor_is_that_of_the_slowest_sink() -> None:
     slow.open.set()
     assert until(lambda: pumps.delivered_cursor == 3)
     pumps.close()
+
+
+@pytest.mark.parametrize("error", [SinkError("refused", "never"), ZeroDivisionError("a defect")])
+def test_of_several_only_the_one_at_fault_is_lost(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nothing that is not taken was to be given up, a defect of ours is, after a while."""
+    monkeypatch.setattr("shared.sinks.pump.DEFECT_PATIENCE_S", 0.02)
+
+    class Choosy(Shelf):
+        def deliver(self, reports: Sequence[Report]) -> None:
+            self.open.wait()
+            if any(one.sequence == 5 for one in reports):
+                raise error
+            super().deliver(reports)
+
+    choosy = Choosy(at_once=8)
+    choosy.open.clear()
+    pump = Pump(choosy, backoff=Backoff(**FAST))
+    for number in range(1, 21):
+        pump.put(report(number))
+    choosy.open.set()
+    pump.close()
+    assert sorted(set(choosy.taken)) == [n for n in range(1, 21) if n != 5]
+    assert pump.counts["delivered"] == 19
+    assert pump.counts["dropped_refused"] + pump.counts["dropped_given_up"] == 1
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_sinks_own_patience_holds_unless_everything_is_waited_for(wait: bool) -> None:
+    shelf = Shelf(at_once=1)
+    shelf.error = SinkError("not_taken", "over the quota", patience_s=0.05)
+    pump = Pump(shelf, wait=wait, backoff=Backoff(**FAST))
+    pump.put(report(1))
+    given_up = until(lambda: pump.counts["dropped_given_up"] == 1, 1)
+    assert given_up is not wait
+    shelf.error = None
+    pump.close()
+    assert shelf.taken == ([1] if wait else [])
+
+
+def test_what_is_lost_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    shelf = Shelf(at_once=1)
+    pump = Pump(shelf)
+    for number in range(1, 7):
+        shelf.error = SinkError("refused", "too large") if number % 2 else None
+        pump.put(report(number))
+        assert until(lambda: pump.waiting == 0)
+    pump.close()
+    assert pump.counts["dropped_refused"] == 3
+    assert caplog.text.count("is given up: too large") == 1
+
+
+def test_a_pump_is_closed_once_and_sinks_of_one_name_are_counted_apart() -> None:
+    class Once(Shelf):
+        def close(self) -> None:
+            assert not self.closed
+            super().close()
+
+    pumps = Pumps([Pump(Once()), Pump(Once())])
+    pumps.put(report(1))
+    pumps.close()
+    pumps.close()
+    assert [one["delivered"] for one in pumps.counts().values()] == [1, 1]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import sys
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
 
 import pytest
@@ -14,7 +17,7 @@ from shared.backoff import Backoff
 from shared.errors import SinkError
 from shared.sinks import Pump, SinkOptions, open_sinks
 from shared.sinks.signature import key_of, sign, verify
-from shared.sinks.webhook import WebhookSink
+from shared.sinks.webhook import MAX_RETRY_AFTER_S, WebhookSink, retry_after_s
 from tests.support.http_server import http_server
 from tests.support.reports import report
 
@@ -35,6 +38,12 @@ class Hook:
         self.got.append(({k.lower(): v for k, v in request.headers.items()}, body))
         request.send_response(self.codes.pop(0) if len(self.codes) > 1 else self.codes[0])
         for name, value in self.headers.items():
+            if name == "Date":  # instead of the server's own
+                request._headers_buffer = [  # type: ignore[attr-defined]
+                    line
+                    for line in request._headers_buffer  # type: ignore[attr-defined]
+                    if not line.startswith(b"Date:")
+                ]
             request.send_header(name.replace("_", "-"), value)
         request.send_header("Content-Length", "0")
         request.end_headers()
@@ -90,6 +99,76 @@ def test_a_server_that_asks_for_time_gets_it() -> None:
     deliver(hook)
     assert time.monotonic() - began >= 1
     assert len(hook.got) == 2
+
+
+def test_a_server_that_names_a_time_gets_it() -> None:
+    """By its own clock, which is ten years ahead of ours."""
+    now = datetime.now(UTC) + timedelta(days=3650)
+    dates = [format_datetime(one, usegmt=True) for one in (now, now + timedelta(seconds=2))]
+    hook = Hook(503, 200, Date=dates[0], Retry_After=dates[1])
+    began = time.monotonic()
+    deliver(hook)
+    assert time.monotonic() - began >= 1
+    assert len(hook.got) == 2
+
+
+NOW = "Fri, 31 Dec 1999 23:59:50 GMT"
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [
+        ("120", 120),
+        ("1.5", 1.5),
+        (" 7 ", 7),
+        ("0", 0),
+        ("-5", 0),
+        ("9" * 400, MAX_RETRY_AFTER_S),
+        ("٣", 0),
+        ("soon", 0),
+        ("", 0),
+        (None, 0),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 9),
+        ("Friday, 31-Dec-99 23:59:59 GMT", 9),
+        ("Fri Dec 31 23:59:59 1999", 9),
+        ("Fri, 31 Dec 1999 23:59:59 -0000", 9),
+        ("Sat, 01 Jan 2000 01:59:59 +0200", 9),
+        ("Fri, 31 Dec 1999 23:00:00 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", MAX_RETRY_AFTER_S),
+        ("Fri, 31 Dec 99999 23:59:59 GMT", 0),
+        ("Fri, 45 Dec 1999 23:59:59 GMT", 0),
+    ],
+)
+def test_retry_after_has_seconds_or_a_date_and_is_bounded(
+    asked: str | None, seconds: float
+) -> None:
+    assert retry_after_s(asked, NOW) == seconds
+
+
+def test_a_date_without_the_servers_clock_is_by_ours() -> None:
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    assert 90 < retry_after_s(soon) <= 100
+    assert 90 < retry_after_s(soon, "no date") <= 100
+
+
+def test_that_nothing_is_signed_is_said_once_and_how_to_sign(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("FEATHERWIRE_WEBHOOK_SECRET", " \n")
+    open_sinks(["https://user:hush@example.org/hush?token=hush"], SinkOptions("me")).close()
+    assert caplog.text.count("is not signed") == 1
+    assert "FEATHERWIRE_WEBHOOK_SECRET" in caplog.text
+    assert "hush" not in caplog.text
+    caplog.clear()
+    monkeypatch.setenv("FEATHERWIRE_WEBHOOK_SECRET", SECRET + "\n")  # as from a file
+    open_sinks(["https://example.org/"], SinkOptions("me")).close()
+    assert caplog.text == ""
+
+
+def test_the_address_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    deliver(Hook(200))
+    assert "hidden" not in caplog.text
 
 
 def test_nobody_there_is_away() -> None:

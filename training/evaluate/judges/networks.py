@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import cv2
@@ -34,6 +34,14 @@ class Network(Protocol):
     def input_size(self) -> tuple[int, int] | None:
         """(width, height) that pictures are brought to; None when they keep their size."""
 
+    @property
+    def sha256(self) -> str | None:
+        """Of its weights, by which a bundle's advice knows it."""
+
+    @property
+    def class_names(self) -> Mapping[int, str]:
+        """Names by class id."""
+
     def prepare(self, picture: Pixels) -> Pixels:
         """The picture at the input's size, uint8 [h, w, 3]: what the network would look at."""
 
@@ -53,6 +61,8 @@ class PackagedDetector:
         self.input_size: tuple[int, int] | None = (_SSD_SIDE, _SSD_SIDE)
         weights = str(self._task.models[0].sha256)[:16]
         self.identity = f"ssd-{weights}-opencv-{cv2.__version__}-1"
+        self.sha256 = self._task.models[0].sha256
+        self.class_names: Mapping[int, str] = self._task.class_names
 
     def prepare(self, picture: Pixels) -> Pixels:
         """320 x 320 pixels, as the task makes them."""
@@ -86,6 +96,8 @@ class UncutNetwork:
         self._tail, self._uncut = halves.tail(task), halves.uncut()
         self.input_size = self._uncut.input_size
         self.identity = f"uncut-{halves.identity[:16]}-{task}-2"
+        self.sha256 = self._tail.models[0].sha256
+        self.class_names: Mapping[int, str] = halves.class_names(task)
 
     def prepare(self, picture: Pixels) -> Pixels:
         """At the size that the bundle wants, if it wants one."""

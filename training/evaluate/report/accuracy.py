@@ -38,9 +38,28 @@ def markdown(document: Mapping[str, Any]) -> str:
         "## Operating points",
         _points(document["points"]),
     ]
+    if document["shown"]:
+        parts += ["## What results show", _SHOWN, _shown(document["shown"])]
     if document["refining"]["grid"]:
         parts += ["## Refining on uncertainty", _refining(document["refining"])]
     return "\n\n".join(parts) + "\n"
+
+
+_SHOWN = (
+    "Boxes a photo that results show, at the task's own threshold and, where the bundle has "
+    "advice, at its thresholds for the state. Misplaced: no annotated object of the class overlaps "
+    "by IoU 0.5; absent: nor is one anywhere in the photo. Found: the share of annotated objects."
+)
+
+
+def _shown(rows: Sequence[Row]) -> str:
+    names = ["codec", "state", "thresholds", "boxes", "misplaced", "absent", "found"]
+    lines = [_line(names), _line(["---", "---:", "---", *["---:"] * 4])]
+    for row in rows:
+        cells = [row["subject"], str(row["knob"]), "advised" if row["advised"] else "own"]
+        numbers = [f"{row[name]:.3f}" for name in ("found", "misplaced", "absent")]
+        lines.append(_line([*cells, *numbers, _share(row["recall"])]))
+    return "\n".join(lines)
 
 
 def _shares(rows: Sequence[Row]) -> str:

@@ -9,6 +9,7 @@ The commands are part of the ingest stream (ingest.proto); the service lets an o
 from collections import abc as _abc
 from shared.proto.featherwire.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -91,6 +92,8 @@ Global___Region: _TypeAlias = Region  # noqa: Y015
 
 @_typing.final
 class SetRate(_message.Message):
+    """The whole rate: what it does not name is the device's own to choose from then on."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     POLICY_FIELD_NUMBER: _builtins.int
@@ -108,6 +111,39 @@ class SetRate(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetRate: _TypeAlias = SetRate  # noqa: Y015
+
+@_typing.final
+class ChangeRate(_message.Message):
+    """Changes the parts of the rate that the mask names, and leaves the others as they are. From operators
+    only: the server works the whole rate out, for each device by itself and in one go, and gives it to
+    the device as a set_rate.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___RatePolicy: ...
+    @_builtins.property
+    def mask(self) -> _field_mask_pb2.FieldMask:
+        """Names of RatePolicy's fields, one at least. Of one that policy has not set, or has 0 for, the device
+        chooses for itself again. One of policy's first four takes the place of another of them.
+        """
+
+    def __init__(
+        self,
+        *,
+        policy: Global___RatePolicy | None = ...,
+        mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mask", b"mask", "policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mask", b"mask", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeRate: _TypeAlias = ChangeRate  # noqa: Y015
 
 @_typing.final
 class SetTasks(_message.Message):
@@ -229,6 +265,7 @@ class Command(_message.Message):
     SET_REGIONS_FIELD_NUMBER: _builtins.int
     USE_BUNDLE_FIELD_NUMBER: _builtins.int
     REFINE_FRAME_FIELD_NUMBER: _builtins.int
+    CHANGE_RATE_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     @_builtins.property
     def issued_at(self) -> _timestamp_pb2.Timestamp: ...
@@ -242,6 +279,8 @@ class Command(_message.Message):
     def use_bundle(self) -> Global___UseBundle: ...
     @_builtins.property
     def refine_frame(self) -> Global___RefineFrame: ...
+    @_builtins.property
+    def change_rate(self) -> Global___ChangeRate: ...
     def __init__(
         self,
         *,
@@ -252,12 +291,13 @@ class Command(_message.Message):
         set_regions: Global___SetRegions | None = ...,
         use_bundle: Global___UseBundle | None = ...,
         refine_frame: Global___RefineFrame | None = ...,
+        change_rate: Global___ChangeRate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "issued_at", b"issued_at", "refine_frame", b"refine_frame", "set_rate", b"set_rate", "set_regions", b"set_regions", "set_tasks", b"set_tasks", "use_bundle", b"use_bundle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change_rate", b"change_rate", "command", b"command", "issued_at", b"issued_at", "refine_frame", b"refine_frame", "set_rate", b"set_rate", "set_regions", b"set_regions", "set_tasks", b"set_tasks", "use_bundle", b"use_bundle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "command_id", b"command_id", "issued_at", b"issued_at", "refine_frame", b"refine_frame", "set_rate", b"set_rate", "set_regions", b"set_regions", "set_tasks", b"set_tasks", "use_bundle", b"use_bundle"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_rate", b"change_rate", "command", b"command", "command_id", b"command_id", "issued_at", b"issued_at", "refine_frame", b"refine_frame", "set_rate", b"set_rate", "set_regions", b"set_regions", "set_tasks", b"set_tasks", "use_bundle", b"use_bundle"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["set_rate", "set_tasks", "set_regions", "use_bundle", "refine_frame"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["set_rate", "set_tasks", "set_regions", "use_bundle", "refine_frame", "change_rate"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 

@@ -80,6 +80,8 @@ class Hello(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     ALSO_BUNDLE_IDS_FIELD_NUMBER: _builtins.int
     TAKES_BATCHES_FIELD_NUMBER: _builtins.int
+    FORMAT_VERSIONS_FIELD_NUMBER: _builtins.int
+    AWAITED_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol; this file is version 1."""
     device: _builtins.str
@@ -110,6 +112,16 @@ class Hello(_message.Message):
         may ask for layers of these with RefineFrame.
         """
 
+    @_builtins.property
+    def format_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Format versions of bitstreams that the client can write; empty is 3 alone."""
+
+    @_builtins.property
+    def awaited(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Frames that the server has acknowledged and whose results the client does not have; 1024 of them at
+        most. One of which the server knows nothing any more is answered with the error result_not_kept.
+        """
+
     def __init__(
         self,
         *,
@@ -124,10 +136,12 @@ class Hello(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         also_bundle_ids: _abc.Iterable[_builtins.str] | None = ...,
         takes_batches: _builtins.bool = ...,
+        format_versions: _abc.Iterable[_builtins.int] | None = ...,
+        awaited: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_bundle_ids", b"also_bundle_ids", "bundle_id", b"bundle_id", "can_switch_bundle", b"can_switch_bundle", "client_version", b"client_version", "device", b"device", "labels", b"labels", "last_result_seen", b"last_result_seen", "protocol_version", b"protocol_version", "result_credits", b"result_credits", "session", b"session", "takes_batches", b"takes_batches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_bundle_ids", b"also_bundle_ids", "awaited", b"awaited", "bundle_id", b"bundle_id", "can_switch_bundle", b"can_switch_bundle", "client_version", b"client_version", "device", b"device", "format_versions", b"format_versions", "labels", b"labels", "last_result_seen", b"last_result_seen", "protocol_version", b"protocol_version", "result_credits", b"result_credits", "session", b"session", "takes_batches", b"takes_batches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -147,6 +161,7 @@ class Welcome(_message.Message):
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
     ACCEPTED_BUNDLE_IDS_FIELD_NUMBER: _builtins.int
     TAKES_BATCHES_FIELD_NUMBER: _builtins.int
+    FORMAT_VERSIONS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     resume_after_sequence: _builtins.int
     """Every frame up to this sequence was accepted; send again what comes after. 0 is none."""
@@ -166,6 +181,12 @@ class Welcome(_message.Message):
         switch.
         """
 
+    @_builtins.property
+    def format_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Format versions of bitstreams that the server reads; empty is 3 alone. The client writes the
+        highest that both know.
+        """
+
     def __init__(
         self,
         *,
@@ -177,10 +198,11 @@ class Welcome(_message.Message):
         server_version: _builtins.str = ...,
         accepted_bundle_ids: _abc.Iterable[_builtins.str] | None = ...,
         takes_batches: _builtins.bool = ...,
+        format_versions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_bundle_ids", b"accepted_bundle_ids", "bundle_id", b"bundle_id", "credits", b"credits", "protocol_version", b"protocol_version", "resume_after_sequence", b"resume_after_sequence", "server_version", b"server_version", "settings", b"settings", "takes_batches", b"takes_batches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_bundle_ids", b"accepted_bundle_ids", "bundle_id", b"bundle_id", "credits", b"credits", "format_versions", b"format_versions", "protocol_version", b"protocol_version", "resume_after_sequence", b"resume_after_sequence", "server_version", b"server_version", "settings", b"settings", "takes_batches", b"takes_batches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -208,7 +230,9 @@ class ServerSettings(_message.Message):
     """Pixels on a side of a picture."""
     max_side: _builtins.int
     frame_deadline_s: _builtins.float
-    """A frame without an outcome after so many seconds is given the error deadline_exceeded."""
+    """A frame that is worked on for so many seconds is given the error deadline_exceeded, or tried
+    again. Time in which it waits for its turn does not count; see Backlog.
+    """
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TaskInfo]: ...
     @_builtins.property
@@ -311,9 +335,12 @@ class Refine(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     PICTURE_FIELD_NUMBER: _builtins.int
     BUNDLE_SHORT_ID_FIELD_NUMBER: _builtins.int
+    FORMAT_VERSION_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     bundle_short_id: _builtins.bytes
     """First eight bytes of the bundle's id; empty is the frame's first bundle."""
+    format_version: _builtins.int
+    """Of the bitstream that the layers are of; 0 is 3. That of the layers which they follow."""
     @_builtins.property
     def layers(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Layer]:
         """The whole layers after the whole ones already sent, coarsest first, without a gap. A partial
@@ -337,10 +364,11 @@ class Refine(_message.Message):
         tasks: _abc.Iterable[_builtins.str] | None = ...,
         picture: _types_pb2.PictureRequest | None = ...,
         bundle_short_id: _builtins.bytes = ...,
+        format_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "picture", b"picture"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "bundle_short_id", b"bundle_short_id", "layers", b"layers", "picture", b"picture", "sequence", b"sequence", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "bundle_short_id", b"bundle_short_id", "format_version", b"format_version", "layers", b"layers", "picture", b"picture", "sequence", b"sequence", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__picture: _TypeAlias = _typing.Literal["picture"]  # noqa: Y015
     _WhichOneofArgType__picture: _TypeAlias = _typing.Literal["_picture", b"_picture"]  # noqa: Y015
@@ -504,6 +532,29 @@ class Result(_message.Message):
 Global___Result: _TypeAlias = Result  # noqa: Y015
 
 @_typing.final
+class Backlog(_message.Message):
+    """So many frames of this session are with the server, and will have their results: it is busy. Sent
+    every few seconds while there are any; a client that gives frames a deadline begins it anew.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    frames: _builtins.int
+    def __init__(
+        self,
+        *,
+        frames: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Backlog: _TypeAlias = Backlog  # noqa: Y015
+
+@_typing.final
 class Drain(_message.Message):
     """The server is about to stop: send no more frames, wait for the results, connect again elsewhere."""
 
@@ -616,6 +667,7 @@ class ConnectResponse(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
+    BACKLOG_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -636,6 +688,8 @@ class ConnectResponse(_message.Message):
 
     @_builtins.property
     def batch(self) -> Global___ResponseBatch: ...
+    @_builtins.property
+    def backlog(self) -> Global___Backlog: ...
     def __init__(
         self,
         *,
@@ -648,12 +702,13 @@ class ConnectResponse(_message.Message):
         heartbeat: Global___Heartbeat | None = ...,
         error: _types_pb2.Error | None = ...,
         batch: Global___ResponseBatch | None = ...,
+        backlog: Global___Backlog | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "batch", b"batch", "command", b"command", "credit", b"credit", "drain", b"drain", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "result", b"result", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "backlog", b"backlog", "batch", b"batch", "command", b"command", "credit", b"credit", "drain", b"drain", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "result", b"result", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "batch", b"batch", "command", b"command", "credit", b"credit", "drain", b"drain", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "result", b"result", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "backlog", b"backlog", "batch", b"batch", "command", b"command", "credit", b"credit", "drain", b"drain", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "result", b"result", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "ack", "credit", "result", "command", "drain", "heartbeat", "error", "batch"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "ack", "credit", "result", "command", "drain", "heartbeat", "error", "batch", "backlog"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

@@ -343,6 +343,7 @@ class GetFrameRequest(_message.Message):
     PICTURE_FIELD_NUMBER: _builtins.int
     MAX_BYTES_FIELD_NUMBER: _builtins.int
     BUNDLE_SHORT_ID_FIELD_NUMBER: _builtins.int
+    FORMAT_VERSIONS_FIELD_NUMBER: _builtins.int
     state: _builtins.int
     """Finest state wanted; what was received when that is coarser. Absent: all that was received."""
     max_bytes: _builtins.int
@@ -355,6 +356,12 @@ class GetFrameRequest(_message.Message):
     def picture(self) -> _types_pb2.PictureRequest:
         """Present when the reconstruction is wanted as well, of the same features."""
 
+    @_builtins.property
+    def format_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Format versions of bitstreams that the caller reads; empty is 3 alone. Features in another one
+        are coded again, without loss.
+        """
+
     def __init__(
         self,
         *,
@@ -363,10 +370,11 @@ class GetFrameRequest(_message.Message):
         picture: _types_pb2.PictureRequest | None = ...,
         max_bytes: _builtins.int | None = ...,
         bundle_short_id: _builtins.bytes = ...,
+        format_versions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes", "_picture", b"_picture", "_state", b"_state", "frame", b"frame", "max_bytes", b"max_bytes", "picture", b"picture", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes", "_picture", b"_picture", "_state", b"_state", "bundle_short_id", b"bundle_short_id", "frame", b"frame", "max_bytes", b"max_bytes", "picture", b"picture", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes", "_picture", b"_picture", "_state", b"_state", "bundle_short_id", b"bundle_short_id", "format_versions", b"format_versions", "frame", b"frame", "max_bytes", b"max_bytes", "picture", b"picture", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_bytes: _TypeAlias = _typing.Literal["max_bytes"]  # noqa: Y015
     _WhichOneofArgType__max_bytes: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes"]  # noqa: Y015

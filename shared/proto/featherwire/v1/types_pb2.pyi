@@ -164,7 +164,9 @@ Global___PartialLayer: _TypeAlias = PartialLayer  # noqa: Y015
 
 @_typing.final
 class Features(_message.Message):
-    """A picture as features: the content of one .fwf file."""
+    """A picture as features: the content of one .fwf file. In format 3 it stands in fields 2 to 6; in
+    format 4 in the one field that has it all.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -174,6 +176,8 @@ class Features(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
     PARTIAL_FIELD_NUMBER: _builtins.int
+    CONTAINER_FIELD_NUMBER: _builtins.int
+    BUNDLE_INDEX_FIELD_NUMBER: _builtins.int
     bundle_short_id: _builtins.bytes
     """First eight bytes of the SHA-256 that identifies the bundle which wrote the layers."""
     width: _builtins.int
@@ -181,6 +185,12 @@ class Features(_message.Message):
     height: _builtins.int
     state: _builtins.int
     """Finest complete state: the state of the last layer."""
+    container: _builtins.bytes
+    """The bytes of the .fwf file (format 4) without the bundle's id. Fields 2 to 6 are absent then."""
+    bundle_index: _builtins.int
+    """On a stream, with container and without bundle_short_id: which of Welcome.accepted_bundle_ids,
+    counted from 0.
+    """
     @_builtins.property
     def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Layer]:
         """Coarsest first; states fall by exactly one from layer to layer."""
@@ -198,10 +208,12 @@ class Features(_message.Message):
         state: _builtins.int = ...,
         layers: _abc.Iterable[Global___Layer] | None = ...,
         partial: Global___PartialLayer | None = ...,
+        container: _builtins.bytes = ...,
+        bundle_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_partial", b"_partial", "partial", b"partial"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_partial", b"_partial", "bundle_short_id", b"bundle_short_id", "height", b"height", "layers", b"layers", "partial", b"partial", "state", b"state", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_partial", b"_partial", "bundle_index", b"bundle_index", "bundle_short_id", b"bundle_short_id", "container", b"container", "height", b"height", "layers", b"layers", "partial", b"partial", "state", b"state", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__partial: _TypeAlias = _typing.Literal["partial"]  # noqa: Y015
     _WhichOneofArgType__partial: _TypeAlias = _typing.Literal["_partial", b"_partial"]  # noqa: Y015

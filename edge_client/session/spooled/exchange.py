@@ -18,13 +18,15 @@ from edge_client.session.frames import (
     Wishes,
     make_frame,
     parts,
+    taken_at,
 )
 from edge_client.session.opening import DeviceSettings, Opener
 from edge_client.session.refinement_store import RefinementStore
 from edge_client.session.results import FrameResult, failed
-from edge_client.session.spool_sender import ACCESS_REASONS, SpoolSender
+from edge_client.session.spooled.sender import ACCESS_REASONS, SpoolSender
 from edge_client.spool import Spool
 from shared.errors import FeatherwireError, SessionError
+from shared.names import text_of
 
 POLL_S = 0.2
 MAX_FRAMES = 64
@@ -87,7 +89,9 @@ class SpooledExchange:
         if connection is not None:
             self._offline = connection.framer
         if self._offline is None:
-            self._offline = self._opener.offline(self._spool.setting("bundle"))
+            self._offline = self._opener.offline(
+                self._spool.setting("bundle"), self._spool.setting("format_version")
+            )
         return self._offline
 
     def _open_connection(self, listener: SpoolSender) -> Connection:
@@ -95,6 +99,7 @@ class SpooledExchange:
             self._spool.session,
             self._store,
             last_result_seen=self._spool.last_result_seen,
+            awaited=tuple(self._spool.awaited()),
             listener=listener,
             take_setting=self._settings.take,
         )
@@ -151,10 +156,10 @@ class SpooledExchange:
 
     def _put(self, photo: Photo, source: Photo | Origin, wishes: Wishes) -> int:
         framer = self.framer
-        frame = make_frame(framer, self._control, photo, wishes)
+        frame = replace(
+            make_frame(framer, self._control, photo, wishes), captured_at=taken_at(source)
+        )
         message, default_tasks = framer.for_spool(frame, wishes.tasks)
-        if isinstance(source, Origin):
-            message.captured_at.FromMicroseconds(round(source.captured_at * 1e6))
 
         def enqueue() -> int:
             return self._spool.put(message, source=_name(source), default_tasks=default_tasks)
@@ -163,7 +168,9 @@ class SpooledExchange:
             more = frame.make_others is not None
             self._store.keep(sequence, frame.parts, *frame.later, more=more)
 
-        sequence = self._sender.put(enqueue, source, frame.deadline_s, keep)
+        sequence = self._sender.put(
+            enqueue, source, frame.deadline_s, keep, hard=frame.hard_deadline
+        )
         self._finish(sequence, frame)
         return sequence
 
@@ -228,4 +235,6 @@ class SpooledExchange:
 
 
 def _name(source: Photo | Origin) -> str:
-    return str(source) if not hasattr(source, "shape") and not isinstance(source, bytes) else ""
+    if hasattr(source, "shape") or isinstance(source, bytes):
+        return ""
+    return text_of(str(source))

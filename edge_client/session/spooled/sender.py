@@ -5,8 +5,7 @@
        └── fatal ──> stopped <┘ close
 
 One thread connects, sends in order and watches; a stream's reader reports acknowledgements and
-results. A frame leaves the spool when it is acknowledged. Its first result is put into an inbox,
-others of it go nowhere, and it is ticked off in the spool when the caller has it.
+results. A frame leaves the spool when it is acknowledged; what becomes of it then: `unanswered`.
 """
 
 from __future__ import annotations
@@ -14,21 +13,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 from edge_client.rate import RateControl
 from edge_client.session.connection import Connection
 from edge_client.session.refinement_store import RefinementStore
-from edge_client.session.results import FrameResult, Reply, failed, received
+from edge_client.session.results import Reply
+from edge_client.session.spooled.unanswered import Unanswered
 from edge_client.spool import Spool
 from shared.backoff import Backoff
 from shared.errors import FeatherwireError, SessionError, SpoolError
 from shared.wire.device_events import Key
-from shared.wire.failures import is_retryable
 
 ACCESS_REASONS = frozenset(
     {"forbidden", "token_expired", "token_revoked", "unauthenticated", "wrong_device"}
@@ -37,12 +33,14 @@ ACCESS_REASONS = frozenset(
 
 FATAL_REASONS = ACCESS_REASONS | {
     "bad_address",
-    "bad_tls_files",
     "bundle_mismatch",
+    "format_unsupported",
     "invalid_message",
     "unsupported_version",
 }
-"""Connecting again would not help: somebody must change something first."""
+"""Connecting again would not help: somebody must change something first.
+
+Not ``bad_tls_files``: those were good when the session was opened, and are being replaced."""
 
 WATCH_S = 0.5
 EXPIRE_S = 5.0
@@ -130,13 +128,18 @@ class SpoolSender:
         source: Any,
         deadline_s: float,
         then: Callable[[int], None] = lambda sequence: None,
+        *,
+        hard: bool = False,
     ) -> int:
-        """Spool a frame with ``enqueue``, call ``then`` with its sequence, and send it."""
+        """Spool a frame with ``enqueue``, call ``then`` with its sequence, and send it.
+
+        hard: the deadline is none that a busy server can put off.
+        """
         with self._changed:
             sequence = enqueue()
             self.answers.check_session()
             then(sequence)
-            self.answers.expect(sequence, source, deadline_s)
+            self.answers.expect(sequence, source, deadline_s, hard=hard)
             self.answers.take_dropped()
         self._wake.set()
         return sequence
@@ -211,7 +214,7 @@ class SpoolSender:
         with self._changed:
             if self._connection is not None:
                 self._down_since = time.monotonic()
-            self._connection = self.answers.connected_at = None
+            self._connection = self.answers.connection = None
             self._attempted = True
             self._last_error = error or self._last_error
             if error is not None and error.reason in FATAL_REASONS:
@@ -242,17 +245,22 @@ class SpoolSender:
         for sequence in self._spool.acknowledge_through(accepted):
             self.acknowledged(sequence)
         with self._changed:
-            self._connection = connection
+            self._connection = self.answers.connection = connection
             self.answers.connected_at = now
             self._cursor = 0
             self._last_error = None
             self._attempted = True
             self._changed.notify_all()
-        if self._spool.setting("bundle") != connection.framer.photo_encoder.bundle.id:
-            try:
-                self._spool.keep("bundle", connection.framer.photo_encoder.bundle.id)
-            except SpoolError as error:
-                logging.getLogger(__name__).warning("warning: %s", error.message)
+        agreed = {
+            "bundle": connection.framer.photo_encoder.bundle.id,
+            "format_version": connection.format_version,
+        }
+        for name, value in agreed.items():
+            if self._spool.setting(name) != value:
+                try:
+                    self._spool.keep(name, value)
+                except SpoolError as error:
+                    logging.getLogger(__name__).warning("warning: %s", error.message)
         return True
 
     def _serve(self, connection: Connection) -> FeatherwireError:
@@ -299,9 +307,10 @@ class SpoolSender:
         )
         connection.framer.ask(message, default_tasks=queued.default_tasks, kept=kept)
         try:
+            connection.framer.in_version(message)
             future = connection.send_frame(message)
         except SessionError as error:
-            if error.reason == "message_too_large":
+            if error.reason in {"message_too_large", "format_unsupported"}:
                 self._cursor = queued.sequence
                 self.answers.give_up(queued.sequence, error)
                 return 0.0
@@ -311,211 +320,3 @@ class SpoolSender:
         self._cursor = queued.sequence
         future.add_done_callback(self.answers.sent)
         return 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A result on its way to the caller; ``done``: it is the frame's, not a refinement's."""
-
-    result: FrameResult
-    result_id: int = 0
-    done: bool = True
-
-
-@dataclass(slots=True)
-class _Open:
-    """A frame without a result; times are of ``time.monotonic``, None for what was not yet."""
-
-    source: Any
-    acknowledged_at: float | None = None
-    deadline_s: float = 60.0
-
-
-class Unanswered:
-    """The frames of a spool that have no result yet, and the results that nobody has taken."""
-
-    def __init__(
-        self,
-        spool: Spool,
-        changed: threading.Condition,
-        sent_back: Callable[[FeatherwireError], None],
-    ) -> None:
-        """changed: lock of the spool sender, notified when something has changed. sent_back: is
-        called, with that lock held, when the server could not take a frame now."""
-        self._spool = spool
-        self._changed = changed
-        self._sent_back = sent_back
-        self._session = spool.session
-        self._inbox: deque[Item] = deque()
-        self.connected_at: float | None = None
-        """Since when there is a stream, by ``time.monotonic``. Set with the lock held."""
-        # By sequence: until when what comes of a command is waited for.
-        self._refining: dict[int, float] = {}
-        self._open: dict[int, _Open] = {}
-        for sequence, source in spool.queued().items():
-            self._open[sequence] = _Open(source)
-        for sequence, source in spool.awaited().items():
-            self._open[sequence] = _Open(source, acknowledged_at=time.monotonic())
-
-    # -- for the caller --------------------------------------------------------------------------
-
-    def waiting(self) -> dict[int, Any]:
-        """Sources of the frames without a result, by sequence."""
-        with self._changed:
-            return {sequence: one.source for sequence, one in self._open.items()}
-
-    @property
-    def unanswered(self) -> int:
-        """Frames without a result."""
-        return len(self._open)
-
-    def take(self, wanted: set[int] | None = None) -> Item | None:
-        """The next result, of these frames or of any. Call ``handed`` when the caller has it."""
-        with self._changed:
-            for item in self._inbox:
-                if wanted is None or item.result.sequence in wanted:
-                    self._inbox.remove(item)
-                    return item
-            return None
-
-    def owes_refinement(self, wanted: set[int] | None) -> bool:
-        """Whether the server has asked for more of frames whose first result is here."""
-        now = time.monotonic()
-        with self._changed:
-            return any(
-                until > now for s, until in self._refining.items() if wanted is None or s in wanted
-            )
-
-    def handed(self, item: Item) -> None:
-        """The caller has this result: it will not come again, not even after a restart."""
-        if item.done and item.result.sequence:
-            self._spool.finish(item.result.sequence, item.result_id)
-        elif item.result_id:
-            self._spool.note_result(item.result_id)
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait until something has changed."""
-        with self._changed:
-            self._changed.wait(timeout_s)
-
-    # -- what a stream brings --------------------------------------------------------------------
-
-    def expect(self, sequence: int, source: Any, deadline_s: float) -> None:
-        """A frame is in the spool, and will have a result. The lock is held."""
-        self._open[sequence] = _Open(source, deadline_s=deadline_s)
-
-    def acknowledged(self, sequence: int) -> None:
-        """The server has this frame: its deadline begins."""
-        with self._changed:
-            if (one := self._open.get(sequence)) is not None:
-                one.acknowledged_at = time.monotonic()
-
-    def answered(self, reply: Reply) -> None:
-        """The first result of a frame goes into the inbox; others of it go nowhere."""
-        error = reply.outcome.error
-        with self._changed:
-            here = self._open.get(reply.sequence)
-            untaken = reply.result_id == 0 and here is not None and here.acknowledged_at is None
-            if untaken and error is not None and is_retryable(error):
-                self._sent_back(error)
-                return
-            one = self._open.pop(reply.sequence, None)
-            if one is not None:
-                self._inbox.append(Item(received(reply, one.source), reply.result_id))
-                if reply.refinement is not None:
-                    before = self._inbox[-1].result
-                    self._refining[reply.sequence] = time.monotonic() + one.deadline_s
-                    reply.refinement.add_done_callback(
-                        lambda future: self._refined(future, one.source, before)
-                    )
-            elif reply.result_id:
-                self._spool.note_result(reply.result_id)
-            self._changed.notify_all()
-
-    def sent(self, future: Future[Reply]) -> None:
-        """A frame's reply is here, or its stream was lost: then the spool has it still."""
-        if future.cancelled() or future.exception() is not None:
-            return
-        self.answered(future.result())
-
-    def _refined(self, future: Future[Reply], source: Any, before: FrameResult) -> None:
-        with self._changed:
-            self._refining.pop(before.sequence, None)
-            self._changed.notify_all()
-        if future.cancelled():
-            return
-        error = future.exception()
-        if error is None:
-            reply = future.result()
-            item = Item(received(reply, source, before=before), reply.result_id, done=False)
-        elif isinstance(error, FeatherwireError) and error.reason != "not_refinable":
-            lost = failed(source, error, sequence=before.sequence, before=before)
-            item = Item(lost, done=False)
-        else:
-            return
-        with self._changed:
-            self._inbox.append(item)
-            self._changed.notify_all()
-
-    def give_up(self, sequence: int, error: FeatherwireError) -> None:
-        """A result will not come any more."""
-        with self._changed:
-            self._fail(sequence, error)
-
-    def late(self) -> list[tuple[int, float]]:
-        """Frames that the server has had for longer than their deadline, and that deadline.
-
-        Time without a stream does not count.
-        """
-        now = time.monotonic()
-        with self._changed:
-            since = self.connected_at
-            if since is None:
-                return []
-            return [
-                (sequence, one.deadline_s)
-                for sequence, one in self._open.items()
-                if one.acknowledged_at is not None
-                and now - max(one.acknowledged_at, since) > one.deadline_s
-            ]
-
-    def _fail(self, sequence: int, error: FeatherwireError) -> None:
-        one = self._open.pop(sequence, None)
-        if one is not None:
-            self._inbox.append(Item(failed(one.source, error, sequence=sequence)))
-            self._changed.notify_all()
-
-    def take_dropped(self) -> None:
-        """Frames that the spool had to drop have an error for a result. The lock is held."""
-        for dropped in self._spool.take_dropped():
-            logging.getLogger(__name__).warning("warning: %s", dropped.error.message)
-            self._fail(dropped.sequence, dropped.error)
-
-    # -- when the numbering is another one -------------------------------------------------------
-
-    def renumber(self) -> None:
-        """The server knows more of this session than the spool: a new one begins."""
-        with self._changed:
-            numbers = {old: new for new, old in enumerate(sorted(self._spool.queued()), 1)}
-            self._session = self._spool.renew()
-            before, self._open = self._open, {}
-            for sequence, one in before.items():
-                if sequence in numbers:
-                    self._open[numbers[sequence]] = one
-                else:
-                    lost = SpoolError("session_renewed", "its result can no longer be asked for")
-                    self._inbox.append(Item(failed(one.source, lost), done=False))
-            self._changed.notify_all()
-
-    def check_session(self) -> bool:
-        """After damage the spool has another session, and nothing of the one before; whether that
-        has happened. The lock is held."""
-        if self._spool.session == self._session:
-            return False
-        self._session = self._spool.session
-        for one in self._open.values():
-            lost = SpoolError("damaged", "the spool was damaged, and the frame was in it")
-            self._inbox.append(Item(failed(one.source, lost), done=False))
-        self._open.clear()
-        self._changed.notify_all()
-        return True

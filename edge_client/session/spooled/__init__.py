@@ -1,0 +1,6 @@
+"""Sending with a spool: a frame is on the disk before it is on its way.
+
+exchange    photos out and results in, through a spool
+sender      the thread that brings a spool's frames to a server, over many streams
+unanswered  frames without a result, and results that nobody has taken
+"""

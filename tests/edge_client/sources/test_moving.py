@@ -1,0 +1,89 @@
+"""Files that are done with: moved, also to another file system, and never lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edge_client.sources import moving
+from shared.errors import SourceError
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder on another file system than ``tmp_path``, where there is one."""
+    folder = SHARED_MEMORY / f"featherwire-{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("there is no /dev/shm")
+    if folder.stat().st_dev == tmp_path.stat().st_dev:
+        folder.rmdir()
+        pytest.skip("/dev/shm is the same file system")
+    yield folder  # type: ignore[misc]
+    shutil.rmtree(folder)
+
+
+def test_a_file_goes_to_another_file_system(tmp_path: Path, elsewhere: Path) -> None:
+    file = tmp_path / "a.jpg"
+    for number, name in enumerate(("a.jpg", "a-1.jpg", "a-2.jpg")):
+        file.write_bytes(b"%d" % number)
+        os.utime(file, (1_600_000_000, 1_600_000_000))
+        assert moving.move(file, elsewhere) == elsewhere / name
+        assert not file.exists()
+    assert [p.read_bytes() for p in sorted(elsewhere.iterdir())] == [b"1", b"2", b"0"]
+    assert (elsewhere / "a.jpg").stat().st_mtime == 1_600_000_000
+
+
+def test_a_name_that_is_taken_gets_a_number_and_fits(tmp_path: Path) -> None:
+    folder = tmp_path / "sent"
+    moving.check_folder(folder)
+    long = tmp_path / ("写" * 83 + ".jpg")
+    for _ in range(3):
+        long.write_bytes(b"x")
+        moving.move(long, folder)
+    (folder / "b.jpg").symlink_to("nowhere")  # a name all the same
+    (tmp_path / "b.jpg").write_bytes(b"b")
+    assert moving.move(tmp_path / "b.jpg", folder).name == "b-1.jpg"
+    assert len(list(folder.iterdir())) == 5
+
+
+def test_a_file_stays_when_its_copy_cannot_be_whole(
+    tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.jpg"
+    file.write_bytes(b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moving.shutil, "copyfileobj", full)
+        with pytest.raises(OSError, match="No space"):
+            moving.move(file, elsewhere)
+    assert file.read_bytes() == b"old"
+    assert list(elsewhere.iterdir()) == []
+
+    def written_to(source: Path, copy: Path) -> None:
+        file.write_bytes(b"new and longer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moving.shutil, "copystat", written_to)
+        with pytest.raises(OSError, match="written"):
+            moving.move(file, elsewhere)
+    assert file.read_bytes() == b"new and longer"
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_folder_that_takes_no_file_is_said_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", Path("/proc/sent")):
+        with pytest.raises(SourceError) as caught:
+            moving.check_folder(folder)
+        assert caught.value.reason == "bad_option"
