@@ -411,6 +411,7 @@ def _module(name: str, half: str) -> ModuleType:
     if name not in codec_names():
         raise BundleError(
             "unknown_codec",
-            f"codec {name!r} is unknown here; known: {', '.join(codec_names())}",
+            f"the bundle is for codec {name!r}, which this release does not have; it has "
+            f"{', '.join(codec_names())}",
         )
     return importlib.import_module(f"codec.{name.replace('-', '_')}.{half}")

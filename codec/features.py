@@ -17,10 +17,10 @@ from codec.base import EdgeOptions, Pixels, Tail
 from codec.layered import ChainsCodec, FeatureLatents, Features
 from codec.onnx import FeatureExtractor
 from codec.standalone import StandaloneCloud, StandaloneEdge, WithPhoto
-from shared.bitstream import FORMAT_VERSION, Bitstream
+from shared.bitstream import FORMAT_VERSION, Bitstream, format3
 from shared.bundle import Bundle
 from shared.errors import BudgetError
-from shared.preprocess import block_detail
+from shared.preprocess import block_detail, is_grey
 from shared.targets import FINEST, RateTarget, Regions
 
 
@@ -80,6 +80,7 @@ class FeatureEdge(StandaloneEdge[FeatureLatents]):
             detail=None if target.psnr_db is None else block_detail(prepared.photo),
             regions=regions,
             version=version,
+            grey=version != format3.VERSION and is_grey(prepared.photo),
         )
 
     def passes(self, state: int) -> int:

@@ -11,6 +11,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from codec.base import FloatArray
 from codec.settings import DiffusionState, FeatureSettings, PlaneSpec
 from codec.standalone import check_bundle, check_target, no_regions, too_small
-from shared.bitstream import FORMAT_VERSION, Bitstream, Layer, PartialLayer
+from shared.bitstream import FORMAT_VERSION, Bitstream, Layer, PartialLayer, format3
 from shared.bitstream.container import header_bytes, layer_bytes, partial_layer_bytes
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, BudgetError, BundleError
@@ -38,7 +39,8 @@ class FeatureLatents:
     ``depths``; int32 [C, h, w] of a lattice, whole steps. depths: uint8 [h, w] a plane, how deep
     each position is described: that of the state, or greater where a partial layer refines it.
     progress: how much of the way to the next finer state the partial layer's passes cover, 0
-    without one, below 1 where a pass that has any position is still to come.
+    without one, below 1 where a pass that has any position is still to come. grey: the photo had
+    no colour.
     """
 
     scales: Mapping[str, FloatArray]
@@ -48,6 +50,7 @@ class FeatureLatents:
     indices: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     depths: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
     progress: float = 0.0
+    grey: bool = False
 
     @property
     def batch_key(self) -> Hashable:
@@ -157,6 +160,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         detail: Sequence[float] | None = None,
         regions: Regions = (),
         version: int = FORMAT_VERSION,
+        grey: bool = False,
     ) -> Bitstream:
         """See :meth:`codec.base.EdgeCodec.encode`."""
 
@@ -232,6 +236,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
             passes,
             max_bytes,
             version,
+            grey=bitstream.grey and version != format3.VERSION,
         )
 
     def _read(self, bitstream: Bitstream) -> Contexts:
@@ -264,27 +269,28 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         passes: int,
         max_bytes: int | None,
         version: int,
+        *,
+        grey: bool,
     ) -> Bitstream:
         """Code layers down to ``state`` and ``passes`` of the next while they fit.
 
-        source: gives the symbols of a state's pass. version: of the container's format.
+        source: gives the symbols of a state's pass. version: of the container's format. grey: the
+        photo has no colour.
         """
+        before = partial(header_bytes, version, width, height, grey=grey)
         contexts = self._open(width, height)
         coarsest = self.states[-1]
         layers = [whole(self._code_layer(contexts, coarsest, source, version))]
         total = layer_bytes(len(layers[0].payload), version)
-        needed = total + header_bytes(version, width, height, coarsest, 1)
+        needed = total + before(coarsest, 1)
         if max_bytes is not None and needed > max_bytes:
             raise too_small(max_bytes, coarsest, needed)
-        partial: PartialLayer | None = None
+        rest: PartialLayer | None = None
         for here in range(coarsest - 1, state - 1 - bool(passes), -1):
             room: int | None = None
             if max_bytes is not None:
                 # The header of what ends here, and of what ends before it with a part of this.
-                headers = (
-                    header_bytes(version, width, height, here, len(layers) + 1),
-                    header_bytes(version, width, height, here + 1, len(layers)),
-                )
+                headers = (before(here, len(layers) + 1), before(here + 1, len(layers)))
                 room = max_bytes - total - max(headers)
             coded = self._code_layer(
                 contexts,
@@ -295,12 +301,19 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
                 room=room,
             )
             if not isinstance(coded, Layer):
-                partial = coded
+                rest = coded
                 break
             layers.append(coded)
             total += layer_bytes(len(coded.payload), version)
         return Bitstream(
-            self._bundle.short_id, width, height, layers[-1].state, tuple(layers), partial, version
+            self._bundle.short_id,
+            width,
+            height,
+            layers[-1].state,
+            tuple(layers),
+            rest,
+            version,
+            grey=grey,
         )
 
     def _code_layer(
@@ -454,6 +467,7 @@ class ChainsCodec(Generic[Chain]):
         detail: Sequence[float] | None = None,
         regions: Regions = (),
         version: int = FORMAT_VERSION,
+        grey: bool = False,
     ) -> Bitstream:
         """See :meth:`codec.base.EdgeCodec.encode`.
 
@@ -476,6 +490,7 @@ class ChainsCodec(Generic[Chain]):
                     detail=detail,
                     regions=regions,
                     version=version,
+                    grey=grey,
                 )
             except BudgetError as error:
                 if error.reason != "budget_too_small" or chain is last:

@@ -2,29 +2,11 @@
 #   docker buildx build -f deploy/edge.Dockerfile --platform linux/amd64,linux/arm64 -t featherwire-edge .
 # With --target camera it has footage to stream (docker-compose.yml's demonstration).
 ARG PYTHON=3.11
-FROM python:${PYTHON}-slim-bookworm AS wheels-amd64
-WORKDIR /wheels
-
-# The range coder's package has wheels for amd64 alone, and no source: for arm64 its tag is built.
-FROM python:${PYTHON}-bookworm AS wheels-arm64
-COPY --from=rust:1.91-slim-bookworm /usr/local/rustup /usr/local/rustup
-COPY --from=rust:1.91-slim-bookworm /usr/local/cargo /usr/local/cargo
-ENV PATH=/usr/local/cargo/bin:$PATH RUSTUP_HOME=/usr/local/rustup CARGO_HOME=/usr/local/cargo
-WORKDIR /wheels
-COPY constraints-edge.txt /
-RUN version=$(sed -n 's/^constriction==//p' /constraints-edge.txt) \
-    && MATURIN_PEP517_ARGS=--features=pybindings pip wheel --no-cache-dir --no-deps \
-        "https://github.com/bamler-lab/constriction/archive/refs/tags/v${version}.tar.gz"
-
-# hadolint ignore=DL3006
-FROM wheels-${TARGETARCH:-amd64} AS wheels
-
 FROM python:${PYTHON}-slim-bookworm AS build
-COPY --from=wheels /wheels /wheels
 WORKDIR /src
 COPY . .
 RUN python -m venv /opt/featherwire \
-    && /opt/featherwire/bin/pip install --no-cache-dir --find-links /wheels \
+    && /opt/featherwire/bin/pip install --no-cache-dir \
         -c constraints-edge.txt '.[edge,stream,mqtt,webhook]'
 
 # The same frames on every machine: they are made on the one that builds.

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import structlog
@@ -26,7 +27,7 @@ from cloud_server.database import Database
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.proto.featherwire.v1 import bundles_pb2, fleet_pb2, ingest_pb2, results_pb2
-from shared.rpc.access import TOKEN_METADATA_KEY, token_of
+from shared.rpc.access import FOR_METADATA_KEY, TOKEN_METADATA_KEY, token_of
 from shared.rpc.status import abort
 
 EVERYBODY = frozenset(Role)
@@ -53,14 +54,21 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     f"/{_FLEET}/ListDevices": _READERS,
     f"/{_FLEET}/WatchDevices": _READERS,
     f"/{_FLEET}/SendCommand": _OPERATOR,
+    f"/{_FLEET}/CancelCommands": _OPERATOR,
+    f"/{_FLEET}/ForgetDevice": _OPERATOR,
     f"/{_FLEET}/ListCommands": _OPERATOR,
     f"/{_FLEET}/ListAudit": _OPERATOR,
     f"/{_REFLECTION}/ServerReflectionInfo": EVERYBODY,
 }
 """By a call's full name: the roles that may make it."""
 
-OPEN: frozenset[str] = frozenset({f"/{_HEALTH}/Check", f"/{_HEALTH}/Watch"})
-"""Calls that need no token: whoever keeps a server running asks for its health."""
+WHO = f"/{_FLEET}/GetCaller"
+OPEN: frozenset[str] = frozenset({f"/{_HEALTH}/Check", f"/{_HEALTH}/Watch", WHO})
+"""Calls that need no token: whoever keeps a server running asks for its health, and whoever comes
+to a console asks whether a token is needed. A token that comes with the latter must be good."""
+
+Refused = Callable[[str, str, FeatherwireError, Mapping[str, Any] | None], None]
+"""Called with who was refused, which call, why, and what else there is to note."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +125,10 @@ class Authenticator(grpc.aio.ServerInterceptor):
         *,
         recheck_s: float = RECHECK_S,
         metrics: Metrics | None = None,
+        refused: Refused | None = None,
     ) -> None:
+        """refused: notes refusals in the audit."""
+        self._note = refused
         self._metrics = metrics or Metrics()
         self._database = database
         self._recheck_s = recheck_s
@@ -133,14 +144,26 @@ class Authenticator(grpc.aio.ServerInterceptor):
     ) -> Any:
         """See ``grpc.aio.ServerInterceptor``."""
         method = handler_call_details.method
-        if method not in OPEN:
-            try:
-                token = await self._admit(method, handler_call_details.invocation_metadata)
-            except FeatherwireError as error:
-                return _refusal(error)
-            let_in(token)
-            return self._guarded(await continuation(handler_call_details), token)
-        return await continuation(handler_call_details)
+        metadata = dict(handler_call_details.invocation_metadata or ())
+        if method in OPEN and (method != WHO or TOKEN_METADATA_KEY not in metadata):
+            return await continuation(handler_call_details)
+        token: Token | None = None
+        try:
+            token = await self._token(handler_call_details.invocation_metadata)
+            self._check(token, method)
+        except FeatherwireError as error:
+            if not isinstance(error, StorageError):
+                self.refused += 1
+                self._metrics.refused.labels(error.reason).inc()
+            structlog.get_logger().warning(
+                "call_refused",
+                method=method[:200],
+                reason=error.reason,
+                token=None if token is None else token.id,
+            )
+            return self._refusal(method, token, error, metadata)
+        let_in(token)
+        return self._guarded(await continuation(handler_call_details), token)
 
     async def close(self) -> None:
         """Look after streams no longer."""
@@ -149,36 +172,46 @@ class Authenticator(grpc.aio.ServerInterceptor):
             with suppress(asyncio.CancelledError):
                 await self._checking
 
-    async def _admit(self, method: str, metadata: Any) -> Token:
-        """The token of a caller who may make this call; raises ``SessionError``."""
-        token: Token | None = None
+    async def _token(self, metadata: Any) -> Token:
+        """The caller's token; raises ``SessionError`` when there is none that is known."""
+        text = token_of(value for key, value in metadata or () if key == TOKEN_METADATA_KEY)
         try:
-            text = token_of(value for key, value in metadata or () if key == TOKEN_METADATA_KEY)
             token = await self._database.read(lambda connection: find(connection, text))
-            if token is None:
-                raise SessionError("unauthenticated", "this server does not know that token")
-            complaint = token.complaint()
-            if complaint is not None:
-                raise complaint
-            if token.role not in ACCESS.get(method, ()):
-                raise SessionError(
-                    "forbidden", f"a token of role {token.role} may not call {method[:200]}"
-                )
         except StorageError:
             raise SessionError(
                 "log_unavailable", "the server cannot read its tokens now; try again later"
             ) from None
-        except SessionError as error:
-            self.refused += 1
-            self._metrics.refused.labels(error.reason).inc()
-            structlog.get_logger().warning(
-                "call_refused",
-                method=method[:200],
-                reason=error.reason,
-                token=None if token is None else token.id,
-            )
-            raise
+        if token is None:
+            raise SessionError("unauthenticated", "this server does not know that token")
         return token
+
+    @staticmethod
+    def _check(token: Token, method: str) -> None:
+        """Raise ``SessionError`` for a call that its holder may not make."""
+        complaint = token.complaint()
+        if complaint is not None:
+            raise complaint
+        if method != WHO and token.role not in ACCESS.get(method, ()):
+            raise SessionError(
+                "forbidden", f"a token of role {token.role} may not call {method[:200]}"
+            )
+
+    def _refusal(
+        self, method: str, token: Token | None, error: FeatherwireError, metadata: dict[str, Any]
+    ) -> Any:
+        """A handler that fits every kind of call: it reads nothing, and ends with the error."""
+
+        async def refuse(_requests: Any, context: Any) -> None:
+            if self._note is not None and error.reason != "log_unavailable":
+                who = _somebody(context.peer()) if token is None else Caller(token).name
+                tried_for = metadata.get(FOR_METADATA_KEY)
+                more = None
+                if isinstance(tried_for, str) and tried_for.isprintable():
+                    more = {"for": tried_for[:64]}
+                self._note(who, method.rpartition("/")[2][:64], error, more)
+            await abort(context, error)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
     # -- streams ---------------------------------------------------------------------------------
 
@@ -222,10 +255,10 @@ class Authenticator(grpc.aio.ServerInterceptor):
         revoked: asyncio.Future[SessionError] = asyncio.get_running_loop().create_future()
         self._streams[revoked] = token
         if self._checking is None:
-            self._checking = asyncio.create_task(self._check())
+            self._checking = asyncio.create_task(self._check_streams())
         return revoked
 
-    async def _check(self) -> None:
+    async def _check_streams(self) -> None:
         while True:
             await asyncio.sleep(self._recheck_s)
             ids = {token.id for token in self._streams.values()}
@@ -241,10 +274,7 @@ class Authenticator(grpc.aio.ServerInterceptor):
                     revoked.set_result(complaint)
 
 
-def _refusal(error: FeatherwireError) -> Any:
-    """A handler that fits every kind of call: it reads nothing, and ends with the error."""
-
-    async def refuse(_requests: Any, context: Any) -> None:
-        await abort(context, error)
-
-    return grpc.stream_stream_rpc_method_handler(refuse)
+def _somebody(peer: str) -> str:
+    """Who has no token that is known, by gRPC's name of the other end (ipv4:10.0.0.3:4711)."""
+    host = peer.partition(":")[2].rpartition(":")[0] or peer
+    return f"somebody at {unquote(host).strip('[]')[:64]}"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cloud_server.cli.options import BundleOption, DeviceOption, ScoreOption, StateOption
 from shared.cli import Batch, JsonOption, read_file, split_names, stop_on_error, write_atomically
 from shared.errors import FeatherwireError, ModelError, TaskError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +48,15 @@ def analyze(
     annotate: Annotated[
         Path | None, typer.Option("--annotate", help="Folder for pictures with results drawn in.")
     ] = None,
+    photo: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--photo",
+            metavar="PHOTO|DIR",
+            help="With --annotate: the photos that features of no picture were made of, to draw "
+            "into; found by their stems. Photos that are analysed too need not be named again.",
+        ),
+    ] = None,
     state: StateOption = None,
     bundle: BundleOption = None,
     device: DeviceOption = "cpu",
@@ -52,7 +66,9 @@ def analyze(
 
     Photos are analysed as they are: the uncompressed reference.
 
-    --annotate writes DIR/STEM.png, or DIR/NAME.png for the second of two files with one stem.
+    --annotate writes DIR/STEM.png, or DIR/NAME.png for the second of two files with one stem. What
+    was found in features that make no picture, such as those of bundle detect, is drawn into the
+    photo of that stem.
     """
     from cloud_server.engine.files import Analyzer, png_bytes
     from cloud_server.tasks.annotate import annotate as draw
@@ -76,6 +92,8 @@ def analyze(
         },
     )
 
+    photos = [*_photos(photo or ()), *(file for file in files if file.suffix.lower() != ".fwf")]
+
     def one(path: Path) -> dict[str, Any]:
         target = _drawing_of(path, annotate, batch) if annotate else None
         started = time.perf_counter()
@@ -92,11 +110,10 @@ def analyze(
         if analysed.warning:
             typer.echo(f"warning: {path}: {analysed.warning}", err=True)
         if target is not None:
-            if analysed.picture is None:
-                raise TaskError(
-                    "needs_picture", f"{path} holds features of no picture: nothing to draw into"
-                )
-            write_atomically(target, png_bytes(draw(analysed.picture, result.tasks.values())))
+            picture = analysed.picture
+            if picture is None:
+                picture = _photo_of(path, (result.width, result.height), photos)
+            write_atomically(target, png_bytes(draw(picture, result.tasks.values())))
         return {
             "file": str(path),
             **result.to_dict(),
@@ -108,6 +125,39 @@ def analyze(
         }
 
     batch.run(files, one)
+
+
+def _photos(given: Iterable[Path]) -> Iterator[Path]:
+    """The files, and what is in the folders."""
+    for path in given:
+        if path.is_dir():
+            yield from sorted(one for one in path.iterdir() if one.is_file())
+        else:
+            yield path
+
+
+def _photo_of(path: Path, size: tuple[int, int], photos: Sequence[Path]) -> NDArray[np.uint8]:
+    """The photo of which features (width, height ``size``) were made: uint8 [H, W, 3].
+
+    Raises TaskError ``needs_picture`` where none has its stem, or is of its size; PhotoError.
+    """
+    from shared.preprocess import load_photo
+
+    named = [one for one in photos if one.stem == path.stem]
+    if not named:
+        raise TaskError(
+            "needs_picture",
+            "it holds features of no picture: give the photo that they were made of too (--photo)",
+        )
+    picture = load_photo(named[0])
+    height, width = picture.shape[:2]
+    if (width, height) != size:
+        raise TaskError(
+            "needs_picture",
+            f"{named[0]} has {width}x{height} pixels, but these features are of a photo of "
+            f"{size[0]}x{size[1]}",
+        )
+    return picture
 
 
 def _drawing_of(path: Path, folder: Path, batch: Batch) -> Path:

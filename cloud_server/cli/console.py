@@ -9,6 +9,7 @@ import typer
 
 from cloud_server.cli.options import LOG_FORMAT, LOG_LEVEL
 from shared.cli.options import TlsCaOption, TlsCertificateOption, TlsKeyOption, quiet_grpc
+from shared.installation import install_command
 
 
 def register(app: typer.Typer) -> None:
@@ -60,6 +61,15 @@ def console(
             help="Folder of the key of its cookies; consoles that share it take each other's.",
         ),
     ] = None,
+    root_path: Annotated[
+        str,
+        typer.Option(
+            "--root-path",
+            metavar="/PATH",
+            help="Where a proxy serves it on its host. Default: what the proxy says in "
+            "X-Forwarded-Prefix.",
+        ),
+    ] = "",
     until_stdin_ends: Annotated[bool, typer.Option("--until-stdin-ends", hidden=True)] = False,
     log_format: Annotated[str, LOG_FORMAT] = "auto",
     log_level: Annotated[str, LOG_LEVEL] = "info",
@@ -87,7 +97,7 @@ def console(
         except ImportError as error:
             sys.stderr.write(
                 f"error: the console needs the extra `console` ({error.name} is missing): "
-                "pip install 'featherwire[console]'\n"
+                f"{install_command('console')}\n"
             )
             raise typer.Exit(ExitCode.MISSING) from None
         named = tls_name is not None
@@ -99,6 +109,7 @@ def console(
             https_certificate,
             https_key,
             insecure_anywhere,
+            root_path.rstrip("/"),
         )
         settings.check()
         asyncio.run(run(settings, until_stdin_ends=until_stdin_ends))

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloud_server.cli.options import Call, calls, parse_labels, print_json
-from cloud_server.cli.rates import ANY, in_words, or_any, rate_command, undone, whole
+from cloud_server.cli.rates import ANY, or_any, rate_command, undone, whole
 from shared.cli import bits_per_second, finite, print_table, split_names, stop_on_error, takes
 from shared.errors import FeatherwireError
 
 if TYPE_CHECKING:
     from cloud_server.fleet.client import FleetClient
     from shared.proto.featherwire.v1 import fleet_pb2
+
+AT_ONCE = 1000
+"""So many commands are cancelled with one call."""
 
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many.")]
 
@@ -50,6 +53,8 @@ def register(app: typer.Typer) -> None:
     fleet.command("roi")(roi)
     fleet.command("refine")(refine)
     fleet.command("commands")(commands)
+    fleet.command("cancel")(cancel)
+    fleet.command("forget")(forget)
     fleet.command("audit")(audit)
     app.add_typer(fleet, name="fleet")
 
@@ -95,11 +100,13 @@ class Commanding(Asking):
 @takes(Asking)
 def list_devices(call: Asking) -> None:
     """List all devices that ever connected."""
+    from cloud_server.fleet.documents import device_document
+
     with stop_on_error(as_json=call.as_json), _client(call) as client:
         devices = client.devices(call.selector())
         if call.as_json:
             for one in devices:
-                print_json(_device_document(one))
+                print_json(device_document(one))
         else:
             print_table(_COLUMNS, map(_device_row, devices), unbroken={"device", "online"})
 
@@ -110,10 +117,12 @@ def watch(
     limit: LimitOption = None,
 ) -> None:
     """Print devices as they are, then as they change, until Ctrl-C."""
+    from cloud_server.fleet.documents import device_document
+
     with stop_on_error(as_json=call.as_json), _client(call) as client:
         for number, one in enumerate(client.watch(call.selector()), start=1):
             if call.as_json:
-                print_json(_device_document(one))
+                print_json(device_document(one))
             else:
                 print("  ".join(_device_row(one)), flush=True)
             if number == limit:
@@ -299,11 +308,64 @@ def commands(
     ] = False,
 ) -> None:
     """List commands, oldest first, and what became of them."""
+    from cloud_server.fleet.documents import command_document
+
     with stop_on_error(as_json=call.as_json), _client(call) as client:
         found = client.commands(call.selector(), pending_only=pending)
-        documents = map(_command_document, found)
-        columns = ("id", "device", "issued", "by", "command", "outcome")
-        _print(documents, columns, call.as_json)
+        if call.as_json:
+            for one in found:
+                print_json(command_document(one))
+        else:
+            _print_commands(client, found)
+
+
+@takes(Commanding)
+def cancel(
+    call: Commanding,
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ID", help="As `fleet commands --pending` shows it."),
+    ] = None,
+) -> None:
+    """Take commands back that have no answer yet: by their ids, or all those to some devices.
+
+    A device that was given one already may carry it out all the same, and then says so.
+    """
+    with stop_on_error(as_json=call.as_json), _client(call) as client:
+        if ids and (call.all_devices or call.device or call.label):
+            raise FeatherwireError("bad_option", "give ids, or --device, --label or --all alone")
+        wanted = list(ids or ())
+        if not wanted:
+            pending = client.commands(call.selector(), pending_only=True)
+            wanted = [one.command.command_id for one in pending]
+        cancelled: set[str] = set()
+        for at in range(0, len(wanted), AT_ONCE):
+            cancelled |= set(client.cancel(wanted[at : at + AT_ONCE]))
+        documents = [{"id": one, "cancelled": one in cancelled} for one in wanted]
+    if call.as_json:
+        for document in documents:
+            print_json(document)
+    elif not wanted:
+        print("no command is pending")
+    else:
+        rows = [(one, "cancelled" if one in cancelled else "has its answer") for one in wanted]
+        print_table(("id", "outcome"), rows, unbroken={"id"})
+
+
+@calls
+def forget(
+    call: Call,
+    devices: Annotated[list[str], typer.Argument(metavar="DEVICE", help="Devices that are away.")],
+) -> None:
+    """Take devices out of the list, and cancel what waits for them. Their results stay, and their
+    tokens stay good: a device that connects again is there again."""
+    with stop_on_error(as_json=call.as_json), _client(call) as client:
+        for device in devices:
+            client.forget(device)
+            if call.as_json:
+                print_json({"device": device, "forgotten": True})
+            else:
+                print(f"{device} is forgotten")
 
 
 @calls
@@ -314,14 +376,17 @@ def audit(
     ] = 0,
 ) -> None:
     """List who did what, oldest first."""
+    from cloud_server.fleet.words import action_in_words, audit_in_words
+
     with stop_on_error(as_json=call.as_json), _client(call) as client:
+        names = {} if call.as_json else client.bundle_names()
         documents = (
             {
                 "id": entry.id,
                 "at": entry.at.ToJsonString(),
                 "who": entry.who,
-                "action": entry.action,
-                "what": json.loads(entry.what),
+                "action": entry.action if call.as_json else action_in_words(entry),
+                "what": json.loads(entry.what) if call.as_json else audit_in_words(entry, names),
             }
             for entry in client.audit(after)
         )
@@ -347,83 +412,50 @@ def _send(call: Call, selector: fleet_pb2.DeviceSelector, command: fleet_pb2.Com
     _print(documents, ("device", "id"), call.as_json)
 
 
+def _print_commands(client: FleetClient, found: Iterable[fleet_pb2.IssuedCommand]) -> None:
+    from cloud_server.fleet.documents import command_document
+    from cloud_server.fleet.words import command_in_words
+
+    names = client.bundle_names()
+    rows = [
+        (
+            one.command.command_id,
+            one.device,
+            one.command.issued_at.ToJsonString(),
+            one.issued_by,
+            command_in_words(one.command, names),
+            str(command_document(one)["outcome"]),
+        )
+        for one in found
+    ]
+    columns = ("id", "device", "issued", "by", "command", "outcome")
+    print_table(columns, rows, unbroken={"id"})
+
+
 def _print(documents: Iterable[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         for document in documents:
             print_json(document)
         return
-    rows = [[_cell(document[column]) for column in columns] for document in documents]
+    rows = [[str(document[column]) for column in columns] for document in documents]
     print_table(columns, rows, unbroken={"id"})
-
-
-def _cell(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, dict) else str(value)
-
-
-def _device_document(device: fleet_pb2.Device) -> dict[str, Any]:
-    """All of a device that operators see, JSON-ready."""
-    from google.protobuf.json_format import MessageToDict
-
-    policy = MessageToDict(device.rate_policy, preserving_proto_field_name=True)
-    return {
-        "device": device.device,
-        "session": device.session,
-        "online": device.online,
-        "last_seen_at": device.last_seen_at.ToJsonString(),
-        "bundle_id": device.bundle_id,
-        "client_version": device.client_version,
-        "state": device.state if device.HasField("state") else None,
-        "frames_per_second": device.frames_per_second,
-        "bytes_per_second": device.bytes_per_second,
-        "throttled": device.throttled,
-        "queued_frames": device.queued_frames,
-        "queued_bytes": device.queued_bytes,
-        "pending_commands": device.pending_commands,
-        "rate_policy": policy,
-        "tasks": list(device.tasks),
-        "regions": [
-            MessageToDict(region, preserving_proto_field_name=True) for region in device.regions
-        ],
-        "labels": dict(device.labels),
-    }
 
 
 def _device_row(device: fleet_pb2.Device) -> tuple[str, ...]:
     """A device in a line."""
+    from cloud_server.fleet.words import policy_in_words, state_in_words
+
     return (
         device.device,
         "throttled" if device.throttled else "online" if device.online else "-",
-        str(device.state) if device.HasField("state") else "-",
-        in_words(device.rate_policy),
+        state_in_words(device) or "-",
+        policy_in_words(device.rate_policy) or "-",
         f"{device.frames_per_second:.2f}",
         f"{device.bytes_per_second / 1e3:.1f}",
         str(device.queued_frames),
         str(device.pending_commands),
-        device.bundle_id[:16],
+        device.bundle_name or device.bundle_id[:16],
         device.client_version,
         ", ".join(f"{name}={value}" for name, value in sorted(device.labels.items())),
         device.last_seen_at.ToJsonString(),
     )
-
-
-def _command_document(issued: fleet_pb2.IssuedCommand) -> dict[str, Any]:
-    """A command, whom it is for, and what became of it."""
-    from google.protobuf.json_format import MessageToDict
-
-    kind = issued.command.WhichOneof("command") or "unknown"
-    content = MessageToDict(getattr(issued.command, kind), preserving_proto_field_name=True)
-    outcome, message = "pending", None
-    if issued.HasField("reply"):
-        failed = issued.reply.HasField("error")
-        outcome = issued.reply.error.reason if failed else "done"
-        message = issued.reply.error.message if failed else None
-    return {
-        "id": issued.command.command_id,
-        "device": issued.device,
-        "issued": issued.command.issued_at.ToJsonString(),
-        "by": issued.issued_by,
-        "command": {kind: content},
-        "outcome": outcome,
-        "message": message,
-        "replied": issued.replied_at.ToJsonString() if issued.HasField("replied_at") else None,
-    }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +14,11 @@ import typer
 from cloud_server.cli.options import Call, calls, print_json
 from shared.cli import ExitCode, finite, print_table, split_names, stop_on_error
 from shared.errors import FeatherwireError, SessionError
+from shared.words import counted
 
 if TYPE_CHECKING:
+    import asyncio
+
     from cloud_server.loadtest import LoadTest, Report
     from cloud_server.loadtest.device import OpenChannel
     from cloud_server.loadtest.run import Progress
@@ -60,8 +66,8 @@ def loadtest(
         typer.Option(
             "--grace",
             parser=finite("seconds", minimum=0),
-            help="Seconds to wait at the end: frames without a result then are lost. Servers "
-            "answer within their frame_deadline_s, 30.",
+            help="Seconds to wait at the end for a word of the server: frames without a result "
+            "then are lost. A busy one says every 5 s that it has them.",
         ),
     ] = 60.0,
     files: Annotated[
@@ -100,6 +106,9 @@ def loadtest(
     A server with --insecure takes any device. Others want tokens: those of --tokens, each for its
     device, or one of --token-file, whose device then has all the sessions and one quota.
 
+    SIGTERM or Ctrl-C ends it early: nothing more is sent, what is open has four seconds, and what
+    was measured is reported. A second one stops at once.
+
     Exit status 1 when frames were lost or doubled, or devices were refused; 4 without a server.
     """
     import asyncio
@@ -113,7 +122,19 @@ def loadtest(
         streams = load_streams(files or ())
         test = LoadTest(devices, fps, seconds, ramp_s, grace_s, split_names(tasks))
         _allow_sockets(devices)
-        report = asyncio.run(run_load_test(test, callers, streams, _progress(test)))
+        sys.stderr.write(
+            f"warming up: {counted(devices, 'device')} within {ramp_s:g} s; after that "
+            f"{seconds:g} s are measured\n"
+        )
+
+        async def run() -> Report:
+            with _ended_by_signals() as enough:
+                return await run_load_test(test, callers, streams, _progress(test), enough)
+
+        try:
+            report = asyncio.run(run())
+        except asyncio.CancelledError:
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
         if report.connections == 0:
             reason = next(iter(report.stream_errors), "unreachable")
             raise SessionError(reason, f"no device got a session at {call.server}")
@@ -182,12 +203,35 @@ def _allow_sockets(devices: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+@contextmanager
+def _ended_by_signals() -> Iterator[asyncio.Event]:
+    """An event that SIGTERM and SIGINT set; a second one cancels the task that is in here."""
+    import asyncio
+
+    loop, task, enough = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+
+    def end() -> None:
+        if enough.is_set() and task is not None:
+            task.cancel()
+        enough.set()
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, end)
+    try:
+        yield enough
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
 def _progress(test: LoadTest) -> Progress:
     def show(elapsed_s: float, tally: Tally) -> None:
         if sys.stderr.isatty():
             open_ = tally.sent - tally.results
+            phase = "" if tally.measuring else "not measured now, "
             sys.stderr.write(
-                f"\r\x1b[K{elapsed_s:.0f} s: {tally.connected}/{test.devices} devices, "
+                f"\r\x1b[K{elapsed_s:.0f} s: {phase}{tally.connected}/{test.devices} devices, "
                 f"{tally.results} results, {open_} open"
             )
             sys.stderr.flush()

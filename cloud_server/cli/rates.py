@@ -88,23 +88,10 @@ def undone(
         yield f"and so it does for {more} more"
 
 
-def in_words(policy: fleet_pb2.RatePolicy) -> str:
-    """What an operator has set; a dash where the device chooses itself."""
-    return ", ".join(_part(field.name, value) for field, value in policy.ListFields()) or "-"
-
-
-def _part(name: str, value: float) -> str:
-    return {
-        "state": f"state {value}",
-        "bits_per_pixel": f"{value:g} bits/pixel",
-        "frame_bytes": f"{value} bytes a frame",
-        "bytes_per_second": f"{8 * value / 1e3:g} kbit/s",
-        "max_frames_per_second": f"{value:g} frames/s",
-    }[name]
-
-
 def _set_by(name: str, before: fleet_pb2.RatePolicy, history: list[fleet_pb2.IssuedCommand]) -> str:
     """A part of a rate, and who had set it: later commands have kept it."""
+    from shared.wire.commands import rate_part
+
     value = getattr(before, name)
     setter: fleet_pb2.IssuedCommand | None = None
     for one in history:
@@ -113,9 +100,9 @@ def _set_by(name: str, before: fleet_pb2.RatePolicy, history: list[fleet_pb2.Iss
             break
         setter = one
     if setter is None:
-        return _part(name, value)
+        return rate_part(name, value)
     at = setter.command.issued_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")
-    return f"{_part(name, value)}, set on {at} UTC by {setter.issued_by}"
+    return f"{rate_part(name, value)}, set on {at} UTC by {setter.issued_by}"
 
 
 def _has(policy: fleet_pb2.RatePolicy, name: str) -> bool:

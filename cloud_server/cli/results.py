@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,11 +19,7 @@ from shared.cli import finite, print_table, stop_on_error, takes, write_atomical
 from shared.errors import FeatherwireError
 
 if TYPE_CHECKING:
-    from google.protobuf.timestamp_pb2 import Timestamp
-
-    from cloud_server.consumers import ResultClient
-    from shared.proto.featherwire.v1 import results_pb2
-    from shared.sinks import Report
+    from cloud_server.consumers import Result, ResultClient
 
 FrameArgument = Annotated[
     list[str],
@@ -63,7 +61,6 @@ CLIENT = "featherwire-cloud"
 CAPACITY = 256
 NOTE_EVERY_S = 1.0
 
-_TimeField: TypeAlias = Literal["captured_at", "completed_at"]
 _COLUMNS = ("cursor", "device", "session", "frame", "state", "captured", "found")
 
 
@@ -104,16 +101,14 @@ class Filtering(Call):
         int | None, typer.Option("--limit", min=1, help="Stop after so many results.")
     ] = None
 
-    def filter(self) -> results_pb2.ResultFilter:
-        """Which results are meant."""
-        from shared.proto.featherwire.v1 import results_pb2
-
-        return results_pb2.ResultFilter(
-            devices=self.device,
-            sessions=self.session,
-            tasks=self.task,
-            class_names=self.class_name,
-        )
+    def filter(self) -> dict[str, Any]:
+        """Which results are meant: arguments of a client."""
+        return {
+            "device": self.device or (),
+            "session": self.session or (),
+            "tasks": self.task or (),
+            "classes": self.class_name or (),
+        }
 
 
 @takes(Filtering)
@@ -122,10 +117,27 @@ def list_results(
     after: Annotated[
         int, typer.Option("--after", min=0, max=2**62, help="Only results after this cursor.")
     ] = 0,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="TIME",
+            help="Only results that were ready then or later: 2026-05-03, 2026-05-03T10:00 (in "
+            "this machine's zone), 2026-05-03T10:00Z, or so long ago: 90s, 15m, 2h, 7d.",
+        ),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Only those ready before then.")
+    ] = None,
 ) -> None:
     """List the results that are in the log, oldest first."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:
-        found = client.list(call.filter(), after=after)
+        found = client.list(
+            **call.filter(),
+            since=_instant("--since", since),
+            until=_instant("--until", until),
+            after=after,
+        )
         _print(_first(found, call.limit), call.as_json)
 
 
@@ -165,20 +177,18 @@ def watch(
 ) -> None:
     """Print results as they come, until Ctrl-C. Each comes at least once, and in order."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:
-        wanted = call.filter()
         if cursor_file is not None and not to:
             raise FeatherwireError("bad_option", "--cursor-file is for results that go --to sinks")
         after = _first_cursor(cursor_file, after)
-        responses = client.watch(wanted, after=after, patience_s=patience_s)
-        records = (one.record for one in responses if one.HasField("record"))
+        results = client.watch(**call.filter(), after=after, patience_s=patience_s)
         if to:
-            _deliver(_first(records, call.limit), to, cursor_file, give_up_s)
+            _deliver(_first(results, call.limit), to, cursor_file, give_up_s)
             return
-        for record in _first(records, call.limit):
+        for result in _first(results, call.limit):
             if call.as_json:
-                _print([record], call.as_json)
+                _print([result], call.as_json)
             else:
-                print("  ".join(_row(record)), flush=True)
+                print("  ".join(_row(result)), flush=True)
 
 
 @calls
@@ -208,25 +218,23 @@ def frame(
     """Save a frame's features as they were received, or cut: nothing is encoded again."""
     from shared.bundle import Bundle
     from shared.cli import rate_record
-    from shared.proto.featherwire.v1 import results_pb2
     from shared.wire import PictureRequest
 
     with stop_on_error(as_json=call.as_json):
-        bundle_id = b"" if bundle is None else Bundle.load(bundle).short_id
+        bundle_id = "" if bundle is None else Bundle.load(bundle).short_id.hex()
         with _client(call) as client:
-            if len(key) == 1:
-                found = _get(client, key)
-                named = results_pb2.FrameKey(
-                    device=found.device, session=found.session, sequence=found.sequence
-                )
-            else:
-                named = _frame_key(key)
             bitstream, made = client.frame(
-                named,
+                _get(client, key) if len(key) == 1 else _frame_key(key),
                 state=state,
                 max_bytes=max_bytes,
-                bundle_id=bundle_id,
+                bundle=bundle_id,
                 picture=PictureRequest() if picture else None,
+            )
+        if state is not None and bitstream.state > state:
+            typer.echo(
+                f"warning: the frame was sent at state {bitstream.state}, no finer: that is what "
+                f"there is of it, not state {state}",
+                err=True,
             )
         write_atomically(output, bitstream.to_bytes())
         record: dict[str, Any] = {"file": str(output), **rate_record(bitstream)}
@@ -249,21 +257,17 @@ def _client(call: Call) -> ResultClient:
     return ResultClient(call.server, way)
 
 
-def _get(client: ResultClient, key: list[str]) -> results_pb2.ResultRecord:
+def _get(client: ResultClient, key: list[str]) -> Result:
     if len(key) == 1:
-        return client.get(cursor=_number("CURSOR", key[0]))
+        return client.get(_number("CURSOR", key[0]))
     return client.get(frame=_frame_key(key))
 
 
-def _frame_key(key: list[str]) -> results_pb2.FrameKey:
-    from shared.proto.featherwire.v1 import results_pb2
-
+def _frame_key(key: list[str]) -> tuple[str, str, int]:
     if len(key) != 3:
         raise FeatherwireError("bad_option", "name it as CURSOR, or as DEVICE SESSION SEQUENCE")
     device, session, sequence = key
-    return results_pb2.FrameKey(
-        device=device, session=session, sequence=_number("SEQUENCE", sequence)
-    )
+    return device, session, _number("SEQUENCE", sequence)
 
 
 def _number(name: str, text: str) -> int:
@@ -272,82 +276,44 @@ def _number(name: str, text: str) -> int:
     return int(text)
 
 
-def _first(
-    records: Iterable[results_pb2.ResultRecord], limit: int | None
-) -> Iterable[results_pb2.ResultRecord]:
-    for number, record in enumerate(records, start=1):
-        yield record
+def _first(results: Iterable[Result], limit: int | None) -> Iterable[Result]:
+    for number, result in enumerate(results, start=1):
+        yield result
         if number == limit:
             return
 
 
-def _print(records: Iterable[results_pb2.ResultRecord], as_json: bool) -> None:
+def _print(results: Iterable[Result], as_json: bool) -> None:
     if as_json:
-        for record in records:
-            print_json(_document(record))
+        for result in results:
+            print_json(result.to_dict())
     else:
-        rows = [_row(record) for record in records]
+        rows = [_row(result) for result in results]
         print_table(_COLUMNS, rows, right={"cursor", "frame", "state"}, unbroken={"cursor"})
 
 
-def _document(record: results_pb2.ResultRecord) -> dict[str, Any]:
-    """The record as JSON-ready values: exactly one of ``analysis`` and ``error`` is no None."""
-    from shared.wire.results import outcome_from_message
-
-    outcome = outcome_from_message(record.outcome)
-    return {
-        "cursor": record.cursor,
-        "device": record.device,
-        "session": record.session,
-        "sequence": record.sequence,
-        "bundle_short_id": record.bundle_short_id.hex(),
-        "state": record.state,
-        "captured_at": _time(record, "captured_at"),
-        "completed_at": _time(record, "completed_at"),
-        "analysis": outcome.analysis.to_dict() if outcome.analysis is not None else None,
-        "error": outcome.error.to_dict() if outcome.error is not None else None,
-        "task_errors": {name: error.to_dict() for name, error in outcome.task_errors.items()},
-    }
+def _row(result: Result) -> tuple[str, ...]:
+    values = result.to_dict()
+    names = ("cursor", "device", "session", "sequence", "state", "captured_at")
+    return (*("" if values[name] is None else str(values[name]) for name in names), result.found)
 
 
-def _row(record: results_pb2.ResultRecord) -> tuple[str, ...]:
-    return (
-        str(record.cursor),
-        record.device,
-        record.session,
-        str(record.sequence),
-        str(record.state),
-        _time(record, "captured_at") or "",
-        _found(record),
-    )
+_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-def _found(record: results_pb2.ResultRecord) -> str:
-    """What was found, in words, or what went wrong."""
-    from collections import Counter
-
-    if record.outcome.HasField("error"):
-        return f"error: {record.outcome.error.reason}"
-    counts: Counter[str] = Counter()
-    for task in record.outcome.analysis.tasks.values():
-        for items in (task.detections, task.instances):
-            counts.update(item.class_name for item in items)
-        counts["face"] += len(task.faces)
-        counts.update(item.class_name for item in task.classes[:1])
-    words = [f"{count} {name}" for name, count in counts.most_common() if count]
-    words += [f"{name}: {error.reason}" for name, error in record.outcome.task_errors.items()]
-    return ", ".join(words)
-
-
-def _time(record: results_pb2.ResultRecord, field: _TimeField) -> str | None:
-    stamp = _stamp(record, field)
-    return None if stamp is None else stamp.ToJsonString()
-
-
-def _stamp(record: results_pb2.ResultRecord, field: _TimeField) -> Timestamp | None:
-    if not record.HasField(field):
+def _instant(option: str, text: str | None) -> datetime | None:
+    """A date, a time, or so long ago. Raises FeatherwireError ``bad_option``."""
+    if text is None:
         return None
-    return record.captured_at if field == "captured_at" else record.completed_at
+    try:
+        if (ago := _AGO.fullmatch(text.strip())) is not None:
+            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: float(ago[1])})
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError, OSError):
+        raise FeatherwireError(
+            "bad_option", f"{option}: {text!r} is no time such as 2026-05-03T10:00 or 2h (ago)"
+        ) from None
 
 
 # -- to sinks --------------------------------------------------------------------------------------
@@ -364,14 +330,15 @@ def _first_cursor(file: Path | None, after: int | None) -> int | None:
 
 
 def _deliver(
-    records: Iterable[results_pb2.ResultRecord],
+    results: Iterable[Result],
     to: list[str],
     cursor_file: Path | None,
     give_up_s: float | None = None,
 ) -> None:
-    """Bring every record to every sink. One that is slow, or away, lets all wait: the server then
+    """Bring every result to every sink. One that is slow, or away, lets all wait: the server then
     cuts this consumer off, which comes back to where it was. give_up_s: of a record that a sink
     does not take. Raises SinkError."""
+    from cloud_server.consumers.reports import report_of
     from shared.sinks import SinkOptions, open_sinks
 
     noted: int | None = None
@@ -389,8 +356,8 @@ def _deliver(
     sinks = open_sinks(to, options)
     with _terminated():
         try:
-            for record in records:
-                report = _report_of(record)
+            for result in results:
+                report = report_of(result)
                 for pump in sinks.pumps:
                     while not pump.put(report, NOTE_EVERY_S):
                         note()
@@ -399,33 +366,6 @@ def _deliver(
         finally:
             sinks.close()
             note()
-
-
-def _report_of(record: results_pb2.ResultRecord) -> Report:
-    """A record as sinks get it."""
-    from shared.sinks import Report
-    from shared.wire.results import outcome_from_message
-
-    outcome = outcome_from_message(record.outcome)
-    return Report(
-        device=record.device,
-        session=record.session,
-        sequence=record.sequence,
-        captured_at=_seconds(record, "captured_at"),
-        completed_at=_seconds(record, "completed_at"),
-        bundle=record.bundle_short_id.hex(),
-        state=record.state,
-        payload_bytes=0 if outcome.analysis is None else outcome.analysis.payload_bytes,
-        cursor=record.cursor,
-        analysis=outcome.analysis,
-        error=outcome.error,
-        task_errors=outcome.task_errors,
-    )
-
-
-def _seconds(record: results_pb2.ResultRecord, field: _TimeField) -> float | None:
-    stamp = _stamp(record, field)
-    return None if stamp is None else float(stamp.seconds) + stamp.nanos / 1e9
 
 
 @contextmanager

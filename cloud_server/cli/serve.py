@@ -47,6 +47,14 @@ class Settings:
             help="Serve the operator's console too, as 127.0.0.1:8080 (extra `console`).",
         ),
     ] = None
+    console_root_path: Annotated[
+        str | None,
+        typer.Option(
+            "--console-root-path",
+            metavar="/PATH",
+            help="Where a proxy serves the console. Default: what it says in X-Forwarded-Prefix.",
+        ),
+    ] = None
     bundle: Annotated[
         str | None,
         typer.Option("--bundle", help="Bundle folder, zip or name. Default: the picture bundle."),

@@ -2,9 +2,12 @@
 
 context     what pages and routes share, and the console's settings
 sessions    who is logged in: a sealed cookie, whose key is in the data folder; tries are limited
-upstream    connections to the server, one a token; what it sends of devices and results; pictures
-app         the web application: routes, headers
+upstream    connections to the server, one a token; what it sends of devices and results
+pictures    reconstructions and thumbnails, each asked for once
+gateway     in front of all: the path of a proxy, HEAD, headers
+app         the web application: routes
 login       the log-in form
+downloads   results as files
 pages       one page a file, in NiceGUI
 view        what pages show, as values: no NiceGUI there
 child       `serve --console`: the console as a child process that is kept running

@@ -1,4 +1,4 @@
-"""The web application: who is let in, pictures, headers; and running it."""
+"""The web application: its routes, pictures among them; and running it."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from nicegui import ui
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cloud_server.console import login, pages
+from cloud_server.console import downloads, login, pages
 from cloud_server.console.context import Console, ConsoleSettings
-from cloud_server.console.upstream import NOT_LET_IN
+from cloud_server.console.gateway import Gateway
 from cloud_server.console.view.timeline import Wanted
 from shared.errors import FeatherwireError
 from shared.rpc.tls_files import WatchedPem
 
 RENEW_S = 5.0
 STATIC = Path(__file__).parent / "static"
-STATUS_BY_REASON = {"not_found": 404, "bad_state": 409, "busy": 503, "unreachable": 502}
 
 
 def build_app(console: Console) -> FastAPI:
     """The application. NiceGUI has one set of pages a process, so this is called once."""
     app = FastAPI(title="Featherwire", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(SecurityHeaders, https=console.settings.https)
+    settings = console.settings
+    app.add_middleware(
+        Gateway, https=settings.https, anywhere=settings.anywhere, root_path=settings.root_path
+    )
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.include_router(login.router(console))
+    app.include_router(downloads.router(console))
 
     @app.get("/healthz")
     async def health() -> dict[str, int]:
@@ -52,6 +53,7 @@ def build_app(console: Console) -> FastAPI:
         sequence: int,
         cursor: int,
         state: int | None = None,
+        download: bool = False,
     ) -> Response:
         user = await console.user(request)
         if user is None:
@@ -60,13 +62,27 @@ def build_app(console: Console) -> FastAPI:
         try:
             data = await console.pictures.get(user, wanted)
         except FeatherwireError as error:
-            code = 403 if error.reason in NOT_LET_IN else STATUS_BY_REASON.get(error.reason, 422)
-            return JSONResponse({"reason": error.reason, "message": error.message}, code)
+            return downloads.refusal(error)
         except ValueError:
             return JSONResponse({"reason": "invalid_message", "message": "no such frame"}, 422)
-        return Response(
-            data, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600"}
-        )
+        headers = {"Cache-Control": "private, max-age=3600"}
+        if download:
+            at = "" if state is None else f"-state-{state}"
+            file = f"{device}-{session}-{sequence}{at}.webp".replace(":", "-")
+            headers["Content-Disposition"] = f'attachment; filename="{file}"'
+        return Response(data, media_type="image/webp", headers=headers)
+
+    @app.get("/thumbnail/{device}")
+    async def thumbnail(request: Request, device: str) -> Response:
+        user = await console.user(request)
+        if user is None:
+            return JSONResponse({"reason": "unauthenticated", "message": "log in again"}, 401)
+        try:
+            data = await console.pictures.thumbnail(user, device[:128])
+        except FeatherwireError as error:
+            return downloads.refusal(error)
+        headers = {"Cache-Control": "private, max-age=30"}
+        return Response(data, media_type="image/webp", headers=headers)
 
     pages.register(console)
     ui.run_with(
@@ -177,42 +193,3 @@ def _bind(settings: ConsoleSettings) -> socket.socket:
             "cannot_listen", f"the console cannot listen on {settings.listen}: {error.strerror}"
         ) from None
     return listening
-
-
-# NiceGUI writes its start into the page, and Vue compiles templates in the browser: hence the two
-# exceptions for scripts. Everything comes from this server.
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self'; "
-    "connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
-    "frame-ancestors 'none'"
-)
-
-
-class SecurityHeaders:
-    """ASGI middleware: headers that keep a page to itself, in nobody's frame."""
-
-    def __init__(self, app: ASGIApp, *, https: bool) -> None:
-        self._app = app
-        self._https = https
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add the headers to every answer."""
-
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = POLICY
-                headers["X-Frame-Options"] = "DENY"
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["Referrer-Policy"] = "same-origin"
-                headers["Cross-Origin-Opener-Policy"] = "same-origin"
-                headers["Permissions-Policy"] = "camera=(), microphone=(), geolocation=()"
-                if self._https:
-                    headers["Strict-Transport-Security"] = "max-age=31536000"
-                content = headers.get("content-type", "")
-                if content.startswith("text/html") and "cache-control" not in headers:
-                    headers["Cache-Control"] = "no-store"
-            await send(message)
-
-        await self._app(scope, receive, with_headers if scope["type"] == "http" else send)

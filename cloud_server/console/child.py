@@ -65,6 +65,8 @@ def console_arguments(settings: ServerSettings, address: str) -> list[str]:
         arguments += ["--https-cert", certificate, "--https-key", str(settings.tls_key)]
     if settings.insecure_anywhere:
         arguments.append("--insecure-anywhere")
+    if settings.console_root_path:
+        arguments += ["--root-path", settings.console_root_path]
     return arguments
 
 

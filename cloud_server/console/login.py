@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from html import escape
+from itertools import accumulate
 
 import structlog
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from cloud_server.console.context import Console
+from cloud_server.console.context import Console, root_of
 from cloud_server.console.sessions import COOKIE, LASTS_S
 from cloud_server.console.upstream import NOT_LET_IN
 from shared.errors import FeatherwireError
@@ -19,16 +20,16 @@ PAGE = """<!doctype html>
 <head>
 <meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Log in · Featherwire</title>
-<link rel="icon" href="/static/favicon.svg">
-<script src="/static/theme.js"></script>
-<link rel="stylesheet" href="/static/console.css">
+<link rel="icon" href="{root}/static/favicon.svg">
+<script src="{root}/static/theme.js"></script>
+<link rel="stylesheet" href="{root}/static/console.css">
 </head>
 <body>
 <main class="login">
 <div class="panel">
 <h1>Featherwire console</h1>
 <p class="muted">Server {server}</p>
-<form method="post" action="/login">
+<form method="post" action="{root}/login">
 <input type="hidden" name="next" value="{next}">
 <label class="field">Token
 <input type="password" name="token" required autocomplete="off" spellcheck="false" autofocus
@@ -50,8 +51,9 @@ def router(console: Console) -> APIRouter:
     """Routes of log-in and log-out."""
     routes = APIRouter()
 
-    def page(next_: str, problem: str = "", status: int = 200) -> Response:
+    def page(request: Request, next_: str, problem: str = "", status: int = 200) -> Response:
         text = PAGE.format(
+            root=escape(root_of(request), quote=True),
             server=escape(console.settings.server),
             next=escape(next_, quote=True),
             problem=escape(problem),
@@ -62,8 +64,8 @@ def router(console: Console) -> APIRouter:
     @routes.get("/login")
     async def show(request: Request, next: str = "/") -> Response:
         if await console.user(request) is not None:
-            return RedirectResponse(_local(next), 303)
-        return page(_local(next))
+            return RedirectResponse(root_of(request) + _local(next), 303)
+        return page(request, _local(next))
 
     @routes.post("/login")
     async def log_in(request: Request) -> Response:
@@ -71,40 +73,43 @@ def router(console: Console) -> APIRouter:
         target, token = _local(str(form.get("next", "/"))), str(form.get("token", "")).strip()
         peer = request.client.host if request.client else ""
         if _foreign(request):
-            return page(target, "This log-in came from another site.", 403)
+            return page(request, target, "This log-in came from another site.", 403)
         if wait_s := console.tries.wait_s(peer):
-            return page(target, f"Too many tries. Wait {wait_s:.0f} seconds.", 429)
-        if not token.isascii() or not token.isprintable() or " " in token or not token:
+            return page(request, target, f"Too many tries. Wait {wait_s:.0f} seconds.", 429)
+        good = token.isascii() and token.isprintable() and " " not in token
+        if not token or not good or len(token) > MAX_TOKEN_BYTES:
             console.tries.failed(peer)
-            return page(target, "That is no token.", 401)
-        if len(token) > MAX_TOKEN_BYTES:
-            console.tries.failed(peer)
-            return page(target, "That is no token.", 401)
+            await console.upstream.refuse(peer)
+            return page(request, target, "That is no token.", 401)
         try:
-            user = await console.upstream.log_in(token)
+            user = await console.upstream.log_in(token, peer)
         except FeatherwireError as error:
             if error.reason in NOT_LET_IN:
                 console.tries.failed(peer)
                 structlog.get_logger().info("console_refused", peer=peer, reason=error.reason)
-                return page(target, _why(error), 401)
-            return page(target, f"The server cannot be reached: {error.message}", 502)
+                return page(request, target, _why(error), 401)
+            return page(request, target, f"The server cannot be reached: {error.message}", 502)
         structlog.get_logger().info("console_log_in", peer=peer, role=user.role.value)
-        answer = RedirectResponse(target, 303)
+        answer = RedirectResponse(root_of(request) + target, 303)
         answer.set_cookie(
             COOKIE,
             console.sessions.seal(user),
             max_age=LASTS_S,
             httponly=True,
             samesite="strict",
-            secure=console.settings.https,
+            secure=request.url.scheme == "https",
+            path=root_of(request) or "/",
         )
         return answer
 
     @routes.post("/logout")
     async def log_out(request: Request) -> Response:
-        answer = RedirectResponse("/login", 303)
+        root = root_of(request)
+        answer = RedirectResponse(f"{root}/login", 303)
         if not _foreign(request):
-            answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+            # Also those that were given before the console moved to this path.
+            for path in accumulate(root.split("/")[1:], "{}/{}".format, initial=""):
+                answer.delete_cookie(COOKIE, path=path or "/", httponly=True, samesite="strict")
         return answer
 
     return routes

@@ -1,9 +1,8 @@
-"""The server as the console's users reach it: connections, feeds and pictures.
+"""The server as the console's users reach it: connections and feeds.
 
 A connection is one token's, shared by all its pages, and closed when idle. A feed is one stream for
 all pages of a token that look, none when nobody does: it begins with the first page and is
 cancelled with the last; when the server goes away it tries again, and has a ``problem`` until then.
-Pictures are reconstructions, made by the server, kept here for a while, few asked for at a time.
 """
 
 from __future__ import annotations
@@ -11,30 +10,29 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import structlog
 
 from cloud_server.auth.tokens import Role
 from cloud_server.console.sessions import User
-from cloud_server.console.view.timeline import Wanted
 from cloud_server.consumers.client import AsyncResultClient
 from cloud_server.fleet.client import AsyncFleetClient
+from cloud_server.fleet.words import told_apart
 from shared.backoff import Backoff
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, fleet_pb2, results_pb2
 from shared.rpc.access import Access
 from shared.rpc.channel import open_async_channel
 from shared.rpc.tls_files import WatchedPem
-from shared.wire.requests import PictureEncoding, PictureRequest
 
 IDLE_S = 60.0
 SWEEP_S = 15.0
 OPEN_KNOWN_S = 10.0
 BUNDLES_KNOWN_S = 30.0
+LET_IN_KNOWN_S = 5.0
 
 NOT_LET_IN = frozenset(
     {"unauthenticated", "token_expired", "token_revoked", "forbidden", "refused"}
@@ -54,6 +52,7 @@ class Connection:
         self._of_device: dict[str, ResultFeed] = {}
         self._bundles: list[bundles_pb2.BundleInfo] = []
         self._bundles_at = -BUNDLES_KNOWN_S
+        self._let_in_at = -LET_IN_KNOWN_S
         self.used_at = time.monotonic()
         self.calls = 0
 
@@ -70,6 +69,10 @@ class Connection:
         """Those that run."""
         return [one for one in (self.devices, *self._of_device.values()) if one.watched]
 
+    async def bundle_names(self) -> dict[str, str]:
+        """What people call them, by id. Raises ``FeatherwireError``."""
+        return told_apart((one.bundle_id, one.name, one.version) for one in await self.bundles())
+
     async def bundles(self) -> list[bundles_pb2.BundleInfo]:
         """Bundles that the server takes, known for half a minute. Raises ``FeatherwireError``."""
         if time.monotonic() - self._bundles_at >= BUNDLES_KNOWN_S:
@@ -77,17 +80,24 @@ class Connection:
             self._bundles_at = time.monotonic()
         return self._bundles
 
-    async def role(self) -> Role:
+    async def role(self, tried_for: str) -> Role:
         """What the server lets this token do. Raises ``FeatherwireError``: among them forbidden,
-        for a token that reads nothing."""
-        await self.fleet.check()
-        try:
-            await self.fleet.audit(count=1)
-        except FeatherwireError as error:
-            if error.reason == "forbidden":
-                return Role.CONSUMER
-            raise
-        return Role.OPERATOR
+        for a token that reads nothing.
+
+        tried_for: who logs in with it; the server's audit has it when the token is refused.
+        """
+        role = (await self.fleet.caller(tried_for)).role
+        if role not in {Role.OPERATOR, Role.CONSUMER}:
+            await self.fleet.check(tried_for)  # it is refused, and that is noted
+            raise SessionError("forbidden", "this token reads nothing")
+        self._let_in_at = time.monotonic()
+        return Role(role)
+
+    async def check(self) -> None:
+        """Raise ``FeatherwireError`` when the token is no longer good; known for some seconds."""
+        if time.monotonic() - self._let_in_at >= LET_IN_KNOWN_S:
+            await self.fleet.caller()
+            self._let_in_at = time.monotonic()
 
     def renew(self) -> None:
         """Reach the server with the TLS files of now, in calls that begin now; feeds that run go on
@@ -146,12 +156,20 @@ class Upstream:
             connection.calls -= 1
             connection.used_at = time.monotonic()
 
-    async def log_in(self, token: str) -> User:
-        """Who has this token. Raises ``FeatherwireError``; ``forbidden`` also for a device's."""
+    async def log_in(self, token: str, tried_for: str) -> User:
+        """Who has this token; tried_for: the address of whoever shows it.
+
+        Raises ``FeatherwireError``; ``forbidden`` also for a device's.
+        """
         if not self.takes_tokens:
             raise SessionError("refused", "the console reaches its server without TLS")
         with self.call(User(Role.CONSUMER, token)) as connection:
-            return User(await connection.role(), token)
+            return User(await connection.role(tried_for), token)
+
+    async def refuse(self, tried_for: str) -> None:
+        """Have the server note that somebody has tried to log in with what is no token."""
+        with suppress(FeatherwireError), self.call(User(Role.CONSUMER)) as connection:
+            await connection.fleet.check(tried_for)
 
     async def anybody(self) -> User | None:
         """The user where the server asks for no token; None where it does, or is away."""
@@ -159,8 +177,7 @@ class Upstream:
             visitor = User(Role.OPERATOR)
             try:
                 with self.call(visitor) as connection:
-                    await connection.role()
-                self._open = True
+                    self._open = not (await connection.fleet.caller()).needs_token
             except FeatherwireError as error:
                 if error.reason in NOT_LET_IN:
                     self._open = False
@@ -267,8 +284,11 @@ class FleetFeed(Feed):
     async def _follow(self) -> None:
         self.devices = {device.device: device for device in await self._client.devices()}
         self._well()
-        async for device in self._client.watch():
-            self.devices[device.device] = device
+        async for change in self._client.watch():
+            if change.forgotten:
+                self.devices.pop(change.forgotten, None)
+            else:
+                self.devices[change.device.device] = change.device
             self._changed()
 
 
@@ -289,53 +309,3 @@ class ResultFeed(Feed):
         async for record in self._client.watch(wanted, after):
             self.latest = record
             self._changed()
-
-
-KEPT_BYTES = 48 * 2**20
-AT_ONCE = 2
-"""Reconstructions that the console asks for at a time: the server has frames to process."""
-
-WISH = PictureRequest(PictureEncoding.WEBP, 90)
-
-
-class Pictures:
-    """Gets pictures, each once however many pages wait for it."""
-
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
-        self._kept: OrderedDict[tuple[str | None, Wanted], bytes] = OrderedDict()
-        self._kept_bytes = 0
-        self._coming: dict[tuple[str | None, Wanted], asyncio.Task[bytes]] = {}
-        self._places = asyncio.Semaphore(AT_ONCE)
-
-    async def get(self, user: User, wanted: Wanted) -> bytes:
-        """WebP. Raises ``FeatherwireError``: the server's own."""
-        key = (user.token, wanted)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        if key not in self._coming:
-            task = asyncio.create_task(self._fetch(user, wanted))
-            self._coming[key] = task
-            task.add_done_callback(lambda _: self._coming.pop(key, None))
-        data = await asyncio.shield(self._coming[key])
-        self._keep(key, data)
-        return data
-
-    async def _fetch(self, user: User, wanted: Wanted) -> bytes:
-        frame = results_pb2.FrameKey(
-            device=wanted.device, session=wanted.session, sequence=wanted.sequence
-        )
-        async with self._places:
-            with self._upstream.call(user) as connection:
-                _, picture = await connection.results.frame(frame, state=wanted.state, picture=WISH)
-        return b"" if picture is None else picture.data
-
-    def _keep(self, key: tuple[str | None, Wanted], data: bytes) -> None:
-        if key in self._kept:
-            return
-        self._kept[key] = data
-        self._kept_bytes += len(data)
-        while self._kept_bytes > KEPT_BYTES:
-            _, old = self._kept.popitem(last=False)
-            self._kept_bytes -= len(old)

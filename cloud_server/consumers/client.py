@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from datetime import datetime, timedelta
 
+from cloud_server.consumers.result import Result, filter_of, result_of
 from shared.backoff import Backoff
 from shared.bitstream import FORMAT_VERSIONS, Bitstream
 from shared.errors import FeatherwireError, SessionError
@@ -12,10 +14,11 @@ from shared.proto.featherwire.v1 import results_pb2, results_pb2_grpc, types_pb2
 from shared.rpc.access import Access
 from shared.rpc.channel import AsyncChannel, open_channel
 from shared.rpc.errors import typed_async_errors, typed_errors
-from shared.wire import PictureRequest, error_from_message
+from shared.wire import Picture, PictureRequest, error_from_message
 from shared.wire.failures import is_retryable
 from shared.wire.features import parse_features
 from shared.wire.requests import picture_request_message
+from shared.wire.results import picture_from_message
 
 CALL_TIMEOUT_S = 60.0
 ASYNC_CALL_TIMEOUT_S = 30.0
@@ -26,7 +29,9 @@ class ResultClient:
     """Reads a server's log. Use it in a ``with`` statement.
 
     address: HOST:PORT. access: TLS and the token. All calls raise ``FeatherwireError``: the
-    server's own, or ``SessionError("unreachable")``.
+    server's own, or ``SessionError("unreachable")``. Arguments and results are plain Python; what
+    they are made of, the protocol's messages, is given by ``records``, ``record``, ``responses``
+    and ``stored``.
     """
 
     def __init__(self, address: str, access: Access | None = None) -> None:
@@ -42,9 +47,85 @@ class ResultClient:
         self._channel.close()
 
     def list(
+        self,
+        *,
+        device: str | Iterable[str] = (),
+        session: str | Iterable[str] = (),
+        tasks: Iterable[str] = (),
+        classes: Iterable[str] = (),
+        since: datetime | timedelta | None = None,
+        until: datetime | None = None,
+        after: int = 0,
+    ) -> Iterator[Result]:
+        """Results that are in the log, behind the cursor ``after``, in order.
+
+        The other arguments say which, as ``filter_of`` takes them: ``device="cam-1"``,
+        ``classes=["person", "car"]``, ``since=timedelta(hours=1)``.
+        """
+        wanted = filter_of(
+            device=device, session=session, tasks=tasks, classes=classes, since=since, until=until
+        )
+        return map(result_of, self.records(wanted, after=after))
+
+    def watch(
+        self,
+        *,
+        device: str | Iterable[str] = (),
+        session: str | Iterable[str] = (),
+        tasks: Iterable[str] = (),
+        classes: Iterable[str] = (),
+        after: int | None = None,
+        patience_s: float = 0.0,
+    ) -> Iterator[Result]:
+        """Results behind the cursor ``after`` (None: new ones only), then those that come.
+
+        Each comes at least once, and in order. When the server goes away, or has cut us off, this
+        subscribes again where it was, for up to ``patience_s`` seconds without an answer; then it
+        raises.
+        """
+        wanted = filter_of(device=device, session=session, tasks=tasks, classes=classes)
+        for response in self.responses(wanted, after=after, patience_s=patience_s):
+            if response.HasField("record"):
+                yield result_of(response.record)
+
+    def get(
+        self, cursor: int | None = None, *, frame: tuple[str, str, int] | None = None
+    ) -> Result:
+        """One result: by its cursor, or the newest of a frame (device, session, sequence)."""
+        return result_of(self.record(cursor=cursor, frame=None if frame is None else _key(frame)))
+
+    def frame(
+        self,
+        frame: Result | tuple[str, str, int],
+        *,
+        state: int | None = None,
+        max_bytes: int | None = None,
+        bundle: str = "",
+        picture: PictureRequest | None = None,
+    ) -> tuple[Bitstream, Picture | None]:
+        """A stored frame, of a result or by device, session and sequence; and, if ``picture``
+        asks for it, its reconstruction.
+
+        state: no finer than this one. max_bytes: of the bitstream at most; whole layers are left
+        out. bundle: whose features, by its short id in hex; the frame's first if not given.
+        """
+        if isinstance(frame, Result):
+            frame = (frame.device, frame.session, frame.sequence)
+        try:
+            bundle_id = bytes.fromhex(bundle)
+        except ValueError:
+            raise FeatherwireError("bad_option", f"{bundle!r} is no bundle id in hex") from None
+        bitstream, made = self.stored(
+            _key(frame), state=state, max_bytes=max_bytes, bundle_id=bundle_id, picture=picture
+        )
+        return bitstream, None if made is None else picture_from_message(made)
+
+    # -- the protocol's own messages -------------------------------------------------------------
+
+    def records(
         self, wanted: results_pb2.ResultFilter | None = None, *, after: int = 0
     ) -> Iterator[results_pb2.ResultRecord]:
-        """Records that are in the log, behind the cursor ``after``, in order."""
+        """As ``list``."""
         end = False
         while not end:
             request = results_pb2.ListResultsRequest(filter=wanted, after_cursor=after)
@@ -53,28 +134,24 @@ class ResultClient:
             yield from page.records
             after, end = page.next_cursor, page.end
 
-    def get(
+    def record(
         self, *, cursor: int | None = None, frame: results_pb2.FrameKey | None = None
     ) -> results_pb2.ResultRecord:
-        """One record, by its cursor, or the newest of a frame."""
+        """As ``get``."""
         request = results_pb2.GetResultRequest(frame=frame)
         if cursor is not None:
             request.cursor = cursor
         with typed_errors(self._address, self._access):
             return self._stub.GetResult(request, timeout=CALL_TIMEOUT_S).record
 
-    def watch(
+    def responses(
         self,
         wanted: results_pb2.ResultFilter | None = None,
         *,
         after: int | None = None,
         patience_s: float = 0.0,
     ) -> Iterator[results_pb2.SubscribeResultsResponse]:
-        """Records behind ``after`` (None: new ones only), then those that come; and positions.
-
-        When the server goes away, or has cut us off, this subscribes again where it was, for up to
-        ``patience_s`` seconds without an answer; then it raises.
-        """
+        """As ``watch``, with the server's words for how far the log has come."""
         backoff = Backoff(0.1, MAX_PAUSE_S)
         heard_at = time.monotonic()
         while True:
@@ -91,7 +168,7 @@ class ResultClient:
                     raise
             time.sleep(backoff.next_s())
 
-    def frame(
+    def stored(
         self,
         key: results_pb2.FrameKey,
         *,
@@ -100,7 +177,7 @@ class ResultClient:
         bundle_id: bytes = b"",
         picture: PictureRequest | None = None,
     ) -> tuple[Bitstream, types_pb2.Picture | None]:
-        """A stored frame, cut as the arguments say (see GetFrameRequest), and its picture."""
+        """As ``frame`` (see GetFrameRequest)."""
         request = _frame_request(key, state, max_bytes, bundle_id, picture)
         with typed_errors(self._address, self._access):
             response = self._stub.GetFrame(request, timeout=CALL_TIMEOUT_S)
@@ -180,6 +257,11 @@ class AsyncResultClient:
         async with typed_async_errors(self._address, self._access):
             response = await self._stub.GetFrame(request, timeout=ASYNC_CALL_TIMEOUT_S)
         return parse_features(response.features), response.picture if picture else None
+
+
+def _key(frame: tuple[str, str, int]) -> results_pb2.FrameKey:
+    device, session, sequence = frame
+    return results_pb2.FrameKey(device=device, session=session, sequence=sequence)
 
 
 def _frame_request(

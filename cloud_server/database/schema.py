@@ -131,7 +131,8 @@ DEVICES = Table(
     METADATA,
     Column("device", String(128), primary_key=True),
     Column("last_seen_at", Number, nullable=False),
-    # fleet.proto's Device, as of when it was last written, with no rates.
+    # fleet.proto's Device, as of when it was last written, with no rates; empty for one that was
+    # forgotten, for a day.
     Column("described", LargeBinary, nullable=False),
 )
 
@@ -159,7 +160,7 @@ AUDIT = Table(
     Column("id", Number, primary_key=True, autoincrement=True),
     Column("at", Number, nullable=False),
     Column("who", String(256), nullable=False),
-    # SendCommand, CommandReply, CreateToken, RevokeToken
+    # As fleet.proto's AuditEntry says.
     Column("action", String(64), nullable=False),
     # JSON of what it was done to and how.
     Column("what", Text, nullable=False),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
+from cloud_server.fleet.words import told_apart
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc, fleet_pb2, fleet_pb2_grpc
-from shared.rpc.access import Access
+from shared.rpc.access import FOR_METADATA_KEY, Access
 from shared.rpc.channel import AsyncChannel, open_channel
 from shared.rpc.errors import typed_async_errors, typed_errors
 
@@ -29,6 +30,7 @@ class FleetClient:
     def __init__(self, address: str, access: Access | None = None) -> None:
         self._channel = open_channel(address, access)
         self._stub = fleet_pb2_grpc.FleetServiceStub(self._channel)
+        self._bundles = bundles_pb2_grpc.BundleServiceStub(self._channel)
         self._address = address
         self._access = access
 
@@ -61,12 +63,26 @@ class FleetClient:
         finally:
             call.cancel()
 
+    def cancel(self, command_ids: Sequence[str]) -> list[str]:
+        """Take commands back; returns the ids of those that had no answer yet."""
+        request = fleet_pb2.CancelCommandsRequest(command_ids=command_ids)
+        return list(self._call(self._stub.CancelCommands, request).cancelled_ids)
+
+    def forget(self, device: str) -> None:
+        """Take a device that is away out of the list."""
+        self._call(self._stub.ForgetDevice, fleet_pb2.ForgetDeviceRequest(device=device))
+
     def send(
         self, selector: fleet_pb2.DeviceSelector, command: fleet_pb2.Command
     ) -> dict[str, str]:
         """Give the chosen devices a command; returns its id for each of them."""
         request = fleet_pb2.SendCommandRequest(selector=selector, command=command)
         return dict(self._call(self._stub.SendCommand, request).command_id_by_device)
+
+    def bundle_names(self) -> dict[str, str]:
+        """What people call the bundles that the server takes, by id."""
+        answer = self._call(self._bundles.ListBundles, bundles_pb2.ListBundlesRequest())
+        return told_apart((one.bundle_id, one.name, one.version) for one in answer.bundles)
 
     def commands(
         self,
@@ -119,9 +135,24 @@ class AsyncFleetClient:
         self._stub = fleet_pb2_grpc.FleetServiceStub(channel)
         self._bundles = bundles_pb2_grpc.BundleServiceStub(channel)
 
-    async def check(self) -> None:
-        """Raise what the server would say to somebody who asks for devices."""
-        await self._call(self._stub.ListDevices, fleet_pb2.ListDevicesRequest(page_size=1))
+    async def caller(self, tried_for: str = "") -> fleet_pb2.GetCallerResponse:
+        """Who one is to the server. tried_for: whose token this is; the server notes it with a
+        refusal."""
+        metadata = ((FOR_METADATA_KEY, tried_for),) if tried_for else ()
+        async with typed_async_errors(self._address, self._access):
+            return await self._stub.GetCaller(
+                fleet_pb2.GetCallerRequest(), timeout=ASYNC_CALL_TIMEOUT_S, metadata=metadata
+            )
+
+    async def check(self, tried_for: str = "") -> None:
+        """Raise what the server would say to somebody who asks for devices; see ``caller``."""
+        metadata = ((FOR_METADATA_KEY, tried_for),) if tried_for else ()
+        async with typed_async_errors(self._address, self._access):
+            await self._stub.ListDevices(
+                fleet_pb2.ListDevicesRequest(page_size=1),
+                timeout=ASYNC_CALL_TIMEOUT_S,
+                metadata=metadata,
+            )
 
     async def devices(self, *, page_size: int = 1000) -> list[fleet_pb2.Device]:
         """All devices, by name."""
@@ -135,25 +166,34 @@ class AsyncFleetClient:
             if not token:
                 return found
 
-    async def watch(self) -> AsyncIterator[fleet_pb2.Device]:
-        """Devices as they are, then as they change, until the server ends the stream: then it
-        raises."""
-        call = self._stub.WatchDevices(fleet_pb2.WatchDevicesRequest())
+    async def watch(self) -> AsyncIterator[fleet_pb2.WatchDevicesResponse]:
+        """Devices as they are, then as they change or are forgotten, until the server ends the
+        stream: then it raises."""
+        call = self._stub.WatchDevices(fleet_pb2.WatchDevicesRequest(with_forgotten=True))
         try:
             async with typed_async_errors(self._address, self._access):
                 async for response in call:
-                    yield response.device
+                    yield response
                 raise SessionError("unreachable", f"{self._address} has ended the stream")
         finally:
             call.cancel()
 
-    async def send(self, device: str, command: fleet_pb2.Command) -> str:
-        """Give the device a command; returns its id."""
-        request = fleet_pb2.SendCommandRequest(
-            selector=fleet_pb2.DeviceSelector(devices=[device]), command=command
-        )
+    async def send(
+        self, selector: fleet_pb2.DeviceSelector, command: fleet_pb2.Command
+    ) -> dict[str, str]:
+        """Give the chosen devices a command; returns its id for each of them."""
+        request = fleet_pb2.SendCommandRequest(selector=selector, command=command)
         answer = await self._call(self._stub.SendCommand, request)
-        return answer.command_id_by_device[device]
+        return dict(answer.command_id_by_device)
+
+    async def cancel(self, command_ids: Sequence[str]) -> list[str]:
+        """Take commands back; returns the ids of those that had no answer yet."""
+        request = fleet_pb2.CancelCommandsRequest(command_ids=command_ids)
+        return list((await self._call(self._stub.CancelCommands, request)).cancelled_ids)
+
+    async def forget(self, device: str) -> None:
+        """Take a device that is away out of the list."""
+        await self._call(self._stub.ForgetDevice, fleet_pb2.ForgetDeviceRequest(device=device))
 
     async def commands(
         self, device: str | None = None, *, count: int = 50, pending_only: bool = False

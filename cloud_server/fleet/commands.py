@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from cloud_server.database.schema import COMMANDS, now_us
 from cloud_server.fleet.rates import check_change, check_rate, whole_rate
@@ -22,6 +22,8 @@ MAX_PENDING = 256
 """Commands that a device may have unanswered."""
 
 REFINE = "refine_frame"
+CANCELLED = "cancelled"
+"""Reason of the reply of a command that was taken back."""
 _PREFIX = "c"
 
 
@@ -115,15 +117,85 @@ def pending_counts(connection: Connection) -> dict[str, int]:
 
 def answer(connection: Connection, command_id: int, reply: fleet_pb2.CommandReply) -> bool:
     """Keep the reply to a command; False when it had one."""
-    stored = fleet_pb2.CommandReply()
-    if reply.HasField("error"):
-        stored.error.CopyFrom(reply.error)
     done = connection.execute(
         update(COMMANDS)
         .where(COMMANDS.c.id == command_id, COMMANDS.c.replied_at.is_(None))
-        .values(replied_at=now_us(), reply=stored.SerializeToString())
+        .values(replied_at=now_us(), reply=_stored(reply))
     )
     return done.rowcount == 1
+
+
+def answer_late(connection: Connection, command_id: int, reply: fleet_pb2.CommandReply) -> bool:
+    """Keep the reply to a command that was cancelled when the device had it already: what the
+    device says is what counts. False for one that was not cancelled."""
+    row = connection.execute(
+        select(COMMANDS.c.reply).where(COMMANDS.c.id == command_id, COMMANDS.c.reply.is_not(None))
+    ).one_or_none()
+    if row is None or fleet_pb2.CommandReply.FromString(row.reply).error.reason != CANCELLED:
+        return False
+    connection.execute(
+        update(COMMANDS)
+        .where(COMMANDS.c.id == command_id)
+        .values(replied_at=now_us(), reply=_stored(reply))
+    )
+    return True
+
+
+def _stored(reply: fleet_pb2.CommandReply) -> bytes:
+    stored = fleet_pb2.CommandReply()
+    if reply.HasField("error"):
+        stored.error.CopyFrom(reply.error)
+    return stored.SerializeToString()
+
+
+def cancel(connection: Connection, command_ids: Sequence[str], who: str) -> list[IssuedCommand]:
+    """Cancel those of the commands that have no reply; returns them as they were.
+
+    Raises ``SessionError("not_found")`` for an id that there is not; nothing has changed then.
+    """
+    numbers = [_number(one) for one in command_ids]
+    rows = connection.execute(select(COMMANDS).where(COMMANDS.c.id.in_(numbers))).all()
+    known = {row.id for row in rows}
+    for name, number in zip(command_ids, numbers, strict=True):
+        if number not in known:
+            raise SessionError("not_found", f"there is no command {name[:64]}", command_id=name)
+    waiting = [_issued(row) for row in rows if row.replied_at is None]
+    _close(connection, [one.id for one in waiting], f"{who} has cancelled it")
+    return waiting
+
+
+def cancel_all_of(connection: Connection, device: str, why: str) -> list[IssuedCommand]:
+    """Cancel every command of the device that has no reply; returns them as they were."""
+    waiting = pending(connection, device)
+    _close(connection, [one.id for one in waiting], why)
+    return waiting
+
+
+def forget_answered(connection: Connection, device: str) -> None:
+    """Forget what the device was told; the newest command of all stays, for the numbers go on
+    behind it."""
+    newest = select(func.max(COMMANDS.c.id)).scalar_subquery()
+    connection.execute(
+        delete(COMMANDS).where(
+            COMMANDS.c.device == device, COMMANDS.c.replied_at.is_not(None), COMMANDS.c.id < newest
+        )
+    )
+
+
+def _close(connection: Connection, ids: Sequence[int], why: str) -> None:
+    reply = failed_reply(SessionError(CANCELLED, why))
+    connection.execute(
+        update(COMMANDS)
+        .where(COMMANDS.c.id.in_(ids))
+        .values(replied_at=now_us(), reply=reply.SerializeToString())
+    )
+
+
+def _number(command_id: str) -> int:
+    digits = command_id.removeprefix(_PREFIX)
+    if digits == command_id or not digits.isascii() or not digits.isdigit() or len(digits) > 18:
+        raise SessionError("not_found", f"there is no command {command_id[:64]!r}")
+    return int(digits)
 
 
 def listed(

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import structlog
 from google.protobuf.json_format import MessageToDict
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from cloud_server.database import Database
-from cloud_server.database.schema import DEVICES
+from cloud_server.database.schema import DEVICES, now_us
 from cloud_server.fleet import commands
 from cloud_server.fleet.audit import note
 from cloud_server.fleet.commands import REFINE, IssuedCommand
 from cloud_server.fleet.quota import Quota
+from cloud_server.fleet.refusals import Refusals
 from cloud_server.fleet.registry import Entry, Registry
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
 from shared.wire.requests import Hello
 
 T = TypeVar("T")
+
+DAY_US = 86_400_000_000
 
 
 class DeviceConnection:
@@ -129,6 +132,7 @@ class Fleet:
         """Blocks while it reads what is known. Raises ``StorageError``."""
         self._database = database
         self.registry = Registry(quota or Quota())
+        self.refusals = Refusals(database)
         self._later: set[asyncio.Task[Any]] = set()
         self.owns: Callable[[Connection, fleet_pb2.Device], bool] = lambda _one, _device: True
         """Whether it is this server that keeps how a device is, where several share the log."""
@@ -162,15 +166,18 @@ class Fleet:
     ) -> None:
         """Keep the device's reply, and what it does from now on. Raises ``StorageError``."""
 
-        def change(connection: Connection) -> bool:
+        def change(connection: Connection) -> tuple[bool, bool]:
             first = commands.answer(connection, issued.id, reply)
-            if first and (reply.HasField("error") or issued.kind == "use_bundle"):
+            late = not first and commands.answer_late(connection, issued.id, reply)
+            if late or (first and (reply.HasField("error") or issued.kind == "use_bundle")):
                 note(connection, f"device {issued.device}", "CommandReply", _audited(issued, reply))
-            return first
+            return first, late
 
-        if not await self._database.write(change):
+        first, late = await self._database.write(change)
+        if not first and not late:
             return  # superseded meanwhile
-        entry.pending = max(0, entry.pending - 1)
+        if first:
+            entry.pending = max(0, entry.pending - 1)
         log = structlog.get_logger().bind(device=issued.device, command=issued.command.command_id)
         if reply.HasField("error"):
             log.info("command_refused", kind=issued.kind, reason=reply.error.reason[:64])
@@ -224,6 +231,58 @@ class Fleet:
                 entry.streams[-1](one)
         return issued
 
+    async def cancel(self, command_ids: Sequence[str], who: str) -> list[str]:
+        """Take back those of the commands that have no answer; returns their ids.
+
+        Raises ``SessionError("not_found")`` for an id that there is not, and ``StorageError``.
+        """
+
+        def change(connection: Connection) -> list[IssuedCommand]:
+            found = commands.cancel(connection, command_ids, who)
+            if found:
+                note(connection, who, "CancelCommands", _cancelled(found))
+            return found
+
+        found = await self._database.write(change)
+        counts = await self._database.read(commands.pending_counts)
+        for device in {one.device for one in found}:
+            entry = self.registry.get(device)
+            if entry is not None:
+                entry.pending = counts.get(device, 0)
+                self.registry.touch(entry)
+        return [one.command.command_id for one in found]
+
+    async def forget(self, device: str, who: str) -> None:
+        """Take a device that is away out of the list, with the commands that wait for it.
+
+        Raises ``SessionError``: not_found, device_online; and ``StorageError``.
+        """
+        (entry,) = self.registry.chosen_all(fleet_pb2.DeviceSelector(devices=[device]))
+        if entry.streams or entry.elsewhere:
+            raise SessionError(
+                "device_online",
+                f"device {device} is connected; stop it, or revoke its token, then forget it",
+                device=device,
+            )
+
+        def change(connection: Connection) -> None:
+            found = commands.cancel_all_of(connection, device, "the device was forgotten")
+            commands.forget_answered(connection, device)
+            _forget(connection, device)
+            note(connection, who, "ForgetDevice", {"device": device, **_cancelled(found)})
+            entry.forgotten = True  # what is still to be written of it comes behind this
+
+        try:
+            await self._database.write(change)
+        except BaseException:
+            entry.forgotten = False
+            raise
+        if entry.streams:  # it has come back meanwhile
+            entry.forgotten = False
+            self.later(self._keep(entry))
+        else:
+            self.registry.remove(device)
+
     async def read(self, query: Callable[[Connection], T]) -> T:
         """See ``Database.read``."""
         return await self._database.read(query)
@@ -244,6 +303,7 @@ class Fleet:
         """Finish what was put off."""
         while self._later:
             await asyncio.wait(set(self._later))
+        await self.refusals.close()
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._later.discard(task)
@@ -256,13 +316,12 @@ class Fleet:
         described.online = bool(entry.streams)
 
         def change(connection: Connection) -> None:
-            if self.owns(connection, described):
+            if not entry.forgotten and self.owns(connection, described):
                 _keep(connection, described)
 
         await self._database.write(change)
 
-    @staticmethod
-    def _follow(entry: Entry, command: fleet_pb2.Command) -> None:
+    def _follow(self, entry: Entry, command: fleet_pb2.Command) -> None:
         """What the device does from now on."""
         described = entry.described
         match command.WhichOneof("command"):
@@ -276,6 +335,7 @@ class Fleet:
                 described.regions.extend(command.set_regions.regions)
             case "use_bundle":
                 described.bundle_id = command.use_bundle.bundle_id
+                described.bundle_name = self.registry.bundle_names.get(described.bundle_id, "")
 
 
 def _keep(connection: Connection, described: fleet_pb2.Device) -> None:
@@ -289,8 +349,19 @@ def _keep(connection: Connection, described: fleet_pb2.Device) -> None:
         connection.execute(insert(DEVICES).values(device=device, **values))
 
 
+def _forget(connection: Connection, device: str) -> None:
+    """Its row stays for a day, empty: so servers that share the database hear of it."""
+    now = now_us()
+    connection.execute(
+        update(DEVICES).where(DEVICES.c.device == device).values(described=b"", last_seen_at=now)
+    )
+    connection.execute(
+        delete(DEVICES).where(DEVICES.c.described == b"", DEVICES.c.last_seen_at < now - DAY_US)
+    )
+
+
 def _described(connection: Connection) -> list[fleet_pb2.Device]:
-    rows = connection.execute(select(DEVICES.c.described))
+    rows = connection.execute(select(DEVICES.c.described).where(DEVICES.c.described != b""))
     return [fleet_pb2.Device.FromString(row.described) for row in rows]
 
 
@@ -298,6 +369,15 @@ def _audited(issued: IssuedCommand, reply: fleet_pb2.CommandReply) -> dict[str, 
     error = reply.error
     outcome = {"reason": error.reason, "message": error.message} if reply.HasField("error") else {}
     return {"command_id": issued.command.command_id, "kind": issued.kind, **outcome}
+
+
+def _cancelled(found: Sequence[IssuedCommand]) -> dict[str, Any]:
+    return {
+        "commands": [
+            {"command_id": one.command.command_id, "device": one.device, "kind": one.kind}
+            for one in found
+        ]
+    }
 
 
 def _as_json(command: fleet_pb2.Command) -> Any:

@@ -8,8 +8,9 @@ unknown ──Hello──> online ──its last stream ends──> offline
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cloud_server.database.schema import now_us
 from cloud_server.fleet.commands import IssuedCommand
@@ -26,6 +27,18 @@ MAX_ERROR_CHARACTERS = 300
 
 LEAST_RATE = 0.01
 """A second; less is shown as 0."""
+
+
+OF_A_SESSION: tuple[Literal["queued_frames", "queued_bytes", "regions"], ...] = (
+    "queued_frames",
+    "queued_bytes",
+    "regions",
+)
+"""What a device's next session does not have from the one before. A rate policy it has: the server
+gives it anew with every Welcome."""
+
+MAX_FORGOTTEN = 1000
+"""Devices that were forgotten of late, of which watchers may not have heard."""
 
 
 Deliver = Callable[[IssuedCommand], None]
@@ -48,6 +61,8 @@ class Entry:
     version: int = 0
     elsewhere: bool = False
     """Whether it is online at another server that has the same log."""
+    forgotten: bool = False
+    """It is in the list no longer, and is not kept any more."""
 
     def message(self) -> fleet_pb2.Device:
         """The device as it is now."""
@@ -71,6 +86,9 @@ class Registry:
         self._quota = quota
         self._entries: dict[str, Entry] = {}
         self._version = 0
+        self._forgotten: dict[str, int] = {}
+        self.bundle_names: Mapping[str, str] = {}
+        """Of the bundles that the server takes, by id."""
         self._changed = asyncio.Event()
         self.closed = False
 
@@ -88,9 +106,10 @@ class Registry:
         described = entry.described
         if described.session != hello.session:
             described.session = hello.session
-            described.ClearField("queued_frames")
-            described.ClearField("queued_bytes")
+            for gone in OF_A_SESSION:
+                described.ClearField(gone)
         described.bundle_id = bundle_id
+        described.bundle_name = self.bundle_names.get(bundle_id, "")
         described.client_version = hello.client_version
         described.labels.clear()
         described.labels.update(hello.labels)
@@ -131,6 +150,26 @@ class Registry:
     def get(self, device: str) -> Entry | None:
         """The device, if it was ever here."""
         return self._entries.get(device)
+
+    def remove(self, device: str) -> None:
+        """Forget a device; watchers are told."""
+        entry = self._entries.pop(device, None)
+        if entry is not None:
+            entry.forgotten = True
+            self._version += 1
+            self._forgotten.pop(device, None)
+            self._forgotten[device] = self._version
+            if len(self._forgotten) > MAX_FORGOTTEN:
+                del self._forgotten[next(iter(self._forgotten))]
+            self._wake()
+
+    def forgotten(self, after: int, selector: fleet_pb2.DeviceSelector) -> list[str]:
+        """Devices that were forgotten after that version, of those that a selector may choose."""
+        return [
+            device
+            for device, version in self._forgotten.items()
+            if version > after and (not selector.devices or device in selector.devices)
+        ]
 
     def chosen(self, selector: fleet_pb2.DeviceSelector) -> Iterator[Entry]:
         """Those that a selector chooses, by name."""

@@ -16,6 +16,7 @@ from cloud_server.fleet.fleet import Fleet
 from shared.errors import FeatherwireError, SessionError, StorageError
 from shared.proto.featherwire.v1 import fleet_pb2, fleet_pb2_grpc
 from shared.rpc.status import abort
+from shared.wire.requests import check_name
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,12 +36,14 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         bundle_ids: Collection[str],
         *,
         tasks: Collection[str] | None = None,
+        needs_token: bool = False,
         max_watchers: int = 64,
         write_timeout_s: float = 30.0,
     ) -> None:
         """bundle_ids: that devices may be commanded to use. tasks: that they may be commanded to
-        ask for; None: any.
+        ask for; None: any. needs_token: callers without one are turned away before they come here.
         """
+        self._needs_token = needs_token
         self._tasks = tasks
         self._fleet = fleet
         self._bundle_ids = bundle_ids
@@ -76,7 +79,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         self._watchers += 1
         try:
             check_selector(request.selector)
-            await self._watch(request.selector, context)
+            await self._watch(request, context)
         except FeatherwireError as error:
             await abort(context, error)
         finally:
@@ -93,6 +96,39 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
             await abort(context, _for_operators(error))
         return fleet_pb2.SendCommandResponse(
             command_id_by_device={one.device: one.command.command_id for one in issued}
+        )
+
+    async def CancelCommands(
+        self, request: fleet_pb2.CancelCommandsRequest, context: Context
+    ) -> fleet_pb2.CancelCommandsResponse:
+        try:
+            if not 1 <= len(request.command_ids) <= MAX_PAGE:
+                raise SessionError(
+                    "invalid_message", f"command_ids: 1 to {MAX_PAGE} of them", field="command_ids"
+                )
+            ids = await self._fleet.cancel(list(request.command_ids), caller().name)
+        except FeatherwireError as error:
+            await abort(context, _for_operators(error))
+        return fleet_pb2.CancelCommandsResponse(cancelled_ids=ids)
+
+    async def ForgetDevice(
+        self, request: fleet_pb2.ForgetDeviceRequest, context: Context
+    ) -> fleet_pb2.ForgetDeviceResponse:
+        try:
+            check_name("device", request.device)
+            await self._fleet.forget(request.device, caller().name)
+        except FeatherwireError as error:
+            await abort(context, _for_operators(error))
+        return fleet_pb2.ForgetDeviceResponse()
+
+    async def GetCaller(
+        self, _request: fleet_pb2.GetCallerRequest, _context: Context
+    ) -> fleet_pb2.GetCallerResponse:
+        who = caller()
+        return fleet_pb2.GetCallerResponse(
+            role="" if who.token is None else str(who.token.role),
+            name=who.name,
+            needs_token=self._needs_token,
         )
 
     async def ListCommands(
@@ -150,13 +186,17 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         """Keep what is not kept yet."""
         await self._fleet.close()
 
-    async def _watch(self, selector: fleet_pb2.DeviceSelector, context: Context) -> None:
+    async def _watch(self, request: fleet_pb2.WatchDevicesRequest, context: Context) -> None:
         """Nothing queues for a slow watcher: it gets devices as they are when it can take them."""
         registry = self._fleet.registry
+        selector = request.selector
         sent = -1
         moving: set[str] = set()  # their rates fall without any event
         while True:
             started, version = time.monotonic(), registry.version
+            if request.with_forgotten and sent >= 0:
+                for name in registry.forgotten(sent, selector):
+                    await self._write(fleet_pb2.WatchDevicesResponse(forgotten=name), context)
             for entry in list(registry.chosen(selector)):
                 name = entry.described.device
                 if entry.version > sent or name in moving:

@@ -133,5 +133,6 @@ def _pack(bundle: Bundle) -> tuple[bundles_pb2.BundleInfo, bytes]:
             )
             for row in manifest.states
         ],
+        default_state=bundle.advice.default_state,
     )
     return info, data

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from cloud_server.engine import EngineFrame, EngineOutcome
 from cloud_server.ingest.bundles import ServedBundles
-from shared.bitstream import Bitstream
+from shared.bitstream import Bitstream, format4
 from shared.errors import BitstreamError
 from shared.limits import DEFAULT_LIMITS, Limits
 from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
@@ -96,7 +96,10 @@ def refined(
         )
     if before is None:
         width, height, state = kept[0].width, kept[0].height, refine.layers[-1].state
-        after = Bitstream(bundle_id, width, height, state, refine.layers, version=refine.version)
+        grey = kept[0].grey and refine.version == format4.VERSION
+        after = Bitstream(
+            bundle_id, width, height, state, refine.layers, version=refine.version, grey=grey
+        )
     else:
         layers = before.layers + refine.layers
         after = replace(before, state=layers[-1].state, layers=layers, partial=None)

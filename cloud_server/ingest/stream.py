@@ -255,6 +255,8 @@ class Stream:
         except DecodeError:
             self.fail(SessionError("invalid_message", "a message that cannot be parsed"))
         except FeatherwireError as error:
+            if error.reason == "wrong_device":
+                self._shared.fleet.refusals.note(self._caller.name, "Connect", error)
             self.fail(error)
         except Exception as error:  # noqa: BLE001  # one client's message must not be silent
             self._log.error("stream_failed", exc_info=error)

@@ -29,6 +29,7 @@ from shared.wire import error_from_message
 from shared.wire.device_events import (
     Acknowledged,
     Answered,
+    Backlogged,
     CommandReceived,
     Event,
     Resent,
@@ -81,6 +82,7 @@ class SimulatedDevice:
         self._tasks, self._interval_s = tuple(tasks), interval_s
         self._next = offset
         self._due = time.perf_counter()
+        self._heard_at = 0.0
         self._backoff = Backoff(FIRST_DELAY_S, LONGEST_DELAY_S)
         hello = Hello(
             device,
@@ -93,13 +95,16 @@ class SimulatedDevice:
         self._protocol = DeviceProtocol[bool](hello, remembers=True)
 
     async def run(self, stop: asyncio.Event, grace_s: float) -> None:
-        """Send until ``stop``; frames without a result ``grace_s`` seconds later are lost."""
+        """Send until ``stop``. Frames without a result are lost once the server has said nothing of
+        them, neither a result nor that they are with it, for ``grace_s`` seconds."""
         sending = asyncio.create_task(self._run(stop))
         try:
             await stop.wait()
-            await asyncio.wait_for(sending, grace_s)
-        except TimeoutError:
-            pass
+            self._heard_at = time.monotonic()
+            while (left_s := self._heard_at + grace_s - time.monotonic()) > 0:
+                if (await asyncio.wait({sending}, timeout=left_s))[0]:
+                    sending.result()
+                    break
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
@@ -171,7 +176,10 @@ class SimulatedDevice:
     def _note(self, event: Event[bool]) -> None:
         match event:
             case Answered():
+                self._heard_at = time.monotonic()
                 self._settle(event)
+            case Backlogged():
+                self._heard_at = time.monotonic()
             case Acknowledged(sent=sent, first=True) if sent is not None:
                 self._tally.acknowledged += 1
                 if sent.context:

@@ -8,19 +8,23 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cloud_server.loadtest.device import OpenChannel, SimulatedDevice
 from cloud_server.loadtest.tally import Report, Tally, report
 from shared.proto.featherwire.v1 import types_pb2
 
 PROGRESS_EVERY_S = 1.0
+LAST_S = 4.0
+"""For the results of what was sent, when somebody has had enough."""
 LAG_EVERY_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class LoadTest:
     """devices: how many. fps: frames a second of each; 0: as fast as credits come. seconds: of the
-    plateau, when all are on. ramp_s: until they are. grace_s: for results after the last frame."""
+    plateau, when all are on. ramp_s: until they are. grace_s: how long a device waits, after the
+    last frame, for a word of its server."""
 
     devices: int
     fps: float = 1.0
@@ -42,8 +46,9 @@ async def run_load_test(
 ) -> Report:
     """Run it. callers: name of each device, and how it connects; they are used in turn, so that
     devices beyond their number are further sessions of the same. ``progress`` is called every
-    second. ``enough`` ends the plateau early."""
+    second. ``enough`` ends it early: nothing more is sent, and what is open has a few seconds."""
     tally, stop, run_id = Tally(), asyncio.Event(), secrets.token_hex(4)
+    enough = enough or asyncio.Event()
     lags: array[float] = array("d")
     running: list[asyncio.Task[None]] = []
     helpers = [
@@ -59,14 +64,19 @@ async def run_load_test(
                 interval_s=1 / test.fps if test.fps else 0.0, offset=number,
             )  # fmt: skip
             running.append(asyncio.create_task(device.run(stop, test.grace_s)))
-            await asyncio.sleep(test.ramp_s / test.devices)
+            if await _within(test.ramp_s / test.devices, enough):
+                break
         tally.measuring = True
         began = time.perf_counter()
-        await _plateau(running, test.seconds, enough or asyncio.Event())
+        await _plateau(running, test.seconds, enough)
         seconds = time.perf_counter() - began
         tally.measuring = False
         stop.set()
-        await asyncio.gather(*running)
+        ended = asyncio.gather(*running)
+        await _plateau([ended], None, enough)
+        await asyncio.wait({ended}, timeout=LAST_S)
+        if ended.done():
+            ended.result()
     finally:
         for task in (*running, *helpers):
             task.cancel()
@@ -74,10 +84,20 @@ async def run_load_test(
     return report(tally, devices=test.devices, seconds=seconds, lags_s=lags)
 
 
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    """Whether ``event`` comes in that time."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 async def _plateau(
-    running: list[asyncio.Task[None]], seconds: float, enough: asyncio.Event
+    running: Sequence[asyncio.Future[Any]], seconds: float | None, enough: asyncio.Event
 ) -> None:
-    """So long, until ``enough``, or until a device fails, which is a fault of ours."""
+    """So long, until ``enough``, or until one has ended: of devices a fault of ours."""
     early = asyncio.create_task(enough.wait())
     try:
         await asyncio.wait({early, *running}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -83,7 +83,7 @@ class ResultLog:
         def publish(accepted: list[Accepted]) -> None:
             self.recorded([one.record for one in accepted if one.new and one.record is not None])
 
-        return await self.database.write(change, publish)
+        return await self.database.write(change, publish, repeatable=True)
 
     async def accept_refinement(
         self,
@@ -117,7 +117,9 @@ class ResultLog:
         def change(connection: Connection) -> Record:
             return self._rows.result(connection, submission, data, terms)
 
-        return await self.database.write(change, lambda record: self.recorded([record]))
+        return await self.database.write(
+            change, lambda record: self.recorded([record]), repeatable=True
+        )
 
     # -- out -------------------------------------------------------------------------------------
 
@@ -137,7 +139,7 @@ class ResultLog:
             self.counters.raise_floor(connection, session)
             return session.floor, session.last_result_id
 
-        return await self.database.write(change)
+        return await self.database.write(change, repeatable=True)
 
     async def results_after(self, key: SessionKey, result_id: int, limit: int) -> list[Record]:
         """The session's results with a larger number, in order. Raises ``StorageError``."""

@@ -90,7 +90,10 @@ class Record:
             sequence=self.sequence,
             state=state,
             bundle_short_id=bundle_id,
+            cursor=self.cursor,
         )
+        if self.captured_us is not None:
+            result.captured_at.FromMicroseconds(self.captured_us)
         result.outcome.ParseFromString(self.outcome)
         return result
 

@@ -165,8 +165,11 @@ class FleetTail:
         registry = self._fleet.registry
         if time.monotonic() - self._devices_at > DEVICES_EVERY_S:
             self._devices_at = time.monotonic()
-            for described in await self._database.read(self._devices):
-                self._note(described)
+            for device, described in await self._database.read(self._devices):
+                if described is None:
+                    self._forgotten(device)
+                else:
+                    self._note(described)
         for issued in await self._database.read(self._commands):
             self._last = issued.id
             entry = registry.get(issued.device)
@@ -184,6 +187,11 @@ class FleetTail:
             if entry.elsewhere and key not in kept:
                 entry.elsewhere = False
                 registry.touch(entry)
+
+    def _forgotten(self, device: str) -> None:
+        entry = self._fleet.registry.get(device)
+        if entry is not None and not entry.streams:
+            self._fleet.registry.remove(device)
 
     def _note(self, described: fleet_pb2.Device) -> None:
         registry = self._fleet.registry
@@ -219,15 +227,19 @@ class FleetTail:
     def _commands(self, connection: Connection) -> list[IssuedCommand]:
         return commands.listed(connection, None, pending_only=True, after=self._last, count=256)
 
-    def _devices(self, connection: Connection) -> list[fleet_pb2.Device]:
+    def _devices(self, connection: Connection) -> list[tuple[str, fleet_pb2.Device | None]]:
+        """Those that were seen since; None for one that was forgotten."""
         rows = connection.execute(
-            select(DEVICES.c.described, DEVICES.c.last_seen_at)
+            select(DEVICES.c.device, DEVICES.c.described, DEVICES.c.last_seen_at)
             .where(DEVICES.c.last_seen_at > self._seen_us - OVERLAP_US)
             .order_by(DEVICES.c.last_seen_at)
         ).all()
         if rows:
             self._seen_us = rows[-1].last_seen_at
-        return [fleet_pb2.Device.FromString(row.described) for row in rows]
+        return [
+            (row.device, fleet_pb2.Device.FromString(row.described) if row.described else None)
+            for row in rows
+        ]
 
 
 def _last_command(connection: Connection) -> int:

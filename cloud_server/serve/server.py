@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cloud_server.auth.access import Authenticator
@@ -28,6 +28,7 @@ from cloud_server.results.log import ResultLog
 from cloud_server.results.retention import Retention
 from cloud_server.results.shared_log import SharedLog
 from cloud_server.serve.certificates import ServedCertificate, TlsFiles
+from cloud_server.serve.health import Health
 from cloud_server.telemetry.metrics import Metrics, MetricsServer
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import (
@@ -46,8 +47,6 @@ INGEST_SERVICE = ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_na
 BUNDLE_SERVICE = bundles_pb2.DESCRIPTOR.services_by_name["BundleService"].full_name
 RESULT_SERVICE = results_pb2.DESCRIPTOR.services_by_name["ResultService"].full_name
 FLEET_SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
-WATCH_S = 0.5
-"""Between looks at the workers."""
 SERVICES = (INGEST_SERVICE, BUNDLE_SERVICE, RESULT_SERVICE, FLEET_SERVICE)
 
 
@@ -77,7 +76,6 @@ class Server:
         self._metrics = metrics or Metrics()
         self._metrics_listen = metrics_listen
         self._metrics_server: MetricsServer | None = None
-        self._watching: asyncio.Task[None] | None = None
         self._engine = engine
         self._ingest = ingest
         self._results = results
@@ -87,7 +85,7 @@ class Server:
         self._shared_log = shared_log
         self._forgetting: asyncio.Task[None] | None = None
         self._drain_deadline_s = drain_deadline_s
-        self._health = health.aio.HealthServicer()
+        self._health = Health(engine, log.database, SERVICES, self._metrics)
         self._authenticator = authenticator
         self._server = grpc.aio.server(
             interceptors=() if authenticator is None else (authenticator,),
@@ -105,7 +103,7 @@ class Server:
         bundles_pb2_grpc.add_BundleServiceServicer_to_server(bundles, self._server)
         results_pb2_grpc.add_ResultServiceServicer_to_server(results, self._server)
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(fleet, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME),
             self._server,
@@ -132,35 +130,10 @@ class Server:
             raise
         self._forgetting = asyncio.create_task(self.retention.run())
         await self._server.start()
-        await self._say_ready(True)
-        self._watching = asyncio.create_task(self._watch_workers())
+        await self._health.start()
         if self._certificate is not None:
             self._renewing = asyncio.create_task(self._certificate.watch())
         return f"{listen.rpartition(':')[0]}:{port}"
-
-    async def _say_ready(self, ready: bool) -> None:
-        status = (
-            health_pb2.HealthCheckResponse.SERVING
-            if ready
-            else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
-        for service in ("", *SERVICES):
-            await self._health.set(service, status)
-
-    async def _watch_workers(self) -> None:
-        """Report the server as not ready while it has no workers; processes may come back."""
-        ready = True
-        while True:
-            await asyncio.sleep(WATCH_S)
-            if self._engine.alive == ready:
-                continue
-            ready = not ready
-            log = structlog.get_logger().bind(stages=self._engine.queues)
-            if ready:
-                log.info("workers_back")
-            else:
-                log.error("workers_dead")
-            await self._say_ready(ready)
 
     def _listen(self, listen: str) -> int:
         try:
@@ -215,7 +188,7 @@ class Server:
         await self._stop.wait()
         log = structlog.get_logger()
         log.info("draining", streams=self._ingest.open_streams, deadline_s=self._drain_deadline_s)
-        await self._health.enter_graceful_shutdown()
+        await self._health.drain()
         self._ingest.drain(self._drain_deadline_s)
         self._results.drain()
         self._fleet.drain()
@@ -234,9 +207,10 @@ class Server:
 
     async def _close(self) -> None:
         """Stop the workers, then the log: in this order, or frames that were cut get errors."""
-        for background in (self._forgetting, self._watching, self._renewing):
+        for background in (self._forgetting, self._renewing):
             if background is not None:
                 background.cancel()
+        await self._health.close()
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
         if self._authenticator is not None:

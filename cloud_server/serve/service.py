@@ -20,6 +20,7 @@ from cloud_server.fleet.audit import Limits as FleetLimits
 from cloud_server.fleet.fleet import Fleet
 from cloud_server.fleet.quota import Quota
 from cloud_server.fleet.servicer import FleetServicer
+from cloud_server.fleet.words import told_apart
 from cloud_server.ingest.bundles import BundleServicer, ServedBundles
 from cloud_server.ingest.flow import StreamLimits
 from cloud_server.ingest.refinement import RefinePolicy
@@ -104,6 +105,9 @@ async def _open_around(
         write_timeout_s=settings.write_timeout_s,
     )
     fleet = await asyncio.to_thread(_open_fleet, result_log.database, settings)
+    fleet.registry.bundle_names = told_apart(
+        (one.id, one.manifest.name, one.manifest.version) for one in bundles
+    )
     ingest = IngestServicer(
         observed,
         log=result_log,
@@ -140,6 +144,7 @@ async def _open_around(
             fleet,
             served.ids,
             tasks=frozenset(engine.tasks),
+            needs_token=not settings.insecure,
             max_watchers=settings.max_subscribers,
             write_timeout_s=settings.write_timeout_s,
         ),
@@ -153,7 +158,7 @@ async def _open_around(
         tls=_tls(settings),
         authenticator=None
         if settings.insecure
-        else Authenticator(result_log.database, metrics=metrics),
+        else Authenticator(result_log.database, metrics=metrics, refused=fleet.refusals.note),
     )
     return server, engine, bundles
 

@@ -28,7 +28,9 @@ CONFIG_VARIABLE = "FEATHERWIRE_CONFIG"
 class ServerSettings(BaseSettings):
     """Settings of `featherwire-cloud serve`; lists in variables are comma-separated."""
 
-    model_config = SettingsConfigDict(env_prefix="FEATHERWIRE_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="FEATHERWIRE_", env_ignore_empty=True, extra="forbid", frozen=True
+    )
 
     # Where and what
     listen: str = Field(
@@ -39,6 +41,10 @@ class ServerSettings(BaseSettings):
     )
     console: str | None = Field(
         default=None, description="HOST:PORT of the operator's console; none: not served"
+    )
+    console_root_path: str = Field(
+        default="",
+        description="where a proxy serves the console, as /fw; none: as X-Forwarded-Prefix says",
     )
     bundle: str | None = Field(
         default=None, description="that clients shall use: folder, zip or name; none: the packaged"
@@ -219,9 +225,8 @@ class ServerSettings(BaseSettings):
         The file is ``config``, or what FEATHERWIRE_CONFIG names. Raises
         ``FeatherwireError("invalid_settings")`` with every complaint, one a line.
         """
-        named = config or (
-            Path(os.environ[CONFIG_VARIABLE]) if CONFIG_VARIABLE in os.environ else None
-        )
+        variable = os.environ.get(CONFIG_VARIABLE, "").strip()
+        named = config or (Path(variable) if variable else None)
         if named is not None and not named.is_file():
             raise FeatherwireError("invalid_settings", f"no config file {named}")
         source = _settings_class(named)

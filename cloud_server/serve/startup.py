@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from cloud_server.auth.tokens import any_good
 from cloud_server.database import Database
-from cloud_server.database.database import database_url, open_engine, typed_errors
+from cloud_server.database.database import database_url, make_file, open_engine, typed_errors
 from cloud_server.database.locks import CommitLock
 from cloud_server.database.schema import prepare
 from cloud_server.serve.settings import ServerSettings
@@ -46,8 +46,13 @@ def administered(
     url = database_url(settings.database_url)
     if create:
         settings.make_data_folder()
-    elif url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
-        raise StorageError("no_database", f"there is no server's database at {url.database}")
+    if url.get_backend_name() == "sqlite" and not (file := Path(url.database or "")).exists():
+        if not create:
+            raise StorageError("no_database", f"there is no server's database at {file}")
+        try:
+            make_file(file)
+        except OSError as error:
+            raise StorageError("unavailable", f"{file} cannot be made: {error}") from None
     engine = open_engine(url)
     try:
         with typed_errors(url), engine.begin() as connection:

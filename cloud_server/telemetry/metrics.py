@@ -103,6 +103,11 @@ class Metrics:
             "Frames that the engine is given at a time; it follows what gets done.",
             registry=r,
         )
+        self.database_up = Gauge(
+            "featherwire_database_up",
+            "1 while the log can be written to, 0 when it could not be for ten seconds.",
+            registry=r,
+        )
         self.streams = Gauge("featherwire_streams", "Streams of devices open now.", registry=r)
         self.credits = Gauge(
             "featherwire_credits_outstanding",

@@ -92,12 +92,12 @@ def decode_bits(coder: RangeDecoder, probabilities: Probabilities) -> Bits:
 class ByteTables(NamedTuple):
     """By number, as q falls; byte 0 comes first and has the greatest share.
 
-    starts, shares: int64 [tables, 256]. lists: starts of each, and 2**20. others: int64 [tables],
+    starts, shares: int32 [tables, 256]. lists: starts of each, and 2**20. others: int64 [tables],
     the share of all bytes but 0.
     """
 
-    starts: Numbers
-    shares: Numbers
+    starts: npt.NDArray[np.int32]
+    shares: npt.NDArray[np.int32]
     lists: list[list[int]]
     others: Numbers
 
@@ -118,7 +118,8 @@ def byte_tables() -> ByteTables:
     shares[:, 0] += _ONE - shares.sum(1)
     ends = shares.cumsum(1)
     lists = np.concatenate([np.zeros((len(ends), 1), np.int64), ends], axis=1).tolist()
-    return ByteTables(ends - shares, shares, lists, _ONE - shares[:, 0])
+    starts = (ends - shares).astype(np.int32)
+    return ByteTables(starts, shares.astype(np.int32), lists, _ONE - shares[:, 0])
 
 
 @cache

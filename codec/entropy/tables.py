@@ -92,8 +92,8 @@ class SharpSteps:
     A table is sharp whose likeliest symbol, the top (the first of equals), has half the total or
     more; flat if it has less; neither if there is no other symbol.
 
-    starts, shares: int64 [tables, symbols], of steps, of which each table has its own total. lists:
-    for decoding, starts and the total. top: the top. others: uint16, the chance of no top over
+    starts, shares: int32 [tables, symbols], of steps; totals: int32 [tables], theirs. lists: for
+    decoding, starts and the total. top: the top. others: uint16, the chance of no top over
     2**16, from 1 to 2**15. skipped: the symbol that steps leave out, or one past the last.
     """
 
@@ -110,7 +110,8 @@ class SharpSteps:
         shares = counts.copy()
         shares[rows[self.sharp], self.top[self.sharp]] = 0
         ends = shares.cumsum(1)
-        self.starts, self.shares, self.totals = ends - shares, shares, ends[:, -1].copy()
+        self.starts, self.shares = (ends - shares).astype(np.int32), shares.astype(np.int32)
+        self.totals: npt.NDArray[np.int32] = ends[:, -1].astype(np.int32)
         self.symbols = counts.shape[1]
         self.lists: list[list[int]] = [
             [0, *row[:top], *row[top + 1 :]] if sharp else [0, *row]

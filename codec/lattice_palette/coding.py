@@ -48,6 +48,7 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
         detail: Sequence[float] | None = None,
         regions: Regions = (),
         version: int = FORMAT_VERSION,
+        grey: bool = False,
     ) -> Bitstream:
         """See :meth:`codec.base.EdgeCodec.encode`.
 
@@ -63,7 +64,7 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
             source = self._decided(features, rate_weight)
         else:
             source = self._known(self.palette.quantise(features))
-        return self._compose(width, height, source, state, 0, budget, version)
+        return self._compose(width, height, source, state, 0, budget, version, grey=grey)
 
     def decode(self, bitstream: Bitstream) -> FeatureLatents:
         """See :meth:`codec.base.EdgeCodec.decode`. Indices are whole steps, depths 1 or 0."""
@@ -77,6 +78,7 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
             values,
             {name: where.astype(np.uint8) for name, where in known.items()},
             self._progress(bitstream, contexts),
+            bitstream.grey,
         )
 
     # -- parts -----------------------------------------------------------------------------------

@@ -75,11 +75,14 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         detail: Sequence[float] | None = None,
         regions: Regions = (),
         version: int = FORMAT_VERSION,
+        grey: bool = False,
     ) -> Bitstream:
         """See :meth:`codec.base.EdgeCodec.encode`."""
         if regions:
             nearest = rate_weight is not None
-            return self._encode_regions(features, width, height, target, regions, nearest, version)
+            return self._encode_regions(
+                features, width, height, target, regions, nearest, version, grey
+            )
         self._check_features(features)
         self._check_extent(shapes_of(features), width, height)
         state, passes = self._state(target), 0
@@ -94,7 +97,7 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
                 state, passes = self._reaching(features, indices, target, detail)
         budget = target.budget_bytes(width, height)
         source = self._source(assignment)
-        return self._compose(width, height, source, state, passes, budget, version)
+        return self._compose(width, height, source, state, passes, budget, version, grey=grey)
 
     def _encode_regions(
         self,
@@ -105,6 +108,7 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         regions: Regions,
         nearest: bool,
         version: int,
+        grey: bool,
     ) -> Bitstream:
         """Regions to their own states, the rest to the target's, or to what a budget leaves."""
         self._check_features(features)
@@ -116,7 +120,8 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
             states = self._states_of(regions, rest, width, height)
             assignment = RegionAssignment(self.palette, features, states, nearest=nearest)
             source = self._source(assignment)
-            return self._compose(width, height, source, min(rest, finest), 0, max_bytes, version)
+            state = min(rest, finest)
+            return self._compose(width, height, source, state, 0, max_bytes, version, grey=grey)
 
         if budget is None:
             return coded(self._state(target))
@@ -181,7 +186,7 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         state = self.palette.finest_state if state is None else state
         self._check_passes(state, passes)
         source = self._source(KnownLeaves(self.palette, indices))
-        return self._compose(width, height, source, state, passes, max_bytes, version)
+        return self._compose(width, height, source, state, passes, max_bytes, version, grey=False)
 
     # -- from bits -------------------------------------------------------------------------------
 
@@ -199,6 +204,7 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
             indices,
             depths,
             self._progress(bitstream, contexts),
+            bitstream.grey,
         )
 
     # -- parts -----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from codec.markov_palette.palette import MarkovPalette
 from codec.settings import DECODER_FILE, PALETTE_FILE, FeatureSettings
 from shared.bundle import Bundle
 from shared.errors import BundleError, TaskError
-from shared.preprocess import crop_to
+from shared.preprocess import crop_to, without_colour
 
 if TYPE_CHECKING:
     from codec.markov_palette.sampler import MarkovPaletteScheduler
@@ -111,9 +111,13 @@ class PictureReconstructor:
                 for horizontal in _spans(columns):
                     _check(should_stop)
                     self._tile(semantic, texture, state, vertical, horizontal, canvas)
-        return [
+        cropped = [
             crop_to(picture, latents.width, latents.height)
             for picture, latents in zip(canvas, batch, strict=True)
+        ]
+        return [
+            without_colour(picture) if latents.grey else picture
+            for picture, latents in zip(cropped, batch, strict=True)
         ]
 
     def sample_indices(self, latents: FeatureLatents, seed: int) -> dict[str, Tensor]:

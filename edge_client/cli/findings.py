@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.cli import RATE_COLUMNS, Batch, Outcome, in_words, write_atomically
-from shared.errors import FeatherwireError, SessionError
+from shared.errors import BundleError, FeatherwireError, SessionError
 from shared.names import beside, printable, text_of
 from shared.words import counted
 
@@ -36,6 +36,8 @@ def take_all(
         for result in results:
             waiting[name_of(result)] -= not result.refined
             take(result, output, batch, outcome)
+    except BundleError:
+        raise  # no photo is at fault
     except FeatherwireError as error:
         for photo in waiting.elements():
             fail(Path(photo), error, outcome)
@@ -47,14 +49,15 @@ def tell_kept(outcome: Outcome, spool: Path, server: str, refusal: FeatherwireEr
     """Print how many frames wait in the spool, the command that delivers them, and why a server
     refused."""
     count = counted(len(outcome.kept), "frame is", "frames are")
+    them = "it" if len(outcome.kept) == 1 else "them"
     if refusal is not None:
         sys.stderr.write(f"error: {refusal.message} [{refusal.reason}]\n")
         if outcome.kept:
             sys.stderr.write(f"{count} kept in {spool} until {server} lets this device in\n")
     elif outcome.kept:
         sys.stderr.write(
-            f"{count} kept in {spool} (no server took them); `featherwire-edge flush --spool "
-            f"{spool} --server {server}`, with the same --tls options, delivers them\n"
+            f"{count} kept in {spool} (no server took {them}); `featherwire-edge flush --spool "
+            f"{spool} --server {server}`, with the same --tls options, delivers {them}\n"
         )
 
 
@@ -140,22 +143,21 @@ def report_of(result: FrameResult, session: EdgeSession) -> Report:
     """The report of a result, as sinks get it."""
     import time
 
-    from edge_client.session import Origin
     from shared.sinks import Report
 
-    source = result.source
     return Report(
         device=session.device,
         session=session.session,
         sequence=result.sequence,
         source=name_of(result),
-        captured_at=source.captured_at if isinstance(source, Origin) else None,
+        captured_at=result.captured_at,
         completed_at=time.time(),
         bundle=result.bundle_id.hex(),
         state=result.state,
         payload_bytes=result.payload_bytes,
         round_trip_ms=round(result.round_trip_ms, 2) or None,
         refined=result.refined,
+        cursor=result.cursor,
         analysis=result.analysis,
         error=result.error,
         task_errors=result.task_errors,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from shared.cli.options import Connecting
 from shared.errors import SessionError, TaskError
 
 if TYPE_CHECKING:
-    from edge_client.session import EdgeSession
+    from edge_client.session import EdgeSession, SessionEvents
     from edge_client.spool import Spool
     from shared.rpc.access import Access
     from shared.sinks import Pumps
@@ -259,6 +260,20 @@ class Sending(Calling):
         }
 
     @property
+    def typed(self) -> dict[str, Any]:
+        """What operators can set otherwise, by the option's name; None: it was not typed."""
+        return {
+            "--state": self.state,
+            "--bpp": self.bpp,
+            "--bytes": self.max_bytes,
+            "--psnr": self.psnr_db,
+            "--bandwidth": self.bandwidth,
+            "--tasks": self.tasks,
+            "--region": " ".join(self.region) if self.region else None,
+            "--bundle": self.bundle,
+        }
+
+    @property
     def _with_states(self) -> dict[str, int | None]:
         return {_source(text): _state(text) for text in self.send_with or ()}
 
@@ -277,8 +292,12 @@ class Sending(Calling):
         access: Access,
         frames_per_second: float,
         spool: Path | None = None,
+        *,
+        events: SessionEvents | None = None,
+        hurry: threading.Event | None = None,
     ) -> tuple[EdgeSession, Spool | None]:
-        """An open session, which ``stack`` closes. spool: instead of ``--spool``.
+        """An open session, which ``stack`` closes. spool: instead of ``--spool``. events,
+        hurry: as for ``EdgeSession``.
 
         Raises FeatherwireError for what the server, or the bundle, is not.
         """
@@ -312,6 +331,8 @@ class Sending(Calling):
                 spool=store,
                 control=RateControl(self.bandwidth, frames_per_second),
                 regions=regions,
+                events=events,
+                hurry=hurry,
             )
         )
         if session.online:

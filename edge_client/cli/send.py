@@ -17,6 +17,7 @@ from edge_client.cli.options import (
     OutputOption,
     Sending,
 )
+from edge_client.cli.reporter import Reporter
 from shared.cli import Batch, ExitCode, JsonOption, Outcome, stop_on_error, takes
 from shared.names import text_of
 
@@ -56,10 +57,14 @@ def send(
     if picture and output is None:
         raise typer.BadParameter("--picture needs a folder", param_hint="-o")
     access = sending.check()
+    from edge_client.session import SessionEvents
+
     batch = Batch(as_json=as_json, columns=COLUMNS)
     outcome = Outcome()
     with stop_on_error(as_json=as_json), ExitStack() as stack:
-        session, _ = sending.open(stack, access, frames_per_second)
+        reporter = Reporter(sending.server, sending.spool, typed=sending.typed, quiet=True)
+        events = SessionEvents(reporter.connection, reporter.setting)
+        session, _ = sending.open(stack, access, frames_per_second, events=events)
         sinks = stack.enter_context(sending.open_sinks(session, SINK_CAPACITY))
         results = session.stream(_dated(photos), picture=picture, **sending.rate)
         ended = take_all(_through_sinks(results, session, sinks), photos, output, batch, outcome)
@@ -106,7 +111,7 @@ def flush(
     """
     access = calling.access()
     from edge_client.rate import RateControl
-    from edge_client.session import EdgeSession
+    from edge_client.session import EdgeSession, SessionEvents
     from edge_client.spool import Spool
 
     batch = Batch(as_json=as_json, columns=COLUMNS)
@@ -126,6 +131,7 @@ def flush(
             deadline_s=calling.deadline_s,
             spool=store,
             control=RateControl(calling.bandwidth),
+            events=SessionEvents(Reporter(calling.server, spool, quiet=True).connection),
         )
         stack.enter_context(session)
         ended = take_all(session.flush(), [], output, batch, outcome)

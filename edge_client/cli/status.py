@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edge_client.cli.reporter import write_line
+from shared.words import counted
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -121,7 +124,7 @@ class Status:
         for name, count in spool.counts.items():
             if name.startswith((_DROPPED, "refused_")):
                 dropped[f"spool_{name.removeprefix(_DROPPED)}"] = count
-        error = captures.error
+        error, offline = captures.error, self._session.why_offline
         return {
             "source": {
                 "name": captures.source.name,
@@ -132,6 +135,7 @@ class Status:
                 "damaged": captures.source.damaged,
             },
             "online": self._session.online,
+            "offline": None if offline is None else offline.to_dict(),
             **self._meter.flow(),
             "sent": self._feed.sent,
             "results": counts["results"],
@@ -150,8 +154,21 @@ class Status:
 def print_event(event: str, values: dict[str, Any]) -> None:
     """Print an event as a line of JSON on standard output."""
     with _PRINTING:
-        sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
-        sys.stdout.flush()
+        write_line(sys.stdout, json.dumps({"event": event, **values}))
+
+
+def can_redraw() -> bool:
+    """Whether what is on standard error, a terminal, can be drawn over."""
+    from rich.console import Console
+
+    return not Console(stderr=True).is_dumb_terminal
+
+
+def print_progress(status: dict[str, Any]) -> None:
+    """A status in a line on standard error."""
+    rows = dict(status_rows(status))
+    names = ("server", "frames a second", "state", "queue", "sent, results, failed")
+    write_line(sys.stderr, "; ".join(f"{name} {rows[name]}" for name in names))
 
 
 @contextmanager
@@ -201,15 +218,17 @@ def status_table(status: dict[str, Any]) -> Table:
 def status_rows(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Rows of (name, value) of a status, in words."""
     source, queue = status["source"], status["queue"]
-    again = f", opened again {source['reconnects']} times" if source["reconnects"] else ""
+    reconnects = counted(source["reconnects"], "time")
+    again = f", opened again {reconnects}" if source["reconnects"] else ""
     why = f" ({source['error']['message']})" if source["error"] else ""
     yield "source", f"{source['name']}: {source['state']}{why}{again}"
-    yield "server", "online" if status["online"] else "away: frames are kept"
+    away = f" ({status['offline']['message']})" if status["offline"] else ""
+    yield "server", "online" if status["online"] else f"away{away}: frames are kept"
     yield "frames a second", f"{status['frames_per_second']:.2f}"
     yield "state", _or_dash(status["state"])
     yield "bits per pixel", _or_dash(status["bits_per_pixel"])
     yield "kilobits a second", f"{status['bits_per_second'] / 1000:.1f}"
-    yield "queue", f"{queue['frames']} frames, {queue['bytes'] / 1000:.1f} kB"
+    yield "queue", f"{counted(queue['frames'], 'frame')}, {queue['bytes'] / 1000:.1f} kB"
     yield "round trip", f"{_or_dash(status['round_trip_ms'])} ms"
     yield "sent, results, failed", f"{status['sent']}, {status['results']}, {status['failed']}"
     dropped = ", ".join(f"{count} {reason}" for reason, count in status["dropped"].items())

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,21 +15,26 @@ import typer
 
 from edge_client.cli.findings import report_of, tell_undelivered
 from edge_client.cli.options import Sending
+from edge_client.cli.reporter import write_line
 from shared.cli import ExitCode, finite, stop_on_error, takes
 from shared.cli.exits import code_of
 from shared.errors import FeatherwireError
-from shared.names import printable, text_of
+from shared.names import text_of
+from shared.words import counted
 
 if TYPE_CHECKING:
     from edge_client.session import EdgeSession, FrameResult
-    from edge_client.sources import CaptureThread, MotionGate, Source
+    from edge_client.sources import MotionGate, Source
     from edge_client.sources.feed import Feed
     from shared.sinks import Pumps
 
 DEFAULT_FPS = 1.0
 SINK_CAPACITY = 1000
-ONE_SIGNAL_S = 0.5
-"""A terminal, or `timeout`, may send the same signal twice: to the process, and to its group."""
+SINKS_S = 10.0
+"""For the sinks, at the end of the source."""
+SESSION_S = 10.0
+"""For frames in flight, at the end of the source."""
+LOOK_S = 0.5
 
 SourceArgument = Annotated[
     list[str],
@@ -131,12 +133,13 @@ WindowOption = Annotated[
     typer.Option("--window", min=1, help="Frames under way at most, while there is a server."),
 ]
 GraceOption = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--grace",
         min=0,
         parser=finite("seconds", minimum=0),
-        help="At the end: seconds to wait for results that are still to come.",
+        help="At the end: seconds to wait for results that are still to come, and for sinks. "
+        "Default: 10 for sinks at the end of the source; 3 for all when it is told to end.",
     ),
 ]
 EveryOption = Annotated[
@@ -174,36 +177,55 @@ def stream(
     source_patience_s: PatienceOption = None,
     move_to: MoveOption = None,
     window: WindowOption = 8,
-    grace_s: GraceOption = 10.0,
+    grace_s: GraceOption = None,
     status_every_s: EveryOption = 10.0,
     quiet: QuietOption = False,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """Send what a source shows until it ends, or until SIGTERM or Ctrl-C; for days if need be.
+    """Send what a source shows until it ends, or until SIGTERM, SIGHUP or Ctrl-C; for days if need
+    be.
 
     A source that fails is opened again, and a server that is away is tried again. Of a camera's
     pictures that come faster than they are sent the newest goes. With --spool frames that no
-    server took outlast the end of this; without, they are kept for as long as it runs.
+    server took outlast the end of this; without, they are kept for as long as it runs. Under
+    nohup it goes on when its terminal is closed.
 
     Exit status 0 when everything was sent, or is in the spool; 1 when a file or the source failed,
     4 when frames were lost for want of a server, or it refuses this device.
     """
-    from edge_client.cli.status import Meter, Status, print_event
+    access = sending.check()
+    from edge_client.cli.ending import Ending
+    from edge_client.cli.reporter import Reporter
+    from edge_client.cli.status import Meter, Status, every, print_event
+    from edge_client.session import SessionEvents
     from edge_client.sources import CaptureThread, SourceOptions, open_source
     from edge_client.sources.feed import Feed
-    from edge_client.sources.moving import check_folder
+    from shared.cli.moving import check_folder
 
-    access = sending.check()
-    stop = threading.Event()
     with stop_on_error(as_json=as_json), ExitStack() as stack:
-        given = SourceOptions(live, loop, _pairs(inputs), source_timeout_s)
+        ending = stack.enter_context(Ending(grace_s))
+        # Who gives up after three seconds does not wait ten for an answer.
+        timeout_s = min(source_timeout_s, source_patience_s or math.inf)
+        given = SourceOptions(live, loop, _pairs(inputs), timeout_s)
         opened = open_source(source, given)
         gate = _motion_gate(motion, motion_levels, still_every_s)
         if move_to is not None:
             check_folder(move_to)
         kept = sending.spool
         volatile = None if kept else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        session, spool = sending.open(stack, access, fps or DEFAULT_FPS, volatile)
+        reporter = Reporter(
+            sending.server, kept, typed={**sending.typed, "--fps": fps}, quiet=quiet,
+            event=print_event if as_json else None,
+        )  # fmt: skip
+        reporter.begin(opened.name)
+        session, spool = sending.open(
+            stack,
+            access,
+            fps or DEFAULT_FPS,
+            volatile,
+            events=SessionEvents(reporter.connection, reporter.setting),
+            hurry=ending.stop,
+        )
         assert spool is not None
         sinks = stack.enter_context(sending.open_sinks(session, SINK_CAPACITY))
         captures = CaptureThread(
@@ -211,31 +233,36 @@ def stream(
             limit=lambda: _least(fps, session.control.policy.max_frames_per_second),
             patience_s=math.inf if source_patience_s is None else source_patience_s,
         )
+        ending.then(captures.stop)
         meter = Meter()
 
         def unreadable(name: str, error: FeatherwireError) -> None:
             meter.failed(error.to_dict())
-            what = printable(error.message)
-            sys.stderr.write(f"error: {printable(name)}: {what} [{error.reason}]\n")
+            _tell_error(name, error)
 
-        feed = Feed(captures, gate, stop, unreadable)
+        feed = Feed(captures, gate, ending.stop, unreadable)
         status = Status(meter, captures, feed, session, spool, sinks)
-        hurry = stack.enter_context(_signals(stop, captures, grace_s))
         stack.enter_context(_shown(status, as_json, quiet, status_every_s))
+        stack.enter_context(every(LOOK_S, lambda: reporter.look(captures)))
         lines = not (as_json or quiet or sys.stderr.isatty() or sending.to)
         with captures:
             photos = _until_refused(feed, session)
-            for result in session.stream(photos, window=window, hurry=hurry, **sending.rate):
-                meter.result(result)
-                _tell(result, session, sinks, as_json=as_json, lines=lines)
-                _settle(result, feed, move_to, durable=kept is not None)
-        sinks.close(grace_s)
+            results = session.stream(photos, window=window, hurry=ending.hurry, **sending.rate)
+            with closing(results):  # before the spool is, when nobody reads what is printed
+                for result in results:
+                    meter.result(result)
+                    _tell(result, session, sinks, as_json=as_json, lines=lines)
+                    _settle(result, feed, move_to, durable=kept is not None)
+        if (refusal := session.refusal) is not None:
+            _tell_error(None, refusal)
+        sinks.close(ending.left_s(SINKS_S))
         end = status.read()
-        refusal, failure = session.refusal, captures.error
-        failure = failure if captures.state == "failed" else None
+        failure = captures.error if captures.state == "failed" else None
+        session.close(ending.left_s(SESSION_S))
     if as_json:
         print_event("end", end)
     lost = tell_undelivered(sinks)
+    reporter.end(end)
     _exit(end, opened, refusal, failure, lost, spooled=kept is not None)
 
 
@@ -251,15 +278,15 @@ def _exit(
     *,
     spooled: bool,
 ) -> None:
-    """End the command with its exit status, and print why it is not 0."""
+    """End the command with its exit status, and print why it is not 0. refusal: was printed."""
     left = end["queue"]["frames"]
-    for error in (refusal, failure):
-        if error is not None:
-            sys.stderr.write(f"error: {error.message} [{error.reason}]\n")
+    if failure is not None:
+        _tell_error(None, failure)
     if left and spooled:
-        sys.stderr.write(f"{left} frames are kept in the spool\n")
+        write_line(sys.stderr, f"{counted(left, 'frame is', 'frames are')} kept in the spool")
     elif left:
-        sys.stderr.write(f"error: {left} frames are lost: no server took them, and no --spool\n")
+        lost, them = counted(left, "frame is", "frames are"), "it" if left == 1 else "them"
+        write_line(sys.stderr, f"error: {lost} lost: no server took {them}, and no --spool")
     if refusal is not None or (left and not spooled):
         raise typer.Exit(ExitCode.UNREACHABLE)
     if failure is not None:
@@ -285,16 +312,20 @@ def _tell(
     if as_json:
         print_event("result", report.to_dict())
     elif lines:
-        print(line(report), flush=True)
+        write_line(sys.stdout, line(report))
     if result.error is not None and not as_json:
-        error = result.error
-        where, what = printable(report.source), printable(error.message)
-        sys.stderr.write(f"error: {where}: {what} [{error.reason}]\n")
+        _tell_error(report.source, result.error)
+
+
+def _tell_error(what: str | None, error: FeatherwireError) -> None:
+    """what: has failed, where it is not the command as a whole."""
+    about = "" if what is None else f"{what}: "
+    write_line(sys.stderr, f"error: {about}{error.message} [{error.reason}]")
 
 
 def _settle(result: FrameResult, feed: Feed, move_to: Path | None, *, durable: bool) -> None:
     """Move the file of a result away; a frame that is in the spool is as good as sent."""
-    from edge_client.sources.moving import move
+    from shared.cli.moving import move
 
     file = feed.file_of(str(result.source))
     kept = result.error is not None and result.error.reason == "spooled"
@@ -303,8 +334,8 @@ def _settle(result: FrameResult, feed: Feed, move_to: Path | None, *, durable: b
     try:
         move(file, move_to)
     except OSError as error:
-        name = printable(text_of(file))
-        sys.stderr.write(f"error: {name} cannot be moved: {error.strerror} [io_error]\n")
+        name = text_of(file)
+        write_line(sys.stderr, f"error: {name} cannot be moved: {error.strerror} [io_error]")
 
 
 def _until_refused(feed: Feed, session: EdgeSession) -> Iterator[Any]:
@@ -316,44 +347,17 @@ def _until_refused(feed: Feed, session: EdgeSession) -> Iterator[Any]:
 
 @contextmanager
 def _shown(status: Any, as_json: bool, quiet: bool, every_s: float) -> Iterator[None]:
-    from edge_client.cli.status import every, live_table, print_event
+    from edge_client.cli.status import can_redraw, every, live_table, print_event, print_progress
 
     with contextlib.ExitStack() as stack:
         if as_json:
             stack.enter_context(every(every_s, lambda: print_event("status", status.read())))
         elif not quiet and sys.stderr.isatty():
-            stack.enter_context(live_table(status.read))
+            if can_redraw():
+                stack.enter_context(live_table(status.read))
+            else:
+                stack.enter_context(every(every_s, lambda: print_progress(status.read())))
         yield
-
-
-@contextmanager
-def _signals(
-    stop: threading.Event, captures: CaptureThread, grace_s: float
-) -> Iterator[threading.Event]:
-    """SIGTERM and SIGINT end the source; so much later, or with a second one, nothing is waited
-    for any more, which the event says."""
-    hurry = threading.Event()
-    timer = threading.Timer(grace_s, hurry.set)
-    timer.daemon = True
-    first_at = 0.0
-
-    def end(number: int, frame: object) -> None:
-        nonlocal first_at
-        if not stop.is_set():
-            first_at = time.monotonic()
-            stop.set()
-            captures.stop()
-            timer.start()
-        elif time.monotonic() - first_at > ONE_SIGNAL_S:
-            hurry.set()
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield hurry
-    finally:
-        timer.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _motion_gate(percent: float | None, levels: float, still_every_s: float) -> MotionGate | None:

@@ -13,12 +13,14 @@ encoding          one photo by several bundles: what is sent of each, what is ke
 refinement_store  what is kept back, until the server asks or ``refine`` sends it
 opening           channel, Hello, and a bundle on which both ends agree
 bundle_update     changing over to another bundle while the session runs
+events            what a session tells of its connection, and of what an operator sets
 connection        the stream: credits, numbering, the server's commands
 """
 
+from edge_client.session.events import SessionEvents
 from edge_client.session.frames import CapturedPhoto, Origin
 from edge_client.session.results import FrameResult
 from edge_client.session.session import EdgeSession
 from shared.rpc.access import Access
 
-__all__ = ["Access", "CapturedPhoto", "EdgeSession", "FrameResult", "Origin"]
+__all__ = ["Access", "CapturedPhoto", "EdgeSession", "FrameResult", "Origin", "SessionEvents"]

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 from edge_client.session.frames import Framer, Outgoing, stamp
 from edge_client.session.refinement_store import Part, Refinement, RefinementStore
-from edge_client.session.results import Reply
+from edge_client.session.results import Reply, captured_at_of
 from shared.errors import FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.rpc.channel import Channel
-from shared.rpc.errors import CallError, error_from_call
+from shared.rpc.errors import CallError, lost_error
 from shared.wire import FrameOutcome
 from shared.wire.commands import RefineCommand, Setting, parse_command
 from shared.wire.device_events import (
@@ -321,7 +321,7 @@ class Connection:
                     self._receive(one)
             self._end(None)
         except CallError as error:
-            self._end(error_from_call(error, self.server))
+            self._end(lost_error(error, self.server))
         except FeatherwireError as error:
             self._end(error)
             self._call.cancel()
@@ -409,6 +409,8 @@ class Connection:
             sent.context.passes if sent is not None else 0,
             refinement,
             result.result_id,
+            result.cursor,
+            captured_at_of(result),
         )
         if sent is not None:
             _resolve(sent.context.future, reply)

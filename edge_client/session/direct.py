@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import wait as wait_for
@@ -20,6 +20,7 @@ from edge_client.session.frames import (
     Framer,
     Outgoing,
     Wishes,
+    blames_photo,
     make_frame,
     parts,
     taken_at,
@@ -75,9 +76,9 @@ class DirectExchange:
     def open(self) -> None:
         """It is open with its connection."""
 
-    def close(self) -> None:
-        """End the stream; frames in flight have ten seconds to come back."""
-        self.connection.close()
+    def close(self, timeout_s: float = 10.0) -> None:
+        """End the stream; frames in flight have so long to come back."""
+        self.connection.close(timeout_s)
 
     @property
     def framer(self) -> Framer:
@@ -107,9 +108,10 @@ class DirectExchange:
         *,
         window: int | None = None,
         hurry: threading.Event | None = None,
-    ) -> Iterator[FrameResult]:
+    ) -> Generator[FrameResult, None, None]:
         """See ``EdgeSession.stream``."""
         in_flight = InFlight(self.connection)
+        encoded = False
         for photo in photos:
             if photo is None:
                 if in_flight.any_done:
@@ -119,9 +121,10 @@ class DirectExchange:
             try:
                 made = make_frame(self.connection.framer, self._control, pixels, wishes)
                 frame = replace(made, captured_at=taken_at(source))
-            except SessionError:
-                raise
+                encoded = True
             except FeatherwireError as error:
+                if not blames_photo(error, encoded=encoded):
+                    raise
                 yield failed(source, error)
                 continue
             while window is not None and len(in_flight) >= window:

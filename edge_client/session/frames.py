@@ -15,7 +15,13 @@ from edge_client.session.encoding import Photo, PhotoEncoder
 from edge_client.session.refinement_store import Part
 from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
-from shared.errors import BitstreamError, FeatherwireError, PhotoError, SessionError
+from shared.errors import (
+    BitstreamError,
+    BundleError,
+    FeatherwireError,
+    PhotoError,
+    SessionError,
+)
 from shared.preprocess import load_photo
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.targets import FINEST, RateTarget, Regions
@@ -286,6 +292,17 @@ def make_frame(framer: Framer, control: RateControl, photo: Photo, wishes: Wishe
             raise error from None
         update.failed(error)
         return frame
+
+
+def blames_photo(error: FeatherwireError, *, encoded: bool) -> bool:
+    """Whether an error while a frame is made is one photo's: of others the next one may do.
+
+    encoded: whether a photo of this session was encoded before. A bundle that cannot encode the
+    first one is not at fault with that alone.
+    """
+    if isinstance(error, SessionError):
+        return False
+    return encoded or not isinstance(error, BundleError)
 
 
 def _make(framer: Framer, control: RateControl, photo: Photo, wishes: Wishes) -> Outgoing:

@@ -17,6 +17,7 @@ from edge_client.rate import RateControl
 from edge_client.session.bundle_update import BundleUpdate, Done, Keep
 from edge_client.session.connection import Connection, Listener
 from edge_client.session.encoding import PhotoEncoder
+from edge_client.session.events import nobody
 from edge_client.session.frames import Framer
 from edge_client.session.refinement_store import RefinementStore
 from edge_client.spool import Spool
@@ -102,10 +103,12 @@ class Opener:
         awaited: tuple[int, ...] = (),
         listener: Listener | None = None,
         take_setting: TakeSettingBy | None = None,
+        failing: Callable[[SessionError], None] | None = None,
     ) -> Connection:
         """Connect, and agree on a bundle.
 
-        awaited: frames that were acknowledged on a stream before, and have no result yet.
+        awaited: frames that were acknowledged on a stream before, and have no result yet. failing:
+        see ``wait_until_ready``.
 
         Raises ``SessionError`` (unreachable, refused, bundle_mismatch, unsupported_version, ...)
         and ``BundleError`` when the bundle cannot be had.
@@ -115,7 +118,7 @@ class Opener:
         channel = open_channel(self.server, self._access)
         connection: Connection | None = None
         try:
-            wait_until_ready(channel, self.server, self._timeout_s, self._access)
+            wait_until_ready(channel, self.server, self._timeout_s, self._access, failing)
             hello = Hello(
                 device=self.device,
                 session=session,
@@ -299,7 +302,10 @@ class DeviceSettings:
         spool: Spool | None,
         control: RateControl,
         opener: Opener,
+        tell: Callable[[Setting], None] = nobody,
     ) -> None:
+        """tell: see ``SessionEvents.setting``."""
+        self._tell = tell
         self._spool = spool
         self._control = control
         self._opener = opener
@@ -323,8 +329,15 @@ class DeviceSettings:
                 self._keep("regions", [asdict(region) for region in wanted.regions])
                 self._opener.regions = wanted.regions
             case BundleCommand():
-                self._opener.use_bundle(channel, wanted.bundle_id, done)
+
+                def tried(error: FeatherwireError | None) -> None:
+                    if error is None:
+                        self._tell(wanted)
+                    done(error)
+
+                self._opener.use_bundle(channel, wanted.bundle_id, tried)
                 return
+        self._tell(wanted)
         done(None)
 
     def restore(self) -> None:
@@ -334,17 +347,24 @@ class DeviceSettings:
         policy, tasks = self._spool.setting("rate_policy"), self._spool.setting("tasks")
         if policy is not None:
             self._control.set_policy(RatePolicy(**policy))
+            self._tell(self._control.policy)
         if tasks is not None:
             self._opener.tasks = tuple(tasks)
+            self._tell(TasksCommand(self._opener.tasks))
         regions = self._spool.setting("regions")
         if regions is not None:
             self._opener.regions = tuple(Region(**region) for region in regions)
+            self._tell(RegionsCommand(self._opener.regions))
+        if (chosen := self._opener.bundle_update.chosen) is not None:
+            self._tell(BundleCommand(chosen))
 
     def follow(self, connection: Connection) -> None:
         """Take the policy that the server has for everybody, unless a command has set another."""
         settings = connection.welcome.settings
         if settings.HasField("rate_policy") and self._control.policy == RatePolicy():
             self._control.set_policy(parse_rate_policy(settings.rate_policy))
+            if self._control.policy != RatePolicy():
+                self._tell(self._control.policy)
 
     def _keep(self, name: str, value: object) -> None:
         if self._spool is not None:

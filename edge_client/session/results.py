@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_client.session.frames import taken_at
 from shared.errors import FeatherwireError, PhotoError
+from shared.proto.featherwire.v1 import ingest_pb2
 from shared.results import AnalysisResult, TaskResult
 from shared.wire import FrameOutcome, Picture
 
@@ -24,6 +26,8 @@ class FrameResult:
     ``state`` is of the bundle with short id ``bundle_id``: the frame's first, or the one that was
     refined. ``payload_bytes`` are of all its bundles. ``passes`` were sent of the layer after
     ``state``, 0 when the frame ended with that state.
+    ``cursor`` is its place in the server's log, None when it has none; ``captured_at`` when the
+    picture was taken, in seconds since 1970, None when nobody knows.
     ``refined`` says that the server asked for more of the frame, and this is what came of it after
     the result ``before``. ``refine_error`` says why nothing came, to a caller that waited for it.
     """
@@ -43,6 +47,8 @@ class FrameResult:
     refined: bool = False
     before: FrameResult | None = None
     refine_error: FeatherwireError | None = None
+    cursor: int | None = None
+    captured_at: float | None = None
 
     @property
     def tasks(self) -> dict[str, TaskResult]:
@@ -78,7 +84,8 @@ class Reply:
 
     ``state`` is of the bundle with short id ``bundle_id``. ``refinement`` is there when the server
     has asked for more layers of the frame: the reply to those. ``result_id``: the result's number
-    in the session, 0 for one that is not kept there.
+    in the session, 0 for one that is not kept there; ``cursor``: likewise in the server's log.
+    ``captured_at``: when the picture was taken, as the server has it.
     """
 
     outcome: FrameOutcome
@@ -90,6 +97,16 @@ class Reply:
     passes: int = 0
     refinement: Future[Reply] | None = None
     result_id: int = 0
+    cursor: int = 0
+    captured_at: float | None = None
+
+
+def captured_at_of(result: ingest_pb2.Result) -> float | None:
+    """When the picture of a result was taken, in seconds since 1970; None from a server that does
+    not say it."""
+    if not result.HasField("captured_at"):
+        return None
+    return float(result.captured_at.seconds) + result.captured_at.nanos / 1e9
 
 
 def received(reply: Reply, source: Any, *, before: FrameResult | None = None) -> FrameResult:
@@ -110,6 +127,8 @@ def received(reply: Reply, source: Any, *, before: FrameResult | None = None) ->
         bundle_id=reply.bundle_id,
         refined=before is not None,
         before=before,
+        cursor=reply.cursor or None,
+        captured_at=reply.captured_at if (at := taken_at(source)) is None else at,
     )
 
 
@@ -136,4 +155,5 @@ def failed(
         error=error,
         refined=before is not None,
         before=before,
+        captured_at=taken_at(source),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from edge_client.rate import RateControl
 from edge_client.session.connection import Connection
 from edge_client.session.direct import DirectExchange, RateListener, analyze
 from edge_client.session.encoding import Photo
+from edge_client.session.events import SessionEvents
 from edge_client.session.frames import (
     CapturedPhoto,
     Framer,
@@ -66,6 +67,8 @@ class EdgeSession:
     control: the rate of this device. None sends as fast as the server takes.
     regions: parts of every photo that are coded more finely than the rest, where its bundle can;
         not with ``psnr_db``.
+    events: is told of the connection, and of what an operator sets.
+    hurry: once it is set, ``open`` waits for no server that the spool can do without.
     """
 
     def __init__(
@@ -88,8 +91,12 @@ class EdgeSession:
         spool: Spool | None = None,
         control: RateControl | None = None,
         regions: Iterable[Region] = (),
+        events: SessionEvents | None = None,
+        hurry: threading.Event | None = None,
     ) -> None:
         self.server = server
+        self._events = events or SessionEvents()
+        self._hurry = hurry
         host = default_device_name()
         self.device = (device or host) if spool is None else spool.claim(device, host)
         self._session = session or uuid.uuid4().hex
@@ -116,7 +123,7 @@ class EdgeSession:
             bundle_trials=None if spool is None else spool.setting("bundle_trials"),
         )
         self._regions = check_regions(tuple(regions))
-        self._settings = DeviceSettings(spool, self._control, self._opener)
+        self._settings = DeviceSettings(spool, self._control, self._opener, self._events.setting)
         self._exchange: DirectExchange | SpooledExchange | None = None
 
     # -- life ------------------------------------------------------------------------------------
@@ -152,6 +159,8 @@ class EdgeSession:
                 self._store,
                 self._control,
                 self._connect_timeout_s,
+                self._events,
+                self._hurry,
             )
         self._exchange = exchange
         try:
@@ -163,11 +172,11 @@ class EdgeSession:
             raise
         return self
 
-    def close(self) -> None:
-        """End the session; frames in flight have ten seconds to come back."""
+    def close(self, timeout_s: float = 10.0) -> None:
+        """End the session; frames in flight have so long to come back."""
         self._opener.bundle_update.close()
         if self._exchange is not None:
-            self._exchange.close()
+            self._exchange.close(timeout_s)
             self._exchange = None
 
     def __enter__(self) -> EdgeSession:
@@ -192,6 +201,12 @@ class EdgeSession:
     def online(self) -> bool:
         """Whether there is a stream now."""
         return self._exchange is not None and self._exchange.connection is not None
+
+    @property
+    def why_offline(self) -> FeatherwireError | None:
+        """Why there is no stream, with a spool; None while there is one, or nothing is known."""
+        exchange = self._exchange
+        return exchange.why_offline if isinstance(exchange, SpooledExchange) else None
 
     @property
     def refusal(self) -> FeatherwireError | None:
@@ -285,7 +300,7 @@ class EdgeSession:
         send_with: SendWith = (),
         window: int | None = None,
         hurry: threading.Event | None = None,
-    ) -> Iterator[FrameResult]:
+    ) -> Generator[FrameResult, None, None]:
         """Send many photos, with as many in flight as the server gives credits for.
 
         Yields each result as it completes, which need not be the order of ``photos``; its

@@ -6,8 +6,7 @@ stills      a watched folder, and files in order; when a photo was taken
 video       RTSP, video files and V4L2 cameras, by PyAV (extra ``stream``)
 clock       when a video's pictures were taken, by time stamps that jump, wrap, or are missing
 motion_jpeg JPEGs one after another: on standard input, and over HTTP; snapshots
-http_stream what a camera's web server sends, with redirects and passwords
-http_auth   Digest and Basic
+web         what a camera's web server sends, with redirects and passwords
 capture     a thread that runs a source, opens it again, and keeps the newest picture
 gates       which pictures are worth sending: so many a second, and those in which something moves
 feed        the pictures of a source as photos for a session, as far as they are worth sending

@@ -20,7 +20,7 @@ from contextlib import closing
 from typing import BinaryIO
 
 from edge_client.sources.base import CLOCK_TRUST_S, Capture, Waiting
-from edge_client.sources.http_stream import READ_BYTES, HttpCamera, unpacked
+from edge_client.sources.web.camera import READ_BYTES, HttpCamera, unpacked
 from shared.addresses import Address
 from shared.errors import SourceError
 from shared.preprocess import load_photo

@@ -99,6 +99,7 @@ class VideoSource:
     def _open(self) -> av.container.InputContainer:
         import av
 
+        began_s = time.monotonic()
         try:
             return av.open(
                 self._url,
@@ -118,6 +119,9 @@ class VideoSource:
                 timeout=(self._timeout_s, self._timeout_s) if self.lasting else None,
             )
         except (av.FFmpegError, OSError, ValueError) as error:
+            if self.lasting and time.monotonic() - began_s >= self._timeout_s:
+                why = f"{self.name}: no answer within {self._timeout_s:g} s"
+                raise SourceError("source_away", why) from None
             raise self._error(error) from None
 
     def _stream(self, container: av.container.InputContainer) -> av.video.stream.VideoStream:

@@ -34,6 +34,7 @@ class Bitstream:
     finest complete state. layers: whole, coarsest first, states falling by one down to ``state``.
     partial: what has come of the next finer layer. version: of the format, 3 or 4, which also says
     how payloads are coded. reference: the frame that a predicted frame needs; None stands alone.
+    grey: the photo had no colour, so its picture shall have none; version 3 cannot say that.
 
     What layers are about, grids of pixels or a class of ten bits, is their codec's matter.
     Equality compares what a file holds.
@@ -47,6 +48,7 @@ class Bitstream:
     partial: PartialLayer | None = None
     version: int = FORMAT_VERSION
     reference: Reference | None = None
+    grey: bool = False
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, Bitstream) else NotImplemented
@@ -130,6 +132,7 @@ class Bitstream:
             partial,
             header.version,
             header.reference,
+            header.grey,
         )
 
     def truncate(self, state: int) -> Bitstream:
@@ -174,7 +177,13 @@ class Bitstream:
     def header_bytes(self, state: int, layers: int) -> int:
         """Bytes of the file before its layers, at a state with that many of them."""
         return header_bytes(
-            self.version, self.width, self.height, state, layers, reference=self.reference
+            self.version,
+            self.width,
+            self.height,
+            state,
+            layers,
+            reference=self.reference,
+            grey=self.grey,
         )
 
     @property
@@ -193,6 +202,8 @@ class Bitstream:
             if self.version == format3.VERSION:
                 raise BitstreamError("bad_version", "format version 3 has no references to frames")
             self.reference.check()
+        if self.grey and self.version == format3.VERSION:
+            raise BitstreamError("bad_version", "format version 3 cannot say that a photo is grey")
         check_numbers(self.width, self.height, self.state, len(self.layers), limits)
         expected = range(self.state + len(self.layers) - 1, self.state - 1, -1)
         if [layer.state for layer in self.layers] != list(expected):
@@ -220,6 +231,7 @@ class Bitstream:
             len(self.layers),
             self.partial is not None,
             self.reference,
+            self.grey,
         )
 
 
@@ -251,13 +263,14 @@ def header_bytes(
     layers: int,
     *,
     reference: Reference | None = None,
+    grey: bool = False,
 ) -> int:
     """Bytes of a file before its layers."""
     if version == format3.VERSION:
         return format3.HEADER_BYTES
     some_id = bytes(format4.BUNDLE_ID_BYTES)
     return format4.header_bytes(
-        Header(version, some_id, width, height, state, layers, False, reference)
+        Header(version, some_id, width, height, state, layers, False, reference, grey)
     )
 
 

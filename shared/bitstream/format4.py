@@ -26,7 +26,10 @@ _VERSION_MASK, _VERSION_BITS = 0xE0, 0xC0
 _LATER_BITS = 0xE0
 _HAS_BUNDLE, _HAS_PARTIAL, _HAS_REFERENCE = 0x10, 0x08, 0x04
 _SIDES_MASK = 0x03
-_EIGHTHS, _TWELVE_BITS, _VARINTS = range(3)
+_EIGHTHS, _TWELVE_BITS, _VARINTS, _MORE_FLAGS = range(4)
+# With the last of these forms a byte of more flags follows, which has the form in its place.
+_GREY = 0x04
+_LATER_FLAGS = 0xFF ^ _GREY ^ _SIDES_MASK
 # The third byte: a state and a number of layers, or that they follow in bytes of their own.
 _STATE_FOLLOWS, _LAYERS_FOLLOW = 15, 0
 _MOST_EIGHTHS = 8 * 256
@@ -79,8 +82,14 @@ def read_header(data: bytes, limits: Limits) -> tuple[Header, int]:
         (count,), offset = _take(data, offset, 1)
         if 0 < count <= 0x0F:
             raise _no_encoder("a number of layers", offset - 1)
+    form, grey = flags & _SIDES_MASK, False
+    if form == _MORE_FLAGS:
+        (more,), offset = _take(data, offset, 1)
+        form, grey = more & _SIDES_MASK, bool(more & _GREY)
+        if more & _LATER_FLAGS or not grey or form == _MORE_FLAGS:
+            raise _no_encoder("flags", offset - 1)
     sides_at = offset
-    width, height, offset = _read_sides(data, offset, flags & _SIDES_MASK)
+    width, height, offset = _read_sides(data, offset, form)
     reference: Reference | None = None
     if flags & _HAS_REFERENCE:
         reference_at = offset
@@ -96,7 +105,7 @@ def read_header(data: bytes, limits: Limits) -> tuple[Header, int]:
         bundle_id, offset = _take(data, offset, BUNDLE_ID_BYTES)
     _, offset = _take(data, offset, CHECK_BYTES)
     has_partial = bool(flags & _HAS_PARTIAL)
-    header = Header(VERSION, bundle_id, width, height, state, count, has_partial, reference)
+    header = Header(VERSION, bundle_id, width, height, state, count, has_partial, reference, grey)
     header.check(limits, sides_at=sides_at, state_at=2)
     return header, offset
 
@@ -108,6 +117,7 @@ def chain_start(header: Header, bundle_id: bytes) -> int:
     """
     crc = google_crc32c.value(_INVARIANT.pack(VERSION, header.width, header.height))
     crc = google_crc32c.extend(crc, bundle_id[:BUNDLE_ID_BYTES])
+    crc = google_crc32c.extend(crc, bytes([_GREY]) if header.grey else b"")
     return int(google_crc32c.extend(crc, _reference_bytes(header.reference)))
 
 
@@ -128,7 +138,9 @@ def _check(fields: bytes, crc: int) -> bytes:
 
 def _fields(header: Header) -> bytes:
     form, sides = _write_sides(header.width, header.height)
-    flags = _VERSION_BITS | form
+    flags, later = _VERSION_BITS | form, b""
+    if header.grey:
+        flags, later = _VERSION_BITS | _MORE_FLAGS, bytes([_GREY | form])
     flags |= _HAS_BUNDLE if header.bundle_id else 0
     flags |= _HAS_PARTIAL if header.has_partial else 0
     flags |= _HAS_REFERENCE if header.reference is not None else 0
@@ -140,6 +152,7 @@ def _fields(header: Header) -> bytes:
     return (
         bytes([FIRST_BYTE, flags, state << 4 | count])
         + more
+        + later
         + sides
         + _reference_bytes(header.reference)
         + header.bundle_id[:BUNDLE_ID_BYTES]
@@ -169,12 +182,10 @@ def _read_sides(data: bytes, offset: int, form: int) -> tuple[int, int, int]:
         both = int.from_bytes(packed, "little")
         width, height = (both & _MOST_TWELVE_BITS - 1) + 1, (both >> 12) + 1
         shortest = not _in_eighths(width, height)
-    elif form == _VARINTS:
+    else:
         width, offset = varint.decode(data, offset)
         height, offset = varint.decode(data, offset)
         shortest = not (_in_eighths(width, height) or _in_twelve_bits(width, height))
-    else:
-        raise _no_encoder("sides", 1)
     if not shortest:
         raise _no_encoder("sides", start)
     return width, height, offset

@@ -73,7 +73,8 @@ class Header:
     """What the beginning of a file says.
 
     layers: how many whole ones follow; has_partial: a part of the next one comes after them.
-    bundle_id: as it stands in the file, eight bytes or four; empty where there is none.
+    bundle_id: as it stands in the file, eight bytes or four; empty where there is none. grey: the
+    photo had no colour.
     """
 
     version: int
@@ -84,6 +85,7 @@ class Header:
     layers: int
     has_partial: bool
     reference: Reference | None
+    grey: bool = False
 
     def check(self, limits: Limits, *, sides_at: int, state_at: int) -> None:
         """Raise BitstreamError ``bad_size``, ``limit_exceeded`` or ``bad_state``.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from shared.cli.exits import ExitCode
-from shared.installation import NO_RELEASE, package_version
+from shared.installation import NO_RELEASE, install_command, package_version
 from shared.rpc.proxies import reach_loopback_directly
 
 OUR_PACKAGES = frozenset({"shared", "codec", "edge_client", "cloud_server", "training"})
@@ -41,6 +42,7 @@ def run(app: typer.Typer, extras: str) -> None:
 
     extras: those that bring what these commands import, as pip takes them: ``"cloud,tasks"``.
     """
+    forget_blank_variables(os.environ)
     reach_loopback_directly()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -54,9 +56,16 @@ def run(app: typer.Typer, extras: str) -> None:
             raise
         sys.stderr.write(
             f"error: this command needs the library {library}, which is not installed; get it "
-            f"with: pip install 'featherwire[{extras}]' [missing_extra]\n"
+            f"with: {install_command(extras)} [missing_extra]\n"
         )
         raise SystemExit(ExitCode.MISSING) from None
+
+
+def forget_blank_variables(variables: MutableMapping[str, str]) -> None:
+    """A setting that is blank is not set: Compose's ``${X:-}`` and unit files give such."""
+    for name, value in list(variables.items()):
+        if name.startswith("FEATHERWIRE_") and not value.strip():
+            del variables[name]
 
 
 def _print_version(wanted: bool) -> None:

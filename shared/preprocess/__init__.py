@@ -12,6 +12,7 @@ from shared.preprocess.geometry import (
     pad_to_multiple,
     padded_size,
 )
+from shared.preprocess.grey import is_grey, without_colour
 from shared.preprocess.photo import FORMATS, load_photo
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "block_detail",
     "crop_to",
     "from_array",
+    "is_grey",
     "load_photo",
     "pad_to_multiple",
     "padded_size",
+    "without_colour",
 ]

@@ -26,12 +26,9 @@ from shared.limits import DEFAULT_LIMITS, Limits
 from shared.names import text_of
 from shared.preprocess.colour import to_srgb
 from shared.preprocess.geometry import check_sides
-from shared.preprocess.jpeg import with_end
+from shared.preprocess.jpeg import MAX_JPEG_SCANS, with_end
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM")
-
-# Ordinary progressive JPEGs have about ten scans; each one walks over the whole picture.
-MAX_JPEG_SCANS = 50
 
 _EXIF_ORIENTATION = 0x0112
 # EXIF 2.32, tag 0x0112: what turns the stored picture upright.
@@ -115,7 +112,7 @@ def _loaded(data: bytes, limits: Limits) -> Image.Image:
     try:
         image.load()
     except OSError:
-        ended = with_end(data)
+        ended = with_end(data, limits=limits)
         if ended is None:
             raise
         image = _open(ended, limits)

@@ -1,6 +1,7 @@
 """What tasks find, and how far two findings agree. Values only; nothing here runs a model."""
 
 from shared.results.agreement import Agreement, agreement, box_iou
+from shared.results.counting import FACE, Thing, counts_of, things
 from shared.results.finding import (
     DEFAULT_THRESHOLD,
     Stopwatch,
@@ -16,6 +17,7 @@ from shared.results.rle import (
     mask_box,
     mask_iou,
 )
+from shared.results.summary import summarise
 from shared.results.types import (
     AnalysisResult,
     Box,
@@ -28,11 +30,11 @@ from shared.results.types import (
     Region,
     RleMask,
     TaskResult,
-    summarise,
 )
 
 __all__ = [
     "DEFAULT_THRESHOLD",
+    "FACE",
     "Agreement",
     "AnalysisResult",
     "Box",
@@ -46,11 +48,13 @@ __all__ = [
     "RleMask",
     "Stopwatch",
     "TaskResult",
+    "Thing",
     "agreement",
     "box_iou",
     "check_threshold",
     "clip_boxes",
     "complete_mask",
+    "counts_of",
     "decode_mask",
     "decode_runs",
     "encode_mask",
@@ -58,4 +62,5 @@ __all__ = [
     "mask_iou",
     "nms",
     "summarise",
+    "things",
 ]

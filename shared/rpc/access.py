@@ -18,6 +18,10 @@ from shared.rpc.tls_files import check_tls_files
 TOKEN_METADATA_KEY = "authorization"
 """Metadata of a call: ``Bearer TOKEN``, as gRPC's own access tokens."""
 
+FOR_METADATA_KEY = "featherwire-for"
+"""Metadata of a call: for whom a console tries a token. The server notes it when it refuses the
+token, as what the caller says."""
+
 TOKEN_VARIABLE = "FEATHERWIRE_TOKEN"
 """Environment variable with a token; for programs whose environment nobody else reads."""
 

@@ -6,7 +6,10 @@ server permits, and refuses messages above the receiver's cap.
 
 from __future__ import annotations
 
-import threading
+import queue
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 import grpc
@@ -52,16 +55,36 @@ def open_async_channel(address: str, access: Access | None = None) -> AsyncChann
 
 
 def wait_until_ready(
-    channel: Channel, address: str, timeout_s: float, access: Access | None = None
+    channel: Channel,
+    address: str,
+    timeout_s: float,
+    access: Access | None = None,
+    failing: Callable[[SessionError], None] | None = None,
 ) -> None:
-    """Connect. Raises ``SessionError("unreachable")`` when that takes longer."""
-    # Not the future's own timeout, which goes by the wall clock: a jump would end it, or never.
-    ready = threading.Event()
-    future = grpc.channel_ready_future(channel)
-    future.add_done_callback(lambda _: ready.set())
-    if not ready.wait(timeout_s):
-        future.cancel()
-        raise SessionError("unreachable", why_unreachable(address, access), server=address)
+    """Connect. Raises ``SessionError("unreachable")`` when that takes longer.
+
+    failing: is told why as soon as the first attempt has failed, while others follow.
+    """
+    # Not a future's timeout, which goes by the wall clock: a jump would end it, or never.
+    until = time.monotonic() + timeout_s
+    changes: queue.SimpleQueue[grpc.ChannelConnectivity] = queue.SimpleQueue()
+    channel.subscribe(changes.put, try_to_connect=True)
+    try:
+        while (left_s := until - time.monotonic()) > 0:
+            with suppress(queue.Empty):
+                change = changes.get(timeout=left_s)
+                if change is grpc.ChannelConnectivity.READY:
+                    return
+                if change is grpc.ChannelConnectivity.TRANSIENT_FAILURE and failing is not None:
+                    failing(_unreachable(address, access))
+                    failing = None
+    finally:
+        channel.unsubscribe(changes.put)
+    raise _unreachable(address, access)
+
+
+def _unreachable(address: str, access: Access | None) -> SessionError:
+    return SessionError("unreachable", why_unreachable(address, access), server=address)
 
 
 def client_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> ChannelOptions:

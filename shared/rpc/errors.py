@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeAlias
@@ -17,6 +18,11 @@ from shared.rpc.access import Access, split_address
 from shared.rpc.proxies import proxy_for
 from shared.wire.failures import error_from_message
 from shared.wire.transport import ERROR_METADATA_KEY
+
+HANDSHAKE_S = 1.0
+"""For each step of finding out why TLS fails."""
+
+WANTS_CERTIFICATE = "it wants a certificate of this client's (--tls-cert, --tls-key), of its own CA"
 
 CallError: TypeAlias = grpc.RpcError
 """What gRPC raises when a call fails."""
@@ -44,6 +50,15 @@ def error_from_call(error: CallError, address: str) -> FeatherwireError:
     if reason == "busy" and "larger than max" in text:
         reason = "message_too_large"
     return SessionError(reason, f"{address}: {text}", server=address, code=code.name)
+
+
+def lost_error(error: CallError, address: str) -> FeatherwireError:
+    """As :func:`error_from_call`, of a call that has had answers: a connection that is lost is said
+    to be, in words."""
+    found = error_from_call(error, address)
+    if found.details.get("code") == "UNAVAILABLE":
+        return SessionError("unreachable", f"{address} has closed the connection", **found.details)
+    return found
 
 
 def explained_error(error: CallError, address: str, access: Access | None) -> FeatherwireError:
@@ -97,22 +112,57 @@ def error_in_metadata(
 def why_unreachable(address: str, access: Access | None) -> str:
     """Why no channel to ``HOST:PORT`` is had, in words.
 
-    gRPC gives no reason; whether anything listens there explains most of it. Blocks for a second
-    at most.
+    gRPC gives no reason; whether anything listens there, and how a handshake fails, explains most
+    of it. Blocks for a few seconds at most.
     """
-    proxy = proxy_for(*split_address(address))
+    host, port = split_address(address)
+    proxy = proxy_for(host, port)
     if proxy is not None:
         return (
             f"no connection with {address} through the proxy {proxy.shown} (of the variable "
-            f"{proxy.variable}); to reach it directly add {split_address(address)[0]} to no_proxy"
+            f"{proxy.variable}); to reach it directly add {host} to no_proxy"
         )
     try:
-        socket.create_connection(split_address(address), timeout=1.0).close()
+        socket.create_connection((host, port), timeout=1.0).close()
+    except socket.gaierror:
+        return f"no server answered at {address}: the name {host} is not known"
     except OSError:
         return f"no server answered at {address}"
     if access is not None and access.over_tls:
-        return (
-            f"TLS failed with {address}: it speaks plain text, or its certificate is not signed by "
-            "the CA or not for this name, or it wants a certificate"
-        )
+        return f"TLS failed with {address}: {_tls_complaint(address, access)}"
     return f"{address} takes connections but speaks no plain gRPC; it may want TLS"
+
+
+def _tls_complaint(address: str, access: Access) -> str:
+    """How a handshake with the server fails, in words; all that it can be where it does not."""
+    host, port = split_address(address)
+    try:
+        context = ssl.create_default_context(cafile=access.ca)
+        context.set_alpn_protocols(["h2"])
+        if access.certificate is not None:
+            context.load_cert_chain(access.certificate, access.key, password=lambda: b"")
+        with (
+            socket.create_connection((host, port), timeout=HANDSHAKE_S) as plain,
+            context.wrap_socket(plain, server_hostname=access.name or host) as secured,
+        ):
+            # With TLS 1.3 a missing certificate ends the connection only now; else gRPC speaks.
+            if not secured.recv(1):
+                return WANTS_CERTIFICATE
+    except ssl.SSLCertVerificationError as error:
+        return f"its certificate is refused: {error.verify_message}"
+    except ssl.SSLError as error:
+        reason = error.reason or ""
+        if "CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
+            return WANTS_CERTIFICATE
+        if reason in (
+            "WRONG_VERSION_NUMBER",
+            "RECORD_LAYER_FAILURE",
+            "UNEXPECTED_EOF_WHILE_READING",
+        ):
+            return "it speaks plain text, or something else that is not TLS"
+    except OSError:
+        pass
+    return (
+        "it speaks plain text, or its certificate is not signed by the CA or not for this name, or "
+        "it wants a certificate"
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
@@ -41,15 +41,29 @@ def proxy_for(host: str, port: int, environment: Mapping[str, str] | None = None
     """
     variables = os.environ if environment is None else environment
     named = next((name for name in PROXY_VARIABLES if variables.get(name, "").strip()), None)
-    if named is None or _is_local(host):
-        return None
-    entries = next((text for name in DIRECT_VARIABLES if (text := variables.get(name))), "")
-    if any(_matches(entry, host, port) for entry in entries.replace(",", " ").split()):
+    if named is None or is_direct(host, port, variables):
         return None
     url = variables[named].strip()
     if "://" not in url:
         url = f"http://{url}"
     return Proxy(named, url) if url.lower().startswith("http://") else None
+
+
+def is_direct(
+    host: str,
+    port: int,
+    environment: Mapping[str, str] | None = None,
+    variables: Sequence[str] = DIRECT_VARIABLES,
+) -> bool:
+    """Whether no proxy is asked for a host: it is this machine, or ``no_proxy`` has it.
+
+    variables: those that hold such names; the first that is set counts.
+    """
+    values = os.environ if environment is None else environment
+    entries = next((text for name in variables if (text := values.get(name))), "")
+    return _is_local(host) or any(
+        _matches(entry, host, port) for entry in entries.replace(",", " ").split()
+    )
 
 
 def reach_loopback_directly(environment: MutableMapping[str, str] | None = None) -> None:

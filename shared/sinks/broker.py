@@ -336,7 +336,9 @@ class BrokerLink:
     def _live(self, connection: Connection) -> None:
         """From the broker's answer to the end of the connection."""
         with self._changed:
-            self._changed.wait_for(lambda: connection.accepted or connection.ended, SETTLE_S)
+            self._changed.wait_for(
+                lambda: connection.accepted or connection.ended or self._closing, SETTLE_S
+            )
         if connection.accepted and not connection.ended:
             self._begin(connection)
         elif not connection.ended:
@@ -387,7 +389,7 @@ class BrokerLink:
             return
         if lasted_s >= STEADY_S:
             self._backoff.reset()
-            self._short_lives = 0
+            self._short_lives = self._unsettled = 0
         else:
             self._short_lives += 1
         # Somebody else has this id, and lives: two that take it from each other would go on for

@@ -226,7 +226,7 @@ class TerminalSink(AppendedFile):
 
 def line(report: Report) -> str:
     """A report for people, in a line."""
-    number = report.sequence if report.cursor is None else report.cursor
+    number = f"{report.sequence}" + ("" if report.cursor is None else f"@{report.cursor}")
     state = "-" if report.state is None else report.state
     bits = report.bits_per_pixel
     rate = "-" if bits is None else f"{bits:.3f} bpp"

@@ -124,6 +124,11 @@ def announcements(
         )
 
 
+def is_announcement(topic: str) -> bool:
+    """Whether it is the topic of a sensor's configuration."""
+    return topic.startswith(f"{PREFIX}/") and topic.endswith("/config")
+
+
 def object_id(name: str) -> str:
     """A name with letters, digits, - and _ only, another one for each name: what had to be
     replaced is told apart by a mark."""

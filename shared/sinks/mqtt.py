@@ -21,10 +21,11 @@ from shared.addresses import split_address
 from shared.backoff import Backoff
 from shared.errors import SinkError
 from shared.installation import require
-from shared.results.types import counts_of
+from shared.results import counts_of
 from shared.sinks.broker import BrokerLink, Connection, Message, Ticket, client_id_of
-from shared.sinks.home_assistant import BIRTH, PREFIX, Announcer, summary
+from shared.sinks.home_assistant import BIRTH, PREFIX, Announcer, is_announcement, summary
 from shared.sinks.report import Report, to_json
+from shared.words import counted
 
 PORT, TLS_PORT = 1883, 8883
 CONNECT_S = 5.0
@@ -54,7 +55,7 @@ class MqttAddress:
     tls: bool
     base: str
     user: str | None
-    password: str | None
+    password: str | None = field(repr=False)
     qos: int
     discovery: bool
     ca: str | None
@@ -117,6 +118,14 @@ class _UnderWay:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """What a broker seems to take at most; until when that is certain, by ``time.monotonic``."""
+
+    packet_bytes: int
+    certain_until_s: float
+
+
 class MqttSink:
     """Publishes reports over a link that lasts."""
 
@@ -140,7 +149,7 @@ class MqttSink:
         self._under_way: dict[int, _UnderWay] = {}
         self._careful = 0
         self._passed_bytes = 0
-        self._limit: tuple[int, float] | None = None
+        self._limit: _Limit | None = None
         self._link = BrokerLink(
             address,
             client_id_of(client_name, address.base),
@@ -185,7 +194,8 @@ class MqttSink:
 
     def _first(self) -> Sequence[Message]:
         """What every connection begins with: the broker may have forgotten all of it."""
-        said = self._announcer.everything() if self._announcer is not None else []
+        announcer = self._announcer
+        said = announcer.everything() if announcer is not None else []
         return [*said, *(one for topic, one in [*self._summaries.items()])]
 
     def _item(self, report: Report) -> _UnderWay:
@@ -220,7 +230,9 @@ class MqttSink:
         if not again:
             return
         bound = self._bound(connection)
-        if bound is not None and connection.packet_bytes(message) > bound:
+        if self._is_barred(message.topic):
+            item.tickets[number] = Ticket(message.topic, settled=True, refusal=(0x87, "left out"))
+        elif bound is not None and connection.packet_bytes(message) > bound:
             words = f"it takes {bound} bytes, and this has {connection.packet_bytes(message)}"
             item.tickets[number] = Ticket(message.topic, settled=True, refusal=(0x95, words))
         else:
@@ -242,9 +254,10 @@ class MqttSink:
         for message, ticket in zip(item.messages, item.tickets, strict=True):
             assert ticket is not None
             if ticket.refusal is None:
-                self._passed_bytes = max(self._passed_bytes, connection.packet_bytes(message))
+                self._note_passed(connection.packet_bytes(message))
             elif message is not item.result:
-                self._bar(message.topic, ticket.refusal[1])
+                code, words = ticket.refusal
+                self._bar(message.topic, words, all_alike=code == 0x87)
             elif ticket.refusal[0] in _NEVER:
                 self._give_up(item, f"{_NEVER[ticket.refusal[0]]}: {ticket.refusal[1]}")
             else:
@@ -261,40 +274,64 @@ class MqttSink:
             item.struck = number
         else:
             self._careful = max(1, len(self._under_way))
-        if item.strikes >= MAX_STRIKES:
-            message = item.messages[number]
-            size = connection.packet_bytes(message)
-            if size > self._passed_bytes:
-                self._limit = (size - 1, time.monotonic() + LIMIT_KEPT_S)
-            why = f"its {size} bytes ended {item.strikes} connections"
+        message = item.messages[number]
+        size = connection.packet_bytes(message)
+        likely = self._limit is not None and size > self._limit.packet_bytes
+        if item.strikes >= (1 if likely else MAX_STRIKES):
+            why = f"its {size} bytes ended {counted(item.strikes, 'connection')}"
             if message is item.result:
+                self._note_limit(size)
                 self._give_up(item, why)
-            self._bar(message.topic, why)
-            item.tickets[number] = Ticket(message.topic, settled=True, refusal=(0x95, why))
+            self._bar(message.topic, why, all_alike=True)
         raise SinkError("sink_away", f"{self.name}: {connection.why}", retry_within_s=LOOK_AGAIN_S)
+
+    def _note_passed(self, size: int) -> None:
+        self._passed_bytes = max(self._passed_bytes, size)
+        if self._limit is not None and size > self._limit.packet_bytes:
+            self._limit = None  # it was not the size
+
+    def _note_limit(self, size: int) -> None:
+        """A result of this size ended its connections: the broker may take no larger ones. The
+        second that does so makes it certain."""
+        if size > self._passed_bytes:
+            certain = self._limit is not None and size > self._limit.packet_bytes
+            least = size - 1 if self._limit is None else min(size - 1, self._limit.packet_bytes)
+            self._limit = _Limit(least, time.monotonic() + LIMIT_KEPT_S if certain else 0.0)
 
     def _give_up(self, item: _UnderWay, why: str) -> None:
         self._under_way.pop(id(item.report), None)
         self._careful = max(0, self._careful - 1)
         raise SinkError("refused", f"{self.name} can never take the result ({why})")
 
-    def _bar(self, topic: str, why: str) -> None:
-        """What the broker does not take, but that is no result, is published no more."""
-        if topic in self._barred:
+    def _bar(self, topic: str, why: str, *, all_alike: bool) -> None:
+        """What the broker does not take, but that is no result, is published no more; of
+        announcements with ``all_alike`` none at all."""
+        if self._is_barred(topic):
             return
+        announcement = is_announcement(topic)
         logging.getLogger(__name__).warning(
-            "warning: %s does not take %s: %s; it is left out from now on", self.name, topic, why
+            "warning: %s does not take %s: %s; %s left out from now on",
+            self.name,
+            topic,
+            why,
+            "all announcements are" if announcement and all_alike else "it is",
         )
         self._barred.add(topic)
         self._summaries.pop(topic, None)
-        if self._announcer is not None:
+        if announcement and all_alike:
+            self._announcer = None
+        elif self._announcer is not None:
             self._announcer.bar(topic)
+
+    def _is_barred(self, topic: str) -> bool:
+        unannounced = self._announcer is None and is_announcement(topic)
+        return topic in self._barred or unannounced
 
     def _bound(self, connection: Connection) -> int | None:
         """The largest packet that the broker takes, in bytes: as it said, or as was seen."""
         bounds = [] if connection.max_packet_bytes is None else [connection.max_packet_bytes]
-        if self._limit is not None and time.monotonic() < self._limit[1]:
-            bounds.append(self._limit[0])
+        if self._limit is not None and time.monotonic() < self._limit.certain_until_s:
+            bounds.append(self._limit.packet_bytes)
         return min(bounds, default=None)
 
 

@@ -27,6 +27,8 @@ from shared.sinks.report import Report
 BUFFERED_REPORTS = 1000
 AT_ONCE = 64
 DRAIN_S = 10.0
+HURRY_S = 1.5
+"""How long a sink that is closed may still take over what it is doing."""
 DEFECT_PATIENCE_S = 30.0
 """How long a report is tried over which a sink fails as no sink should."""
 TELL_EVERY_S = 3600.0
@@ -118,20 +120,32 @@ class Pump:
     def close(self, drain_s: float = DRAIN_S) -> None:
         """Deliver what is left, for so many seconds; what is then left is dropped and counted.
         Closing it again does nothing."""
+        Pumps([self]).close(drain_s)
+
+    def drain(self) -> None:
+        """Say that nothing more comes: the thread ends when all is delivered."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    def join(self, until_s: float) -> None:
+        """Wait for the thread's end, to this time of ``time.monotonic`` at most."""
+        self._thread.join(max(0.0, until_s - time.monotonic()))
+
+    def hurry(self) -> None:
+        """Have the thread end with what it is doing now."""
+        self._stop.set()
+
+    def finish(self) -> None:
+        """Drop and count what is left, and close the sink, unless the thread hangs in it."""
         if self._closed:
             return
         self._closed = True
         with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._thread.join(drain_s)
-        self._stop.set()
-        self._thread.join(1.5)
-        with self._changed:
             self.counts["dropped_end"] += len(self._buffer)
             self._buffer.clear()
         if self._thread.is_alive():
-            return  # it hangs in the sink
+            return
         try:
             self.sink.close()
         except FeatherwireError as error:
@@ -270,7 +284,15 @@ class Pumps:
         return counts
 
     def close(self, drain_s: float = DRAIN_S) -> None:
-        """Close all, together in so many seconds."""
-        until = time.monotonic() + drain_s
+        """Close all, together in so many seconds and a moment."""
+        until_s = time.monotonic() + drain_s
         for pump in self.pumps:
-            pump.close(max(0.0, until - time.monotonic()))
+            pump.drain()
+        for pump in self.pumps:
+            pump.join(until_s)
+        for pump in self.pumps:
+            pump.hurry()
+        until_s = time.monotonic() + HURRY_S
+        for pump in self.pumps:
+            pump.join(until_s)
+            pump.finish()

@@ -43,10 +43,12 @@ class Report:
 
     @property
     def id(self) -> str:
-        """The result's id, the same whenever it is sent again."""
-        kind = f"/state-{self.state}" if self.refined else ""
-        number = "" if self.cursor is None else f"@{self.cursor}"
-        return f"{self.device}/{self.session}/{self.sequence}{kind}{number}"
+        """The result's id, the same whenever, and by whom, it is sent again: with its place in the
+        log, where it has one."""
+        frame = f"{self.device}/{self.session}/{self.sequence}"
+        if self.cursor is not None:
+            return f"{frame}@{self.cursor}"
+        return f"{frame}/state-{self.state}" if self.refined else frame
 
     @property
     def bits_per_pixel(self) -> float | None:

@@ -41,6 +41,21 @@ class RatePolicy:
         """The fields that are set."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
+    def in_words(self) -> str:
+        """Such as ``state 5, 2 frames/s``; a dash where the device chooses itself."""
+        return ", ".join(rate_part(*part) for part in self.to_dict().items()) or "-"
+
+
+def rate_part(name: str, value: float) -> str:
+    """A part of a policy in words, by its name."""
+    return {
+        "state": f"state {value}",
+        "bits_per_pixel": f"{value:g} bits/pixel",
+        "frame_bytes": f"{value} bytes a frame",
+        "bytes_per_second": f"{8 * value / 1e3:g} kbit/s",
+        "max_frames_per_second": f"{value:g} frames/s",
+    }[name]
+
 
 RATE_FIELDS = tuple(fleet_pb2.RatePolicy.DESCRIPTOR.fields_by_name)
 """The parts of a rate policy that can be changed alone."""

@@ -130,14 +130,16 @@ def outcome_from_message(message: pb.FrameOutcome, limits: Limits = DEFAULT_LIMI
         analysis=analysis,
         error=error,
         task_errors=task_errors,
-        picture=_picture(message.picture, limits) if message.HasField("picture") else None,
+        picture=picture_from_message(message.picture, limits)
+        if message.HasField("picture")
+        else None,
         picture_error=(
             error_from_message(message.picture_error) if message.HasField("picture_error") else None
         ),
     )
 
 
-def _picture(message: pb.Picture, limits: Limits) -> Picture:
+def picture_from_message(message: pb.Picture, limits: Limits = DEFAULT_LIMITS) -> Picture:
     encoding = _ENCODING_BY_NUMBER.get(message.encoding)
     if encoding is None:
         raise _invalid(f"the picture's encoding {message.encoding} is unknown")

@@ -62,6 +62,15 @@ def test_what_is_wrong_is_said(tmp_path: Path, text: str, complaint: str) -> Non
     assert complaint in caught.value.message
 
 
+def test_empty_variables_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose's ``${X:-}`` gives them for every setting that nobody has set."""
+    defaults = ServerSettings.load(insecure=True).model_dump()
+    for name in ServerSettings.model_fields:
+        monkeypatch.setenv(f"FEATHERWIRE_{name.upper()}", "")
+    monkeypatch.setenv("FEATHERWIRE_CONFIG", " ")
+    assert ServerSettings.load(insecure=True).model_dump() == defaults
+
+
 def test_a_config_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FeatherwireError, match="no config file"):
         ServerSettings.load(tmp_path / "gone.yaml")

@@ -158,6 +158,8 @@ def test_health_check_follows_a_real_server() -> None:
         stopped = healthcheck(f"127.0.0.1:{port}")
         assert stopped.returncode == 1
         assert "NOT_SERVING" in stopped.stderr
+        servicer.set("some.part", health_pb2.HealthCheckResponse.SERVING)
+        assert healthcheck(f"127.0.0.1:{port}/some.part").returncode == 0
     finally:
         server.stop(None).wait()
     gone = healthcheck(f"127.0.0.1:{port}")

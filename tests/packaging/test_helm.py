@@ -14,6 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from cloud_server.serve.health import LIVE
 from cloud_server.telemetry.metrics import Metrics
 from tests.support.chart import (
     NEEDED,
@@ -224,6 +225,8 @@ def test_probes_run_a_script_that_the_image_has(objects: list[dict[str, Any]]) -
         assert len(command) == 5
         mounts = {mount["mountPath"] for mount in server["volumeMounts"]}
         assert command[3].rpartition("/")[0] in mounts
+        # Without its database a server is not ready, and none the better for another start.
+        assert command[2].endswith(f"/{LIVE}") == (kind == "livenessProbe")
 
 
 def test_scaling_and_alerts_ask_for_metrics_that_there_are(objects: list[dict[str, Any]]) -> None:

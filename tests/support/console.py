@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +23,7 @@ from edge_client import EdgeSession
 from shared.proto.featherwire.v1 import fleet_pb2
 from shared.rpc.access import Access
 from tests.support.access import Keys
+from tests.support.servers import ROOT, SERVE
 
 SHOWN = ("chelsea", "astronaut", "coffee", "china")
 
@@ -38,6 +44,24 @@ class Running:
     def access(self) -> Access:
         """How an operator's program comes in."""
         return self.keys.access(self.operator)
+
+
+@contextmanager
+def console_process(server: str, data: Path, *more: str) -> Iterator[str]:
+    """`featherwire-cloud console` as a process; yields where browsers come."""
+    arguments = ("--server", server, "--listen", "127.0.0.1:0", "--data", str(data), *more)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, "console", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())["console"]
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
 
 
 def set_state(running: Running, state: int) -> None:

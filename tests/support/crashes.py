@@ -122,7 +122,7 @@ class Watcher(threading.Thread):
         while not self.stop.is_set():
             after = self.seen[-1][0] if self.seen else 0
             with suppress(FeatherwireError), ResultClient(self._servers.address) as client:
-                for response in client.watch(after=after):
+                for response in client.responses(after=after):
                     if response.HasField("record"):
                         one = response.record
                         self.seen.append((one.cursor, one.device, one.sequence))
@@ -132,7 +132,7 @@ class Watcher(threading.Thread):
 def check_exactly_once(address: str, devices: Sequence[Device], watcher: Watcher) -> None:
     """Each frame that was acknowledged has one result, and all were told of them in one order."""
     with ResultClient(address) as client:
-        records = list(client.list())
+        records = list(client.records())
         wait_until(lambda: len(watcher.seen) >= len(records))
     assert [one.cursor for one in records] == list(range(1, len(records) + 1))
     assert watcher.seen == [(one.cursor, one.device, one.sequence) for one in records]

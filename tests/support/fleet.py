@@ -54,3 +54,7 @@ def outcome(operator: FleetClient) -> str:
 
 def refine(sequence: int) -> fleet_pb2.Command:
     return fleet_pb2.Command(refine_frame=fleet_pb2.RefineFrame(sequence=sequence))
+
+
+def use_bundle(bundle_id: str) -> fleet_pb2.Command:
+    return fleet_pb2.Command(use_bundle=fleet_pb2.UseBundle(bundle_id=bundle_id))

@@ -64,10 +64,12 @@ def retained(port: int, topic: str, enough: Callable[[list[bytes]], bool]) -> li
 
 class Way:
     """From a port of its own to a broker's. ``only_3``: who speaks MQTT 5 is shut out, as by an old
-    broker. ``forget`` is a NAT that forgets: the clients' connections end, the broker's stay."""
+    broker. ``forget`` is a NAT that forgets: the clients' connections end, the broker's stay.
+    ``hates``: a connection over which this goes is ended, as some brokers do, and not answered."""
 
-    def __init__(self, port: int, *, only_3: bool = False) -> None:
+    def __init__(self, port: int, *, only_3: bool = False, hates: bytes | None = None) -> None:
         self.only_3 = only_3
+        self.hates = hates
         self.connects: list[bytes] = []
         """The CONNECT packets that came, each with the moment's first bytes only."""
         self._target = port
@@ -126,6 +128,8 @@ class Way:
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
+                if self.hates is not None and self.hates in data:
+                    break
                 sink.sendall(data)
         if source not in self._kept and sink not in self._kept:
             for one in (source, sink):

@@ -35,12 +35,31 @@ class Cluster:
         self._user = user
         self._superuser = superuser
         self._port = port or 5432
+        self._data = str(folder / "data")
+        self._options = f"-c unix_socket_directories={folder}"
+        self._options += (
+            f" -c listen_addresses=127.0.0.1 -c port={port}" if port else (" -c listen_addresses=")
+        )
 
     def database(self, name: str | None = None) -> str:
         name = name or f"test{next(_NUMBERS)}"
         where = ["-h", str(self._folder), "-p", str(self._port)]
         self.run("createdb", *where, "-U", self._superuser, name)
         return f"postgresql://{self._superuser}@/{name}?host={self._folder}&port={self._port}"
+
+    def start(self) -> None:
+        """Start it, again or for the first time."""
+        log = str(self._folder / "log")
+        self.run("pg_ctl", "-D", self._data, "-l", log, "-o", self._options, "-w", "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop it; ``fast`` ends transactions, ``immediate`` is as good as a crash."""
+        self.run("pg_ctl", "-D", self._data, "-m", mode, "-w", "stop")
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        """Run a statement as the superuser."""
+        where = ["-h", str(self._folder), "-p", str(self._port), "-U", self._superuser]
+        self.run("psql", *where, "-d", database, "-c", statement)
 
     def run(self, program: str, *arguments: str) -> None:
         """Run one of PostgreSQL's programs, which must succeed."""
@@ -81,21 +100,19 @@ def cluster(
     data = str(folder / "data")
     try:
         who = ["-U", superuser, "--auth-local=trust"]
-        options = f"-c unix_socket_directories={folder}"
         if password is None:
             who += ["--auth-host=reject"]
-            options += " -c listen_addresses="
         else:
             (folder / "password").write_text(password)
             (folder / "password").chmod(0o644)
             who += ["--auth-host=scram-sha-256", f"--pwfile={folder / 'password'}"]
-            options += f" -c listen_addresses=127.0.0.1 -c port={port}"
         one.run("initdb", "-D", data, *who, "-E", "UTF8", "--no-sync")
-        one.run("pg_ctl", "-D", data, "-l", str(folder / "log"), "-o", options, "-w", "start")
+        one.start()
         try:
             yield one
         finally:
-            one.run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+            if (Path(data) / "postmaster.pid").exists():
+                one.stop("immediate")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -122,7 +122,7 @@ def test_the_fit_step_runs_alone_without_what_an_accelerator_machine_lacks(
     """The fit step with a plan, in a Python where pydantic and friends are missing."""
     run_json("plan", "-o", tmp_path / "plan.json", "--recipe", data / "recipe.yaml")
     (tmp_path / "cache").symlink_to(trained / "cache")
-    missing = ("pydantic", "diffusers", "compressai", "torchvision", "typer", "constriction")
+    missing = ("pydantic", "diffusers", "compressai", "torchvision", "typer")
     code = (
         "import sys, runpy\n"
         f"for name in {missing!r}: sys.modules[name] = None\n"

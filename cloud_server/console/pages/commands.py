@@ -19,6 +19,7 @@ def build(frame: Frame) -> None:
 
     with Tag("div", classes="head"):
         Tag("h1", "Commands")
+        count = Tag("span", "", "muted")
         status = Tag("span", "", "muted", role="status")
         if frame.user.commands:
             checkbox("Only those without an answer", choose)
@@ -27,20 +28,35 @@ def build(frame: Frame) -> None:
             Tag("p", "This token reads results. Commands and the audit are an operator's.")
         return
     with Tag("div", classes="panel flush"):
-        table = Table("Commands", commands.COLUMNS, "No command was given yet.")
+        table = Table(
+            "Commands",
+            commands.COLUMNS,
+            "No command was given yet.",
+            on_act=lambda key: cancel(key),
+        )
     Tag("h2", "Audit")
     with Tag("div", classes="panel flush scroll", tabindex="0"):
         audit = Table("Audit", commands.AUDIT_COLUMNS, "Nothing was done yet.")
+
+    async def cancel(command_id: str) -> None:
+        try:
+            cancelled = await frame.connection.fleet.cancel([command_id])
+        except FeatherwireError as error:
+            status.say(complaint(error), "bad")
+            return
+        status.say(f"{command_id} {'is cancelled' if cancelled else 'has its answer already'}")
+        await look()
 
     async def look() -> None:
         try:
             found = await frame.connection.fleet.commands(count=NEWEST, pending_only=pending_only)
             entries = await frame.connection.fleet.audit(count=NEWEST)
         except FeatherwireError as error:
-            status.say(complaint(error), "bad")
+            count.say(complaint(error), "bad")
             return
-        status.say(f"the newest {NEWEST}" if len(found) == NEWEST else "")
-        table.show(rows=commands.rows(found, await frame.bundle_names()))
-        audit.show(rows=commands.audit_rows(entries))
+        names = await frame.bundle_names()
+        count.say(f"the newest {NEWEST}" if len(found) == NEWEST else "")
+        table.show(rows=commands.rows(found, names))
+        audit.show(rows=commands.audit_rows(entries, names))
 
     frame.every(2.0, look)

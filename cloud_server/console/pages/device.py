@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from cloud_server.console.pages.device_panels import CommandPanel, RatePanel
 from cloud_server.console.pages.parts import (
     LOOK_EVERY_S,
     Frame,
-    Stage,
     Table,
     Tag,
+    button,
     checkbox,
+    complaint,
     figure,
+    notice,
 )
+from cloud_server.console.pages.pictures import Fetch, Loader, Stage
 from cloud_server.console.view import fleet, formats, overlay
+from cloud_server.console.view.rates import Ladder, ladder
 from cloud_server.console.view.timeline import wanted
+from cloud_server.fleet.words import policy_in_words, state_in_words
+from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import fleet_pb2, results_pb2
 
 FIGURES = ("Status", "State", "Bits/pixel", "Frames/s", "Rate", "Queue", "Rate set", "Bundle")
 LAYERS = (("boxes", "Boxes"), ("masks", "Masks"), ("landmarks", "Landmarks"))
+NO_FRAME = "No frame has come from this device yet."
 
 
 def build(frame: Frame, name: str) -> None:
@@ -35,7 +42,7 @@ class DevicePage:
         self._frame = frame
         self._device = device
         self._feed = frame.connection.of_device(device)
-        self._seen = (-1, -1)
+        self._seen = -1
         self._record: results_pb2.ResultRecord | None = None
         self._follow = True
         frame.join(self._feed)
@@ -50,15 +57,17 @@ class DevicePage:
                 self._rate = RatePanel(frame, device, self._cut)
                 with Tag("section", classes="panel flush", aria_label="Found in this frame"):
                     self._found = Table(
-                        "Found in this frame", overlay.COLUMNS, "Nothing was found in this frame."
+                        "Found in this frame", overlay.COLUMNS, "No frame is shown yet."
                     )
             with Tag("div"):
                 self._commands = CommandPanel(frame, device, self._stage)
         if frame.user.commands:
             with Tag("section", classes="panel flush", aria_label="Commands to this device"):
                 self._commands.show_table()
-        self._coming: list[dict[str, Any]] = []
-        self._stage.on("shown", lambda: self._found.show(rows=self._coming), args=[])
+            with Tag("div", classes="row"):
+                self._forget = button("Forget this device", self._forget_it, disabled=True)
+                Tag("span", "It leaves the list; its results stay.", "muted small")
+            self._forgot = notice()
         frame.every(LOOK_EVERY_S, self._look)
 
     def _pictures(self) -> None:
@@ -69,35 +78,44 @@ class DevicePage:
                     checkbox(text, partial(self._toggle, layer), checked=True)
                 checkbox("Follow", self._set_follow, checked=True)
             with Tag("div", classes="pair"):
-                self._stage = Stage("No frame has come from this device yet.")
+                self._stage = Stage("Waiting for the server.", save=True)
                 self._cut = Stage("The same frame, cut to the state of the slider.")
+            self._loader = Loader()
 
     def _toggle(self, layer: str, shown: bool) -> None:
         self._stage.toggle(layer, shown)
 
     def _set_follow(self, follow: bool) -> None:
         self._follow = follow
+        if not follow:
+            self._loader.drop()  # the frame that is shown stays
+            self._stage.show(busy="")
+
+    def _now(self) -> fleet_pb2.Device | None:
+        return self._frame.connection.devices.devices.get(self._device)
 
     async def _look(self) -> None:
         devices = self._frame.connection.devices
-        seen = (devices.version, self._feed.version)
-        if seen != self._seen:
-            self._seen = seen
-            device = devices.devices.get(self._device)
-            await self._describe(device)
-            latest = self._feed.latest
-            newer = latest is not None and (
-                self._record is None or latest.cursor != self._record.cursor
-            )
-            if latest is not None and newer and (self._follow or self._record is None):
-                await self._show(latest)
+        if devices.version != self._seen:
+            self._seen = devices.version
+            await self._describe(self._now())
+        latest = self._feed.latest
+        newer = latest is not None and (
+            self._record is None or latest.cursor != self._record.cursor
+        )
+        if latest is not None and newer and not self._loader.busy:
+            if self._follow or self._record is None:
+                await self._fetch(latest)
+        elif latest is None and self._feed.begun:
+            self._stage.show(hint=NO_FRAME)
+        self._stage.show(busy=self._loader.look())
         await self._rate.look()
-        await self._commands.look(devices.devices.get(self._device))
+        await self._commands.look(self._now())
 
     async def _describe(self, device: fleet_pb2.Device | None) -> None:
         if device is None:
             known = self._frame.connection.devices.begun
-            self._about.say("This device was never here." if known else "")
+            self._about.say("This device was never here, or is forgotten." if known else "")
             return
         names = await self._frame.bundle_names()
         labels = " ".join(f"{name}={value}" for name, value in sorted(device.labels.items()))
@@ -105,32 +123,84 @@ class DevicePage:
         status = fleet.status(device)
         live = device.online
         self._figures["Status"].say(status["text"], status["tone"])
-        self._figures["State"].say(str(device.state) if device.HasField("state") else formats.NONE)
+        self._figures["State"].say(state_in_words(device) or formats.NONE)
         self._figures["Bits/pixel"].say(formats.bits_per_pixel(device.bits_per_pixel))
         self._figures["Frames/s"].say(formats.rate(device.frames_per_second if live else 0))
         self._figures["Rate"].say(f"{formats.size(device.bytes_per_second)}/s" if live else "–")
         self._figures["Queue"].say(str(device.queued_frames))
-        self._figures["Rate set"].say(fleet.policy(device.rate_policy) or "its own")
-        bundle = names.get(device.bundle_id, device.bundle_id[:8])
-        self._figures["Bundle"].say(bundle or formats.NONE)
+        self._figures["Rate set"].say(policy_in_words(device.rate_policy) or "its own")
+        self._figures["Bundle"].say(fleet.bundle_name(device, names))
         self._commands.describe(device, names)
+        self._rate.describe(device)
+        if self._frame.user.commands:
+            self._forget.attribute("disabled", live)
+            self._forget.attribute("title", "only while it is away" if live else None)
 
-    async def _show(self, record: results_pb2.ResultRecord) -> None:
+    async def _fetch(self, record: results_pb2.ResultRecord) -> None:
+        """Show the frame as soon as its pictures are there, with all that belongs to it."""
+        text = f"Reconstructing frame {record.sequence}."
+        if self._record is None:
+            self._stage.show(hint=text)
+            self._found.show(empty=text)
+        states = await self._states(record)
+        left, right = wanted(record).url, self._rate.path(record, states)
+        paths = [left] if right in ("", left) else [left, right]
+        show = partial(self._show, record, states, right)
+        self._loader.want(Fetch(text, paths, show))
+
+    async def _states(self, record: results_pb2.ResultRecord) -> Ladder | None:
+        """What the frame takes at each state; None where that cannot be had."""
+        key = results_pb2.FrameKey(
+            device=record.device, session=record.session, sequence=record.sequence
+        )
+        try:
+            bitstream, _ = await self._frame.connection.results.frame(key)
+            bundles = await self._frame.connection.bundles()
+        except FeatherwireError:
+            return None
+        short = bitstream.bundle_id.hex()
+        typical = {
+            one.state: one.typical_bits_per_pixel
+            for bundle in bundles
+            if bundle.bundle_id.startswith(short)
+            for one in bundle.states
+        }
+        return ladder(bitstream, typical)
+
+    def _show(
+        self,
+        record: results_pb2.ResultRecord,
+        states: Ladder | None,
+        right: str,
+        problems: Mapping[str, str],
+    ) -> None:
+        """All at once, so that nothing on the page is of another frame."""
         self._record = record
-        analysis = record.outcome.analysis
-        failed = record.outcome.WhichOneof("outcome") == "error"
+        outcome = record.outcome
+        analysis = outcome.analysis
         at = formats.clock(record.captured_at)
         text = f"frame {record.sequence}, captured {at} UTC"
-        if failed:
-            text += f" – failed: {record.outcome.error.message}"
-        self._stage.show(
-            src=wanted(record).url,
-            width=analysis.width or 4,
-            height=analysis.height or 3,
+        if outcome.WhichOneof("outcome") == "error":
+            text += f" – failed: {outcome.error.message}"
+        self._stage.picture(
+            wanted(record).url,
+            problems,
+            (analysis.width, analysis.height),
             label=f"Reconstruction of frame {record.sequence}: {overlay.in_words(analysis)}",
             overlay=overlay.shapes(analysis),
             caption=text,
         )
-        self._coming = overlay.findings(analysis)
-        self._commands.shown(record)
-        await self._rate.shown(record)
+        self._found.show(
+            rows=overlay.findings(analysis, outcome.task_errors), empty=overlay.nothing(outcome)
+        )
+        self._commands.shown(record, states, self._now())
+        self._rate.shown(record, states, right, problems)
+
+    async def _forget_it(self) -> None:
+        try:
+            await self._frame.connection.fleet.forget(self._device)
+        except FeatherwireError as error:
+            self._forgot.say(complaint(error), "bad")
+            return
+        self._forgot.say(f"{self._device} is forgotten.", "good")
+        self._forget.attribute("disabled", True)

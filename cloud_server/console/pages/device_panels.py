@@ -10,24 +10,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
+from cloud_server.console.pages.forms import BundleForm, FrameRateForm, TaskForm
 from cloud_server.console.pages.parts import (
     Frame,
     Input,
-    Stage,
     Table,
     Tag,
     button,
-    checkbox,
     complaint,
     field,
     notice,
-    select,
-    set_options,
 )
+from cloud_server.console.pages.pictures import Fetch, Loader, Stage
 from cloud_server.console.view import commands, formats
-from cloud_server.console.view.rates import Ladder, ladder
+from cloud_server.console.view.rates import Ladder
 from cloud_server.console.view.timeline import wanted
-from cloud_server.tasks import task_names
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import fleet_pb2, results_pb2
 
@@ -45,27 +42,31 @@ class CommandPanel:
         self._table: Table | None = None
         self._names: Mapping[str, str] = {}
         self._record: results_pb2.ResultRecord | None = None
-        self._tasks: set[str] | None = None
-        self._boxes: dict[str, Tag] = {}
+        self._finest = 0
         self._corners = [25.0, 25.0, 75.0, 75.0]
         self._inside = 0
         self._taken: list[list[float]] = []
-        self._bundle = ""
-        self._offered: list[tuple[str, str]] = []
         self._asked_at = 0.0
         self._pending = -1
         if not frame.user.commands:
             return
         with Tag("section", classes="panel", aria_label="Commands"):
             self._region_panel()
-            self._task_panel()
-            self._more_panel()
+            Tag("h3", "Tasks")
+            self._tasks = TaskForm(self._send)
+            Tag("h3", "Frame and bundle")
+            with Tag("div", classes="row"):
+                self._refine = button("Refine frame", self._refine_frame, disabled=True)
+            self._bundle = BundleForm(self._send)
             self._answer = notice()
 
     def show_table(self) -> None:
         """The newest commands to this device."""
         self._table = Table(
-            "Commands to this device", commands.OF_DEVICE, "No command was given to this device."
+            "Commands to this device",
+            commands.OF_DEVICE,
+            "No command was given to this device.",
+            on_act=self._cancel,
         )
 
     def describe(self, device: fleet_pb2.Device, names: Mapping[str, str]) -> None:
@@ -73,27 +74,45 @@ class CommandPanel:
         if not self._frame.user.commands:
             return
         self._names = names
-        offered = [(bundle_id, name) for bundle_id, name in names.items()]
-        if offered != self._offered:
-            self._offered = offered
-            self._bundle = device.bundle_id
-            set_options(self._bundles, offered, device.bundle_id)
-        if self._tasks is None and device.tasks:
-            self._tick(set(device.tasks))
+        self._bundle.describe(names, device.bundle_id)
+        if not self._tasks.known and device.tasks:
+            self._tasks.tick(set(device.tasks))
         boxes = [one.box for one in device.regions]
         self._taken = [[one.x_min, one.y_min, one.x_max, one.y_max] for one in boxes]
+        if self._record is not None and self._record.session != device.session:
+            self._taken = []  # the regions are the new session's, the frame is not
+        self._can_refine(device)
         if self._draw._props["aria-pressed"] == "false":
             self._stage.show(regions=self._taken)
 
-    def shown(self, record: results_pb2.ResultRecord) -> None:
-        """Another frame is shown."""
+    def shown(
+        self,
+        record: results_pb2.ResultRecord,
+        ladder: Ladder | None,
+        device: fleet_pb2.Device | None,
+    ) -> None:
+        """Another frame is shown, of these states."""
         if not self._frame.user.commands:
             return
         self._record = record
+        self._finest = 0 if ladder is None else ladder.finest
         self._refine.say(f"Refine frame {record.sequence}")
-        self._refine.attribute("disabled", record.state == 0)
-        if self._tasks is None and record.outcome.analysis.tasks:
-            self._tick(set(record.outcome.analysis.tasks))
+        self._can_refine(device)
+        if not self._tasks.known and record.outcome.analysis.tasks:
+            self._tasks.tick(set(record.outcome.analysis.tasks))
+
+    def _can_refine(self, device: fleet_pb2.Device | None) -> None:
+        """Only where there is a finer one, in a session that the device has not left."""
+        record = self._record
+        why = ""
+        if record is None:
+            why = "no frame is shown yet"
+        elif record.state <= self._finest:
+            why = f"this frame is at the finest state, {record.state}"
+        elif device is not None and device.session != record.session:
+            why = "the device has left the session of this frame"
+        self._refine.attribute("disabled", bool(why))
+        self._refine.attribute("title", why or f"to state {self._finest}")
 
     async def look(self, device: fleet_pb2.Device | None) -> None:
         """See what has become of commands, when there may be something new."""
@@ -148,22 +167,6 @@ class CommandPanel:
             button("Set region", self._set_region, main=True)
             button("No region", self._no_region)
 
-    def _task_panel(self) -> None:
-        Tag("h3", "Tasks")
-        with Tag("div", classes="row"):
-            for name in task_names():
-                self._boxes[name] = checkbox(name, partial(self._choose, name))
-        with Tag("div", classes="row"):
-            button("Set tasks", self._set_tasks)
-
-    def _more_panel(self) -> None:
-        Tag("h3", "Frame and bundle")
-        with Tag("div", classes="row"):
-            self._refine = button("Refine frame", self._refine_frame, disabled=True)
-        with Tag("div", classes="row"):
-            self._bundles = select("Bundle", [], self._choose_bundle)
-            button("Use bundle", self._use_bundle)
-
     # -- what is chosen --------------------------------------------------------------------------
 
     def _toggle_drawing(self) -> None:
@@ -191,18 +194,6 @@ class CommandPanel:
     def _set_inside(self, text: str) -> None:
         self._inside = int(text) if text.isdigit() else 0
 
-    def _choose(self, task: str, chosen: bool) -> None:
-        tasks = self._tasks or set()
-        self._tasks = tasks | {task} if chosen else tasks - {task}
-
-    def _tick(self, tasks: set[str]) -> None:
-        self._tasks = tasks
-        for name, box in self._boxes.items():
-            box.attribute("checked", name in tasks)
-
-    def _choose_bundle(self, bundle_id: str) -> None:
-        self._bundle = bundle_id
-
     # -- what is sent ----------------------------------------------------------------------------
 
     async def _set_region(self) -> None:
@@ -223,24 +214,26 @@ class CommandPanel:
         self._stage.show(drawing=False)
         await self._send(commands.set_regions(None, 0))
 
-    async def _set_tasks(self) -> None:
-        await self._send(commands.set_tasks(sorted(self._tasks or ())))
-
-    async def _use_bundle(self) -> None:
-        if self._bundle:
-            await self._send(commands.use_bundle(self._bundle))
-
     async def _refine_frame(self) -> None:
         record = self._record
         if record is not None:
             await self._send(
-                commands.refine(record.sequence, record.session, 0, record.bundle_short_id)
+                commands.refine(
+                    record.sequence, record.session, self._finest, record.bundle_short_id
+                )
             )
+
+    async def _cancel(self, command_id: str) -> None:
+        try:
+            await self._frame.connection.fleet.cancel([command_id])
+        except FeatherwireError as error:
+            self._answer.say(complaint(error), "bad")
+        self._asked_at = 0.0
 
     async def _send(self, command: fleet_pb2.Command) -> bool:
         """Whether the server has taken it."""
         try:
-            given = await self._frame.connection.fleet.send(self._device, command)
+            given = await _send_to(self._frame, self._device, command)
         except FeatherwireError as error:
             self._answer.say(complaint(error), "bad")
             return False
@@ -251,6 +244,12 @@ class CommandPanel:
         return True
 
 
+async def _send_to(frame: Frame, device: str, command: fleet_pb2.Command) -> str:
+    """Give one device a command; returns its id. Raises ``FeatherwireError``."""
+    selector = fleet_pb2.DeviceSelector(devices=[device])
+    return (await frame.connection.fleet.send(selector, command))[device]
+
+
 SETTLES_S = 0.6
 """So long after the slider was let go the command is given: arrow keys let go at every step."""
 
@@ -258,7 +257,7 @@ ANSWER_EVERY_S = 1.0
 
 
 class RatePanel:
-    """Shows the latest frame cut to the slider's state on ``cut``, and commands its device."""
+    """Shows the frame cut to the slider's state on ``cut``, and commands its device."""
 
     def __init__(self, frame: Frame, device: str, cut: Stage) -> None:
         self._frame = frame
@@ -270,6 +269,7 @@ class RatePanel:
         self._due: float | None = None
         self._given: str | None = None
         self._asked_at = 0.0
+        self._loader = Loader()
         with Tag("section", classes="panel", aria_label="Rate"):
             Tag("h2", "Rate" if frame.user.commands else "Bytes against quality")
             self._slider = Input(
@@ -292,39 +292,55 @@ class RatePanel:
                 with Tag("div", classes="row"):
                     Tag("span", "Letting the slider go sets the device's state.", "muted small")
                     button("Its own rate", self._give_back)
+                self._frame_rate = FrameRateForm(self._send)
             self._answer = notice()
 
-    async def shown(self, record: results_pb2.ResultRecord) -> None:
-        """Another frame is shown: fetch what it takes at each state."""
-        key = results_pb2.FrameKey(
-            device=record.device, session=record.session, sequence=record.sequence
-        )
-        try:
-            bitstream, _ = await self._frame.connection.results.frame(key)
-            bundles = await self._frame.connection.bundles()
-        except FeatherwireError as error:
-            self._summary.say(complaint(error), "bad")
+    def describe(self, device: fleet_pb2.Device) -> None:
+        """The device as it is now."""
+        if self._frame.user.commands:
+            self._frame_rate.describe(device.rate_policy.max_frames_per_second)
+
+    def path(self, record: results_pb2.ResultRecord, ladder: Ladder | None) -> str:
+        """Of the picture that belongs beside that of ``record``; empty where there is none.
+
+        The frame as it came is the same picture: it is not reconstructed a second time.
+        """
+        if ladder is None:
+            return ""
+        state = self._state(ladder)
+        if not ladder.can_show(state):
+            return ""
+        as_it_came = state == ladder.present.state and record.state == state
+        return replace(wanted(record), state=None if as_it_came else state).url
+
+    def shown(
+        self,
+        record: results_pb2.ResultRecord,
+        ladder: Ladder | None,
+        path: str,
+        problems: Mapping[str, str],
+    ) -> None:
+        """Another frame is shown, and ``path`` has been fetched for it."""
+        self._loader.drop()
+        self._record, self._ladder = record, ladder
+        if ladder is None:
+            self._summary.say("The bytes of this frame are not known.", "bad")
+            self._saved.say("")
+            self._slider.show(disabled=True)
+            self._cut.show(src="", caption="", problem="", busy="", hint="")
             return
-        short = bitstream.bundle_id.hex()
-        typical = {
-            one.state: one.typical_bits_per_pixel
-            for bundle in bundles
-            if bundle.bundle_id.startswith(short)
-            for one in bundle.states
-        }
-        self._record = record
-        self._ladder = ladder(bitstream, typical)
-        place = (
-            {}
-            if self._chosen is not None
-            else {"value": str(self._ladder.coarsest - bitstream.state)}
-        )
-        self._slider.show(max=str(self._ladder.coarsest), disabled=False, **place)
-        self._show()
+        place = {"value": str(ladder.place(self._state(ladder)))}
+        self._slider.show(max=str(len(ladder.steps) - 1), disabled=False, **place)
+        self._say()
+        if self.path(record, ladder) == path:
+            self._draw(path, problems)
+        else:  # the slider was moved meanwhile
+            self._fetch()
 
     async def look(self) -> None:
         """Give the command that is due, and see what has become of the last one."""
         now = time.monotonic()
+        self._cut.show(busy=self._loader.look())
         if self._due is not None and now >= self._due and self._chosen is not None:
             self._due = None
             await self._send(commands.set_state(self._chosen))
@@ -334,42 +350,68 @@ class RatePanel:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _state(self, place: str) -> int | None:
-        """The slider's right end is the finest state, 0."""
-        if self._ladder is None or not place.isdigit():
-            return None
-        return max(0, self._ladder.coarsest - int(place))
+    def _state(self, ladder: Ladder) -> int:
+        """The one that is chosen, of those that there are; else the frame's own."""
+        chosen = ladder.present.state if self._chosen is None else self._chosen
+        return ladder.rung(chosen).state
 
     def _moved(self, place: str) -> None:
-        state = self._state(place)
-        if state is not None:
-            self._chosen = state
-            self._show()
+        """The slider's right end is the finest state."""
+        if self._ladder is None or not place.isdigit():
+            return
+        steps = self._ladder.steps
+        self._chosen = steps[min(int(place), len(steps) - 1)].state
+        self._say()
+        self._fetch()
 
     def _let_go(self, place: str) -> None:
         self._moved(place)
         self._due = time.monotonic() + SETTLES_S
 
-    def _show(self) -> None:
-        if self._ladder is None or self._record is None:
+    def _say(self) -> None:
+        if self._ladder is None:
             return
-        state = self._ladder.present.state if self._chosen is None else self._chosen
-        state = min(state, self._ladder.coarsest)
-        rung = self._ladder.rungs[state]
-        self._summary.say(rung.in_words()[:1].upper() + rung.in_words()[1:])
+        state = self._state(self._ladder)
+        words = self._ladder.rung(state).in_words()
+        self._summary.say(words[:1].upper() + words[1:])
         present = self._ladder.present
         now = f"{formats.size(present.size_bytes)}, {present.bits_per_pixel:.3f} bits/pixel"
         self._saved.say(f"{self._ladder.saving(state)} ({now})")
-        self._slider.show(**{"aria-valuetext": rung.in_words()})
+        self._slider.show(**{"aria-valuetext": words})
+
+    def _fetch(self) -> None:
+        """The same frame at another state."""
+        if self._record is None or self._ladder is None:
+            return
+        path = self.path(self._record, self._ladder)
+        state = self._state(self._ladder)
+        text = f"Reconstructing frame {self._record.sequence} at state {state}."
+        fetch = Fetch(text, [path] if path else [], lambda problems: self._draw(path, problems))
+        self._loader.want(fetch, at_once=True)
+
+    def _draw(self, path: str, problems: Mapping[str, str]) -> None:
+        if self._record is None or self._ladder is None:
+            return
         analysis = self._record.outcome.analysis
-        can = self._ladder.can_show(state)
-        self._cut.show(
-            src=replace(wanted(self._record), state=state).url if can else "",
-            width=analysis.width or 4,
-            height=analysis.height or 3,
+        state = self._state(self._ladder)
+        rung = self._ladder.rung(state)
+        if not path:
+            self._cut.show(
+                src="",
+                caption="",
+                problem="",
+                busy="",
+                hint=self._ladder.why_not(state),
+                width=analysis.width or 4,
+                height=analysis.height or 3,
+            )
+            return
+        self._cut.picture(
+            path,
+            problems,
+            (analysis.width, analysis.height),
             label=f"The same frame at state {state}",
-            caption=f"the same frame at {rung.in_words()}" if can else "",
-            hint=f"This frame came at state {present.state}; state {state} is finer.",
+            caption=f"the same frame, {self._record.sequence}, at {rung.in_words()}",
         )
 
     async def _give_back(self) -> None:
@@ -378,7 +420,7 @@ class RatePanel:
 
     async def _send(self, command: fleet_pb2.Command) -> None:
         try:
-            self._given = await self._frame.connection.fleet.send(self._device, command)
+            self._given = await _send_to(self._frame, self._device, command)
         except FeatherwireError as error:
             self._given = None
             self._answer.say(complaint(error), "bad")

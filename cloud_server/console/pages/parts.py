@@ -11,7 +11,7 @@ from nicegui import ui
 from nicegui.element import Element
 from nicegui.elements.mixins.text_element import TextElement
 
-from cloud_server.console.context import Console
+from cloud_server.console.context import Console, root_of
 from cloud_server.console.sessions import User
 from cloud_server.console.upstream import NOT_LET_IN, Connection, Feed
 from shared.errors import FeatherwireError
@@ -20,14 +20,26 @@ VALUE = "(event) => emit(event.target.value)"
 CHECKED = "(event) => emit(event.target.checked)"
 
 
+def root() -> str:
+    """The path under which the page's browser sees the console; see ``console.gateway``."""
+    return root_of(ui.context.client.request)
+
+
+def _placed(name: str, value: Any) -> Any:
+    """An attribute as the browser must get it: paths of ours lie behind the root."""
+    ours = name in {"href", "action", "src"} and isinstance(value, str) and value.startswith("/")
+    return root() + value if ours else value
+
+
 class Tag(TextElement):
-    """An HTML element with a text; attributes by name, ``aria_label`` for ``aria-label``."""
+    """An HTML element with a text; attributes by name, ``aria_label`` for ``aria-label``. Paths
+    are the console's own: what is in front of them is seen to."""
 
     def __init__(self, tag: str, text: str = "", classes: str = "", **attributes: Any) -> None:
         super().__init__(tag=tag, text=text)
         self.classes(classes)
         for name, value in attributes.items():
-            self._props[name.rstrip("_").replace("_", "-")] = value
+            self._props[name.rstrip("_").replace("_", "-")] = _placed(name, value)
 
     def say(self, text: str, tone: str = "") -> None:
         """Show another text; nothing is sent when it is the same."""
@@ -44,13 +56,20 @@ class Tag(TextElement):
             if name in self._props:
                 del self._props[name]
                 self.update()
-        elif self._props.get(name) != value:
-            self._props[name] = value
+        elif self._props.get(name) != (placed := _placed(name, value)):
+            self._props[name] = placed
             self.update()
 
 
 class Parts(Element):
-    """An element of ours in the browser, whose properties are sent when they change."""
+    """An element of ours in the browser, whose properties are sent when they change.
+
+    Its property ``root`` goes in front of the paths among the others.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._props["root"] = root()
 
     def show(self, **properties: Any) -> None:
         """Change properties."""
@@ -70,35 +89,20 @@ class Table(Parts, component="../static/table.js"):
         empty: str,
         *,
         on_pick: Callable[[str], Any] | None = None,
+        on_tick: Callable[[str, bool], Any] | None = None,
+        on_act: Callable[[str], Any] | None = None,
     ) -> None:
+        """on_pick, on_tick, on_act: called with the key of a row that was picked, ticked (or not
+        any more), or whose button was pressed."""
         super().__init__()
         self._props.update(caption=caption, columns=list(columns), rows=[], empty=empty)
+        self._props["acts"] = on_act is not None
         if on_pick is not None:
             self.on("pick", lambda event: on_pick(str(event.args)))
-
-
-class Stage(Parts, component="../static/stage.js"):
-    """A picture with overlays; see stage.js for its properties."""
-
-    def __init__(self, hint: str) -> None:
-        super().__init__()
-        self._props.update(
-            src="",
-            next="",
-            width=4,
-            height=3,
-            label="",
-            caption="",
-            hint=hint,
-            overlay={},
-            layers={"boxes": True, "masks": True, "landmarks": True},
-            regions=[],
-            drawing=False,
-        )
-
-    def toggle(self, layer: str, shown: bool) -> None:
-        """Show a layer of the overlay, or hide it."""
-        self.show(layers={**self._props["layers"], layer: shown})
+        if on_tick is not None:
+            self.on("tick", lambda event: on_tick(event.args["key"], bool(event.args["ticked"])))
+        if on_act is not None:
+            self.on("act", lambda event: on_act(str(event.args)))
 
 
 class Input(Parts, component="../static/input.js"):
@@ -190,7 +194,10 @@ def complaint(error: FeatherwireError) -> str:
 
 
 PAGES = (("/", "Fleet"), ("/results", "Results"), ("/rates", "Rates"), ("/commands", "Commands"))
-HEAD = '<script src="/static/theme.js"></script><link rel="stylesheet" href="/static/console.css">'
+HEAD = (
+    '<script src="{root}/static/theme.js"></script>'
+    '<link rel="stylesheet" href="{root}/static/console.css">'
+)
 LOOK_EVERY_S = 0.5
 
 
@@ -219,7 +226,7 @@ class Frame:
     async def bundle_names(self) -> dict[str, str]:
         """Names by id; empty while the server is away."""
         try:
-            return {one.bundle_id: one.name for one in await self.connection.bundles()}
+            return await self.connection.bundle_names()
         except FeatherwireError:
             return {}
 
@@ -243,7 +250,7 @@ def add_page(console: Console, path: str, title: str, build: Callable[..., None]
 @contextmanager
 def _framed(console: Console, user: User, current: str) -> Iterator[Frame]:
     """The page around what is made inside; ``current`` is its path in the bar."""
-    ui.add_head_html(HEAD)
+    ui.add_head_html(HEAD.format(root=root()))
     frame = Frame(console, user)
     feed = frame.connection.devices
     frame.join(feed)

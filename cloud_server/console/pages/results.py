@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from cloud_server.console.pages.parts import (
     Frame,
     Input,
-    Stage,
     Table,
     Tag,
     button,
@@ -20,6 +18,7 @@ from cloud_server.console.pages.parts import (
     select,
     set_options,
 )
+from cloud_server.console.pages.pictures import Fetch, Loader, Stage
 from cloud_server.console.view import formats, overlay, timeline
 from cloud_server.tasks import task_names
 from shared.errors import FeatherwireError
@@ -64,7 +63,13 @@ class ResultsPage:
                 "featherwire-edge send photos/*.jpg --tasks detection",
                 on_pick=self._pick,
             )
-        button("Older", self._older)
+        with Tag("div", classes="row"):
+            button("Older", self._older)
+            self._downloads = {
+                path: Tag("a", f"Download {name}", "download", href=path, download=True)
+                for path, name in (("/results.csv", "CSV"), ("/results.coco.json", "COCO JSON"))
+            }
+            Tag("span", "All results that fit the filter, not only those listed.", "muted small")
         frame.every(LIVE_EVERY_S, self._look)
 
     def _filters(self) -> None:
@@ -96,6 +101,8 @@ class ResultsPage:
                 return
         else:
             setattr(self._wish, name, text)
+        for path, link in self._downloads.items():
+            link.attribute("href", path + self._wish.query)
         await self._again()
 
     async def _again(self) -> None:
@@ -180,6 +187,8 @@ STEP_S = 0.1
 WAITS_S = 8.0
 """A picture that has not come by then is passed over."""
 
+NOTHING = "Nothing to show yet."
+
 
 class Player:
     """Shows records in the order of the log. ``on_step``: it shows another one; ``on_live``:
@@ -191,19 +200,19 @@ class Player:
         self._records: list[results_pb2.ResultRecord] = []
         self._gaps_s: list[float] = []
         self._at = -1
+        self._wanted: int | None = None
+        self._shown: results_pb2.ResultRecord | None = None
         self._playing = False
         self._speed = 1.0
         self._due = 0.0
         self._asked_at = 0.0
-        self._came = True
-        self._coming: list[dict[str, Any]] = []
         self._on_step = on_step
         self._on_live = on_live
         self._live_now = True
         with Tag("div", classes="split"):
             with Tag("div"):
-                self._stage = Stage("Nothing to show yet.")
-                self._stage.on("shown", self._shown)
+                self._stage = Stage(NOTHING, save=True)
+                self._loader = Loader()
                 self._scrub = Input(
                     "range",
                     on_moved=self._scrubbed,
@@ -231,36 +240,39 @@ class Player:
                             partial(self._stage.toggle, layer),
                             checked=True,
                         )
-                self._found = Table("Found in this frame", overlay.COLUMNS, "Nothing was found.")
+                self._found = Table("Found in this frame", overlay.COLUMNS, NOTHING)
         frame.every(STEP_S, self._tick)
 
     @property
     def cursor(self) -> int | None:
         """Of the record that is shown."""
-        return self._records[self._at].cursor if 0 <= self._at < len(self._records) else None
+        return None if self._shown is None else self._shown.cursor
 
     def load(self, records: list[results_pb2.ResultRecord], *, newest: bool) -> None:
-        """Other records; the one that is shown stays, unless the newest is wanted."""
-        shown = self.cursor
+        """Other records; the one that is wanted stays, unless the newest is."""
+        before = self._records[self._at].cursor if 0 <= self._at < len(self._records) else None
         self._records = records
         self._gaps_s = timeline.gaps_s(records, self._speed)
         cursors = [one.cursor for one in records]
         self._scrub.show(max=str(max(0, len(records) - 1)), disabled=len(records) < 2)
         if not records:
             self._at = -1
-            self._stage.show(src="", overlay={}, caption="", label="")
-            self._found.show(rows=[])
-        elif newest or shown not in cursors:
+            self._wanted = self._shown = None
+            self._loader.drop()
+            self._stage.show(src="", overlay={}, caption="", label="", problem="", hint=NOTHING)
+            self._found.show(rows=[], empty=NOTHING)
+        elif newest or before not in cursors:
             self._go(len(records) - 1)
         else:
-            self._at = cursors.index(shown)
+            self._at = cursors.index(before)
             self._scrub.show(value=str(self._at))
+            self._caption()
 
     def go_to(self, cursor: int) -> None:
         """Show that record."""
         for at, one in enumerate(self._records):
             if one.cursor == cursor:
-                self._go(at)
+                self._go(at, at_once=True)
 
     def say_live(self, live: bool) -> None:
         """Whether new records are shown as they come."""
@@ -279,7 +291,7 @@ class Player:
             return
         self._on_live(False)
         if self._at >= len(self._records) - 1:
-            self._go(0)
+            self._go(0, at_once=True)
         self._playing = True
         self._due = time.monotonic() + self._gaps_s[self._at]
         self._play.say("Pause")
@@ -292,55 +304,82 @@ class Player:
         self._stop()
         self._on_live(False)
         if self._records:
-            self._go(min(max(self._at + by, 0), len(self._records) - 1))
+            self._go(min(max(self._at + by, 0), len(self._records) - 1), at_once=True)
 
     def _scrubbed(self, place: str) -> None:
         self._stop()
         self._on_live(False)
         if place.isdigit() and int(place) < len(self._records):
-            self._go(int(place))
+            self._go(int(place), at_once=True)
 
     def _set_speed(self, text: str) -> None:
         self._speed = float(text)
         self._gaps_s = timeline.gaps_s(self._records, self._speed)
 
-    def _shown(self) -> None:
-        self._came = True
-        self._found.show(rows=self._coming)
-
     def _tick(self) -> None:
         now = time.monotonic()
+        self._stage.show(busy=self._loader.look())
         if not self._playing or now < self._due:
             return
-        if not self._came and now - self._asked_at < WAITS_S:
+        if self._loader.busy and now - self._asked_at < WAITS_S:
             return
         if self._at >= len(self._records) - 1:
             self._stop()
             return
-        self._go(self._at + 1)
+        self._go(self._at + 1, at_once=True)
         self._due = now + self._gaps_s[self._at]
 
-    def _go(self, at: int) -> None:
+    def _go(self, at: int, *, at_once: bool = False) -> None:
+        """Show the record of that place as soon as its picture is there. at_once: and none that was
+        wanted before."""
         record = self._records[at]
-        again = at == self._at and self._stage._props["src"] == timeline.wanted(record).url
+        again = self._at >= 0 and self._wanted == record.cursor
         self._at = at
-        self._scrub.show(value=str(at))
+        self._wanted = record.cursor
+        self._scrub.show(
+            value=str(at), **{"aria-valuetext": f"frame {record.sequence} of {record.device}"}
+        )
         if again:
+            self._caption()
             return
-        analysis = record.outcome.analysis
-        following = self._records[at + 1] if at + 1 < len(self._records) else None
-        self._came = False
         self._asked_at = time.monotonic()
-        self._scrub.show(**{"aria-valuetext": f"frame {record.sequence} of {record.device}"})
-        self._stage.show(
-            src=timeline.wanted(record).url,
-            next=timeline.wanted(following).url if following is not None else "",
-            width=analysis.width or 4,
-            height=analysis.height or 3,
+        text = f"Reconstructing frame {record.sequence} of {record.device}."
+        if self._shown is None:
+            self._stage.show(hint=text)
+            self._found.show(empty=text)
+        path = timeline.wanted(record).url
+        self._loader.want(Fetch(text, [path], partial(self._show, record)), at_once=at_once)
+        following = self._records[at + 1] if at + 1 < len(self._records) else None
+        ahead = [] if following is None else [timeline.wanted(following).url]
+        self._loader.show(ahead=ahead if self._playing else [])
+
+    def _show(self, record: results_pb2.ResultRecord, problems: Mapping[str, str]) -> None:
+        """All at once, so that nothing beside the picture is of another frame."""
+        self._shown = record
+        outcome = record.outcome
+        analysis = outcome.analysis
+        self._stage.picture(
+            timeline.wanted(record).url,
+            problems,
+            (analysis.width, analysis.height),
             label=f"Frame {record.sequence}: {overlay.in_words(analysis)}",
             overlay=overlay.shapes(analysis),
-            caption=f"{record.device}, frame {record.sequence}, state {record.state}, captured "
-            f"{formats.instant(record.captured_at)} UTC ({at + 1} of {len(self._records)})",
         )
-        self._coming = overlay.findings(analysis)
+        self._caption()
+        self._found.show(
+            rows=overlay.findings(analysis, outcome.task_errors), empty=overlay.nothing(outcome)
+        )
         self._on_step()
+
+    def _caption(self) -> None:
+        record = self._shown
+        if record is None:
+            return
+        cursors = [one.cursor for one in self._records]
+        place = ""
+        if record.cursor in cursors:
+            place = f" ({cursors.index(record.cursor) + 1} of {len(cursors)})"
+        self._stage.show(
+            caption=f"{record.device}, frame {record.sequence}, state {record.state}, captured "
+            f"{formats.instant(record.captured_at)} UTC{place}"
+        )

@@ -1,21 +1,19 @@
-// A picture with what was found on it; a region may be drawn with mouse, pen or finger.
-//
-// One picture is fetched at a time, and what belongs to it is shown when it is there: where frames come
-// faster than pictures, the newest one is taken next, and none is drawn with another one's boxes.
+// A picture with what was found on it; a region may be drawn with mouse, pen or finger. The picture is
+// one that loader.js has fetched: it changes together with everything else.
 export default {
   template: `
     <figure class="stage" :class="{'stage-drawing': drawing}">
-      <div ref="frame" class="stage-frame" :style="{aspectRatio: now.width + ' / ' + now.height, maxWidth: widest}"
+      <div ref="frame" class="stage-frame" :style="{aspectRatio: width + ' / ' + height, maxWidth: widest}"
         @pointerdown="down" @pointermove="move" @pointerup="up" @pointercancel="draft = start = null">
-        <img v-if="now.src" :src="now.src" :alt="now.label" draggable="false" />
-        <svg :viewBox="'0 0 ' + now.width + ' ' + now.height" aria-hidden="true">
-          <image v-if="layers.masks && now.overlay.masks" :href="now.overlay.masks"
-            :width="now.width" :height="now.height" preserveAspectRatio="none" />
+        <img v-if="src" :src="root + src" :alt="label" draggable="false" decoding="sync" />
+        <svg :viewBox="'0 0 ' + width + ' ' + height" aria-hidden="true">
+          <image v-if="layers.masks && overlay.masks" :href="overlay.masks"
+            :width="width" :height="height" preserveAspectRatio="none" />
           <g v-if="layers.landmarks" class="stage-points">
             <circle v-for="(p, i) in points" :key="i" :cx="p[0]" :cy="p[1]" :r="unit * 1.1" />
           </g>
           <g v-if="layers.boxes" :style="{fontSize: unit * 12 + 'px'}">
-            <g v-for="(b, i) in now.overlay.boxes || []" :key="i" class="stage-box">
+            <g v-for="(b, i) in overlay.boxes || []" :key="i" class="stage-box">
               <rect :x="b.x" :y="b.y" :width="b.width" :height="b.height" :stroke="b.colour" />
               <text :x="b.x + unit * 4" :y="Math.max(b.y + unit * 14, unit * 14)">{{ b.label }}</text>
             </g>
@@ -25,104 +23,70 @@ export default {
         </svg>
         <div v-if="note" class="stage-note">{{ note }}</div>
       </div>
-      <figcaption v-if="now.caption" class="num">{{ now.caption }}</figcaption>
+      <figcaption class="num">
+        <span v-if="caption">{{ caption }}</span>
+        <a v-if="src && save" class="stage-save" :href="root + src + (src.includes('?') ? '&' : '?') + 'download=1'"
+          download>Download the picture</a>
+        <span v-if="src && busy" class="stage-busy">{{ busy }}</span>
+      </figcaption>
     </figure>`,
   props: {
+    root: String,
     src: String,
-    next: String,
     width: Number,
     height: Number,
     label: String,
     caption: String,
     hint: String,
+    problem: String,
+    busy: String,
+    save: Boolean,
     overlay: Object,
     layers: Object,
     regions: Array,
     drawing: Boolean,
   },
+  emits: ["region"],
   data() {
-    return { now: this.wanted(), loading: false, problem: "", unit: 1, draft: null, start: null };
+    return { pixels: 0, draft: null, start: null };
   },
   computed: {
     note() {
-      return this.problem || (this.now.src ? "" : this.hint);
+      return this.problem || (this.src ? "" : this.busy || this.hint);
+    },
+    unit() {
+      return this.pixels ? this.width / this.pixels : 1;
     },
     widest() {
-      return `calc(68vh * ${this.now.width / this.now.height})`;
+      return `calc(68vh * ${this.width / this.height})`;
     },
     points() {
-      const flat = this.now.overlay.points || [];
+      const flat = this.overlay.points || [];
       const pairs = [];
       for (let i = 0; i + 1 < flat.length; i += 2) pairs.push([flat[i], flat[i + 1]]);
       return pairs;
     },
   },
-  watch: {
-    src: "load",
-    caption: "refresh",
-    overlay: "refresh",
-    next(url) {
-      if (url) new Image().src = url;
-    },
-  },
   mounted() {
     this.watcher = new ResizeObserver(() => this.measure());
     this.watcher.observe(this.$refs.frame);
-    this.load();
+  },
+  updated() {
+    this.measure();
   },
   beforeUnmount() {
     this.watcher.disconnect();
   },
   methods: {
-    wanted(src = "") {
-      const { width, height, label, caption, overlay } = this.$props;
-      return { src, width, height, label, caption, overlay };
-    },
-    refresh() {
-      if (!this.loading) this.now = this.wanted(this.problem ? "" : this.src);
-    },
-    load() {
-      if (this.loading) return;
-      this.problem = "";
-      if (!this.src) {
-        this.now = this.wanted();
-        return;
-      }
-      const coming = this.wanted(this.src);
-      const image = new Image();
-      this.loading = true;
-      image.onload = () => this.arrived(coming, "");
-      image.onerror = () => this.explain(coming);
-      image.src = coming.src;
-    },
-    async explain(coming) {
-      let text = "The picture could not be fetched.";
-      try {
-        const answer = await fetch(coming.src);
-        if (!answer.ok) text = (await answer.json()).message || text;
-      } catch {
-        // the console itself is away; it says so by itself
-      }
-      this.arrived({ ...coming, src: "" }, text, coming.src);
-    },
-    arrived(shown, problem, asked = shown.src) {
-      this.loading = false;
-      this.now = shown;
-      this.problem = problem;
-      this.measure();
-      this.$emit("shown", asked);
-      if (asked !== this.src) this.load();
-    },
     measure() {
-      const pixels = this.$refs.frame ? this.$refs.frame.clientWidth : 0;
-      this.unit = pixels ? this.now.width / pixels : 1;
+      this.pixels = this.$refs.frame ? this.$refs.frame.clientWidth : 0;
     },
     scaled(r) {
       return {
-        x: r[0] * this.now.width,
-        y: r[1] * this.now.height,
-        width: (r[2] - r[0]) * this.now.width,
-        height: (r[3] - r[1]) * this.now.height,
+        x: r[0] * this.width,
+        y: r[1] * this.height,
+        width: (r[2] - r[0]) * this.width,
+        height: (r[3] - r[1]) * this.height,
       };
     },
     at(event) {

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from cloud_server.console.view import formats
-from cloud_server.console.view.fleet import policy
 from cloud_server.console.view.formats import Tone, cell, column, row
+from cloud_server.fleet.commands import CANCELLED
+from cloud_server.fleet.words import action_in_words, audit_in_words, command_in_words
 from shared.proto.featherwire.v1 import fleet_pb2, types_pb2
 from shared.wire.commands import change_rate
 
@@ -69,34 +70,40 @@ def answer(one: fleet_pb2.IssuedCommand) -> dict[str, Any]:
         text = "applied" if not failed else f"{error.reason}: {error.message}"
         if failed and error.reason == "superseded":
             text, tone = "superseded by a later one", "muted"
+        elif failed and error.reason == CANCELLED:
+            text, tone = f"cancelled: {error.message}", "muted"
         else:
             tone = "bad" if failed else "good"
-    return cell(text, tone=_tone(tone))
+    return cell(text, tone=_tone(tone), act="" if one.HasField("reply") else "Cancel")
 
 
 def what(command: fleet_pb2.Command, names: Mapping[str, str]) -> str:
-    """A command in a few words."""
-    match command.WhichOneof("command"):
-        case "set_rate":
-            return f"rate: {policy(command.set_rate.policy) or 'its own'}"
-        case "change_rate":
-            return f"rate: {policy(command.change_rate.policy) or 'its own'}"
-        case "set_tasks":
-            return f"tasks: {', '.join(command.set_tasks.tasks) or 'none'}"
-        case "set_regions":
-            count = len(command.set_regions.regions)
-            return f"regions: {count}" if count else "regions: none"
-        case "use_bundle":
-            wanted = command.use_bundle.bundle_id
-            return f"bundle: {names.get(wanted, wanted[:8])}"
-        case "refine_frame":
-            refine = command.refine_frame
-            return f"refine frame {refine.sequence} to state {refine.state}"
-    return "something of a newer release"
+    """A command in a few words. names: of bundles, by id."""
+    return command_in_words(command, names)
 
 
-def audit_rows(entries: Iterable[fleet_pb2.AuditEntry]) -> list[Any]:
-    """Entries of the audit."""
+def tally(found: Sequence[fleet_pb2.IssuedCommand], count: int) -> tuple[str, Tone, bool]:
+    """What has become of one command to several devices, in words; and whether that is all.
+
+    count: of the devices; fewer are found where later commands have pushed some out of the list.
+    """
+    pending = [one for one in found if not one.HasField("reply")]
+    failed = [one for one in found if one.HasField("reply") and one.reply.HasField("error")]
+    done = len(found) - len(pending) - len(failed)
+    parts = [f"applied by {done} of {count}"]
+    if pending:
+        parts.append(f"pending on {len(pending)}")
+    if failed:
+        reasons = Counter(one.reply.error.reason for one in failed)
+        parts.append(", ".join(f"{times} {reason}" for reason, times in reasons.items()))
+    tone: Tone = "warn" if pending else "bad" if failed else "good"
+    return ", ".join(parts), tone, not pending
+
+
+def audit_rows(
+    entries: Iterable[fleet_pb2.AuditEntry], names: Mapping[str, str] | None = None
+) -> list[Any]:
+    """Entries of the audit. names: of bundles, by id."""
     return [
         row(
             str(one.id),
@@ -104,8 +111,11 @@ def audit_rows(entries: Iterable[fleet_pb2.AuditEntry]) -> list[Any]:
                 cell(str(one.id), tone="muted"),
                 cell(formats.instant(one.at)),
                 cell(one.who),
-                cell(one.action),
-                cell(_short(one.what), title=one.what[:1000]),
+                cell(
+                    action_in_words(one),
+                    tone="warn" if one.action == "Refused" else "",
+                ),
+                cell(audit_in_words(one, names or {})[:300], title=one.what[:1000]),
             ],
         )
         for one in entries
@@ -115,6 +125,13 @@ def audit_rows(entries: Iterable[fleet_pb2.AuditEntry]) -> list[Any]:
 def set_state(state: int) -> fleet_pb2.Command:
     """Always this state; a limit of the frames a second stays."""
     return change_rate(fleet_pb2.RatePolicy(state=state))
+
+
+def set_frame_rate(frames_per_second: float | None) -> fleet_pb2.Command:
+    """So many frames a second at most, None: as the device likes; the rest of its rate stays."""
+    if frames_per_second is None:
+        return change_rate(clear=["max_frames_per_second"])
+    return change_rate(fleet_pb2.RatePolicy(max_frames_per_second=frames_per_second))
 
 
 def own_rate() -> fleet_pb2.Command:
@@ -149,24 +166,6 @@ def set_regions(corners: Sequence[float] | None, state: int) -> fleet_pb2.Comman
         box = types_pb2.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max)
         command.set_regions.regions.add(box=box, state=state)
     return command
-
-
-def _short(text: str) -> str:
-    """JSON without its quotes and braces: it is read by people here."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return text[:200]
-    return _words(found)[:200]
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, dict):
-        inner = (f"{name} {_words(one)}" for name, one in value.items() if one not in ({}, [], ""))
-        return ", ".join(inner)
-    if isinstance(value, list):
-        return " ".join(_words(one) for one in value)
-    return str(value)
 
 
 def _tone(name: str) -> Tone:

@@ -17,15 +17,31 @@ def column(label: str, *, number: bool = False, wide: bool = False) -> dict[str,
 
 
 def cell(
-    text: str, *, tone: Tone = "", href: str = "", title: str = "", pick: bool = False
+    text: str,
+    *,
+    tone: Tone = "",
+    href: str = "",
+    title: str = "",
+    pick: bool = False,
+    image: str = "",
+    act: str = "",
 ) -> dict[str, Any]:
-    """href: the text is a link. pick: it is a button that picks its row."""
-    return {"text": text, "tone": tone, "href": href, "title": title, "pick": pick}
+    """href: the text is a link. pick: it is a button that picks its row. image: path of a small
+    picture before the text. act: name of a button behind it, which does something to the row."""
+    found = {"text": text, "tone": tone, "href": href, "title": title, "pick": pick}
+    return {**found, "image": image, "act": act}
 
 
-def row(key: str, cells: Sequence[dict[str, Any]], *, picked: bool = False) -> dict[str, Any]:
-    """key: unique among rows; it is what is picked."""
-    return {"key": key, "cells": list(cells), "picked": picked}
+def row(
+    key: str,
+    cells: Sequence[dict[str, Any]],
+    *,
+    picked: bool = False,
+    ticked: bool | None = None,
+) -> dict[str, Any]:
+    """key: unique among rows; it is what is picked, ticked or acted on. ticked: whether the row's
+    box is; None: it has none."""
+    return {"key": key, "cells": list(cells), "picked": picked, "ticked": ticked}
 
 
 NONE = "–"

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cloud_server.console.view import formats
 from cloud_server.console.view.formats import cell, column, row
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import types_pb2
+from shared.results import Thing, counts_of, things
 from shared.results.rle import decode_mask
 from shared.results.types import RleMask
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#f0e442", "#bb5566")
 """Distinct also for people who see red and green alike (Okabe and Ito)."""
+
+FACE_COLOUR = 3
 
 MASK_SIDE = 480
 """Pixels on the long side of the picture of masks: it is drawn over a larger one."""
@@ -30,15 +34,16 @@ COLUMNS = [column("Found", wide=True), column("Task"), column("Score", number=Tr
 def shapes(analysis: types_pb2.AnalysisResult) -> dict[str, Any]:
     """Boxes, landmarks (flat: x, y, x, y ...) and masks (a PNG), in pixels of the picture."""
     boxes = []
-    for _, name, number, score, box in _boxed(analysis):
+    for one in objects(analysis):
+        box = one.box
         boxes.append(
             {
                 "x": round(box.x_min, 1),
                 "y": round(box.y_min, 1),
                 "width": round(box.x_max - box.x_min, 1),
                 "height": round(box.y_max - box.y_min, 1),
-                "label": f"{name} {score:.2f}",
-                "colour": colour(number),
+                "label": f"{one.class_name} {one.score:.2f}",
+                "colour": colour(FACE_COLOUR if one.class_id is None else one.class_id),
             }
         )
     points = [
@@ -51,27 +56,49 @@ def shapes(analysis: types_pb2.AnalysisResult) -> dict[str, Any]:
     return {"boxes": boxes[:MAX_SHAPES], "points": points, "masks": masks_png(analysis)}
 
 
-def findings(analysis: types_pb2.AnalysisResult) -> list[dict[str, Any]]:
-    """The same for eyes that do not see the picture: best first."""
-    found = [(score, task, name) for task, name, _, score, _ in _boxed(analysis)]
+def objects(analysis: types_pb2.AnalysisResult) -> list[Thing]:
+    """What has a box, each once however many tasks have found it."""
+    return things(task for _, task in sorted(analysis.tasks.items()))
+
+
+def findings(
+    analysis: types_pb2.AnalysisResult, failed: Mapping[str, types_pb2.Error] | None = None
+) -> list[dict[str, Any]]:
+    """The same for eyes that do not see the picture, best first. failed: tasks, with why."""
+    found = [(one.score, ", ".join(one.tasks), one.class_name) for one in objects(analysis)]
     for task_name, task in analysis.tasks.items():
         found += [(one.score, task_name, one.class_name) for one in task.classes]
         found += [(one.share, task_name, f"{one.class_name}, share") for one in task.regions]
     found.sort(key=lambda one: -one[0])
-    return [
+    without = [
+        row(
+            name, [cell(f"failed: {error.message}", tone="bad"), cell(name, tone="muted"), cell("")]
+        )
+        for name, error in sorted((failed or {}).items())
+    ]
+    return without + [
         row(str(number), [cell(name), cell(task, tone="muted"), cell(f"{score:.2f}")])
         for number, (score, task, name) in enumerate(found[:MAX_SHAPES])
     ]
 
 
+def nothing(outcome: types_pb2.FrameOutcome) -> str:
+    """Why there are no findings."""
+    if outcome.WhichOneof("outcome") == "error":
+        return f"This frame failed: {outcome.error.message}"
+    if not outcome.analysis.tasks:
+        return "No task was asked of this frame."
+    return "Nothing was found in this frame."
+
+
 def in_words(analysis: types_pb2.AnalysisResult) -> str:
     """What a screen reader reads out for the picture."""
-    names: dict[str, int] = {}
-    for _, name, _, _, _ in _boxed(analysis):
-        names[name] = names.get(name, 0) + 1
+    names = counts_of(task for _, task in sorted(analysis.tasks.items()))
     for task in analysis.tasks.values():
         for one in task.classes[:1]:
             names[f"{one.class_name} ({one.score:.2f})"] = 1
+        for region in task.regions[:3]:
+            names[f"{region.class_name} {formats.share(region.share)}"] = 1
     if not names:
         return "nothing was found"
     return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in names.items())
@@ -79,7 +106,7 @@ def in_words(analysis: types_pb2.AnalysisResult) -> str:
 
 def scores(analysis: types_pb2.AnalysisResult) -> list[float]:
     """Of everything found."""
-    found = [score for _, _, _, score, _ in _boxed(analysis)]
+    found = [one.score for one in objects(analysis)]
     return found + [one.score for task in analysis.tasks.values() for one in task.classes]
 
 
@@ -108,19 +135,6 @@ def masks_png(analysis: types_pb2.AnalysisResult) -> str:
     file = io.BytesIO()
     Image.fromarray(canvas, "RGBA").quantize(16).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def _boxed(
-    analysis: types_pb2.AnalysisResult,
-) -> Iterator[tuple[str, str, int, float, types_pb2.Box]]:
-    """Task, class, its number, score, box."""
-    for name, task in sorted(analysis.tasks.items()):
-        for detection in task.detections:
-            yield name, detection.class_name, detection.class_id, detection.score, detection.box
-        for one in task.instances:
-            yield name, one.class_name, one.class_id, one.score, one.box
-        for face in task.faces:
-            yield name, "face", 3, face.score, face.box
 
 
 def _masked(analysis: types_pb2.AnalysisResult) -> Iterator[tuple[int, types_pb2.RleMask]]:

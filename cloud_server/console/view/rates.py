@@ -47,14 +47,15 @@ def measured() -> dict[str, Any]:
 
 
 def state_rows(bundle: bundles_pb2.BundleInfo) -> list[dict[str, Any]]:
-    """The bundle's states, as in its manifest."""
+    """The bundle's states, as in its manifest, and which is sent where nobody asks for a rate."""
     states = sorted(bundle.states, key=lambda one: one.state)
+    default = bundle.default_state  # 0 where the bundle names none
     finest = states[0].typical_bits_per_pixel if states else 0.0
     return [
         row(
             str(one.state),
             [
-                cell(str(one.state)),
+                cell(f"{one.state}, default" if one.state == default else str(one.state)),
                 cell(f"{one.typical_bits_per_pixel:.4f}"),
                 cell(f"{one.typical_bits_per_pixel * 640 * 480 / 8:.0f}"),
                 cell(f"{100 * one.typical_bits_per_pixel / finest:.0f} %" if finest else ""),
@@ -161,32 +162,58 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """All states of a frame's bundle, 0 (the finest) first; ``present``: the frame as received."""
+    """States 0 (the finest) to the coarsest of a frame's bundle; ``present``: the frame as
+    received. A rung without bytes is of a state that the bundle does not have, or is not known to
+    have."""
 
     rungs: tuple[Rung, ...]
     present: Rung
 
     @property
+    def steps(self) -> tuple[Rung, ...]:
+        """The states that there are, the coarsest first: the places of the slider."""
+        return tuple(one for one in reversed(self.rungs) if one.size_bytes)
+
+    @property
     def coarsest(self) -> int:
         """The last state."""
-        return len(self.rungs) - 1
+        return self.steps[0].state
+
+    @property
+    def finest(self) -> int:
+        """The finest state that there is, come or not."""
+        return self.steps[-1].state
+
+    def rung(self, state: int) -> Rung:
+        """The rung of that state, or of the next finer one that there is."""
+        return next((one for one in self.steps if one.state <= state), self.steps[-1])
+
+    def place(self, state: int) -> int:
+        """Where the slider has a state."""
+        return self.steps.index(self.rung(state))
 
     def can_show(self, state: int) -> bool:
-        """Whether the stored frame can be cut to it: it has come at least so fine."""
-        return self.rungs[state].measured
+        """Whether the stored frame can be cut to it."""
+        return self.rung(state).measured
+
+    def why_not(self, state: int) -> str:
+        """Why it cannot."""
+        if state < self.present.state:
+            return f"This frame came at state {self.present.state}; state {state} is finer."
+        return f"This frame cannot be cut to state {state}: it came at {self.present.state} alone."
 
     def saving(self, state: int) -> str:
         """Of ``state`` against what is received now, in words."""
         if not self.present.size_bytes:
             return ""
-        change = self.rungs[state].size_bytes / self.present.size_bytes - 1
+        change = self.rung(state).size_bytes / self.present.size_bytes - 1
         if abs(change) < 0.005:
             return "as now"
         return f"{formats.share(abs(change))} {'fewer' if change < 0 else 'more'} bytes than now"
 
 
 def ladder(bitstream: Bitstream, typical: Mapping[int, float]) -> Ladder:
-    """typical: bits per pixel of the bundle's states; those finer than the frame are estimated.
+    """typical: bits per pixel of the bundle's states; those that the frame lacks are estimated.
 
     Estimates are in proportion to what the frame takes at its finest whole state.
     """

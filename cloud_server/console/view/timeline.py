@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from cloud_server.console.view import formats, overlay
 from cloud_server.console.view.formats import cell, column, row
-from shared.proto.featherwire.v1 import results_pb2
+from shared.proto.featherwire.v1 import results_pb2, types_pb2
 
 COLUMNS = [
     column("Completed (UTC)"),
@@ -54,6 +54,21 @@ class Wish:
     since: str = ""
     until: str = ""
     least_score: float = 0.0
+
+    @property
+    def query(self) -> str:
+        """As a part of a URL, from its question mark on; empty where nothing is asked for."""
+        given = {name: str(value) for name, value in asdict(self).items() if value}
+        return f"?{urlencode(given)}" if given else ""
+
+    @classmethod
+    def parse(cls, query: Mapping[str, str]) -> Wish:
+        """Of the parameters of such a URL; others are ignored. Raises ``ValueError``."""
+        known = {one.name: query[one.name] for one in fields(cls) if one.name in query}
+        score = float(known.pop("least_score", "0"))
+        if not 0 <= score <= 1:
+            raise ValueError("a score lies in 0..1")
+        return cls(**known, least_score=score)
 
     def to_message(self) -> results_pb2.ResultFilter:
         """The part that the server sees to. Raises ``ValueError`` for a time that is none."""
@@ -104,7 +119,6 @@ def _captured(record: results_pb2.ResultRecord) -> float:
 def _row(record: results_pb2.ResultRecord, picked: bool) -> dict[str, Any]:
     outcome = record.outcome
     failed = outcome.WhichOneof("outcome") == "error"
-    found = f"{outcome.error.reason}: {outcome.error.message}" if failed else ""
     best = max(overlay.scores(outcome.analysis), default=None)
     return row(
         str(record.cursor),
@@ -114,11 +128,21 @@ def _row(record: results_pb2.ResultRecord, picked: bool) -> dict[str, Any]:
             cell(str(record.sequence)),
             cell(str(record.state)),
             cell(formats.bits_per_pixel(outcome.analysis.bits_per_pixel)),
-            cell(found or overlay.in_words(outcome.analysis), tone="bad" if failed else ""),
+            cell(_found(outcome), tone="bad" if failed else ""),
             cell(formats.NONE if best is None else f"{best:.2f}"),
         ],
         picked=picked,
     )
+
+
+def _found(outcome: types_pb2.FrameOutcome) -> str:
+    """What was found, or why nothing could be."""
+    if outcome.WhichOneof("outcome") == "error":
+        return f"{outcome.error.reason}: {outcome.error.message}"
+    wrong = [f"{name} failed" for name in sorted(outcome.task_errors)]
+    if not outcome.analysis.tasks:
+        return ", ".join(wrong) or "no task was asked"
+    return ", ".join([overlay.in_words(outcome.analysis), *wrong])
 
 
 def _instant(text: str) -> datetime:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 
 from edge_client.rate import RateControl
 from edge_client.session.connection import Connection
 from edge_client.session.direct import others_of, too_late, whole
 from edge_client.session.encoding import Photo
+from edge_client.session.events import SessionEvents
 from edge_client.session.frames import (
     CapturedPhoto,
     Framer,
     Origin,
     Outgoing,
     Wishes,
+    blames_photo,
     make_frame,
     parts,
     taken_at,
@@ -45,15 +47,21 @@ class SpooledExchange:
         store: RefinementStore,
         control: RateControl,
         patience_s: float,
+        events: SessionEvents,
+        hurry: threading.Event | None = None,
     ) -> None:
-        """patience_s: how long a caller waits for results while there is no server."""
+        """patience_s: how long a caller waits for results while there is no server. hurry: once it
+        is set, ``open`` waits for nothing."""
         self._spool = spool
         self._opener = opener
         self._settings = settings
         self._store = store
         self._control = control
         self._patience_s = patience_s
-        self._sender = SpoolSender(spool, self._open_connection, store=store, rate=control)
+        self._hurry = hurry
+        self._sender = SpoolSender(
+            spool, self._open_connection, store=store, rate=control, tell=events.connection
+        )
         self._offline: Framer | None = None
 
     def open(self) -> None:
@@ -63,19 +71,24 @@ class SpooledExchange:
         in, which ``refusal`` then says.
         """
         self._sender.start()
-        self._sender.wait_connected(self._patience_s)
+        self._sender.wait_connected(self._patience_s, self._hurry)
         fatal = self._sender.fatal
         if fatal is not None and fatal.reason not in ACCESS_REASONS:
             raise fatal
 
-    def close(self) -> None:
-        """End the stream; what is not acknowledged within ten seconds stays in the spool."""
-        self._sender.close()
+    def close(self, timeout_s: float = 10.0) -> None:
+        """End the stream; what is not acknowledged by then stays in the spool."""
+        self._sender.close(timeout_s)
 
     @property
     def connection(self) -> Connection | None:
         """The open stream, if there is one."""
         return self._sender.connection
+
+    @property
+    def why_offline(self) -> FeatherwireError | None:
+        """Why there is no stream; None while there is one."""
+        return None if self._sender.connection is not None else self._sender.last_error
 
     @property
     def refusal(self) -> FeatherwireError | None:
@@ -102,6 +115,7 @@ class SpooledExchange:
             awaited=tuple(self._spool.awaited()),
             listener=listener,
             take_setting=self._settings.take,
+            failing=listener.failing,
         )
         self._settings.follow(connection)
         return connection
@@ -124,15 +138,17 @@ class SpooledExchange:
         *,
         window: int | None = None,
         hurry: threading.Event | None = None,
-    ) -> Iterator[FrameResult]:
+    ) -> Generator[FrameResult, None, None]:
         """See ``EdgeSession.stream``; what an earlier process has spooled comes too."""
+        encoded = False
         for photo in photos:
             if photo is not None:
                 pixels, source = parts(photo)
                 try:
                     self._put(pixels, source, wishes)
+                    encoded = True
                 except FeatherwireError as error:
-                    if isinstance(error, SessionError):
+                    if not blames_photo(error, encoded=encoded):
                         raise
                     yield failed(source, error)
             self._give_up_late()

@@ -18,6 +18,7 @@ from typing import Any
 
 from edge_client.rate import RateControl
 from edge_client.session.connection import Connection
+from edge_client.session.events import nobody
 from edge_client.session.refinement_store import RefinementStore
 from edge_client.session.results import Reply
 from edge_client.session.spooled.unanswered import Unanswered
@@ -43,6 +44,7 @@ FATAL_REASONS = ACCESS_REASONS | {
 Not ``bad_tls_files``: those were good when the session was opened, and are being replaced."""
 
 WATCH_S = 0.5
+HURRY_S = 0.2
 EXPIRE_S = 5.0
 
 
@@ -56,9 +58,11 @@ class SpoolSender:
         *,
         store: RefinementStore,
         rate: RateControl,
+        tell: Callable[[FeatherwireError | None], None] = nobody,
         backoff: Backoff | None = None,
     ) -> None:
-        """open_connection: connects with this as the listener."""
+        """open_connection: connects with this as the listener. tell: see
+        ``SessionEvents.connection``."""
         self._spool = spool
         self._changed = threading.Condition()
         self.answers = Unanswered(spool, self._changed, self._sent_back)
@@ -75,6 +79,9 @@ class SpoolSender:
         self._attempted = False
         self._cursor = 0
         self._refused: FeatherwireError | None = None
+        self._tell = tell
+        # Why there is no stream, as far as that was told since there was one.
+        self._told: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="featherwire-spool", daemon=True)
 
     # -- for the caller --------------------------------------------------------------------------
@@ -113,13 +120,16 @@ class SpoolSender:
         """Seconds without a stream; 0 while there is one."""
         return 0.0 if self._connection is not None else time.monotonic() - self._down_since
 
-    def wait_connected(self, timeout_s: float) -> bool:
-        """Wait for the first attempt to connect to end; whether there is a stream."""
+    def wait_connected(self, timeout_s: float, hurry: threading.Event | None = None) -> bool:
+        """Wait for the first attempt to connect to end, or for ``hurry``; whether there is a
+        stream."""
+        until = time.monotonic() + timeout_s
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._connection is not None or self._fatal is not None or self._attempted,
-                timeout_s,
-            )
+            while not (self._connection is not None or self._fatal is not None or self._attempted):
+                left_s = until - time.monotonic()
+                if left_s <= 0 or (hurry is not None and hurry.is_set()):
+                    break
+                self._changed.wait(min(left_s, HURRY_S))
         return self._connection is not None
 
     def put(
@@ -168,6 +178,12 @@ class SpoolSender:
     def changed(self) -> None:
         """The stream has credit, or has ended."""
         self._wake.set()
+
+    def failing(self, error: FeatherwireError) -> None:
+        """A first attempt to connect has failed, others follow: on this thread."""
+        if not self._closing and error.message not in self._told:
+            self._told.add(error.message)
+            self._tell(error)
 
     def _sent_back(self, error: FeatherwireError) -> None:
         self._refused = error
@@ -221,6 +237,8 @@ class SpoolSender:
                 self._fatal = error
             self._rate.lost()
             self._changed.notify_all()
+        if error is not None:
+            self.failing(error)
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -251,6 +269,8 @@ class SpoolSender:
             self._last_error = None
             self._attempted = True
             self._changed.notify_all()
+        self._told.clear()
+        self._tell(None)
         agreed = {
             "bundle": connection.framer.photo_encoder.bundle.id,
             "format_version": connection.format_version,

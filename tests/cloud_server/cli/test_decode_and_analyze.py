@@ -17,6 +17,7 @@ from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.cli import ExitCode
+from shared.preprocess import load_photo
 from tests.support.tiny_bundle import make_tiny_bundle
 
 
@@ -185,3 +186,30 @@ def test_unknown_tasks_and_missing_weights_are_told_apart(
     missing = run("analyze", photo, "--tasks", "detection", "--json")
     assert missing.exit_code == 3
     assert "models fetch" in json.loads(missing.stdout)["error"]["command"]
+
+
+def test_features_of_no_picture_are_drawn_into_their_photo(
+    photo_files: dict[str, Path], tmp_path: Path
+) -> None:
+    found = tmp_path / "astronaut.fwf"
+    encoder = EdgeEncoder(Bundle.load("detect"))
+    found.write_bytes(encoder.encode(photo_files["astronaut"]).to_bytes())
+    drawn = tmp_path / "drawn"
+    arguments = ("analyze", found, "--annotate", drawn, "--json")
+    without = json.loads(run(*arguments).stdout)
+    assert without["failures"][0]["reason"] == "needs_picture"
+    assert "--photo" in without["failures"][0]["message"]
+    named = run_json(*arguments, "--photo", photo_files["astronaut"].parent)["results"]
+    assert named[0]["tasks"]["detection"]["detections"]
+    with Image.open(drawn / "astronaut.png") as picture:
+        pixels = np.asarray(picture)
+    photo = load_photo(photo_files["astronaut"])
+    assert pixels.shape == photo.shape
+    changed = (pixels != photo).any(axis=2).mean()
+    assert 0 < changed < 0.5
+    other = tmp_path / "other" / "astronaut.png"
+    other.parent.mkdir()
+    Image.new("RGB", (64, 48)).save(other)
+    wrong = json.loads(run(*arguments, "--photo", other).stdout)
+    assert wrong["failures"][0]["reason"] == "needs_picture"
+    assert "64x48" in wrong["failures"][0]["message"]

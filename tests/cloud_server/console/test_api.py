@@ -110,7 +110,7 @@ def test_a_device_tells_its_rate_and_its_last_error(
     server, _ = filled
     with FleetClient(server.address) as client, ResultClient(server.address) as results:
         (device,) = client.devices()
-        *_, record = results.list()
+        *_, record = results.records()
         assert device.bits_per_pixel == pytest.approx(record.outcome.analysis.bits_per_pixel)
         assert not device.HasField("last_error")
         with EdgeSession(server.address, device="cam", bundle=tiny_bundle.origin) as session:

@@ -8,12 +8,9 @@ import shutil
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,8 @@ import pytest
 
 from cloud_server.auth.development_ca import make_development_ca
 from shared.bundle import Bundle
-from tests.support.servers import ROOT, SERVE, server_process
+from tests.support.console import console_process
+from tests.support.servers import server_process
 
 PLAIN = ("--bundles", "none", "--tasks", "none")
 
@@ -49,24 +47,6 @@ def answers(url: str) -> bool:
         return health(url) is not None
     except OSError:
         return False
-
-
-@contextmanager
-def console_process(server: str, data: Path) -> Iterator[str]:
-    """`featherwire-cloud console` as a process; yields where browsers come."""
-    arguments = ("--server", server, "--listen", "127.0.0.1:0", "--data", str(data))
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, "console", *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    try:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())["console"]
-    finally:
-        process.terminate()
-        assert process.wait(20) == 0
 
 
 def test_a_console_that_dies_is_started_again_and_ends_with_its_server(

@@ -221,6 +221,9 @@ def test_a_bundle_of_somebody_elses_has_states_alone() -> None:
     bundle.states.add(state=1, typical_bits_per_pixel=0.1)
     assert rates.curves(bundle) == []
     assert [row["cells"][3]["text"] for row in rates.state_rows(bundle)] == ["100 %", "25 %"]
+    assert [row["cells"][0]["text"] for row in rates.state_rows(bundle)] == ["0, default", "1"]
+    bundle.default_state = 1
+    assert [row["cells"][0]["text"] for row in rates.state_rows(bundle)] == ["0", "1, default"]
 
 
 def test_every_point_of_a_curve_is_in_its_table() -> None:

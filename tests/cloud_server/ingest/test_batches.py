@@ -144,7 +144,7 @@ def test_a_batch_that_cannot_be_kept_is_not_acknowledged_at_all(
     results = client.wait_for("result", 7)
     assert [(one.sequence, one.result_id) for one in results] == [(n, n) for n in range(2, 9)]
     with ResultClient(server.address) as consumer:
-        assert [one.sequence for one in consumer.list()] == list(range(1, 9))
+        assert [one.sequence for one in consumer.records()] == list(range(1, 9))
     client.close()
 
 

@@ -99,7 +99,7 @@ def test_a_frame_that_stopped_servers_again_and_again_is_given_up(
     with closing(sqlite3.connect(tmp_path / "log" / "log.db")) as log, log:
         log.execute("UPDATE submissions SET attempts = ? WHERE sequence = 1", (MAX_ATTEMPTS,))
     with ResultClient(start_server(slow, **data).address) as consumer:
-        records = (one.record for one in consumer.watch(after=0) if one.HasField("record"))
+        records = (one.record for one in consumer.responses(after=0) if one.HasField("record"))
         first, second = sorted((next(records), next(records)), key=lambda one: one.sequence)
     assert first.outcome.error.reason == "abandoned"
     assert "slow" in second.outcome.analysis.tasks
@@ -173,7 +173,7 @@ def test_a_frame_that_cannot_be_kept_is_not_acknowledged_and_can_come_again(
     client.wait_for_credits(6)
     client.wait_for("result", 6)
     with ResultClient(server.address) as consumer:
-        assert sorted(one.sequence for one in consumer.list()) == list(range(1, 8))
+        assert sorted(one.sequence for one in consumer.records()) == list(range(1, 8))
     client.close()
 
 

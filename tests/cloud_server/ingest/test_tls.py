@@ -82,7 +82,7 @@ def test_a_server_with_a_client_ca_wants_a_certificate(
         assert session.send(image, state=4).analysis is not None
     anonymous = Access(ca=certificates / "ca.pem")
     with (
-        pytest.raises(SessionError),
+        pytest.raises(SessionError, match="it wants a certificate of this client's"),
         EdgeSession(server.address, encoder=encoder, access=anonymous, connect_timeout_s=1),
     ):
         pass

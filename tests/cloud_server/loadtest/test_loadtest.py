@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,7 @@ def test_tokens_let_devices_in_each_under_its_name(
     common += ["--devices", "3", "--seconds", "1", "--ramp", "0", "--tasks", "quick", "--json"]
     each = loadtest(*common, "--tokens", tmp_path / "tokens")
     assert each.returncode == 0, each.stderr
+    assert each.stderr.startswith("warming up: "), each.stderr
     assert json.loads(each.stdout)["connections"] == 3
     shared = loadtest(*common, "--token-file", tmp_path / "token", "--device", "cam-7")
     assert shared.returncode == 0, shared.stderr
@@ -229,3 +232,56 @@ def test_a_server_that_does_less_than_is_due_is_said_to(start_server: Any, strea
     assert report.skipped
     assert report.hint is not None
     assert "slowed the devices down" in report.hint
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_a_report(
+    start_server: Any, stream: Path, number: signal.Signals
+) -> None:
+    server = start_server({"quick": lambda: FixedTask("quick")})
+    program = "from cloud_server.cli import main; main()"
+    options = ["--server", server.address, "--devices", "3", "--fps", "20", "--seconds", "600"]
+    options += ["--tasks", "quick", "--file", str(stream), "--ramp", "0.1", "--json"]
+    command = [sys.executable, "-c", program, "loadtest", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        seen = server.server._metrics.registry
+        deadline = time.monotonic() + 120
+        while not seen.get_sample_value(
+            "featherwire_tasks_total", {"task": "quick", "outcome": "ok"}
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    report = json.loads(printed)
+    assert report["whole"]
+    assert report["results"] == report["sent"] > 0
+
+
+def test_a_signal_ends_it_while_its_server_says_nothing() -> None:
+    def silent(
+        number: int, hello: ingest_pb2.Hello, requests: Requests
+    ) -> Iterator[ingest_pb2.ConnectResponse]:
+        bundle = packaged_bundle_of(load_streams()[0].bundle_short_id)
+        assert bundle is not None
+        yield welcome(hello, bundle_id=bundle.id)
+        sent.set()
+        for _ in requests:
+            pass
+
+    sent = threading.Event()
+    enough = asyncio.Event()
+    test = LoadTest(devices=2, fps=20, seconds=600, ramp_s=0.0, grace_s=600, tasks=("quick",))
+
+    async def run(address: str) -> Report:
+        callers = [(f"load-{number}", opener(address, Access())) for number in range(2)]
+        running = asyncio.create_task(run_load_test(test, callers, load_streams(), enough=enough))
+        await asyncio.to_thread(sent.wait, 60)
+        await asyncio.sleep(0.5)
+        enough.set()
+        return await asyncio.wait_for(running, 60)
+
+    with ScriptedServer(silent) as server:
+        report = asyncio.run(run(server.address))
+    assert report.lost == report.sent > 0

@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def test_what_devices_sent_is_listed_in_order_and_found_by_key(
     send("s", 1, bitstream, tasks=("calm",), captured_at=TAKEN, picture=PictureRequest())
     send("t", 1, bitstream)
     send("s", 2, replace(bitstream, bundle_id=b"\0" * 8))
-    records = list(consumer.list())
+    records = list(consumer.records())
     assert [(one.cursor, one.session, one.sequence) for one in records] == [
         (1, "s", 1),
         (2, "t", 1),
@@ -93,14 +93,14 @@ def test_what_devices_sent_is_listed_in_order_and_found_by_key(
     assert first.outcome.analysis.tasks["calm"].detections[0].class_name == "thing"
     assert not first.outcome.HasField("picture")
     assert records[2].outcome.error.reason == "bundle_mismatch"
-    assert list(consumer.list(after=1)) == records[1:]
-    assert list(consumer.list(results_pb2.ResultFilter(sessions=["t"]))) == [records[1]]
-    assert list(consumer.list(results_pb2.ResultFilter(class_names=["thing"]))) == [first]
-    assert consumer.get(cursor=2) == records[1]
-    assert consumer.get(frame=key(2)) == records[2]
+    assert list(consumer.records(after=1)) == records[1:]
+    assert list(consumer.records(results_pb2.ResultFilter(sessions=["t"]))) == [records[1]]
+    assert list(consumer.records(results_pb2.ResultFilter(class_names=["thing"]))) == [first]
+    assert consumer.record(cursor=2) == records[1]
+    assert consumer.record(frame=key(2)) == records[2]
     for missing in ({"cursor": 99}, {"frame": key(99)}, {"frame": key(1, "nobody")}):
         with pytest.raises(FeatherwireError) as caught:
-            consumer.get(**missing)  # type: ignore[arg-type]
+            consumer.record(**missing)  # type: ignore[arg-type]
         assert caught.value.reason == "not_found"
 
 
@@ -109,10 +109,10 @@ def test_a_subscriber_gets_what_was_and_then_what_comes(
 ) -> None:
     for sequence in (1, 2, 3):
         send("s", sequence, bitstream)
-    responses = consumer.watch(after=1)
+    responses = consumer.responses(after=1)
     assert [next(responses).record.sequence for _ in range(2)] == [2, 3]
     assert next(responses).position == 3  # all that was there has come
-    live = consumer.watch(results_pb2.ResultFilter(tasks=["calm"]))
+    live = consumer.responses(results_pb2.ResultFilter(tasks=["calm"]))
     assert next(live).position == 3
     send("s", 4, bitstream)
     send("s", 5, bitstream, tasks=("calm",))
@@ -132,7 +132,7 @@ def test_replay_and_live_join_without_a_gap_under_load(
         with ResultClient(server.address) as own:
             mine: list[int] = []
             seen.append(mine)
-            for response in own.watch(after=after):
+            for response in own.responses(after=after):
                 if response.HasField("record"):
                     mine.append(response.record.cursor)
                     if mine[-1] == total:
@@ -160,7 +160,7 @@ def test_a_cursor_that_is_not_of_this_log_is_refused(
 ) -> None:
     send("s", 1, bitstream)
     with pytest.raises(FeatherwireError) as caught:
-        next(consumer.watch(after=7))
+        next(consumer.responses(after=7))
     assert (caught.value.reason, caught.value.details["cursor"]) == ("unknown_cursor", 1)
     stub = results_pb2_grpc.ResultServiceStub(grpc.insecure_channel(server.address))
     with pytest.raises(grpc.RpcError) as refused:
@@ -184,9 +184,9 @@ def test_a_cursor_older_than_what_is_kept_is_told_where_the_log_begins(
             with pytest.raises(FeatherwireError) as caught:
                 next(read(after=1))
             assert (caught.value.reason, caught.value.details["cursor"]) == ("cursor_expired", 3)
-        assert list(consumer.list(after=0)) == []
+        assert list(consumer.records(after=0)) == []
         with pytest.raises(FeatherwireError) as caught:
-            consumer.frame(key(1))
+            consumer.stored(key(1))
         assert caught.value.reason == "not_found"
         # What was forgotten is known all the same: it is not processed again.
         client.frame(1, bitstream)
@@ -200,7 +200,7 @@ def test_followers_are_told_where_they_are_when_the_server_stops(
     server: ServerThread, consumer: ResultClient, send: Any, bitstream: Bitstream
 ) -> None:
     send("s", 1, bitstream)
-    responses = consumer.watch(after=0)
+    responses = consumer.responses(after=0)
     assert next(responses).record.cursor == 1
     assert next(responses).position == 1
     server.stop()
@@ -212,13 +212,13 @@ def test_followers_are_told_where_they_are_when_the_server_stops(
 def test_more_subscribers_than_places_are_refused(start_server: Start) -> None:
     server = start_server(max_subscribers=1)
     with ResultClient(server.address) as one, ResultClient(server.address) as other:
-        first = one.watch(after=0)
+        first = one.responses(after=0)
         assert next(first).position == 0
         with pytest.raises(FeatherwireError) as caught:
-            next(other.watch())
+            next(other.responses())
         assert caught.value.reason == "too_many_streams"
         first.close()  # type: ignore[attr-defined]
-        assert next(other.watch(patience_s=20)).position == 0
+        assert next(other.responses(patience_s=20)).position == 0
 
 
 # -- frames --------------------------------------------------------------------------------------
@@ -228,19 +228,19 @@ def test_a_stored_frame_is_what_was_sent_at_any_coarser_state(
     consumer: ResultClient, send: Any, bitstream: Bitstream, tiny_bundle: Bundle
 ) -> None:
     send("s", 1, bitstream.truncate(1), captured_at=TAKEN)
-    whole, picture = consumer.frame(key(1))
+    whole, picture = consumer.stored(key(1))
     assert whole.to_bytes() == bitstream.truncate(1).to_bytes()
     assert picture is None
     decoder = BitstreamDecoder(tiny_bundle)
     for state in (0, 1, 2, 4):
-        cut, made = consumer.frame(key(1), state=state, picture=PictureRequest())
+        cut, made = consumer.stored(key(1), state=state, picture=PictureRequest())
         assert cut.to_bytes() == bitstream.truncate(max(1, state)).to_bytes()
         assert made is not None
         shown = np.asarray(Image.open(io.BytesIO(made.data)))
         assert same_picture(shown, decoder.picture(cut))
     sizes = bitstream.cumulative_bytes()
     for budget, state in ((sizes[2], 2), (sizes[2] - 1, 3), (sizes[4], 4), (10**9, 1)):
-        cut, _ = consumer.frame(key(1), max_bytes=budget)
+        cut, _ = consumer.stored(key(1), max_bytes=budget)
         assert (cut.state, cut.to_bytes()) == (state, bitstream.truncate(state).to_bytes())
     for wrong, reason in (
         ({"state": 99}, "bad_state"),
@@ -249,7 +249,7 @@ def test_a_stored_frame_is_what_was_sent_at_any_coarser_state(
         ({"bundle_id": b"short"}, "bad_bundle_id"),
     ):
         with pytest.raises(FeatherwireError) as caught:
-            consumer.frame(key(1), **wrong)
+            consumer.stored(key(1), **wrong)
         assert caught.value.reason == reason
 
 
@@ -260,11 +260,11 @@ def test_part_of_a_layer_is_left_out_with_its_layer(
     sent = encoder.encode(image, max_bytes=(sizes[1] + sizes[0]) // 2 + 8)
     assert sent.partial is not None
     send("s", 1, sent)
-    assert consumer.frame(key(1))[0] == sent
-    assert consumer.frame(key(1), state=sent.state)[0] == sent.truncate(sent.state)
-    assert consumer.frame(key(1), state=0)[0] == sent
-    assert consumer.frame(key(1), max_bytes=sent.file_bytes)[0] == sent
-    assert consumer.frame(key(1), max_bytes=sent.file_bytes - 1)[0] == sent.truncate(sent.state)
+    assert consumer.stored(key(1))[0] == sent
+    assert consumer.stored(key(1), state=sent.state)[0] == sent.truncate(sent.state)
+    assert consumer.stored(key(1), state=0)[0] == sent
+    assert consumer.stored(key(1), max_bytes=sent.file_bytes)[0] == sent
+    assert consumer.stored(key(1), max_bytes=sent.file_bytes - 1)[0] == sent.truncate(sent.state)
 
 
 def test_a_refined_frame_has_all_its_layers_and_a_result_for_each(
@@ -277,12 +277,12 @@ def test_a_refined_frame_has_all_its_layers_and_a_result_for_each(
     client.say(refine=refine_message(Refine(1, bitstream.layers[2:4])))
     results = client.wait_for("result", 2)
     assert sorted(one.state for one in results) == [1, 3]
-    assert consumer.frame(key(1))[0].to_bytes() == bitstream.truncate(1).to_bytes()
-    assert sorted(one.state for one in consumer.list()) == [1, 3]
-    assert consumer.get(frame=key(1)).cursor == 2
+    assert consumer.stored(key(1))[0].to_bytes() == bitstream.truncate(1).to_bytes()
+    assert sorted(one.state for one in consumer.records()) == [1, 3]
+    assert consumer.record(frame=key(1)).cursor == 2
     client.say(refine=refine_message(Refine(1, bitstream.layers[2:4])))
     assert client.wait_for("ack", 3)[2].duplicate
-    assert len(list(consumer.list())) == 2
+    assert len(list(consumer.records())) == 2
     client.close()
 
 
@@ -298,11 +298,11 @@ def test_of_several_bundles_the_right_one_is_given(
     client.frame(2, pair[0])
     client.wait_for("result", 2)
     with ResultClient(server.address) as consumer:
-        assert consumer.frame(key(1))[0] == pair[0]
-        assert consumer.frame(key(1), bundle_id=tiny_bundle.short_id)[0] == pair[1]
-        assert consumer.frame(key(1), picture=PictureRequest())[0] == pair[1]
+        assert consumer.stored(key(1))[0] == pair[0]
+        assert consumer.stored(key(1), bundle_id=tiny_bundle.short_id)[0] == pair[1]
+        assert consumer.stored(key(1), picture=PictureRequest())[0] == pair[1]
         with pytest.raises(FeatherwireError) as caught:
-            consumer.frame(key(2), picture=PictureRequest())
+            consumer.stored(key(2), picture=PictureRequest())
         assert caught.value.reason == "no_picture"
         request = results_pb2.GetFrameRequest(frame=key(1))
         stub = results_pb2_grpc.ResultServiceStub(grpc.insecure_channel(server.address))
@@ -363,3 +363,41 @@ def test_an_outcome_of_any_kind_is_shown(server: ServerThread, send: Any, bitstr
     shown = results(server.address, "list").stdout
     assert "error: bundle_mismatch" in shown
     assert "telepathy: unknown_task" in shown
+
+
+def test_results_in_plain_python(consumer: ResultClient, send: Any, bitstream: Bitstream) -> None:
+    send("s", 1, bitstream, tasks=("calm",), captured_at=TAKEN)
+    send("t", 1, bitstream)
+    send("s", 2, replace(bitstream, bundle_id=b"\0" * 8))
+    one, two, three = consumer.list()
+    assert (one.cursor, one.device, one.session, one.sequence) == (1, "camera", "s", 1)
+    assert one.captured_at == TAKEN
+    assert one.bundle == bitstream.bundle_id.hex()
+    detections = one.tasks["calm"].detections
+    assert detections is not None
+    assert [found.class_name for found in detections] == ["thing"]
+    assert one.found == "1 thing"
+    assert two.found == ""
+    assert three.found == "error: bundle_mismatch"
+    assert three.tasks == {}
+    assert [r.cursor for r in consumer.list(session="t")] == [2]
+    assert [r.cursor for r in consumer.list(session=["s", "t"], after=1)] == [2, 3]
+    assert [r.cursor for r in consumer.list(classes=["thing"], device="camera")] == [1]
+    assert list(consumer.list(device="nobody")) == []
+    assert two.completed_at is not None
+    later = [r.cursor for r in consumer.list(since=two.completed_at)]
+    assert later == [2, 3]
+    assert [r.cursor for r in consumer.list(until=two.completed_at)] == [1]
+    assert [r.cursor for r in consumer.list(since=timedelta(hours=1))] == [1, 2, 3]
+    here = two.completed_at.astimezone().replace(tzinfo=None)  # without a zone: this machine's
+    assert [r.cursor for r in consumer.list(since=here)] == later
+    with pytest.raises(FeatherwireError) as caught:
+        list(consumer.list(since=timedelta(days=1e6)))
+    assert caught.value.reason == "bad_option"
+    assert consumer.get(2) == consumer.get(frame=("camera", "t", 1)) == two
+    watched = consumer.watch(after=1)
+    assert [next(watched).cursor, next(watched).cursor] == [2, 3]
+    assert consumer.frame(one)[0] == consumer.frame(("camera", "s", 1))[0] == bitstream
+    values = one.to_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert values["captured_at"].endswith("Z")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from codec.entropy import PROBABILITY_ONE, bit_decoder, bit_encoder
 from shared.errors import BitstreamError
-from tests.codec.entropy.support import (
+from tests.support.entropy import (
     VERSIONS,
     bits_and_chances,
     check_fate,

@@ -10,8 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec.entropy import PROBABILITY_ONE, bit_decoder, bit_encoder, symbol_decoder, symbol_encoder
-from tests.codec.entropy.support import Pass, bits_and_chances, forged, outcome, written
-from tests.codec.entropy.test_symbols import message, random_tables
+from tests.support.entropy import (
+    Pass,
+    bits_and_chances,
+    forged,
+    outcome,
+    random_tables,
+    symbols_and_tables,
+    written,
+)
 
 pytest.importorskip("constriction", reason="the reference has no wheel for this machine")
 reference = pytest.importorskip("tests.support.constriction_coder")
@@ -43,7 +50,7 @@ def test_symbols_are_the_same_bytes_and_forgeries_have_the_same_fate(
 ) -> None:
     total = 1 << int(np.random.default_rng(seed).integers(6, 21))
     tables = random_tables(seed, total=total)
-    passes = message(seed, size, tables, pieces)
+    passes = symbols_and_tables(seed, size, tables, pieces)
     payload = written(symbol_encoder(3, tables), passes)
     assert payload == written(reference.SymbolEncoder(tables.counts), passes)
     for damaged in forged(seed, payload):

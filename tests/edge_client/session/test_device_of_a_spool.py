@@ -55,7 +55,7 @@ def test_flush_sends_as_the_device_that_kept_them_and_every_frame_has_one_result
         f"p{one.sequence - 1}": TAKEN_AT + one.sequence - 1 for one in later
     }
     with ResultClient(address) as client:
-        records = list(client.list())
+        records = list(client.records())
     assert sorted((one.device, one.sequence) for one in records) == [
         ("cam-7", number) for number in (1, 2, 3, 4)
     ]
@@ -79,7 +79,7 @@ def test_another_device_is_refused_and_may_take_over_what_no_server_has(
         with EdgeSession(address, device="cam-8", encoder=encoder, spool=spool) as session:
             assert session.send(image, tasks=["slow"]).sequence == 1
     with ResultClient(address) as client:
-        assert [one.device for one in client.list()] == ["cam-7"] * 4 + ["cam-8"]
+        assert [one.device for one in client.records()] == ["cam-7"] * 4 + ["cam-8"]
 
 
 def test_results_that_the_server_has_no_more_are_not_waited_for(

@@ -49,4 +49,4 @@ def test_it_goes_on_with_its_own_numbers_and_nothing_is_done_twice(
     assert [one.sequence for one in results] == list(range(1, 13))
     assert recorder.widths == [40 + 10 * visit + n for visit in range(3) for n in range(4)]
     with ResultClient(server.address) as client:
-        assert list(client.list()) == []
+        assert list(client.records()) == []

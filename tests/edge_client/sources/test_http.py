@@ -253,3 +253,23 @@ def test_a_stream_that_falls_silent_is_away() -> None:
             next(captures)
         release.set()
     assert caught.value.reason == "source_away"
+
+
+def test_proxies_of_the_environment_are_named_and_asked_for_no_local_camera(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://me:s3cret@127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "192.0.2.0/24")
+
+    def message(url: str) -> str:
+        with pytest.raises(SourceError) as caught:
+            next(open_source([url], SourceOptions(timeout_s=0.5)).captures(threading.Event()))
+        return caught.value.message
+
+    asked = message("http://198.51.100.7/video")
+    assert "the proxy http://127.0.0.1:1; no_proxy" in asked
+    assert "s3cret" not in asked
+    assert "proxy" not in message("http://192.0.2.7/video")
+    with http_server(lambda request: camera(request, pictures=1)) as server:
+        source = open_source([f"http://127.0.0.1:{server.server_address[1]}/"])
+        assert next(source.captures(threading.Event())).load().shape == (32, 48, 3)

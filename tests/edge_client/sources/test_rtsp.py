@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import pytest
 
 from edge_client.sources import CaptureThread, SourceOptions, open_source
 from shared.backoff import Backoff
+from shared.errors import SourceError
 from tests.support.rtsp import RtspServer, two_halves, why_not
 
 pytest.importorskip("av", reason="needs the extra stream")
@@ -54,3 +56,13 @@ def test_pictures_come_and_come_again_after_the_server_was_killed(server: RtspSe
         assert again is not None
         assert captures.reconnects >= 1
     assert abs(again.load().astype(int) - two_halves()).mean() < 12
+
+
+def test_a_server_that_takes_the_call_and_says_nothing_is_away() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"rtsp://me:s3cret@127.0.0.1:{silent.getsockname()[1]}/live"
+        source = open_source([url], SourceOptions(timeout_s=0.5))
+        with pytest.raises(SourceError, match=r"no answer within 0\.5 s") as caught:
+            next(source.captures(threading.Event()))
+    assert caught.value.reason == "source_away"
+    assert "s3cret" not in caught.value.message

@@ -129,7 +129,7 @@ def test_no_frame_is_lost_or_doubled_whatever_is_killed(
         edge.close()
 
     with ResultClient(address) as client:
-        records = list(client.list())
+        records = list(client.records())
         wait_until(lambda: len(watcher.seen) >= len(records))
     watcher.stop.set()
     lines = [json.loads(line) for line in edge.results.read_text().splitlines()]

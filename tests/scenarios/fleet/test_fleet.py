@@ -302,7 +302,9 @@ def test_the_audit_says_who_did_what_over_the_command_line(
     assert fleet("tasks", "none").returncode == 2
     assert fleet("rate", "--all").returncode == 2
     assert fleet("rate", "--all", "--reset", "--state", "1").returncode == 2
-    (entry,) = map(json.loads, fleet("audit").stdout.splitlines())
+    entry, turned_away = map(json.loads, fleet("audit").stdout.splitlines())
+    assert turned_away["who"].startswith("consumer (")
+    assert (turned_away["action"], turned_away["what"]["reason"]) == ("Refused", "forbidden")
     nobody = fleet("rate", "--label", "site=south", "--reset")
     assert (nobody.returncode, "[no_device]" in nobody.stderr) == (1, True)
     assert entry["who"].startswith("ann (")

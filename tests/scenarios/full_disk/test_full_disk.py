@@ -78,7 +78,7 @@ def test_a_log_that_may_not_grow_refuses_and_recovers(
         assert acked <= set(range(1, up_to + 1))
     assert sum(len(acked) for acked, _ in ends) > 0
     with ResultClient(server.address) as consumer:
-        listed = sorted((one.session, one.sequence) for one in consumer.list())
+        listed = sorted((one.session, one.sequence) for one in consumer.records())
     assert listed == sorted(
         (name, sequence)
         for name, up_to in zip(names, resumed, strict=True)
@@ -117,7 +117,7 @@ def test_a_disk_that_is_full_refuses_and_recovers(
         assert acked <= set(range(1, resumed + 1))
         assert process.poll() is None
         with ResultClient(address) as consumer:
-            logged = [one.sequence for one in consumer.list() if one.session == "s"]
+            logged = [one.sequence for one in consumer.records() if one.session == "s"]
         # Frames behind those that were refused may have found room: they are known, and counted
         # once, whenever their device comes to them.
         assert len(logged) == len(set(logged))
@@ -138,7 +138,7 @@ def test_a_server_whose_clock_jumps_keeps_order_and_numbers(
         monkeypatch.setattr(log, "now_us", lambda at=now_us: at)
         asyncio.run(send_more(server.address, "s", small, 5))
     with ResultClient(server.address) as consumer:
-        listed = list(consumer.list())
+        listed = list(consumer.records())
     assert [one.sequence for one in listed] == list(range(1, 16))
     assert [one.result_id for one in listed] == list(range(1, 16))
     times = [one.completed_at.ToMicroseconds() for one in listed]

@@ -92,7 +92,7 @@ def replica_of(result: Any) -> int:
 def check_once(server: ServerThread, session: str, count: int) -> None:
     """The log has one result of every frame."""
     with ResultClient(server.address) as client:
-        listed = [one.sequence for one in client.list() if one.session == session]
+        listed = [one.sequence for one in client.records() if one.session == session]
     assert sorted(listed) == list(range(1, count + 1))
 
 

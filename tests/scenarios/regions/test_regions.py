@@ -71,7 +71,7 @@ def test_regions_are_kept_over_a_restart_and_taken_back(
             assert [(one.state, one.box.x_max) for one in cam.regions] == [(0, 0.5)]
             key = FrameKey(device="cam", session=session.session, sequence=spool.last_sequence)
             with ResultClient(server.address) as consumer:
-                assert consumer.frame(key)[0].to_bytes() == wanted.to_bytes()
+                assert consumer.stored(key)[0].to_bytes() == wanted.to_bytes()
             operator.send(named("cam"), regions())
             until(lambda: outcomes(operator)[-1][2] == "done")
             assert sent(session)[0] == 4

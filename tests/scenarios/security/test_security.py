@@ -77,7 +77,7 @@ def test_a_device_is_only_itself(
     assert told.reason == "wrong_device"
     client.close()
     with ResultClient(server.address, keys.access(reader)) as results:
-        assert {record.device for record in results.list()} == {"cam-1"}
+        assert {record.device for record in results.records()} == {"cam-1"}
 
 
 def test_tokens_that_were_good_once_are_good_no_more(

@@ -108,8 +108,8 @@ def test_what_was_acknowledged_gets_its_result_after_a_restart_without_its_devic
     with ResultClient(servers.address) as consumer:
         watched = records_of(consumer)
         assert sorted(next(watched).sequence for _ in range(8)) == list(range(1, 9))
-        assert len(list(consumer.list())) == 8
-        assert all("detection" in one.outcome.analysis.tasks for one in consumer.list())
+        assert len(list(consumer.records())) == 8
+        assert all("detection" in one.outcome.analysis.tasks for one in consumer.records())
     # And the device gets them when it returns.
     client = RawClient(servers.address)
     welcome = client.hello(device="camera", session="gone")
@@ -140,4 +140,4 @@ def test_a_stopped_server_leaves_what_it_cut_to_the_next(
 
 def records_of(consumer: ResultClient) -> Iterator[results_pb2.ResultRecord]:
     """All records, as they come."""
-    return (one.record for one in consumer.watch(after=0) if one.HasField("record"))
+    return (one.record for one in consumer.responses(after=0) if one.HasField("record"))

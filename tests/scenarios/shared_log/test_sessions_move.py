@@ -49,7 +49,7 @@ def test_a_session_that_moves_takes_its_unfinished_frames_along(
     time.sleep(1.5)  # the first server may still be busy with frames that are no longer its own
     for server in (first, second):
         with ResultClient(server.address) as client:
-            records = list(client.list())
+            records = list(client.records())
         assert [one.cursor for one in records] == list(range(1, 10))
         assert sorted(one.sequence for one in records) == list(range(1, 10))
     before.close()
@@ -68,7 +68,7 @@ def test_followers_and_operators_of_one_reach_what_is_at_the_other(
     device.hello(device="camera", session="far")
     device.frame(1, bitstream, tasks=("slow",))
     with ResultClient(first.address) as client:
-        response = next(one for one in client.watch(after=0) if one.HasField("record"))
+        response = next(one for one in client.responses(after=0) if one.HasField("record"))
     assert (response.record.device, response.record.sequence) == ("camera", 1)
     with FleetClient(first.address) as operator:
         selector = fleet_pb2.DeviceSelector(devices=["camera"])
@@ -108,7 +108,7 @@ def test_frames_of_a_server_that_died_are_finished_by_the_other(
     # Nobody says Hello for the session again.
     with ResultClient(lives.address) as results:
         records = []
-        for response in results.watch(after=0):
+        for response in results.responses(after=0):
             if response.HasField("record"):
                 records.append(response.record.sequence)
             if len(records) == 3:

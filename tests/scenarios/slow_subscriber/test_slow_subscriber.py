@@ -94,7 +94,7 @@ def test_a_stalled_subscriber_is_cut_off_with_its_cursor_and_slows_nobody(
 
     # From its cursor on it misses nothing.
     with ResultClient(server.address) as client:
-        rest = cursors(client.watch(after=cursor), 2 * FRAMES)
+        rest = cursors(client.responses(after=cursor), 2 * FRAMES)
     assert seen + rest == list(range(FRAMES + 1, 2 * FRAMES + 1))
     channel.close()
 
@@ -104,7 +104,7 @@ def test_a_client_that_is_cut_off_goes_on_by_itself(
 ) -> None:
     server = start_server({"wordy": lambda: Wordy("wordy")}, subscriber_buffer=BUFFER)
     with ResultClient(server.address) as client:
-        responses = client.watch(patience_s=60)
+        responses = client.responses(patience_s=60)
         assert next(responses).position == 0
         send(server.address, "s", bitstream)
         assert cursors(responses, FRAMES) == list(range(1, FRAMES + 1))
@@ -126,7 +126,7 @@ def test_one_that_reads_no_more_holds_its_place_and_nothing_else_until_it_goes(
         time.sleep(0.05)
     with ResultClient(server.address) as client:
         with pytest.raises(FeatherwireError):
-            next(client.watch())
+            next(client.responses())
         stalled.cancel()
-        assert next(client.watch(after=0, patience_s=30)).record.cursor == 1
+        assert next(client.responses(after=0, patience_s=30)).record.cursor == 1
     channel.close()

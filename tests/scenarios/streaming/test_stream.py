@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from cloud_server.consumers import ResultClient
 from cloud_server.fleet.client import FleetClient
 from shared.bundle import Bundle
 from shared.proto.featherwire.v1 import fleet_pb2
@@ -217,3 +220,53 @@ def test_people_get_a_line_a_result(
     assert done.returncode == 0, done.stderr
     assert "1 thing" in done.stdout
     assert "state 0" in done.stdout
+
+
+def test_results_have_their_place_in_the_log_and_the_pictures_time(
+    start_server: Start, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    """Also those of frames that an earlier process has spooled, and of `send`."""
+    taken = {f"{number}.jpg": 1_600_000_000 + number for number in range(4)}
+    for name, at in taken.items():
+        (tmp_path / name).write_bytes(jpeg(at % 100))
+        os.utime(tmp_path / name, (at, at))
+    words = ("--bundle", tiny_bundle.origin, "--device", "cam", "--timeout", 0.5)
+    spool = ("--spool", tmp_path / "spool")
+    nobody = f"127.0.0.1:{free_port()}"
+    with streaming(*(tmp_path / f"{n}.jpg" for n in (0, 1)), *words, *spool,
+                   "--server", nobody) as stream:  # fmt: skip
+        assert stream.end(None)[0] == 0
+    server = start_server({"one": lambda: FixedTask("one")})
+    with streaming(tmp_path / "2.jpg", *words, *spool, "--server", server.address) as stream:
+        assert stream.end(None)[0] == 0
+    out = tmp_path / "out.jsonl"
+    coco = tmp_path / "out.coco.json"
+    done = run(EDGE, "send", tmp_path / "3.jpg", *words, "--server", server.address,
+               "--to", out, "--to", coco)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [*stream.results, json.loads(out.read_text())]
+    with ResultClient(server.address) as client:
+        log = {one.cursor: (one.device, one.session, one.sequence) for one in client.list()}
+    assert {one["cursor"]: (one["device"], one["session"], one["sequence"]) for one in found} == log
+    assert len(log) == 4
+    for one in found:
+        at = datetime.fromisoformat(one["captured_at"]).timestamp()
+        assert at == taken[Path(one["source"]).name]
+    (image,) = json.loads(coco.read_text())["images"]
+    assert image["date_captured"] == found[-1]["captured_at"]
+
+
+def test_a_sink_that_cannot_be_gone_on_with_keeps_no_camera_from_streaming(
+    to: tuple[object, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(1))
+    (tmp_path / "r.csv").write_text("mine\n")
+    (tmp_path / "r.coco.json").write_text("mine")
+    where = ("--to", tmp_path / "r.csv", "--to", tmp_path / "r.coco.json")
+    done = run(EDGE, "stream", tmp_path / "a.jpg", *to, *where)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("a new one begins") == 2
+    assert (tmp_path / "r.1.csv").read_text() == "mine\n"
+    assert (tmp_path / "r.1.coco.json").read_text() == "mine"
+    assert "thing" in (tmp_path / "r.csv").read_text()
+    assert json.loads((tmp_path / "r.coco.json").read_text())["annotations"]

@@ -77,11 +77,11 @@ def test_frames_pictures_and_metrics_are_those_of_threads(
                 picture=PictureRequest(),
             )  # fmt: skip
             with ResultClient(server.address) as client:
-                record = next(iter(client.list()))
+                record = next(iter(client.records()))
                 key = results_pb2.FrameKey(
                     device="camera", session=record.session, sequence=result.sequence
                 )
-                _, stored = client.frame(key, picture=PictureRequest())
+                _, stored = client.stored(key, picture=PictureRequest())
         assert stored is not None
         assert result.analysis is not None
         assert result.picture is not None

@@ -235,7 +235,9 @@ def test_bytes_of_a_session_with_another_bundle_are_refused() -> None:
         (b"\x89\xd0", "truncated", 2),
         (b"\x89\xd0\x01", "truncated", 3),
         (b"\x89\xf0\x01\x4f\x3b", "bad_version", 1),  # a version to come
-        (b"\x89\xd3\x01\x4f\x3b", "bad_header", 1),  # a form of sides that there is not
+        (b"\x89\xd3\x01\x03\x3b", "bad_header", 3),  # more flags, which say nothing
+        (b"\x89\xd3\x01\x08\x3b", "bad_header", 3),  # a flag that there is not
+        (b"\x89\xd3\x01\x07\x3b", "bad_header", 3),  # a form of sides that there is not
         (b"\x89\xd0\xf1\x0e\x4f\x3b", "bad_header", 3),  # a state that fits into its half byte
         (b"\x89\xd0\x00\x0f\x4f\x3b", "bad_header", 3),  # a number of layers that does
         (b"\x89\xd1\x01\x7f\xf2\x1d", "bad_header", 3),  # 640x480, longer than needed

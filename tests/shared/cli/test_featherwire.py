@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from shared.cli import featherwire
+from shared.cli.app import forget_blank_variables
 from shared.doctor import Finding, Report
+from shared.installation import install_command
 
+ROOT = Path(__file__).resolve().parents[3]
 RUNNER = CliRunner()
 
 
@@ -41,7 +46,7 @@ def test_what_is_not_installed_has_the_command_that_installs_it(
     monkeypatch.setattr(featherwire, "_program", lambda part: None)
     shown = RUNNER.invoke(featherwire.build_app(), []).stdout
     for extras in ("edge", "cloud,tasks", "train"):
-        assert f"not installed: pip install 'featherwire[{extras}]'" in shown
+        assert f"not installed: {install_command(extras)}" in shown
 
 
 def test_a_part_gets_its_arguments_as_they_are() -> None:
@@ -57,7 +62,7 @@ def test_a_part_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(featherwire, "_program", lambda part: None)
     done = RUNNER.invoke(featherwire.build_app(), ["cloud", "serve"])
     assert done.exit_code == 3
-    assert "pip install 'featherwire[cloud,tasks]' [missing_command]" in done.output
+    assert f"{install_command('cloud,tasks')} [missing_command]" in done.output
 
 
 def test_the_doctor_as_a_document(tmp_path: Path) -> None:
@@ -137,4 +142,32 @@ def test_a_library_that_is_not_installed_is_said_in_a_line(
     assert done.returncode == 3, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: this command needs the library ")
-    assert line.endswith(f"pip install 'featherwire[{extras}]' [missing_extra]")
+    assert line.endswith(f"{install_command(extras)} [missing_extra]")
+
+
+def test_blank_variables_are_not_set_in_any_command() -> None:
+    variables = {"FEATHERWIRE_SOURCE": " ", "FEATHERWIRE_TOKEN": "", "FEATHERWIRE_X": "0", "Y": ""}
+    forget_blank_variables(variables)
+    assert variables == {"FEATHERWIRE_X": "0", "Y": ""}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FEATHERWIRE_SOURCE": " "}
+    code = "from edge_client.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "stream", "--server", "127.0.0.1:1"],
+        env=environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Missing argument" in done.stderr
+
+
+def test_no_encoding_of_a_terminal_makes_a_command_fail(tmp_path: Path) -> None:
+    photo = tmp_path / "\u5199.jpg"
+    Image.new("RGB", (64, 48)).save(photo)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "latin-1:strict"}
+    code = "from edge_client.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "encode", photo, tmp_path / "no.jpg", "-o", tmp_path / "out"],
+        env=environment, capture_output=True, encoding="latin-1", timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "\\u5199.jpg" in done.stdout

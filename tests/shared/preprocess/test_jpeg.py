@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from shared.errors import PhotoError
+from shared.limits import Limits
 from shared.preprocess import load_photo
 from shared.preprocess.jpeg import with_end
 
@@ -69,3 +70,19 @@ def test_a_lost_scan_is_missing_too() -> None:
 )
 def test_what_is_no_jpeg_stays_none(data: bytes) -> None:
     assert with_end(data) is None
+
+
+def test_what_is_too_large_or_too_complex_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+
+    class Watched(io.BytesIO):
+        def __init__(self, data: bytes) -> None:
+            super().__init__(data)
+            decoded.append(data)
+
+    whole = jpeg("progressive", flat=True)[:-2]
+    assert with_end(whole, limits=Limits(max_side=50)) is None
+    scan = whole[whole.rfind(b"\xff\xda") :]
+    monkeypatch.setattr("shared.preprocess.jpeg.io.BytesIO", Watched)
+    assert with_end(whole + scan * 50) is None
+    assert decoded == []

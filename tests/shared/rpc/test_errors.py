@@ -10,7 +10,7 @@ from grpc.aio import AioRpcError, Metadata
 
 from shared.errors import TaskError
 from shared.rpc.access import Access
-from shared.rpc.errors import error_from_call, explained_error
+from shared.rpc.errors import error_from_call, explained_error, lost_error
 from shared.wire import error_to_message
 from shared.wire.transport import ERROR_METADATA_KEY
 
@@ -70,11 +70,23 @@ def test_why_there_was_no_connection_is_explained() -> None:
         plain = explained_error(lost, address, Access())
         secured = explained_error(lost, address, Access(tls=True))
     gone = explained_error(lost, address, None)
+    nameless = explained_error(lost, "nobody.invalid:7570", None)
     cut = explained_error(failed(grpc.StatusCode.UNAVAILABLE, "Socket closed"), address, None)
     slow = explained_error(failed(grpc.StatusCode.DEADLINE_EXCEEDED), address, None)
     assert {one.reason for one in (plain, secured, gone, cut, slow)} == {"unreachable"}
     assert "it may want TLS" in plain.message
     assert "TLS failed" in secured.message
     assert "no server answered" in gone.message
+    assert "the name nobody.invalid is not known" in nameless.message
     assert "has closed the connection" in cut.message
     assert "did not answer in time" in slow.message
+
+
+def test_a_connection_that_is_lost_is_said_to_be_in_words() -> None:
+    reset = failed(grpc.StatusCode.UNAVAILABLE, "Stream removed (recvmsg:Connection reset by peer)")
+    error = lost_error(reset, ADDRESS)
+    assert (error.reason, error.message) == (
+        "unreachable", f"{ADDRESS} has closed the connection",
+    )  # fmt: skip
+    assert error.details == {"server": ADDRESS, "code": "UNAVAILABLE"}
+    assert lost_error(failed(grpc.StatusCode.CANCELLED), ADDRESS).reason == "closed"

@@ -30,7 +30,7 @@ def test_json_lines_hold_everything(tmp_path: Path) -> None:
     sink.close()
     lines = [json.loads(line) for line in (tmp_path / "new" / "r.jsonl").read_text().splitlines()]
     assert lines == [one.to_dict() for one in REPORTS]
-    assert lines[0]["found"] == "2 person, 1 cup; 1 person; 1 face"
+    assert lines[0]["found"] == "2 person, 1 cup; 1 face"
     assert lines[0]["captured_at"] == "2023-11-14T22:13:21.250000Z"
     assert lines[1]["error"]["reason"] == "task_failed"
 

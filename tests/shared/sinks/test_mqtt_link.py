@@ -160,6 +160,36 @@ def test_what_is_too_large_for_the_broker_is_given_up_and_the_next_arrive(
     way.close()
 
 
+def test_a_broker_that_ends_the_connection_over_one_result_gets_the_others(
+    broker: Broker, listener: Listener
+) -> None:
+    """It was not for its size: others of it are not given up, though it was the first."""
+    way = Way(broker.port, hates=b'"sequence": 1,')
+    pump = pump_to(way.port)
+    put(pump, *range(1, 10))
+    assert until(lambda: pump.counts["delivered"] == 8)
+    assert pump.counts["dropped_refused"] == 1
+    assert until(lambda: sequences(listener) == [*range(2, 10)])
+    pump.close()
+    way.close()
+
+
+@pytest.mark.parametrize(
+    "hated", [b"homeassistant/sensor", b"homeassistant/status", SUMMARY.encode()]
+)
+def test_a_broker_that_ends_the_connection_over_anything_else_gets_the_results(
+    broker: Broker, listener: Listener, hated: bytes
+) -> None:
+    way = Way(broker.port, hates=hated)
+    pump = pump_to(way.port, "?discovery=homeassistant")
+    put(pump, *range(1, 10))
+    assert until(lambda: pump.counts["delivered"] == 9)
+    assert until(lambda: sequences(listener) == [*range(1, 10)])
+    assert len(way.connects) <= 12
+    pump.close()
+    way.close()
+
+
 def test_what_the_broker_does_not_allow_is_given_up_and_the_next_arrive(
     broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -246,3 +246,20 @@ def test_a_pump_is_closed_once_and_sinks_of_one_name_are_counted_apart() -> None
     pumps.close()
     pumps.close()
     assert [one["delivered"] for one in pumps.counts().values()] == [1, 1]
+
+
+def test_pumps_end_together_and_not_one_after_the_other() -> None:
+    took_s = []
+    for count in (1, 8):
+        shelves = [Shelf() for _ in range(count)]
+        for shelf in shelves:
+            shelf.open.clear()
+        pumps = Pumps([Pump(shelf) for shelf in shelves])
+        pumps.put(report(1))
+        began = time.monotonic()
+        pumps.close(0.1)
+        took_s.append(time.monotonic() - began)
+        assert [one["dropped_end"] for one in pumps.counts().values()] == [1] * count
+        for shelf in shelves:
+            shelf.open.set()
+    assert took_s[1] < 4 * took_s[0]

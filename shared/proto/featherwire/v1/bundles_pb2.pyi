@@ -29,6 +29,7 @@ class BundleInfo(_message.Message):
     ZIP_BYTES_FIELD_NUMBER: _builtins.int
     ZIP_SHA256_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
+    DEFAULT_STATE_FIELD_NUMBER: _builtins.int
     bundle_id: _builtins.str
     """SHA-256 of the canonical manifest, 64 hexadecimal digits."""
     name: _builtins.str
@@ -38,6 +39,8 @@ class BundleInfo(_message.Message):
     """Bytes of the zip that GetBundle streams."""
     zip_sha256: _builtins.str
     """SHA-256 of that zip, 64 hexadecimal digits."""
+    default_state: _builtins.int
+    """What devices send where nobody asks for a rate; absent: the finest, 0."""
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleState]: ...
     def __init__(
@@ -50,12 +53,15 @@ class BundleInfo(_message.Message):
         zip_bytes: _builtins.int = ...,
         zip_sha256: _builtins.str = ...,
         states: _abc.Iterable[Global___BundleState] | None = ...,
+        default_state: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_state", b"_default_state", "default_state", b"default_state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_id", b"bundle_id", "codec", b"codec", "name", b"name", "states", b"states", "version", b"version", "zip_bytes", b"zip_bytes", "zip_sha256", b"zip_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_state", b"_default_state", "bundle_id", b"bundle_id", "codec", b"codec", "default_state", b"default_state", "name", b"name", "states", b"states", "version", b"version", "zip_bytes", b"zip_bytes", "zip_sha256", b"zip_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__default_state: _TypeAlias = _typing.Literal["default_state"]  # noqa: Y015
+    _WhichOneofArgType__default_state: _TypeAlias = _typing.Literal["_default_state", b"_default_state"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__default_state) -> _WhichOneofReturnType__default_state | None: ...
 
 Global___BundleInfo: _TypeAlias = BundleInfo  # noqa: Y015
 

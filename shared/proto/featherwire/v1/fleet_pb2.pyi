@@ -374,9 +374,10 @@ class Device(_message.Message):
     BITS_PER_PIXEL_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     LAST_ERROR_AT_FIELD_NUMBER: _builtins.int
+    BUNDLE_NAME_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     session: _builtins.str
-    """The newest."""
+    """The newest. What only that session knows, its queue and its regions, is gone with the next one."""
     online: _builtins.bool
     bundle_id: _builtins.str
     client_version: _builtins.str
@@ -394,6 +395,8 @@ class Device(_message.Message):
     """Commands that it has not answered."""
     bits_per_pixel: _builtins.float
     """Of its last frame, all its features together."""
+    bundle_name: _builtins.str
+    """Of bundle_id, for people."""
     @_builtins.property
     def last_seen_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -437,10 +440,11 @@ class Device(_message.Message):
         bits_per_pixel: _builtins.float = ...,
         last_error: _types_pb2.Error | None = ...,
         last_error_at: _timestamp_pb2.Timestamp | None = ...,
+        bundle_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_last_error", b"_last_error", "_last_error_at", b"_last_error_at", "_state", b"_state", "last_error", b"last_error", "last_error_at", b"last_error_at", "last_seen_at", b"last_seen_at", "rate_policy", b"rate_policy", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_error", b"_last_error", "_last_error_at", b"_last_error_at", "_state", b"_state", "bits_per_pixel", b"bits_per_pixel", "bundle_id", b"bundle_id", "bytes_per_second", b"bytes_per_second", "client_version", b"client_version", "device", b"device", "frames_per_second", b"frames_per_second", "labels", b"labels", "last_error", b"last_error", "last_error_at", b"last_error_at", "last_seen_at", b"last_seen_at", "online", b"online", "pending_commands", b"pending_commands", "queued_bytes", b"queued_bytes", "queued_frames", b"queued_frames", "rate_policy", b"rate_policy", "regions", b"regions", "session", b"session", "state", b"state", "tasks", b"tasks", "throttled", b"throttled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_error", b"_last_error", "_last_error_at", b"_last_error_at", "_state", b"_state", "bits_per_pixel", b"bits_per_pixel", "bundle_id", b"bundle_id", "bundle_name", b"bundle_name", "bytes_per_second", b"bytes_per_second", "client_version", b"client_version", "device", b"device", "frames_per_second", b"frames_per_second", "labels", b"labels", "last_error", b"last_error", "last_error_at", b"last_error_at", "last_seen_at", b"last_seen_at", "online", b"online", "pending_commands", b"pending_commands", "queued_bytes", b"queued_bytes", "queued_frames", b"queued_frames", "rate_policy", b"rate_policy", "regions", b"regions", "session", b"session", "state", b"state", "tasks", b"tasks", "throttled", b"throttled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__last_error: _TypeAlias = _typing.Literal["last_error"]  # noqa: Y015
     _WhichOneofArgType__last_error: _TypeAlias = _typing.Literal["_last_error", b"_last_error"]  # noqa: Y015
@@ -581,16 +585,20 @@ class WatchDevicesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SELECTOR_FIELD_NUMBER: _builtins.int
+    WITH_FORGOTTEN_FIELD_NUMBER: _builtins.int
+    with_forgotten: _builtins.bool
+    """The client reads WatchDevicesResponse.forgotten."""
     @_builtins.property
     def selector(self) -> Global___DeviceSelector: ...
     def __init__(
         self,
         *,
         selector: Global___DeviceSelector | None = ...,
+        with_forgotten: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector", "with_forgotten", b"with_forgotten"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -601,16 +609,22 @@ class WatchDevicesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DEVICE_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
+    forgotten: _builtins.str
+    """The name of a device that was forgotten."""
     @_builtins.property
-    def device(self) -> Global___Device: ...
+    def device(self) -> Global___Device:
+        """Absent where a device was forgotten."""
+
     def __init__(
         self,
         *,
         device: Global___Device | None = ...,
+        forgotten: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "forgotten", b"forgotten"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -685,6 +699,86 @@ class SendCommandResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SendCommandResponse: _TypeAlias = SendCommandResponse  # noqa: Y015
+
+@_typing.final
+class CancelCommandsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def command_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 1000."""
+
+    def __init__(
+        self,
+        *,
+        command_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_ids", b"command_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelCommandsRequest: _TypeAlias = CancelCommandsRequest  # noqa: Y015
+
+@_typing.final
+class CancelCommandsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANCELLED_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cancelled_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that had no answer; now they have the error cancelled. A device that was given one before
+        may carry it out all the same, and its answer then takes the place of that error.
+        """
+
+    def __init__(
+        self,
+        *,
+        cancelled_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_ids", b"cancelled_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelCommandsResponse: _TypeAlias = CancelCommandsResponse  # noqa: Y015
+
+@_typing.final
+class ForgetDeviceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetDeviceRequest: _TypeAlias = ForgetDeviceRequest  # noqa: Y015
+
+@_typing.final
+class ForgetDeviceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetDeviceResponse: _TypeAlias = ForgetDeviceResponse  # noqa: Y015
 
 @_typing.final
 class ListCommandsRequest(_message.Message):
@@ -815,7 +909,7 @@ Global___ListAuditRequest: _TypeAlias = ListAuditRequest  # noqa: Y015
 
 @_typing.final
 class AuditEntry(_message.Message):
-    """Who did what, and when: never changed, and forgotten by nobody."""
+    """Who did what, and what was refused to whom, and when. Never changed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -828,7 +922,7 @@ class AuditEntry(_message.Message):
     who: _builtins.str
     """Name of a token and its id, of a user of the server's machine, or of a device."""
     action: _builtins.str
-    """SendCommand, CommandReply, CreateToken, RevokeToken."""
+    """SendCommand, CommandReply, CancelCommands, ForgetDevice, CreateToken, RevokeToken, Refused."""
     what: _builtins.str
     """JSON."""
     @_builtins.property
@@ -873,3 +967,46 @@ class ListAuditResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAuditResponse: _TypeAlias = ListAuditResponse  # noqa: Y015
+
+@_typing.final
+class GetCallerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCallerRequest: _TypeAlias = GetCallerRequest  # noqa: Y015
+
+@_typing.final
+class GetCallerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    NEEDS_TOKEN_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """device, operator or consumer; empty without a token."""
+    name: _builtins.str
+    """As in the audit."""
+    needs_token: _builtins.bool
+    """This server lets nobody in without a token."""
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        name: _builtins.str = ...,
+        needs_token: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "needs_token", b"needs_token", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCallerResponse: _TypeAlias = GetCallerResponse  # noqa: Y015

@@ -34,6 +34,11 @@ class FleetServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.GetCaller = channel.unary_unary(
+                '/featherwire.v1.FleetService/GetCaller',
+                request_serializer=featherwire_dot_v1_dot_fleet__pb2.GetCallerRequest.SerializeToString,
+                response_deserializer=featherwire_dot_v1_dot_fleet__pb2.GetCallerResponse.FromString,
+                _registered_method=True)
         self.ListDevices = channel.unary_unary(
                 '/featherwire.v1.FleetService/ListDevices',
                 request_serializer=featherwire_dot_v1_dot_fleet__pb2.ListDevicesRequest.SerializeToString,
@@ -49,6 +54,16 @@ class FleetServiceStub:
                 request_serializer=featherwire_dot_v1_dot_fleet__pb2.SendCommandRequest.SerializeToString,
                 response_deserializer=featherwire_dot_v1_dot_fleet__pb2.SendCommandResponse.FromString,
                 _registered_method=True)
+        self.CancelCommands = channel.unary_unary(
+                '/featherwire.v1.FleetService/CancelCommands',
+                request_serializer=featherwire_dot_v1_dot_fleet__pb2.CancelCommandsRequest.SerializeToString,
+                response_deserializer=featherwire_dot_v1_dot_fleet__pb2.CancelCommandsResponse.FromString,
+                _registered_method=True)
+        self.ForgetDevice = channel.unary_unary(
+                '/featherwire.v1.FleetService/ForgetDevice',
+                request_serializer=featherwire_dot_v1_dot_fleet__pb2.ForgetDeviceRequest.SerializeToString,
+                response_deserializer=featherwire_dot_v1_dot_fleet__pb2.ForgetDeviceResponse.FromString,
+                _registered_method=True)
         self.ListCommands = channel.unary_unary(
                 '/featherwire.v1.FleetService/ListCommands',
                 request_serializer=featherwire_dot_v1_dot_fleet__pb2.ListCommandsRequest.SerializeToString,
@@ -63,6 +78,14 @@ class FleetServiceStub:
 
 class FleetServiceServicer:
     """Missing associated documentation comment in .proto file."""
+
+    def GetCaller(self, request, context):
+        """Who the caller is to this server. It may be asked without a token; one that is no longer good is
+        refused as everywhere.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def ListDevices(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -84,6 +107,21 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelCommands(self, request, context):
+        """Error not_found for an id that there is not; then none is cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetDevice(self, request, context):
+        """The device leaves the list, and commands to it are cancelled; its results stay. When it connects
+        again it is there again, with nothing of before. Error not_found, or device_online.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListCommands(self, request, context):
         """Oldest first, unless the request says otherwise.
         """
@@ -100,6 +138,11 @@ class FleetServiceServicer:
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'GetCaller': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCaller,
+                    request_deserializer=featherwire_dot_v1_dot_fleet__pb2.GetCallerRequest.FromString,
+                    response_serializer=featherwire_dot_v1_dot_fleet__pb2.GetCallerResponse.SerializeToString,
+            ),
             'ListDevices': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDevices,
                     request_deserializer=featherwire_dot_v1_dot_fleet__pb2.ListDevicesRequest.FromString,
@@ -114,6 +157,16 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.SendCommand,
                     request_deserializer=featherwire_dot_v1_dot_fleet__pb2.SendCommandRequest.FromString,
                     response_serializer=featherwire_dot_v1_dot_fleet__pb2.SendCommandResponse.SerializeToString,
+            ),
+            'CancelCommands': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelCommands,
+                    request_deserializer=featherwire_dot_v1_dot_fleet__pb2.CancelCommandsRequest.FromString,
+                    response_serializer=featherwire_dot_v1_dot_fleet__pb2.CancelCommandsResponse.SerializeToString,
+            ),
+            'ForgetDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetDevice,
+                    request_deserializer=featherwire_dot_v1_dot_fleet__pb2.ForgetDeviceRequest.FromString,
+                    response_serializer=featherwire_dot_v1_dot_fleet__pb2.ForgetDeviceResponse.SerializeToString,
             ),
             'ListCommands': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCommands,
@@ -135,6 +188,33 @@ def add_FleetServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class FleetService:
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def GetCaller(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/featherwire.v1.FleetService/GetCaller',
+            featherwire_dot_v1_dot_fleet__pb2.GetCallerRequest.SerializeToString,
+            featherwire_dot_v1_dot_fleet__pb2.GetCallerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def ListDevices(request,
@@ -207,6 +287,60 @@ class FleetService:
             '/featherwire.v1.FleetService/SendCommand',
             featherwire_dot_v1_dot_fleet__pb2.SendCommandRequest.SerializeToString,
             featherwire_dot_v1_dot_fleet__pb2.SendCommandResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelCommands(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/featherwire.v1.FleetService/CancelCommands',
+            featherwire_dot_v1_dot_fleet__pb2.CancelCommandsRequest.SerializeToString,
+            featherwire_dot_v1_dot_fleet__pb2.CancelCommandsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/featherwire.v1.FleetService/ForgetDevice',
+            featherwire_dot_v1_dot_fleet__pb2.ForgetDeviceRequest.SerializeToString,
+            featherwire_dot_v1_dot_fleet__pb2.ForgetDeviceResponse.FromString,
             options,
             channel_credentials,
             insecure,

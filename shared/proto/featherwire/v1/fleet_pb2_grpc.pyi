@@ -34,12 +34,22 @@ class FleetServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FleetServiceAsyncStub: ...
+    GetCaller: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetCallerRequest, _fleet_pb2.GetCallerResponse]
+    """Who the caller is to this server. It may be asked without a token; one that is no longer good is
+    refused as everywhere.
+    """
     ListDevices: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListDevicesRequest, _fleet_pb2.ListDevicesResponse]
     WatchDevices: _grpc.UnaryStreamMultiCallable[_fleet_pb2.WatchDevicesRequest, _fleet_pb2.WatchDevicesResponse]
     """The chosen devices as they are, then those that have changed: at most once a second each, and then
     as they are by then.
     """
     SendCommand: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.SendCommandRequest, _fleet_pb2.SendCommandResponse]
+    CancelCommands: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CancelCommandsRequest, _fleet_pb2.CancelCommandsResponse]
+    """Error not_found for an id that there is not; then none is cancelled."""
+    ForgetDevice: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ForgetDeviceRequest, _fleet_pb2.ForgetDeviceResponse]
+    """The device leaves the list, and commands to it are cancelled; its results stay. When it connects
+    again it is there again, with nothing of before. Error not_found, or device_online.
+    """
     ListCommands: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListCommandsRequest, _fleet_pb2.ListCommandsResponse]
     """Oldest first, unless the request says otherwise."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListAuditRequest, _fleet_pb2.ListAuditResponse]
@@ -47,17 +57,37 @@ class FleetServiceStub:
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
+    GetCaller: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetCallerRequest, _fleet_pb2.GetCallerResponse]  # type: ignore[assignment]
+    """Who the caller is to this server. It may be asked without a token; one that is no longer good is
+    refused as everywhere.
+    """
     ListDevices: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListDevicesRequest, _fleet_pb2.ListDevicesResponse]  # type: ignore[assignment]
     WatchDevices: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchDevicesRequest, _fleet_pb2.WatchDevicesResponse]  # type: ignore[assignment]
     """The chosen devices as they are, then those that have changed: at most once a second each, and then
     as they are by then.
     """
     SendCommand: _aio.UnaryUnaryMultiCallable[_fleet_pb2.SendCommandRequest, _fleet_pb2.SendCommandResponse]  # type: ignore[assignment]
+    CancelCommands: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CancelCommandsRequest, _fleet_pb2.CancelCommandsResponse]  # type: ignore[assignment]
+    """Error not_found for an id that there is not; then none is cancelled."""
+    ForgetDevice: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ForgetDeviceRequest, _fleet_pb2.ForgetDeviceResponse]  # type: ignore[assignment]
+    """The device leaves the list, and commands to it are cancelled; its results stay. When it connects
+    again it is there again, with nothing of before. Error not_found, or device_online.
+    """
     ListCommands: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListCommandsRequest, _fleet_pb2.ListCommandsResponse]  # type: ignore[assignment]
     """Oldest first, unless the request says otherwise."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListAuditRequest, _fleet_pb2.ListAuditResponse]  # type: ignore[assignment]
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def GetCaller(
+        self,
+        request: _fleet_pb2.GetCallerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.GetCallerResponse, _abc.Awaitable[_fleet_pb2.GetCallerResponse]]:
+        """Who the caller is to this server. It may be asked without a token; one that is no longer good is
+        refused as everywhere.
+        """
+
     @_abc_1.abstractmethod
     def ListDevices(
         self,
@@ -81,6 +111,24 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.SendCommandRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.SendCommandResponse, _abc.Awaitable[_fleet_pb2.SendCommandResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CancelCommands(
+        self,
+        request: _fleet_pb2.CancelCommandsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.CancelCommandsResponse, _abc.Awaitable[_fleet_pb2.CancelCommandsResponse]]:
+        """Error not_found for an id that there is not; then none is cancelled."""
+
+    @_abc_1.abstractmethod
+    def ForgetDevice(
+        self,
+        request: _fleet_pb2.ForgetDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ForgetDeviceResponse, _abc.Awaitable[_fleet_pb2.ForgetDeviceResponse]]:
+        """The device leaves the list, and commands to it are cancelled; its results stay. When it connects
+        again it is there again, with nothing of before. Error not_found, or device_online.
+        """
 
     @_abc_1.abstractmethod
     def ListCommands(

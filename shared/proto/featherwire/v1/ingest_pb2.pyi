@@ -504,6 +504,8 @@ class Result(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     BUNDLE_SHORT_ID_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    CAPTURED_AT_FIELD_NUMBER: _builtins.int
     result_id: _builtins.int
     """1, 2, 3, ... within the session, in order of completion."""
     sequence: _builtins.int
@@ -512,8 +514,14 @@ class Result(_message.Message):
     """State of the frame when it was processed."""
     bundle_short_id: _builtins.bytes
     """Of which bundle the state is: the frame's first, or the refined one."""
+    cursor: _builtins.int
+    """Its place in the server's log, as in ResultRecord; 0 for one that is not kept there."""
     @_builtins.property
     def outcome(self) -> _types_pb2.FrameOutcome: ...
+    @_builtins.property
+    def captured_at(self) -> _timestamp_pb2.Timestamp:
+        """When the picture was taken, as the frame said."""
+
     def __init__(
         self,
         *,
@@ -522,10 +530,12 @@ class Result(_message.Message):
         state: _builtins.int = ...,
         outcome: _types_pb2.FrameOutcome | None = ...,
         bundle_short_id: _builtins.bytes = ...,
+        cursor: _builtins.int = ...,
+        captured_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["captured_at", b"captured_at", "outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_short_id", b"bundle_short_id", "outcome", b"outcome", "result_id", b"result_id", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_short_id", b"bundle_short_id", "captured_at", b"captured_at", "cursor", b"cursor", "outcome", b"outcome", "result_id", b"result_id", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

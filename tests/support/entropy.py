@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from codec.entropy import PROBABILITY_ONE
+from codec.entropy import PROBABILITY_ONE, SymbolTables
 from shared.errors import BitstreamError
 
 VERSIONS = (3, 4)
+TOTAL = 1 << 20
 Pass = tuple[np.ndarray, np.ndarray]
 
 
@@ -32,6 +33,27 @@ def bits_and_chances(seed: int, size: int, pieces: int) -> list[Pass]:
     against = rng.random() < 0.3
     bits = rng.integers(0, 2, size) if against else rng.random(size) < chances / PROBABILITY_ONE
     return cut(rng, bits.astype(np.uint8), chances, pieces)
+
+
+def random_tables(seed: int, count: int = 5, symbols: int = 30, total: int = TOTAL) -> SymbolTables:
+    """From flat to nearly certain."""
+    rng = np.random.default_rng(seed)
+    shares = [rng.dirichlet(np.full(symbols, [0.01, 0.2, 3][n % 3])) for n in range(count)]
+    counts = np.maximum(1, np.array(shares) * (total - symbols)).astype(np.int32)
+    counts[np.arange(count), counts.argmax(1)] += total - counts.sum(1)
+    return SymbolTables(counts)
+
+
+def symbols_and_tables(seed: int, size: int, tables: SymbolTables, pieces: int) -> list[Pass]:
+    """Passes of symbols that go with their tables; some of several passes do not."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(0, len(tables), size).astype(np.intp)
+    total, most = tables.counts[0].sum(), tables.counts.shape[1]
+    if pieces > 1 and rng.random() < 0.2:
+        symbols = rng.integers(0, most, size).tolist()
+    else:
+        symbols = [rng.choice(most, p=tables.counts[t] / total) for t in chosen]
+    return cut(rng, np.array(symbols, np.int32), chosen, pieces)
 
 
 def cut(rng: np.random.Generator, symbols: np.ndarray, models: np.ndarray, n: int) -> list[Pass]:

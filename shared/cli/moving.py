@@ -9,7 +9,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from shared.errors import SourceError
+from shared.errors import FeatherwireError
 from shared.names import beside, text_of
 
 PARTIAL = ".moving-"
@@ -17,14 +17,14 @@ PARTIAL = ".moving-"
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder, and see that a file can be made in it. Raises SourceError ``bad_option``."""
+    """Make the folder, and try to make a file in it. Raises FeatherwireError ``bad_option``."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         why = error.strerror or str(error)
-        raise SourceError(
+        raise FeatherwireError(
             "bad_option", f"no file can be put into {text_of(folder)}: {why}"
         ) from None
 

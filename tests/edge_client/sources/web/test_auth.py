@@ -13,7 +13,7 @@ import pytest
 
 from edge_client.sources import open_source
 from edge_client.sources.base import Capture, Source
-from edge_client.sources.http_auth import Authorization, offered
+from edge_client.sources.web.auth import Authorization, offered
 from shared.errors import SourceError
 from tests.support.http_server import http_server
 from tests.support.motion_jpeg import camera
@@ -154,7 +154,7 @@ def test_challenges_are_split_as_the_rfc_has_them() -> None:
 
 def test_the_example_of_the_rfc(monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 2617, 3.5."""
-    monkeypatch.setattr("edge_client.sources.http_auth.secrets.token_hex", lambda _: "0a4f113b")
+    monkeypatch.setattr("edge_client.sources.web.auth.secrets.token_hex", lambda _: "0a4f113b")
     authorization = Authorization("Mufasa", "Circle Of Life")
     assert authorization.header("GET", "/dir/index.html") is None
     assert authorization.ask(

@@ -13,9 +13,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from edge_client.sources.http_auth import Authorization, is_stale
-from shared.addresses import Address, redacted
+from edge_client.sources.web.auth import Authorization, is_stale
+from shared.addresses import Address, redacted, shown
 from shared.errors import SourceError
+from shared.rpc.proxies import is_direct
 
 READ_BYTES = 2**16
 UNPACKED_BYTES = 2**20
@@ -56,15 +57,19 @@ class HttpCamera:
                     told.add(url)
         raise self._unauthorized(wrong=True)
 
-    def away(self, error: Exception | str) -> SourceError:
-        """The error for a server that cannot be reached or read, in words."""
+    def away(self, error: Exception | str, proxy: str = "") -> SourceError:
+        """The error for a server that cannot be reached or read, in words. proxy: that stands
+        between us, without its password."""
         if isinstance(error, http.client.IncompleteRead):
             why = "the connection ended in the middle"
         elif isinstance(error, http.client.InvalidURL | UnicodeError):
             why = "it names an address that is none"
         else:
             why = str(getattr(error, "reason", None) or error) or type(error).__name__
-        return SourceError("source_away", f"{self.name}: {redacted(why, *self._address.secrets)}")
+        why = redacted(why, *self._address.secrets)
+        if proxy:
+            why += f" (through the proxy {proxy}; no_proxy names hosts that are reached without)"
+        return SourceError("source_away", f"{self.name}: {why}")
 
     # -- parts -----------------------------------------------------------------------------------
 
@@ -78,16 +83,16 @@ class HttpCamera:
                 request.add_unredirected_header("Authorization", header)
         with _deadline(self._timeout_s) as watch:
             try:
-                answer: http.client.HTTPResponse = _opener(watch.seen).open(
+                answer: http.client.HTTPResponse = _opener(watch).open(
                     request, timeout=self._timeout_s
                 )
             except urllib.error.HTTPError:
                 raise
             except (OSError, http.client.HTTPException, ValueError) as error:
-                raise self.away(watch.over or error) from None
+                raise self.away(watch.over or error, watch.proxy) from None
             if watch.over:  # where its headers ended with the connection
                 answer.close()
-                raise self.away(watch.over)
+                raise self.away(watch.over, watch.proxy)
         return answer
 
     def _answering(self, url: str, challenges: list[str]) -> str:
@@ -147,6 +152,8 @@ class _Watch:
     def __init__(self, seconds: float) -> None:
         self.over = ""
         """Why they were ended."""
+        self.proxy = ""
+        """Which they go through, without its password."""
         self._seconds = seconds
         self._connections: list[http.client.HTTPConnection] = []
 
@@ -173,22 +180,38 @@ def _deadline(seconds: float) -> Iterator[_Watch]:
         timer.cancel()
 
 
-def _opener(
-    seen: Callable[[http.client.HTTPConnection], None],
-) -> urllib.request.OpenerDirector:
+def _opener(watch: _Watch) -> urllib.request.OpenerDirector:
     """http and https alone, by way of the proxies in the environment."""
     opener = urllib.request.OpenerDirector()
     for handler in (
-        urllib.request.ProxyHandler(),
+        _Proxies(watch),
         urllib.request.UnknownHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPRedirectHandler(),
         urllib.request.HTTPErrorProcessor(),
-        _Http(seen),
-        _Https(seen),
+        _Http(watch.seen),
+        _Https(watch.seen),
     ):
         opener.add_handler(handler)
     return opener
+
+
+class _Proxies(urllib.request.ProxyHandler):
+    """Those of the environment, with ``no_proxy`` as everywhere here: networks and ports too."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def proxy_open(
+        self, req: urllib.request.Request, proxy: str, type: str
+    ) -> http.client.HTTPResponse | None:
+        parts = urlsplit(f"{type}://{req.host}")
+        port = parts.port or (443 if type == "https" else 80)
+        if is_direct(parts.hostname or "", port, variables=("no_proxy", "NO_PROXY")):
+            return None
+        self._watch.proxy = shown(proxy if "://" in proxy else f"http://{proxy}")
+        return super().proxy_open(req, proxy, type)
 
 
 class _Http(urllib.request.HTTPHandler):

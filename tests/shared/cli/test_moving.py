@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.sources import moving
-from shared.errors import SourceError
+from shared.cli import moving
+from shared.errors import FeatherwireError
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -84,6 +84,6 @@ def test_a_file_stays_when_its_copy_cannot_be_whole(
 def test_a_folder_that_takes_no_file_is_said_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", Path("/proc/sent")):
-        with pytest.raises(SourceError) as caught:
+        with pytest.raises(FeatherwireError) as caught:
             moving.check_folder(folder)
         assert caught.value.reason == "bad_option"
