@@ -16,9 +16,10 @@ from tests.support.emulated import ARM64, ROOT, pip_for
 
 EXTRAS = ("edge", "stream", "mqtt", "webhook")
 """What a device may want of ours."""
-MACOS_ARM64 = tuple(f"macosx_{major}_0_arm64" for major in range(14, 10, -1)) + (
-    "macosx_11_0_universal2", "macosx_10_9_universal2",
-)  # fmt: skip
+MACOS_ARM64 = (
+    *(f"macosx_{major}_0_arm64" for major in range(14, 10, -1)),
+    *("macosx_11_0_universal2", "macosx_10_9_universal2"),
+)
 WINDOWS = ("win_amd64",)
 
 
@@ -80,3 +81,36 @@ def test_an_arm64_python_codes_and_decodes_the_same_bits(arm64: emulated.Arm64) 
         assert {file: sums.get(file) for file in expected} == expected
         assert there["encoded"][name] == portable.encoded(name)
     assert sum(map(len, there["encoded"].values())) > 10
+
+
+WITHOUT_POSIX = """
+import importlib, pkgutil, select, signal, sys
+for library in ("asyncio", "ssl", "subprocess", "tempfile", "urllib.request", "numpy", "grpc.aio",
+                "typer", "rich.live", "structlog", "sqlite3", "multiprocessing", "onnxruntime",
+                "av", "httpx", "paho.mqtt.client", "torch", "PIL.ImageCms", "google_crc32c"):
+    try:
+        importlib.import_module(library)  # as they are here
+    except ImportError:
+        pass
+sys.modules["fcntl"] = sys.modules["termios"] = sys.modules["resource"] = sys.modules["pwd"] = None
+sys.platform = "win32"
+sys.modules["msvcrt"] = type(sys)("msvcrt")
+del signal.SIGHUP, select.poll
+for package in ("shared", "codec", "edge_client"):
+    root = importlib.import_module(package)
+    for module in pkgutil.walk_packages(root.__path__, package + "."):
+        if ".train" not in module.name and not module.name.endswith("__main__"):
+            try:
+                importlib.import_module(module.name)
+            except ImportError as error:
+                named = getattr(error, "name", None)
+                assert named not in ("fcntl", "termios", "resource", "pwd"), (module.name, named)
+"""
+
+
+def test_the_edge_imports_where_there_is_no_posix() -> None:
+    """Windows has no fcntl, no SIGHUP, no poll. What they are used for was read, not run there."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_POSIX], capture_output=True, text=True, timeout=170, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -23,7 +23,7 @@ PACKAGES = (
 )  # fmt: skip
 GLIBC = ("2_28", "2_27", "2_26", "2_24", "2_17")
 """Of manylinux tags: those that a device of Debian 10 (2019) or younger takes."""
-ARM64 = tuple(f"manylinux_{version}_aarch64" for version in GLIBC) + ("manylinux2014_aarch64",)
+ARM64 = (*(f"manylinux_{version}_aarch64" for version in GLIBC), "manylinux2014_aarch64")
 
 
 def missing() -> str | None:
@@ -75,8 +75,8 @@ class NoMachineError(Exception):
 
 
 def machine(folder: Path) -> Arm64:
-    """Set one up in a folder. Raises NoMachineError without Debian's archive, and CalledProcessError where
-    pip finds no wheel for it."""
+    """Set one up in a folder. Raises NoMachineError without Debian's archive, and
+    CalledProcessError where pip finds no wheel for it."""
     root, packages = folder / "root", folder / "packages"
     made = subprocess.run(
         [BOOTSTRAP, "--variant=extract", "--architectures=arm64", f"--include={','.join(PACKAGES)}",

@@ -62,7 +62,9 @@ def encoded(name: str) -> dict[str, str]:
         photo = np.zeros((latents.height, latents.width, 3), np.uint8)
         prepared = PreparedPhoto(photo, noisy)
         finest = edge.encode(prepared)
-        targets = {f"state{row.state}": RateTarget(state=row.state) for row in bundle.manifest.states}
+        targets = {
+            f"state{row.state}": RateTarget(state=row.state) for row in bundle.manifest.states
+        }
         for part in (3, 7, 11):
             budget = finest.file_bytes - part
             targets[f"shorter{part}"] = RateTarget(max_bytes=budget)
