@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from shared.errors import ModelError
+from shared.installation import install_command
 
 _lock = threading.Lock()
 # A torch.library.Library takes its operators away when it is collected.
@@ -71,7 +72,7 @@ def import_yolo() -> tuple[Any, str]:
         raise ModelError(
             "library_missing",
             f"the ultralytics back end cannot be imported ({error})",
-            command="pip install 'featherwire[ultralytics]'",
+            command=install_command("ultralytics"),
         ) from error
     # No usage reports from a server.
     events.events.enabled = False

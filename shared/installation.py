@@ -2,21 +2,71 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
+import sys
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
+from pathlib import Path
 from types import ModuleType
+from urllib.parse import unquote, urlsplit
 
 from shared.errors import FeatherwireError
 
+PROJECT = "featherwire"
 NO_RELEASE = "0"
 
 
 def package_version() -> str:
     """The release that is installed; ``NO_RELEASE`` when it runs from a source tree."""
     try:
-        return version("featherwire")
+        return version(PROJECT)
     except PackageNotFoundError:
         return NO_RELEASE
+
+
+def install_command(*extras: str, again: bool = False) -> str:
+    """A command that gets extras for this Python, from where this was installed from: a checkout, a
+    wheel, a repository, or else the package index.
+
+    again: what is there already is installed once more.
+    """
+    try:
+        found: Distribution | None = distribution(PROJECT)
+    except PackageNotFoundError:
+        found = None
+    where = _requirement(found, f"[{','.join(extras)}]" if extras else "")
+    return f"{_pip()} install {'--force-reinstall ' if again else ''}{where}"
+
+
+def _pip() -> str:
+    active = os.environ.get("VIRTUAL_ENV")
+    if active and Path(active) == Path(sys.prefix):
+        return "pip"
+    return f"{shlex.quote(sys.executable)} -m pip"
+
+
+def _requirement(found: Distribution | None, extras: str) -> str:
+    """What pip is given, quoted for a shell."""
+    checkout = Path(__file__).resolve().parents[1]
+    if found is None and (checkout / "pyproject.toml").is_file():
+        return shlex.quote(f"{_folder(checkout)}{extras}")
+    origin = json.loads((found and found.read_text("direct_url.json")) or "{}")
+    url = str(origin.get("url", ""))
+    if "vcs_info" in origin:
+        vcs = origin["vcs_info"]
+        at = f"{vcs.get('vcs', 'git')}+{url}@{vcs.get('commit_id', '')}".rstrip("@")
+        return shlex.quote(f"{PROJECT}{extras} @ {at}")
+    path = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else None
+    if path is not None and path.exists():
+        text = shlex.quote(f"{_folder(path)}{extras}")
+        return f"-e {text}" if origin.get("dir_info", {}).get("editable") else text
+    return shlex.quote(f"{PROJECT}{extras}")
+
+
+def _folder(path: Path) -> str:
+    return "." if path == Path.cwd() else str(path)
 
 
 def require(module: str, extra: str, what: str, error: type[FeatherwireError]) -> ModuleType:
@@ -29,7 +79,6 @@ def require(module: str, extra: str, what: str, error: type[FeatherwireError]) -
     except ImportError as missing:
         raise error(
             "missing_extra",
-            f"{what} needs the extra {extra}; get it with: pip install 'featherwire[{extra}]' "
-            f"({missing})",
+            f"{what} needs the extra {extra}; get it with: {install_command(extra)} ({missing})",
             extra=extra,
         ) from None

@@ -9,6 +9,7 @@ import typer
 
 from cloud_server.cli.options import LOG_FORMAT, LOG_LEVEL
 from shared.cli.options import TlsCaOption, TlsCertificateOption, TlsKeyOption, quiet_grpc
+from shared.installation import install_command
 
 
 def register(app: typer.Typer) -> None:
@@ -96,7 +97,7 @@ def console(
         except ImportError as error:
             sys.stderr.write(
                 f"error: the console needs the extra `console` ({error.name} is missing): "
-                "pip install 'featherwire[console]'\n"
+                f"{install_command('console')}\n"
             )
             raise typer.Exit(ExitCode.MISSING) from None
         named = tls_name is not None

@@ -31,6 +31,7 @@ from cloud_server.database.locks import CommitLock, FileLock, take_advisory_lock
 from cloud_server.database.schema import STATE, prepare
 from cloud_server.database.writer import Writer
 from shared.errors import StorageError
+from shared.installation import install_command
 
 T = TypeVar("T")
 
@@ -278,7 +279,7 @@ def open_engine(url: URL, *, synchronous: str = "full") -> Engine:
             _set_timeout(engine)
     except (ImportError, NoSuchModuleError):
         raise StorageError(
-            "driver_missing", "PostgreSQL needs psycopg: pip install 'featherwire[postgres]'"
+            "driver_missing", f"PostgreSQL needs psycopg: {install_command('postgres')}"
         ) from None
     return engine
 

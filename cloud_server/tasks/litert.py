@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import ModelError, TaskError
+from shared.installation import install_command
 
 
 class LiteModel:
@@ -28,7 +29,7 @@ class LiteModel:
             raise ModelError(
                 "library_missing",
                 "this task needs LiteRT, which is not installed",
-                command="pip install 'featherwire[tasks]'",
+                command=install_command("tasks"),
             ) from error
         try:
             self._interpreter: Any = litert.Interpreter(str(path), num_threads=threads)

@@ -85,9 +85,9 @@ class Reporter:
                 return
             back, self._source = text is None, text
             if back:
-                self._say(f"{captures.source.name} is back")
+                self._say("the source is back")
             else:
-                self._say(f"{captures.source.name} is away: {text}; it is opened again", bad=True)
+                self._say(f"the source is away: {text}; it is opened again", bad=True)
 
     def end(self, status: dict[str, Any]) -> None:
         """The last line."""

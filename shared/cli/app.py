@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from shared.cli.exits import ExitCode
-from shared.installation import NO_RELEASE, package_version
+from shared.installation import NO_RELEASE, install_command, package_version
 from shared.rpc.proxies import reach_loopback_directly
 
 OUR_PACKAGES = frozenset({"shared", "codec", "edge_client", "cloud_server", "training"})
@@ -56,7 +56,7 @@ def run(app: typer.Typer, extras: str) -> None:
             raise
         sys.stderr.write(
             f"error: this command needs the library {library}, which is not installed; get it "
-            f"with: pip install 'featherwire[{extras}]' [missing_extra]\n"
+            f"with: {install_command(extras)} [missing_extra]\n"
         )
         raise SystemExit(ExitCode.MISSING) from None
 

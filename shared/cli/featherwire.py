@@ -15,6 +15,7 @@ import typer
 from shared.cli.app import VersionOption
 from shared.cli.exits import ExitCode
 from shared.cli.options import JsonOption
+from shared.installation import install_command
 
 if TYPE_CHECKING:
     from shared.doctor import Report, Role, State
@@ -133,7 +134,7 @@ def _overview(context: typer.Context, show: VersionOption = False) -> None:
         path = _program(part)
         if path is None or lacks or installed.release is None:
             state = typer.style("not installed", fg="yellow")
-            typer.echo(f"  featherwire-{part:<6} {state}: pip install 'featherwire[{extras}]'")
+            typer.echo(f"  featherwire-{part:<6} {state}: {install_command(extras)}")
         else:
             typer.echo(f"  featherwire-{part:<6} {typer.style('ready', fg='green')}: {path}")
         typer.echo(f"  {'':18} {purpose}")
@@ -149,7 +150,7 @@ def _pass_on(context: typer.Context) -> NoReturn:
         extras, _ = PARTS[part]
         typer.echo(
             f"error: there is no featherwire-{part} here; get it with: "
-            f"pip install 'featherwire[{extras}]' [missing_command]",
+            f"{install_command(extras)} [missing_command]",
             err=True,
         )
         raise typer.Exit(ExitCode.MISSING)

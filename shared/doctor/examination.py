@@ -91,7 +91,7 @@ def examine(
     chosen = places or Places()
     findings = (
         *check_python(),
-        *check_packages(environment, wanted),
+        *check_packages(environment, wanted, others=roles is None),
         *check_runtimes(environment, wanted),
         *check_bundles(chosen.bundles),
         *_check_what_is_stored(chosen, wanted),

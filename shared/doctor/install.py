@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from importlib import metadata
 
 from shared.doctor.finding import Finding, Role
+from shared.installation import PROJECT, install_command
 
 AREA = "install"
-PROJECT = "featherwire"
-REINSTALL = "pip install --force-reinstall featherwire  # in a clone: ."
 
 PURPOSES: Mapping[str, str] = {
     "edge": "encoding photos on a device, and sending them",
@@ -42,6 +41,16 @@ _NEEDS: Mapping[Role, Sequence[Sequence[str]]] = {
     "edge": (("edge", "gpu"),),
     "cloud": (("cloud", "cloud-gpu"), ("tasks",)),
     "train": (("train",),),
+}
+_MAY_WANT: Mapping[Role, frozenset[str]] = {
+    "edge": frozenset({"edge", "gpu", "stream", "mqtt", "webhook", "telemetry"}),
+    "cloud": frozenset(
+        {
+            *("cloud", "cloud-gpu", "tasks", "console", "postgres", "ray", "telemetry"),
+            *("ultralytics", "mqtt", "webhook"),
+        }
+    ),
+    "train": frozenset({"train", "jxl", "ultralytics"}),
 }
 _ALTERNATIVES = (("edge", "gpu"), ("cloud", "cloud-gpu"))  # at most one of each pair
 # Packages that only an installation with this role has.
@@ -152,11 +161,6 @@ def roles_of(installed: Installed) -> tuple[Role, ...]:
     )
 
 
-def pip_install(*extras: str) -> str:
-    """The command that installs extras."""
-    return f"pip install '{PROJECT}[{','.join(extras)}]'"
-
-
 def check_python(version: tuple[int, int, int] | None = None) -> Iterator[Finding]:
     """Python's version (None: of this process), and the platform."""
     major, minor, micro = version or sys.version_info[:3]
@@ -171,15 +175,20 @@ def check_python(version: tuple[int, int, int] | None = None) -> Iterator[Findin
     yield Finding(AREA, "platform", "ok", f"{platform.platform()}, {platform.machine()}")
 
 
-def check_packages(installed: Installed, roles: Sequence[Role]) -> Iterator[Finding]:
-    """The base, every extra, and packages that overwrite each other's files."""
+def check_packages(
+    installed: Installed, roles: Sequence[Role], *, others: bool = True
+) -> Iterator[Finding]:
+    """The base, every extra, and packages that overwrite each other's files.
+
+    others: extras of other roles too, which may be wanted.
+    """
     if installed.release is None:
         yield Finding(
             AREA,
             PROJECT,
             "problem",
             "not installed, so that extras are not known; this is a source tree",
-            "pip install -e .",
+            install_command(),
         )
         return
     yield Finding(AREA, PROJECT, "ok", installed.release)
@@ -189,12 +198,14 @@ def check_packages(installed: Installed, roles: Sequence[Role]) -> Iterator[Find
         "base packages",
         "problem" if lacks else "ok",
         _lacking(lacks),
-        f"pip install {PROJECT}" if lacks else None,
+        install_command() if lacks else None,
     )
     needed = _needed_extras(installed, roles)
     unwanted = _beside_a_whole_one(installed)
     for extra, purpose in PURPOSES.items():
         if extra not in installed.by_extra or extra in unwanted:
+            continue
+        if not others and not any(extra in _MAY_WANT[role] for role in roles):
             continue
         lacks = installed.missing(extra)
         yield Finding(
@@ -202,7 +213,7 @@ def check_packages(installed: Installed, roles: Sequence[Role]) -> Iterator[Find
             f"extra {extra}",
             "ok" if not lacks else "problem" if extra in needed else "optional",
             _lacking(lacks) + (f"; for {purpose}" if lacks else ""),
-            pip_install(extra) if lacks else None,
+            install_command(extra) if lacks else None,
         )
     if not roles:
         yield Finding(
@@ -211,7 +222,7 @@ def check_packages(installed: Installed, roles: Sequence[Role]) -> Iterator[Find
             "warning",
             "neither edge nor cloud is installed: only `featherwire-edge inspect` and `truncate` "
             "work",
-            pip_install("edge"),
+            install_command("edge"),
         )
     yield from _clashes(installed)
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.doctor.finding import Finding, Role, State
-from shared.doctor.install import REINSTALL, Installed
+from shared.doctor.install import Installed
+from shared.installation import install_command
 
 AREA = "runtime"
 PROBE_TIMEOUT_S = 90.0
@@ -108,7 +109,7 @@ def check_runtimes(
         "base packages",
         probe(_BASE),
         True,
-        REINSTALL,
+        install_command(again=True),
     )
     if {"onnxruntime", "onnxruntime-gpu"} & set(installed.versions):
         yield _on_gpu(
@@ -121,8 +122,8 @@ def check_runtimes(
             answer,
             "CUDAExecutionProvider" in (answer.values or {}).get("devices", ()),
             devices,
-            "pip uninstall -y onnxruntime && pip install 'featherwire[gpu]' (a device) or "
-            "'featherwire[cloud-gpu]' (a server)",
+            f"pip uninstall -y onnxruntime && {install_command('gpu')} (a device), or "
+            f"{install_command('cloud-gpu')} (a server)",
         )
     if "torch" in installed.versions:
         yield _on_gpu(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from shared.bundle import Bundle
 from shared.doctor.finding import Finding, Role, State
-from shared.doctor.install import REINSTALL
 from shared.errors import BundleError
+from shared.installation import install_command
 from shared.weights import ModelStatus, ModelStore
 
 
@@ -16,7 +16,9 @@ def check_bundles(folder: Path) -> Iterator[Finding]:
     """Every bundle of a folder: its manifest, and every file with its SHA-256."""
     manifests = sorted(folder.glob("*/manifest.json"))
     if not manifests:
-        yield Finding("bundles", "packaged", "problem", f"{folder} has none", REINSTALL)
+        yield Finding(
+            "bundles", "packaged", "problem", f"{folder} has none", install_command(again=True)
+        )
     for manifest in manifests:
         name = manifest.parent.name
         try:
@@ -24,7 +26,7 @@ def check_bundles(folder: Path) -> Iterator[Finding]:
             bundle.verify()
         except BundleError as error:
             found = f"{error.message} [{error.reason}]"
-            yield Finding("bundles", name, "problem", found, REINSTALL)
+            yield Finding("bundles", name, "problem", found, install_command(again=True))
         else:
             found = f"{bundle.manifest.codec}, id {bundle.id[:16]}, all hashes right"
             yield Finding("bundles", name, "ok", found)

@@ -30,7 +30,6 @@ class Announcer:
         self._lock = threading.Lock()
         self._said: dict[str, Message] = {}
         self._ids: dict[str, dict[str, str]] = {}
-        self._barred: set[str] = set()
 
     def new(self, device: str, summary_topic: str, classes: Iterable[str]) -> list[Message]:
         """The announcements of sensors of which there were none yet."""
@@ -39,7 +38,7 @@ class Announcer:
             made = [
                 Message(topic, json.dumps(config), retain=True)
                 for topic, config in announcements(device, summary_topic, self._available, ids)
-                if topic not in self._said and topic not in self._barred
+                if topic not in self._said
             ]
             self._said |= {one.topic: one for one in made}
             return made
@@ -49,11 +48,10 @@ class Announcer:
         with self._lock:
             return [*self._said.values()]
 
-    def bar(self, topic: str) -> None:
-        """Announce this no more: the broker does not take it."""
+    def forget(self) -> None:
+        """Nothing has been announced: the broker did not take it."""
         with self._lock:
-            self._barred.add(topic)
-            self._said.pop(topic, None)
+            self._said.clear()
 
     def _id(self, device: str, name: str) -> str:
         taken = self._ids.setdefault(device, {})

@@ -39,6 +39,7 @@ PATIENCE_S = 10.0
 LIMIT_KEPT_S = 3600.0
 _NO_TOPIC = re.compile(r"[+#/\0]")
 _TRUE = {"1", "true", "yes", PREFIX}
+_TOO_LARGE = 0x95
 _NEVER = {0x87: "not authorised", 0x90: "no such topic", 0x95: "too large", 0x99: "no such format"}
 """MQTT 5's reason codes of what is of no use to be tried again."""
 
@@ -145,7 +146,7 @@ class MqttSink:
         available = f"{address.base}/{topic_name(client_name)}/available"
         self._announcer = Announcer(available) if address.discovery else None
         self._summaries: dict[str, Message] = {}
-        self._barred: set[str] = set()
+        self._barred: dict[str, float] = {}
         self._under_way: dict[int, _UnderWay] = {}
         self._careful = 0
         self._passed_bytes = 0
@@ -194,9 +195,8 @@ class MqttSink:
 
     def _first(self) -> Sequence[Message]:
         """What every connection begins with: the broker may have forgotten all of it."""
-        announcer = self._announcer
-        said = announcer.everything() if announcer is not None else []
-        return [*said, *(one for topic, one in [*self._summaries.items()])]
+        said = self._announcer.everything() if self._announcer is not None else []
+        return [*said, *self._summaries.copy().values()]
 
     def _item(self, report: Report) -> _UnderWay:
         """What is known of a report: what the broker has settled of it is not sent again."""
@@ -216,9 +216,9 @@ class MqttSink:
         qos, topic = self._address.qos, f"{device}/summary"
         counts = {} if report.analysis is None else counts_of(report.analysis.tasks.values())
         messages = []
-        if self._announcer is not None:
+        if self._announcer is not None and not self._is_barred(PREFIX):
             messages += self._announcer.new(report.device, topic, counts)
-        if topic not in self._barred:
+        if not self._is_barred(topic):
             self._summaries[topic] = Message(topic, to_json(summary(report, counts)), qos, True)
             messages.append(self._summaries[topic])
         return [*messages, Message(f"{device}/result", to_json(report.to_dict()), qos)]
@@ -234,7 +234,7 @@ class MqttSink:
             item.tickets[number] = Ticket(message.topic, settled=True, refusal=(0x87, "left out"))
         elif bound is not None and connection.packet_bytes(message) > bound:
             words = f"it takes {bound} bytes, and this has {connection.packet_bytes(message)}"
-            item.tickets[number] = Ticket(message.topic, settled=True, refusal=(0x95, words))
+            item.tickets[number] = Ticket(message.topic, settled=True, refusal=(_TOO_LARGE, words))
         else:
             item.tickets[number] = connection.publish(message)
 
@@ -256,8 +256,7 @@ class MqttSink:
             if ticket.refusal is None:
                 self._note_passed(connection.packet_bytes(message))
             elif message is not item.result:
-                code, words = ticket.refusal
-                self._bar(message.topic, words, all_alike=code == 0x87)
+                self._left_out(message.topic, *ticket.refusal)
             elif ticket.refusal[0] in _NEVER:
                 self._give_up(item, f"{_NEVER[ticket.refusal[0]]}: {ticket.refusal[1]}")
             else:
@@ -282,7 +281,7 @@ class MqttSink:
             if message is item.result:
                 self._note_limit(size)
                 self._give_up(item, why)
-            self._bar(message.topic, why, all_alike=True)
+            self._left_out(message.topic, 0x87, why)
         raise SinkError("sink_away", f"{self.name}: {connection.why}", retry_within_s=LOOK_AGAIN_S)
 
     def _note_passed(self, size: int) -> None:
@@ -303,29 +302,27 @@ class MqttSink:
         self._careful = max(0, self._careful - 1)
         raise SinkError("refused", f"{self.name} can never take the result ({why})")
 
-    def _bar(self, topic: str, why: str, *, all_alike: bool) -> None:
-        """What the broker does not take, but that is no result, is published no more; of
-        announcements with ``all_alike`` none at all."""
-        if self._is_barred(topic):
+    def _left_out(self, topic: str, code: int, why: str) -> None:
+        """The broker does not take what is no result. What is of no use to be tried again is not
+        published for an hour, of announcements none at all; it may be allowed until then."""
+        if code not in _NEVER or code == _TOO_LARGE or self._is_barred(topic):
             return
-        announcement = is_announcement(topic)
+        kind = PREFIX if is_announcement(topic) else topic
         logging.getLogger(__name__).warning(
-            "warning: %s does not take %s: %s; %s left out from now on",
+            "warning: %s does not take %s: %s; %s left out, and tried again in an hour",
             self.name,
             topic,
             why,
-            "all announcements are" if announcement and all_alike else "it is",
+            "it is" if kind == topic else "all announcements are",
         )
-        self._barred.add(topic)
+        self._barred[kind] = time.monotonic() + LIMIT_KEPT_S
         self._summaries.pop(topic, None)
-        if announcement and all_alike:
-            self._announcer = None
-        elif self._announcer is not None:
-            self._announcer.bar(topic)
+        if self._announcer is not None and kind == PREFIX:
+            self._announcer.forget()
 
     def _is_barred(self, topic: str) -> bool:
-        unannounced = self._announcer is None and is_announcement(topic)
-        return topic in self._barred or unannounced
+        kind = PREFIX if is_announcement(topic) else topic
+        return time.monotonic() < self._barred.get(kind, 0.0)
 
     def _bound(self, connection: Connection) -> int | None:
         """The largest packet that the broker takes, in bytes: as it said, or as was seen."""

@@ -17,6 +17,7 @@ from opentelemetry.trace import Span, SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from shared.errors import FeatherwireError
+from shared.installation import install_command
 
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
@@ -74,8 +75,8 @@ def configure_tracing(service: str, version: str) -> bool:
     except ImportError:
         raise FeatherwireError(
             "no_telemetry",
-            "an OTLP endpoint is set, but the extra is not installed: "
-            "pip install 'featherwire[telemetry]'",
+            f"an OTLP endpoint is set, but the extra is not installed: "
+            f"{install_command('telemetry')}",
         ) from None
     resource = Resource.create({"service.name": service, "service.version": version})
     provider = TracerProvider(resource=resource)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -73,6 +74,11 @@ class Broker:
         if self._process is not None:
             self._process.kill()
             self._process.wait(10)
+
+    def hang_up(self) -> None:
+        """Have mosquitto read its files again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     def _command(self) -> list[str]:
         if self.kind == "amqtt":

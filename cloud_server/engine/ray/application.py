@@ -22,7 +22,7 @@ from cloud_server.engine.api import EngineOutcome
 from cloud_server.engine.spec import EngineSpec
 from cloud_server.telemetry.logs import configure_logs
 from shared.errors import FeatherwireError
-from shared.installation import package_version
+from shared.installation import install_command, package_version
 from shared.proto.featherwire.v1 import worker_pb2
 
 FRAMES = "frames"
@@ -123,7 +123,7 @@ def connect(address: str) -> None:
         from ray import serve
     except ImportError:
         raise FeatherwireError(
-            "ray_missing", "the engine on Ray needs Ray: pip install 'featherwire[ray]'"
+            "ray_missing", f"the engine on Ray needs Ray: {install_command('ray')}"
         ) from None
     with _connecting:
         try:

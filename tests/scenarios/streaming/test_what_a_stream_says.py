@@ -16,6 +16,8 @@ from shared.proto.featherwire.v1 import fleet_pb2
 from shared.wire.commands import change_rate
 from tests.support.access import Keys
 from tests.support.fleet import named
+from tests.support.http_server import http_server
+from tests.support.motion_jpeg import camera
 from tests.support.proxy import Proxy
 from tests.support.servers import FixedTask, ServerThread
 from tests.support.speaking_edge import speaking
@@ -138,3 +140,20 @@ def test_a_bundle_of_an_unknown_codec_is_no_photos_fault(tmp_path: Path, photo: 
         last = done.stderr.splitlines()[-1]
         assert last.startswith("error: the bundle is for codec 'of-tomorrow'")
         assert last.endswith("[unknown_codec]")
+
+
+def test_a_source_that_goes_away_and_comes_back_is_said_once_each(
+    start_server: Start, tiny_bundle: Bundle
+) -> None:
+    server = start_server({"one": lambda: FixedTask("one")})
+    with http_server(lambda request: camera(request, pictures=10_000)) as http:
+        address = f"127.0.0.1:{http.server_address[1]}"
+        with Proxy("127.0.0.1:1") as proxy:
+            words = (f"http://{proxy.address}/", "--bundle", tiny_bundle.origin, "--server",
+                     server.address, "--source-timeout", 1)  # fmt: skip
+            with speaking(*words) as stream:
+                stream.until_said("the source is away: ")
+                proxy.target = address
+                stream.until_said("the source is back")
+                assert stream.end() == 0
+    assert stream.count("the source is ") == 2, stream.lines

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from shared.cli import featherwire
 from shared.cli.app import forget_blank_variables
 from shared.doctor import Finding, Report
+from shared.installation import install_command
 
 ROOT = Path(__file__).resolve().parents[3]
 RUNNER = CliRunner()
@@ -45,7 +46,7 @@ def test_what_is_not_installed_has_the_command_that_installs_it(
     monkeypatch.setattr(featherwire, "_program", lambda part: None)
     shown = RUNNER.invoke(featherwire.build_app(), []).stdout
     for extras in ("edge", "cloud,tasks", "train"):
-        assert f"not installed: pip install 'featherwire[{extras}]'" in shown
+        assert f"not installed: {install_command(extras)}" in shown
 
 
 def test_a_part_gets_its_arguments_as_they_are() -> None:
@@ -61,7 +62,7 @@ def test_a_part_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(featherwire, "_program", lambda part: None)
     done = RUNNER.invoke(featherwire.build_app(), ["cloud", "serve"])
     assert done.exit_code == 3
-    assert "pip install 'featherwire[cloud,tasks]' [missing_command]" in done.output
+    assert f"{install_command('cloud,tasks')} [missing_command]" in done.output
 
 
 def test_the_doctor_as_a_document(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_a_library_that_is_not_installed_is_said_in_a_line(
     assert done.returncode == 3, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: this command needs the library ")
-    assert line.endswith(f"pip install 'featherwire[{extras}]' [missing_extra]")
+    assert line.endswith(f"{install_command(extras)} [missing_extra]")
 
 
 def test_blank_variables_are_not_set_in_any_command() -> None:

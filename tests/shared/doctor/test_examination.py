@@ -14,8 +14,8 @@ from cloud_server.serve.settings import default_data_folder
 from edge_client.bundles import BundleCache
 from shared.bundle.bundle import PACKAGED_FOLDER
 from shared.doctor import Finding, Places, Report, examine
-from shared.doctor.install import REINSTALL
 from shared.doctor.stored import check_bundles, check_weights
+from shared.installation import install_command
 from shared.weights import ModelEntry, ModelStore, UrlSource
 
 
@@ -44,7 +44,7 @@ def test_a_damaged_bundle_is_a_problem(
     (finding,) = check_bundles(tmp_path)
     assert finding.state == "problem"
     assert f"[{reason}]" in finding.found
-    assert finding.mend == REINSTALL
+    assert finding.mend == install_command(again=True)
 
 
 def test_an_install_without_bundles_is_a_problem(tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from shared.doctor import Finding, Installed, Role, roles_of
+from shared import installation
+from shared.doctor import Finding, Installed, Role, examine, roles_of
 from shared.doctor.install import (
     PURPOSES,
     canonical,
@@ -16,6 +18,7 @@ from shared.doctor.install import (
     check_python,
     requirements,
 )
+from shared.installation import install_command
 
 PYPROJECT = Path(__file__).resolve().parents[3] / "pyproject.toml"
 REQUIRES = (
@@ -46,7 +49,7 @@ def test_a_whole_edge_has_no_problem_and_names_what_it_could_have() -> None:
     assert found["extra edge"].state == "ok"
     assert {one.state for one in found.values()} == {"ok", "optional"}
     stream = found["extra stream"]
-    assert (stream.state, stream.mend) == ("optional", "pip install 'featherwire[stream]'")
+    assert (stream.state, stream.mend) == ("optional", install_command("stream"))
     assert "missing: av" in stream.found
     assert "RTSP" in stream.found
     assert "extra gpu" not in found  # it would clash with edge
@@ -60,7 +63,7 @@ def test_what_a_role_needs_is_a_problem_and_what_it_does_not_is_optional() -> No
     found = findings(EDGE, ["edge", "cloud"])
     assert found["extra cloud"].state == "problem"
     assert "torch" in found["extra cloud"].found  # out of the extra that it brings
-    assert found["extra cloud"].mend == "pip install 'featherwire[cloud]'"
+    assert found["extra cloud"].mend == install_command("cloud")
     assert found["extra tasks"].state == "problem"
 
 
@@ -89,7 +92,7 @@ def test_a_version_out_of_bounds_is_missing(version: str, allowed: bool) -> None
     assert base.state == ("ok" if allowed else "problem")
     if not allowed:
         assert f"protobuf {version} (needed: <8,>=6.33.5)" in base.found
-        assert base.mend == "pip install featherwire"
+        assert base.mend == install_command()
 
 
 @pytest.mark.parametrize(
@@ -114,13 +117,13 @@ def test_packages_that_overwrite_each_other_are_a_problem(pair: tuple[str, str])
 
 def test_a_source_tree_that_is_not_installed_says_so() -> None:
     (only,) = check_packages(Installed(None), [])
-    assert (only.state, only.mend) == ("problem", "pip install -e .")
+    assert (only.state, only.mend) == ("problem", install_command())
 
 
 def test_the_base_alone_warns_that_little_works() -> None:
     found = findings(BASE, [])
     assert found["roles"].state == "warning"
-    assert found["roles"].mend == "pip install 'featherwire[edge]'"
+    assert found["roles"].mend == install_command("edge")
     assert all(one.state != "problem" for one in found.values())
 
 
@@ -150,3 +153,43 @@ def test_this_environment_is_read() -> None:
 def test_every_extra_has_a_purpose() -> None:
     extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
     assert {canonical(extra) for extra in extras} - {"cloud-base"} == set(PURPOSES)
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ('{"url": "file://FOLDER", "dir_info": {"editable": true}}', "-e 'FOLDER[edge]'"),
+        ('{"url": "file://FOLDER", "dir_info": {}}', "'FOLDER[edge]'"),
+        ('{"url": "file://FOLDER/gone.whl", "archive_info": {}}', "'featherwire[edge]'"),
+        (
+            '{"url": "https://example.org/f.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}}',
+            "'featherwire[edge] @ git+https://example.org/f.git@abc'",
+        ),
+        (None, "'featherwire[edge]'"),
+    ],
+)
+def test_a_hint_installs_from_where_this_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: str | None, expected: str
+) -> None:
+    folder = tmp_path / "a clone"
+    folder.mkdir()
+
+    class Ours:
+        def read_text(self, name: str) -> str | None:
+            assert name == "direct_url.json"
+            return origin and origin.replace("FOLDER", str(folder).replace(" ", "%20"))
+
+    monkeypatch.setattr(installation, "distribution", lambda name: Ours())
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
+    assert install_command("edge") == f"pip install {expected.replace('FOLDER', str(folder))}"
+    monkeypatch.delenv("VIRTUAL_ENV")
+    assert install_command("edge").startswith(f"{sys.executable} -m pip install ")
+    monkeypatch.chdir(folder)
+    assert ("FOLDER" not in expected) or "'.[edge]'" in install_command("edge")
+
+
+def test_one_roles_extras_alone_when_that_is_asked_for() -> None:
+    report = examine(["edge"])
+    names = {finding.name for finding in report.findings if finding.name.startswith("extra ")}
+    assert {"extra edge", "extra stream", "extra mqtt"} <= names
+    assert not names & {"extra cloud", "extra train", "extra ray", "extra dev"}

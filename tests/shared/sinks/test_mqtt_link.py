@@ -217,6 +217,35 @@ def test_what_the_broker_does_not_allow_is_given_up_and_the_next_arrive(
     listener.close()
 
 
+def test_what_was_not_allowed_is_tried_again_after_a_while(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = tmp_path / "rules"
+    rules.write_text(
+        "topic readwrite fw/cam/available\ntopic readwrite fw/cam/result\ntopic read #\n"
+    )
+    rules.chmod(0o644)
+    broker.kill()
+    broker.settings = [f"acl_file {rules}"]
+    broker.start()
+    monkeypatch.setattr("shared.sinks.mqtt.LIMIT_KEPT_S", 0.5)
+    pump = pump_to(broker.port, "?discovery=homeassistant")
+    put(pump, 1)
+    assert until(lambda: pump.counts["delivered"] == 1)
+    rules.write_text("topic readwrite #\n")
+    broker.hang_up()
+    listener = Listener(broker.port)
+
+    def there() -> bool:
+        put(pump, 2)
+        time.sleep(0.1)
+        return bool(listener.at(SUMMARY) and listener.at(CONFIG))
+
+    assert until(there)
+    pump.close()
+    listener.close()
+
+
 def test_all_is_announced_again_when_the_broker_has_forgotten_it(broker: Broker) -> None:
     pump = pump_to(broker.port, "?discovery=homeassistant")
     put(pump, 1)

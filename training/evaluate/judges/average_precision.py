@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shared.installation import install_command
 from training.evaluate.curves import Floats
 from training.evaluate.photos import EvaluationError, Truth
 
@@ -125,7 +126,7 @@ def _evaluation(
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError:
         raise EvaluationError(
-            "missing_library", "faster-coco-eval is not installed: pip install 'featherwire[train]'"
+            "missing_library", f"faster-coco-eval is not installed: {install_command('train')}"
         ) from None
     document = _document(truths)
     if not document["annotations"]:
