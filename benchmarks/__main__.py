@@ -5,6 +5,7 @@
     python -m benchmarks --scale [--database URL]
     python -m benchmarks --coding [PHOTO|FOLDER|TAR ...] [--limit N]
     python -m benchmarks --regions [PHOTO|FOLDER|TAR ...] [--limit N]
+    python -m benchmarks --framing
     python -m benchmarks --soak MINUTES
     python -m benchmarks --accuracy SET [SET ...] [--task NAME] [--limit N] [--cache FOLDER]
 
@@ -26,12 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
 from benchmarks.coding import coding, coding_table
 from benchmarks.curves import accuracy_curves, picture_curves
 from benchmarks.demo.processes import DemoError
+from benchmarks.framing import framing, framing_table
 from benchmarks.memory import edge_peak_megabytes, soak, soak_table
 from benchmarks.photos import write_photos, write_strip
 from benchmarks.regions import regions, regions_table
@@ -73,6 +76,9 @@ def main() -> int:
         if arguments.soak is not None:
             print(soak_table(soak(arguments.soak)))
             return 0
+        if arguments.framing:
+            print(framing_table(framing(_astronaut(FEATURE_PHOTO))))
+            return 0
         bundle = Bundle.load(arguments.bundle)
         if arguments.coding:
             coding_figures(arguments)
@@ -109,7 +115,7 @@ def times_and_strip(bundle: Bundle, arguments: argparse.Namespace) -> None:
     """Times, memory and the strip, which do not depend on the set of photos."""
     from skimage import data
 
-    pixels = np.ascontiguousarray(data.astronaut())
+    pixels = _astronaut()
     rows = speeds(bundle, pixels)
     memory = edge_peak_megabytes(pixels, arguments.bundle)
     document: dict[str, Any] = {
@@ -120,7 +126,7 @@ def times_and_strip(bundle: Bundle, arguments: argparse.Namespace) -> None:
     }
     text = f"Bundle `{bundle.id[:16]}`.\n\n" + speed_table(rows, pixels)
     text += f"\n`featherwire-edge encode` of that photo: {memory:.0f} MB of memory at most.\n"
-    larger = np.asarray(Image.fromarray(pixels).resize(FEATURE_PHOTO))
+    larger = _astronaut(FEATURE_PHOTO)
     for name, features in feature_bundles().items():
         times = feature_speeds(features, larger)
         document["features"][name] = {"bundle": features.id, "times": times}
@@ -133,6 +139,14 @@ def times_and_strip(bundle: Bundle, arguments: argparse.Namespace) -> None:
     cat = np.ascontiguousarray(data.chelsea())
     write_strip(bundle, cat, CATS_FACE, arguments.output / "states.webp")
     print(text)
+
+
+def _astronaut(size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """A photo that scikit-image ships, as it is or brought to (width, height)."""
+    from skimage import data
+
+    pixels = np.ascontiguousarray(data.astronaut())
+    return pixels if size is None else np.asarray(Image.fromarray(pixels).resize(size))
 
 
 def region_figures(bundle: Bundle, arguments: argparse.Namespace) -> None:
@@ -183,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--coding", action="store_true", help="the container's versions alone")
     parser.add_argument("--regions", action="store_true", help="regions of interest alone")
+    parser.add_argument("--framing", action="store_true", help="what is not payload, alone")
     parser.add_argument("--transport", action="store_true", help="the transport's rates alone")
     parser.add_argument("--scale", action="store_true", help="engines by workers alone")
     parser.add_argument("--database", help="with --scale: URL of an empty PostgreSQL database")

@@ -11,7 +11,6 @@ Several processes may share the folder: one at a time writes a part.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import threading
@@ -24,6 +23,7 @@ from typing import IO
 from shared.bundle import Bundle, packaged_bundle_of
 from shared.errors import BundleError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
+from shared.locks import try_lock
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc
 from shared.rpc.channel import Channel
 from shared.rpc.errors import CallError, error_from_call
@@ -267,9 +267,7 @@ class _Part:
         """Open and lock; False when another process is at it, which then keeps the bundle."""
         found = mode == "r+b" or path.exists()
         file: IO[bytes] = open(path, "r+b" if found else mode)  # noqa: SIM115  close() closes it
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file.fileno()):
             file.close()
             return False
         if mode != "r+b":

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from cloud_server.database.schema import COMMANDS, now_us
-from cloud_server.fleet.rates import check_change, check_rate, whole_rate
+from cloud_server.fleet.rates import SET_RATE, check_change, check_rate, reinstate, whole_rate
 from shared.bitstream.layers import MAX_STATE
 from shared.errors import BundleError, FeatherwireError, SessionError, TaskError
 from shared.proto.featherwire.v1 import fleet_pb2
@@ -151,6 +151,8 @@ def _stored(reply: fleet_pb2.CommandReply) -> bytes:
 def cancel(connection: Connection, command_ids: Sequence[str], who: str) -> list[IssuedCommand]:
     """Cancel those of the commands that have no reply; returns them as they were.
 
+    A command of the rate that one of them had superseded waits for its answer again.
+
     Raises ``SessionError("not_found")`` for an id that there is not; nothing has changed then.
     """
     numbers = [_number(one) for one in command_ids]
@@ -161,6 +163,9 @@ def cancel(connection: Connection, command_ids: Sequence[str], who: str) -> list
             raise SessionError("not_found", f"there is no command {name[:64]}", command_id=name)
     waiting = [_issued(row) for row in rows if row.replied_at is None]
     _close(connection, [one.id for one in waiting], f"{who} has cancelled it")
+    for one in waiting:
+        if one.kind == SET_RATE:
+            reinstate(connection, one.device, one.id)
     return waiting
 
 

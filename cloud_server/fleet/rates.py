@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
 from cloud_server.database.schema import COMMANDS, DEVICES
 from shared.bitstream.layers import MAX_STATE
@@ -69,6 +69,24 @@ def whole_rate(
         return command
     policy = changed_rate(rate_given(connection, device), command.change_rate)
     return fleet_pb2.Command(set_rate=fleet_pb2.SetRate(policy=policy))
+
+
+def reinstate(connection: Connection, device: str, cancelled: int) -> None:
+    """A command of the rate was cancelled before the device had answered: what was to be done until
+    that took its place is to be done again. Others' parts of the rate were in both."""
+    earlier = connection.execute(
+        select(COMMANDS.c.id, COMMANDS.c.reply)
+        .where(COMMANDS.c.device == device, COMMANDS.c.kind == SET_RATE, COMMANDS.c.id < cancelled)
+        .order_by(COMMANDS.c.id.desc())
+    )
+    for row in earlier:
+        error = fleet_pb2.CommandReply.FromString(row.reply or b"").error
+        if error.reason == "superseded":
+            connection.execute(
+                update(COMMANDS).where(COMMANDS.c.id == row.id).values(replied_at=None, reply=None)
+            )
+        if error.reason in ("superseded", ""):
+            return
 
 
 def _invalid(complaint: str) -> SessionError:

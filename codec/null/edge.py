@@ -81,7 +81,7 @@ class NullEdge(StandaloneEdge[JpegLatents]):
 
     def _recode(self, bitstream: Bitstream, version: int) -> Bitstream:
         read_layer(self._bundle, bitstream)
-        return replace(bitstream, version=version)
+        return replace(bitstream, version=version, bundle_id=self._bundle.short_id)
 
     def _decode(self, bitstream: Bitstream) -> JpegLatents:
         return read_layer(self._bundle, bitstream)

@@ -18,6 +18,8 @@ RESULTS_S = 2.0
 
 LEAST_S = 0.3
 
+HANGUP = getattr(signal, "SIGHUP", None)
+"""Windows has none: it ends what a closed window leaves."""
 ONE_SIGNAL_S = 0.5
 """A terminal, or `timeout`, may send the same signal twice: to the process, and to its group."""
 
@@ -48,8 +50,8 @@ class Ending:
 
     def __enter__(self) -> Ending:
         numbers = [signal.SIGTERM, signal.SIGINT]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            numbers.append(signal.SIGHUP)
+        if HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN:
+            numbers.append(HANGUP)
         self._before = {number: signal.signal(number, self._end) for number in numbers}
         return self
 
@@ -77,7 +79,7 @@ class Ending:
         return max(LEAST_S, self._at + self._all_s - time.monotonic())
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:
+        if number == HANGUP:
             self._leave_terminal()
         if not self.stop.is_set():
             self._at = time.monotonic()

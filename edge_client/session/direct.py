@@ -28,7 +28,7 @@ from edge_client.session.frames import (
 from edge_client.session.refinement_store import Part, Refinement
 from edge_client.session.results import FrameResult, Reply, failed, received
 from shared.backoff import Backoff
-from shared.errors import FeatherwireError, SessionError
+from shared.errors import BitstreamError, FeatherwireError, SessionError
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
 from shared.rpc.errors import CallError, error_from_call
 from shared.wire.device_events import Key
@@ -138,6 +138,9 @@ class DirectExchange:
                     while in_flight:
                         yield from in_flight.completed()
                     raise
+                yield failed(source, error)
+                continue
+            except BitstreamError as error:  # of what was encoded elsewhere
                 yield failed(source, error)
                 continue
             in_flight.add(future, source, sequence, frame)

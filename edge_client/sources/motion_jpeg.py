@@ -302,6 +302,8 @@ def stamped(header: bytes, arrived_at: float) -> float:
 
 def read_some(number: int, most: int, stop: threading.Event) -> bytes | None:
     """Bytes of a file by its number, at least one; empty at its end; None once ``stop`` is set."""
+    if not hasattr(select, "poll"):  # Windows, where only sockets can be waited for
+        return os.read(number, most)
     poll = select.poll()
     poll.register(number, select.POLLIN)
     while not stop.is_set():

@@ -10,7 +10,6 @@ again.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sqlite3
@@ -19,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shared.errors import SpoolError
+from shared.locks import try_lock
 
 FILE_NAME = "spool.sqlite3"
 SCHEMA_VERSION = 2
@@ -211,22 +211,21 @@ def _lock(folder: Path) -> int:
     """The folder's lock, which the system gives back when the process ends, however it ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # Python passes no file on to other programs, unless it is told to.
+        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         reason = "disk_full" if error.errno == 28 else "not_writable"
         raise SpoolError(reason, f"{folder}: {error.strerror}", folder=str(folder)) from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not try_lock(handle):
         os.close(handle)
-        raise SpoolError(
-            "in_use", f"another process uses the spool {folder}", folder=str(folder)
-        ) from None
+        raise SpoolError("in_use", f"another process uses the spool {folder}", folder=str(folder))
     return handle
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the new file's name on the disk too."""
+    """Have the new file's name on the disk too; Windows writes names by itself."""
+    if os.name == "nt":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -19,7 +19,7 @@ from shared.limits import DEFAULT_LIMITS, Limits
 
 FORMAT_VERSIONS = (format3.VERSION, format4.VERSION)
 """Those that are read, and can be written."""
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """What is written where nothing else is asked for."""
 BUNDLE_ID_BYTES = 8
 """Of a bundle's id: what names it in sessions, in a server's log and in files of version 3."""

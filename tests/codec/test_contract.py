@@ -25,7 +25,7 @@ from codec.base import (
     trainer,
 )
 from edge_client import EdgeSession
-from shared.bitstream import Bitstream
+from shared.bitstream import FORMAT_VERSIONS, Bitstream, Reference
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, BudgetError, BundleError
 from shared.targets import RateTarget, Region
@@ -41,12 +41,26 @@ NAMES = codec_names()
 GOLDEN = [(name, record) for name in NAMES for record in golden(name)["files"]]
 
 
-class Halves:
-    """Both halves of a codec, opened for its small bundle."""
+class VersionedEdge:
+    """An edge half that is asked for a version of the container's format where it encodes."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, edge: EdgeCodec[Any, Any], version: int) -> None:
+        self._edge, self._version = edge, version
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._edge, name)
+
+    def encode(self, *arguments: Any, **options: Any) -> Bitstream:
+        return self._edge.encode(*arguments, version=self._version, **options)
+
+
+class Halves:
+    """Both halves of a codec, opened for its small bundle, and a version of the format."""
+
+    def __init__(self, bundle: Bundle, version: int) -> None:
+        self.version = version
         self.bundle = bundle
-        self.edge: EdgeCodec[Any, Any] = open_edge(bundle)
+        self.edge: EdgeCodec[Any, Any] = VersionedEdge(open_edge(bundle), version)  # type: ignore[assignment]
         self.cloud: CloudCodec[Any] = open_cloud(bundle)
         self.photo = picture(*SIZE, seed=1)
         self.states = [row.state for row in bundle.manifest.states]
@@ -55,10 +69,14 @@ class Halves:
         return self.edge.encode(self.photo, RateTarget(state=state))
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(
+    scope="module",
+    params=[(name, version) for name in NAMES for version in FORMAT_VERSIONS],
+    ids=lambda pair: f"{pair[0]}-{pair[1]}",
+)
 def codec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Halves:
-    folder = tmp_path_factory.mktemp(request.param)
-    return Halves(small_bundle(request.param, folder))
+    name, version = request.param
+    return Halves(small_bundle(name, tmp_path_factory.mktemp(name)), version)
 
 
 @pytest.mark.parametrize(("name", "record"), GOLDEN, ids=[f"{n}-{r['file']}" for n, r in GOLDEN])
@@ -71,6 +89,22 @@ def test_golden_files_decode_to_the_same_values(name: str, record: dict[str, str
     assert bitstream.to_bytes() == data
     for half in (open_cloud(bundle), open_edge(bundle)):
         assert half.decode(bitstream).checksum().hex() == record["latents_sha256"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_files_are_coded_to_each_other_by_every_version(name: str) -> None:
+    """The same values are in the files of each version, and go from one to the other, byte for
+    byte."""
+    folder = golden_folder(name)
+    edge = open_edge(Bundle.load(folder / "bundle.zip"))
+    later = sorted(folder.glob("version*/*.fwf"))
+    assert later or not any(path.read_bytes()[:4] == b"\x89FWF" for path in folder.glob("*.fwf"))
+    for path in later:
+        old, new = (folder / path.name).read_bytes(), path.read_bytes()
+        before, after = Bitstream.from_bytes(old), Bitstream.from_bytes(new)
+        assert edge.recode(before, after.version).to_bytes() == new
+        assert edge.recode(after, before.version).to_bytes() == old
+        assert edge.recode(after, after.version) is after
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -90,7 +124,8 @@ def test_every_state_can_be_aimed_at_and_decoded(codec: Halves) -> None:
         latents = codec.cloud.decode(bitstream)
         assert (latents.width, latents.height, latents.state) == (*SIZE, state)
         assert latents.checksum() == codec.edge.decode(bitstream).checksum()
-        assert bitstream.bundle_id == codec.bundle.short_id
+        assert (bitstream.bundle_id, bitstream.version) == (codec.bundle.short_id, codec.version)
+        assert Bitstream.from_bytes(bitstream.to_bytes()) == bitstream
         assert codec.edge.encode(codec.photo, RateTarget(state=state)) == bitstream
 
 
@@ -169,6 +204,40 @@ def test_a_reference_is_used_or_refused(codec: Halves) -> None:
         return
     there = codec.cloud.decode(predicted, reference=codec.cloud.decode(key_frame))
     assert there.checksum() == codec.edge.decode(predicted, reference=before).checksum()
+
+
+def test_another_version_says_the_same_values(codec: Halves) -> None:
+    for bitstream in (codec.at(codec.states[0]), codec.at(codec.states[-1])):
+        values = codec.cloud.decode(bitstream).checksum()
+        for version in FORMAT_VERSIONS:
+            again = codec.edge.recode(bitstream, version)
+            assert again.version == version
+            assert codec.cloud.decode(again).checksum() == values
+            assert codec.edge.recode(again, codec.version) == bitstream
+    foreign = dataclasses.replace(codec.at(0), bundle_id=b"another!")
+    with pytest.raises(BitstreamError) as refused:
+        codec.edge.recode(foreign, 7 - codec.version)
+    assert refused.value.reason == "wrong_bundle"
+
+
+def test_a_predicted_frame_without_its_reference_says_what_it_needs(codec: Halves) -> None:
+    if codec.version == 3:
+        return  # it has no references
+    reference = Reference(2, codec.edge.decode(codec.at(0)).checksum()[:4])
+    predicted = dataclasses.replace(codec.at(0), reference=reference)
+    read = Bitstream.from_bytes(predicted.to_bytes())
+    assert read.reference == reference
+    for work in (
+        lambda: codec.edge.decode(read),
+        lambda: codec.cloud.decode(read),
+        lambda: codec.edge.recode(read, 3),
+        lambda: codec.edge.shorten(read, RateTarget(max_bytes=1)),
+    ):
+        with pytest.raises(BitstreamError, match="the frame 2 before it") as refused:
+            work()
+        assert refused.value.reason == "reference_needed"
+        assert refused.value.details["checksum"] == reference.checksum.hex()
+    assert codec.edge.shorten(read, RateTarget(state=read.state)).reference == reference
 
 
 def test_a_bitstream_of_another_bundle_is_refused(codec: Halves) -> None:
@@ -251,7 +320,7 @@ def test_a_device_gets_what_the_edge_needs_and_no_more(codec: Halves) -> None:
     assert light.id == codec.bundle.id
     edge = open_edge(light)
     edge.load()
-    assert edge.encode(codec.photo, RateTarget(state=0)) == codec.at(0)
+    assert edge.encode(codec.photo, RateTarget(state=0), version=codec.version) == codec.at(0)
     for name, entry in codec.bundle.manifest.files.items():
         if entry.side == "cloud":
             with pytest.raises(BundleError):
@@ -265,7 +334,7 @@ def test_an_unknown_codec_is_named_with_the_known_ones(tmp_path: Path) -> None:
             tmp_path / name, made.manifest.model_copy(update={"codec": name}), {}
         )
         for opened in (open_edge, open_cloud):
-            with pytest.raises(BundleError, match=f"known: {', '.join(NAMES)}") as refused:
+            with pytest.raises(BundleError, match=f"has {', '.join(NAMES)}") as refused:
                 opened(unknown)
             assert refused.value.reason == "unknown_codec"
 

@@ -1,6 +1,7 @@
 """What the contract test needs of a codec: a small bundle of it, and golden files in its folder.
 
-python -m tests.support.contract NAME    makes the golden files of a new codec
+python -m tests.support.contract NAME    makes the golden files of a new codec, or those of the
+                                         version of the container's format that is written now
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.base import codec_names, open_cloud, open_edge, small_bundle
-from shared.bitstream import Bitstream
+from codec.base import EdgeCodec, codec_names, open_cloud, open_edge, small_bundle
+from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
 from shared.targets import RateTarget
 from tests.support.composed import ROOT
@@ -32,12 +33,15 @@ def golden_folder(name: str) -> Path:
 
 def golden(name: str) -> dict[str, Any]:
     """Of golden.json: ``bundle_id``, and ``files`` with ``file``, ``file_sha256`` and
-    ``latents_sha256``."""
+    ``latents_sha256``; those of later versions of the container's format are in folders there."""
     path = golden_folder(name) / "golden.json"
     if not path.is_file():
         command = f"python -m tests.support.contract {name}"
         raise FileNotFoundError(f"codec {name} has no golden files yet: {command} makes them")
     found: dict[str, Any] = json.loads(path.read_text())
+    for later in sorted(golden_folder(name).glob("version*/golden.json")):
+        for record in json.loads(later.read_text())["files"]:
+            found["files"].append({**record, "file": f"{later.parent.name}/{record['file']}"})
     return found
 
 
@@ -54,8 +58,9 @@ def print_checksums(name: str) -> None:
     """Every golden file and the checksum of what it decodes to, a line each."""
     folder = golden_folder(name)
     codec = open_cloud(Bundle.load(folder / "bundle.zip"))
-    for path in sorted(folder.glob("*.fwf")):
-        print(path.name, codec.decode(Bitstream.from_bytes(path.read_bytes())).checksum().hex())
+    for path in sorted(folder.rglob("*.fwf")):
+        latents = codec.decode(Bitstream.from_bytes(path.read_bytes()))
+        print(path.relative_to(folder).as_posix(), latents.checksum().hex())
 
 
 def index_hash(indices: Mapping[str, NDArray[Any]]) -> str:
@@ -76,6 +81,31 @@ def write_golden(name: str) -> None:
         folder.rename(golden_folder(name))
 
 
+def write_golden_again(name: str, version: int) -> None:
+    """Make the golden files of a later version of the container's format: the same values, coded
+    again. All or none."""
+    folder = golden_folder(name)
+    edge = open_edge(Bundle.load(folder / "bundle.zip"))
+    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+        made = Path(unfinished) / f"version{version}"
+        made.mkdir()
+        records = []
+        for path in sorted(folder.glob("*.fwf")):
+            bitstream = edge.recode(Bitstream.from_bytes(path.read_bytes()), version)
+            (made / path.name).write_bytes(bitstream.to_bytes())
+            records.append(_record(path.name, bitstream, edge))
+        (made / "golden.json").write_text(json.dumps({"files": records}, indent=1) + "\n")
+        made.rename(folder / made.name)
+
+
+def _record(file: str, bitstream: Bitstream, edge: EdgeCodec[Any, Any]) -> dict[str, str]:
+    return {
+        "file": file,
+        "file_sha256": hashlib.sha256(bitstream.to_bytes()).hexdigest(),
+        "latents_sha256": edge.decode(bitstream).checksum().hex(),
+    }
+
+
 def _write_golden(name: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as small:
         (folder / "bundle.zip").write_bytes(small_bundle(name, Path(small)).to_zip())
@@ -90,19 +120,19 @@ def _write_golden(name: str, folder: Path) -> None:
             bitstream = edge.encode(photo, target)
             file = folder / f"{width}x{height}-{kind}.fwf"
             file.write_bytes(bitstream.to_bytes())
-            records.append(
-                {
-                    "file": file.name,
-                    "file_sha256": hashlib.sha256(bitstream.to_bytes()).hexdigest(),
-                    "latents_sha256": edge.decode(bitstream).checksum().hex(),
-                }
-            )
+            records.append(_record(file.name, bitstream, edge))
     facts = {"bundle_id": bundle.id, "files": records}
     (folder / "golden.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     (wanted,) = sys.argv[1:]
-    if wanted not in codec_names() or golden_folder(wanted).exists():
+    if wanted in codec_names() and not golden_folder(wanted).exists():
+        write_golden(wanted)
+    elif wanted in codec_names() and not any(
+        Bitstream.from_bytes(path.read_bytes()).version == FORMAT_VERSION
+        for path in golden_folder(wanted).rglob("*.fwf")
+    ):
+        write_golden_again(wanted, FORMAT_VERSION)
+    else:
         sys.exit(f"{wanted} is no codec, or has golden files already; they are never made again")
-    write_golden(wanted)

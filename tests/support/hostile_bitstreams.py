@@ -54,6 +54,6 @@ def reseal(bitstream: Bitstream, rng: np.random.Generator) -> bytes:
             payload[int(rng.integers(len(payload)))] ^= 1 << int(rng.integers(8))
         passes = int(rng.integers(1, 9)) if rng.random() < 0.5 else partial.passes
         partial = dataclasses.replace(partial, passes=passes, payload=bytes(payload))
-    return Bitstream(
-        bitstream.bundle_id, width, height, bitstream.state, tuple(layers), partial
+    return dataclasses.replace(
+        bitstream, width=width, height=height, layers=tuple(layers), partial=partial
     ).to_bytes()

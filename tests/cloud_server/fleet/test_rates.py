@@ -67,6 +67,21 @@ async def test_what_a_device_has_refused_is_not_built_on(database: Database) -> 
     assert await database.read(lambda c: rate_given(c, "cam")) == Policy(state=2)
 
 
+async def test_a_change_that_is_cancelled_takes_nobody_elses_with_it(database: Database) -> None:
+    fleet = Fleet(database)
+    fleet.join(Hello("cam", "s"), "0" * 64, lambda issued: None)
+    (first,) = await fleet.issue(named("cam"), change_rate(Policy(max_frames_per_second=2)), "ann")
+    (second,) = await fleet.issue(named("cam"), change_rate(Policy(state=5)), "bob")
+    await fleet.cancel([second.command.command_id], "bob")
+    (waiting,) = await database.read(lambda c: commands.pending(c, "cam"))
+    assert (waiting.id, waiting.issued_by) == (first.id, "ann")
+    assert await database.read(lambda c: rate_given(c, "cam")) == Policy(max_frames_per_second=2)
+    await fleet.cancel([first.command.command_id], "ann")
+    assert await database.read(lambda c: commands.pending(c, "cam")) == []
+    assert await database.read(lambda c: rate_given(c, "cam")) == Policy()
+    await fleet.close()
+
+
 @pytest.mark.parametrize(
     ("policy", "mask"),
     [

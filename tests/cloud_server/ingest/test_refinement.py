@@ -233,10 +233,10 @@ def test_a_frame_leaves_before_what_is_only_kept_of_it_is_encoded(
     results: list[float] = []
 
     class SlowEncoder:
-        def encode(self, photo: Any, *, version: int) -> Bitstream:
+        def encode(self, photo: Any, *, state: int, version: int) -> Bitstream:
             time.sleep(1.0)
             results.append(time.monotonic())
-            return encoder.encode(photo, version=version)
+            return encoder.encode(photo, state=state, version=version)
 
     address = asking().address
     with EdgeSession(address, bundle=feature_bundle, also=[tiny_bundle]) as session:
@@ -257,7 +257,7 @@ def test_what_cannot_be_encoded_in_the_second_place_leaves_the_frame_alone(
     asking: Any, feature_bundle: Bundle, tiny_bundle: Bundle, grey: NDArray[np.uint8]
 ) -> None:
     class BrokenEncoder:
-        def encode(self, photo: Any, *, version: int) -> Bitstream:
+        def encode(self, photo: Any, *, state: int, version: int) -> Bitstream:
             raise PhotoError("unreadable", "not by this one")
 
     address = asking().address

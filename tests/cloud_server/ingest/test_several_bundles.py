@@ -310,7 +310,7 @@ def test_a_forged_second_bitstream_fails_the_frame_alone(
     client: Client, encoder: EdgeEncoder, feature_encoder: EdgeEncoder,
     red: NDArray[np.uint8], forge: Any, reason: str,
 ) -> None:  # fmt: skip
-    pair = (feature_encoder.encode(red), encoder.encode(red))
+    pair = (feature_encoder.encode(red, version=3), encoder.encode(red, version=3))
     message = ingest_pb2.Frame(sequence=1, features=[features_message(one) for one in pair])
     forge(message.features)
     client.say(frame=message)

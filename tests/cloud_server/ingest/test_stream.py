@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,40 @@ def test_refining_a_frame_that_is_not_kept_or_leaves_a_gap_fails_alone(
     ],
 )
 def test_a_forged_frame_fails_alone_and_the_stream_goes_on(
+    client: MemoryClient,
+    encoder: EdgeEncoder,
+    image: NDArray[np.uint8],
+    bitstream: Bitstream,
+    forge: Any,
+    reason: str,
+) -> None:
+    client.hello(session=f"forged-{time.monotonic_ns()}")
+    features = features_message(encoder.encode(image, version=3))
+    forge(features)
+    client.say(frame=ingest_pb2.Frame(sequence=1, features=[features]))
+    assert client.wait_for("result")[0].outcome.error.reason == reason
+    client.frame(2, bitstream)
+    assert client.wait_for("result", 2)[1].outcome.HasField("analysis")
+
+
+@pytest.mark.parametrize(
+    ("forge", "reason"),
+    [
+        (lambda f: setattr(f, "container", f.container[:-1]), "truncated"),
+        (lambda f: setattr(f, "container", f.container + b"!"), "trailing_bytes"),
+        (lambda f: setattr(f, "container", b"\x89\xf0" + f.container[2:]), "bad_version"),
+        (lambda f: setattr(f, "container", b"no" + f.container[2:]), "bad_magic"),
+        (lambda f: setattr(f, "container", b"\x89\xc3" + f.container[2:]), "bad_header"),
+        (lambda f: setattr(f, "bundle_short_id", b"\0" * 8), "crc_mismatch"),
+        (lambda f: setattr(f, "bundle_short_id", b"short"), "bad_bundle_id"),
+        (lambda f: f.ClearField("container"), "limit_exceeded"),
+        (lambda f: setattr(f, "width", 160), "invalid_message"),
+        (lambda f: f.layers.add(), "invalid_message"),
+        (lambda f: (f.ClearField("bundle_short_id"), setattr(f, "bundle_index", 7)),
+         "bad_bundle_id"),
+    ],
+)  # fmt: skip
+def test_a_forged_file_in_a_frame_fails_alone_and_the_stream_goes_on(
     client: MemoryClient, bitstream: Bitstream, forge: Any, reason: str
 ) -> None:
     client.hello(session=f"forged-{time.monotonic_ns()}")
@@ -361,12 +396,15 @@ def test_a_frame_over_the_servers_cap_is_refused_by_the_client_itself(
     server: str, encoder: EdgeEncoder, image: NDArray[np.uint8]
 ) -> None:
     with EdgeSession(server, encoder=encoder) as session:
-        large = Bitstream(encoder.bundle.short_id, 64, 64, 4, (Layer(4, bytes(40 * 2**20)),))
+        layers = tuple(Layer(state, bytes(14 * 2**20)) for state in (4, 3, 2))
+        large = Bitstream(encoder.bundle.short_id, 64, 64, 2, layers)
         with pytest.raises(SessionError) as caught:
             session.send(large)
         assert caught.value.reason == "message_too_large"
-        results = list(session.stream([large, image], state=4))
-        assert [result.error is None for result in results] == [False, True]
+        impossible = replace(large, state=4, layers=(Layer(4, bytes(40 * 2**20)),))
+        for one, reason in ((large, "message_too_large"), (impossible, "limit_exceeded")):
+            results = list(session.stream([one, image]))
+            assert [result.error and result.error.reason for result in results] == [reason, None]
 
 
 def test_analyze_needs_no_stream(

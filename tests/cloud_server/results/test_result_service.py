@@ -24,7 +24,9 @@ from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import results_pb2, results_pb2_grpc
+from shared.rpc.errors import error_from_call
 from shared.wire import PictureRequest
+from shared.wire.features import parse_features
 from shared.wire.requests import Refine, refine_message
 from tests.support.commands import run
 from tests.support.pictures import same_picture
@@ -251,6 +253,30 @@ def test_a_stored_frame_is_what_was_sent_at_any_coarser_state(
         with pytest.raises(FeatherwireError) as caught:
             consumer.stored(key(1), **wrong)
         assert caught.value.reason == reason
+
+
+def test_a_reader_of_before_gets_the_frame_in_the_format_that_it_knows(
+    server: ServerThread,
+    send: Any,
+    encoder: EdgeEncoder,
+    image: NDArray[np.uint8],
+    consumer: ResultClient,
+) -> None:
+    sent = {version: encoder.encode(image, state=1, version=version) for version in (3, 4)}
+    for version, bitstream in sent.items():
+        send("s", version, bitstream)
+    with grpc.insecure_channel(server.address) as channel:
+        stub = results_pb2_grpc.ResultServiceStub(channel)
+        for sequence in (3, 4):
+            request = results_pb2.GetFrameRequest(frame=key(sequence))
+            assert parse_features(stub.GetFrame(request).features) == sent[3]
+            request.max_bytes = sent[3].file_bytes - 1
+            assert parse_features(stub.GetFrame(request).features) == sent[3].truncate(2)
+            request.format_versions.append(9)
+            with pytest.raises(grpc.RpcError) as refused:
+                stub.GetFrame(request)
+            assert error_from_call(refused.value, server.address).reason == "bad_version"
+            assert consumer.frame(key(sequence))[0] == sent[sequence]
 
 
 def test_part_of_a_layer_is_left_out_with_its_layer(

@@ -37,6 +37,8 @@ def test_encoding_the_golden_indices_again_gives_the_golden_bytes(
         finest = Bitstream.from_bytes((FOLDER / "{}x{}-state0.fwf".format(*size)).read_bytes())
         passes = bitstream.partial.passes if bitstream.partial else 0
         indices = codec.decode(finest).indices
-        again = codec.chains[0].code(indices, *size, state=bitstream.state, passes=passes)
+        again = codec.chains[0].code(
+            indices, *size, state=bitstream.state, passes=passes, version=bitstream.version
+        )
         assert again.to_bytes() == data
         assert codec.shorten(finest, len(data)).file_bytes <= len(data)

@@ -179,7 +179,7 @@ def test_truncate_wants_one_target_and_the_files_own_bundle(
     )
     failure = json.loads(result.stdout)["failures"][0]
     assert failure["reason"] == "wrong_bundle"
-    assert b"otherone".hex() in failure["message"]
+    assert b"othe".hex() in failure["message"]  # a file has half of the short id
     assert "encode the photo again" in failure["message"]
 
 
@@ -241,6 +241,29 @@ def test_contradicting_rates_and_unknown_states_are_wrong_usage(
     assert run(*arguments, "--state", 99).exit_code == 2
 
 
+def test_files_go_from_one_format_to_the_other_and_say_which_they_have(
+    bundle: str, tmp_path: Path, photo_files: dict[str, Path]
+) -> None:
+    run("encode", photo_files["flower"], "-o", tmp_path, "--bundle", bundle)
+    file = tmp_path / "flower.fwf"
+    old, both, again = tmp_path / "old", tmp_path / "both", tmp_path / "again"
+    run("truncate", file, "-o", old, "--format", 3, "--bundle", bundle)
+    run("truncate", file, "-o", both, "--format", 3, "--state", 4, "--bundle", bundle)
+    run("truncate", old / file.name, "-o", again, "--format", 4, "--bundle", bundle)
+    assert (again / file.name).read_bytes() == file.read_bytes()
+    shown = run_json("inspect", file, old / file.name)["results"]
+    assert [record["format"] for record in shown] == [4, 3]
+    assert [record["state"] for record in shown[0]["states"]] == [
+        record["state"] for record in shown[1]["states"]
+    ]
+    # A file of format 3 is cut as such, without its bundle.
+    run("truncate", old / file.name, "-o", tmp_path / "cut", "--state", 4)
+    assert (tmp_path / "cut" / file.name).read_bytes() == (both / file.name).read_bytes()
+    unknown = run("truncate", file, "-o", old, "--format", 5, "--json")
+    assert unknown.exit_code == 1
+    assert "there are 3 and 4" in unknown.stdout
+
+
 def test_truncate_never_overwrites_its_source(
     bundle: str, tmp_path: Path, photo_files: dict[str, Path]
 ) -> None:
@@ -293,7 +316,7 @@ def test_inspect_warns_of_a_file_that_the_packaged_bundle_cannot_decode(
     result = run("inspect", foreign, tmp_path / "own.fwf", "--json")
     assert result.exit_code == 0
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"warning: {foreign}: made with bundle {wanted.hex()}")
+    assert line.startswith(f"warning: {foreign}: made with bundle {wanted[:4].hex()},")
     assert all(name in line for name in packaged_names())
     told = [record["warning"] for record in json.loads(result.stdout)["results"]]
     assert told == [line.removeprefix(f"warning: {foreign}: "), None]

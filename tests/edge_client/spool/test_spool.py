@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from edge_client.spool import Spool, SpoolLimits, SpoolPolicy
 from edge_client.spool.clock import SpoolClock, Uptime
 from edge_client.spool.room import coarser
+from shared.bitstream import FORMAT_VERSIONS, Reference
 from shared.errors import SpoolError
-from shared.wire.features import features_message, parse_features
+from shared.wire.features import features_message, header_of, parse_features
 from tests.support.frames import frame, layered
 
 
@@ -148,8 +150,9 @@ def test_coarsen_cuts_the_finest_layers_before_it_drops_anything(tmp_path: Path)
             queued = spool.take(sequence)
             assert queued is not None
             (features,) = queued.message.features
-            states.append(features.state)
-            assert parse_features(features) == whole.truncate(features.state)
+            found = parse_features(features)
+            states.append(found.state)
+            assert found == whole.truncate(found.state)
         assert max(states) - min(states) <= 1, "all give way together"
         assert max(states) > 0
         assert spool.stats().counts["coarsened"] >= 15
@@ -180,7 +183,7 @@ def test_of_several_descriptions_the_largest_is_cut() -> None:
     two = frame(layered([10, 500]), layered([10, 20]))
     cut = coarser(two)
     assert cut is not None
-    assert [features.state for features in cut.features] == [1, 0]
+    assert [header_of(features).state for features in cut.features] == [1, 0]
     cut = coarser(cut)
     assert cut is not None
     assert cut.features[1] == features_message(layered([10, 20]).truncate(1))
@@ -262,6 +265,54 @@ def test_renew_numbers_the_frames_again_in_a_new_session(spool: Spool) -> None:
     assert queued.message.sequence == 3
     assert spool.awaited() == {}
     assert spool.put(frame(layered([10]))) == 4
+
+
+def test_references_follow_their_frames_when_these_are_numbered_again(spool: Spool) -> None:
+    """Of four frames, each predicted from the one before, the first two are gone: the third cannot
+    be helped, and says so; the last one's reference is where it was."""
+    alone = layered([10])
+    for number in range(1, 6):
+        distance = 2 if number == 5 else 1
+        reference = Reference(distance, bytes([number]) * 4) if number > 1 else None
+        spool.put(frame(replace(alone, reference=reference)))
+    spool.acknowledge(1)
+    spool.acknowledge(4)
+    spool.renew()  # 2, 3 and 5 are 1, 2 and 3
+    found = []
+    for sequence in (1, 2, 3):
+        queued = spool.take(sequence)
+        assert queued is not None
+        found.append(parse_features(queued.message.features[0]).reference)
+    assert found == [
+        Reference(1, b"\2" * 4), Reference(1, b"\3" * 4), Reference(1, b"\5" * 4),
+    ]  # fmt: skip
+
+
+def test_a_predicted_frame_is_not_made_coarser(tmp_path: Path) -> None:
+    predicted = replace(layered([50, 100, 200]), reference=Reference(1, b"sums"))
+    with Spool.open(tmp_path, SpoolLimits(1000, policy=SpoolPolicy.COARSEN)) as spool:
+        for _ in range(4):
+            spool.put(frame(predicted))
+        assert spool.stats().counts == {"put": 4, "dropped_full": 2}
+        queued = spool.next_after(0)
+    assert queued is not None
+    assert parse_features(queued.message.features[0]) == predicted
+
+
+@pytest.mark.parametrize("version", FORMAT_VERSIONS)
+def test_coarsen_cuts_frames_of_every_format_and_leaves_damage_to_the_server(
+    version: int,
+) -> None:
+    whole = replace(layered([10, 20, 30]), version=version)
+    cut = coarser(frame(whole))
+    assert cut is not None
+    assert parse_features(cut.features[0]) == whole.truncate(1)
+    damaged = frame(whole)
+    if version == 3:
+        damaged.features[0].layers[0].crc32c ^= 1
+    else:
+        damaged.features[0].container = damaged.features[0].container[:-1]
+    assert coarser(damaged) is None
 
 
 @pytest.mark.parametrize("bad", [{"max_bytes": 0}, {"max_age_s": 0.0}, {"max_age_s": float("nan")}])

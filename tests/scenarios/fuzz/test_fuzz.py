@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.transport.device import Device
 from edge_client.encoder import EdgeEncoder
-from shared.bitstream import Bitstream
+from shared.bitstream import FORMAT_VERSIONS, Bitstream
 from shared.bundle import Bundle
 from shared.proto.featherwire.v1 import ingest_pb2, types_pb2
 from shared.rpc.channel import client_options, open_async_channel
@@ -54,7 +54,7 @@ def seeds(bitstream: Bitstream) -> list[ingest_pb2.ConnectRequest]:
     request = ingest_pb2.ConnectRequest
     frame = frame_message(Frame(1, (bitstream.truncate(3),), picture=PictureRequest()))
     kept = frame_message(Frame(2, (bitstream,), ("nothing",)))
-    refine = refine_message(Refine(1, bitstream.layers[2:]))
+    refine = refine_message(Refine(1, bitstream.layers[2:], version=bitstream.version))
     beat = request(heartbeat=ingest_pb2.Heartbeat(nonce=7))
     both = ingest_pb2.RequestBatch(requests=[request(frame=frame), beat, request(frame=kept)])
     nested = ingest_pb2.RequestBatch(requests=[request(batch=both)])
@@ -156,10 +156,14 @@ def reason_of(error: grpc.RpcError) -> str:
 
 
 def test_damaged_streams_are_refused_by_type_and_others_served_on(
-    tiny_bundle: Bundle, bitstream: Bitstream
+    tiny_bundle: Bundle, encoder: EdgeEncoder, image: NDArray[np.uint8], bitstream: Bitstream
 ) -> None:
     rng = random.Random("featherwire-streams")
-    known = seeds(bitstream)
+    known = [
+        message
+        for version in FORMAT_VERSIONS
+        for message in seeds(encoder.encode(image, version=version))
+    ]
     ends: collections.Counter[Any] = collections.Counter()
 
     async def run(address: str) -> int:

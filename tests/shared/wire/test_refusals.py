@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared.bitstream import Bitstream, Layer, PartialLayer
+from shared.bitstream import FORMAT_VERSIONS, Bitstream, Layer, PartialLayer
 from shared.errors import (
     BitstreamError,
     FeatherwireError,
@@ -94,7 +94,7 @@ def test_a_bad_frame_message_is_refused(change: Any) -> None:
 )
 def test_a_forged_partial_layer_is_refused(change: Any, reason: str) -> None:
     layers = (Layer(2, b"four"), Layer(1, b"four"))
-    good = Bitstream(b"8" * 8, 64, 64, 1, layers, PartialLayer(0, 2, b"four"))
+    good = Bitstream(b"8" * 8, 64, 64, 1, layers, PartialLayer(0, 2, b"four"), version=3)
     message = frame_message(Frame(1, (good,))).features[0]
     assert parse_features(message) == good
     change(message)
@@ -112,8 +112,10 @@ def test_a_forged_partial_layer_is_refused(change: Any, reason: str) -> None:
         Limits(max_file_bytes=5),
     ],
 )
-def test_features_over_a_limit_are_refused(limits: Limits) -> None:
-    bitstream = Bitstream(b"8" * 8, 64, 64, 0, (Layer(1, b"four"), Layer(0, b"four")))
+@pytest.mark.parametrize("version", FORMAT_VERSIONS)
+def test_features_over_a_limit_are_refused(limits: Limits, version: int) -> None:
+    layers = (Layer(1, b"four"), Layer(0, b"four"))
+    bitstream = Bitstream(b"8" * 8, 64, 64, 0, layers, version=version)
     message = frame_message(Frame(1, (bitstream,))).features[0]
     assert parse_features(message) == bitstream
     with pytest.raises(BitstreamError) as caught:
@@ -132,7 +134,7 @@ def test_features_over_a_limit_are_refused(limits: Limits) -> None:
     ],
 )
 def test_a_forged_second_bitstream_is_refused(change: Any, reason: str) -> None:
-    first = Bitstream(b"8" * 8, 64, 64, 0, (Layer(0, bytes(10 * 2**20)),))
+    first = Bitstream(b"8" * 8, 64, 64, 0, (Layer(0, bytes(10 * 2**20)),), version=3)
     second = replace(first, bundle_id=b"9" * 8, layers=(Layer(0, b"x"),))
     message = frame_message(Frame(1, (first, second)))
     assert parse_frame(message).bitstreams == (first, second)

@@ -730,7 +730,8 @@ class CancelCommandsResponse(_message.Message):
     @_builtins.property
     def cancelled_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Those that had no answer; now they have the error cancelled. A device that was given one before
-        may carry it out all the same, and its answer then takes the place of that error.
+        may carry it out all the same, and its answer then takes the place of that error. A set_rate that
+        one of them had superseded is to be carried out again.
         """
 
     def __init__(
