@@ -8,12 +8,13 @@ import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import typer
 from typer.core import TyperGroup
 
 from shared.cli.exits import ExitCode
+from shared.cli.help import OUTPUT, Panels, arrange
 from shared.cli.output import print_error, print_line
 from shared.errors import FeatherwireError
 from shared.installation import NO_RELEASE, install_command, package_version
@@ -30,7 +31,14 @@ OUR_PACKAGES = frozenset({"shared", "codec", "edge_client", "cloud_server", "tra
 
 
 class Program(TyperGroup):
-    """A command line that says in JSON too, where that was asked for, how it was used wrongly."""
+    """A command line that says in JSON too, where that was asked for, how it was used wrongly; its
+    help has options in groups."""
+
+    panels: ClassVar[Panels] = {"Output": OUTPUT}
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        arrange(self, self.panels)
 
     def make_context(
         self,
@@ -57,14 +65,17 @@ def asks_json(words: Sequence[str]) -> bool:
     return "--json" in words[: words.index("--") if "--" in words else None]
 
 
-def build_app(name: str, about: str, package: str, modules: Sequence[str]) -> typer.Typer:
+def build_app(
+    name: str, about: str, package: str, modules: Sequence[str], panels: Panels | None = None
+) -> typer.Typer:
     """An app with ``--version`` and the commands that ``package``'s ``modules`` register.
 
+    panels: the groups of options in its help.
     A module registers with ``register(app)``, and imports what is heavy only when a command runs.
     """
     app = typer.Typer(
         name=name,
-        cls=Program,
+        cls=Program if panels is None else type("Program", (Program,), {"panels": panels}),
         help=about,
         no_args_is_help=True,
         pretty_exceptions_show_locals=False,

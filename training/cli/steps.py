@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from shared.cli import JsonOption, print_document, stop_on_error
 from shared.cli.app import Program, asks_json
+from shared.cli.help import arrange
 
 if TYPE_CHECKING:
     from typer._click.core import Command, Context
@@ -152,9 +154,21 @@ def _step_command(name: str, which: str | None) -> Command | None:
     command.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in [*own, *common]}
     app = typer.Typer(add_completion=False)
-    help_text = inspect.getdoc(step.run) or step.summary
+    help_text = _for_people(inspect.getdoc(step.run) or step.summary)
     app.command(name, help=help_text)(command)
-    return typer.main.get_command(app)
+    made = typer.main.get_command(app)
+    arrange(made, Program.panels)
+    return made
+
+
+_RAISES = re.compile(r"(?:^|\s+)Raises\s[^.]*(?:\.(?=\s|$)|$)")
+_ROLE = re.compile(r":\w+:`([^`]*)`")
+
+
+def _for_people(docstring: str) -> str:
+    """A docstring as help: without what it says to programmers."""
+    text = _ROLE.sub(r"\1", _RAISES.sub("", docstring)).replace("``", "`")
+    return "\n\n".join(part.strip() for part in text.split("\n\n") if part.strip())
 
 
 def _options(run: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -166,7 +180,7 @@ def _options(run: Callable[..., Any]) -> list[inspect.Parameter]:
             continue
         kind, text = get_args(hints[parameter.name])[:2]
         flags = ("-o", "--output") if parameter.name == "output" else ()
-        option = typer.Option(*flags, help=text)
+        option = typer.Option(*flags, help=_for_people(text))
         annotation = Annotated[kind, option]  # type: ignore[valid-type]  # known when it runs
         found.append(parameter.replace(annotation=annotation))
     return found
