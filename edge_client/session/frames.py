@@ -142,7 +142,7 @@ class Framer:
             self.deadline_of(first.width, first.height),
             encoded.make_others if kept else None,
             traceparent_of(span),
-            self.hard_deadline,
+            hard_deadline=self.hard_deadline,
         )
 
     def for_spool(
