@@ -48,14 +48,23 @@ _TOLERATED: Final = 4 * (PROBABILITY_ONE >> 8)
 _NEAR_CERTAIN: Final = PROBABILITY_ONE >> 8
 _RUN_SHIFT: Final = _PRECISION - 3
 
+Ranks = npt.NDArray[np.uint16]
 Places = npt.NDArray[np.intp]
 Numbers = npt.NDArray[np.int64]
 
 
-def encode_bits(coder: RangeEncoder, bits: Bits, probabilities: Probabilities) -> None:
-    """Append a pass of bits (uint8 [n], 0 or 1) with P(1) * 2**16 (uint16 [n], at least 1)."""
-    plan = _Plan(probabilities)
-    less_likely = bits ^ plan.flipped
+def ranks_of(probabilities: Probabilities) -> Ranks:
+    """2**15 - q of bits with these P(1) * 2**16 (from 1 up), which are sorted by it."""
+    return _ranks().take(probabilities)
+
+
+def encode_bits(coder: RangeEncoder, less_likely: Bits, ranks: Ranks) -> None:
+    """Append a pass of bits.
+
+    less_likely: uint8 [n], 1 where a bit is what it is with probability q. ranks: uint16 [n], of
+    each 2**15 - q, from 0 to 2**15 - 1.
+    """
+    plan = _Plan(ranks)
     if len(plan.single):
         chosen = less_likely[plan.single]
         starts = np.where(chosen, plan.splits, 0)
@@ -71,10 +80,10 @@ def encode_bits(coder: RangeEncoder, bits: Bits, probabilities: Probabilities) -
             _encode_runs(coder, found[cut:], plan.tables[cut:])
 
 
-def decode_bits(coder: RangeDecoder, probabilities: Probabilities) -> Bits:
-    """The next pass of bits: uint8 [n]. Raises BitstreamError ``bad_payload``."""
-    plan = _Plan(probabilities)
-    less_likely = np.empty(len(probabilities), np.uint8)
+def decode_bits(coder: RangeDecoder, ranks: Ranks) -> Bits:
+    """What :func:`encode_bits` appended: uint8 [n]. Raises BitstreamError ``bad_payload``."""
+    plan = _Plan(ranks)
+    less_likely = np.empty(len(ranks), np.uint8)
     if len(plan.single):
         less_likely[plan.single] = coder.bits(plan.splits.tolist(), _ONE)
     if len(plan.tables):
@@ -86,7 +95,7 @@ def decode_bits(coder: RangeDecoder, probabilities: Probabilities) -> Bits:
             for place, byte in _decode_runs(coder, plan.tables[cut:]):
                 found[cut + place] = byte
         less_likely[plan.grouped] = np.unpackbits(found)
-    return less_likely ^ plan.flipped
+    return less_likely
 
 
 class ByteTables(NamedTuple):
@@ -141,23 +150,21 @@ def _nearest() -> npt.NDArray[np.uint8]:
 
 
 @cache
-def _ranks() -> npt.NDArray[np.uint16]:
-    """2**15 - q of every probability from 0 to 2**16 - 1: what bits are sorted by."""
+def _ranks() -> Ranks:
+    """Of every probability from 0 to 2**16 - 1."""
     chances = np.arange(PROBABILITY_ONE)
     return (_HALF - np.minimum(chances, PROBABILITY_ONE - chances)).astype(np.uint16)
 
 
 class _Plan:
-    """How the bits of a pass are coded, which their probabilities say.
+    """How the bits of a pass are coded, which their ranks say.
 
-    flipped: uint8 [n], 1 where a 1 is the likelier. single: places that are coded bit by bit, with
+    single: places that are coded bit by bit, with
     splits. grouped: places, eight of every group together; tables: uint8, the groups'; certain: the
     first of them that is coded in runs.
     """
 
-    def __init__(self, probabilities: Probabilities) -> None:
-        self.flipped = (probabilities > _HALF).view(np.uint8)
-        ranks = _ranks().take(probabilities)
+    def __init__(self, ranks: Ranks) -> None:
         order = ranks.argsort(kind="stable")
         chances = (_HALF - ranks.take(order)).astype(np.int64)
         alone = len(order) % _GROUP

@@ -93,8 +93,9 @@ class SharpSteps:
     more; flat if it has less; neither if there is no other symbol.
 
     starts, shares: int32 [tables, symbols], of steps; totals: int32 [tables], theirs. lists: for
-    decoding, starts and the total. top: the top. others: uint16, the chance of no top over
-    2**16, from 1 to 2**15. skipped: the symbol that steps leave out, or one past the last.
+    decoding, starts and the total. top: the top. ranks: uint16, 2**15 less the chance of another
+    symbol over 2**16, as :mod:`codec.entropy.groups` wants it. skipped: the symbol that steps leave
+    out, or one past the last.
     """
 
     def __init__(self, counts: Shares, total: int) -> None:
@@ -104,8 +105,8 @@ class SharpSteps:
         most = counts[rows, self.top]
         self.sharp: npt.NDArray[np.bool_] = (2 * most >= total) & (most < total)
         self.flat: npt.NDArray[np.bool_] = 2 * most < total
-        others = (total - most) * PROBABILITY_ONE // total
-        self.others: Probabilities = others.clip(1, PROBABILITY_ONE // 2).astype(np.uint16)
+        half, others = PROBABILITY_ONE // 2, (total - most) * PROBABILITY_ONE // total
+        self.ranks: npt.NDArray[np.uint16] = (half - others.clip(1, half)).astype(np.uint16)
         self.skipped: npt.NDArray[np.int32] = np.where(self.sharp, self.top, counts.shape[1])
         shares = counts.copy()
         shares[rows[self.sharp], self.top[self.sharp]] = 0

@@ -8,11 +8,20 @@ the whole table. The steps come after the bits, by place.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from codec.entropy.groups import decode_bits, encode_bits
+from codec.entropy.groups import decode_bits, encode_bits, ranks_of
 from codec.entropy.range_coder import VERSION_4, RangeDecoder, RangeEncoder
-from codec.entropy.tables import Bits, Probabilities, Symbols, SymbolTables, TableNumbers
+from codec.entropy.tables import (
+    PROBABILITY_ONE,
+    Bits,
+    Probabilities,
+    Symbols,
+    SymbolTables,
+    TableNumbers,
+)
 
 
 class BitEncoder:
@@ -23,7 +32,7 @@ class BitEncoder:
 
     def encode(self, bits: Bits, probabilities: Probabilities) -> None:
         """See :meth:`codec.entropy.BitWriter.encode`."""
-        encode_bits(self._coder, bits, probabilities)
+        encode_bits(self._coder, bits ^ _flipped(probabilities), ranks_of(probabilities))
 
     def payload(self) -> bytes:
         """See :meth:`codec.entropy.BitWriter.payload`."""
@@ -39,7 +48,8 @@ class BitDecoder:
 
     def decode(self, probabilities: Probabilities) -> Bits:
         """See :meth:`codec.entropy.BitReader.decode`."""
-        return decode_bits(self._coder, probabilities)
+        found = decode_bits(self._coder, ranks_of(probabilities))
+        return found ^ _flipped(probabilities)
 
     def finish(self) -> None:
         """See :meth:`codec.entropy.BitReader.finish`."""
@@ -51,23 +61,40 @@ class SymbolEncoder:
 
     def __init__(self, tables: SymbolTables) -> None:
         self._coder, self._tables = RangeEncoder(VERSION_4), tables.version_4
+        self._waiting: list[tuple[Symbols, TableNumbers]] = []
 
     def encode(self, symbols: Symbols, tables: TableNumbers) -> None:
-        """See :meth:`codec.entropy.SymbolWriter.encode`."""
-        steps = self._tables
-        sharp = steps.sharp.take(tables)
-        other = (symbols != steps.top.take(tables))[sharp]
-        encode_bits(self._coder, other.view(np.uint8), steps.others.take(tables[sharp]))
-        alone = steps.flat.take(tables)
-        alone[sharp] = other
-        tables, symbols = tables[alone], symbols[alone]
-        chosen = tables * steps.symbols + symbols
-        starts, shares = steps.starts.take(chosen), steps.shares.take(chosen)
-        self._coder.encode(starts.tolist(), shares.tolist(), steps.totals.take(tables).tolist())
+        """See :meth:`codec.entropy.SymbolWriter.encode`. Arrays are read when the payload is."""
+        self._waiting.append((symbols, tables))
 
     def payload(self) -> bytes:
         """See :meth:`codec.entropy.SymbolWriter.payload`."""
+        if self._waiting:
+            self._code(self._waiting)
+            self._waiting = []
         return self._coder.payload()
+
+    def _code(self, passes: Sequence[tuple[Symbols, TableNumbers]]) -> None:
+        """The shares of all passes at once: calls of numpy are what small passes would cost."""
+        steps = self._tables
+        symbols = np.concatenate([symbols for symbols, _ in passes])
+        tables = np.concatenate([tables for _, tables in passes])
+        sharp = steps.sharp.take(tables)
+        other = symbols != steps.top.take(tables)
+        flags, ranks = other[sharp].view(np.uint8), steps.ranks.take(tables[sharp])
+        alone = (sharp & other) | steps.flat.take(tables)
+        upto = np.cumsum([len(tables) for _, tables in passes])
+        sharp_upto = np.append(0, sharp.cumsum())[upto].tolist()
+        alone_upto = np.append(0, alone.cumsum())[upto].tolist()
+        tables = tables[alone]
+        chosen = tables * steps.symbols + symbols[alone]
+        starts, shares = steps.starts.take(chosen).tolist(), steps.shares.take(chosen).tolist()
+        totals = steps.totals.take(tables).tolist()
+        first, begin = 0, 0
+        for last, end in zip(sharp_upto, alone_upto, strict=True):
+            encode_bits(self._coder, flags[first:last], ranks[first:last])
+            self._coder.encode(starts[begin:end], shares[begin:end], totals[begin:end])
+            first, begin = last, end
 
 
 class SymbolDecoder:
@@ -82,7 +109,7 @@ class SymbolDecoder:
         steps = self._tables
         sharp = steps.sharp.take(tables)
         alone = steps.flat.take(tables)
-        alone[sharp] = decode_bits(self._coder, steps.others.take(tables[sharp]))
+        alone[sharp] = decode_bits(self._coder, steps.ranks.take(tables[sharp]))
         symbols = steps.top.take(tables)
         numbers, lists = tables[alone], steps.lists
         steps_of = [lists[number] for number in numbers.tolist()]
@@ -95,3 +122,8 @@ class SymbolDecoder:
     def finish(self) -> None:
         """See :meth:`codec.entropy.SymbolReader.finish`."""
         self._coder.finish()
+
+
+def _flipped(probabilities: Probabilities) -> Bits:
+    """1 where a 1 is likelier than a 0."""
+    return (probabilities > PROBABILITY_ONE // 2).view(np.uint8)

@@ -20,7 +20,7 @@ from cloud_server.console.pages.parts import (
 from cloud_server.console.pages.pictures import Fetch, Loader, Stage
 from cloud_server.console.view import fleet, formats, overlay
 from cloud_server.console.view.rates import Ladder, ladder
-from cloud_server.console.view.timeline import wanted
+from cloud_server.console.view.timeline import moment, wanted
 from cloud_server.fleet.words import policy_in_words, state_in_words
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import fleet_pb2, results_pb2
@@ -178,8 +178,7 @@ class DevicePage:
         self._record = record
         outcome = record.outcome
         analysis = outcome.analysis
-        at = formats.clock(record.captured_at)
-        text = f"frame {record.sequence}, captured {at} UTC"
+        text = f"frame {record.sequence}, {moment(record)}"
         if outcome.WhichOneof("outcome") == "error":
             text += f" – failed: {outcome.error.message}"
         self._stage.picture(

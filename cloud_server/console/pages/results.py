@@ -19,7 +19,7 @@ from cloud_server.console.pages.parts import (
     set_options,
 )
 from cloud_server.console.pages.pictures import Fetch, Loader, Stage
-from cloud_server.console.view import formats, overlay, timeline
+from cloud_server.console.view import overlay, timeline
 from cloud_server.tasks import task_names
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import results_pb2
@@ -380,6 +380,6 @@ class Player:
         if record.cursor in cursors:
             place = f" ({cursors.index(record.cursor) + 1} of {len(cursors)})"
         self._stage.show(
-            caption=f"{record.device}, frame {record.sequence}, state {record.state}, captured "
-            f"{formats.instant(record.captured_at)} UTC{place}"
+            caption=f"{record.device}, frame {record.sequence}, state {record.state}, "
+            f"{timeline.moment(record)}{place}"
         )

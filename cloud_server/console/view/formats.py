@@ -77,14 +77,6 @@ def instant(stamp: Timestamp) -> str:
     return stamp.ToDatetime(UTC).strftime("%Y-%m-%d %H:%M:%S") if stamp.seconds else NONE
 
 
-def clock(stamp: Timestamp) -> str:
-    """UTC time of day, to a tenth of a second."""
-    if not stamp.seconds:
-        return NONE
-    at = stamp.ToDatetime(UTC)
-    return f"{at:%H:%M:%S}.{at.microsecond // 100_000}"
-
-
 def ago(stamp: Timestamp, now: datetime | None = None) -> str:
     """How long since: 12 s, 4 min, 3 h, 2 d."""
     if not stamp.seconds:

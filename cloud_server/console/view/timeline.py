@@ -101,6 +101,13 @@ def wanted(record: results_pb2.ResultRecord) -> Wanted:
     return Wanted(record.device, record.session, record.sequence, record.cursor)
 
 
+def moment(record: results_pb2.ResultRecord) -> str:
+    """When the picture was taken; where the device did not say, when its result was there."""
+    if record.HasField("captured_at"):
+        return f"captured {formats.instant(record.captured_at)} UTC"
+    return f"completed {formats.instant(record.completed_at)} UTC"
+
+
 def gaps_s(records: Sequence[results_pb2.ResultRecord], speed: float) -> list[float]:
     """How long each record is shown, in seconds: the time to the next one, as it was captured, at
     that speed. Long pauses are cut, and frames of several devices may be of one moment."""

@@ -205,6 +205,51 @@ def test_the_filter_is_asked_of_the_server_but_for_scores() -> None:
         timeline.Wish(since="yesterday").to_message()
 
 
+def test_a_frame_whose_device_has_no_clock_is_told_by_its_results() -> None:
+    record = results_pb2.ResultRecord(captured_at=stamp(60), completed_at=stamp(0))
+    assert timeline.moment(record) == "captured 2026-05-01 11:59:00 UTC"
+    record.ClearField("captured_at")
+    assert timeline.moment(record) == "completed 2026-05-01 12:00:00 UTC"
+
+
+def test_what_several_tasks_found_is_told_once_and_failures_too() -> None:
+    outcome = types_pb2.FrameOutcome(analysis=analysis())
+    outcome.analysis.tasks["detection"].task = "detection"
+    outcome.analysis.tasks["segmentation"].task = "segmentation"
+    outcome.analysis.tasks["detection"].detections.add(
+        box=types_pb2.Box(x_min=31, y_min=10, x_max=50, y_max=20), class_id=17, class_name="cat",
+        score=0.95,
+    )  # fmt: skip
+    outcome.task_errors["depth"].message = "no weights"
+    assert overlay.in_words(outcome.analysis) == "cat, face"
+    assert len(overlay.shapes(outcome.analysis)["boxes"]) == 2
+    rows = overlay.findings(outcome.analysis, outcome.task_errors)
+    assert [[one["text"] for one in row["cells"]] for row in rows] == [
+        ["failed: no weights", "depth", ""],
+        ["cat", "detection, segmentation", "0.95"],
+        ["face", "", "0.90"],
+    ]
+
+
+def test_why_nothing_is_beside_a_frame() -> None:
+    outcome = types_pb2.FrameOutcome(analysis=types_pb2.AnalysisResult())
+    assert overlay.nothing(outcome) == "No task was asked of this frame."
+    outcome.analysis.tasks["detection"].task = "detection"
+    assert overlay.nothing(outcome) == "Nothing was found in this frame."
+    failed = types_pb2.FrameOutcome(error=error_to_message(SessionError("bad", "it broke")))
+    assert overlay.nothing(failed) == "This frame failed: it broke"
+
+
+def test_finer_is_said_of_what_is_finer() -> None:
+    found = ladder(bitstream(100, state=3), {0: 0.9, 3: 0.3, 6: 0.1})
+    assert [step.state for step in found.steps] == [6, 3, 0]
+    assert found.why_not(0) == "This frame came at state 3; state 0 is finer."
+    assert "cannot be cut to state 6" in found.why_not(6)
+    assert (found.finest, found.place(3), found.rung(5).state) == (0, 1, 3)
+    alone = ladder(bitstream(100, 200, state=1), {})
+    assert alone.finest == 1
+
+
 def test_frames_are_played_as_they_were_captured() -> None:
     records = [results_pb2.ResultRecord(captured_at=stamp(-at)) for at in (0, 1, 1, 61)]
     assert timeline.gaps_s(records, 2.0) == [0.5, timeline.SHORTEST_GAP_S, 3.0, 3.0]
