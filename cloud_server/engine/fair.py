@@ -191,6 +191,8 @@ class FairEngine:
         self._count = 0
         self._lowered_at = self._crowded_at = float("-inf")
         self._stood_still = StoodStill(clock)
+        # While the machine is slow, frames are not tried with a time that others found too short.
+        self._times = 1
         self._closing = False
 
     # -- the contract ----------------------------------------------------------------------------
@@ -219,9 +221,9 @@ class FairEngine:
         """Analyse a frame when its turn has come."""
         if frame.asks_nothing:
             return await self._engine.submit(frame)
-        began, deadline_s, late = self._clock(), frame.deadline_s, 0
+        began, late = self._clock(), 0
         while True:
-            outcome, excused = await self._turn(frame, again=late > 0)
+            outcome, excused = await self._turn(frame, late)
             if not _late(outcome) or frame.patience_s is not None or self._closing:
                 return outcome
             if outcome.error is not None and outcome.error.reason == "busy":
@@ -234,10 +236,11 @@ class FairEngine:
                 "frame_late",
                 device=frame.device,
                 deadline_s=frame.deadline_s,
+                late=late,
                 since_s=round(self._clock() - began, 1),
                 limit=self.limit,
             )
-            frame = replace(frame, deadline_s=deadline_s * 2**late)
+            self._times = max(self._times, 2**late)
 
     async def close(self) -> bool:
         """Answer what waits with engine_closed, and close the engine."""
@@ -273,13 +276,15 @@ class FairEngine:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    async def _turn(self, frame: EngineFrame, *, again: bool) -> tuple[EngineOutcome, bool]:
-        """Wait for a turn, and give the frame to the engine. The outcome, and whether the frame is
-        not to blame for the time that it took."""
+    async def _turn(self, frame: EngineFrame, late: int) -> tuple[EngineOutcome, bool]:
+        """Wait for a turn, and give the frame, which was late so often, to the engine.
+
+        The outcome, and whether the frame is not to blame for the time that it took.
+        """
         if self._closing:
             return EngineOutcome(error=engine_closed()), False
         one = _Waiting(frame, self._clock())
-        self._queue.put(one, first=again)
+        self._queue.put(one, first=late > 0)
         self._let_in()
         try:
             async with asyncio.timeout(frame.patience_s):
@@ -296,19 +301,21 @@ class FairEngine:
                 self._leave(frame.device)
             raise
         entered = self._clock()
-        if frame.patience_s is not None:  # somebody waits for a reply, and not for a turn alone
-            left_s = frame.deadline_s - (entered - one.since)
-            frame = replace(frame, deadline_s=max(frame.deadline_s / 10, left_s))
+        deadline_s = frame.deadline_s
+        if frame.patience_s is None:
+            deadline_s *= max(2**late, self._times)
+        else:  # somebody waits for a reply, and not for a turn alone
+            deadline_s = max(deadline_s / 10, deadline_s - (entered - one.since))
         stood_still_s = self._stood_still.seconds
         try:
-            outcome = await self._engine.submit(frame)
+            outcome = await self._engine.submit(replace(frame, deadline_s=deadline_s))
             self._learn(frame, entered, outcome)
             lost_s = self._stood_still.look() - stood_still_s
             crowded = self._count > self._engine.width or self._crowded_at >= entered
         finally:
             self._leave(frame.device)
         waited_ms = (entered - one.since) * 1e3
-        return _waited(outcome, waited_ms), crowded or lost_s > PAUSED * frame.deadline_s
+        return _waited(outcome, waited_ms), crowded or lost_s > PAUSED * deadline_s
 
     def _learn(self, frame: EngineFrame, entered: float, outcome: EngineOutcome) -> None:
         now, least = self._clock(), self._engine.width
@@ -319,6 +326,8 @@ class FairEngine:
                 self._lowered_at = now
             return
         if outcome.error is None:  # what cannot be decoded comes back at once
+            if now - entered < frame.deadline_s / 2:
+                self._times = max(1, self._times // 2)
             self._limit.finished(
                 now - entered,
                 TARGET * frame.deadline_s,

@@ -96,6 +96,12 @@ class DeviceConnection:
         state, bits_per_pixel: of the last one.
         """
         self.entry.meter.count(frames=frames, bytes=message_bytes)
+        # They wait there no longer; its next status says it exactly, and may never come.
+        described = self.entry.described
+        described.queued_frames = max(0, described.queued_frames - frames)
+        described.queued_bytes = max(0, described.queued_bytes - message_bytes)
+        if not described.queued_frames:
+            described.queued_bytes = 0
         if state is not None:
             self.entry.described.state = min(state, 255)
             self.entry.described.bits_per_pixel = bits_per_pixel

@@ -119,13 +119,23 @@ def command_in_words(command: fleet_pb2.Command, names: Mapping[str, str]) -> st
 
 
 def state_in_words(device: fleet_pb2.Device) -> str:
-    """The state of a device's last frame; where regions are finer, ``5, region 0``."""
+    """The state of a device's last frame; where regions are finer, ``5, region 0``.
+
+    A frame with regions has the finest of their states as its own. That of the rest is known where
+    an operator has set it; else only the region's is told.
+    """
     if not device.HasField("state"):
         return ""
+    if not any(one.state == device.state for one in device.regions):
+        return str(device.state)
     policy = device.rate_policy
-    if device.regions and policy.WhichOneof("policy") == "state" and policy.state > device.state:
-        return f"{policy.state}, region {device.state}"
-    return str(device.state)
+    if policy.WhichOneof("policy") != "state":
+        return f"region {device.state}"
+    return (
+        f"{policy.state}, region {device.state}"
+        if policy.state > device.state
+        else str(device.state)
+    )
 
 
 def action_in_words(entry: fleet_pb2.AuditEntry) -> str:

@@ -29,7 +29,7 @@ version 3), so that every step costs the same.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Final
@@ -152,7 +152,9 @@ class RangeDecoder:
         rows = np.zeros((-(-len(rest) // word_bytes), 4), np.uint8)
         padded = np.frombuffer(rest.ljust(len(rows) * word_bytes, b"\0"), np.uint8)
         rows[:, 4 - word_bytes :] = padded.reshape(-1, word_bytes)
-        self._next = chain(rows.view(">u4").reshape(-1).tolist(), repeat(0)).__next__
+        words = rows.view(">u4").reshape(-1).astype(np.uint32)
+        # Read one by one: a list of a long payload's words would take ten times its bytes.
+        self._next: Callable[[], int] = chain(memoryview(words.data), repeat(0)).__next__
         self._read = 0
         # How far the number lies above the interval's lower end.
         self._above = int.from_bytes(payload[:window_bytes].ljust(window_bytes, b"\0"), "big")

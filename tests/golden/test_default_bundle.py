@@ -13,6 +13,7 @@ from codec.markov_palette.coding import MarkovPaletteCodec
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
+from shared.weights import ModelStore
 from tests.golden.make_default import FOLDER, STATES_PICTURED
 from tests.support.contract import index_hash
 from training.evaluate.judges.metrics import PixelDistances
@@ -88,3 +89,14 @@ def test_the_largest_picture_goes_through_in_tiles(bundle: Bundle) -> None:
     picture = BitstreamDecoder(bundle).picture(bitstream)
     assert picture.shape == image.shape
     assert float(np.abs(picture.astype(float) - image).mean()) < 15
+
+
+def test_the_advice_is_for_the_detector_that_is_run(bundle: Bundle) -> None:
+    weights = ModelStore().entry("ssd-mobilenetv3-coco").sha256
+    for task in ("detection", "segmentation"):
+        found = bundle.advice.thresholds(task, [weights])
+        assert found is not None
+        assert min(found.others) >= 0.5
+    assert bundle.advice.default_state == 3
+    detect = Bundle.load("detect")
+    assert detect.advice.thresholds("detection", [detect.manifest.files["tail.onnx"].sha256])

@@ -18,7 +18,7 @@ import numpy as np
 
 from codec.base import codec_names, open_edge
 from codec.features import FeatureEdge, PreparedPhoto
-from shared.bitstream import Bitstream
+from shared.bitstream import FORMAT_VERSIONS, Bitstream
 from shared.bundle import Bundle
 from shared.targets import RateTarget
 
@@ -37,13 +37,16 @@ def decoded(name: str) -> dict[str, str]:
     folder = golden_folder(name)
     edge = open_edge(Bundle.load(folder / "bundle.zip"))
     return {
-        path.name: edge.decode(Bitstream.from_bytes(path.read_bytes())).checksum().hex()
-        for path in sorted(folder.glob("*.fwf"))
+        path.relative_to(folder).as_posix(): edge.decode(Bitstream.from_bytes(path.read_bytes()))
+        .checksum()
+        .hex()
+        for path in sorted(folder.rglob("*.fwf"))
     }
 
 
 def encoded(name: str) -> dict[str, str]:
-    """The SHA-256 of files encoded at every state, and at budgets that cut layers into passes."""
+    """The SHA-256 of files encoded at every state, and at budgets that cut layers into passes, in
+    every version of the format."""
     folder = golden_folder(name)
     bundle = Bundle.load(folder / "bundle.zip")
     edge = open_edge(bundle)
@@ -69,8 +72,9 @@ def encoded(name: str) -> dict[str, str]:
             budget = finest.file_bytes - part
             targets[f"shorter{part}"] = RateTarget(max_bytes=budget)
         for kind, target in targets.items():
-            data = edge.encode(prepared, target).to_bytes()
-            made[f"{path.stem} {kind}"] = hashlib.sha256(data).hexdigest()
+            for version in FORMAT_VERSIONS:
+                data = edge.encode(prepared, target, version=version).to_bytes()
+                made[f"{path.stem} {kind} v{version}"] = hashlib.sha256(data).hexdigest()
     return made
 
 

@@ -209,6 +209,23 @@ def test_a_frame_is_given_again_after_the_machine_was_stopped() -> None:
     run_virtually(run())
 
 
+def test_frames_of_a_slow_machine_are_not_all_tried_in_vain_first() -> None:
+    async def run() -> None:
+        # Half the time the process does not run: a frame takes 40 s, and its deadline is 30.
+        world = World(work_s=lambda frame: 20.0)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        frames = [frame_of("camera") for _ in range(20)]
+        analysed = asyncio.create_task(all_of(fair(world), frames))
+        while not analysed.done():
+            await asyncio.sleep(1)
+            loop.jump(1)
+        assert not [one.error for one in analysed.result() if one.error is not None]
+        assert world.given <= 20 + 2 * 8, "the first ones, and after that no more"
+
+    run_virtually(run())
+
+
 def test_an_engine_without_room_is_asked_again() -> None:
     async def run() -> None:
         world = World(busy_until=100.0)

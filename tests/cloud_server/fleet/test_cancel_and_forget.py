@@ -158,6 +158,19 @@ async def test_a_new_session_has_neither_the_queue_nor_the_regions_of_the_one_be
     await fleet.close()
 
 
+async def test_frames_that_have_come_wait_on_their_device_no_longer(database: Database) -> None:
+    fleet = Fleet(database)
+    device = Device(fleet, "cam")
+    device.link.status(fleet_pb2.DeviceStatus(queued_frames=3, queued_bytes=900))
+    device.link.frames(2, message_bytes=500, state=5, bits_per_pixel=0.1)
+    described = device.link.entry.described
+    assert (described.queued_frames, described.queued_bytes) == (1, 400)
+    device.link.frames(1, message_bytes=300, state=5, bits_per_pixel=0.1)
+    device.link.close()  # before it has said anything more
+    assert (described.queued_frames, described.queued_bytes) == (0, 0)
+    await fleet.close()
+
+
 async def test_a_device_carries_the_name_of_its_bundle(database: Database) -> None:
     fleet = Fleet(database)
     fleet.registry.bundle_names = {"0" * 64: "picture", "a" * 64: "detect"}

@@ -115,5 +115,8 @@ def test_the_state_of_a_region_is_told_beside_that_of_the_rest() -> None:
     assert state_in_words(device) == "0"
     device.regions.add(state=0)
     assert state_in_words(device) == "5, region 0"
+    device.rate_policy.bits_per_pixel = 0.1  # how fine the rest is, the device has chosen
+    assert state_in_words(device) == "region 0"
+    device.rate_policy.state = 5
     device.state = 5  # the last frame is one from before the region
     assert state_in_words(device) == "5"

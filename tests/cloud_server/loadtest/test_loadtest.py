@@ -19,10 +19,12 @@ import pytest
 from cloud_server.auth.tokens import Role
 from cloud_server.loadtest import LoadTest, Report, run_load_test
 from cloud_server.loadtest.device import load_streams, opener
+from shared.bitstream import FORMAT_VERSIONS
 from shared.bundle import packaged_bundle_of
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import ingest_pb2
 from shared.rpc.access import Access
+from shared.wire.features import header_of
 from tests.support.access import Keys
 from tests.support.scripted_server import Requests, ScriptedServer, say, welcome
 from tests.support.servers import FixedTask, server_process
@@ -148,7 +150,7 @@ def test_what_a_bad_server_does_is_seen(stream: Path, times: int, which: str) ->
     def answer(
         number: int, hello: ingest_pb2.Hello, requests: Requests
     ) -> Iterator[ingest_pb2.ConnectResponse]:
-        yield welcome(hello, credits=1000, bundle_id=taken)
+        yield welcome(hello, credits=1000, bundle_id=taken, format_versions=FORMAT_VERSIONS)
         result_id = 0
         for request in requests:
             if request.HasField("bye"):
@@ -160,7 +162,7 @@ def test_what_a_bad_server_does_is_seen(stream: Path, times: int, which: str) ->
                     result=ingest_pb2.Result(
                         sequence=request.frame.sequence,
                         result_id=result_id,
-                        state=first.state,
+                        state=header_of(first).state,
                         bundle_short_id=first.bundle_short_id,
                     )
                 )

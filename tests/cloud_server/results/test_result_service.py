@@ -276,7 +276,7 @@ def test_a_reader_of_before_gets_the_frame_in_the_format_that_it_knows(
             with pytest.raises(grpc.RpcError) as refused:
                 stub.GetFrame(request)
             assert error_from_call(refused.value, server.address).reason == "bad_version"
-            assert consumer.frame(key(sequence))[0] == sent[sequence]
+            assert consumer.frame(("camera", "s", sequence))[0] == sent[sequence]
 
 
 def test_part_of_a_layer_is_left_out_with_its_layer(

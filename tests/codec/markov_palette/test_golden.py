@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from codec.markov_palette.coding import MarkovPaletteCodec
@@ -11,6 +13,8 @@ from tests.support.contract import golden, golden_folder, index_hash
 
 FOLDER = golden_folder("markov-palette")
 FILES = golden("markov-palette")["files"]
+HASHES = {one["file"]: one["indices_sha256"] for one in FILES if "indices_sha256" in one}
+"""By the name of the first version's file: files of later ones have the same indices."""
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +27,7 @@ def test_golden_files_decode_to_the_same_indices(
     codec: MarkovPaletteCodec, record: dict[str, str]
 ) -> None:
     bitstream = Bitstream.from_bytes((FOLDER / record["file"]).read_bytes())
-    assert index_hash(codec.decode(bitstream).indices) == record["indices_sha256"]
+    assert index_hash(codec.decode(bitstream).indices) == HASHES[Path(record["file"]).name]
 
 
 def test_encoding_the_golden_indices_again_gives_the_golden_bytes(
@@ -41,4 +45,9 @@ def test_encoding_the_golden_indices_again_gives_the_golden_bytes(
             indices, *size, state=bitstream.state, passes=passes, version=bitstream.version
         )
         assert again.to_bytes() == data
-        assert codec.shorten(finest, len(data)).file_bytes <= len(data)
+        whole = (
+            finest
+            if bitstream.version == finest.version
+            else codec.recode(finest, bitstream.version)
+        )
+        assert codec.shorten(whole, len(data)).file_bytes <= len(data)
