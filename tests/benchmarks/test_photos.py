@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.photos import write_examples
-from tests.test_readme import PHOTO_FILES
+from tests.support.photos import PHOTO_FILES
 
 
 def test_they_have_the_names_of_the_documents(tmp_path: Path) -> None:
