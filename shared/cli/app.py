@@ -6,14 +6,14 @@ import io
 import os
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import typer
 from typer.core import TyperGroup
 
-from shared.cli.exits import ExitCode
+from shared.cli.exits import ExitCode, of_system
 from shared.cli.help import OUTPUT, Panels, arrange
 from shared.cli.output import print_error, print_line
 from shared.errors import FeatherwireError
@@ -112,6 +112,19 @@ def run(app: typer.Typer, extras: str) -> None:
         )
         print_error(needed, as_json=asks_json(sys.argv[1:]))
         raise SystemExit(ExitCode.MISSING) from None
+    except OSError as error:  # such as a full disk under standard output
+        _forget_output()
+        print_error(of_system(error), as_json=False)
+        raise SystemExit(ExitCode.SOME_FAILED) from None
+
+
+def _forget_output() -> None:
+    """What standard output still has in its buffer goes nowhere, or Python would fail with it again
+    when it ends."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 @contextmanager

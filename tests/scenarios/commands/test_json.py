@@ -104,6 +104,17 @@ def test_what_the_system_refuses_is_told_without_a_traceback(
     assert json.loads(done.stdout)["error"]["reason"] == "io_error"
 
 
+def test_a_full_disk_under_standard_output_is_told_without_a_traceback(tmp_path: Path) -> None:
+    code = "from cloud_server.cli import main; main()"
+    words = [sys.executable, "-c", code, "models", "list", "--json", "--cache-dir", str(tmp_path)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            words, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: No space left on device [io_error]\n"
+
+
 def test_files_and_frames_from_camera_to_log(
     tmp_path: Path, start_server: Start, tiny_bundle: Bundle, photo_files: dict[str, Path]
 ) -> None:
