@@ -11,7 +11,7 @@ DEMO_EXTRAS := edge,cloud,tasks,demo
 ALL_EXTRAS  := edge,cloud,console,postgres,ray,tasks,ultralytics,train,jxl,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo models demo test test-fast lint format bench screenshots docs stubs stubs-check clean
+.PHONY: help setup setup-demo models demo photos test test-fast lint format bench screenshots docs stubs stubs-check clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ models: setup-demo ## Fetch the weights of the default tasks, checked by hash
 
 demo: setup-demo models ## Photos through a real edge client and a real server: build/demo/
 	$(BIN)/python -m benchmarks.demo
+
+photos: setup-demo ## The photos that the commands of the documents name: build/photos/
+	$(BIN)/python -m benchmarks.photos build/photos
 
 # PYTEST_ARGS narrows a run: make test PYTEST_ARGS='-m "not slow" -x'
 # Files are shared out among so many processes, the long ones first; each may need a gigabyte and a

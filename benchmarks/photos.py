@@ -1,7 +1,12 @@
-"""Photos out of packages, for demo and benchmarks; and a photo at every state, side by side."""
+"""Photos out of packages, for demo, benchmarks and the documents' commands; and a photo at every
+state, side by side.
+
+    python -m benchmarks.photos FOLDER
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +61,29 @@ def write_photos(folder: Path, say: Callable[[str], None] = print) -> list[Path]
     return paths
 
 
+def write_examples(folder: Path) -> list[Path]:
+    """Write the photos that the documents' commands name, as JPEG files at their own size, and all
+    of them again in ``folder/photos``; returns the paths of the first."""
+    from skimage import data
+    from sklearn.datasets import load_sample_image
+
+    pictures: dict[str, np.ndarray] = {
+        "portrait": data.astronaut(),
+        "table": data.coffee(),
+        "cat": data.chelsea(),
+        "temple": load_sample_image("china.jpg"),
+        "flower": load_sample_image("flower.jpg"),
+        "rocket": data.rocket(),
+    }
+    paths = []
+    for place in (folder / "photos", folder):
+        place.mkdir(parents=True, exist_ok=True)
+        paths = [place / f"{name}.jpg" for name in pictures]
+        for path, pixels in zip(paths, pictures.values(), strict=True):
+            Image.fromarray(np.asarray(pixels)).convert("RGB").save(path, quality=92)
+    return paths
+
+
 def write_strip(
     bundle: Bundle, pixels: Pixels, window: tuple[int, int, int, int], path: Path
 ) -> None:
@@ -92,3 +120,8 @@ def _sheet(cells: list[tuple[str, Pixels]]) -> Image.Image:
         draw.text((left + 2, top + 1), label, fill="black", font=font)
         sheet.paste(Image.fromarray(pixels), (left, top + _LABEL))
     return sheet
+
+
+if __name__ == "__main__":
+    for example in write_examples(Path(sys.argv[1])):
+        print(example)

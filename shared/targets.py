@@ -70,7 +70,10 @@ class Region:
             and 0 <= self.state <= 255
         ):
             raise BudgetError(
-                "bad_region", f"a region lies within 0 to 1 of both sides, and is not empty: {self}"
+                "bad_region",
+                "a region lies within 0 to 1 of both sides, is not empty, and has a state of 0 to "
+                f"255; this one goes from {self.x_min:g} to {self.x_max:g} across and from "
+                f"{self.y_min:g} to {self.y_max:g} down, with state {self.state}",
             )
 
 

@@ -29,6 +29,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.support.photos import PHOTO_FILES
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md",
@@ -44,16 +46,6 @@ MARKDOWN = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 RESULTS_IN_SITE = "results/"  # copied there by docs/_site/hooks.py
 COMMAND_TIMEOUT_S = 120
 SERVER_START_TIMEOUT_S = 90
-
-# File name to the photo of tests/conftest.py that it holds.
-PHOTO_FILES = {
-    "portrait.jpg": "astronaut",
-    "table.jpg": "coffee",
-    "cat.jpg": "chelsea",
-    "temple.jpg": "china",
-    "flower.jpg": "flower",
-    "rocket.jpg": "rocket",
-}
 
 # A command that starts so is not run here, for this reason.
 NOT_RUN = {

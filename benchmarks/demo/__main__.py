@@ -13,6 +13,7 @@ from rich.table import Table
 
 from benchmarks.demo.processes import DemoError, command, run_json, server
 from benchmarks.demo.report import (
+    PSNR_MEANS,
     Cell,
     Row,
     agreement_text,
@@ -146,8 +147,9 @@ def analysis_of(record: dict[str, Any]) -> AnalysisResult:
 def print_table(rows: Sequence[Row]) -> None:
     """The table of bytes, and of agreement with the same models on the originals."""
     table = Table(
-        title="sent and analysed (agreement: F1 with the result on the original; "
-        "none: nothing there, nothing found)"
+        title="sent and analysed (agreement: F1 with the result on the original, and of how many "
+        "objects how many were found again; none: nothing there, nothing found)",
+        caption=PSNR_MEANS,
     )
     for heading in ("photo", "state", "bytes", "bits/pixel", "PSNR dB"):
         table.add_column(heading, justify="left" if heading == "photo" else "right")

@@ -16,6 +16,13 @@ from shared.preprocess import load_photo
 from shared.results import AnalysisResult, agreement
 from training.evaluate.baselines import picture_baselines, smallest_within
 
+PSNR_MEANS = (
+    "PSNR compares pixel by pixel. Reconstructions are trained for how they look to eyes and "
+    "networks instead: their PSNR stays near 21 dB, and a finer state may have a little less of it "
+    "than a coarser one. An agreement of 0 is often one small or doubtful object."
+)
+"""What the figures do not say of themselves."""
+
 
 @dataclass
 class Cell:
@@ -55,12 +62,16 @@ def agreements(reference: AnalysisResult, sent: AnalysisResult) -> dict[str, dic
 
 
 def agreement_text(value: dict[str, Any] | None) -> str:
-    """F1 with two digits; ``none`` where there was nothing to find and nothing was found."""
+    """F1 with two digits, and of how many how many were found again where that is not all; ``none``
+    where there was nothing to find and nothing was found."""
     if value is None:
         return "-"
     if value["reference_count"] == value["candidate_count"] == 0:
         return "none"
-    return f"{value['f1']:.2f}"
+    there, found, both = (value[key] for key in ("reference_count", "candidate_count", "matched"))
+    counts = "" if there == found == both else f" ({both} of {there}"
+    more = f", {found - both} more)" if found > both else ")"
+    return f"{value['f1']:.2f}{counts}{more if counts else ''}"
 
 
 def psnr(original: Path, decoded: Path) -> float:
@@ -126,5 +137,7 @@ def write_page(rows: Sequence[Row], bundle: str, path: Path) -> None:
         autoescape=select_autoescape(default_for_string=True, default=True),
     )
     environment.filters["agreement"] = agreement_text
-    text = environment.get_template("page.html.j2").render(rows=rows, bundle=bundle)
+    text = environment.get_template("page.html.j2").render(
+        rows=rows, bundle=bundle, psnr_means=PSNR_MEANS
+    )
     path.write_text(text)

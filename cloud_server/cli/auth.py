@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +14,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cloud_server.cli.options import parse_labels
-from shared.cli import finite, print_table, stop_on_error, takes, write_atomically
+from shared.cli import (
+    JsonOption,
+    finite,
+    print_document,
+    print_table,
+    stop_on_error,
+    takes,
+    write_atomically,
+)
 from shared.errors import FeatherwireError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from cloud_server.auth.tokens import Token
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON document.")]
 
 _COLUMNS = ("id", "role", "device", "name", "created", "expires", "state")
 
@@ -60,6 +65,13 @@ class Administering:
         Path | None, typer.Option("--config", help="The server's YAML file, as for `serve`.")
     ] = None
     as_json: JsonOption = False
+
+    def say_nothing_made(self, why: str) -> None:
+        """Print why there is no new token."""
+        if self.as_json:
+            print_document({"made": False, "why": why})
+        else:
+            sys.stderr.write(f"no token was made: {why}\n")
 
     @contextmanager
     def connection(self, *, create: bool = False) -> Iterator[Connection]:
@@ -121,9 +133,11 @@ def create(
     from cloud_server.fleet.audit import note
 
     if if_missing and output is not None and output.exists():
+        server.say_nothing_made(f"{output} is there already")
         return
     with server.connection(create=True) as connection:
         if if_none and tokens.any_good(connection):
+            server.say_nothing_made("there is a valid token already")
             return
         if output is not None and output.exists():
             raise FeatherwireError(
@@ -144,7 +158,7 @@ def create(
             write_atomically(output, f"{text}\n".encode(), mode=0o600)
     document = _document(made) | ({"token": text} if output is None else {"file": str(output)})
     if server.as_json:
-        print(json.dumps(document))
+        print_document(document)
     elif output is None:
         sys.stderr.write(f"token {made.id}, shown this once:\n")
         print(text)
@@ -160,7 +174,7 @@ def list_tokens(server: Administering) -> None:
     with server.connection() as connection:
         documents = [_document(token) for token in tokens.every(connection)]
     if server.as_json:
-        print(json.dumps(documents))
+        print_document({"tokens": documents})
         return
     rows = [
         [str(one[column] if one[column] is not None else "-") for column in _COLUMNS]
@@ -181,7 +195,10 @@ def revoke(
     with server.connection() as connection:
         document = _document(tokens.revoke(connection, token_id))
         note(connection, _who(), "RevokeToken", document)
-    print(json.dumps(document) if server.as_json else f"token {token_id} is revoked")
+    if server.as_json:
+        print_document(document)
+    else:
+        print(f"token {token_id} is revoked")
 
 
 def dev_ca(
@@ -209,11 +226,16 @@ def dev_ca(
     from cloud_server.auth.development_ca import DEFAULT_NAMES, make_development_ca
 
     if if_missing and (folder / "ca.pem").exists():
+        if as_json:
+            print_document({"files": []})
         return
     with stop_on_error(as_json=as_json):
         paths = make_development_ca(folder, names=names or DEFAULT_NAMES, days=days)
     files = [str(path) for path in paths]
-    print(json.dumps({"files": files}) if as_json else "\n".join(files))
+    if as_json:
+        print_document({"files": files})
+    else:
+        print("\n".join(files))
 
 
 # -- parts ---------------------------------------------------------------------------------------

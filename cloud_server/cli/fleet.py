@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloud_server.cli.options import Call, calls, parse_labels, print_json
-from cloud_server.cli.rates import ANY, or_any, rate_command, undone, whole
-from shared.cli import bits_per_second, finite, print_table, split_names, stop_on_error, takes
+from cloud_server.cli.options import Call, calls, parse_labels
+from cloud_server.cli.rates import ANY, rate_command, undone
+from shared.cli import (
+    JsonLinesOption,
+    bits_per_second,
+    finite,
+    print_line,
+    print_list,
+    print_table,
+    split_names,
+    stop_on_error,
+    takes,
+    whole,
+)
 from shared.errors import FeatherwireError
 
 if TYPE_CHECKING:
@@ -81,6 +92,13 @@ class Asking(Call):
 
 
 @dataclass(frozen=True)
+class Watching(Asking):
+    """A call about some devices that goes on. Each field is an option."""
+
+    as_json: JsonLinesOption = False
+
+
+@dataclass(frozen=True)
 class Commanding(Asking):
     """A command to some devices; to all only with ``--all``. Each field is an option."""
 
@@ -105,15 +123,14 @@ def list_devices(call: Asking) -> None:
     with stop_on_error(as_json=call.as_json), _client(call) as client:
         devices = client.devices(call.selector())
         if call.as_json:
-            for one in devices:
-                print_json(device_document(one))
+            print_list("devices", map(device_document, devices))
         else:
             print_table(_COLUMNS, map(_device_row, devices), unbroken={"device", "online"})
 
 
-@takes(Asking)
+@takes(Watching)
 def watch(
-    call: Asking,
+    call: Watching,
     limit: LimitOption = None,
 ) -> None:
     """Print devices as they are, then as they change, until Ctrl-C."""
@@ -122,11 +139,16 @@ def watch(
     with stop_on_error(as_json=call.as_json), _client(call) as client:
         for number, one in enumerate(client.watch(call.selector()), start=1):
             if call.as_json:
-                print_json(device_document(one))
+                print_line(device_document(one))
             else:
                 print("  ".join(_device_row(one)), flush=True)
             if number == limit:
                 return
+
+
+def _or_any(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The parser, for an option that takes ``any`` as well."""
+    return lambda text: ANY if text == ANY else parse(text)
 
 
 @takes(Commanding)
@@ -137,7 +159,7 @@ def rate(
         typer.Option(
             "--state",
             metavar="STATE|any",
-            parser=or_any(whole("a state", 0, 255)),
+            parser=_or_any(whole("a state", 0, 255)),
             help="Always this state.",
         ),
     ] = None,
@@ -146,7 +168,7 @@ def rate(
         typer.Option(
             "--bpp",
             metavar="BITS|any",
-            parser=or_any(finite("bits a pixel", minimum=1e-6)),
+            parser=_or_any(finite("bits a pixel", minimum=1e-6)),
             help="Bits a pixel, at most.",
         ),
     ] = None,
@@ -155,7 +177,7 @@ def rate(
         typer.Option(
             "--bytes",
             metavar="BYTES|any",
-            parser=or_any(whole("bytes a frame", 1, 2**50)),
+            parser=_or_any(whole("bytes a frame", 1, 2**50)),
             help="Bytes a frame, at most.",
         ),
     ] = None,
@@ -164,7 +186,7 @@ def rate(
         typer.Option(
             "--bandwidth",
             metavar="BITS_PER_SECOND|any",
-            parser=or_any(bits_per_second),
+            parser=_or_any(bits_per_second),
             help="Bits a second, such as 64k or 1.5M; the device picks state and frame rate.",
         ),
     ] = None,
@@ -173,7 +195,7 @@ def rate(
         typer.Option(
             "--fps",
             metavar="FRAMES|any",
-            parser=or_any(finite("frames a second", minimum=0.001)),
+            parser=_or_any(finite("frames a second", minimum=0.001)),
             help="Frames a second, at most.",
         ),
     ] = None,
@@ -313,8 +335,7 @@ def commands(
     with stop_on_error(as_json=call.as_json), _client(call) as client:
         found = client.commands(call.selector(), pending_only=pending)
         if call.as_json:
-            for one in found:
-                print_json(command_document(one))
+            print_list("commands", map(command_document, found))
         else:
             _print_commands(client, found)
 
@@ -343,8 +364,7 @@ def cancel(
             cancelled |= set(client.cancel(wanted[at : at + AT_ONCE]))
         documents = [{"id": one, "cancelled": one in cancelled} for one in wanted]
     if call.as_json:
-        for document in documents:
-            print_json(document)
+        print_list("commands", documents)
     elif not wanted:
         print("no command is pending")
     else:
@@ -360,12 +380,16 @@ def forget(
     """Take devices out of the list, and cancel what waits for them. Their results stay, and their
     tokens stay good: a device that connects again is there again."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:
-        for device in devices:
+
+        def one(device: str) -> dict[str, Any]:
             client.forget(device)
-            if call.as_json:
-                print_json({"device": device, "forgotten": True})
-            else:
-                print(f"{device} is forgotten")
+            return {"device": device, "forgotten": True}
+
+        if call.as_json:
+            print_list("devices", map(one, devices))
+            return
+        for device in devices:
+            print(f"{one(device)['device']} is forgotten")
 
 
 @calls
@@ -390,7 +414,7 @@ def audit(
             }
             for entry in client.audit(after)
         )
-        _print(documents, ("id", "at", "who", "action", "what"), call.as_json)
+        _print("entries", documents, ("id", "at", "who", "action", "what"), call.as_json)
 
 
 # -- parts ---------------------------------------------------------------------------------------
@@ -409,7 +433,7 @@ def _send(call: Call, selector: fleet_pb2.DeviceSelector, command: fleet_pb2.Com
     if not sent:
         raise FeatherwireError("no_device", "no device has these labels; nobody was told anything")
     documents = ({"device": device, "id": sent[device]} for device in sorted(sent))
-    _print(documents, ("device", "id"), call.as_json)
+    _print("sent", documents, ("device", "id"), call.as_json)
 
 
 def _print_commands(client: FleetClient, found: Iterable[fleet_pb2.IssuedCommand]) -> None:
@@ -432,10 +456,11 @@ def _print_commands(client: FleetClient, found: Iterable[fleet_pb2.IssuedCommand
     print_table(columns, rows, unbroken={"id"})
 
 
-def _print(documents: Iterable[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
+def _print(
+    name: str, documents: Iterable[dict[str, Any]], columns: tuple[str, ...], as_json: bool
+) -> None:
     if as_json:
-        for document in documents:
-            print_json(document)
+        print_list(name, documents)
         return
     rows = [[str(document[column]) for column in columns] for document in documents]
     print_table(columns, rows, unbroken={"id"})

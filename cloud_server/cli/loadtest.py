@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloud_server.cli.options import Call, calls, print_json
-from shared.cli import ExitCode, finite, print_table, split_names, stop_on_error
+from cloud_server.cli.options import Call, calls
+from shared.cli import (
+    ExitCode,
+    finite,
+    print_document,
+    print_table,
+    split_names,
+    stop_on_error,
+)
 from shared.errors import FeatherwireError, SessionError
 from shared.words import counted
 
@@ -139,7 +146,7 @@ def loadtest(
             reason = next(iter(report.stream_errors), "unreachable")
             raise SessionError(reason, f"no device got a session at {call.server}")
     if call.as_json:
-        print_json(report.to_dict())
+        print_document(report.to_dict())
     else:
         _print(report)
     if not report.whole:

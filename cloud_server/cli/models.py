@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared.cli import ExitCode, JsonOption, print_table, stop_on_error, takes
+from shared.cli import ExitCode, JsonOption, print_document, print_table, stop_on_error, takes
 
 if TYPE_CHECKING:
     from shared.weights import ModelStatus, ModelStore
@@ -116,8 +114,7 @@ def _print(
     found: Sequence[ModelStatus], as_json: bool, more: Sequence[dict[str, Any]] = ()
 ) -> None:
     if as_json:
-        json.dump({"models": [*(model.to_dict() for model in found), *more]}, sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        print_document({"models": [*(model.to_dict() for model in found), *more]})
         return
     rows = []
     for model in found:

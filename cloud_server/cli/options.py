@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from shared.cli import finite, takes
+from shared.cli import JsonOption, finite, takes
 from shared.cli.options import Connecting
 from shared.errors import FeatherwireError
-
-if TYPE_CHECKING:
-    pass
-
 
 LOG_FORMAT = typer.Option("--log-format", help="auto, console or json; on stderr.")
 LOG_LEVEL = typer.Option("--log-level", help="debug, info, warning or error.")
@@ -47,17 +41,11 @@ DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 .
 class Call(Connecting):
     """Which server is called, how, and how its answer is printed. Each field is an option."""
 
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON document a line.")] = False
+    as_json: JsonOption = False
 
 
 calls = takes(Call)
 """Gives a command, whose first parameter is a :class:`Call`, that call's options."""
-
-
-def print_json(document: dict[str, Any]) -> None:
-    """A JSON document in a line of its own, at once."""
-    sys.stdout.write(json.dumps(document) + "\n")
-    sys.stdout.flush()
 
 
 def parse_labels(labels: list[str] | None) -> dict[str, str]:

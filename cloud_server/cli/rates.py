@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 from shared.errors import FeatherwireError
 
@@ -18,24 +16,6 @@ ANY = "any"
 
 MAX_SHOWN = 20
 """Devices of which it is said what they lose; of more it is said how many."""
-
-
-def whole(meaning: str, least: int, most: int) -> Callable[[str], int]:
-    """A parser for an option that takes a whole number, ``meaning`` in words."""
-
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-            raise typer.BadParameter(
-                f"{meaning} is a whole number of {least} to {most}, not {text}"
-            )
-        return int(text)
-
-    return parse
-
-
-def or_any(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """The parser, for an option that takes ``any`` as well."""
-    return lambda text: ANY if text == ANY else parse(text)
 
 
 def rate_command(parts: Mapping[str, Any], *, reset: bool) -> fleet_pb2.Command:

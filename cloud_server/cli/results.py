@@ -14,8 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloud_server.cli.options import Call, calls, print_json
-from shared.cli import finite, print_table, stop_on_error, takes, write_atomically
+from cloud_server.cli.options import Call, calls
+from shared.cli import (
+    JsonLinesOption,
+    finite,
+    print_document,
+    print_line,
+    print_list,
+    print_table,
+    stop_on_error,
+    takes,
+    write_atomically,
+)
 from shared.errors import FeatherwireError
 
 if TYPE_CHECKING:
@@ -111,6 +121,13 @@ class Filtering(Call):
         }
 
 
+@dataclass(frozen=True)
+class Watching(Filtering):
+    """A call about some results that goes on. Each field is an option."""
+
+    as_json: JsonLinesOption = False
+
+
 @takes(Filtering)
 def list_results(
     call: Filtering,
@@ -138,7 +155,11 @@ def list_results(
             until=_instant("--until", until),
             after=after,
         )
-        _print(_first(found, call.limit), call.as_json)
+        chosen = _first(found, call.limit)
+        if call.as_json:
+            print_list("results", (result.to_dict() for result in chosen))
+        else:
+            _print(chosen)
 
 
 @calls
@@ -148,12 +169,16 @@ def get(
 ) -> None:
     """Print one result, by its cursor, or the newest of a frame."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:
-        _print([_get(client, key)], call.as_json)
+        result = _get(client, key)
+        if call.as_json:
+            print_document(result.to_dict())
+        else:
+            _print([result])
 
 
-@takes(Filtering)
+@takes(Watching)
 def watch(
-    call: Filtering,
+    call: Watching,
     after: Annotated[
         int | None,
         typer.Option(
@@ -186,7 +211,7 @@ def watch(
             return
         for result in _first(results, call.limit):
             if call.as_json:
-                _print([result], call.as_json)
+                print_line(result.to_dict())
             else:
                 print("  ".join(_row(result)), flush=True)
 
@@ -242,7 +267,7 @@ def frame(
             record["picture"] = str(output.with_suffix(".png"))
             write_atomically(output.with_suffix(".png"), made.data)
     if call.as_json:
-        print_json(record)
+        print_document(record)
     else:
         print("\n".join(f"{name} {value}" for name, value in record.items() if value is not None))
 
@@ -283,13 +308,9 @@ def _first(results: Iterable[Result], limit: int | None) -> Iterable[Result]:
             return
 
 
-def _print(results: Iterable[Result], as_json: bool) -> None:
-    if as_json:
-        for result in results:
-            print_json(result.to_dict())
-    else:
-        rows = [_row(result) for result in results]
-        print_table(_COLUMNS, rows, right={"cursor", "frame", "state"}, unbroken={"cursor"})
+def _print(results: Iterable[Result]) -> None:
+    rows = [_row(result) for result in results]
+    print_table(_COLUMNS, rows, right={"cursor", "frame", "state"}, unbroken={"cursor"})
 
 
 def _row(result: Result) -> tuple[str, ...]:

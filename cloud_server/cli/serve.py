@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloud_server.cli.options import LOG_FORMAT, LOG_LEVEL, ScoreOption
-from shared.cli import finite, takes
+from shared.cli import JsonLinesOption, finite, print_line, takes
 from shared.cli.options import quiet_grpc
 
 if TYPE_CHECKING:
@@ -208,9 +208,7 @@ def serve(
         Path | None,
         typer.Option("--config", help="YAML file of settings; or FEATHERWIRE_CONFIG names it."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON line on stdout when ready.")
-    ] = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
     """Receive features, reconstruct pictures, run tasks, and send results back.
 
@@ -226,7 +224,6 @@ def serve(
     is on: with --insecure `grpcurl -plaintext HOST:PORT list` works.
     """
     import asyncio
-    import json
     import os
     import sys
     from functools import partial
@@ -239,11 +236,8 @@ def serve(
     from shared.installation import package_version
     from shared.wire.tracing import configure_tracing
 
-    try:
+    with stop_on_error(as_json=as_json, code=ExitCode.USAGE):
         settings = ServerSettings.load(config, **flags.given())
-    except FeatherwireError as error:
-        sys.stderr.write(f"error: {error.message}\n")
-        raise typer.Exit(ExitCode.USAGE) from None
     configure_logs(log_format=settings.log_format, level=settings.log_level)
     with stop_on_error(as_json=as_json):
         configure_tracing("featherwire-cloud", package_version())
@@ -281,10 +275,10 @@ def serve(
             },
         }
         if as_json:
-            sys.stdout.write(json.dumps(ready) + "\n")
+            print_line(ready)
         else:
             _print_ready(ready)
-        sys.stdout.flush()
+            sys.stdout.flush()
         try:
             drained = await server.wait()
         finally:

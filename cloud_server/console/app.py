@@ -23,6 +23,7 @@ from cloud_server.console.context import Console, ConsoleSettings
 from cloud_server.console.gateway import Gateway
 from cloud_server.console.view.timeline import Wanted
 from shared.errors import FeatherwireError
+from shared.listening import why_not
 from shared.rpc.tls_files import WatchedPem
 
 RENEW_S = 5.0
@@ -190,6 +191,7 @@ def _bind(settings: ConsoleSettings) -> socket.socket:
     except OSError as error:
         listening.close()
         raise FeatherwireError(
-            "cannot_listen", f"the console cannot listen on {settings.listen}: {error.strerror}"
+            "cannot_listen",
+            f"the console cannot listen on {settings.listen}: {why_not(settings.listen, error)}",
         ) from None
     return listening

@@ -31,6 +31,7 @@ from cloud_server.serve.certificates import ServedCertificate, TlsFiles
 from cloud_server.serve.health import Health
 from cloud_server.telemetry.metrics import Metrics, MetricsServer
 from shared.errors import FeatherwireError
+from shared.listening import why_not
 from shared.proto.featherwire.v1 import (
     bundles_pb2,
     bundles_pb2_grpc,
@@ -142,7 +143,9 @@ class Server:
             self._certificate = ServedCertificate(self._tls, self._metrics)
             return self._server.add_secure_port(listen, self._certificate.credentials())
         except (RuntimeError, OSError, ValueError) as error:
-            raise FeatherwireError("cannot_listen", f"cannot listen on {listen}: {error}") from None
+            raise FeatherwireError(
+                "cannot_listen", f"cannot listen on {listen}: {why_not(listen, error)}"
+            ) from None
 
     @property
     def log_place(self) -> str:

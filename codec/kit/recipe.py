@@ -106,7 +106,7 @@ def photos_step(
     *,
     data: Annotated[Path, "Folder that the recipe's paths start at; or photos, without any there."],
 ) -> dict[str, Any]:
-    """The photos step: decode and reduce, leaving out what looks like evaluation photos.
+    """Decode and reduce the photos to train on, leaving out what looks like evaluation photos.
 
     A recipe without photos takes all that is in ``data``, a folder or tar. Raises RecipeError
     ``not_found``.

@@ -7,8 +7,27 @@ import os
 import typer
 
 from shared.cli import app as command_line
+from shared.cli.help import OUTPUT, SECURITY, SINKS, Panels
 
 _COMMANDS = ("encode", "files", "send", "stream")
+_PANELS: Panels = {
+    "Source": (
+        *("--fps", "--motion", "--motion-levels", "--still-every", "--live", "--loop", "--input"),
+        *("--source-timeout", "--source-patience", "--move-to"),
+    ),
+    "Rate": (
+        *("--state", "--bpp", "--bytes", "--psnr", "--best-effort", "--lambda", "--region"),
+        *("--bandwidth", "--frames-per-second"),
+    ),
+    "Features": ("--bundle", "--also", "--with", "--format", "--precision", "--threads"),
+    "Server and security": (
+        *SECURITY,
+        *("--device", "--rename", "--tasks", "--deadline", "--window", "--grace"),
+    ),
+    "Spool": ("--spool", "--spool-policy", "--spool-bytes", "--spool-age"),
+    "Sinks": SINKS,
+    "Output": (*OUTPUT, "--picture", "--status-every", "--quiet"),
+}
 _ABOUT = (
     "Turn photos into features at a rate you choose, and send those, not pictures.\n\n"
     "Exit status: 0 all done, 1 some files failed, 2 wrong usage, 3 a bundle or an "
@@ -19,7 +38,7 @@ _ABOUT = (
 
 def build_app() -> typer.Typer:
     """The command line with all its commands."""
-    return command_line.build_app("featherwire-edge", _ABOUT, __name__, _COMMANDS)
+    return command_line.build_app("featherwire-edge", _ABOUT, __name__, _COMMANDS, _PANELS)
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ def take_all(
         raise  # no photo is at fault
     except FeatherwireError as error:
         for photo in waiting.elements():
-            fail(Path(photo), error, outcome)
+            outcome.fail(Path(photo), error)
         return error
     return None
 
@@ -61,13 +61,6 @@ def tell_kept(outcome: Outcome, spool: Path, server: str, refusal: FeatherwireEr
         )
 
 
-def fail(photo: Path, error: FeatherwireError, outcome: Outcome) -> None:
-    """Record and print why a photo has no result."""
-    outcome.failures.append({"file": str(photo), **error.to_dict()})
-    where, what = printable(str(photo)), printable(error.message)
-    sys.stderr.write(f"error: {where}: {what} [{error.reason}]\n")
-
-
 def name_of(result: FrameResult) -> str:
     """What a frame was made of, as text; nothing where nobody knows."""
     return "" if result.source is None else text_of(str(result.source))
@@ -84,7 +77,7 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
         return
     if result.analysis is None:
         unknown = SessionError("no_result", "the server sent neither findings nor an error")
-        fail(photo, result.error or unknown, outcome)
+        outcome.fail(photo, result.error or unknown)
         return
     record: dict[str, Any] = {
         "photo": str(photo),
@@ -119,9 +112,9 @@ def take(result: FrameResult, output: Path | None, batch: Batch, outcome: Outcom
             write_atomically(target, json.dumps(record, indent=1).encode() + b"\n")
             record["file"] = str(target)
     except FeatherwireError as failure:
-        fail(photo, failure, outcome)
+        outcome.fail(photo, failure)
     except OSError as failure:
-        fail(photo, FeatherwireError("io_error", in_words(failure)), outcome)
+        outcome.fail(photo, FeatherwireError("io_error", in_words(failure)))
     else:
         outcome.results.append(record)
 

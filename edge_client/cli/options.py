@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from shared.cli import ExitCode, bits_per_second, finite, split_names
+from shared.cli import ExitCode, bits_per_second, finite, split_names, stop_on_error
 from shared.cli.options import Connecting
 from shared.errors import SessionError, TaskError
 
@@ -206,11 +204,11 @@ class Calling(Connecting):
     deadline_s: DeadlineOption = None
     bandwidth: BandwidthOption = None
 
-    def access(self) -> Access:
+    def checked_access(self, *, as_json: bool) -> Access:
         """TLS and the token, checked as far as that can be without the server. Wrong options end
         the command."""
-        with usage():
-            access = super().access()
+        with stop_on_error(as_json=as_json, code=ExitCode.USAGE):
+            access = self.access()
             from shared.rpc.access import split_address
 
             split_address(self.server)
@@ -277,14 +275,14 @@ class Sending(Calling):
     def _with_states(self) -> dict[str, int | None]:
         return {_source(text): _state(text) for text in self.send_with or ()}
 
-    def check(self) -> Access:
+    def check(self, *, as_json: bool) -> Access:
         """How to come in, after a look at the options. Wrong ones end the command."""
-        with usage():
+        with stop_on_error(as_json=as_json, code=ExitCode.USAGE):
             from shared.wire.requests import parse_tasks
 
             if self.tasks is not None:
                 parse_tasks(split_names(self.tasks))
-        return self.access()
+        return self.checked_access(as_json=as_json)
 
     def open(
         self,
@@ -352,16 +350,6 @@ class Sending(Calling):
 
         options = SinkOptions(session.device, capacity=capacity, give_up_s=self.give_up_s)
         return open_sinks(self.to or (), options)
-
-
-@contextmanager
-def usage() -> Iterator[None]:
-    """End the command with exit status 2 when its options raise a SessionError."""
-    try:
-        yield
-    except SessionError as error:
-        sys.stderr.write(f"error: {error.message} [{error.reason}]\n")
-        raise typer.Exit(ExitCode.USAGE) from None
 
 
 def _source(text: str) -> str:

@@ -56,7 +56,7 @@ def send(
     """
     if picture and output is None:
         raise typer.BadParameter("--picture needs a folder", param_hint="-o")
-    access = sending.check()
+    access = sending.check(as_json=as_json)
     from edge_client.session import SessionEvents
 
     batch = Batch(as_json=as_json, columns=COLUMNS)
@@ -109,7 +109,7 @@ def flush(
 
     Exit status 4 when frames are still kept afterwards, because no server took them.
     """
-    access = calling.access()
+    access = calling.checked_access(as_json=as_json)
     from edge_client.rate import RateControl
     from edge_client.session import EdgeSession, SessionEvents
     from edge_client.spool import Spool

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge_client.cli.reporter import write_line
+from shared.cli import print_line
 from shared.words import counted
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ WINDOW_S = 10.0
 ROUND_TRIPS = 50
 _DROPPED = "dropped_"
 REFRESHES_PER_SECOND = 4
-_PRINTING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +150,9 @@ class Status:
         }
 
 
-def print_event(event: str, values: dict[str, Any]) -> None:
+def print_event(event: str, values: Mapping[str, Any]) -> None:
     """Print an event as a line of JSON on standard output."""
-    with _PRINTING:
-        write_line(sys.stdout, json.dumps({"event": event, **values}))
+    print_line({"event": event, **values})
 
 
 def can_redraw() -> bool:

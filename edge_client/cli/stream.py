@@ -16,9 +16,10 @@ import typer
 from edge_client.cli.findings import report_of, tell_undelivered
 from edge_client.cli.options import Sending
 from edge_client.cli.reporter import write_line
-from shared.cli import ExitCode, finite, stop_on_error, takes
+from shared.cli import ExitCode, JsonLinesOption, finite, stop_on_error, takes
 from shared.cli.exits import code_of
-from shared.errors import FeatherwireError
+from shared.cli.output import print_error
+from shared.errors import FeatherwireError, SessionError
 from shared.names import text_of
 from shared.words import counted
 
@@ -152,9 +153,6 @@ EveryOption = Annotated[
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
-JsonLinesOption = Annotated[
-    bool, typer.Option("--json", help="Print a JSON document a line: results, status, the end.")
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -193,7 +191,7 @@ def stream(
     Exit status 0 when everything was sent, or is in the spool; 1 when a file or the source failed,
     4 when frames were lost for want of a server, or it refuses this device.
     """
-    access = sending.check()
+    access = sending.check(as_json=as_json)
     from edge_client.cli.ending import Ending
     from edge_client.cli.reporter import Reporter
     from edge_client.cli.status import Meter, Status, every, print_event
@@ -238,6 +236,8 @@ def stream(
 
         def unreadable(name: str, error: FeatherwireError) -> None:
             meter.failed(error.to_dict())
+            if as_json:
+                print_event("unreadable", {"file": name, "error": error.to_dict()})
             _tell_error(name, error)
 
         feed = Feed(captures, gate, ending.stop, unreadable)
@@ -254,15 +254,17 @@ def stream(
                     _tell(result, session, sinks, as_json=as_json, lines=lines)
                     _settle(result, feed, move_to, durable=kept is not None)
         if (refusal := session.refusal) is not None:
-            _tell_error(None, refusal)
+            print_error(refusal, as_json=as_json)
         sinks.close(ending.left_s(SINKS_S))
         end = status.read()
         failure = captures.error if captures.state == "failed" else None
         session.close(ending.left_s(SESSION_S))
-    if as_json:
-        print_event("end", end)
     lost = tell_undelivered(sinks)
     reporter.end(end)
+    for error in filter(None, (failure, None if kept else _lost(end))):
+        print_error(error, as_json=as_json)
+    if as_json:
+        print_event("end", end)
     _exit(end, opened, refusal, failure, lost, spooled=kept is not None)
 
 
@@ -278,15 +280,10 @@ def _exit(
     *,
     spooled: bool,
 ) -> None:
-    """End the command with its exit status, and print why it is not 0. refusal: was printed."""
+    """End the command with its exit status; errors were printed."""
     left = end["queue"]["frames"]
-    if failure is not None:
-        _tell_error(None, failure)
     if left and spooled:
         write_line(sys.stderr, f"{counted(left, 'frame is', 'frames are')} kept in the spool")
-    elif left:
-        lost, them = counted(left, "frame is", "frames are"), "it" if left == 1 else "them"
-        write_line(sys.stderr, f"error: {lost} lost: no server took {them}, and no --spool")
     if refusal is not None or (left and not spooled):
         raise typer.Exit(ExitCode.UNREACHABLE)
     if failure is not None:
@@ -297,6 +294,15 @@ def _exit(
     failed = end["failed"] + end["dropped"].get("unreadable", 0)
     if (failed and not source.live) or (undelivered and not source.lasting):
         raise typer.Exit(ExitCode.SOME_FAILED)
+
+
+def _lost(end: dict[str, Any]) -> FeatherwireError | None:
+    """What is said of frames that wait at the end, where there is no spool."""
+    left = end["queue"]["frames"]
+    if not left:
+        return None
+    lost, them = counted(left, "frame is", "frames are"), "it" if left == 1 else "them"
+    return SessionError("frames_lost", f"{lost} lost: no server took {them}, and no --spool")
 
 
 def _tell(
@@ -317,10 +323,8 @@ def _tell(
         _tell_error(report.source, result.error)
 
 
-def _tell_error(what: str | None, error: FeatherwireError) -> None:
-    """what: has failed, where it is not the command as a whole."""
-    about = "" if what is None else f"{what}: "
-    write_line(sys.stderr, f"error: {about}{error.message} [{error.reason}]")
+def _tell_error(what: str, error: FeatherwireError) -> None:
+    write_line(sys.stderr, f"error: {what}: {error.message} [{error.reason}]")
 
 
 def _settle(result: FrameResult, feed: Feed, move_to: Path | None, *, durable: bool) -> None:

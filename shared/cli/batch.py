@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import sys
@@ -14,7 +13,8 @@ from typing import Any
 
 import typer
 
-from shared.cli.exits import ExitCode
+from shared.cli.exits import ExitCode, of_system
+from shared.cli.output import print_document
 from shared.cli.tables import print_table
 from shared.errors import FeatherwireError
 from shared.limits import DEFAULT_LIMITS
@@ -33,6 +33,12 @@ class Outcome:
     results: list[Record] = field(default_factory=list)
     failures: list[Record] = field(default_factory=list)
     kept: list[Record] = field(default_factory=list)
+
+    def fail(self, path: Path, error: FeatherwireError) -> None:
+        """Record why a file has no result, and print it."""
+        self.failures.append({"file": text_of(path), **error.to_dict()})
+        where, what = printable(text_of(path)), printable(error.message)
+        sys.stderr.write(f"error: {where}: {what} [{error.reason}]\n")
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``--json`` prints."""
@@ -60,16 +66,15 @@ class Batch:
             try:
                 outcome.results.append(work(path))
             except FeatherwireError as error:
-                self._failed(outcome, path, error.to_dict())
+                self._failed(outcome, path, error)
             except (OSError, MemoryError) as error:
-                self._failed(outcome, path, _plain(error))
+                self._failed(outcome, path, of_system(error))
         self.report(outcome)
 
     def report(self, outcome: Outcome) -> None:
         """Print an outcome and raise typer.Exit(1) when some failed."""
         if self._as_json:
-            json.dump(outcome.to_json(), sys.stdout, indent=1)
-            sys.stdout.write("\n")
+            print_document(outcome.to_json())
         elif outcome.results:
             self._print_table(outcome.results)
         if outcome.failures:
@@ -95,12 +100,10 @@ class Batch:
             )
         return output
 
-    def _failed(self, outcome: Outcome, path: Path, error: Record) -> None:
+    def _failed(self, outcome: Outcome, path: Path, error: FeatherwireError) -> None:
         for output in self._claimed:  # what was not written is free again
             del self._outputs[output]
-        outcome.failures.append({"file": text_of(path), **error})
-        where, what = printable(text_of(path)), printable(error["message"])
-        sys.stderr.write(f"error: {where}: {what} [{error['reason']}]\n")
+        outcome.fail(path, error)
 
     def _print_table(self, results: Sequence[Record]) -> None:
         numeric = {
@@ -133,20 +136,6 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def in_words(error: OSError) -> str:
-    """The text of a system error, without its number."""
-    name = error.filename
-    if isinstance(name, bytes):
-        name = os.fsdecode(name)
-    where = f": {text_of(name)}" if isinstance(name, str) and name else ""
-    return f"{error.strerror or error}{where}"
-
-
-def _plain(error: OSError | MemoryError) -> Record:
-    message = in_words(error) if isinstance(error, OSError) else "not enough memory"
-    return {"error": type(error).__name__, "reason": "io_error", "message": message}
 
 
 def _umask() -> int:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import sys
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
 import typer
 
+from shared.cli.output import Told, print_error
 from shared.errors import BundleError, FeatherwireError, ModelError, SessionError, StorageError
+from shared.names import text_of
 
 
 class ExitCode(IntEnum):
@@ -35,6 +36,7 @@ _USAGE_REASONS = frozenset(
         "bad_sink",
         "bad_source",
         "bad_target",
+        "bad_tls_files",
         "no_int8",
         "no_psnr_model",
         "bad_token_file",
@@ -69,16 +71,37 @@ def code_of(error: FeatherwireError) -> ExitCode:
 
 
 @contextmanager
-def stop_on_error(*, as_json: bool) -> Iterator[None]:
-    """End the command with the right exit code when a FeatherwireError ends its work.
+def stop_on_error(*, as_json: bool, code: ExitCode | None = None) -> Iterator[None]:
+    """End the command with the right exit code, or with ``code``, when an error ends its work.
 
     With ``as_json`` stdout gets one JSON document with the error; stderr gets a line either way.
     """
+    told = False
     try:
         yield
-    except FeatherwireError as error:
-        if as_json:
-            json.dump({"error": error.to_dict()}, sys.stdout)
-            sys.stdout.write("\n")
-        sys.stderr.write(f"error: {error.message} [{error.reason}]\n")
-        raise typer.Exit(code_of(error)) from None
+        return
+    except FeatherwireError as caught:
+        error = caught
+    except Told as caught:
+        error, told = caught.cause, True
+    except BrokenPipeError:
+        raise  # who reads has gone, and is told nothing
+    except (OSError, MemoryError) as caught:
+        error = of_system(caught)
+    print_error(error, as_json=as_json, told=told)
+    raise typer.Exit(code_of(error) if code is None else code)
+
+
+def of_system(error: OSError | MemoryError) -> FeatherwireError:
+    """What the system refused, as an error with the reason ``io_error``."""
+    text = in_words(error) if isinstance(error, OSError) else "not enough memory"
+    return FeatherwireError("io_error", text)
+
+
+def in_words(error: OSError) -> str:
+    """The text of a system error, without its number."""
+    name = error.filename
+    if isinstance(name, bytes):
+        name = os.fsdecode(name)
+    where = f": {text_of(name)}" if isinstance(name, str) and name else ""
+    return f"{error.strerror or error}{where}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -12,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from shared.cli.app import VersionOption
+from shared.cli.app import Program, VersionOption, asks_json
 from shared.cli.exits import ExitCode
 from shared.cli.options import JsonOption
+from shared.cli.output import print_document, print_error
+from shared.errors import FeatherwireError
 from shared.installation import install_command
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def build_app() -> typer.Typer:
     """The command line: doctor, and the three other commands to pass on to."""
     app = typer.Typer(
         name="featherwire",
+        cls=Program,
         help=_ABOUT,
         invoke_without_command=True,
         pretty_exceptions_show_locals=False,
@@ -112,8 +114,7 @@ def doctor(
     places = Places(data=data, spool=spool, models=tuple(models_dir or ()))
     report = examine(_roles(roles) if roles else None, places)
     if as_json:
-        json.dump(report.to_dict(), sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        print_document(report.to_dict())
     else:
         _print(report)
     if not report.healthy:
@@ -148,11 +149,11 @@ def _pass_on(context: typer.Context) -> NoReturn:
     path = _program(part)
     if path is None:
         extras, _ = PARTS[part]
-        typer.echo(
-            f"error: there is no featherwire-{part} here; get it with: "
-            f"{install_command(extras)} [missing_command]",
-            err=True,
+        absent = FeatherwireError(
+            "missing_command",
+            f"there is no featherwire-{part} here; get it with: {install_command(extras)}",
         )
+        print_error(absent, as_json=asks_json(context.args))
         raise typer.Exit(ExitCode.MISSING)
     sys.stdout.flush()
     os.execv(path, [path, *context.args])

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from shared.rpc.access import Access
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+JsonLinesOption = Annotated[
+    bool, typer.Option("--json", help="Print a JSON document a line on stdout.")
+]
 ServerOption = Annotated[
     str, typer.Option("--server", metavar="HOST:PORT", help="The server, as HOST:PORT.")
 ]
@@ -70,6 +73,19 @@ def finite(
         if value > maximum:
             raise typer.BadParameter(f"{meaning} must be at most {maximum:g}, not {text}")
         return value
+
+    return parse
+
+
+def whole(meaning: str, least: int, most: int) -> Callable[[str], int]:
+    """A parser for an option that takes a whole number, ``meaning`` in words."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+            raise typer.BadParameter(
+                f"{meaning} is a whole number of {least} to {most}, not {text}"
+            )
+        return int(text)
 
     return parse
 

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shared.errors import TaskError
+from shared.json_text import to_json
 from shared.results import Box, Face, RleMask, TaskResult, complete_mask, mask_box
 from shared.sinks.files import move_aside, not_writable, unless_it_may_pass, write_whole
-from shared.sinks.report import Report, iso, to_json
+from shared.sinks.report import Report, iso
 
 FACE = "face"
 FREE_IDS = 1000

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shared.errors import SinkError
+from shared.json_text import readable, to_json
 from shared.results import Box
-from shared.sinks.report import Report, iso, readable, to_json
+from shared.sinks.report import Report, iso
 
 _MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV}
 """What a disk has now and not for ever: it keeps no camera from its pictures."""

@@ -21,10 +21,11 @@ from shared.addresses import split_address
 from shared.backoff import Backoff
 from shared.errors import SinkError
 from shared.installation import require
+from shared.json_text import to_json
 from shared.results import counts_of
 from shared.sinks.broker import BrokerLink, Connection, Message, Ticket, client_id_of
 from shared.sinks.home_assistant import BIRTH, PREFIX, Announcer, is_announcement, summary
-from shared.sinks.report import Report, to_json
+from shared.sinks.report import Report
 from shared.words import counted
 
 PORT, TLS_PORT = 1883, 8883

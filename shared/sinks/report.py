@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,8 +9,6 @@ from typing import Any
 
 from shared.errors import FeatherwireError
 from shared.results import AnalysisResult, summarise
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,26 +91,3 @@ def iso(seconds: float | None) -> str | None:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     except (ValueError, OverflowError, OSError):
         return None
-
-
-def to_json(values: Any) -> str:
-    """JSON that every reader takes: numbers that are none (NaN, infinity) are null, and what is no
-    character (of a file's name that is no UTF-8) is U+FFFD."""
-    return json.dumps(_plain(values), allow_nan=False, default=str)
-
-
-def readable(text: str) -> str:
-    """The text, with U+FFFD for what is no character."""
-    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, str):
-        return readable(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {readable(str(key)): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return value

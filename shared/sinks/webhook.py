@@ -13,7 +13,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from shared.errors import SinkError
 from shared.installation import require
-from shared.sinks.report import Report, iso, to_json
+from shared.json_text import to_json
+from shared.sinks.report import Report, iso
 from shared.sinks.signature import key_of, sign
 
 TIMEOUT_S = 10.0

@@ -167,7 +167,7 @@ def test_its_results_are_in_postgresql(stack: Machine) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    documents = [json.loads(line) for line in done.stdout.splitlines()]
+    documents = json.loads(done.stdout)["results"]
     assert len(documents) == FRAMES
     assert all("compose-camera" in json.dumps(document) for document in documents)
     assert not (stack.folder / "var" / "log.db").exists()

@@ -33,3 +33,13 @@ PHOTOS: dict[str, Callable[[], Any]] = {
     "china": _sklearn("china.jpg"),
     "flower": _sklearn("flower.jpg"),
 }
+
+PHOTO_FILES = {
+    "portrait.jpg": "astronaut",
+    "table.jpg": "coffee",
+    "cat.jpg": "chelsea",
+    "temple.jpg": "china",
+    "flower.jpg": "flower",
+    "rocket.jpg": "rocket",
+}
+"""Files that the documents' commands name, each with the photo that it holds."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from shared.cli import stop_on_error
-from training.cli.steps import ChangeOption, JsonOption, RecipeOption, RunOption, run_step
+from shared.cli import JsonOption, print_document, stop_on_error
+from training.cli.steps import ChangeOption, RecipeOption, RunOption, run_step
 
 
 def register(app: typer.Typer) -> None:
@@ -94,7 +92,6 @@ def ablate(
         document["fit"] = followed.model_dump(mode="json")["fit"]
         write(output, document)
     if as_json:
-        json.dump(document, sys.stdout)
-        sys.stdout.write("\n")
+        print_document(document)
     else:
         typer.echo(markdown(document), nl=False)

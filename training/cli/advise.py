@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from shared.cli import stop_on_error, write_atomically
-from training.cli.steps import JsonOption, RecipeOption, print_values
+from shared.cli import JsonOption, stop_on_error, write_atomically
+from training.cli.steps import RecipeOption, print_values
 
 
 def register(app: typer.Typer) -> None:

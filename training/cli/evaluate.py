@@ -5,8 +5,6 @@ With ``--coco`` it is the accuracy of a task instead.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared.cli import stop_on_error
-from training.cli.steps import JsonOption, RecipeOption
+from shared.cli import JsonOption, print_document, stop_on_error
+from shared.errors import FeatherwireError, RecipeError
+from training.cli.steps import RecipeOption
 
 if TYPE_CHECKING:
     from training.evaluate.photos import EvaluationPhoto
@@ -132,7 +131,7 @@ def evaluate(
             chosen = _chosen(evaluation_photos(photos, side, followed), every, limit)
             results = run.evaluate_pictures(chosen, picture_plan, _say)
             if not results.measurements.photos:
-                _no_photo()
+                raise _no_photo()
             if output is not None:
                 run.write_pictures(output, results, _say)
             document = results.document
@@ -164,8 +163,8 @@ def consistency(
             raise BundleError("unsupported", f"codec {codec} has nothing that could be consistent")
         found = _chosen(evaluation_photos(photos, side, open_recipe()[1]), 1, limit)
         rows = check(opened, (photo.pixels for photo in found), cache=None, seed=seed)
-    if not rows:
-        _no_photo()
+        if not rows:
+            raise _no_photo()
     lines = [
         "| state | sampled latents | vivid picture again | faithful picture again |",
         "| ---: | ---: | ---: | ---: |",
@@ -175,7 +174,7 @@ def consistency(
             for row in rows
         ),
     ]
-    _print(rows, "\n".join(lines) + "\n", as_json)
+    _print({"states": rows}, "\n".join(lines) + "\n", as_json)
 
 
 def _chosen(
@@ -188,14 +187,12 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _no_photo() -> None:
-    typer.echo("error: no readable photo [no_photos]", err=True)
-    raise typer.Exit(1)
+def _no_photo() -> FeatherwireError:
+    return RecipeError("no_photos", "no readable photo")
 
 
 def _print(document: Any, text: str, as_json: bool) -> None:
     if as_json:
-        json.dump(document, sys.stdout)
-        sys.stdout.write("\n")
+        print_document(document)
     else:
         typer.echo(text, nl=False)

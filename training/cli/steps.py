@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import json
-import sys
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
-from typer.core import TyperGroup
 
-from shared.cli import stop_on_error
+from shared.cli import JsonOption, print_document, stop_on_error
+from shared.cli.app import Program, asks_json
+from shared.cli.help import arrange
 
 if TYPE_CHECKING:
     from typer._click.core import Command, Context
@@ -32,7 +32,6 @@ RunOption = Annotated[
     Path | None,
     typer.Option("--run", help="Folder of this run's results. Default: runs/NAME of the recipe."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -58,7 +57,7 @@ def steps(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
         typer.echo(f"{row['step']:10} {row['summary']}")
 
 
-class StepGroup(TyperGroup):
+class StepGroup(Program):
     """Commands, and the steps of the recipe that the command line names."""
 
     def resolve_command(
@@ -66,7 +65,7 @@ class StepGroup(TyperGroup):
     ) -> tuple[str | None, Command | None, list[str]]:
         """A command by its name, else a step."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            with stop_on_error(as_json="--json" in args):
+            with stop_on_error(as_json=asks_json(args)):
                 command = _step_command(args[0], _recipe_in(args))
             if command is not None:
                 return args[0], command, args[1:]
@@ -86,8 +85,7 @@ def run_step(
 def print_values(values: Mapping[str, Any], as_json: bool) -> None:
     """A command's result on stdout: one JSON document, or a line for each value."""
     if as_json:
-        json.dump(values, sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        print_document(values)
         return
     for key, value in values.items():
         typer.echo(f"{key.replace('_', ' ')}: {value}")
@@ -156,9 +154,21 @@ def _step_command(name: str, which: str | None) -> Command | None:
     command.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in [*own, *common]}
     app = typer.Typer(add_completion=False)
-    help_text = inspect.getdoc(step.run) or step.summary
+    help_text = _for_people(inspect.getdoc(step.run) or step.summary)
     app.command(name, help=help_text)(command)
-    return typer.main.get_command(app)
+    made = typer.main.get_command(app)
+    arrange(made, Program.panels)
+    return made
+
+
+_RAISES = re.compile(r"(?:^|\s+)Raises\s[^.]*(?:\.(?=\s|$)|$)")
+_ROLE = re.compile(r":\w+:`([^`]*)`")
+
+
+def _for_people(docstring: str) -> str:
+    """A docstring as help: without what it says to programmers."""
+    text = _ROLE.sub(r"\1", _RAISES.sub("", docstring)).replace("``", "`")
+    return "\n\n".join(part.strip() for part in text.split("\n\n") if part.strip())
 
 
 def _options(run: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -170,7 +180,7 @@ def _options(run: Callable[..., Any]) -> list[inspect.Parameter]:
             continue
         kind, text = get_args(hints[parameter.name])[:2]
         flags = ("-o", "--output") if parameter.name == "output" else ()
-        option = typer.Option(*flags, help=text)
+        option = typer.Option(*flags, help=_for_people(text))
         annotation = Annotated[kind, option]  # type: ignore[valid-type]  # known when it runs
         found.append(parameter.replace(annotation=annotation))
     return found

@@ -73,7 +73,7 @@ def plan(
     edge_share: Annotated[float, "The edge's part of the multiply-adds, for auto."] = 1 / 3,
     name: Annotated[str | None, "The bundle's. Default: the network's."] = None,
 ) -> dict[str, Any]:
-    """Find the cheapest place to cut a network, and write a recipe; ``recipe`` is not used."""
+    """Find the cheapest place to cut a network, and write a recipe for it."""
     from codec.lattice_palette.train.networks.yolo import SplitYolo
     from shared.cli import write_atomically
 

@@ -351,7 +351,7 @@ def test_the_commands_say_what_the_service_says(
         tasks = ("calm",) if sequence == 2 else ()
         send("s", sequence, bitstream, tasks=tasks, captured_at=TAKEN)
     listed = results(server.address, "list", "--json")
-    documents = [json.loads(line) for line in listed.stdout.splitlines()]
+    documents = json.loads(listed.stdout)["results"]
     assert [one["cursor"] for one in documents] == [1, 2, 3]
     assert documents[1]["analysis"]["tasks"]["calm"]["detections"][0]["class_name"] == "thing"
     assert documents[0]["captured_at"] == "2024-05-06T07:08:09.123456Z"

@@ -295,14 +295,14 @@ def test_the_audit_says_who_did_what_over_the_command_line(
     assert sent.returncode == 0, sent.stderr
     (command,) = client.wait_for("command")
     assert command.set_rate.policy.bits_per_pixel == 0.1
-    assert json.loads(sent.stdout) == {"device": "cam", "id": command.command_id}
+    assert json.loads(sent.stdout)["sent"] == [{"device": "cam", "id": command.command_id}]
     refused = fleet("tasks", "none", "--all", who="consumer")
     assert refused.returncode == 4
     assert "[forbidden]" in refused.stderr
     assert fleet("tasks", "none").returncode == 2
     assert fleet("rate", "--all").returncode == 2
     assert fleet("rate", "--all", "--reset", "--state", "1").returncode == 2
-    entry, turned_away = map(json.loads, fleet("audit").stdout.splitlines())
+    entry, turned_away = json.loads(fleet("audit").stdout)["entries"]
     assert turned_away["who"].startswith("consumer (")
     assert (turned_away["action"], turned_away["what"]["reason"]) == ("Refused", "forbidden")
     nobody = fleet("rate", "--label", "site=south", "--reset")
@@ -311,12 +311,12 @@ def test_the_audit_says_who_did_what_over_the_command_line(
     assert entry["action"] == "SendCommand"
     assert entry["what"]["selector"]["labels"] == {"site": "north"}
     assert entry["what"]["command"]["change_rate"]["policy"]["max_frames_per_second"] == 2
-    (listed,) = map(json.loads, fleet("list").stdout.splitlines())
+    (listed,) = json.loads(fleet("list").stdout)["devices"]
     assert (listed["device"], listed["online"], listed["pending_commands"]) == ("cam", True, 1)
     assert listed["labels"] == {"site": "north", "lens": "wide"}
     (watched,) = map(json.loads, fleet("watch", "--limit", "1").stdout.splitlines())
     assert watched["device"] == "cam"
-    (kept,) = map(json.loads, fleet("commands", "--pending").stdout.splitlines())
+    (kept,) = json.loads(fleet("commands", "--pending").stdout)["commands"]
     assert (kept["id"], kept["outcome"]) == (command.command_id, "pending")
     assert fleet("rate", "--all", "--bandwidth", "64k").returncode == 0
     (_, slower) = client.wait_for("command", 2)

@@ -66,7 +66,7 @@ def test_what_is_lost_for_want_of_a_server_was_said_before(
     first, last = done.stderr.splitlines()
     assert first.startswith("not connected: no server answered at 127.0.0.1:1 [unreachable]; ")
     assert "are lost" in first
-    assert last == "error: 1 frame is lost: no server took it, and no --spool"
+    assert last == "error: 1 frame is lost: no server took it, and no --spool [frames_lost]"
 
 
 def test_tls_and_tokens_are_named_for_what_they_are(

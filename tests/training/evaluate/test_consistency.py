@@ -27,7 +27,7 @@ def test_sampled_latents_always_merge_to_what_was_received(
         ],
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    rows = json.loads(result.stdout)
+    rows = json.loads(result.stdout)["states"]
     assert [row["state"] for row in rows] == list(range(1, bundle.manifest.coarsest_state + 1))
     for row in rows:
         assert row["photos"] == 2
