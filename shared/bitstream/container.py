@@ -72,10 +72,10 @@ class Bitstream:
         header = self._header(with_bundle=with_bundle)
         if self.version == format3.VERSION:
             crc = format3.chain_start(header)
-            layers, _ = write_layers(self.layers, self.partial, crc, format3.CHECK_BYTES)
+            layers, _ = write_layers(self.layers, self.partial, crc, format3.layer_check_bytes)
             return format3.write_header(header) + layers
         crc = format4.chain_start(header, self.bundle_id)
-        layers, crc = write_layers(self.layers, self.partial, crc, format4.LAYER_CHECK_BYTES)
+        layers, crc = write_layers(self.layers, self.partial, crc, format4.layer_check_bytes)
         return format4.write_header(header, crc) + layers
 
     @classmethod
@@ -105,9 +105,9 @@ class Bitstream:
         header, size = read_header(data, limits)
         bundle_id = _bundle_of(header, bundle_id)
         if header.version == format3.VERSION:
-            crc, check_bytes = format3.chain_start(header), format3.CHECK_BYTES
+            crc, check_bytes = format3.chain_start(header), format3.layer_check_bytes
         else:
-            crc, check_bytes = format4.chain_start(header, bundle_id), format4.LAYER_CHECK_BYTES
+            crc, check_bytes = format4.chain_start(header, bundle_id), format4.layer_check_bytes
         reader = LayerReader(data, size, crc, check_bytes, limits)
         reader.read(header)
         state, partial = header.state, reader.partial
@@ -276,8 +276,10 @@ def header_bytes(
 
 def layer_bytes(payload_bytes: int, version: int) -> int:
     """Bytes that a layer of ``payload_bytes`` takes in the file, framing included."""
-    check_bytes = format3.CHECK_BYTES if version == format3.VERSION else format4.LAYER_CHECK_BYTES
-    return varint.size(payload_bytes) + check_bytes + payload_bytes
+    check_bytes = (
+        format3.layer_check_bytes if version == format3.VERSION else format4.layer_check_bytes
+    )
+    return varint.size(payload_bytes) + check_bytes(payload_bytes) + payload_bytes
 
 
 def partial_layer_bytes(passes: int, payload_bytes: int, version: int) -> int:

@@ -14,6 +14,14 @@ VERSION = 3
 MAGIC = b"\x89FWF"
 BUNDLE_ID_BYTES = 8
 CHECK_BYTES = 4
+
+
+def layer_check_bytes(payload_bytes: int) -> int:
+    """Of the running checksum, behind a layer's length: all."""
+    del payload_bytes
+    return CHECK_BYTES
+
+
 _HEADER = struct.Struct("<4sB8sHHBB")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CRC.size

@@ -1,4 +1,4 @@
-"""Version 4 of the file: a header of 7 to 12 bytes or so, two or three bytes a layer.
+"""Version 4 of the file: a header of 7 to 12 bytes or so, three bytes a layer.
 
 See FORMAT.md for the bytes, and for why they are no more.
 """
@@ -18,7 +18,8 @@ VERSION = 4
 FIRST_BYTE = 0x89
 BUNDLE_ID_BYTES = 4
 """Of a bundle's id, in a file on its own; bytes of a session have none."""
-LAYER_CHECK_BYTES = 1
+SHORT_LAYER = 1 << 7
+"""From so many bytes of payload on, its length takes two bytes."""
 CHECK_BYTES = 2
 
 # The second byte: 110 and five flags. 111 is of versions to come; version 3 has an "F" there.
@@ -35,6 +36,13 @@ _STATE_FOLLOWS, _LAYERS_FOLLOW = 15, 0
 _MOST_EIGHTHS = 8 * 256
 _MOST_TWELVE_BITS = 1 << 12
 _INVARIANT = struct.Struct("<BII")
+
+
+def layer_check_bytes(payload_bytes: int) -> int:
+    """Of the running checksum, behind a layer's length: what makes three bytes of both, as far as
+    they go. Of a short message the codec's own check sees less, so that it needs more of this one.
+    """
+    return 2 if payload_bytes < SHORT_LAYER else 1
 
 
 def begins(data: bytes) -> bool:

@@ -5,7 +5,9 @@ Versions differ in how many bytes of the running checksum stand with a layer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from shared.bitstream import varint
 from shared.bitstream.layers import (
@@ -19,22 +21,26 @@ from shared.bitstream.layers import (
 from shared.errors import BitstreamError
 from shared.limits import Limits
 
+CheckBytes: TypeAlias = Callable[[int], int]
+"""How many bytes of checksum a layer has, by the bytes of its payload."""
+
 
 def write_layers(
-    layers: tuple[Layer, ...], partial: PartialLayer | None, crc: int, check_bytes: int
+    layers: tuple[Layer, ...], partial: PartialLayer | None, crc: int, check_bytes: CheckBytes
 ) -> tuple[bytes, int]:
     """The layers as they stand in the file, and the running CRC-32C behind them.
 
-    crc: what it is before them. check_bytes: of it, the lowest first, that stand with each layer.
+    crc: what it is before them. check_bytes: of it, the lowest first, that stand with a layer of
+    so many bytes.
     """
     parts: list[bytes] = []
     for layer in layers:
         crc = chain(crc, label(layer.state), layer.payload)
-        parts += [varint.encode(len(layer.payload)), _check(crc, check_bytes), layer.payload]
+        parts += [*_prefix(layer.payload, crc, check_bytes), layer.payload]
     if partial is not None:
         crc = chain(crc, label(partial.state, partial.passes), partial.payload)
-        parts += [varint.encode(partial.passes), varint.encode(len(partial.payload))]
-        parts += [_check(crc, check_bytes), partial.payload]
+        parts += [varint.encode(partial.passes), *_prefix(partial.payload, crc, check_bytes)]
+        parts += [partial.payload]
     return b"".join(parts), crc
 
 
@@ -49,7 +55,7 @@ class LayerReader:
     data: bytes
     offset: int
     crc: int
-    check_bytes: int
+    check_bytes: CheckBytes
     limits: Limits
     layers: tuple[Layer, ...] = ()
     partial: PartialLayer | None = None
@@ -82,19 +88,24 @@ class LayerReader:
                 f"layer of state {state}: {length} bytes, more than {self.limits.max_layer_bytes}",
                 offset=start,
             )
-        begins = offset + self.check_bytes
+        begins = offset + self.check_bytes(length)
         if begins + length > len(self.data):
             raise BitstreamError(
                 "truncated", f"the data end inside the layer of state {state}", offset=start
             )
         payload = self.data[begins : begins + length]
         crc = chain(self.crc, label(state, passes), payload)
-        if self.data[offset:begins] != _check(crc, self.check_bytes):
+        if self.data[offset:begins] != _check(crc, begins - offset):
             raise BitstreamError(
                 "crc_mismatch", f"the layer of state {state} is damaged", offset=begins
             )
         self.crc, self.offset = crc, begins + length
         return payload
+
+
+def _prefix(payload: bytes, crc: int, check_bytes: CheckBytes) -> tuple[bytes, bytes]:
+    length = len(payload)
+    return varint.encode(length), _check(crc, check_bytes(length))
 
 
 def _check(crc: int, check_bytes: int) -> bytes:

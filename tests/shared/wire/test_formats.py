@@ -54,7 +54,7 @@ def test_a_bitstream_of_format_4_costs_its_file_and_three_bytes() -> None:
     assert message.ByteSize() == made(4).file_bytes - 4 + 3 + 10  # of them 10 of the bundle's id
     to_index(message, accepted)
     assert message.ByteSize() == made(4).file_bytes - 4 + 3
-    assert features_message(made(3)).ByteSize() > message.ByteSize() + 30
+    assert features_message(made(3)).ByteSize() > message.ByteSize() + 25
 
 
 def test_a_message_of_two_minds_is_refused() -> None:
