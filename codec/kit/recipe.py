@@ -12,9 +12,9 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from codec.base import Report, Trainer, trainer
+from codec.base import Report, Trainer, codec_names, trainer
 from codec.kit.photos import CACHE, SHORT_SIDE, PhotoSource, make_cache
-from shared.errors import BundleError, RecipeError
+from shared.errors import RecipeError
 
 DEFAULT_RECIPE = "picture"
 PHOTOS_SUMMARY = "Decode and reduce the training photos once."
@@ -78,10 +78,12 @@ def open_recipe(
     name = values.get("codec")
     if not isinstance(name, str):
         raise RecipeError("bad_recipe", f"{source}: codec: a recipe names its codec")
-    try:
-        found = trainer(name)
-    except BundleError as error:
-        raise RecipeError("bad_recipe", f"{source}: codec: {error.message}") from None
+    if name not in codec_names():
+        known = ", ".join(codec_names())
+        raise RecipeError(
+            "bad_recipe", f"{source}: codec: codec {name!r} is unknown; there are {known}"
+        )
+    found = trainer(name)
     return found, _check_recipe(values, found.recipe, source, changes)
 
 
