@@ -41,6 +41,7 @@ def test_frames_are_replayed_in_their_order(visit: Callable[..., Any], stored: R
         "([field, all]) => field.max !== all", arg=[scrub.element_handle(), everything]
     )
     last = int(scrub.get_attribute("max"))
+    page.get_by_text(f"({last + 1} of {last + 1})").wait_for()  # the newest, before it is replayed
     page.get_by_label("Speed").select_option("20")
     page.evaluate(
         """() => {
