@@ -35,6 +35,9 @@ POLL_S = 0.5
 QUIET_S = 1.0
 """A file that was written to less long ago than this is looked at again first."""
 
+EMPTY_S = 60.0
+"""A file without a byte is somebody's who has just begun to write it; after so long, a failure."""
+
 _EXIF_IFD = 0x8769
 _TIME_TAGS = (0x9003, 0x9011, 0x9291)
 """EXIF 2.32: DateTimeOriginal, OffsetTimeOriginal, SubSecTimeOriginal."""
@@ -125,10 +128,12 @@ class FolderSource:
         self._taken = {name: facts for name, facts in self._taken.items() if name in there}
         new = {name: facts for name, facts in there.items() if self._taken.get(name) != facts}
         quiet_before_ns = time.time_ns() - int(QUIET_S * 1e9)
+        empty_before_ns = time.time_ns() - int(EMPTY_S * 1e9)
         whole = [
             name
             for name, facts in new.items()
-            if facts[1] > 0 and (facts[0] < quiet_before_ns or self._growing.get(name) == facts)
+            if (facts[1] > 0 and (facts[0] < quiet_before_ns or self._growing.get(name) == facts))
+            or facts[0] < empty_before_ns
         ]
         self._growing = {name: facts for name, facts in new.items() if name not in whole}
         whole.sort(key=lambda name: (new[name][0], name))
