@@ -127,7 +127,8 @@ MoveOption = Annotated[
     typer.Option(
         "--move-to",
         metavar="FOLDER",
-        help="Move files there once they have a result; what fails stays.",
+        help="Move files there once they have a result or, with --spool, are kept in it, from "
+        "where they go on by themselves; what fails stays.",
     ),
 ]
 WindowOption = Annotated[

@@ -35,6 +35,9 @@ POLL_S = 0.5
 QUIET_S = 1.0
 """A file that was written to less long ago than this is looked at again first."""
 
+EMPTY_S = 60.0
+"""A file without a byte is somebody's who has just begun to write it; after so long, a failure."""
+
 _EXIF_IFD = 0x8769
 _TIME_TAGS = (0x9003, 0x9011, 0x9291)
 """EXIF 2.32: DateTimeOriginal, OffsetTimeOriginal, SubSecTimeOriginal."""
@@ -136,10 +139,12 @@ class FolderSource:
         self._taken = {name: facts for name, facts in self._taken.items() if name in there}
         new = {name: facts for name, facts in there.items() if self._taken.get(name) != facts}
         quiet_before_ns = time.time_ns() - int(QUIET_S * 1e9)
+        empty_before_ns = time.time_ns() - int(EMPTY_S * 1e9)
         whole = [
             name
             for name, facts in new.items()
-            if facts[1] > 0 and (facts[0] < quiet_before_ns or self._growing.get(name) == facts)
+            if (facts[1] > 0 and (facts[0] < quiet_before_ns or self._growing.get(name) == facts))
+            or facts[0] < empty_before_ns
         ]
         self._growing = {name: facts for name, facts in new.items() if name not in whole}
         whole.sort(key=lambda name: (new[name][0], name))
@@ -222,8 +227,20 @@ def _text(value: object) -> str:
     return text.strip("\0 ")
 
 
-_DATE = re.compile(r"(\d{4})\D(\d\d)\D(\d\d)\D(\d\d)\D(\d\d)(?:\D(\d\d))?")
+_DATE = re.compile(r"(\d{4})" + r"\D{1,2}(\d{1,2})" * 4 + r"(?:\D{1,2}(\d{1,2}))?")
+MOST_OFFSET_MINUTES = 14 * 60
 _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)|Z")
+
+
+def _zone(offset: str) -> timezone | None:
+    """EXIF's zone; None for none: cameras write blanks, and what no place has."""
+    found = _OFFSET.fullmatch(offset)
+    if found is None:
+        return None
+    minutes = 60 * int(found[2] or 0) + int(found[3] or 0)
+    if minutes > MOST_OFFSET_MINUTES:
+        return None
+    return timezone(timedelta(minutes=-minutes if found[1] == "-" else minutes))
 
 
 def _seconds(date: str, offset: str, fraction: str) -> float | None:
@@ -232,12 +249,8 @@ def _seconds(date: str, offset: str, fraction: str) -> float | None:
     if found is None:
         return None
     try:
-        taken = datetime(*(int(part or 0) for part in found.groups()))  # type: ignore[arg-type]
-        zone = _OFFSET.fullmatch(offset)  # cameras write blanks, too
-        if zone is not None:
-            minutes = 60 * int(zone[2] or 0) + int(zone[3] or 0)
-            east = timedelta(minutes=-minutes if zone[1] == "-" else minutes)
-            taken = taken.replace(tzinfo=timezone(east))
+        *minute, second = (int(part or 0) for part in found.groups())
+        taken = datetime(*minute, min(second, 59), tzinfo=_zone(offset))  # type: ignore[arg-type,misc]
         seconds = taken.timestamp()
     except (ValueError, OverflowError, OSError):
         return None

@@ -20,7 +20,7 @@ from edge_client.sources.base import Capture
 from edge_client.sources.capture import CaptureThread
 from edge_client.sources.feed import Feed
 from edge_client.sources.stills import SUFFIXES, FolderSource, photo_time
-from shared.errors import SourceError
+from shared.errors import PhotoError, SourceError
 from shared.preprocess.photo import FORMATS
 
 
@@ -186,6 +186,9 @@ UTC = datetime(2021, 5, 3, 10, 0, 0, tzinfo=UTC_ZONE).timestamp()
         ("2021:05:03 10:00:00", "+14:00", None, UTC - 14 * 3600),
         ("2021-05-03T10:00:00", "+00:00", None, UTC),
         ("2021:05:03 10:00", "+00:00", None, UTC),
+        ("2021:05:03 10:00:00", "+25:00", None, HERE),  # no place has it
+        ("2021: 5: 3 10: 0: 0", "+00:00", None, UTC),
+        ("2021:05:03 10:00:60", "+00:00", None, UTC + 59),
     ],
 )
 def test_a_date_is_taken_with_the_zone_it_has(
@@ -276,3 +279,18 @@ def test_one_picture_that_breaks_a_library_is_counted_and_the_rest_go_on() -> No
     assert sent == ["good"]
     assert failures == [("broken", "unreadable"), ("undated", "bad_time")]
     assert feed.dropped() == {"unreadable": 2}
+
+
+def test_a_file_that_stays_empty_is_said_and_one_that_has_just_begun_is_waited_for(
+    tmp_path: Path,
+) -> None:
+    for name, age_s in (("old.jpg", 100.0), ("new.jpg", 5.0)):
+        (tmp_path / name).touch()
+        then = time.time() - age_s
+        os.utime(tmp_path / name, (then, then))
+    captures = FolderSource(tmp_path, poll_s=0.01).captures(threading.Event())
+    one = next(captures)
+    assert Path(one.name).name == "old.jpg"
+    with pytest.raises(PhotoError) as caught:
+        one.load()
+    assert caught.value.reason == "empty"
