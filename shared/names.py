@@ -41,12 +41,15 @@ def beside(folder: Path, stem: str, suffix: str) -> Path:
     A name that would be too long for a file system loses the end of its stem, for eight digits that
     tell it from others which begin alike.
     """
-    whole = os.fsencode(f"{stem}{suffix}")
-    if len(whole) <= MAX_NAME_BYTES:
-        return folder / f"{stem}{suffix}"
-    mark = f"~{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}"
-    room = MAX_NAME_BYTES - len(os.fsencode(suffix)) - len(mark)
-    short = stem
-    while len(os.fsencode(short)) > room:
-        short = short[:-1]
-    return folder / f"{short}{mark}{suffix}"
+    name = f"{stem}{suffix}"
+    if len(_bytes(name)) > MAX_NAME_BYTES:
+        mark = f"~{hashlib.sha256(_bytes(stem)).hexdigest()[:8]}{suffix}"
+        while len(_bytes(f"{stem}{mark}")) > MAX_NAME_BYTES:
+            stem = stem[:-1]
+        name = f"{stem}{mark}"
+    # In the locale of this process text may not be what names of files are made of.
+    return folder / os.fsdecode(_bytes(name))
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")

@@ -62,6 +62,26 @@ ACCESS: Mapping[str, frozenset[Role]] = {
 }
 """By a call's full name: the roles that may make it."""
 
+_DOES: Mapping[str, str] = {
+    "Connect": "send frames",
+    "Analyze": "have pictures analysed",
+    "ListBundles": "list bundles",
+    "GetBundle": "fetch bundles",
+    "ListResults": "read results",
+    "GetResult": "read results",
+    "SubscribeResults": "follow results",
+    "GetFrame": "fetch frames",
+    "ListDevices": "list devices",
+    "WatchDevices": "watch devices",
+    "SendCommand": "command devices",
+    "CancelCommands": "take commands back",
+    "ForgetDevice": "make the server forget a device",
+    "ListCommands": "list commands",
+    "ListAudit": "read the audit",
+    "ServerReflectionInfo": "list the server's calls",
+}
+"""By a call's name: what its caller wants to do."""
+
 WHO = f"/{_FLEET}/GetCaller"
 OPEN: frozenset[str] = frozenset({f"/{_HEALTH}/Check", f"/{_HEALTH}/Watch", WHO})
 """Calls that need no token: whoever keeps a server running asks for its health, and whoever comes
@@ -192,9 +212,7 @@ class Authenticator(grpc.aio.ServerInterceptor):
         if complaint is not None:
             raise complaint
         if method != WHO and token.role not in ACCESS.get(method, ()):
-            raise SessionError(
-                "forbidden", f"a token of role {token.role} may not call {method[:200]}"
-            )
+            raise SessionError("forbidden", _forbidden(token.role, method))
 
     def _refusal(
         self, method: str, token: Token | None, error: FeatherwireError, metadata: dict[str, Any]
@@ -272,6 +290,17 @@ class Authenticator(grpc.aio.ServerInterceptor):
                 complaint = known.get(token.id, token).complaint()
                 if complaint is not None and not revoked.done():
                     revoked.set_result(complaint)
+
+
+def _forbidden(role: Role, method: str) -> str:
+    """In words: what a token of this role cannot do, and which can."""
+    if method not in ACCESS:
+        return f"this server has no call {method[:200]}, for tokens of any role"
+    can = " or ".join(one for one in Role if one in ACCESS[method])
+    return (
+        f"a token of role {role} cannot {_DOES[method.rpartition('/')[2]]}; "
+        f"that takes a token of role {can}"
+    )
 
 
 def _somebody(peer: str) -> str:

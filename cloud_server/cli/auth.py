@@ -212,28 +212,72 @@ def dev_ca(
         ),
     ] = None,
     days: Annotated[
-        int, typer.Option("--days", min=1, max=825, help="Days for which it is valid.")
+        int,
+        typer.Option(
+            "--days",
+            min=1,
+            max=825,
+            help="Days for which the certificates are valid; the CA is for ten years.",
+        ),
     ] = 90,
+    renew: Annotated[
+        bool,
+        typer.Option(
+            "--renew",
+            help="Sign new certificates with the CA that is there, for the names of the old ones "
+            "unless --name gives others.",
+        ),
+    ] = False,
     if_missing: Annotated[
         bool, typer.Option("--if-missing", help="Do nothing when there is a ca.pem.")
     ] = False,
+    renew_within: Annotated[
+        float | None,
+        typer.Option(
+            "--renew-within",
+            metavar="DAYS",
+            parser=finite("renew-within", minimum=0, maximum=825),
+            help="With --if-missing: where the server's certificate ends within so many days, and "
+            "is of the CA that is there, renew it for the names that it has.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a certificate authority for a trial, and certificates for a server and its clients.
 
-    Its key lies beside what it signs: whoever reads the folder can be the server.
+    Its key lies beside what it signs: whoever reads the folder can be the server. A server that
+    runs takes renewed certificates without a restart; who trusts the CA needs nothing new.
     """
-    from cloud_server.auth.development_ca import DEFAULT_NAMES, make_development_ca
+    from cloud_server.auth.development_ca import (
+        DEFAULT_NAMES,
+        make_development_ca,
+        needs_renewal,
+        renew_certificates,
+    )
 
-    if if_missing and (folder / "ca.pem").exists():
-        if as_json:
-            print_document({"files": []})
-        return
     with stop_on_error(as_json=as_json):
-        paths = make_development_ca(folder, names=names or DEFAULT_NAMES, days=days)
-    files = [str(path) for path in paths]
+        if renew and if_missing:
+            raise FeatherwireError("bad_option", "--renew and --if-missing exclude each other")
+        if renew_within is not None and not if_missing:
+            raise FeatherwireError("bad_option", "--renew-within goes with --if-missing")
+        if renew:
+            signed = renew_certificates(folder, names=names, days=days)
+        elif not (if_missing and (folder / "ca.pem").exists()):
+            signed = make_development_ca(folder, names=names or DEFAULT_NAMES, days=days)
+        elif renew_within is not None and needs_renewal(folder, days=renew_within):
+            signed = renew_certificates(folder, days=days)
+        else:
+            if as_json:
+                print_document({"files": [], "ends": None})
+            return
+    if signed.with_ca:
+        sys.stderr.write(
+            f"the CA itself ends on {signed.ends:%Y-%m-%d}, sooner than in {days} days, and the "
+            "certificates end with it; then make a new CA, in another folder\n"
+        )
+    files = [str(path) for path in signed.files]
     if as_json:
-        print_document({"files": files})
+        print_document({"files": files, "ends": signed.ends.isoformat(timespec="seconds")})
     else:
         print("\n".join(files))
 

@@ -1,13 +1,15 @@
 """What was refused, in the audit: calls of strangers, of wrong roles, commands that cannot be.
 
 Whoever is refused may try again as often as he likes, and each time for nothing. So what is refused
-to one caller for one reason becomes an entry at once, and then one a minute at most, which says how
-often; and so many at a time that are different, the rest together.
+to one caller in the same words becomes an entry at once, and then one a minute at most, which says
+how often; and so many at a time that are different, the rest together. Words may hold what a caller
+chose, so one call of one caller has few of its own: nobody takes the places of all others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +23,13 @@ from shared.errors import FeatherwireError
 
 EVERY_S = 60.0
 MAX_DIFFERENT = 64
+MAX_WORDINGS = 8
+"""So many different entries for one caller, call and reason; the rest of them are one."""
 ACTION = "Refused"
+
+
+_Key = tuple[str, str, str, str]
+"""Who, call, reason, and the entry's text; empty where several are told together."""
 
 
 @dataclass(slots=True)
@@ -37,7 +45,7 @@ class Refusals:
     def __init__(self, database: Database, *, every_s: float = EVERY_S) -> None:
         self._database = database
         self._every_s = every_s
-        self._known: dict[tuple[str, str, str], _Repeated] = {}
+        self._known: dict[_Key, _Repeated] = {}
         self._writes: set[asyncio.Task[None]] = set()
         self._minutes: asyncio.Task[None] | None = None
 
@@ -45,19 +53,26 @@ class Refusals:
         self, who: str, call: str, error: FeatherwireError, more: Mapping[str, Any] | None = None
     ) -> None:
         """``who`` was refused ``call`` (its name without the service's); more: JSON-ready."""
-        key = (who, call, error.reason)
+        what = {
+            "call": call,
+            "reason": error.reason,
+            "message": error.message[:300],
+            **(more or {}),
+        }
+        key = (who, call, error.reason, json.dumps(what, default=str))
+        if key not in self._known:
+            if sum(one[:3] == key[:3] for one in self._known) >= MAX_WORDINGS:
+                key = (who, call, error.reason, "")
+                what = {"call": call, "reason": error.reason, "message": "refused in other words"}
+            if key not in self._known and len(self._known) >= MAX_DIFFERENT:
+                key = ("several callers", "", "", "")
+                what = {"call": "", "reason": "", "message": "calls of many kinds were refused"}
         known = self._known.get(key)
-        if known is None and len(self._known) >= MAX_DIFFERENT:
-            key = ("several callers", "", "")
-            known = self._known.get(key)
-        what = {"call": call, "reason": error.reason, "message": error.message[:300]}
-        if key[0] != who:
-            what = {"call": "", "reason": "", "message": "calls of many kinds were refused"}
         if known is not None:
             known.times += 1
             return
-        self._known[key] = _Repeated(key[0], {**what, **(more or {})})
-        self._write(key[0], {**what, **(more or {})})
+        self._known[key] = _Repeated(key[0], what)
+        self._write(key[0], what)
         if self._minutes is None:
             self._minutes = asyncio.ensure_future(self._flush_each_minute())
 

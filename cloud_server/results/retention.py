@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection, and_, delete, exists, func, or_, select, update
@@ -21,6 +21,9 @@ from shared.errors import StorageError
 
 BATCH = 200
 """Results of one commit, so that frames never wait long for it."""
+
+SEARCHED = 10_000
+"""Results that are found to be too old before the first are forgotten."""
 
 PASS_EVERY_S = 30.0
 
@@ -96,8 +99,14 @@ class Retention:
         total = 0
         if self._limits.max_age_s is not None:
             oldest_us = now_us() - round(self._limits.max_age_s * 1e6)
-            while count := await self._forget("age", oldest_us, None):
-                total += count
+            # Searched in a read, which holds up no frame, and deleted in small pieces.
+            search = partial(_last_too_old, before_us=oldest_us)
+            while last := await self._log.database.read(search):
+                before = total
+                while count := await self._forget("age", last, None):
+                    total += count
+                if total == before:
+                    break
         if self._limits.max_bytes is not None:
             excess = await self._stored() - self._limits.max_bytes
             while excess > 0:
@@ -118,20 +127,18 @@ class Retention:
             structlog.get_logger().info("forgotten", rows=total)
         return total
 
-    async def _forget(self, reason: str, before_us: int | None, excess: int | None) -> int:
-        """A batch of the oldest results: completed before ``before_us``, or of ``excess`` bytes."""
+    async def _forget(self, reason: str, last: int | None, excess: int | None) -> int:
+        """A batch of the oldest results: up to the cursor ``last``, or of ``excess`` bytes."""
 
         def change(connection: Connection) -> tuple[int, int, int]:
-            if before_us is not None:
-                chosen = _too_old(connection, before_us)
-                size_bytes = sum(row.size_bytes for row in chosen)
-            else:
-                chosen, size_bytes = [], 0
-                for row in connection.execute(_OLDEST.limit(BATCH)).all():
-                    if excess is not None and size_bytes >= excess:
-                        break
-                    chosen.append(row)
-                    size_bytes += row.size_bytes
+            chosen, size_bytes = [], 0
+            for row in connection.execute(_OLDEST.limit(BATCH)).all():
+                if last is not None and row.cursor > last:
+                    break
+                if excess is not None and size_bytes >= excess:
+                    break
+                chosen.append(row)
+                size_bytes += row.size_bytes
             cursor = chosen[-1].cursor if chosen else 0
             if chosen:
                 self._delete(connection, cursor)
@@ -232,8 +239,8 @@ class Retention:
         )
 
 
-def _too_old(connection: Connection, before_us: int) -> list[Any]:
-    """A batch of the oldest results that were completed before then, or before one that was.
+def _last_too_old(connection: Connection, before_us: int) -> int:
+    """The cursor of the last result, of some thousands, that was completed before then; 0: of none.
 
     Results are stored in the order of their completion, whatever the clock said: it may have been
     wrong when the server's machine started, and have been set since. So one that is dated before
@@ -242,19 +249,19 @@ def _too_old(connection: Connection, before_us: int) -> list[Any]:
     """
     latest_us = now_us()
     earliest_us = CLOCK_SET_US if latest_us >= CLOCK_SET_US else 0
-    chosen: list[Any] = []
-    undated: list[Any] = []
-    for row in connection.execute(_OLDEST.execution_options(yield_per=BATCH)):
+    last = dated = 0
+    for row in connection.execute(_TIMES.execution_options(yield_per=BATCH)):
         if not earliest_us <= row.completed_at <= latest_us:
-            undated.append(row)
             continue
         if row.completed_at >= before_us:
             break
-        chosen += [*undated, row]
-        undated = []
-        if len(chosen) >= BATCH:
+        last, dated = row.cursor, dated + 1
+        if dated >= SEARCHED:
             break
-    return chosen
+    return last
+
+
+_TIMES = select(RESULTS.c.cursor, RESULTS.c.completed_at).order_by(RESULTS.c.cursor)
 
 
 _OLDEST = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from pydantic_settings import (
 )
 from sqlalchemy import URL
 
+from cloud_server.serve.settings_file import SettingsFile, complaint, read_settings_file
 from shared.cli import split_names
 from shared.errors import FeatherwireError, StorageError
 from shared.rpc.tls_files import check_tls_files
@@ -229,15 +231,21 @@ class ServerSettings(BaseSettings):
         named = config or (Path(variable) if variable else None)
         if named is not None and not named.is_file():
             raise FeatherwireError("invalid_settings", f"no config file {named}")
-        source = _settings_class(named)
+        file = None if named is None else read_settings_file(named)
+        given = {name: value for name, value in flags.items() if value is not None}
         try:
-            return source(**{name: value for name, value in flags.items() if value is not None})
+            return _settings_class(named)(**given)
         except ValidationError as error:
-            complaints = map(_complaint, error.errors(include_url=False))
+            complaints = [
+                complaint(item, _where(item, given, file), cls.model_fields)
+                for item in error.errors(include_url=False)
+            ]
             raise FeatherwireError("invalid_settings", "\n".join(complaints)) from None
-        except Exception as error:  # noqa: BLE001  # YAML's and pydantic-settings' own kinds
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise FeatherwireError("invalid_settings", reason) from None
+        except Exception as error:  # noqa: BLE001  # pydantic-settings' own kinds
+            reason = str(error).splitlines()[0]
+            cause = f": {error.__cause__}" if error.__cause__ else ""
+            where = "" if file is None else f"{file.path}: "
+            raise FeatherwireError("invalid_settings", f"{where}{reason}{cause}") from None
 
     @property
     def database_url(self) -> str:
@@ -330,10 +338,31 @@ def default_data_folder() -> Path:
     return Path(home) / "featherwire"
 
 
-def _complaint(item: Mapping[str, Any]) -> str:
-    """One of pydantic's complaints, in a line."""
-    where = ".".join(map(str, item["loc"])) or "settings"
-    return f"{where}: {item['msg'].removeprefix('Value error, ')}"
+def _where(item: Mapping[str, Any], flags: Mapping[str, Any], file: SettingsFile | None) -> str:
+    """What set the setting that a complaint is about: a variable, or the file; "" for a flag.
+
+    A complaint about several settings together is of the file when the file has one that it names.
+    """
+    if not item["loc"]:
+        return "" if file is None or not _of_file(item, flags, file) else str(file.path)
+    name = str(item["loc"][0])
+    if name in flags:
+        return ""
+    for variable, value in os.environ.items():
+        if variable.upper() == f"FEATHERWIRE_{name.upper()}" and value:
+            return variable
+    return "" if file is None else file.at(name)
+
+
+def _of_file(item: Mapping[str, Any], flags: Mapping[str, Any], file: SettingsFile) -> bool:
+    """Whether a complaint names a setting of the file, or what the file sets it to."""
+    words = set(re.findall(r"\w+", item["msg"]))
+    values = item["input"] if isinstance(item["input"], Mapping) else {}
+    for name in file.lines.keys() - flags.keys():
+        value = values.get(name)
+        if name in words or (isinstance(value, str) and value and value in item["msg"]):
+            return True
+    return False
 
 
 def _settings_class(config: Path | None) -> type[ServerSettings]:

@@ -34,17 +34,22 @@ class FileClock:
         self._step_s = _USUAL_STEP_S if step_s is None else step_s
         self._longest_s = DISCONTINUITY_S + 2 * self._step_s
         self._stamp_s: float | None = None
-        self._at_s = 0.0
+        self._at_s: float | None = None
         self._jumped_s: float | None = None
 
     def at(self, stamp_s: float | None) -> float:
-        """Seconds since the first picture. stamp_s: the file's own time of it, if it has one."""
-        if stamp_s is None or not math.isfinite(stamp_s):
-            step_s = 0.0 if self._stamp_s is None else self._step_s
+        """Seconds since the first picture. stamp_s: the file's own time of it, if it has one; where
+        it has none, as in a bare stream of a codec, it is a step after the one before."""
+        stamped = stamp_s is not None and math.isfinite(stamp_s)
+        if self._at_s is None:
+            step_s, self._at_s = 0.0, 0.0
+            self._stamp_s = stamp_s if stamped else None
+        elif stamp_s is None or not stamped:
+            step_s = self._step_s
             if self._stamp_s is not None:
                 self._stamp_s += step_s
         elif self._stamp_s is None:
-            self._stamp_s, step_s = stamp_s, 0.0
+            step_s, self._stamp_s = self._step_s, stamp_s
         else:
             step_s = self._step(stamp_s - self._stamp_s)
             if step_s:

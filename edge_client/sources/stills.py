@@ -62,6 +62,10 @@ class FilesSource:
         one = len(self._paths) == 1
         return text_of(self._paths[0]) if one else f"{len(self._paths)} files"
 
+    def files(self) -> list[Path]:
+        """Those that are there."""
+        return [path for path in self._paths if path.exists()]
+
     def captures(self, stop: threading.Event) -> Iterator[Capture]:
         """Each file; a loop's pictures are taken now, and not when the file was written."""
         again = False
@@ -101,6 +105,13 @@ class FolderSource:
     def name(self) -> str:
         """For people."""
         return text_of(self._folder)
+
+    def files(self) -> list[Path]:
+        """The pictures that are there now, in no order; none where the folder cannot be read."""
+        try:
+            return [self._folder / name for name in os.listdir(self._folder) if is_picture(name)]
+        except OSError:
+            return []
 
     def captures(self, stop: threading.Event) -> Iterator[Capture]:
         """Pictures as they appear."""
@@ -216,8 +227,20 @@ def _text(value: object) -> str:
     return text.strip("\0 ")
 
 
-_DATE = re.compile(r"(\d{4})\D(\d\d)\D(\d\d)\D(\d\d)\D(\d\d)(?:\D(\d\d))?")
+_DATE = re.compile(r"(\d{4})" + r"\D{1,2}(\d{1,2})" * 4 + r"(?:\D{1,2}(\d{1,2}))?")
+MOST_OFFSET_MINUTES = 14 * 60
 _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)|Z")
+
+
+def _zone(offset: str) -> timezone | None:
+    """EXIF's zone; None for none: cameras write blanks, and what no place has."""
+    found = _OFFSET.fullmatch(offset)
+    if found is None:
+        return None
+    minutes = 60 * int(found[2] or 0) + int(found[3] or 0)
+    if minutes > MOST_OFFSET_MINUTES:
+        return None
+    return timezone(timedelta(minutes=-minutes if found[1] == "-" else minutes))
 
 
 def _seconds(date: str, offset: str, fraction: str) -> float | None:
@@ -226,12 +249,8 @@ def _seconds(date: str, offset: str, fraction: str) -> float | None:
     if found is None:
         return None
     try:
-        taken = datetime(*(int(part or 0) for part in found.groups()))  # type: ignore[arg-type]
-        zone = _OFFSET.fullmatch(offset)  # cameras write blanks, too
-        if zone is not None:
-            minutes = 60 * int(zone[2] or 0) + int(zone[3] or 0)
-            east = timedelta(minutes=-minutes if zone[1] == "-" else minutes)
-            taken = taken.replace(tzinfo=timezone(east))
+        *minute, second = (int(part or 0) for part in found.groups())
+        taken = datetime(*minute, min(second, 59), tzinfo=_zone(offset))  # type: ignore[arg-type,misc]
         seconds = taken.timestamp()
     except (ValueError, OverflowError, OSError):
         return None

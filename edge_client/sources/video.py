@@ -235,7 +235,7 @@ class VideoSource:
         # Our clock may be set while the file runs: it is not what the pauses are measured with.
         began_s, began_at = time.monotonic(), time.time()
         base_at = began_at if self._realtime or self._loop else self._created(container)
-        clock = FileClock(float(1 / stream.base_rate) if stream.base_rate else None)
+        clock = FileClock(_announced_step_s(stream))
         for frame in frames:
             since_s = clock.at(_stamp(frame))
             captured_at = base_at + since_s
@@ -263,6 +263,13 @@ class VideoSource:
     def _capture(self, frame: av.VideoFrame, captured_at: float) -> Capture:
         name = f"{self.name}#{self._count}"
         return Capture(name, captured_at, functools.partial(_rgb, frame))
+
+
+def _announced_step_s(stream: av.video.stream.VideoStream) -> float | None:
+    """Seconds between pictures, as a video says it; None where it does not."""
+    # The base rate may be that of fields, or the ticks of an encoder's clock: the guess knows.
+    rate = stream.guessed_rate
+    return float(1 / rate) if rate else None
 
 
 def _stamp(frame: av.VideoFrame) -> float | None:

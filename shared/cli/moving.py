@@ -36,6 +36,8 @@ def move(file: Path, folder: Path) -> Path:
     a power cut leaves it where it was, or in both places, and whole wherever it has its name.
     Raises OSError, also (``ESTALE``) for a file that is written to meanwhile, which stays.
     """
+    if file.is_symlink():
+        return _moved_link(file, folder)
     try:
         return _renamed(file, folder, file)
     except OSError as error:
@@ -59,18 +61,52 @@ def move(file: Path, folder: Path) -> Path:
         copy.unlink(missing_ok=True)
         raise
     _sync(folder)
-    file.unlink()
+    _remove(file, moved)
     return moved
+
+
+def _moved_link(file: Path, folder: Path) -> Path:
+    """A link to the same file from the other folder."""
+    target = os.path.abspath(os.path.join(file.parent, os.readlink(file)))
+    with tempfile.TemporaryDirectory(dir=folder, prefix=PARTIAL) as made:
+        link = Path(made) / "link"
+        link.symlink_to(target)
+        moved = _renamed(link, folder, file)
+    _remove(file, moved)
+    return moved
+
+
+def _remove(file: Path, moved: Path) -> None:
+    """Remove what has been moved; where that cannot be, it has not been."""
+    try:
+        file.unlink()
+    except OSError:
+        with suppress(OSError):
+            moved.unlink()
+        raise
 
 
 def _renamed(source: Path, folder: Path, named: Path) -> Path:
     """Give ``source`` the name of ``named`` there, or that with a number before its suffix."""
     number, free = 1, folder / named.name
-    while os.path.lexists(free):
+    while not _claimed(free):
         free = beside(folder, f"{named.stem}-{number}", named.suffix)
         number += 1
-    source.replace(free)
+    try:
+        source.replace(free)
+    except BaseException:
+        free.unlink(missing_ok=True)
+        raise
     return free
+
+
+def _claimed(path: Path) -> bool:
+    """Make an empty file of this name, which nobody else has then; False where there is one."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return False
+    return True
 
 
 def _sync(folder: Path) -> None:

@@ -54,7 +54,7 @@ def with_end(data: bytes, *, exactly: bool = True, limits: Limits = DEFAULT_LIMI
     """
     if not data.startswith(START) or not _has_all_scans(data):
         return None
-    data = data.removesuffix(b"\xff")  # half a marker
+    data = data.rstrip(b"\xff")  # half a marker, and fill bytes before it
     first = None
     for filling in _FILLINGS:
         try:

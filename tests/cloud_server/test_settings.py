@@ -62,6 +62,58 @@ def test_what_is_wrong_is_said(tmp_path: Path, text: str, complaint: str) -> Non
     assert complaint in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("credits: 3\ndatta: x\n", 2, "unknown setting 'datta'; did you mean 'data'?"),
+        ("tls-certificate: x", 1, "did you mean 'tls_certificate'?"),
+        ("Qqqqqqqq: 1", 1, "unknown setting 'Qqqqqqqq'"),
+        ("credits: 3\n\nlisten: nowhere", 3, "listen: is HOST:PORT"),
+        ("# said\nCredits: many", 2, "credits: "),
+        ("credits: 3\ntasks: [detection\nlisten: x:1\n", 3, "is no valid YAML: "),
+        ("credits: 3\n\tlisten: x:1\n", 2, "is no valid YAML: "),
+        ("credits: 3\n1: x\n", 2, "unknown setting '1'"),
+        ("credits: 3\n[a]: x\n", 2, "unhashable"),
+        ("credits: !!python/name:os.system 1", 1, "is no valid YAML: "),
+        ("- credits: 3", None, "`name: value`"),
+        ("credits", None, "`name: value`"),
+        ("credits: \x00", None, "is no valid YAML: "),
+        ("credits: \udcff", None, "is no text in UTF-8"),
+        ("tls_key: key.pem", None, "belong together"),
+        ("tls_key: gone.pem\ntls_certificate: there.pem", None, ".pem"),
+        ("engine: process", None, "needs `workers`"),
+    ],
+)
+def test_what_is_wrong_in_a_file_names_the_file_and_the_line(
+    tmp_path: Path, text: str, line: int | None, words: str
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text, errors="surrogateescape")
+    with pytest.raises(FeatherwireError) as caught:
+        ServerSettings.load(path)
+    assert caught.value.reason == "invalid_settings"
+    assert caught.value.message.startswith(
+        f"{path}: " if line is None else f"{path}, line {line}: "
+    )
+    assert words in caught.value.message
+
+
+def test_what_is_wrong_elsewhere_does_not_name_the_file(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each complaint says what has set it: a variable, a flag by its name alone, or the file."""
+    with pytest.raises(FeatherwireError) as caught:
+        ServerSettings.load(config, listen="nowhere")
+    assert caught.value.message.startswith("listen: ")
+    with pytest.raises(FeatherwireError) as caught:
+        ServerSettings.load(config, engine="process")
+    assert str(config) not in caught.value.message
+    monkeypatch.setenv("FEATHERWIRE_CREDITS", "many")
+    with pytest.raises(FeatherwireError) as caught:
+        ServerSettings.load(config)
+    assert caught.value.message.startswith("FEATHERWIRE_CREDITS: credits: ")
+
+
 def test_empty_variables_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compose's ``${X:-}`` gives them for every setting that nobody has set."""
     defaults = ServerSettings.load(insecure=True).model_dump()

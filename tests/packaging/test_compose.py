@@ -214,3 +214,21 @@ def test_the_secrets_that_are_made_are_those_that_are_used(tmp_path: Path) -> No
     assert len(made[0]["database/password"]) >= 32
     assert made[0]["database/password"] != made[0]["grafana/password"]
     assert made[0]["database/password"] in made[0]["keys/pgpass"]
+
+
+def test_a_certificate_that_ends_soon_is_renewed_at_the_next_start(tmp_path: Path) -> None:
+    from cloud_server.auth.development_ca import make_development_ca
+
+    etc = tmp_path / "etc"
+    for folder in ("ca", "database", "grafana"):
+        (etc / folder).mkdir(parents=True)
+    make_development_ca(etc / "keys", names=["cloud"], days=29)
+    before = {path.name: path.read_bytes() for path in (etc / "keys").iterdir()}
+    machine = Machine(
+        tmp_path, {"/etc/featherwire": str(etc), "/usr/local/lib/featherwire": str(tmp_path)}
+    )
+    machine.copy(DEPLOY / "compose" / "secrets.sh")
+    assert machine.run(SERVICES["secrets"], [CLOUD]) == 0, (tmp_path / "log").read_text()
+    renewed = {name for name, was in before.items() if (etc / "keys" / name).read_bytes() != was}
+    assert renewed == {"server.pem", "server.key", "client.pem", "client.key"}
+    assert (etc / "ca" / "ca.pem").read_bytes() == before["ca.pem"]

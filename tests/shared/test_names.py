@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,20 @@ def test_a_name_beside_a_long_one_fits(tmp_path: Path, character: str) -> None:
     other = stem[:-1] + "b"
     assert beside(tmp_path, other, ".refined.json") != beside(tmp_path, stem, ".refined.json")
     assert beside(tmp_path, "short", ".json") == tmp_path / "short.json"
+
+
+def test_a_name_beside_another_is_made_in_any_locale(tmp_path: Path) -> None:
+    """Text that came from a database or a message is no name that an ASCII locale can make."""
+    code = (
+        "import sys; from pathlib import Path; from shared.names import beside; "
+        "beside(Path(sys.argv[1]), '\\u00e9' * 3, '.json').write_text('x')"
+    )
+    environment = {
+        "PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], env=environment, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(os.fsencode(tmp_path)) == ["\u00e9\u00e9\u00e9.json".encode()]

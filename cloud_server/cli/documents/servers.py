@@ -205,6 +205,8 @@ class Certificates(Document):
     """Files that were written."""
 
     files: list[str]
+    ends: str | None
+    """When the certificates that were signed end, ISO 8601; null where none was."""
 
 
 class LoadTested(Document):

@@ -76,6 +76,11 @@ def test_each_role_may_make_its_calls_and_no_other(start_server: Start, keys: Ke
                 told = error_from_call(error, server.address)
                 expected = "unauthenticated" if role is None else "forbidden"
                 assert told.reason == expected, (role, name, code)
+                if role is not None:  # in words: what it cannot do, and which token can
+                    can, _, takes = told.message.partition("; that takes a token of role ")
+                    assert can.startswith(f"a token of role {role} cannot "), told.message
+                    assert set(takes.split(" or ")) == set(ACCESS[name]), told.message
+                    assert name not in told.message
                 assert isinstance(told, SessionError)
                 assert code is (
                     grpc.StatusCode.UNAUTHENTICATED
@@ -92,7 +97,9 @@ def test_a_call_that_is_not_in_the_table_is_refused(start_server: Start, keys: K
     server = start_server(**keys.server)
     with open_channel(server.address, keys.access(text)) as channel:
         error = outcome(channel, "/featherwire.v1.FleetService/NoSuchCall", False, False)
-        assert error_from_call(error, server.address).reason == "forbidden"
+        told = error_from_call(error, server.address)
+        assert told.reason == "forbidden"
+        assert "no call /featherwire.v1.FleetService/NoSuchCall" in str(told)
 
 
 @pytest.mark.parametrize("how", ["revoked", "expired"])

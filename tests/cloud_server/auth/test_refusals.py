@@ -13,7 +13,7 @@ from cloud_server.auth.tokens import Role
 from cloud_server.database import Database
 from cloud_server.fleet import audit
 from cloud_server.fleet.client import FleetClient
-from cloud_server.fleet.refusals import MAX_DIFFERENT, Refusals
+from cloud_server.fleet.refusals import MAX_DIFFERENT, MAX_WORDINGS, Refusals
 from shared.errors import SessionError
 from shared.rpc.channel import open_channel
 from shared.wire.requests import Hello, hello_message
@@ -46,6 +46,42 @@ async def test_what_is_refused_again_and_again_is_one_entry_and_a_number(
     )
     assert (other[0], other[1]["for"]) == ("somebody at 10.0.0.4", "10.0.0.9")
     assert (more[0], more[1]["times"]) == ("somebody at 10.0.0.3", 49)
+
+
+async def test_other_words_for_the_same_reason_are_another_entry(database: Database) -> None:
+    """Who had no token first, and then a wrong one, is told as both; so is who tried for whom."""
+    refusals = Refusals(database, every_s=1000)
+    who = "somebody at 10.0.0.3"
+    refusals.note(who, "ListAudit", SessionError("unauthenticated", "wants a token"))
+    wrong = SessionError("unauthenticated", "does not know that token")
+    for _ in range(3):
+        refusals.note(who, "ListAudit", wrong)
+    for address in ("10.0.0.9", "10.0.0.10"):
+        refusals.note(who, "GetCaller", wrong, {"for": address})
+    await refusals.close()
+    told = [
+        (what["message"], what.get("for"), what.get("times")) for _, what in await kept(database)
+    ]
+    assert told == [
+        ("wants a token", None, None),
+        ("does not know that token", None, None),
+        ("does not know that token", "10.0.0.9", None),
+        ("does not know that token", "10.0.0.10", None),
+        ("does not know that token", None, 2),
+    ]
+
+
+async def test_one_caller_with_many_words_leaves_room_for_others(database: Database) -> None:
+    refusals = Refusals(database, every_s=1000)
+    for number in range(3 * MAX_DIFFERENT):
+        error = SessionError("wrong_device", f"this token is for device cam, not {number}")
+        refusals.note("roof (1)", "Connect", error)
+    refusals.note("reader (2)", "SendCommand", SessionError("forbidden", "not for this role"))
+    await refusals.close()
+    found = await kept(database)
+    assert len(found) == MAX_WORDINGS + 3  # and the rest of them, the other caller, how often
+    assert found[-2][0] == "reader (2)"
+    assert found[-1][1]["times"] == 3 * MAX_DIFFERENT - MAX_WORDINGS - 1
 
 
 async def test_a_crowd_does_not_fill_the_audit(database: Database) -> None:

@@ -186,6 +186,9 @@ UTC = datetime(2021, 5, 3, 10, 0, 0, tzinfo=UTC_ZONE).timestamp()
         ("2021:05:03 10:00:00", "+14:00", None, UTC - 14 * 3600),
         ("2021-05-03T10:00:00", "+00:00", None, UTC),
         ("2021:05:03 10:00", "+00:00", None, UTC),
+        ("2021:05:03 10:00:00", "+25:00", None, HERE),  # no place has it
+        ("2021: 5: 3 10: 0: 0", "+00:00", None, UTC),
+        ("2021:05:03 10:00:60", "+00:00", None, UTC + 59),
     ],
 )
 def test_a_date_is_taken_with_the_zone_it_has(

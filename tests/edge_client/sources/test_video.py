@@ -174,6 +174,24 @@ def test_gaps_and_steps_back_cost_no_waiting(tmp_path: Path, live: bool) -> None
     assert np.diff(times) == pytest.approx([1 / 25] * 24, abs=1e-3 if not live else 0.02)
 
 
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("rate", [10, 50])
+def test_a_bare_stream_without_time_stamps_has_its_own_rate(
+    tmp_path: Path, rate: int, live: bool
+) -> None:
+    """H.264 in no container. Its pictures were all of one time, and all but one over the limit."""
+    path = tmp_path / "v.h264"
+    video(path, 20, codec="libx264", rate=rate)
+    times = [one.captured_at for one in take(path, live=live)]
+    assert np.diff(times) == pytest.approx([1 / rate] * 19, abs=1e-3 if not live else 0.02)
+
+
+def test_a_rate_that_cannot_be_meant_is_not_taken(tmp_path: Path) -> None:
+    """Encoders that write the ticks of their clock where a rate belongs."""
+    path = video(tmp_path / "v.h264", 5, codec="libx264", rate=30000)
+    assert np.diff([one.captured_at for one in take(path)]) == pytest.approx([1 / 25] * 4, abs=1e-6)
+
+
 # -- what is wrong ---------------------------------------------------------------------------------
 
 
@@ -374,7 +392,8 @@ def test_a_cameras_word_for_the_time_does_not_outlive_its_time_stamps() -> None:
         ([9, 10, 7, 8], [0, 1, 2, 3]),
         ([0, 1, 0.95, 2], [0, 1, 1, 2]),  # disorder
         ([0, 1, None, 3, float("nan"), 5], [0, 1, 2, 3, 4, 5]),
-        ([None, None, 7, 8], [0, 0, 0, 1]),
+        ([None, None, 7, 8], [0, 0.5, 1, 2]),
+        ([None, None, None], [0, 0.5, 1]),
         ([0, 60, 120, 180], [0, 0.5, 60.5, 120.5]),  # one a minute, and the file does not say so
         ([-3, -2, -1], [0, 1, 2]),
     ],

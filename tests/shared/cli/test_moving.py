@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,53 @@ def test_a_folder_that_takes_no_file_is_said_at_the_start(tmp_path: Path) -> Non
         with pytest.raises(FeatherwireError) as caught:
             moving.check_folder(folder)
         assert caught.value.reason == "bad_option"
+
+
+def test_a_file_that_cannot_be_removed_leaves_no_copy(
+    tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a volume that is read-only every restart would make another copy."""
+    file = tmp_path / "ro.jpg"
+    file.write_bytes(b"x")
+    unlink = Path.unlink
+
+    def read_only(path: Path, missing_ok: bool = False) -> None:
+        if path == file:
+            raise OSError(errno.EROFS, "Read-only file system")
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", read_only)
+        for _ in range(3):
+            with pytest.raises(OSError, match="Read-only"):
+                moving.move(file, elsewhere)
+    assert list(elsewhere.iterdir()) == []
+    assert file.read_bytes() == b"x"
+
+
+def test_two_that_move_files_of_one_name_lose_none(tmp_path: Path) -> None:
+    sent = tmp_path / "sent"
+    moving.check_folder(sent)
+
+    def mover(number: int) -> None:
+        inbox = tmp_path / str(number)
+        inbox.mkdir()
+        for count in range(100):
+            (inbox / "a.jpg").write_text(f"{number} {count}")
+            moving.move(inbox / "a.jpg", sent)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(mover, range(4)))
+    assert len({path.read_text() for path in sent.iterdir()}) == 400
+
+
+def test_a_link_goes_on_showing_its_file(tmp_path: Path) -> None:
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "a.jpg").write_bytes(b"photo")
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "a.jpg").symlink_to("../album/a.jpg")
+    (tmp_path / "elsewhere" / "sent").mkdir(parents=True)
+    moved = moving.move(tmp_path / "inbox" / "a.jpg", tmp_path / "elsewhere" / "sent")
+    assert moved.read_bytes() == b"photo"
+    assert not os.path.lexists(tmp_path / "inbox" / "a.jpg")
+    assert [path.name for path in moved.parent.iterdir()] == ["a.jpg"]

@@ -41,6 +41,8 @@ def test_the_end_marker_is_not_missed(kind: str, flat: bool, lost: int) -> None:
     assert (load_photo(whole[:-lost]) == load_photo(whole)).all()
     assert with_end(whole[:-2]) == whole
     assert with_end(whole[:-2], exactly=False) == whole
+    filled = whole[:-2] + b"\xff" * 300  # what flash memory reads where nothing was written
+    assert (load_photo(filled) == load_photo(whole)).all()
 
 
 @pytest.mark.parametrize("flat", [False, True])
