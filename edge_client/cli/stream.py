@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edge_client.session import EdgeSession, FrameResult
     from edge_client.sources import MotionGate, Source
     from edge_client.sources.feed import Feed
+    from edge_client.spool import Spool
     from shared.sinks import Pumps
 
 DEFAULT_FPS = 1.0
@@ -199,6 +200,7 @@ def stream(
     from edge_client.session import SessionEvents
     from edge_client.sources import CaptureThread, SourceOptions, open_source
     from edge_client.sources.feed import Feed
+    from edge_client.sources.spooled import SpooledFiles
     from shared.cli.moving import check_folder
 
     with stop_on_error(as_json=as_json), ExitStack() as stack:
@@ -241,7 +243,12 @@ def stream(
                 print_event("unreadable", {"file": name, "error": error.to_dict()})
             _tell_error(name, error)
 
-        feed = Feed(captures, gate, ending.stop, unreadable)
+        spooled = SpooledFiles(_frames_of(spool))
+        # Before any of their results is taken, with which the spool forgets a frame.
+        for file in spooled.files(opened) if move_to is not None else ():
+            if not _move(file, move_to):
+                spooled.put_back(file)
+        feed = Feed(captures, gate, ending.stop, unreadable, spooled, lambda f: _move(f, move_to))
         status = Status(meter, captures, feed, session, spool, sinks)
         stack.enter_context(_shown(status, as_json, quiet, status_every_s))
         stack.enter_context(every(LOOK_S, lambda: reporter.look(captures)))
@@ -252,8 +259,10 @@ def stream(
             with closing(results):  # before the spool is, when nobody reads what is printed
                 for result in results:
                     meter.result(result)
-                    _tell(result, session, sinks, as_json=as_json, lines=lines)
+                    # First, and before the spool forgets the frame, which it does with the next
+                    # result: after a kill between the two the file would be sent again.
                     _settle(result, feed, move_to, durable=kept is not None)
+                    _tell(result, session, sinks, as_json=as_json, lines=lines)
         if (refusal := session.refusal) is not None:
             print_error(refusal, as_json=as_json)
         sinks.close(ending.left_s(SINKS_S))
@@ -330,17 +339,33 @@ def _tell_error(what: str, error: FeatherwireError) -> None:
 
 def _settle(result: FrameResult, feed: Feed, move_to: Path | None, *, durable: bool) -> None:
     """Move the file of a result away; a frame that is in the spool is as good as sent."""
-    from shared.cli.moving import move
-
     file = feed.file_of(str(result.source))
     kept = result.error is not None and result.error.reason == "spooled"
-    if file is None or move_to is None or (result.error is not None and not (kept and durable)):
-        return
+    if file is not None and (result.error is None or (kept and durable)):
+        _move(file, move_to)
+
+
+def _move(file: Path, move_to: Path | None) -> bool:
+    """Move a file away, where that is wanted; returns whether it was moved."""
+    from shared.cli.moving import move
+
+    if move_to is None:
+        return False
     try:
         move(file, move_to)
     except OSError as error:
         name = text_of(file)
         write_line(sys.stderr, f"error: {name} cannot be moved: {error.strerror} [io_error]")
+        return False
+    return True
+
+
+def _frames_of(spool: Spool) -> Iterator[tuple[str, float]]:
+    """Source and time of the frames in a spool that have no result yet."""
+    captured = spool.captured()
+    for sequence, source in (spool.queued() | spool.awaited()).items():
+        if sequence in captured:
+            yield source, captured[sequence]
 
 
 def _until_refused(feed: Feed, session: EdgeSession) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 address     what SOURCE means, and the source for it
 base        what a source is, and a picture that it has taken
 stills      a watched folder, and files in order; when a photo was taken
+spooled     files that the spool has since a run before, so that none is sent twice
 video       RTSP, video files and V4L2 cameras, by PyAV (extra ``stream``)
 clock       when a video's pictures were taken, by time stamps that jump, wrap, or are missing
 motion_jpeg JPEGs one after another: on standard input, and over HTTP; snapshots

@@ -12,6 +12,7 @@ from edge_client.session import CapturedPhoto, Origin
 from edge_client.sources.base import Capture
 from edge_client.sources.capture import CaptureThread
 from edge_client.sources.gates import MotionGate
+from edge_client.sources.spooled import SpooledFiles
 from shared.errors import FeatherwireError, PhotoError
 
 TICK_S = 0.2
@@ -29,12 +30,17 @@ class Feed:
         gate: MotionGate | None,
         stop: threading.Event,
         failed: Callable[[str, FeatherwireError], None],
+        spooled: SpooledFiles | None = None,
+        settle: Callable[[Path], object] = lambda file: None,
     ) -> None:
-        """failed: called with the name of a picture that cannot be read, and why."""
+        """failed: called with the name of a picture that cannot be read, and why. spooled: what is
+        not sent again; ``settle`` is called with such a file."""
         self._captures = captures
         self._gate = gate
         self._stop = stop
         self._failed = failed
+        self._spooled = spooled or SpooledFiles(())
+        self._settle = settle
         self._files: dict[str, Path] = {}
         self._counts: Counter[str] = Counter()
 
@@ -46,12 +52,13 @@ class Feed:
     def dropped(self) -> dict[str, int]:
         """Pictures that were taken and not sent, by reason: ``limit`` (more than are wanted a
         second), ``overtaken`` (a newer one was there before it was its turn), ``still`` (nothing
-        moved), ``unreadable``."""
+        moved), ``unreadable``, ``already_spooled`` (a run before has put it into the spool)."""
         counts = {
             "limit": self._captures.left_out,
             "overtaken": self._captures.overtaken,
             "still": self._counts["still"],
             "unreadable": self._counts["unreadable"],
+            "already_spooled": self._spooled.found,
         }
         return {reason: count for reason, count in counts.items() if count}
 
@@ -71,6 +78,10 @@ class Feed:
                 yield None
 
     def _photo(self, capture: Capture) -> CapturedPhoto | None:
+        if capture.file is not None and self._spooled.has(capture.file, capture.captured_at):
+            if capture.file.exists():
+                self._settle(capture.file)
+            return None
         try:
             photo = capture.load()
             moves = (

@@ -62,6 +62,10 @@ class FilesSource:
         one = len(self._paths) == 1
         return text_of(self._paths[0]) if one else f"{len(self._paths)} files"
 
+    def files(self) -> list[Path]:
+        """Those that are there."""
+        return [path for path in self._paths if path.exists()]
+
     def captures(self, stop: threading.Event) -> Iterator[Capture]:
         """Each file; a loop's pictures are taken now, and not when the file was written."""
         again = False
@@ -101,6 +105,13 @@ class FolderSource:
     def name(self) -> str:
         """For people."""
         return text_of(self._folder)
+
+    def files(self) -> list[Path]:
+        """The pictures that are there now, in no order; none where the folder cannot be read."""
+        try:
+            return [self._folder / name for name in os.listdir(self._folder) if is_picture(name)]
+        except OSError:
+            return []
 
     def captures(self, stop: threading.Event) -> Iterator[Capture]:
         """Pictures as they appear."""
