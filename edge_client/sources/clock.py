@@ -1,8 +1,10 @@
 """When the pictures of a video were taken: its time stamps, which jump, wrap, or are missing.
 
 Streams of encoders that were started again, recordings with gaps and parts that were put together
-have steps in their time stamps that say nothing about the pictures. FFmpeg's limit holds here too:
-a step forward of more than ten seconds, or one back, is a discontinuity.
+have steps in their time stamps that say nothing about the pictures. FFmpeg's limits hold here too:
+a step back is a discontinuity, and so is one forward of more than ten seconds where the container
+allows for such (MPEG transport streams, for one), and of more than thirty hours where it has a
+table of times.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from edge_client.sources.base import CLOCK_TRUST_S
 
 DISCONTINUITY_S = 10.0
 """A longer step forward is none of time (FFmpeg: ``-dts_delta_threshold``)."""
+ERROR_S = 30 * 3600.0
+"""Nor is such a one where time stamps go on without a break (FFmpeg: ``-dts_error_threshold``)."""
 BACK_S = 0.1
 """A step back by no more is disorder, and no new beginning."""
 JUMP_S = 5.0
@@ -23,16 +27,18 @@ _USUAL_STEP_S = 0.04
 
 
 class FileClock:
-    """Times of a file: seconds since its first picture, which never go back and have no gaps.
+    """Times of a file: seconds since its first picture, which never go back.
 
     At a discontinuity time goes on by the step that there was before. Long steps that are the
     rule, as of one picture a minute, are times.
     """
 
-    def __init__(self, step_s: float | None = None) -> None:
-        """step_s: between pictures, as the file has it; None where it does not say."""
+    def __init__(self, step_s: float | None = None, *, gaps: bool = False) -> None:
+        """step_s: between pictures, as the file has it; None where it does not say. gaps: whether
+        long steps forward are times, as in a container with a table of them."""
         self._step_s = _USUAL_STEP_S if step_s is None else step_s
-        self._longest_s = DISCONTINUITY_S + 2 * self._step_s
+        self._usual_s = DISCONTINUITY_S + 2 * self._step_s
+        self._longest_s = ERROR_S if gaps else self._usual_s
         self._stamp_s: float | None = None
         self._at_s: float | None = None
         self._jumped_s: float | None = None
@@ -65,7 +71,8 @@ class FileClock:
             self._jumped_s = step_s
             return step_s if rule else self._step_s
         self._jumped_s = None
-        self._step_s = step_s
+        if step_s <= self._usual_s:
+            self._step_s = step_s
         return step_s
 
 

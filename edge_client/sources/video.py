@@ -232,10 +232,14 @@ class VideoSource:
         frames: Iterator[av.VideoFrame],
         stop: threading.Event,
     ) -> Iterator[Capture]:
+        from av.format import Flags
+
         # Our clock may be set while the file runs: it is not what the pauses are measured with.
         began_s, began_at = time.monotonic(), time.time()
         base_at = began_at if self._realtime or self._loop else self._created(container)
-        clock = FileClock(_announced_step_s(stream))
+        # Nobody waits through the night for the next picture of a file that is played.
+        gaps = not self._realtime and not container.format.flags & cast(int, Flags.ts_discont.value)
+        clock = FileClock(_announced_step_s(stream), gaps=gaps)
         for frame in frames:
             since_s = clock.at(_stamp(frame))
             captured_at = base_at + since_s

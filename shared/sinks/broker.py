@@ -99,6 +99,8 @@ class Connection:
         self.ready = False
         """All that is said first is settled: reports may go out."""
         self.ended = False
+        self.abandoned = False
+        """It was ended from here, for the broker did not answer."""
         self.why = "no answer"
         """Why it ended, or was refused."""
         self.code = 0
@@ -132,9 +134,10 @@ class Connection:
         result, mid = self.client.subscribe(topic, qos=0)
         return self._register(mid, Ticket(topic), ok=int(result) == 0)
 
-    def wait(self, tickets: Iterable[Ticket], idle_s: float = SETTLE_S) -> bool:
+    def wait(self, tickets: Iterable[Ticket], idle_s: float | None = None) -> bool:
         """Wait until all are settled or lost; False when the broker settles nothing at all for
-        ``idle_s`` seconds."""
+        ``idle_s`` seconds (``SETTLE_S``)."""
+        idle_s = SETTLE_S if idle_s is None else idle_s
         for ticket in tickets:
             while not (ticket.settled or ticket.lost):
                 with self._changed:
@@ -157,7 +160,7 @@ class Connection:
         """End it at once, without a word to the broker: it did not answer either."""
         with self._changed:
             if not self.ended:
-                self.why = why
+                self.why, self.abandoned = why, True
         end: Any = self.client.socket()
         with contextlib.suppress(OSError, AttributeError):
             end.shutdown(socket.SHUT_RDWR)

@@ -23,7 +23,14 @@ from shared.errors import SinkError
 from shared.installation import require
 from shared.json_text import to_json
 from shared.results import counts_of
-from shared.sinks.broker import BrokerLink, Connection, Message, Ticket, client_id_of
+from shared.sinks.broker import (
+    SETTLE_S,
+    BrokerLink,
+    Connection,
+    Message,
+    Ticket,
+    client_id_of,
+)
 from shared.sinks.home_assistant import BIRTH, PREFIX, Announcer, is_announcement, summary
 from shared.sinks.report import Report
 from shared.words import counted
@@ -38,6 +45,11 @@ MAX_STRIKES = 3
 PATIENCE_S = 10.0
 """How long a message is tried that the broker answers with a failure which may pass (a quota)."""
 LIMIT_KEPT_S = 3600.0
+"""How long something is left out that the broker has refused in words."""
+PROBE_S = 60.0
+"""How long something is left out that only seems to be refused: then one is sent, to see."""
+FAR_LARGER = 1.25
+"""So many times what has passed, and a few in a row: then it is the size."""
 _NO_TOPIC = re.compile(r"[+#/\0]")
 _TRUE = {"1", "true", "yes", PREFIX}
 _TOO_LARGE = 0x95
@@ -122,10 +134,12 @@ class _UnderWay:
 
 @dataclass(frozen=True, slots=True)
 class _Limit:
-    """What a broker seems to take at most; until when that is certain, by ``time.monotonic``."""
+    """What a broker seems to take at most. ended: so many results that were larger were given up.
+    Until ``kept_until_s`` (of ``time.monotonic``) larger ones are not sent; then one is, to see."""
 
     packet_bytes: int
-    certain_until_s: float
+    ended: int
+    kept_until_s: float = 0.0
 
 
 class MqttSink:
@@ -148,9 +162,11 @@ class MqttSink:
         self._announcer = Announcer(available) if address.discovery else None
         self._summaries: dict[str, Message] = {}
         self._barred: dict[str, float] = {}
+        self._struck_out: dict[str, int] = {}
         self._under_way: dict[int, _UnderWay] = {}
         self._careful = 0
         self._passed_bytes = 0
+        self._passed_since = False
         self._limit: _Limit | None = None
         self._link = BrokerLink(
             address,
@@ -254,8 +270,10 @@ class MqttSink:
             self._lost(connection, item, number, one_by_one=one_by_one)
         for message, ticket in zip(item.messages, item.tickets, strict=True):
             assert ticket is not None
-            if ticket.refusal is None:
+            if ticket.refusal is None and message is item.result:
                 self._note_passed(connection.packet_bytes(message))
+            elif ticket.refusal is None:
+                self._struck_out.pop(_kind(message.topic), None)
             elif message is not item.result:
                 self._left_out(message.topic, *ticket.refusal)
             elif ticket.refusal[0] in _NEVER:
@@ -269,68 +287,96 @@ class MqttSink:
     ) -> None:
         """The connection ended before a message was settled: of several that were on their way
         nobody knows which was the cause, so they go one by one now. Raises SinkError."""
-        if one_by_one:
+        message = item.messages[number]
+        is_result = message is item.result
+        if not one_by_one:
+            self._careful = max(1, len(self._under_way))
+        elif is_result and connection.abandoned:
+            # Nothing says that this one is at fault: a broker that hangs is one that may recover.
+            words = f"{self.name} does not take a result: {connection.why}"
+            raise SinkError(
+                "not_taken", words, retry_within_s=LOOK_AGAIN_S, patience_s=3 * SETTLE_S
+            )
+        else:
             item.strikes = item.strikes + 1 if item.struck == number else 1
             item.struck = number
-        else:
-            self._careful = max(1, len(self._under_way))
-        message = item.messages[number]
         size = connection.packet_bytes(message)
-        likely = self._limit is not None and size > self._limit.packet_bytes
+        likely = self._is_likely(size) if is_result else _kind(message.topic) in self._struck_out
         if item.strikes >= (1 if likely else MAX_STRIKES):
             why = f"its {size} bytes ended {counted(item.strikes, 'connection')}"
-            if message is item.result:
+            if is_result:
                 self._note_limit(size)
                 self._give_up(item, why)
-            self._left_out(message.topic, 0x87, why)
+            times = self._struck_out.get(_kind(message.topic), 0)
+            self._struck_out[_kind(message.topic)] = times + 1
+            self._left_out(message.topic, 0x87, why, min(PROBE_S * 2.0**times, LIMIT_KEPT_S))
         raise SinkError("sink_away", f"{self.name}: {connection.why}", retry_within_s=LOOK_AGAIN_S)
 
     def _note_passed(self, size: int) -> None:
+        """The broker has taken a result of this size."""
         self._passed_bytes = max(self._passed_bytes, size)
+        self._passed_since = True
         if self._limit is not None and size > self._limit.packet_bytes:
             self._limit = None  # it was not the size
 
+    def _is_likely(self, size: int) -> bool:
+        """Whether a result that ends its connection does so for its size: a larger one than any
+        that passed, when one like it was given up before."""
+        limit = self._limit
+        return limit is not None and size > limit.packet_bytes and self._passed_bytes > 0
+
     def _note_limit(self, size: int) -> None:
-        """A result of this size ended its connections: the broker may take no larger ones. The
-        second that does so makes it certain."""
-        if size > self._passed_bytes:
-            certain = self._limit is not None and size > self._limit.packet_bytes
-            least = size - 1 if self._limit is None else min(size - 1, self._limit.packet_bytes)
-            self._limit = _Limit(least, time.monotonic() + LIMIT_KEPT_S if certain else 0.0)
+        """A result of this size ended its connections: the broker may take no larger ones. It may
+        as well have been disturbed. Smaller ones that pass between two such tell the size."""
+        if size <= self._passed_bytes:
+            return
+        limit = self._limit or _Limit(size - 1, 0)
+        ended = limit.ended + 1
+        far = 0 < self._passed_bytes * FAR_LARGER < size and ended >= MAX_STRIKES
+        known = limit.kept_until_s > 0.0 or far or (ended > 1 and self._passed_since)
+        kept_until_s = time.monotonic() + PROBE_S if known else 0.0
+        self._limit = _Limit(min(size - 1, limit.packet_bytes), ended, kept_until_s)
+        self._passed_since = False
 
     def _give_up(self, item: _UnderWay, why: str) -> None:
         self._under_way.pop(id(item.report), None)
         self._careful = max(0, self._careful - 1)
         raise SinkError("refused", f"{self.name} can never take the result ({why})")
 
-    def _left_out(self, topic: str, code: int, why: str) -> None:
+    def _left_out(self, topic: str, code: int, why: str, for_s: float | None = None) -> None:
         """The broker does not take what is no result. What is of no use to be tried again is not
-        published for an hour, of announcements none at all; it may be allowed until then."""
+        published for a while, of announcements none at all; it may be allowed until then."""
         if code not in _NEVER or code == _TOO_LARGE or self._is_barred(topic):
             return
-        kind = PREFIX if is_announcement(topic) else topic
+        kind = _kind(topic)
+        for_s = LIMIT_KEPT_S if for_s is None else for_s
         logging.getLogger(__name__).warning(
-            "warning: %s does not take %s: %s; %s left out, and tried again in an hour",
+            "warning: %s does not take %s: %s; %s left out, and tried again in %.0f min",
             self.name,
             topic,
             why,
             "it is" if kind == topic else "all announcements are",
+            for_s / 60,
         )
-        self._barred[kind] = time.monotonic() + LIMIT_KEPT_S
+        self._barred[kind] = time.monotonic() + for_s
         self._summaries.pop(topic, None)
         if self._announcer is not None and kind == PREFIX:
             self._announcer.forget()
 
     def _is_barred(self, topic: str) -> bool:
-        kind = PREFIX if is_announcement(topic) else topic
-        return time.monotonic() < self._barred.get(kind, 0.0)
+        return time.monotonic() < self._barred.get(_kind(topic), 0.0)
 
     def _bound(self, connection: Connection) -> int | None:
         """The largest packet that the broker takes, in bytes: as it said, or as was seen."""
         bounds = [] if connection.max_packet_bytes is None else [connection.max_packet_bytes]
-        if self._limit is not None and time.monotonic() < self._limit.certain_until_s:
+        if self._limit is not None and time.monotonic() < self._limit.kept_until_s:
             bounds.append(self._limit.packet_bytes)
         return min(bounds, default=None)
+
+
+def _kind(topic: str) -> str:
+    """What is left out together: all announcements, and else a topic."""
+    return PREFIX if is_announcement(topic) else topic
 
 
 def topic_name(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -65,11 +66,14 @@ def retained(port: int, topic: str, enough: Callable[[list[bytes]], bool]) -> li
 class Way:
     """From a port of its own to a broker's. ``only_3``: who speaks MQTT 5 is shut out, as by an old
     broker. ``forget`` is a NAT that forgets: the clients' connections end, the broker's stay.
-    ``hates``: a connection over which this goes is ended, as some brokers do, and not answered."""
+    ``hates``: a connection over which this goes is ended, as some brokers do, and not answered;
+    ``hates_times``: so often, and no more. ``swallows``: what has this in it does not arrive."""
 
     def __init__(self, port: int, *, only_3: bool = False, hates: bytes | None = None) -> None:
         self.only_3 = only_3
         self.hates = hates
+        self.hates_times = sys.maxsize
+        self.swallows: bytes | None = None
         self.connects: list[bytes] = []
         """The CONNECT packets that came, each with the moment's first bytes only."""
         self._target = port
@@ -128,7 +132,10 @@ class Way:
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                if self.hates is not None and self.hates in data:
+                if self.swallows is not None and self.swallows in data:
+                    continue
+                if self.hates is not None and self.hates in data and self.hates_times > 0:
+                    self.hates_times -= 1
                     break
                 sink.sendall(data)
         if source not in self._kept and sink not in self._kept:

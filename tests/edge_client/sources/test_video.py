@@ -174,6 +174,24 @@ def test_gaps_and_steps_back_cost_no_waiting(tmp_path: Path, live: bool) -> None
     assert np.diff(times) == pytest.approx([1 / 25] * 24, abs=1e-3 if not live else 0.02)
 
 
+@pytest.mark.parametrize("ending", ["mp4", "mov", "mkv"])
+def test_pictures_taken_now_and_then_keep_their_times(tmp_path: Path, ending: str) -> None:
+    """A doorbell's recording: a picture when somebody came."""
+    taken_s = [0, 15, 55, 77, 167, 450, 8000]
+    path = tmp_path / f"v.{ending}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for at_s in taken_s:
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 99, np.uint8))
+            frame = frame.reformat(format="yuvj420p")
+            frame.pts = at_s
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    times = np.array([one.captured_at for one in take(path)])
+    assert times - times[0] == pytest.approx(taken_s, abs=2e-3)
+
+
 @pytest.mark.parametrize("live", [True, False])
 @pytest.mark.parametrize("rate", [10, 50])
 def test_a_bare_stream_without_time_stamps_has_its_own_rate(
@@ -401,6 +419,15 @@ def test_a_cameras_word_for_the_time_does_not_outlive_its_time_stamps() -> None:
 def test_times_of_files_go_on(stamps: list[float | None], times: list[float]) -> None:
     clock = FileClock(0.5)
     assert [clock.at(stamp) for stamp in stamps] == pytest.approx(times)
+
+
+def test_where_times_are_in_a_table_long_steps_are_times() -> None:
+    clock = FileClock(0.5, gaps=True)
+    daily_s = 7201 + 86400
+    stamps = (0, 15, 7200, 7201, daily_s, 1e9, 3, 4)
+    # The last three: no such step is time, and there is no way back.
+    times = [0, 15, 7200, 7201, daily_s, daily_s + 1, daily_s + 2, daily_s + 3]
+    assert [clock.at(at) for at in stamps] == times
 
 
 def test_a_long_step_that_the_file_announces_is_time() -> None:

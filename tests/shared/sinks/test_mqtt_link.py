@@ -174,6 +174,94 @@ def test_a_broker_that_ends_the_connection_over_one_result_gets_the_others(
     way.close()
 
 
+@pytest.mark.parametrize("only_3", [False, True])
+@pytest.mark.parametrize("times", [6, 15])
+def test_a_disturbance_at_the_start_costs_no_more_than_it_lasted(
+    broker: Broker, listener: Listener, only_3: bool, times: int
+) -> None:
+    """Nothing is refused unseen before the broker has taken a smaller result."""
+    way = Way(broker.port, only_3=only_3, hates=RESULT.encode())
+    way.hates_times = times
+    pump = pump_to(way.port)
+    put(pump, *range(60))
+    lost = times // 3
+    assert until(lambda: pump.counts["delivered"] >= 60 - lost, 60), pump.counts
+    assert until(lambda: pump.waiting == 0)
+    assert sequences(listener)[-1] == 59
+    pump.close()
+    way.close()
+
+
+@pytest.mark.parametrize("broker", ["max_packet_size 20000"], indirect=True)
+def test_a_size_that_ended_connections_is_tried_again_after_a_while(
+    broker: Broker, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Smaller results pass, larger ones end the connection; then the broker takes them all."""
+    way = Way(broker.port, only_3=True)
+    pump = pump_to(way.port)
+    for number in range(1, 13):
+        put(pump, number, **(large(300) if number % 2 == 0 else {}))
+    assert until(lambda: pump.waiting == 0, 60)
+    assert pump.counts["dropped_refused"] == 6
+    connects = len(way.connects)
+    for number in range(20, 30):
+        put(pump, number, **large(300))
+    assert until(lambda: pump.waiting == 0, 60)
+    assert len(way.connects) == connects  # it is known
+    monkeypatch.setattr("shared.sinks.mqtt.time", Later())
+    broker.kill()
+    broker.settings = []
+    broker.start()
+    delivered = pump.counts["delivered"]
+    put(pump, 30, **large(300))
+    assert until(lambda: pump.counts["delivered"] == delivered + 1)
+    pump.close()
+    way.close()
+
+
+class Later:
+    """The clock, two minutes on."""
+
+    @staticmethod
+    def monotonic() -> float:
+        return time.monotonic() + 120
+
+
+def test_a_broker_that_settles_no_result_for_a_while_gets_them_all(
+    broker: Broker, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That a message is not answered says nothing about the message."""
+    monkeypatch.setattr("shared.sinks.broker.SETTLE_S", 0.2)
+    way = Way(broker.port)
+    way.swallows = RESULT.encode()
+    pump = pump_to(way.port)
+    put(pump, *range(1, 10))
+    assert until(lambda: len(way.connects) >= 8)
+    way.swallows = None
+    assert until(lambda: pump.counts["delivered"] == 9, 60), pump.counts
+    assert until(lambda: sequences(listener) == [*range(1, 10)])
+    pump.close()
+    way.close()
+
+
+def test_a_summary_that_ended_connections_is_tried_again_after_a_while(
+    broker: Broker, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.sinks.mqtt.PROBE_S", 1.0)
+    way = Way(broker.port, hates=SUMMARY.encode())
+    way.hates_times = 5
+    pump = pump_to(way.port)
+
+    def comes() -> bool:
+        put(pump, 1)
+        time.sleep(0.1)
+        return bool(listener.at(SUMMARY))
+
+    assert until(comes)
+    pump.close()
+    way.close()
+
+
 @pytest.mark.parametrize(
     "hated", [b"homeassistant/sensor", b"homeassistant/status", SUMMARY.encode()]
 )
