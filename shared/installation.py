@@ -7,12 +7,15 @@ import os
 import shlex
 import sys
 from importlib import import_module
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from shared.errors import FeatherwireError
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
 
 PROJECT = "featherwire"
 NO_RELEASE = "0"
@@ -20,10 +23,8 @@ NO_RELEASE = "0"
 
 def package_version() -> str:
     """The release that is installed; ``NO_RELEASE`` when it runs from a source tree."""
-    try:
-        return version(PROJECT)
-    except PackageNotFoundError:
-        return NO_RELEASE
+    found = _distribution()
+    return NO_RELEASE if found is None else found.version
 
 
 def install_command(*extras: str, again: bool = False) -> str:
@@ -32,12 +33,17 @@ def install_command(*extras: str, again: bool = False) -> str:
 
     again: what is there already is installed once more.
     """
-    try:
-        found: Distribution | None = distribution(PROJECT)
-    except PackageNotFoundError:
-        found = None
-    where = _requirement(found, f"[{','.join(extras)}]" if extras else "")
+    where = _requirement(_distribution(), f"[{','.join(extras)}]" if extras else "")
     return f"{_pip()} install {'--force-reinstall ' if again else ''}{where}"
+
+
+def _distribution() -> Distribution | None:
+    from importlib import metadata  # it takes as long to import as half of a command's help
+
+    try:
+        return metadata.distribution(PROJECT)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _pip() -> str:

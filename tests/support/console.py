@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_server.auth.tokens import Role
 from cloud_server.console.view import commands
 from cloud_server.fleet.client import FleetClient
 from edge_client import EdgeSession
@@ -77,14 +78,20 @@ def streaming(
     *,
     pause_s: float = 0.4,
     names: Sequence[str] = SHOWN,
+    device: str = "cam-1",
 ) -> Iterator[Callable[[], list[int]]]:
-    """cam-1 sends photos until the end; gives the bytes of the frames that have come back."""
+    """A device sends photos until the end; gives the bytes of the frames that have come back."""
+    token = (
+        running.device_token
+        if device == "cam-1"
+        else running.keys.token(Role.DEVICE, device=device)
+    )
     stop = threading.Event()
     sizes: list[int] = []
 
     def work() -> None:
         with EdgeSession(
-            running.server, device="cam-1", access=running.keys.access(running.device_token)
+            running.server, device=device, access=running.keys.access(token)
         ) as session:
             for name in itertools.cycle(names):
                 if stop.wait(pause_s):

@@ -16,7 +16,7 @@ _TOKEN = re.compile(
     r"""([\w!\#$%&'*+.^`|~-]+)                      # a scheme, or a parameter's name
         (?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?  # its value
     """,
-    re.X | re.DOTALL,
+    re.X | re.DOTALL | re.ASCII,
 )
 _HASHES = {"MD5": "md5", "SHA-256": "sha256", "SHA-512-256": "sha512_256"}
 _SESSION = "-SESS"
@@ -67,12 +67,14 @@ class Authorization:
         name = _HASHES[algorithm.upper().removesuffix(_SESSION)]
 
         def hashed(*parts: str) -> str:
-            data = ":".join(parts).encode()
+            # Of what the server has said its own bytes count, whatever they are.
+            data = ":".join(parts).encode("latin-1")
             return hashlib.new(name, data, usedforsecurity=False).hexdigest()
 
+        user, password, target = _wire(self._user), _wire(self._password), _wire(target)
         realm, nonce = asked.get("realm", ""), asked["nonce"]
         ours, count = secrets.token_hex(8), f"{self._count:08x}"
-        secret = hashed(self._user, realm, self._password)
+        secret = hashed(user, realm, password)
         if algorithm.upper().endswith(_SESSION):
             secret = hashed(secret, nonce, ours)
         qop = _qop(asked)
@@ -81,7 +83,7 @@ class Authorization:
         between = (nonce, count, ours, qop) if qop else (nonce,)
         hide = asked.get("userhash", "").lower() == "true"
         quoted = {
-            "username": hashed(self._user, realm) if hide else self._user,
+            "username": hashed(user, realm) if hide else user,
             "realm": realm,
             "nonce": nonce,
             "uri": target,
@@ -100,11 +102,14 @@ class Authorization:
             plain["userhash"] = "true"
         words = [f'{key}="{_escaped(value)}"' for key, value in quoted.items()]
         words += [f"{key}={value}" for key, value in plain.items()]
-        return "Digest " + ", ".join(words).encode().decode("latin-1")
+        return "Digest " + ", ".join(words)
 
 
 def offered(challenges: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(scheme, its terms) of every challenge, names in small letters."""
+    """(scheme, its terms) of every challenge, names in small letters.
+
+    challenges: as headers are read, ISO 8859-1 for any bytes; of the terms the same holds.
+    """
     scheme, terms = "", dict[str, str]()
     for found in _TOKEN.finditer(", ".join(challenges)):
         name, quoted, plain = found.groups()
@@ -139,6 +144,11 @@ def _qop(terms: Mapping[str, str]) -> str | None:
     if not known:
         return ""
     return next((one for one in ("auth", "auth-int") if one in known), None)
+
+
+def _wire(text: str) -> str:
+    """Text of ours as it is in a header: ISO 8859-1 that holds UTF-8."""
+    return text.encode().decode("latin-1")
 
 
 def _escaped(text: str) -> str:

@@ -28,8 +28,8 @@ def away(stored: Running) -> Running:
             pass
     with FleetClient(stored.server, stored.access) as client:
         until(lambda: not any(one.online for one in client.devices(named("gate-1", "gate-2"))))
-        waiting = [one.command.command_id for one in client.commands(pending_only=True)]
-        if waiting:
+        # A rate that is cancelled puts the one before it back in its place.
+        while waiting := [one.command.command_id for one in client.commands(pending_only=True)]:
             client.cancel(waiting)
     return stored
 

@@ -179,7 +179,7 @@ def test_a_hint_installs_from_where_this_came_from(
             assert name == "direct_url.json"
             return origin and origin.replace("FOLDER", str(folder).replace(" ", "%20"))
 
-    monkeypatch.setattr(installation, "distribution", lambda name: Ours())
+    monkeypatch.setattr(installation, "_distribution", Ours)
     monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
     assert install_command("edge") == f"pip install {expected.replace('FOLDER', str(folder))}"
     monkeypatch.delenv("VIRTUAL_ENV")

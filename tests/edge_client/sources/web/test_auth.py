@@ -26,8 +26,17 @@ HASHES = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
 class DigestCamera:
     """Wants Digest as RFC 7616 has it; every ``lifetime`` answers its nonce is stale."""
 
-    def __init__(self, algorithm: str | None, qop: str | None, *, lifetime: int = 10**6) -> None:
+    def __init__(
+        self,
+        algorithm: str | None,
+        qop: str | None,
+        *,
+        lifetime: int = 10**6,
+        realm: bytes = b'a "camera"',
+        opaque: bytes = b"o,p",
+    ) -> None:
         self.algorithm, self.qop, self.lifetime = algorithm, qop, lifetime
+        self.realm, self.opaque = realm, opaque
         self.seen: list[str | None] = []
         self.served = self.nonce = 0
 
@@ -42,7 +51,9 @@ class DigestCamera:
             camera(request, pictures=1)
             return
         request.send_response(401)
-        terms = ['realm="a \\"camera\\""', f'nonce="n{self.nonce}"', 'opaque="o,p"']
+        realm = self.realm.decode("latin-1").replace('"', '\\"')
+        opaque = self.opaque.decode("latin-1")
+        terms = [f'realm="{realm}"', f'nonce="n{self.nonce}"', f'opaque="{opaque}"']
         terms += [f"algorithm={self.algorithm}"] if self.algorithm else []
         terms += [f'qop="{self.qop}"'] if self.qop else []
         terms += ["stale=TRUE"] if stale else []
@@ -51,24 +62,32 @@ class DigestCamera:
         request.end_headers()
 
     def is_right(self, header: str, path: str) -> bool:
-        text = header.encode("latin-1").decode()
-        assert text.startswith("Digest ")
-        pairs = re.findall(r'(\w+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))', text)
-        given = {name: re.sub(r"\\(.)", r"\1", quoted) or plain for name, quoted, plain in pairs}
+        assert header.startswith("Digest ")
+        pairs = re.findall(r'(\w+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))', header)
+        given = {
+            name: (re.sub(r"\\(.)", r"\1", quoted) or plain).encode("latin-1")
+            for name, quoted, plain in pairs
+        }
         kind = HASHES[(self.algorithm or "MD5").upper().removesuffix("-SESS")]
 
-        def hashed(*parts: str) -> str:
-            return kind(":".join(parts).encode()).hexdigest()
+        def hashed(*parts: bytes) -> bytes:
+            return kind(b":".join(parts)).hexdigest().encode()
 
-        secret = hashed(USER, 'a "camera"', PASSWORD)
+        secret = hashed(USER.encode(), self.realm, PASSWORD.encode())
         if (self.algorithm or "").upper().endswith("-SESS"):
             secret = hashed(secret, given["nonce"], given["cnonce"])
-        asked = hashed("GET", path, *([hashed("")] if given.get("qop") == "auth-int" else []))
+        body = [hashed(b"")] if given.get("qop") == b"auth-int" else []
+        asked = hashed(b"GET", path.encode(), *body)
         parts = [given["nonce"]]
         if self.qop:
             parts += [given["nc"], given["cnonce"], given["qop"]]
-        right = given["response"] == hashed(secret, *parts, asked)
-        return right and given["uri"] == path and given["opaque"] == "o,p"
+        same = (given["username"], given["realm"], given["uri"], given["opaque"]) == (
+            USER.encode(),
+            self.realm,
+            path.encode(),
+            self.opaque,
+        )
+        return same and given["response"] == hashed(secret, *parts, asked)
 
 
 @contextmanager
@@ -90,6 +109,16 @@ def test_digest(algorithm: str | None, qop: str | None) -> None:
         first(source)
     # What was asked for once is answered at once from then on; the password itself is never sent.
     assert [header is not None for header in asked.seen] == [False, True, True]
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "latin-1", "gbk"])
+def test_what_the_camera_says_is_sent_back_byte_by_byte(coding: str) -> None:
+    """A realm is the name that somebody gave the camera, in whatever coding its firmware has."""
+    word = "摄像机" if coding == "gbk" else "Caméra à Åre"
+    asked = DigestCamera("MD5", "auth", realm=word.encode(coding), opaque=word.encode(coding))
+    with served(asked, WRITTEN) as source:
+        assert first(source).name.endswith("#1")
+    assert asked.served == 1
 
 
 def test_a_stale_nonce_is_replaced() -> None:
