@@ -10,8 +10,10 @@ where there is one) and ``iscrowd``. A box without a mask is its own outline.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ from typing import Any, BinaryIO
 
 from shared.errors import TaskError
 from shared.json_text import to_json
+from shared.names import beside
 from shared.results import Box, Face, RleMask, TaskResult, complete_mask, mask_box
 from shared.sinks.files import move_aside, not_writable, unless_it_may_pass, write_whole
 from shared.sinks.report import Report, iso
@@ -41,10 +44,10 @@ class CocoSink:
 
     def __init__(self, path: Path) -> None:
         """path: of the document; what is there and is none is moved aside. A disk that is full may
-        have room later. Raises SinkError: not_writable."""
+        have room later. Raises SinkError: not_writable, also for a pipe or a device."""
         self.name = str(path)
         self._path = path
-        self._folder = path.with_name(path.name + ".parts")
+        self._folder = beside(path.parent, path.name, ".parts")
         self._parts: tuple[_Part, _Part, _Part] | None = None
         self._categories: dict[str, dict[str, Any]] = {}
         self._next_image = self._next_annotation = 1
@@ -70,7 +73,7 @@ class CocoSink:
         """Put the document together, and remove its parts."""
         if self._parts is None:
             return
-        whole = self._path.with_name(f".{self._path.name}.new")
+        whole = beside(self._path.parent, f".{self._path.name}", ".new")
         try:
             self._put_together(whole)
             os.replace(whole, self._path)
@@ -87,6 +90,8 @@ class CocoSink:
     def _open(self) -> tuple[_Part, _Part, _Part]:
         if self._parts is None:
             try:
+                if self._path.exists() and not self._path.is_file():
+                    raise OSError(errno.EINVAL, "a document is a file", self.name)
                 if not self._folder.exists():
                     self._take_apart()
                 images, annotations, names = (_Part(self._folder / name) for name in _LISTS)
@@ -192,8 +197,9 @@ class CocoSink:
             try:
                 document = json.loads(self._path.read_text(encoding="utf-8"))
                 for name in _LISTS:
-                    _check([(one["id"], one) for one in document[name]])
-                _check([(one["id"], one["name"]) for one in document["categories"]])
+                    _check([one["id"] for one in document[name]])
+                if not all(isinstance(one["name"], str) for one in document["categories"]):
+                    raise ValueError("a name is no text")
             except (ValueError, KeyError, TypeError, RecursionError):
                 document = {name: [] for name in _LISTS}
                 logging.getLogger(__name__).warning(
@@ -201,7 +207,7 @@ class CocoSink:
                     self.name,
                     move_aside(self._path),
                 )
-        new = self._folder.with_name(self._folder.name + ".new")
+        new = beside(self._path.parent, self._path.name, ".parts.new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         for name in _LISTS:
@@ -274,7 +280,8 @@ def _shape(box: Box | None, mask: RleMask | None, width: int, height: int) -> di
     corners = around if box is None else (box.x_min, box.y_min, box.width, box.height)
     if mask is None:
         outline = _outline(corners, width, height)
-        return {**_boxed(corners), "segmentation": [outline], "area": corners[2] * corners[3]}
+        within = (outline[2] - outline[0]) * (outline[5] - outline[1])
+        return {**_boxed(corners), "segmentation": [outline], "area": within}
     return {**_boxed(corners), "segmentation": mask.model_dump(mode="json"), "area": area}
 
 
@@ -299,15 +306,19 @@ def _points(face: Face) -> dict[str, Any]:
 
 
 def _mended(one: dict[str, Any]) -> dict[str, Any]:
-    """An annotation of a release before this one: its box had no outline."""
-    if one.get("segmentation") == [] and len(one.get("bbox", ())) == 4:
-        x, y, across, down = one["bbox"]
+    """An annotation of a release before this one: its box had no outline. Others' may have no box,
+    or anything for one: they stay as they are."""
+    box = one.get("bbox")
+    if one.get("segmentation") == [] and isinstance(box, list) and len(box) == 4:
+        if not all(isinstance(side, int | float) and math.isfinite(side) for side in box):
+            return one
+        x, y, across, down = map(float, box)
         far = max(x + across, 0.0), max(y + down, 0.0)
-        one["segmentation"] = [_outline(one["bbox"], *far)]
+        one["segmentation"] = [_outline((x, y, across, down), *far)]
     return one
 
 
-def _check(items: Sequence[tuple[Any, Any]]) -> None:
+def _check(numbers: Sequence[object]) -> None:
     """Raise ValueError unless every id is a number."""
-    if not all(isinstance(number, int) for number, _ in items):
+    if not all(isinstance(number, int) for number in numbers):
         raise ValueError("an id is no number")

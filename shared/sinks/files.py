@@ -12,6 +12,7 @@ import errno
 import io
 import logging
 import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,12 +20,14 @@ from typing import BinaryIO
 
 from shared.errors import SinkError
 from shared.json_text import readable, to_json
+from shared.names import beside
 from shared.results import Box
 from shared.sinks.report import Report, iso
 
 _MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV}
 """What a disk has now and not for ever: it keeps no camera from its pictures."""
 
+MAX_SUFFIXES_BYTES = 100
 CSV_COLUMNS = (
     "captured_at",
     "device",
@@ -53,8 +56,9 @@ class AppendedFile:
 
     def __init__(self, path: Path | None, header: str = "") -> None:
         """header: the first line of a new file, with its end. A file with another first line is
-        moved aside. A disk that is full, or damaged, may be another one when there is something to
-        write. Raises SinkError: not_writable, other_columns when it cannot be moved."""
+        moved aside; a pipe or a device is written as it is. A disk that is full, or damaged, may be
+        another one when there is something to write. Raises SinkError: not_writable, other_columns
+        when it cannot be moved."""
         self.name = "stdout" if path is None else str(path)
         self._path = path
         self._header = header
@@ -70,13 +74,13 @@ class AppendedFile:
         if self._file is None or self._moved():
             self._open()
         assert self._file is not None
-        end = os.fstat(self._file.fileno()).st_size
+        plain, end = _is_plain(self._file), os.fstat(self._file.fileno()).st_size
         # Empty although its header was written: it was truncated, as logrotate's copytruncate does.
-        header = self._header if end == 0 else ""
+        header = self._header if plain and end == 0 else ""
         try:
             write_whole(self._file, header + text)
         except OSError as error:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # also of what has no length
                 os.truncate(self._file.fileno(), end)
             self._close()
             raise self._not_writable(error) from None
@@ -110,6 +114,9 @@ class AppendedFile:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab+", buffering=0)
+            if not _is_plain(self._file):  # there is nothing to look at, and it stays where it is
+                write_whole(self._file, self._header)
+                return
             if not self._goes_on():
                 self._close()
                 self._move_aside()
@@ -159,6 +166,10 @@ class AppendedFile:
         return not_writable(self.name, error)
 
 
+def _is_plain(file: BinaryIO) -> bool:
+    return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+
+
 def write_whole(file: BinaryIO, text: str) -> None:
     """Write all of the text, as UTF-8. Raises OSError; then a part may be there."""
     rest = memoryview(text.encode("utf-8", "replace"))
@@ -167,12 +178,17 @@ def write_whole(file: BinaryIO, text: str) -> None:
 
 
 def move_aside(path: Path) -> Path:
-    """Give what is at ``path`` a free name beside it, with a number in it; returns the name."""
+    """Give a file at ``path`` a free name beside it, with a number in it; returns the name. Raises
+    OSError, also for what is no plain file: a device is not ours."""
     path = path.resolve()  # a link stays, to what comes in its place
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
     stem, dot, suffixes = path.name.partition(".")
+    if len(os.fsencode(suffixes)) > MAX_SUFFIXES_BYTES:  # they are none, and leave no room
+        stem, dot, suffixes = path.name, "", ""
     number = 1
     while True:
-        aside = path.with_name(f"{stem}.{number}{dot}{suffixes}")
+        aside = beside(path.parent, stem, f".{number}{dot}{suffixes}")
         if not os.path.lexists(aside):
             return path.rename(aside)
         number += 1

@@ -150,6 +150,9 @@ class Pump:
             self.sink.close()
         except FeatherwireError as error:
             self.error = error
+        except Exception as error:  # a library's own: the other sinks are closed all the same
+            logging.getLogger(__name__).exception("%s could not be closed", self.sink.name)
+            self.error = SinkError("internal_error", f"{self.sink.name}: {error}")
 
     # -- the thread ------------------------------------------------------------------------------
 

@@ -18,7 +18,14 @@ from shared.errors import SinkError
 from shared.results import Box, Detection, Instance, Region, RleMask, TaskResult, encode_mask
 from shared.sinks import Report, SinkOptions, open_sinks
 from shared.sinks.coco import CocoSink
-from shared.sinks.files import CSV_COLUMNS, CsvSink, JsonLinesSink, TerminalSink, write_whole
+from shared.sinks.files import (
+    CSV_COLUMNS,
+    CsvSink,
+    JsonLinesSink,
+    TerminalSink,
+    move_aside,
+    write_whole,
+)
 from tests.support.reports import BOX, MODEL, failed_report, found_tasks, report
 
 REPORTS: Sequence[Report] = [report(1), failed_report(2), report(3)]
@@ -82,6 +89,95 @@ def test_a_csv_with_other_columns_is_moved_aside(
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
     assert [row["sequence"] for row in rows] == ["2"] * 5
     assert caplog.text.count("has other columns") == 2
+
+
+@pytest.mark.parametrize("kind", [CsvSink, JsonLinesSink])
+def test_a_pipe_is_written_and_stays_where_it_is(kind: type[CsvSink], tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "r.csv"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    sink = kind(link)
+    sink.deliver([report(1)])
+    sink.deliver([report(2)])
+    sink.close()
+    text = os.read(reader, 1 << 16).decode()
+    os.close(reader)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["pipe", "r.csv"]
+    if kind is CsvSink:
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert [row["sequence"] for row in rows] == ["1"] * 5 + ["2"] * 5
+    else:
+        assert [json.loads(one)["sequence"] for one in text.splitlines()] == [1, 2]
+
+
+def test_what_is_no_file_is_not_moved_aside_and_no_document(tmp_path: Path) -> None:
+    pipe = tmp_path / "r.coco.json"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="no plain file"):
+        move_aside(pipe)
+    with pytest.raises(SinkError, match="a document is a file") as caught:
+        CocoSink(pipe)
+    assert caught.value.reason == "not_writable"
+    assert [one.name for one in tmp_path.iterdir()] == ["r.coco.json"]
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".csv", "é" * 120 + ".a.csv", "a." + "x" * 253])
+def test_a_name_that_leaves_no_room_for_a_number_is_shortened(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    for _ in range(2):
+        path.write_text("a,b\n")
+        CsvSink(path).close()
+    others = [one for one in tmp_path.iterdir() if one != path]
+    assert [one.read_text() for one in others] == ["a,b\n"] * 2
+    assert path.read_text().startswith("captured_at,")
+
+
+@pytest.mark.parametrize("size", [245, 246, 250, 255])
+def test_a_document_may_have_any_name_that_a_file_may_have(size: int, tmp_path: Path) -> None:
+    path = tmp_path / f"{'x' * (size - 10)}.coco.json"
+    for number in (1, 2):
+        sink = CocoSink(path)
+        sink.deliver([report(number)])
+        sink.close()
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    assert coco_ids(path)[0] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "box", [None, [None] * 4, ["1", 2, 3, 4], 7, {"x": 1}, [1, 2], [1e999, 0, 1, 1]]
+)
+def test_an_annotation_of_others_with_any_box_is_gone_on_with(box: object, tmp_path: Path) -> None:
+    path = tmp_path / "r.coco.json"
+    other = {"id": 1, "image_id": 1, "category_id": 1, "bbox": box, "segmentation": []}
+    image = {"id": 1, "width": 64, "height": 48, "file_name": "a.jpg"}
+    document = {"images": [image], "annotations": [other], "categories": []}
+    path.write_text(json.dumps(document))
+    sink = CocoSink(path)
+    sink.deliver([report(1)])
+    sink.close()
+    after = json.loads(path.read_text())
+    assert after["annotations"][0]["segmentation"] == []
+    assert len(after["annotations"]) == 6
+
+
+def test_the_area_of_a_box_is_that_of_its_outline(tmp_path: Path) -> None:
+    path = tmp_path / "r.coco.json"
+    boxes = [(-5, 40, 10, 60), (-10, -10, 980, 980), (70, 0, 90, 10)]
+    found = [
+        Detection(
+            box=Box(x_min=a, y_min=b, x_max=c, y_max=d), class_id=1, class_name="a", score=0.5
+        )
+        for a, b, c, d in boxes
+    ]
+    task = TaskResult(task="boxes", model=MODEL, detections=found)
+    analysis = report(1).analysis
+    assert analysis is not None
+    sink = CocoSink(path)
+    sink.deliver([report(1, analysis=analysis.model_copy(update={"tasks": {"boxes": task}}))])
+    sink.close()
+    areas = [one["area"] for one in json.loads(path.read_text())["annotations"]]
+    assert areas == [80, 64 * 48, 0]
 
 
 def test_a_csv_that_a_spreadsheet_has_saved_is_gone_on_with(tmp_path: Path) -> None:
@@ -336,7 +432,14 @@ def test_classes_with_one_id_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{", "", '{"images": [{"id": "a"}], "annotations": [], "categories": []}']
+    "text",
+    [
+        "[]",
+        "{",
+        "",
+        '{"images": [{"id": "a"}], "annotations": [], "categories": []}',
+        '{"images": [], "annotations": [], "categories": [{"id": 1, "name": []}]}',
+    ],
 )
 def test_what_is_no_coco_json_is_moved_aside(
     text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -263,3 +263,19 @@ def test_pumps_end_together_and_not_one_after_the_other() -> None:
         for shelf in shelves:
             shelf.open.set()
     assert took_s[1] < 4 * took_s[0]
+
+
+def test_a_sink_that_fails_at_its_end_keeps_no_other_from_its_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Shelf):
+        def close(self) -> None:
+            raise TypeError("a defect")
+
+    broken, good = Pump(Broken()), Pump(Shelf())
+    Pumps([broken, good]).close()
+    assert broken.error is not None
+    assert broken.error.reason == "internal_error"
+    assert "a defect" in caplog.text
+    assert isinstance(good.sink, Shelf)
+    assert good.sink.closed
