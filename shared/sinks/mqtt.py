@@ -321,9 +321,11 @@ class MqttSink:
 
     def _is_likely(self, size: int) -> bool:
         """Whether a result that ends its connection does so for its size: a larger one than any
-        that passed, when one like it was given up before."""
+        that passed, when smaller ones have passed since one like it was given up."""
         limit = self._limit
-        return limit is not None and size > limit.packet_bytes and self._passed_bytes > 0
+        if limit is None or size <= limit.packet_bytes:
+            return False
+        return self._passed_since or limit.kept_until_s > 0.0
 
     def _note_limit(self, size: int) -> None:
         """A result of this size ended its connections: the broker may take no larger ones. It may
