@@ -200,9 +200,11 @@ class _Checkpoint(_Arrays):
             raise ModelError("damaged", "a weights file does not hold the values of its tensors")
         for key in keys:
             storage = self._storages[key]
-            (count,) = struct.unpack("<q", self._stream.read(8).ljust(8, b"\0"))
+            head = self._stream.read(8)
+            count = int.from_bytes(head, "little", signed=True)
             values = self._stream.read(storage.nbytes)
-            if count != len(storage) or len(values) != storage.nbytes:
+            # Of a last tensor without values the count is all that there is to be missed.
+            if len(head) < 8 or count != len(storage) or len(values) != storage.nbytes:
                 raise ModelError("damaged", "a weights file ends early")
             storage[:] = np.frombuffer(values, storage.dtype)
 
