@@ -22,8 +22,8 @@ from typing import IO
 
 from shared.bundle import Bundle, packaged_bundle_of
 from shared.errors import BundleError, SessionError
+from shared.files import try_lock
 from shared.limits import DEFAULT_LIMITS, Limits
-from shared.locks import try_lock
 from shared.proto.featherwire.v1 import bundles_pb2, bundles_pb2_grpc
 from shared.rpc.channel import Channel
 from shared.rpc.errors import CallError, error_from_call

@@ -22,3 +22,6 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+CLOCK_SET_S = 1_735_689_600
+"""2025, in seconds since 1970: a machine's clock that shows less has not been set."""

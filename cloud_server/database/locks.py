@@ -10,7 +10,6 @@ may read at any time.
 
 from __future__ import annotations
 
-import fcntl
 import time
 import uuid
 from pathlib import Path
@@ -22,6 +21,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from cloud_server.database.schema import LAST_WRITER
 from shared.errors import StorageError
+from shared.files import try_lock
 
 ADVISORY_KEY = 0x66656174686572  # "feather"
 _RETRY_S = 0.1
@@ -36,19 +36,17 @@ class FileLock:
         deadline = time.monotonic() + wait_s
         warned = False
         while True:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if try_lock(self._file.fileno()):
                 return
-            except OSError:
-                if time.monotonic() >= deadline:
-                    self._file.close()
-                    raise in_use(str(path.parent)) from None
-                if not warned:
-                    warned = True
-                    structlog.get_logger().warning(
-                        "waiting_for_the_server_before", place=str(path.parent), seconds=wait_s
-                    )
-                time.sleep(_RETRY_S)
+            if time.monotonic() >= deadline:
+                self._file.close()
+                raise in_use(str(path.parent))
+            if not warned:
+                warned = True
+                structlog.get_logger().warning(
+                    "waiting_for_the_server_before", place=str(path.parent), seconds=wait_s
+                )
+            time.sleep(_RETRY_S)
 
     def release(self) -> None:
         """Let another process have it."""

@@ -105,3 +105,38 @@ class Engine(Protocol):
 
     async def close(self) -> bool:
         """Stop the workers; False when one is still busy after a short while."""
+
+
+class EngineAround:
+    """An engine around another one, which it is but for what a subclass changes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def tasks(self) -> dict[str, TaskStatus]:
+        """The tasks of the engine by name, usable or not."""
+        return self._engine.tasks
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine can work."""
+        return self._engine.alive
+
+    @property
+    def width(self) -> int:
+        """Frames that the engine works on at a time."""
+        return self._engine.width
+
+    @property
+    def queues(self) -> dict[str, int]:
+        """Items inside every stage or waiting for it."""
+        return self._engine.queues
+
+    async def submit(self, frame: EngineFrame) -> EngineOutcome:
+        """Analyse one frame."""
+        return await self._engine.submit(frame)
+
+    async def close(self) -> bool:
+        """Stop the workers; False when one is still busy after a short while."""
+        return await self._engine.close()

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from cloud_server.engine.api import Engine, EngineFrame, EngineOutcome, TaskStatus
+from cloud_server.engine.api import Engine, EngineAround, EngineFrame, EngineOutcome
 from cloud_server.engine.waiting import engine_closed
 from shared.errors import FeatherwireError, SessionError
 
@@ -172,7 +172,7 @@ class StoodStill:
         self.watch()
 
 
-class FairEngine:
+class FairEngine(EngineAround):
     """``engine`` behind turns; an Engine itself.
 
     A frame's deadline begins with its turn. One that is late among more frames than the engine
@@ -183,7 +183,7 @@ class FairEngine:
     """
 
     def __init__(self, engine: Engine, *, clock: Clock = time.monotonic) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._clock = clock
         self._limit = ConcurrencyLimit(engine.width)
         self._queue = FairQueue()
@@ -196,21 +196,6 @@ class FairEngine:
         self._closing = False
 
     # -- the contract ----------------------------------------------------------------------------
-
-    @property
-    def tasks(self) -> dict[str, TaskStatus]:
-        """The tasks of the engine by name, usable or not."""
-        return self._engine.tasks
-
-    @property
-    def alive(self) -> bool:
-        """Whether the engine can work."""
-        return self._engine.alive
-
-    @property
-    def width(self) -> int:
-        """Frames that the engine works on at a time."""
-        return self._engine.width
 
     @property
     def queues(self) -> dict[str, int]:

@@ -18,6 +18,7 @@ from cloud_server.results.log import ResultLog
 from cloud_server.results.records import SessionKey
 from cloud_server.telemetry.metrics import Metrics
 from shared.errors import StorageError
+from shared.limits import CLOCK_SET_S
 
 BATCH = 200
 """Results of one commit, so that frames never wait long for it."""
@@ -27,8 +28,7 @@ SEARCHED = 10_000
 
 PASS_EVERY_S = 30.0
 
-CLOCK_SET_US = 1_735_689_600_000_000
-"""2025, in microseconds since 1970: a clock that shows less has not been set."""
+CLOCK_SET_US = CLOCK_SET_S * 1_000_000
 
 PAGES_AT_ONCE = 500
 """How many free pages SQLite gives back to the disk in one commit."""

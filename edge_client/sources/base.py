@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from shared.limits import CLOCK_SET_S
 
 Pixels = NDArray[np.uint8]
 
@@ -20,8 +23,6 @@ CLOCK_TRUST_S = 60.0
 
 FIRST_PHOTO_S = 631_152_000
 """1990: no digital camera that writes dates is older."""
-_RELEASED_S = 1_735_689_600
-"""2025: a machine's clock that shows less has not been set."""
 _AHEAD_S = 26 * 3600
 """By so much a time may be ahead: a zone that was left out, and a clock that is a little fast."""
 
@@ -32,8 +33,20 @@ def plausible_time(seconds: float) -> bool:
     While that has not been set yet, any time is until 2100.
     """
     now = time.time()
-    latest = now + _AHEAD_S if now >= _RELEASED_S else 4_102_444_800
+    latest = now + _AHEAD_S if now >= CLOCK_SET_S else 4_102_444_800
     return FIRST_PHOTO_S <= seconds <= latest
+
+
+def time_of(path: Path, recorded: float | None) -> float:
+    """When what is in a file was taken, in seconds since 1970: as the file itself says, else when
+    it was written, else now; what cannot be true is passed over."""
+    if recorded is not None and plausible_time(recorded):
+        return recorded
+    with suppress(OSError):
+        written = path.stat().st_mtime
+        if plausible_time(written):
+            return written
+    return time.time()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from edge_client.sources.base import Capture, Pixels, plausible_time
+from edge_client.sources.base import Capture, Pixels, time_of
 from shared.errors import SourceError
 from shared.names import printable, text_of
 from shared.preprocess import load_photo
@@ -194,19 +194,8 @@ def _load(path: Path) -> Pixels | Path:
 
 
 def photo_time(path: Path) -> float:
-    """When the photo in a file was taken, in seconds since 1970: by its EXIF, else when the file
-    was written, else now; what cannot be true is passed over."""
-    for seconds in (_exif_time(path), _written(path)):
-        if seconds is not None and plausible_time(seconds):
-            return seconds
-    return time.time()
-
-
-def _written(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None
+    """When the photo in a file was taken, in seconds since 1970: see ``time_of``."""
+    return time_of(path, _exif_time(path))
 
 
 def _exif_time(path: Path) -> float | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_client.sources.base import Capture, Pixels, Waiting, plausible_time
+from edge_client.sources.base import Capture, Pixels, Waiting, time_of
 from edge_client.sources.clock import FileClock, LiveClock
 from shared.addresses import redacted
 from shared.errors import PhotoError, SourceError
@@ -251,18 +251,12 @@ class VideoSource:
             yield self._capture(frame, captured_at)
 
     def _created(self, container: av.container.InputContainer) -> float:
-        """When the video was recorded, by its own fields, else when the file was written, else now;
-        what cannot be true is passed over: cameras whose clock was not set write 1970, or 1904."""
+        """When the video was recorded; cameras whose clock was not set write 1970, or 1904."""
+        recorded: float | None = None
         text = container.metadata.get("creation_time", "")
         with suppress(ValueError, OverflowError):
-            seconds = datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
-            if plausible_time(seconds):
-                return seconds
-        with suppress(OSError):
-            seconds = Path(self._url).stat().st_mtime
-            if plausible_time(seconds):
-                return seconds
-        return time.time()
+            recorded = datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+        return time_of(Path(self._url), recorded)
 
     def _capture(self, frame: av.VideoFrame, captured_at: float) -> Capture:
         name = f"{self.name}#{self._count}"

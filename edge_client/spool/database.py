@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shared.errors import SpoolError
-from shared.locks import try_lock
+from shared.files import sync_folder, try_lock
 
 FILE_NAME = "spool.sqlite3"
 SCHEMA_VERSION = 2
@@ -141,7 +141,7 @@ class Database:
         ((version,),) = connection.execute("PRAGMA user_version").fetchall()
         if version == 0:
             self._run(_SCHEMA)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         elif version > SCHEMA_VERSION:
             raise SpoolError(
                 "unsupported_version",
@@ -220,17 +220,6 @@ def _lock(folder: Path) -> int:
         os.close(handle)
         raise SpoolError("in_use", f"another process uses the spool {folder}", folder=str(folder))
     return handle
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the new file's name on the disk too; Windows writes names by itself."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

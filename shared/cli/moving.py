@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from shared.errors import FeatherwireError
+from shared.files import sync_folder
 from shared.names import beside, text_of
 
 PARTIAL = ".moving-"
@@ -60,7 +61,8 @@ def move(file: Path, folder: Path) -> Path:
     except BaseException:
         copy.unlink(missing_ok=True)
         raise
-    _sync(folder)
+    with suppress(OSError):  # where that can be asked for
+        sync_folder(folder)
     _remove(file, moved)
     return moved
 
@@ -107,13 +109,3 @@ def _claimed(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def _sync(folder: Path) -> None:
-    """Write the folder's names to the disk, where that can be asked for."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from shared.doctor.finding import Finding, Role, State
+from shared.limits import CLOCK_SET_S
 
 AREA_NETWORK = "network"
 AREA_CLOCK = "clock"
@@ -30,7 +31,7 @@ PORTS: Mapping[int, tuple[str, str]] = {
 
 LEAST_FREE_BYTES = 64 * 2**20
 LOW_FREE_BYTES = 2**30
-FIRST_YEAR, LAST_YEAR = 2025, 2100
+LAST_YEAR = 2100
 _CLOCK_SAMPLE_S = 0.1
 _CLOCK_SLACK_S = 0.05
 
@@ -135,7 +136,7 @@ def check_clock(
     drift_s: by how much the wall clock and the monotonic clock disagree about a tenth of a second.
     """
     moment = now or datetime.now(UTC)
-    plausible = FIRST_YEAR <= moment.year < LAST_YEAR
+    plausible = moment.timestamp() >= CLOCK_SET_S and moment.year < LAST_YEAR
     yield Finding(
         AREA_CLOCK,
         "date",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import emulated, portable
-from tests.support.emulated import ARM64, ROOT, pip_for
+from tests.support.emulated import ARM64, ROOT, pip_for, requirements
 
 EXTRAS = ("edge", "stream", "mqtt", "webhook")
 """What a device may want of ours."""
@@ -21,15 +20,6 @@ MACOS_ARM64 = (
     *("macosx_11_0_universal2", "macosx_10_9_universal2"),
 )
 WINDOWS = ("win_amd64",)
-
-
-def requirements(*extras: str) -> list[str]:
-    """What the package and such extras of it need."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found: list[str] = [*project["dependencies"]]
-    for extra in extras:
-        found += project["optional-dependencies"][extra]
-    return found
 
 
 def resolve(folder: Path, platforms: tuple[str, ...], *wanted: str) -> set[str]:

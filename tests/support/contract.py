@@ -21,14 +21,9 @@ from codec.base import EdgeCodec, codec_names, open_cloud, open_edge, small_bund
 from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
 from shared.targets import RateTarget
-from tests.support.composed import ROOT
+from tests.support.portable import golden_folder
 
 SIZES = ((16, 16), (33, 97), (160, 100))
-
-
-def golden_folder(name: str) -> Path:
-    """Where a codec's golden files are: bundle.zip, golden.json, and .fwf files."""
-    return ROOT / "codec" / name.replace("-", "_") / "golden"
 
 
 def golden(name: str) -> dict[str, Any]:

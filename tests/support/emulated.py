@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +43,13 @@ def pip_for(platforms: tuple[str, ...]) -> list[str]:
     ]  # fmt: skip
 
 
-def edge_requirements() -> list[str]:
-    """What ``.[edge]`` needs, with the versions of constraints-edge.txt."""
-    import tomllib
-
+def requirements(*extras: str) -> list[str]:
+    """What the package and such extras of it need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [*project["dependencies"], *project["optional-dependencies"]["edge"]]
+    found: list[str] = [*project["dependencies"]]
+    for extra in extras:
+        found += project["optional-dependencies"][extra]
+    return found
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def machine(folder: Path) -> Arm64:
         raise NoMachineError(made.stderr[-2000:])
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(packages),
-         *pip_for(ARM64), "-c", str(ROOT / "constraints-edge.txt"), *edge_requirements()],
+         *pip_for(ARM64), "-c", str(ROOT / "constraints-edge.txt"), *requirements("edge")],
         check=True, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     return Arm64(root, packages)

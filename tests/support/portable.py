@@ -28,7 +28,7 @@ LARGE = 24
 
 
 def golden_folder(name: str) -> Path:
-    """Where the golden files of a codec are."""
+    """Where a codec's golden files are: bundle.zip, golden.json, and .fwf files."""
     return ROOT / "codec" / name.replace("-", "_") / "golden"
 
 

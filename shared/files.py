@@ -1,9 +1,13 @@
-"""Locks of files between processes, which the system gives back when a process ends, however."""
+"""Files that outlive a process and a power cut: locks, and names that are on the disk.
+
+A lock is given back by the system when its process ends, however it ends.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 if sys.platform == "win32":
     import msvcrt
@@ -32,3 +36,14 @@ def try_lock(handle: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk too. Raises OSError; Windows writes them by itself."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
