@@ -26,10 +26,12 @@ $(BIN)/python:
 
 # An empty file per set of extras, so that nothing is installed twice.
 $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing what the demo needs into $(VENV): 1.8 GB, some minutes."
 	$(PIP) install --quiet -c constraints.txt -e '.[$(DEMO_EXTRAS)]'
 	@touch $@
 
 $(VENV)/.all: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing everything into $(VENV): some minutes."
 	$(PIP) install --quiet -c constraints.txt -e '.[$(ALL_EXTRAS)]'
 	@touch $(VENV)/.demo $@
 
@@ -69,7 +71,7 @@ format: setup ## Let ruff rewrite what `lint` would complain about
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# BENCH_ARGS: other photos, --limit, --cache ..., or --accuracy SET: make bench BENCH_ARGS="set.tar --limit 20"
+# BENCH_ARGS: other photos, --limit, --cache ..., --accuracy SET, --video [CLIP]: BENCH_ARGS="set.tar --limit 20"
 bench: setup models ## Measure: rate, perception, accuracy, times, memory beside the rivals'
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 

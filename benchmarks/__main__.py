@@ -5,9 +5,14 @@
     python -m benchmarks --scale [--database URL]
     python -m benchmarks --coding [PHOTO|FOLDER|TAR ...] [--limit N]
     python -m benchmarks --regions [PHOTO|FOLDER|TAR ...] [--limit N]
+    python -m benchmarks --repaint
+    python -m benchmarks --cards
+    python -m benchmarks --crops
     python -m benchmarks --framing
     python -m benchmarks --soak MINUTES
+    python -m benchmarks --stream CLIP [CLIP ...] [--bundle NAME] [--limit FRAMES]
     python -m benchmarks --accuracy SET [SET ...] [--task NAME] [--limit N] [--cache FOLDER]
+    python -m benchmarks --video [CLIP ...] [--frames N] [--every K] [--bundle NAME ...] [--help]
 
 Without photos it takes those that packages ship. Results go to benchmarks/results/SET/; what was
 measured before is taken from the cache, so that a new bundle costs only its own points. With
@@ -31,6 +36,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from benchmarks.cards.crops import write_crops
+from benchmarks.cards.measure import measure_cards
 from benchmarks.coding import coding, coding_table
 from benchmarks.curves import accuracy_curves, picture_curves
 from benchmarks.demo.processes import DemoError
@@ -43,10 +50,14 @@ from benchmarks.speed import (
     FEATURE_REFERENCE,
     feature_bundles,
     feature_speeds,
+    repaint_speeds,
+    repaint_table,
     speed_table,
     speeds,
 )
+from benchmarks.stream import FRAMES, stream_speed, stream_table
 from benchmarks.transport.measure import transport, transport_table, write_transport
+from benchmarks.video import command as video
 from codec.kit.recipe import open_recipe
 from shared.bundle import Bundle, packaged_names
 from shared.errors import FeatherwireError
@@ -57,16 +68,21 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGED = "packaged"
 FEATURE_PHOTO = (640, 480)
 """Width and height in pixels of the photo that feature bundles are timed on."""
+REPAINTED = ((768, 576), (1920, 1080))
+"""Widths and heights in pixels of the pictures that are painted anew in part."""
 CATS_FACE = (60, 20, 360, 220)
 
 
 def main() -> int:
     """Measure, write results, print the tables; 1 when something could not be measured."""
+    if "--video" in sys.argv[1:]:
+        return video.main(sys.argv[1:])
     arguments = _parser().parse_args()
     torch.set_num_threads(1)
-    for source in (*arguments.photos, *(arguments.accuracy or ())):
+    for source in (*arguments.photos, *(arguments.accuracy or ()), *(arguments.stream or ())):
         if not source.exists():
-            _say(f"error: there is no {source}: give a folder or a tar of photos, or none at all")
+            what = "a video" if arguments.stream else "a folder or a tar of photos, or none at all"
+            _say(f"error: there is no {source}: give {what}")
             return 2
     try:
         if arguments.accuracy:
@@ -76,12 +92,24 @@ def main() -> int:
         if arguments.soak is not None:
             print(soak_table(soak(arguments.soak)))
             return 0
+        if arguments.stream:
+            stream_figures(arguments)
+            return 0
         if arguments.framing:
             print(framing_table(framing(_astronaut(FEATURE_PHOTO))))
             return 0
         bundle = Bundle.load(arguments.bundle)
         if arguments.coding:
             coding_figures(arguments)
+            return 0
+        if arguments.repaint:
+            repaint_times(bundle, arguments.output)
+            return 0
+        if arguments.cards:
+            print(measure_cards(bundle, arguments.output))
+            return 0
+        if arguments.crops:
+            crops(bundle, arguments.output / "crops.webp")
             return 0
         if arguments.regions:
             region_figures(bundle, arguments)
@@ -138,7 +166,16 @@ def times_and_strip(bundle: Bundle, arguments: argparse.Namespace) -> None:
     transport_times(bundle, arguments.output)
     cat = np.ascontiguousarray(data.chelsea())
     write_strip(bundle, cat, CATS_FACE, arguments.output / "states.webp")
+    crops(bundle, arguments.output / "crops.webp")
     print(text)
+
+
+def crops(bundle: Bundle, path: Path) -> None:
+    """The sheet of crops, of packaged photos."""
+    with tempfile.TemporaryDirectory() as folder:
+        photos = {one.stem: np.asarray(Image.open(one)) for one in write_photos(Path(folder), _say)}
+        for line in write_crops(bundle, photos, path):
+            print(line)
 
 
 def _astronaut(size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
@@ -147,6 +184,17 @@ def _astronaut(size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
 
     pixels = np.ascontiguousarray(data.astronaut())
     return pixels if size is None else np.asarray(Image.fromarray(pixels).resize(size))
+
+
+def repaint_times(bundle: Bundle, output: Path) -> None:
+    """What a picture costs whose last one is known; each table as soon as it is there."""
+    tables = []
+    for size in REPAINTED:
+        photo = _astronaut(size)
+        tables.append(repaint_table(repaint_speeds(bundle, photo, _say), photo))
+        print(tables[-1], flush=True)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "repaint.md").write_text("\n".join(tables))
 
 
 def region_figures(bundle: Bundle, arguments: argparse.Namespace) -> None:
@@ -170,6 +218,21 @@ def coding_figures(arguments: argparse.Namespace) -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "coding.md").write_text(f"{len(photos)} photos.\n\n{table}")
     print(table)
+
+
+def stream_figures(arguments: argparse.Namespace) -> None:
+    """The whole of `stream FILE` on one core, of every packaged bundle or of one."""
+    names = packaged_names() if arguments.bundle is None else [arguments.bundle]
+    rows = [
+        stream_speed(clip, Bundle.load(name), frames=arguments.limit or FRAMES)
+        for clip in arguments.stream
+        for name in names
+    ]
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "stream.json").write_text(json.dumps(rows, indent=1) + "\n")
+    text = stream_table(rows)
+    (arguments.output / "stream.md").write_text(text)
+    print(text)
 
 
 def transport_times(bundle: Bundle, output: Path) -> None:
@@ -197,13 +260,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--coding", action="store_true", help="the container's versions alone")
     parser.add_argument("--regions", action="store_true", help="regions of interest alone")
+    parser.add_argument("--repaint", action="store_true", help="pictures changed in part, alone")
+    parser.add_argument("--cards", action="store_true", help="colours and letters alone")
+    parser.add_argument("--crops", action="store_true", help="the sheet of crops alone")
     parser.add_argument("--framing", action="store_true", help="what is not payload, alone")
     parser.add_argument("--transport", action="store_true", help="the transport's rates alone")
+    parser.add_argument(
+        "--stream",
+        nargs="+",
+        type=Path,
+        metavar="CLIP",
+        help="`stream CLIP` as a whole on one core",
+    )
     parser.add_argument("--scale", action="store_true", help="engines by workers alone")
     parser.add_argument("--database", help="with --scale: URL of an empty PostgreSQL database")
     parser.add_argument(
         "--soak", type=float, metavar="MINUTES", help="memory of `stream` over so many minutes"
     )
+    parser.add_argument("--video", action="store_true", help="streams beside x264 and others")
     parser.add_argument("--task", default="detection", help="with --accuracy: the task")
     parser.add_argument("--split", default=None, help="with --accuracy: which part of the set")
     parser.add_argument("--bundle", default=None, help="folder, zip or name; default: the packaged")

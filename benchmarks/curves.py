@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 
+from benchmarks.published import published_table
 from codec.kit.recipe import open_recipe
 from shared.bundle import Bundle, packaged_names
 from training.evaluate import run
@@ -37,7 +38,12 @@ def picture_curves(
     photos = islice(found, 0, None, arguments.every)
     results = run.evaluate_pictures(islice(photos, arguments.limit), plan, say)
     run.write_pictures(arguments.output / name, results, say)
-    return pictures.markdown(results.document)
+    page = pictures.markdown(results.document)
+    section = published_table(name, arguments.side, results.document["averages"])
+    if section:
+        page = f"{page}\n{section}"
+        (arguments.output / name / "table.md").write_text(page)
+    return page
 
 
 def accuracy_curves(source: Path, arguments: argparse.Namespace, say: Say) -> str:

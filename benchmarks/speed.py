@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,14 @@ from training.evaluate.baselines import Baseline, encode, picture_baselines
 
 Pixels = npt.NDArray[np.uint8]
 Job = Callable[[], object]
+Say = Callable[[str], None]
 
 REFERENCE = "AVIF encode, speed 6"
 FEATURE_REFERENCE = "AVIF speed 6 at the network's input size, resizing included"
 AVIF_QUALITY = 36
 ROUNDS = 9
+WHOLE = "whole"
+REPAINT_ROUNDS = 3
 
 
 def speeds(bundle: Bundle, pixels: Pixels, rounds: int = ROUNDS) -> list[dict[str, Any]]:
@@ -72,19 +75,88 @@ def feature_speeds(bundle: Bundle, pixels: Pixels, rounds: int = ROUNDS) -> list
     return timed(jobs, FEATURE_REFERENCE, rounds)
 
 
+def repaint_speeds(
+    bundle: Bundle, pixels: Pixels, say: Say, rounds: int = REPAINT_ROUNDS
+) -> list[dict[str, Any]]:
+    """Median milliseconds of a picture whose last one is known, by the share that has changed: of
+    the processor, for a large picture takes long enough for a busy machine to be seen in it.
+
+    pixels: uint8 [H, W, 3]. What changes is one rectangle, in a corner or in the midst of the
+    picture, turned upside down; the share of values is as the codec's network sees it. The
+    pictures are compared with whole ones, and ``equal`` says what came of it. say: called with a
+    line before each picture, so that nobody waits in the dark.
+    """
+    edge, cloud = open_edge(bundle), open_cloud(bundle)
+    reconstructor = cloud.open_reconstructor()
+    first = cloud.decode(edge.encode(pixels))
+    (picture,) = reconstructor.reconstruct([first])
+    frames = {WHOLE: first, "nothing": first}
+    for share in (0.1, 0.5):
+        for place in ("a corner", "the midst"):
+            photo = _with_change(pixels, share, place)
+            frames[f"{share:.0%}, {place}"] = cloud.decode(edge.encode(photo))
+    taken: dict[str, list[float]] = {name: [] for name in frames}
+    equal = {}
+    for number in range(1 + rounds):
+        for name, latents in frames.items():
+            say(f"{pixels.shape[1]}x{pixels.shape[0]}, round {number} of {rounds}: {name}")
+            before = () if name == WHOLE else ((first, picture),)
+            began = time.process_time()
+            (painted,) = reconstructor.reconstruct([latents], before=before)
+            took_ms = 1000 * (time.process_time() - began)
+            if number:
+                taken[name].append(took_ms)
+            else:  # the first round warms up, and is looked at
+                (whole,) = reconstructor.reconstruct([latents])
+                equal[name] = bool(np.array_equal(painted, whole))
+    return [row | {"equal": equal[row["job"]]} for row in _rows(taken, WHOLE, "relative_to_whole")]
+
+
+def repaint_table(rows: list[dict[str, Any]], pixels: Pixels) -> str:
+    """The times as Markdown."""
+    height, width = pixels.shape[:2]
+    head = f"{width}x{height}, one thread: changed"
+    lines = [f"| {head} | ms of the processor | of a whole picture's | equal |"]
+    lines.append("| --- | ---: | ---: | --- |")
+    lines += [
+        f"| {row['job']} | {row['milliseconds']} | {row['relative_to_whole']} "
+        f"| {'yes' if row['equal'] else 'NO'} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _with_change(pixels: Pixels, share: float, place: str) -> Pixels:
+    """The picture with a rectangle of that share of its area turned upside down."""
+    height, width = (round(side * share**0.5) for side in pixels.shape[:2])
+    top, left = (0, 0)
+    if place != "a corner":
+        top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    changed = pixels.copy()
+    changed[top : top + height, left : left + width] = pixels[
+        top : top + height, left : left + width
+    ][::-1, ::-1]
+    return changed
+
+
 def timed(jobs: Mapping[str, Job], reference: str, rounds: int) -> list[dict[str, Any]]:
     """Median milliseconds of every job, in turns, and their ratio to the job ``reference``."""
     taken: dict[str, list[float]] = {name: [] for name in jobs}
     for name, milliseconds in _interleaved(jobs, rounds):
         taken[name].append(milliseconds)
-    beside = taken[reference]
+    return _rows(taken, reference, "relative_to_avif_encode")
+
+
+def _rows(
+    taken: Mapping[str, Sequence[float]], reference: str, relative: str
+) -> list[dict[str, Any]]:
+    """Medians, and those of ratios within a round: what else the machine does cancels out."""
     return [
         {
             "job": name,
             "milliseconds": round(statistics.median(values), 2),
-            # The median of ratios within a round: what else the machine does cancels out.
-            "relative_to_avif_encode": round(
-                statistics.median(a / b for a, b in zip(values, beside, strict=True)), 3
+            relative: round(
+                statistics.median(a / b for a, b in zip(values, taken[reference], strict=True)), 3
             ),
         }
         for name, values in taken.items()

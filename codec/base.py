@@ -10,6 +10,7 @@ A bundle's manifest names its codec; the codec ``some-name`` is the folder ``cod
     cloud.py    open_cloud(bundle) -> CloudCodec            imported in the cloud only
     train.py    open_trainer() -> Trainer                   or a package of that name
                 small_bundle(folder) -> Bundle              for tests of this contract
+                SMALL_BUNDLES                               more kinds of them, if there are
 
 Nothing is registered: a folder with these modules is a codec, and no other file knows its name.
 What a state, a plane or a latent is made of, grids of floats, labels, vectors or trees, stays
@@ -110,7 +111,49 @@ class Prepared(Protocol):
 P = TypeVar("P", bound=Prepared)
 
 
-class EdgeCodec(Protocol[L, P]):
+class Half(Protocol[L]):
+    """What both halves of a codec do: they decode, and keep what is decoded.
+
+    A predicted frame looks at the values of its reference, a frame that was decoded before it.
+    Every layer of it looks at the same and coarser layers of the reference only, so that it stays
+    decodable when both are cut to a coarser state, or the reference was decoded at a coarser one
+    that still is as fine as the predicted layers need.
+    """
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the bundle codes predicted frames. Without it a reference is refused, BundleError
+        ``reference_unsupported``, and perhaps the methods that only references need."""
+
+    def decode(self, bitstream: Bitstream, *, reference: L | None = None) -> L:
+        """Latents at the bitstream's state.
+
+        reference: what the frame that it refers to was decoded to; a key frame takes no notice of
+        it. Raises BitstreamError on anything but a valid bitstream of this bundle,
+        ``reference_needed`` for a predicted frame without its reference, ``reference_mismatch`` for
+        one with another frame, or with the right one at too coarse a state; and BundleError
+        ``reference_unsupported``.
+        """
+
+    def reference_checksum(self, latents: L) -> bytes:
+        """The four bytes by which predicted frames know their reference: the beginning of the
+        checksum of its coarsest layer, so that it is the same at every state."""
+
+    def cut(self, latents: L, state: int) -> L:
+        """What decoding gives when a bitstream is truncated to ``state`` first, or as it is where
+        the latents are no finer."""
+
+    def key_frame(self, latents: L, *, version: int = FORMAT_VERSION) -> Bitstream:
+        """The latents as a bitstream that stands alone, and is decoded to the same values."""
+
+    def pack(self, latents: L) -> bytes:
+        """The latents as bytes, for another process of the same release; quickly, not briefly."""
+
+    def unpack(self, data: bytes) -> L:
+        """What :meth:`pack` was given. Raises BitstreamError ``bad_latents``."""
+
+
+class EdgeCodec(Half[L], Protocol[L, P]):
     """A codec's edge half, opened for one bundle. Not for use by two threads at once."""
 
     def load(self) -> None:
@@ -129,15 +172,20 @@ class EdgeCodec(Protocol[L, P]):
         *,
         regions: Regions = (),
         reference: L | None = None,
+        distance: int = 1,
         version: int = FORMAT_VERSION,
     ) -> Bitstream:
         """The bitstream of a photo, or of what :meth:`prepare` made of it, at ``target``.
 
         A budget is met by the finest whole layers that fit, then as many passes of the next one.
         regions: what shall have its own state where that is finer than the target's; a budget gives
-        them what they want first, and the rest what is left. reference: the decoded frame before,
-        for a predicted frame; None is a key frame, which stands alone. version: of the container's
-        format, one that its reader knows.
+        them what they want first, and the rest what is left. reference: what the receiver has
+        decoded of the frame ``distance`` before this one, for a predicted frame. The codec codes a
+        key frame all the same where that is cheaper, or where the reference is of no use: another
+        size, another chain. None is a key frame, which stands alone. version: of the container's
+        format, one that its reader knows; version 3 has key frames only.
+
+        What was encoded last is decoded without work, by :meth:`decode` of that very bitstream.
 
         Raises BudgetError ``budget_too_small`` when the coarsest state takes more than the budget,
         ``target_unreachable`` when not even the finest state is expected to have the PSNR,
@@ -145,13 +193,13 @@ class EdgeCodec(Protocol[L, P]):
         ``reference_unsupported``; and what :meth:`check` and :meth:`check_regions` raise.
         """
 
-    def decode(self, bitstream: Bitstream, *, reference: L | None = None) -> L:
-        """See :meth:`CloudCodec.decode`: the edge decodes to have the next frame's reference."""
-
-    def shorten(self, bitstream: Bitstream, target: RateTarget) -> Bitstream:
+    def shorten(
+        self, bitstream: Bitstream, target: RateTarget, *, reference: L | None = None
+    ) -> Bitstream:
         """What :meth:`encode` gives at ``target``, from a finer bitstream instead of the photo.
 
-        Raises BitstreamError as :meth:`decode` does, and ``bad_state`` for a state that it lacks;
+        reference: what a predicted frame is decoded with; a state alone needs none. Raises
+        BitstreamError as :meth:`decode` does, and ``bad_state`` for a state that it lacks;
         BudgetError as :meth:`encode` does, and ``no_photo`` for a PSNR.
         """
 
@@ -159,7 +207,8 @@ class EdgeCodec(Protocol[L, P]):
         """The same values in another version of the container's format, for who reads no other.
 
         It is what :meth:`encode` would have written in that version. Raises BitstreamError as
-        :meth:`decode` does.
+        :meth:`decode` does, ``reference_needed`` for a predicted frame: :meth:`key_frame` is what
+        an older reader gets of one.
         """
 
     def passes(self, state: int) -> int:
@@ -204,9 +253,14 @@ class Reconstructor(Protocol[L_in]):
         batch: Sequence[L_in],
         how: Rendering = PLAIN,
         *,
+        before: Sequence[tuple[L_in, Pixels] | None] = (),
         should_stop: Callable[[], bool] | None = None,
     ) -> list[Pixels]:
         """A picture of each of the batch, whose ``batch_key`` are equal.
+
+        before: of each of the batch a frame and the picture that this worker's kind made of it the
+        same way, or None; where values have not changed the picture is taken from there. What
+        comes out is the same with it and without it, bit for bit, on the same device.
 
         ``should_stop`` is asked now and then; when it says so the work ends with TaskError
         ``cancelled``. Raises BundleError ``unknown_decoder`` or ``no_sampler`` for a rendering that
@@ -229,16 +283,8 @@ class Tail(Protocol[L_in]):
         """A result of each of the batch, whose ``batch_key`` are equal. Raises TaskError."""
 
 
-class CloudCodec(Protocol[L]):
+class CloudCodec(Half[L], Protocol[L]):
     """A codec's cloud half, opened for one bundle. Any number of threads may decode at once."""
-
-    def decode(self, bitstream: Bitstream, *, reference: L | None = None) -> L:
-        """Latents at the bitstream's state.
-
-        reference: what the frame before was decoded to, for a predicted frame. Raises
-        BitstreamError on anything but a valid bitstream of this bundle, ``reference_needed`` for a
-        predicted frame without its reference, and BundleError ``reference_unsupported``.
-        """
 
     def open_reconstructor(self, *, device: str = "cpu") -> Reconstructor[L]:
         """A new instance of what makes pictures.
@@ -365,11 +411,20 @@ def recode(bundle: Bundle, bitstream: Bitstream, versions: Iterable[int]) -> Bit
     wanted = set(versions)
     if bitstream.version in wanted:
         return bitstream
+    return open_edge(bundle).recode(bitstream, writable(wanted))
+
+
+def writable(versions: Iterable[int]) -> int:
+    """The latest of these versions that can be written here.
+
+    Raises BitstreamError ``bad_version`` for none.
+    """
+    wanted = set(versions)
     if not wanted & set(FORMAT_VERSIONS):
         raise BitstreamError(
             "bad_version", f"none of the format versions {sorted(wanted)} can be written here"
         )
-    return open_edge(bundle).recode(bitstream, max(wanted & set(FORMAT_VERSIONS)))
+    return max(wanted & set(FORMAT_VERSIONS))
 
 
 def trainer(name: str) -> Trainer[Any]:
@@ -378,13 +433,27 @@ def trainer(name: str) -> Trainer[Any]:
     return found
 
 
-def small_bundle(name: str, folder: Path) -> Bundle:
+def small_bundle(name: str, folder: Path, kind: str = "") -> Bundle:
     """A complete bundle of a codec without data or training, made in seconds: for tests.
 
-    Raises BundleError ``unknown_codec``.
+    kind: one of :func:`small_kinds`. Raises BundleError ``unknown_codec``.
     """
-    made: Bundle = _module(name, "train").small_bundle(folder)
-    return made
+    makers = _small_bundles(name)
+    return makers[kind or next(iter(makers))](folder)
+
+
+def small_kinds(name: str) -> tuple[str, ...]:
+    """The kinds of bundles that a codec makes small ones of, the first of them first; most have
+    one, which has no name. Raises BundleError ``unknown_codec``."""
+    return tuple(_small_bundles(name))
+
+
+def _small_bundles(name: str) -> Mapping[str, Callable[[Path], Bundle]]:
+    module = _module(name, "train")
+    found: Mapping[str, Callable[[Path], Bundle]] = getattr(
+        module, "SMALL_BUNDLES", {"": module.small_bundle}
+    )
+    return found
 
 
 def codec_names() -> tuple[str, ...]:

@@ -7,7 +7,7 @@ integers, in whatever order they are added.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, Final
 
 import numpy as np
@@ -72,19 +72,25 @@ def read_fields(
 ) -> dict[str, Any]:
     """The arrays that a dataclass of arrays has as its fields, by their names after ``prefix``.
 
-    Raises BundleError ``bad_contexts`` when one is missing; ``trunk`` is no array.
+    Raises BundleError ``bad_contexts`` when one is missing that has no default; ``trunk`` is no
+    array.
     """
-    names = [one.name for one in fields(kind) if one.name != "trunk"]
-    for name in names:
-        if prefix + name not in arrays:
-            raise BundleError("bad_contexts", f"contexts.npz lacks {prefix + name!r}")
-    return {name: arrays[prefix + name] for name in names}
+    found = {}
+    for one in fields(kind):
+        if one.name == "trunk":
+            continue
+        if prefix + one.name in arrays:
+            found[one.name] = arrays[prefix + one.name]
+        elif one.default is MISSING:
+            raise BundleError("bad_contexts", f"contexts.npz lacks {prefix + one.name!r}")
+    return found
 
 
 def named_fields(part: Any, prefix: str) -> dict[str, npt.NDArray[np.generic]]:
     """The inverse of :func:`read_fields`."""
     names = [one.name for one in fields(part) if one.name != "trunk"]
-    return {prefix + name: getattr(part, name) for name in names}
+    found = {prefix + name: getattr(part, name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def check_bound(bound: npt.NDArray[np.int64], shift: int) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from codec.base import EdgeOptions, Pixels, Tail
-from codec.layered import ChainsCodec, FeatureLatents, Features
+from codec.chains import ChainsCodec
+from codec.latents import FeatureLatents, Features, PackedLatents
 from codec.onnx import FeatureExtractor
-from codec.standalone import StandaloneCloud, StandaloneEdge, WithPhoto
+from codec.standalone import StandaloneCloud, StandaloneEdge, StandaloneHalf, WithPhoto
 from shared.bitstream import FORMAT_VERSION, Bitstream, format3
 from shared.bundle import Bundle
 from shared.errors import BudgetError
@@ -31,7 +32,43 @@ class PreparedPhoto(WithPhoto):
     features: Features
 
 
-class FeatureEdge(StandaloneEdge[FeatureLatents]):
+class FeatureHalf(StandaloneHalf[FeatureLatents]):
+    """What both halves do with a coder of features."""
+
+    coder: ChainsCodec[Any]
+
+    @property
+    def predicts(self) -> bool:
+        """See :attr:`codec.base.Half.predicts`."""
+        return self.coder.predicts
+
+    def reference_checksum(self, latents: FeatureLatents) -> bytes:
+        """See :meth:`codec.base.Half.reference_checksum`."""
+        return self.coder.reference_checksum(latents)
+
+    def cut(self, latents: FeatureLatents, state: int) -> FeatureLatents:
+        """See :meth:`codec.base.Half.cut`."""
+        return self.coder.cut(latents, state)
+
+    def key_frame(self, latents: FeatureLatents, *, version: int = FORMAT_VERSION) -> Bitstream:
+        """See :meth:`codec.base.Half.key_frame`."""
+        return self.coder.key_frame(latents, version)
+
+    def pack(self, latents: FeatureLatents) -> bytes:
+        """See :meth:`codec.base.Half.pack`."""
+        return PackedLatents.of(latents).to_bytes()
+
+    def unpack(self, data: bytes) -> FeatureLatents:
+        """See :meth:`codec.base.Half.unpack`."""
+        return self.coder.unpack(data)
+
+    def _decode(
+        self, bitstream: Bitstream, reference: FeatureLatents | None = None
+    ) -> FeatureLatents:
+        return self.coder.decode(bitstream, reference)
+
+
+class FeatureEdge(FeatureHalf, StandaloneEdge[FeatureLatents]):
     """An extractor and a coder of its features; see :class:`codec.base.EdgeCodec`."""
 
     def __init__(self, bundle: Bundle, coder: ChainsCodec[Any], options: EdgeOptions) -> None:
@@ -65,6 +102,7 @@ class FeatureEdge(StandaloneEdge[FeatureLatents]):
         *,
         regions: Regions = (),
         reference: FeatureLatents | None = None,
+        distance: int = 1,
         version: int = FORMAT_VERSION,
     ) -> Bitstream:
         """See :meth:`codec.base.EdgeCodec.encode`."""
@@ -79,6 +117,8 @@ class FeatureEdge(StandaloneEdge[FeatureLatents]):
             rate_weight=self._options.rate_weight,
             detail=None if target.psnr_db is None else block_detail(prepared.photo),
             regions=regions,
+            reference=reference,
+            distance=distance,
             version=version,
             grey=version != format3.VERSION and is_grey(prepared.photo),
         )
@@ -95,17 +135,16 @@ class FeatureEdge(StandaloneEdge[FeatureLatents]):
         """See :meth:`codec.base.EdgeCodec.check_regions`."""
         self.coder.check_regions()
 
-    def _shorten(self, bitstream: Bitstream, budget: int) -> Bitstream:
-        return self.coder.shorten(bitstream, budget)
+    def _shorten(
+        self, bitstream: Bitstream, budget: int, reference: FeatureLatents | None = None
+    ) -> Bitstream:
+        return self.coder.shorten(bitstream, budget, reference)
 
     def _recode(self, bitstream: Bitstream, version: int) -> Bitstream:
         return self.coder.recode(bitstream, version)
 
-    def _decode(self, bitstream: Bitstream) -> FeatureLatents:
-        return self.coder.decode(bitstream)
 
-
-class FeatureCloud(StandaloneCloud[FeatureLatents]):
+class FeatureCloud(FeatureHalf, StandaloneCloud[FeatureLatents]):
     """A coder of features and tails that read them; see :class:`codec.base.CloudCodec`."""
 
     def __init__(self, bundle: Bundle, coder: ChainsCodec[Any]) -> None:
@@ -122,6 +161,3 @@ class FeatureCloud(StandaloneCloud[FeatureLatents]):
         return open_tails(
             self._bundle, device=device, threads=threads, score_threshold=score_threshold
         )
-
-    def _decode(self, bitstream: Bitstream) -> FeatureLatents:
-        return self.coder.decode(bitstream)

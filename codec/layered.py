@@ -1,4 +1,4 @@
-"""Codecs of features in layers: what is decoded, one chain of states, and a bundle's chains.
+"""Codecs of features in layers: one chain of states, and a bundle's chains.
 
 A chain is an operating point: its layers go from its coarsest state to its finest, a range coder
 message each, so that leaving out the last ones gives a coarser state. A bitstream is of one chain,
@@ -7,67 +7,34 @@ which is known by the state that it begins with.
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from codec.base import FloatArray
+from codec.latents import FeatureLatents, Features, PackedLatents
 from codec.settings import DiffusionState, FeatureSettings, PlaneSpec
-from codec.standalone import check_bundle, check_target, no_regions, too_small
-from shared.bitstream import FORMAT_VERSION, Bitstream, Layer, PartialLayer, format3
+from codec.standalone import (
+    reference_mismatch,
+    too_small,
+)
+from shared.bitstream import FORMAT_VERSION, Bitstream, Layer, PartialLayer, Reference, format3
 from shared.bitstream.container import header_bytes, layer_bytes, partial_layer_bytes
+from shared.bitstream.layers import REFERENCE_CHECKSUM_BYTES
 from shared.bundle import Bundle
-from shared.errors import BitstreamError, BudgetError, BundleError
-from shared.targets import FINEST, RateTarget, Regions, check_regions
-
-Features = Mapping[str, FloatArray]
-"""float32 [C, h, w] a scale."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FeatureLatents:
-    """Quantised features per scale (float32 [C, h, w]) at ``state``.
-
-    state: the finest complete state. width, height: of the picture before padding, in pixels.
-    indices: the integers that were decoded, by plane: int32 [h, w] of a palette, nodes at
-    ``depths``; int32 [C, h, w] of a lattice, whole steps. depths: uint8 [h, w] a plane, how deep
-    each position is described: that of the state, or greater where a partial layer refines it.
-    progress: how much of the way to the next finer state the partial layer's passes cover, 0
-    without one, below 1 where a pass that has any position is still to come. grey: the photo had
-    no colour.
-    """
-
-    scales: Mapping[str, FloatArray]
-    state: int
-    width: int
-    height: int
-    indices: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
-    depths: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
-    progress: float = 0.0
-    grey: bool = False
-
-    @property
-    def batch_key(self) -> Hashable:
-        """The shape of every scale."""
-        return tuple((name, array.shape) for name, array in sorted(self.scales.items()))
-
-    def checksum(self) -> bytes:
-        """See :meth:`codec.base.Latents.checksum`."""
-        digest = hashlib.sha256(repr((self.state, self.width, self.height)).encode())
-        for name in sorted(self.indices):
-            for grid in (self.indices[name], self.depths[name].astype(np.int32)):
-                digest.update(repr((name, grid.shape)).encode())
-                digest.update(np.ascontiguousarray(grid, "<i4").tobytes())
-        return digest.digest()
-
+from shared.errors import BitstreamError, BundleError
+from shared.targets import FINEST, RateTarget, Regions
 
 _MESSAGE_SLACK_BYTES = 16
+
+REPEAT: Final = "repeat"
+"""What a predicted frame's source is asked for before a layer: one symbol, 1 where it repeats its
+reference."""
 
 Step = TypeVar("Step")
 Contexts = TypeVar("Contexts")
@@ -102,6 +69,7 @@ class StatePalette(ABC, Generic[Step]):
     def __init__(self, planes: Sequence[PlaneSpec], states: Sequence[DiffusionState]) -> None:
         """Raises BundleError ``bad_planes`` or ``bad_states`` for tables that do not fit."""
         self.states = tuple(states)
+        self.plane_specs = tuple(planes)
         expected: dict[str, int] = {}
         for plane in planes:
             if plane.first_channel != expected.get(plane.scale, 0):
@@ -140,6 +108,8 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
     ) -> None:
         """bundle: which the chain is of; settings: the bundle's; palette: the chain's."""
         self._bundle, self._settings = bundle, settings
+        self._planes, self._rows = palette.plane_specs, palette.states
+        self._encoded: tuple[Bitstream, Contexts] | None = None
         self.states = range(palette.finest_state, palette.coarsest_state + 1)
         """The chain's states, finest first."""
         self.passes = palette.passes
@@ -159,26 +129,81 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         rate_weight: float | None = None,
         detail: Sequence[float] | None = None,
         regions: Regions = (),
+        reference: FeatureLatents | None = None,
+        distance: int = 1,
         version: int = FORMAT_VERSION,
         grey: bool = False,
     ) -> Bitstream:
-        """See :meth:`codec.base.EdgeCodec.encode`."""
+        """See :meth:`codec.base.EdgeCodec.encode`. A reference is one that :meth:`fits`."""
+
+    @property
+    def predicts(self) -> bool:
+        """See :attr:`codec.base.Half.predicts`."""
+        return False
 
     @abstractmethod
-    def decode(self, bitstream: Bitstream) -> FeatureLatents:
-        """See :meth:`codec.base.EdgeCodec.decode`."""
+    def _open(self, width: int, height: int, reference: FeatureLatents | None = None) -> Contexts:
+        """Begin a picture of which nothing is known but its reference."""
 
     @abstractmethod
-    def _open(self, width: int, height: int) -> Contexts:
-        """Begin a picture of which nothing is known."""
+    def _found(
+        self, contexts: Contexts
+    ) -> tuple[Mapping[str, npt.NDArray[np.int32]], Mapping[str, npt.NDArray[np.uint8]]]:
+        """Indices and depths of all planes; see :class:`FeatureLatents`."""
 
     @abstractmethod
-    def _models(self, contexts: Contexts, step: Step) -> Models:
-        """What the symbols of a pass are coded with."""
+    def _colours(
+        self,
+        indices: Mapping[str, npt.NDArray[np.int32]],
+        depths: Mapping[str, npt.NDArray[np.uint8]],
+    ) -> Mapping[str, FloatArray]:
+        """What they stand for: float32 [C, h, w] a scale."""
 
     @abstractmethod
-    def _advance(self, contexts: Contexts, step: Step, symbols: Symbols) -> None:
-        """Learn the symbols of a pass."""
+    def _coarser(
+        self,
+        plane: str,
+        indices: npt.NDArray[np.int32],
+        depths: npt.NDArray[np.uint8],
+        wanted: npt.NDArray[np.uint8],
+    ) -> npt.NDArray[np.int32]:
+        """A plane's indices at ``depths``, as they are at ``wanted``, which are no greater."""
+
+    @abstractmethod
+    def _given(
+        self, latents: FeatureLatents
+    ) -> tuple[Callable[[int, Contexts, Step, Models], Symbols], Callable[[Contexts], None] | None]:
+        """The symbols that code what was decoded, and what is done with contexts first."""
+
+    @abstractmethod
+    def _told(self, contexts: Contexts, step: Step, latents: FeatureLatents) -> bool:
+        """Whether the latents have what a pass tells."""
+
+    @abstractmethod
+    def _run(
+        self, contexts: Contexts, state: int, step: Step, exchange: Callable[[Models], Symbols]
+    ) -> None:
+        """Tell one pass of a state's layer, in as many exchanges as it takes.
+
+        exchange: given what the next symbols are coded with, codes them, or decodes them.
+        """
+
+    def _repeats(
+        self,
+        contexts: Contexts,
+        state: int,
+        source: Callable[[int, Contexts, Any, Models], Symbols] | None,
+    ) -> bool:
+        """Whether all that a layer tells is that its reference is repeated, which takes no bytes.
+
+        source: of what is coded, asked for :data:`REPEAT`; None where an empty message was read,
+        which raises BitstreamError where nothing can be repeated. Where it is, contexts advance.
+        """
+        return False
+
+    def _steps(self, state: int, *, predicted: bool) -> tuple[Step, ...]:
+        """The passes of a state's layer, in a predicted frame or in a key frame."""
+        return self.passes(state)
 
     @abstractmethod
     def _encoder(self, version: int) -> Encoder: ...
@@ -196,12 +221,117 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
 
     # -- what all of them share -------------------------------------------------------------------
 
-    def shorten(self, bitstream: Bitstream, max_bytes: int) -> Bitstream:
+    def decode(
+        self, bitstream: Bitstream, reference: FeatureLatents | None = None
+    ) -> FeatureLatents:
+        """See :meth:`codec.base.Half.decode`."""
+        encoded = self._encoded
+        if encoded is not None and encoded[0] is bitstream:
+            contexts = encoded[1]
+        else:
+            contexts = self._read(bitstream, reference)
+        indices, depths = self._found(contexts)
+        return FeatureLatents(
+            self._colours(indices, depths),
+            bitstream.state,
+            bitstream.width,
+            bitstream.height,
+            indices,
+            depths,
+            self._progress(bitstream, contexts),
+            bitstream.grey,
+        )
+
+    def fits(self, latents: FeatureLatents, width: int, height: int) -> bool:
+        """Whether the latents can be a reference of such a picture in this chain."""
+        return (
+            self.predicts
+            and latents.planes == self.names
+            and (latents.width, latents.height) == (width, height)
+        )
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the chain's planes."""
+        return frozenset(spec.name for spec in self._planes)
+
+    def cut(self, latents: FeatureLatents, state: int) -> FeatureLatents:
+        """See :meth:`codec.base.Half.cut`. What a partial layer told is left out too."""
+        state = min(max(state, latents.state), self.states[-1])
+        if state == latents.state and not latents.progress:
+            return latents
+        row = self._rows[state - self.states[0]]
+        indices, depths = {}, {}
+        for spec, depth in zip(self._planes, row.depths, strict=True):
+            before = latents.depths[spec.name]
+            wanted = np.minimum(before, np.uint8(depth))
+            here = latents.indices[spec.name]
+            indices[spec.name] = self._coarser(spec.name, here, before, wanted)
+            depths[spec.name] = wanted
+        return replace(
+            latents,
+            scales=self._colours(indices, depths),
+            state=state,
+            indices=indices,
+            depths=depths,
+            progress=0.0,
+        )
+
+    def reference_checksum(self, latents: FeatureLatents) -> bytes:
+        """See :meth:`codec.base.Half.reference_checksum`."""
+        return self.cut(latents, self.states[-1]).checksum()[:REFERENCE_CHECKSUM_BYTES]
+
+    def key_frame(self, latents: FeatureLatents, version: int) -> Bitstream:
+        """See :meth:`codec.base.Half.key_frame`."""
+        passes = 0
+        if latents.progress:
+            contexts = self._open(latents.width, latents.height)
+            steps = self.passes(latents.state - 1)
+            passes = next(
+                (n for n, step in enumerate(steps) if not self._told(contexts, step, latents)),
+                len(steps) - 1,
+            )
+        source, begin = self._given(latents)
+        return self._compose(
+            latents.width,
+            latents.height,
+            source,
+            latents.state,
+            passes,
+            None,
+            version,
+            grey=latents.grey and version != format3.VERSION,
+            begin=begin,
+        )
+
+    def restored(self, packed: PackedLatents) -> FeatureLatents:
+        """The latents of which these are the parts. Raises BitstreamError ``bad_latents``."""
+        grids = self._grids(packed.width, packed.height)
+        for spec in self._planes:
+            depths = packed.depths[spec.name]
+            if depths.shape != grids[spec.scale] or depths.max(initial=0) > spec.depth:
+                raise BitstreamError("bad_latents", f"plane {spec.name} has other positions")
+            if packed.indices[spec.name].shape[-2:] != depths.shape:
+                raise BitstreamError("bad_latents", f"plane {spec.name} has other values")
+        return FeatureLatents(
+            self._colours(packed.indices, packed.depths),
+            packed.state,
+            packed.width,
+            packed.height,
+            packed.indices,
+            packed.depths,
+            packed.progress,
+            packed.grey,
+        )
+
+    def shorten(
+        self, bitstream: Bitstream, max_bytes: int, reference: FeatureLatents | None = None
+    ) -> Bitstream:
         """See :meth:`codec.base.EdgeCodec.shorten`."""
         self._check(bitstream)
         if bitstream.file_bytes <= max_bytes:
             return bitstream
-        shorter = self._again(bitstream, bitstream.version, max_bytes)
+        shorter = self._again(bitstream, bitstream.version, max_bytes, reference)
         if shorter.layers != bitstream.layers[: len(shorter.layers)]:
             raise BitstreamError("bad_payload", "no encoder writes such layers")
         return shorter
@@ -214,7 +344,13 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         self._read(bitstream)  # what no encoder writes is not to become what one does
         return self._again(bitstream, version, None)
 
-    def _again(self, bitstream: Bitstream, version: int, max_bytes: int | None) -> Bitstream:
+    def _again(
+        self,
+        bitstream: Bitstream,
+        version: int,
+        max_bytes: int | None,
+        reference: FeatureLatents | None = None,
+    ) -> Bitstream:
         """Code what a bitstream says once more: in another version, or in fewer bytes."""
         parts: dict[int, bytes] = {layer.state: layer.payload for layer in bitstream.layers}
         passes = 0
@@ -223,7 +359,9 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
             passes = bitstream.partial.passes
         decoders: dict[int, Decoder] = {}
 
-        def source(state: int, contexts: Contexts, step: Step, models: Models) -> Symbols:
+        def source(state: int, contexts: Contexts, step: Any, models: Models) -> Symbols:
+            if step is REPEAT:
+                return np.array([not parts[state]], np.uint8)
             if state not in decoders:
                 decoders[state] = self._decoder(bitstream.version, parts[state])
             return decoders[state].decode(models)
@@ -237,25 +375,42 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
             max_bytes,
             version,
             grey=bitstream.grey and version != format3.VERSION,
+            reference=reference,
+            referred=bitstream.reference,
         )
 
-    def _read(self, bitstream: Bitstream) -> Contexts:
+    def _read(self, bitstream: Bitstream, reference: FeatureLatents | None = None) -> Contexts:
         self._check(bitstream)
-        contexts = self._open(bitstream.width, bitstream.height)
+        if bitstream.reference is None:
+            reference = None
+        elif reference is None or not self.fits(reference, bitstream.width, bitstream.height):
+            raise reference_mismatch("a predicted frame, and a reference of another size or chain")
+        predicted = reference is not None
+        contexts = self._open(bitstream.width, bitstream.height, reference)
         for layer in bitstream.layers:
             decoder = self._decoder(bitstream.version, layer.payload)
-            self._read_layer(contexts, layer.state, decoder, None)
+            empty = predicted and not layer.payload
+            self._read_layer(contexts, layer.state, decoder, None, predicted=predicted, empty=empty)
         if (partial := bitstream.partial) is not None:
             decoder = self._decoder(bitstream.version, partial.payload)
-            self._read_layer(contexts, partial.state, decoder, partial.passes)
+            self._read_layer(contexts, partial.state, decoder, partial.passes, predicted=predicted)
         return contexts
 
     def _read_layer(
-        self, contexts: Contexts, state: int, decoder: Decoder, passes: int | None
+        self,
+        contexts: Contexts,
+        state: int,
+        decoder: Decoder,
+        passes: int | None,
+        *,
+        predicted: bool,
+        empty: bool = False,
     ) -> None:
         try:
-            for step in self.passes(state)[:passes]:
-                self._advance(contexts, step, decoder.decode(self._models(contexts, step)))
+            if empty and self._repeats(contexts, state, None):
+                return
+            for step in self._steps(state, predicted=predicted)[:passes]:
+                self._run(contexts, state, step, decoder.decode)
             decoder.finish()
         except BitstreamError as error:
             raise BitstreamError(error.reason, f"layer of state {state}: {error.message}") from None
@@ -271,16 +426,25 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         version: int,
         *,
         grey: bool,
+        reference: FeatureLatents | None = None,
+        referred: Reference | None = None,
+        begin: Callable[[Contexts], None] | None = None,
+        remember: bool = False,
     ) -> Bitstream:
         """Code layers down to ``state`` and ``passes`` of the next while they fit.
 
         source: gives the symbols of a state's pass. version: of the container's format. grey: the
-        photo has no colour.
+        photo has no colour. reference: of a predicted frame; referred: how the file names it.
+        begin: done with contexts first. remember: what is coded, for :meth:`decode`.
         """
-        before = partial(header_bytes, version, width, height, grey=grey)
-        contexts = self._open(width, height)
+        before = partial(header_bytes, version, width, height, reference=referred, grey=grey)
+        contexts = self._open(width, height, reference)
+        if begin is not None:
+            begin(contexts)
         coarsest = self.states[-1]
-        layers = [whole(self._code_layer(contexts, coarsest, source, version))]
+        predicted = reference is not None
+        first = self._code_layer(contexts, coarsest, source, version, predicted=predicted)
+        layers = [whole(first)]
         total = layer_bytes(len(layers[0].payload), version)
         needed = total + before(coarsest, 1)
         if max_bytes is not None and needed > max_bytes:
@@ -297,6 +461,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
                 here,
                 source,
                 version,
+                predicted=predicted,
                 passes=passes if here < state else None,
                 room=room,
             )
@@ -305,7 +470,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
                 break
             layers.append(coded)
             total += layer_bytes(len(coded.payload), version)
-        return Bitstream(
+        made = Bitstream(
             self._bundle.short_id,
             width,
             height,
@@ -313,8 +478,42 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
             tuple(layers),
             rest,
             version,
+            referred,
             grey=grey,
         )
+        # Contexts in which a pass was tried that did not fit are of no more use.
+        tried = max_bytes is not None and made.state > state
+        self._encoded = (made, contexts) if remember and rest is None and not tried else None
+        return made
+
+    def _around_regions(
+        self,
+        coded: Callable[[int, int | None], Bitstream],
+        finest: int,
+        rest: int,
+        budget: int | None,
+    ) -> Bitstream:
+        """What :meth:`encode` gives with regions, of which the finest has the state ``finest``.
+
+        coded: codes with a state for what lies outside of them, and with at most so many bytes.
+        rest: that state, where there is no budget; a budget gives regions all that they want, if it
+        can, and the rest what is left.
+        """
+        if budget is None:
+            return coded(rest, None)
+        best: tuple[Bitstream, tuple[Bitstream, Contexts] | None] | None = None
+        low, high = finest, self.states[-1]
+        while low <= high:
+            rest = (low + high) // 2
+            found = coded(rest, None)
+            if found.file_bytes <= budget:
+                best, high = (found, self._encoded), rest - 1
+            else:
+                low = rest + 1
+        if best is None:
+            return coded(self.states[-1], budget)
+        self._encoded = best[1]
+        return best[0]
 
     def _code_layer(
         self,
@@ -323,6 +522,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         source: Callable[[int, Contexts, Step, Models], Symbols],
         version: int,
         *,
+        predicted: bool,
         passes: int | None = None,
         room: int | None = None,
     ) -> Layer | PartialLayer | None:
@@ -330,14 +530,20 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
 
         After fewer than all passes ``contexts`` are spent.
         """
-        steps = self.passes(state)
+        if predicted and self._repeats(contexts, state, source):
+            coded = Layer(state, b"")
+            return coded if room is None or layer_bytes(0, version) <= room else None
+        steps = self._steps(state, predicted=predicted)
         encoder = self._encoder(version)
         fitting: PartialLayer | None = None
-        for number, step in enumerate(steps, 1):
-            models = self._models(contexts, step)
+
+        def exchange(models: Models) -> Symbols:
             symbols = source(state, contexts, step, models)
-            self._advance(contexts, step, symbols)
             encoder.encode(symbols, models)
+            return symbols
+
+        for number, step in enumerate(steps, 1):
+            self._run(contexts, state, step, exchange)
             if number == len(steps) or (room is None and number != passes):
                 continue
             payload = encoder.payload()
@@ -357,7 +563,8 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         """The share of the next layer's symbols that a partial layer brings."""
         if bitstream.partial is None:
             return 0.0
-        symbols = [self._symbols(contexts, step) for step in self.passes(bitstream.partial.state)]
+        steps = self._steps(bitstream.partial.state, predicted=bitstream.reference is not None)
+        symbols = [self._symbols(contexts, step) for step in steps]
         return sum(symbols[: bitstream.partial.passes]) / max(1, sum(symbols))
 
     def _check_passes(self, state: int, passes: int) -> None:
@@ -384,10 +591,12 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         return {name: (rows // stride, columns // stride) for name, stride in self._strides.items()}
 
     def _check(self, bitstream: Bitstream) -> None:
+        predicted = bitstream.reference is not None
         for layer in bitstream.layers:
-            self._check_payload(bitstream, layer, self.passes(layer.state))
+            steps = self._steps(layer.state, predicted=predicted)
+            self._check_payload(bitstream, layer, steps)
         if (partial := bitstream.partial) is not None:
-            steps = self.passes(partial.state)
+            steps = self._steps(partial.state, predicted=predicted)
             if partial.passes >= len(steps):
                 raise BitstreamError(
                     "bad_passes",
@@ -400,6 +609,7 @@ class ChainCodec(ABC, Generic[Step, Contexts]):
         self, bitstream: Bitstream, layer: Layer | PartialLayer, steps: Sequence[Step]
     ) -> None:
         most = sum(self._most_bits(step, bitstream.width, bitstream.height) for step in steps) // 8
+        most *= 1 if bitstream.reference is None else 2  # which positions change is told too
         if len(layer.payload) > most + _MESSAGE_SLACK_BYTES:
             raise BitstreamError(
                 "limit_exceeded",
@@ -417,112 +627,3 @@ def whole(coded: Layer | PartialLayer | None) -> Layer:
     """A layer that was coded without a limit."""
     assert isinstance(coded, Layer), "without a limit a layer is coded whole"
     return coded
-
-
-Chain = TypeVar("Chain", bound=ChainCodec[Any, Any])
-
-
-class ChainsCodec(Generic[Chain]):
-    """Encodes features to layers and decodes layers to colours; see the design of the codec.
-
-    A bundle's chains are its operating points: a bitstream is of one of them, known
-    by the state that it begins with.
-    """
-
-    def __init__(self, bundle: Bundle, settings: FeatureSettings, chains: Sequence[Chain]) -> None:
-        """chains: finest first. Raises BundleError when their states do not follow each other."""
-        self._bundle, self.settings, self.chains = bundle, settings, list(chains)
-        first = 0
-        for chain in chains:
-            if chain.states[0] != first:
-                raise BundleError("bad_states", f"state {chain.states[0]} comes after {first - 1}")
-            first = chain.states[-1] + 1
-
-    def passes(self, state: int) -> int:
-        """See :meth:`codec.base.EdgeCodec.passes`."""
-        chain = next(chain for chain in self.chains if state in chain.states)
-        return len(chain.passes(state))
-
-    # -- to bits ---------------------------------------------------------------------------------
-
-    def check(self, target: RateTarget) -> None:
-        """See :meth:`codec.base.EdgeCodec.check`."""
-        check_target(target, self._bundle, psnr=self.settings.psnr_model is not None)
-
-    def check_regions(self) -> None:
-        """See :meth:`codec.base.EdgeCodec.check_regions`."""
-        raise no_regions(
-            self._bundle,
-            "its states leave out channels of the whole picture, not of parts of it",
-        )
-
-    def encode(
-        self,
-        features: Features,
-        width: int,
-        height: int,
-        target: RateTarget = FINEST,
-        *,
-        rate_weight: float | None = None,
-        detail: Sequence[float] | None = None,
-        regions: Regions = (),
-        version: int = FORMAT_VERSION,
-        grey: bool = False,
-    ) -> Bitstream:
-        """See :meth:`codec.base.EdgeCodec.encode`.
-
-        A budget is met by the finest chain that fits into it with its coarsest state at least.
-        """
-        self.check(target)
-        if check_regions(regions, target, rate_weight):
-            self.check_regions()
-        last = self.chains[-1]
-        for chain in self.chains:
-            if target.state is not None and target.state > chain.states[-1]:
-                continue
-            try:
-                return chain.encode(
-                    features,
-                    width,
-                    height,
-                    target,
-                    rate_weight=rate_weight,
-                    detail=detail,
-                    regions=regions,
-                    version=version,
-                    grey=grey,
-                )
-            except BudgetError as error:
-                if error.reason != "budget_too_small" or chain is last:
-                    raise
-        raise AssertionError("unreachable: the target's state was checked")
-
-    def shorten(self, bitstream: Bitstream, max_bytes: int) -> Bitstream:
-        """See :meth:`codec.base.EdgeCodec.shorten`. It stays in its chain."""
-        return self._chain_of(bitstream).shorten(bitstream, max_bytes)
-
-    def recode(self, bitstream: Bitstream, version: int) -> Bitstream:
-        """See :meth:`codec.base.EdgeCodec.recode`."""
-        return self._chain_of(bitstream).recode(bitstream, version)
-
-    # -- from bits -------------------------------------------------------------------------------
-
-    def decode(self, bitstream: Bitstream) -> FeatureLatents:
-        """See :meth:`codec.base.EdgeCodec.decode`."""
-        return self._chain_of(bitstream).decode(bitstream)
-
-    def _chain_of(self, bitstream: Bitstream) -> Chain:
-        check_bundle(bitstream, self._bundle)
-        begins = bitstream.layers[0].state
-        for chain in self.chains:
-            finest = chain.states[0]
-            if begins == chain.states[-1] and bitstream.state >= finest:
-                if bitstream.partial is not None and bitstream.partial.state < finest:
-                    break
-                return chain
-        starts = " or ".join(str(chain.states[-1]) for chain in self.chains)
-        raise BitstreamError(
-            "bad_state",
-            f"begins at state {begins} and ends at {bitstream.state}; this bundle's begin at "
-            f"{starts}",
-        )

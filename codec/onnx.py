@@ -16,12 +16,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from codec.base import PrecisionChoice
+from codec.runtime.graph import padded_by_convolutions
+from codec.runtime.resize import Resizer
 from codec.settings import EXTRACTOR_FILES, FeatureSettings
 from shared.bundle import Bundle
 from shared.errors import BundleError
@@ -74,6 +76,7 @@ class FeatureExtractor:
         self._scales = {scale.name: scale for scale in settings.scales}
         self._multiple = settings.input_multiple
         self._halo = settings.halo_positions
+        self._resizer = Resizer()
         if wanted == "auto":
             self._network = _fastest_network(bundle, settings, threads, cache_dir)
         else:
@@ -100,7 +103,7 @@ class FeatureExtractor:
         """
         placement = self._settings.placement(image.shape[1], image.shape[0])
         if placement is not None:
-            return self._network(placement.apply(image))
+            return self._network(placement.apply(image, self._resizer))
         padded = pad_to_multiple(image, self._multiple)
         rows, columns = (side // self._multiple for side in padded.shape[:2])
         if rows * columns <= (TILE_POSITIONS + 2 * self._halo) ** 2:
@@ -160,7 +163,7 @@ class _Network:
         options.log_severity_level = 3
         # Plans for one size: photos and tiles have many, and a plan holds all of its peak memory.
         options.enable_mem_pattern = False
-        data = bundle.read(self._file)
+        data = padded_by_convolutions(bundle.read(self._file), _constant_outputs)
         try:
             self._session = ort.InferenceSession(data, options, providers=_providers(precision))
         except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base class
@@ -203,6 +206,17 @@ class _Network:
 
     def _refusal(self, what: str) -> BundleError:
         return BundleError("bad_extractor", f"{self._file}: {what}")
+
+
+def _constant_outputs(data: bytes) -> list[npt.NDArray[Any]]:
+    """What a small model without inputs gives."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return [np.asarray(value) for value in session.run(None, {})]
 
 
 def _fastest_network(

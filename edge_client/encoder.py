@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +18,20 @@ from shared.preprocess import from_array, load_photo
 from shared.targets import RateTarget, Regions
 
 Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFrame:
+    """A photo as a frame of a stream.
+
+    finest: at the finest state that the layers of ``sent`` can be continued to, where that was
+    asked for and there is one. latents: what the receiver decodes of ``sent``, for the next frame
+    to refer to, where that was asked for and the bundle codes predicted frames.
+    """
+
+    sent: Bitstream
+    finest: Bitstream | None = None
+    latents: Any | None = None
 
 
 class EdgeEncoder:
@@ -52,6 +69,8 @@ class EdgeEncoder:
         psnr_db: float | None = None,
         best_effort: bool = False,
         regions: Regions = (),
+        reference: Any | None = None,
+        distance: int = 1,
         version: int = FORMAT_VERSION,
     ) -> Bitstream:
         """Encode a photo (a path, a file's bytes, or uint8 [H, W, 3] RGB) at a rate.
@@ -65,17 +84,23 @@ class EdgeEncoder:
         ``regions`` are told to their own states where those are finer: the rest has the state that
         is asked for, or what the bits or bytes leave. They do not go with a PSNR target.
 
+        ``reference`` is what ``codec.decode`` has made of the frame ``distance`` before this one,
+        for a predicted frame; the result stands alone all the same where that is cheaper.
+
         ``version`` is of the file's format: 3 is for servers and tools of older releases.
 
         Raises PhotoError for what is no picture or has a refused size; BudgetError
         ``unknown_state``, ``budget_too_small``, or ``target_unreachable`` when even the finest
         state is not expected to reach ``psnr_db`` (with ``best_effort`` that state is returned);
-        BundleError ``no_psnr_model``.
+        BundleError ``no_psnr_model``, and ``reference_unsupported`` where the bundle codes no
+        predicted frames.
         """
         return self.encode_at(
             photo,
             RateTarget(state, bits_per_pixel, max_bytes, psnr_db, best_effort),
             regions,
+            reference=reference,
+            distance=distance,
             version=version,
         )
 
@@ -85,12 +110,14 @@ class EdgeEncoder:
         target: RateTarget,
         regions: Regions = (),
         *,
+        reference: Any | None = None,
+        distance: int = 1,
         version: int = FORMAT_VERSION,
     ) -> Bitstream:
         """:meth:`encode` for a target that is one already."""
-        target = self.wanted(target)
-        self.codec.check(target)
-        return self.codec.encode(self._load(photo), target, regions=regions, version=version)
+        return self.encode_frame(
+            photo, target, regions, reference=reference, distance=distance, version=version
+        ).sent
 
     def encode_kept(
         self,
@@ -104,17 +131,75 @@ class EdgeEncoder:
         That is the finest of the chain from which the first one is. The network runs once. Raises
         like :meth:`encode`.
         """
+        frame = self.encode_frame(photo, target, keep=True, version=version)
+        return frame.sent, frame.finest or frame.sent
+
+    def encode_frame(
+        self,
+        photo: str | Path | bytes | Pixels,
+        target: RateTarget,
+        regions: Regions = (),
+        *,
+        keep: bool = False,
+        decoded: bool = False,
+        reference: Any | None = None,
+        distance: int = 1,
+        version: int = FORMAT_VERSION,
+        fit: Callable[[Bitstream], int] | None = None,
+    ) -> EncodedFrame:
+        """A frame of a stream; raises like :meth:`encode`.
+
+        keep: with what its layers can be continued to; regions have no such thing. decoded: with
+        what the receiver decodes of it. Neither runs the network again. fit: is shown the frame at
+        ``target`` and says at which of its states it is sent, that or a coarser one; not where
+        there are regions, whose frames cannot be cut without them.
+        """
         target = self.wanted(target)
         self.codec.check(target)
-        prepared = self.codec.prepare(self._load(photo))
+        pixels = self._load(photo)
+        decoded = decoded and self.codec.predicts
+
+        def encode(photo: Any, target: RateTarget, reference: Any) -> Bitstream:
+            return self.codec.encode(
+                photo,
+                target,
+                regions=regions,
+                reference=reference,
+                distance=distance,
+                version=version,
+            )
+
+        def fitted(sent: Bitstream, values: Any | None) -> tuple[Bitstream, Any | None]:
+            if fit is None or regions or (state := fit(sent)) <= sent.state:
+                return sent, values
+            return sent.truncate(state), None if values is None else self.codec.cut(values, state)
+
+        if not keep or regions:
+            sent = encode(pixels, target, reference)
+            values = self.codec.decode(sent, reference=reference) if decoded else None
+            sent, values = fitted(sent, values)
+            return EncodedFrame(sent, None, values)
+        prepared = self.codec.prepare(pixels)
         if target.state is not None:
-            finest = self.codec.encode(prepared, self._finest(target.state), version=version)
-            return finest.truncate(target.state), finest
-        bitstream = self.codec.encode(prepared, target, version=version)
-        finest_target = self._finest(bitstream.state)
-        if bitstream.state == finest_target.state:
-            return bitstream, bitstream
-        return bitstream, self.codec.encode(prepared, finest_target, version=version)
+            finest = encode(prepared, self._finest(target.state), reference)
+            values = self.codec.decode(finest, reference=reference) if decoded else None
+            if decoded:
+                values = self.codec.cut(values, target.state)
+            sent, values = fitted(finest.truncate(target.state), values)
+            return EncodedFrame(sent, finest, values)
+        sent = encode(prepared, target, reference)
+        # At once, while it costs nothing.
+        values = self.codec.decode(sent, reference=reference) if decoded else None
+        finest_target = self._finest(sent.state)
+        if sent.state == finest_target.state:
+            finest, (sent, values) = sent, fitted(sent, values)
+            return EncodedFrame(sent, finest, values)
+        # What was cheaper for the one rate need not be for the other.
+        finest = encode(prepared, finest_target, None if sent.reference is None else reference)
+        if finest.reference != sent.reference or finest.layers[: len(sent.layers)] != sent.layers:
+            finest = sent
+        sent, values = fitted(sent, values)
+        return EncodedFrame(sent, finest, values)
 
     def wanted(self, target: RateTarget) -> RateTarget:
         """``target``; the bundle's default state where it asks for nothing."""

@@ -43,7 +43,6 @@ PAGES = (
 RUN_LANGUAGES = ("console", "bash", "sh", "python")
 README_PORT = "7570"
 MARKDOWN = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-RESULTS_IN_SITE = "results/"  # copied there by docs/_site/hooks.py
 COMMAND_TIMEOUT_S = 120
 SERVER_START_TIMEOUT_S = 90
 
@@ -210,10 +209,7 @@ def test_links_of_a_page_lead_somewhere(page: str) -> None:
         if re.match(r"[a-z]+:", target) or target.startswith("#"):
             continue
         path = target.partition("#")[0]
-        there = (folder / path).exists() or (
-            RESULTS_IN_SITE in path and (ROOT / "benchmarks" / path).exists()
-        )
-        assert there, f"{page} links to {target}"
+        assert (folder / path).exists(), f"{page} links to {target}"
 
 
 def test_blocks_are_found_and_read() -> None:

@@ -26,12 +26,16 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def steps_from_fit(trainer: Trainer[Any]) -> list[TrainingStep[Any]]:
-    """The fit step and all that read what it leaves, in their order."""
+    """The fit step and all between it and the last one, which writes the bundle, in their order."""
     found: list[TrainingStep[Any]] = []
     for step in trainer.steps:
         if step.name == "fit" or any(one.name in step.reads for one in found):
             found.append(step)
-    return found
+    needed = {trainer.steps[-1].name}
+    for step in reversed(found):
+        if step.name in needed:
+            needed.update(step.reads)
+    return [step for step in found if step.name in needed]
 
 
 def compare(

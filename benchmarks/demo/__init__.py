@@ -1,1 +1,1 @@
-"""`make demo`: a real server, a real edge client, real photos, all three tasks."""
+"""`make demo`: a real server, a real edge client, real photos, all three tasks, and streams."""

@@ -1,4 +1,4 @@
-"""Run the demo into build/demo/: pictures, index.html, report.json, and a table."""
+"""Run the demo into build/demo/: pictures, index.html, report.json, stream.json, and tables."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.demo.footage import footage
 from benchmarks.demo.processes import DemoError, command, run_json, server
 from benchmarks.demo.report import (
     PSNR_MEANS,
@@ -23,6 +24,8 @@ from benchmarks.demo.report import (
     write_page,
     write_report,
 )
+from benchmarks.demo.stream import stream_rows
+from benchmarks.demo.stream_report import page_section, stream_table, write_stream_report
 from benchmarks.photos import write_photos
 from cloud_server.engine.files import png_bytes
 from cloud_server.tasks.annotate import annotate
@@ -32,6 +35,7 @@ from shared.preprocess import load_photo
 from shared.results import AnalysisResult
 
 TASKS = "detection,segmentation,landmarks"
+STREAMED = ("detect", "picture")
 OUTPUT = Path("build/demo")
 console = Console(width=None if sys.stdout.isatty() else 110)
 
@@ -49,6 +53,8 @@ def main() -> int:
         with server(OUTPUT / "server.log") as address:
             for state in states:
                 send_at(state, photos, address, rows, references)
+            console.print("footage as streams, and x264 at the same bytes:")
+            streams = stream_rows(footage(), STREAMED, address, OUTPUT / "stream")
     except (DemoError, FeatherwireError) as error:
         console.print(f"[red]the demo failed:[/red] {error}")
         return 1
@@ -56,9 +62,12 @@ def main() -> int:
         for cell in row.cells:
             cell.baselines = baselines_of(row, cell)
     write_report(rows, OUTPUT / "report.json")
-    write_page(rows, bundle.id, OUTPUT / "index.html")
+    write_stream_report(streams, OUTPUT / "stream.json")
+    write_page(rows, bundle.id, OUTPUT / "index.html", page_section(streams))
     print_table(rows)
-    console.print(f"pictures side by side: {OUTPUT / 'index.html'}; {OUTPUT / 'report.json'}")
+    console.print(stream_table(streams))
+    files = ", ".join(str(OUTPUT / name) for name in ("report.json", "stream.json"))
+    console.print(f"pictures side by side: {OUTPUT / 'index.html'}; figures: {files}")
     return 0
 
 

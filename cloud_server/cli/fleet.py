@@ -62,6 +62,7 @@ def register(app: typer.Typer) -> None:
     fleet.command("tasks")(tasks)
     fleet.command("bundle")(bundle)
     fleet.command("roi")(roi)
+    fleet.command("key-frame")(key_frame)
     fleet.command("refine")(refine)
     fleet.command("commands")(commands)
     fleet.command("cancel")(cancel)
@@ -284,6 +285,15 @@ def roi(
             wanted.regions.add(box=box, state=region.state)
         command = fleet_pb2.Command(set_regions=wanted)
         call.send(command)
+
+
+@takes(Commanding)
+def key_frame(call: Commanding) -> None:
+    """Have devices code their next frame by itself, and those after it from there on."""
+    from shared.proto.featherwire.v1 import fleet_pb2
+
+    with stop_on_error(as_json=call.as_json):
+        call.send(fleet_pb2.Command(key_frame=fleet_pb2.KeyFrame()))
 
 
 @calls

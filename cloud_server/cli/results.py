@@ -240,7 +240,10 @@ def frame(
         bool, typer.Option("--picture", help="Save its reconstruction too, as FILE.png.")
     ] = False,
 ) -> None:
-    """Save a frame's features as they were received, or cut: nothing is encoded again."""
+    """Save a frame's features as they were received, or cut: no picture is encoded again.
+
+    A predicted frame becomes a key frame, with the same values, so that its file stands alone.
+    """
     from shared.bundle import Bundle
     from shared.cli import rate_record
     from shared.wire import PictureRequest

@@ -8,6 +8,7 @@ gateway     in front of all: the path of a proxy, HEAD, headers
 app         the web application: routes
 login       the log-in form
 downloads   results as files
+playback    what the player asks for: frames by the batch, the time of the log, marks
 pages       one page a file, in NiceGUI
 view        what pages show, as values: no NiceGUI there
 child       `serve --console`: the console as a child process that is kept running

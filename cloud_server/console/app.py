@@ -7,9 +7,10 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvicorn
@@ -18,7 +19,7 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from nicegui import ui
 
-from cloud_server.console import downloads, login, pages
+from cloud_server.console import downloads, login, pages, playback
 from cloud_server.console.context import Console, ConsoleSettings
 from cloud_server.console.gateway import Gateway
 from cloud_server.console.view.timeline import Wanted
@@ -40,6 +41,7 @@ def build_app(console: Console) -> FastAPI:
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.include_router(login.router(console))
     app.include_router(downloads.router(console))
+    app.include_router(playback.router(console))
 
     @app.get("/healthz")
     async def health() -> dict[str, int]:
@@ -55,17 +57,23 @@ def build_app(console: Console) -> FastAPI:
         cursor: int,
         state: int | None = None,
         download: bool = False,
+        optional: bool = False,
     ) -> Response:
+        """optional: a frame of which there can be no picture is answered with nothing."""
         user = await console.user(request)
         if user is None:
             return JSONResponse({"reason": "unauthenticated", "message": "log in again"}, 401)
         wanted = Wanted(device, session, sequence, cursor, state)
         try:
-            data = await console.pictures.get(user, wanted)
+            data = await while_there(request, console.pictures.get(user, wanted))
         except FeatherwireError as error:
+            if optional and error.reason == "no_picture":
+                return Response(status_code=204)
             return downloads.refusal(error)
         except ValueError:
             return JSONResponse({"reason": "invalid_message", "message": "no such frame"}, 422)
+        if data is None:
+            return Response(status_code=499)
         headers = {"Cache-Control": "private, max-age=3600"}
         if download:
             at = "" if state is None else f"-state-{state}"
@@ -96,6 +104,26 @@ def build_app(console: Console) -> FastAPI:
         reconnect_timeout=5.0,
     )
     return app
+
+
+async def while_there(request: Request, work: Coroutine[Any, Any, bytes]) -> bytes | None:
+    """What comes of the work, as long as the browser waits for it; None once it does not.
+
+    A request without a body is what ``request`` must be.
+    """
+    doing = asyncio.create_task(work)
+
+    async def until_gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    gone = asyncio.create_task(until_gone())
+    try:
+        await asyncio.wait((doing, gone), return_when=asyncio.FIRST_COMPLETED)
+        return doing.result() if doing.done() else None
+    finally:
+        doing.cancel()
+        gone.cancel()
 
 
 async def run(settings: ConsoleSettings, *, until_stdin_ends: bool = False) -> None:

@@ -28,8 +28,9 @@ PREFIX_HEADER = "x-forwarded-prefix"
 SCHEME_HEADER = "x-forwarded-proto"
 OUR_PATHS = frozenset(
     {
-        *("commands", "device", "favicon.ico", "healthz", "login", "logout", "picture", "rates"),
-        *("results", "results.csv", "results.coco.json", "static", "thumbnail"),
+        *("commands", "device", "favicon.ico", "healthz", "login", "logout", "masks", "picture"),
+        *("play", "playback", "rates", "results", "results.csv", "results.coco.json", "static"),
+        "thumbnail",
         *("_nicegui", "_nicegui_ws"),
     }
 )

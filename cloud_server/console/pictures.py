@@ -43,6 +43,14 @@ class Thumbnail:
     made_at: float
 
 
+@dataclass(slots=True, eq=False)
+class _Coming:
+    """A picture that is being asked for, and how many wait for it."""
+
+    task: asyncio.Task[bytes]
+    waiting: int = 0
+
+
 class Pictures:
     """Gets pictures, each once however many pages wait for it."""
 
@@ -50,7 +58,7 @@ class Pictures:
         self._upstream = upstream
         self._kept: OrderedDict[Wanted, bytes] = OrderedDict()
         self._kept_bytes = 0
-        self._coming: dict[Wanted, asyncio.Task[bytes]] = {}
+        self._coming: dict[Wanted, _Coming] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
         self._thumbnails: OrderedDict[str, Thumbnail] = OrderedDict()
         self._thumbnails_coming: dict[str, asyncio.Task[Thumbnail]] = {}
@@ -58,16 +66,25 @@ class Pictures:
         self._thumbnail_place = asyncio.Semaphore(1)
 
     async def get(self, user: User, frame: Wanted) -> bytes:
-        """WebP. Raises ``FeatherwireError``: the server's own."""
+        """WebP. Raises ``FeatherwireError``: the server's own. When all who wait for a picture are
+        cancelled it is not asked for any more."""
         await self._let_in(user)
         if frame in self._kept:
             self._kept.move_to_end(frame)
             return self._kept[frame]
-        if frame not in self._coming:
-            task = asyncio.create_task(self._fetch(user, frame))
-            self._coming[frame] = task
-            task.add_done_callback(lambda _: self._coming.pop(frame, None))
-        data = await asyncio.shield(self._coming[frame])
+        coming = self._coming.get(frame)
+        if coming is None:
+            coming = _Coming(asyncio.create_task(self._fetch(user, frame)))
+            self._coming[frame] = coming
+        coming.waiting += 1
+        try:
+            data = await asyncio.shield(coming.task)
+        finally:
+            coming.waiting -= 1
+            if coming.task.done() or not coming.waiting:  # nobody wants it any more
+                coming.task.cancel()
+                if self._coming.get(frame) is coming:
+                    del self._coming[frame]
         self._keep(frame, data)
         return data
 

@@ -217,6 +217,12 @@ class AsyncResultClient:
         async with typed_async_errors(self._address, self._access):
             return await self._stub.ListResults(request, timeout=ASYNC_CALL_TIMEOUT_S)
 
+    async def record(self, cursor: int) -> results_pb2.ResultRecord:
+        """The record of that cursor."""
+        request = results_pb2.GetResultRequest(cursor=cursor)
+        async with typed_async_errors(self._address, self._access):
+            return (await self._stub.GetResult(request, timeout=ASYNC_CALL_TIMEOUT_S)).record
+
     async def newest(self, device: str) -> results_pb2.ResultRecord | None:
         """The device's newest record; None when there is none."""
         request = results_pb2.ListResultsRequest(

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import structlog
 
-from cloud_server.engine import Engine, EngineFrame
+from cloud_server.engine import Decoded, Engine, EngineFrame
 from cloud_server.ingest.bundles import ServedBundles
 from cloud_server.ingest.flow import StreamLimits
+from cloud_server.ingest.references import References
 from cloud_server.ingest.refinement import replayed
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import Filter, Record
-from codec.base import recode
+from codec.base import recode, writable
 from shared.bitstream import Bitstream
 from shared.errors import BitstreamError, BudgetError, BundleError, FeatherwireError, SessionError
 from shared.limits import DEFAULT_LIMITS, Limits
@@ -49,6 +50,7 @@ class ResultServicer(results_pb2_grpc.ResultServiceServicer):
         log: ResultLog,
         engine: Engine,
         bundles: ServedBundles,
+        references: References,
         *,
         max_subscribers: int = 64,
         max_calls: int = 16,
@@ -58,6 +60,7 @@ class ResultServicer(results_pb2_grpc.ResultServiceServicer):
         self._log = log
         self._engine = engine
         self._bundles = bundles
+        self._references = references
         self._max_subscribers = max_subscribers
         self._max_calls = max_calls
         self._limits = stream_limits or StreamLimits()
@@ -180,19 +183,30 @@ class ResultServicer(results_pb2_grpc.ResultServiceServicer):
 
         def chosen() -> tuple[tuple[Bitstream, ...], Bitstream]:
             bitstreams, _ = replayed(messages, self._bundles, self._picture_limits)
-            one = _choose(
+            return bitstreams, _choose(
                 bitstreams,
                 bundle_id,
                 makes_pictures=None if wished is None else self._makes_pictures,
             )
-            one = recode(self._bundles.of(one.bundle_id), one, request.format_versions or SILENT)
-            return bitstreams, _cut(
-                one,
-                request.state if request.HasField("state") else None,
-                request.max_bytes if request.HasField("max_bytes") else None,
-            )
 
         bitstreams, one = await asyncio.to_thread(chosen)
+        state = request.state if request.HasField("state") else None
+        max_bytes = request.max_bytes if request.HasField("max_bytes") else None
+        versions = request.format_versions or SILENT
+        values = await self._references.values(
+            (key.device, key.session), sequence, (one,), refined=len(messages) > 1
+        )
+
+        (decoded,) = values.decoded
+
+        def cut() -> Bitstream:
+            if decoded is None:
+                alone = recode(self._bundles.of(one.bundle_id), one, versions)
+            else:
+                alone = decoded.key_frame(writable(versions))
+            return _cut(alone, state, max_bytes)
+
+        one = await asyncio.to_thread(cut)
         response = results_pb2.GetFrameResponse(
             features=features_message(one),
             bundle_short_ids=[each.bundle_id for each in bitstreams],
@@ -201,13 +215,27 @@ class ResultServicer(results_pb2_grpc.ResultServiceServicer):
         if first.HasField("captured_at"):
             response.captured_at.CopyFrom(first.captured_at)
         if wished is not None:
-            response.picture.CopyFrom(await self._picture(one, wished))
+            # What has its values here is not decoded again, unless fewer are wanted.
+            known = decoded if state is None and max_bytes is None else None
+            response.picture.CopyFrom(await self._picture(key, one, known, wished))
         return response
 
-    async def _picture(self, bitstream: Bitstream, wished: PictureRequest) -> types_pb2.Picture:
+    async def _picture(
+        self,
+        key: results_pb2.FrameKey,
+        bitstream: Bitstream,
+        decoded: Decoded | None,
+        wished: PictureRequest,
+    ) -> types_pb2.Picture:
         deadline_s = self._limits.deadline_of(bitstream)
         frame = EngineFrame(
-            (bitstream,), picture=wished, deadline_s=deadline_s, patience_s=deadline_s
+            (bitstream,),
+            picture=wished,
+            decoded=() if decoded is None else (decoded,),
+            deadline_s=deadline_s,
+            patience_s=deadline_s,
+            # Who plays a stream back asks for one frame after the other.
+            stream=f"stored/{key.device}/{key.session}",
         )
         try:
             # While it has no worker the engine counts no time; the caller of a unary call does.

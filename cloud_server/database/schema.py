@@ -5,7 +5,8 @@ Times are microseconds since 1970, UTC.
 Tables of the log: a *submission* is one message of a device: a frame (number 0), or a refinement of
 it (1, 2, ...), kept as it was received. Each has at most one *result*, which is never changed. A
 submission whose result was forgotten stays, without its message, as long as it is needed to know
-the frame when it is sent again.
+the frame when it is sent again; and with its message as long as frames that are kept are predicted
+from it.
 """
 
 from __future__ import annotations
@@ -85,7 +86,25 @@ SUBMISSIONS = Table(
     Column("message_bytes", Integer, nullable=False),
     # ingest.proto's Frame or Refine; null once forgotten.
     Column("message", LargeBinary),
+    # Of a predicted frame: the first sequence that it cannot be decoded without.
+    Column("group_start", Number),
+    # 1: its result was forgotten, and its message is kept for what is predicted from it.
+    Column("forgotten", SmallInteger, nullable=False, server_default="0"),
     UniqueConstraint("session_id", "sequence", "number"),
+    Index(
+        "ix_submissions_group",
+        "session_id",
+        "group_start",
+        "sequence",
+        sqlite_where=text("group_start IS NOT NULL"),
+        postgresql_where=text("group_start IS NOT NULL"),
+    ),
+    Index(
+        "ix_submissions_forgotten",
+        "session_id",
+        sqlite_where=text("forgotten = 1"),
+        postgresql_where=text("forgotten = 1"),
+    ),
 )
 
 RESULTS = Table(
@@ -142,7 +161,7 @@ COMMANDS = Table(
     # In the order in which they were issued, over all devices.
     Column("id", Number, primary_key=True, autoincrement=True),
     Column("device", String(128), nullable=False),
-    # set_rate, set_tasks, set_regions, use_bundle, refine_frame
+    # set_rate, set_tasks, set_regions, use_bundle, refine_frame, key_frame
     Column("kind", String(32), nullable=False),
     Column("issued_at", Number, nullable=False),
     Column("issued_by", String(256), nullable=False),
@@ -230,7 +249,19 @@ def _shared_logs(_connection: Connection) -> None:
     """Servers that share a log have new tables alone."""
 
 
-MIGRATIONS: Sequence[Callable[[Connection], None]] = (_sessions_last_seen, _shared_logs)
+def _groups_of_pictures(connection: Connection) -> None:
+    """Frames say what they are predicted from: none of those that are there."""
+    for column in ("group_start BIGINT", "forgotten SMALLINT DEFAULT 0 NOT NULL"):
+        connection.execute(text(f"ALTER TABLE submissions ADD COLUMN {column}"))
+    for index in SUBMISSIONS.indexes:
+        index.create(connection)
+
+
+MIGRATIONS: Sequence[Callable[[Connection], None]] = (
+    _sessions_last_seen,
+    _shared_logs,
+    _groups_of_pictures,
+)
 """Steps from version 1 on: the first takes a database of version 1 to version 2, and so on.
 
 A step changes tables that were there before. Tables that are new in a version need none: what is

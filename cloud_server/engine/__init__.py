@@ -19,12 +19,13 @@ ray         the engine on a Ray cluster
 files       one file at a time, for commands: decoded, reconstructed, analysed
 """
 
-from cloud_server.engine.api import Engine, EngineFrame, EngineOutcome, TaskStatus
+from cloud_server.engine.api import Decoded, Engine, EngineFrame, EngineOutcome, TaskStatus
 from cloud_server.engine.fair import FairEngine
 from cloud_server.engine.local import LocalEngine
 from cloud_server.engine.pipeline import WorkerCounts
 
 __all__ = [
+    "Decoded",
     "Engine",
     "EngineFrame",
     "EngineOutcome",

@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from codec.base import PLAIN, Rendering
+from codec.base import PLAIN, CloudCodec, Latents, Rendering
 from shared.bitstream import Bitstream
 from shared.errors import FeatherwireError
 from shared.results import ModelInfo
 from shared.wire import FrameOutcome, PictureRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a bitstream was decoded to before the engine got it.
+
+    ``latents``, or the bytes that their codec ``packed`` them to, or both: engines in other
+    processes get the bytes. ``codec`` is one in this process that may pack and unpack them.
+    """
+
+    latents: Latents | None = None
+    codec: CloudCodec[Any] | None = None
+    packed: bytes = b""
+
+    def pack(self) -> bytes:
+        """As bytes, for another process of the same release."""
+        if self.packed or self.codec is None:
+            return self.packed
+        return self.codec.pack(self.latents)
+
+    def key_frame(self, version: int) -> Bitstream:
+        """As a bitstream that stands alone; of what was decoded in this process."""
+        assert self.codec is not None, "not what came from another process"
+        return self.codec.key_frame(self.unpack(self.codec), version=version)
+
+    def unpack(self, codec: CloudCodec[Any]) -> Latents:
+        """As latents, by a codec of the same bundle. Raises BitstreamError ``bad_latents``."""
+        if self.latents is not None:
+            return self.latents
+        unpacked: Latents = codec.unpack(self.packed)
+        return unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +53,12 @@ class EngineFrame:
     a tail of one of these bundles does runs on features; the others, and the picture itself, need
     a bundle that makes pictures. ``refined`` is the short id of the bundle whose layers have just
     come: a task that it has enough for runs on it, also where another bundle's tail could.
-    ``references`` are bitstreams of frames before, which a predicted one needs: each bitstream is
-    decoded upon those of its own bundle, the key frame first, so that any engine can run the frame.
-    ``rendering`` is how the picture is made; tasks see the bundle's plain one.
+    ``decoded``, where there are any, are as many as ``bitstreams``: what those were decoded to
+    already, as predicted ones must be, which only who has their references can decode; None has the
+    engine decode that one.
+    ``rendering`` is how the picture is made; tasks see the bundle's plain one. ``stream`` names
+    frames whose pictures are alike, one after the other: the engine paints what has changed since
+    the last one, where it can. Empty: none is like this one.
     """
 
     bitstreams: tuple[Bitstream, ...]
@@ -32,9 +66,10 @@ class EngineFrame:
     picture: PictureRequest | None = None
     deadline_s: float = 30.0
     refined: bytes | None = None
-    references: tuple[Bitstream, ...] = ()
+    decoded: tuple[Decoded | None, ...] = ()
     rendering: Rendering = PLAIN
     device: str = ""
+    stream: str = ""
     patience_s: float | None = None
 
     @property

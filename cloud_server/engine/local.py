@@ -245,9 +245,13 @@ class FrameRun:
 
     async def _decode(self) -> None:
         """Decode all bitstreams; one that is damaged is the whole frame's error."""
+        frame = self._frame
+        decoded = frame.decoded or (None,) * len(frame.bitstreams)
         jobs = [
-            self._start(pipeline.decode(bitstream, self._references_of(bitstream)))
-            for pipeline, bitstream in zip(self._pipelines, self._frame.bitstreams, strict=True)
+            self._start(pipeline.decode(bitstream, one))
+            for pipeline, bitstream, one in zip(
+                self._pipelines, frame.bitstreams, decoded, strict=True
+            )
         ]
         try:
             for done in await asyncio.gather(*jobs):
@@ -382,10 +386,6 @@ class FrameRun:
                 return pipeline, latents
         return None
 
-    def _references_of(self, bitstream: Bitstream) -> list[Bitstream]:
-        """Of the frame's references those that this bitstream is predicted from."""
-        return [one for one in self._frame.references if one.bundle_id == bitstream.bundle_id]
-
     def _makes_pictures(self, short_id: bytes) -> bool:
         return any(
             pipeline.makes_pictures
@@ -410,7 +410,9 @@ class FrameRun:
             source = self._picture_source()
             assert source is not None, "asked for of frames with a picture only"
             pipeline, latents = source
-            self._images[how] = self._start(pipeline.reconstruct(latents, how))
+            self._images[how] = self._start(
+                pipeline.reconstruct(latents, how, stream=self._frame.stream)
+            )
         return (await asyncio.shield(self._images[how])).value
 
     async def _run_on_picture(self, name: str) -> Done[TaskResult]:

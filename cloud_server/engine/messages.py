@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from cloud_server.engine.api import EngineFrame, EngineOutcome, TaskStatus
+from cloud_server.engine.api import Decoded, EngineFrame, EngineOutcome, TaskStatus
 from codec.base import Rendering
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import types_pb2, worker_pb2
@@ -32,9 +32,10 @@ def frame_to_message(frame: EngineFrame, number: int, deadline_s: float) -> work
         picture=picture_request_message(frame.picture),
         deadline_s=deadline_s,
         refined_short_id=frame.refined or b"",
-        references=[features_message(one) for one in frame.references],
+        decoded=[b"" if one is None else one.pack() for one in frame.decoded],
         decoder=frame.rendering.decoder or "",
         seed=frame.rendering.seed,
+        stream=frame.stream,
     )
 
 
@@ -46,8 +47,9 @@ def frame_from_message(message: worker_pb2.AnalyseFrame) -> EngineFrame:
         parse_picture_request(message.picture) if message.HasField("picture") else None,
         message.deadline_s,
         message.refined_short_id or None,
-        tuple(parse_features(one) for one in message.references),
+        tuple(Decoded(packed=one) if one else None for one in message.decoded),
         Rendering(message.decoder or None, message.seed),
+        stream=message.stream,
     )
 
 

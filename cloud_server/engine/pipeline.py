@@ -5,10 +5,12 @@ All that is known of a codec here is its contract (`codec.base`).
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from cloud_server.engine.api import Decoded
 from cloud_server.engine.stage import Done, Stage, StoppableHandler
 from codec.base import PLAIN, CloudCodec, Latents, Pixels, Rendering, Tail, open_cloud
 from shared.bitstream import Bitstream
@@ -21,11 +23,14 @@ from shared.results import (
     TaskResult,
 )
 
-Predicted = tuple[Bitstream, tuple[Bitstream, ...]]
-"""A bitstream, and those of the frames before that it is predicted from."""
+Received = tuple[Bitstream, Decoded | None]
+"""A bitstream, and what it was decoded to where it was already."""
 
-Rendered = tuple[Latents, Rendering]
-"""What a picture is made of, and how."""
+Painted = tuple[Latents, Pixels]
+"""What a picture was made of, and the picture: uint8 [height, width, 3]."""
+
+Rendered = tuple[Latents, Rendering, Painted | None]
+"""What a picture is made of, and how; and one that was made before, which it may be like."""
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -35,6 +40,10 @@ FACE = "face"
 
 LARGE_PIXELS = 4_000_000
 """Pictures of more pixels are reconstructed by a worker of their own, so that others pass them."""
+
+
+LAST_PICTURES_BYTES = 256 * 2**20
+"""Of the last pictures of streams that are kept to be painted over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,33 @@ class WorkerCounts:
         return max(self.decode, self.reconstruct, self.task, self.picture)
 
 
+class LastPictures:
+    """The last picture of each stream and rendering, those that were used last, of so many bytes.
+
+    Used on one event loop.
+    """
+
+    def __init__(self, max_bytes: int = LAST_PICTURES_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._painted: OrderedDict[Hashable, Painted] = OrderedDict()
+
+    def get(self, key: Hashable) -> Painted | None:
+        """The last one, if it is here."""
+        if key in self._painted:
+            self._painted.move_to_end(key)
+        return self._painted.get(key)
+
+    def put(self, key: Hashable, painted: Painted) -> None:
+        """Keep one in place of the last."""
+        before = self._painted.pop(key, None)
+        self._bytes += painted[1].nbytes - (0 if before is None else before[1].nbytes)
+        self._painted[key] = painted
+        while self._bytes > self._max_bytes:
+            _, (_, picture) = self._painted.popitem(last=False)
+            self._bytes -= picture.nbytes
+
+
 class BundlePipeline:
     """Stages of threads for bitstreams of one bundle; one codec, network or tail a thread."""
 
@@ -80,7 +116,7 @@ class BundlePipeline:
         self.makes_pictures = bool(bundle.manifest.pictures)
         self.models: dict[str, tuple[ModelInfo, ...]] = {}
         """The tails' models, by task."""
-        self._decode: Stage[Predicted, Latents] = Stage(
+        self._decode: Stage[Received, Latents] = Stage(
             self._name("decode"), queue_size=workers.queue_size
         )
         self._reconstruct: Stage[Rendered, Pixels] = self._batching(
@@ -89,6 +125,7 @@ class BundlePipeline:
         self._reconstruct_large: Stage[Rendered, Pixels] = Stage(
             self._name("reconstruct-large"), queue_size=workers.queue_size
         )
+        self._last = LastPictures()
         self._tails: dict[str, Stage[Latents, TaskResult]] = {}
         # All models, and advice, first: what cannot be opened leaves no threads behind.
         _ = bundle.advice
@@ -113,25 +150,27 @@ class BundlePipeline:
         pictures = [self._reconstruct, self._reconstruct_large] if self.makes_pictures else []
         return [self._decode, *pictures, *self._tails.values()]
 
-    async def decode(
-        self, bitstream: Bitstream, references: Sequence[Bitstream] = ()
-    ) -> Done[Latents]:
-        """The features that a bitstream encodes.
+    async def decode(self, bitstream: Bitstream, decoded: Decoded | None = None) -> Done[Latents]:
+        """The features that a bitstream encodes; as ``decoded`` has them, where that is given.
 
-        references: bitstreams of frames before it that it is predicted from, each from the one
-        before, the key frame first. Raises BitstreamError, and BundleError for a codec that
-        predicts nothing.
+        Raises BitstreamError, ``reference_needed`` for a predicted frame alone.
         """
-        return await self._decode.run((bitstream, tuple(references)))
+        return await self._decode.run((bitstream, decoded))
 
-    async def reconstruct(self, latents: Latents, how: Rendering = PLAIN) -> Done[Pixels]:
+    async def reconstruct(
+        self, latents: Latents, how: Rendering = PLAIN, *, stream: str = ""
+    ) -> Done[Pixels]:
         """The picture, uint8 HxWx3; only of a bundle that ``makes_pictures``.
 
-        Raises BundleError for a rendering that the bundle does not have.
+        stream: whose last picture is painted over where values have changed, which gives the same
+        as all of it anew. Raises BundleError for a rendering that the bundle does not have.
         """
         large = latents.width * latents.height > LARGE_PIXELS
         stage = self._reconstruct_large if large else self._reconstruct
-        return await stage.run((latents, how))
+        done = await stage.run((latents, how, self._last.get((stream, how))))
+        if stream:
+            self._last.put((stream, how), (latents, done.value))
+        return done
 
     async def tail(self, task: str, latents: Latents) -> Done[TaskResult]:
         """What a tail finds, down to the threshold that the pipeline was opened with."""
@@ -200,15 +239,11 @@ def each(function: Callable[[A], B]) -> Callable[[list[A]], list[B]]:
     return lambda items: [function(item) for item in items]
 
 
-def _decode(
-    codec: CloudCodec[Any], bitstream: Bitstream, references: Sequence[Bitstream]
-) -> Latents:
-    """Decode what a bitstream is predicted from, then itself."""
-    latents: Latents | None = None
-    for one in references:
-        latents = codec.decode(one, reference=latents)
-    decoded: Latents = codec.decode(bitstream, reference=latents)
-    return decoded
+def _decode(codec: CloudCodec[Any], bitstream: Bitstream, decoded: Decoded | None) -> Latents:
+    if decoded is not None:
+        return decoded.unpack(codec)
+    latents: Latents = codec.decode(bitstream)
+    return latents
 
 
 def _open_reconstructor(codec: CloudCodec[Any], device: str) -> StoppableHandler[Rendered, Pixels]:
@@ -217,7 +252,10 @@ def _open_reconstructor(codec: CloudCodec[Any], device: str) -> StoppableHandler
     def handle(batch: list[Rendered], should_stop: Callable[[], bool]) -> Sequence[Pixels]:
         how = batch[0][1]  # the same of all: they share a batch
         return reconstructor.reconstruct(
-            [latents for latents, _ in batch], how, should_stop=should_stop
+            [latents for latents, _, _ in batch],
+            how,
+            before=[before for _, _, before in batch],
+            should_stop=should_stop,
         )
 
     return handle

@@ -279,6 +279,8 @@ def check_command(
                     "not_found",
                     f"this server does not take bundle {command.use_bundle.bundle_id[:64]}",
                 )
+        case "key_frame":
+            pass  # it says all by itself
         case "refine_frame":
             refine = command.refine_frame
             if not 1 <= refine.sequence <= MAX_SEQUENCE or refine.state > MAX_STATE:

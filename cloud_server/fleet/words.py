@@ -57,6 +57,7 @@ _KINDS = {
     "set_regions": "regions",
     "use_bundle": "bundle",
     "refine_frame": "refinement",
+    "key_frame": "key frame",
 }
 
 
@@ -115,6 +116,8 @@ def command_in_words(command: fleet_pb2.Command, names: Mapping[str, str]) -> st
         case "refine_frame":
             refine = command.refine_frame
             return f"refine frame {refine.sequence} to state {refine.state}"
+        case "key_frame":
+            return "key frame"
     return "something of a newer release"
 
 

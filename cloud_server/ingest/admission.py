@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,28 +14,27 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, set_span_in_contex
 from cloud_server.engine import EngineFrame
 from cloud_server.ingest.bundles import ServedBundles
 from cloud_server.ingest.processing import Processing
+from cloud_server.ingest.references import LONG_GROUP, Values, reference_lost
 from cloud_server.ingest.refinement import refined, replayed
+from cloud_server.ingest.replies import Replies, result_not_kept
 from cloud_server.ingest.sessions import DeviceStream, Session, SessionRegistry
 from cloud_server.results.log import ResultLog
 from cloud_server.results.records import (
-    Accepted,
     NewFrame,
     Record,
     SessionKey,
     Submission,
     Version,
+    same_picture,
     to_us,
 )
-from cloud_server.telemetry.metrics import Metrics
 from shared.bitstream import Bitstream
 from shared.bitstream.container import BUNDLE_ID_BYTES
 from shared.errors import BitstreamError, FeatherwireError, SessionError, StorageError
 from shared.limits import Limits
-from shared.proto.featherwire.v1 import ingest_pb2
-from shared.wire import FrameOutcome
+from shared.proto.featherwire.v1 import fleet_pb2, ingest_pb2
 from shared.wire.features import header_of
-from shared.wire.requests import Refine, parse_frame, parse_refine
-from shared.wire.results import outcome_to_message
+from shared.wire.requests import Frame, Refine, parse_frame, parse_refine
 from shared.wire.tracing import frame_span, tracer, tracing
 
 Parsed = TypeVar("Parsed")
@@ -42,8 +42,9 @@ Parsed = TypeVar("Parsed")
 INLINE_BYTES = 256 * 2**10
 """Frames up to this size are checked on the event loop (0.1 ms); larger ones in a thread."""
 
-GIVEN_AT_ONCE = 2
-"""Lots of frames that the log has of one stream: one that is being kept, and the next."""
+GIVEN_AT_ONCE = 1
+"""Lots of frames that the log has of one stream. Where one is refused the next must not be kept,
+nor a refinement: it may be smaller, and fit where that one did not, and leave a gap in the log."""
 
 
 class Admission:
@@ -69,12 +70,20 @@ class Admission:
         self._sessions = sessions
         self._bundles = bundles
         self._picture_limits = picture_limits
+        self._references = processing.references
         self._replies = Replies(stream, sessions, processing.metrics)
+        # Bundles of which a key frame was asked for, and has not come.
+        self._asked: set[bytes] = set()
         self._waiting: list[Arrival] = []
         self._traced = tracing()
-        # How often the log has been given frames, and has not answered.
-        self._keeping = 0
+        # How often the log was given frames, and how often it has answered.
+        self._given = self._answered = 0
+        self._failed: StorageError | None = None
+        self._kept = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.taken: Mapping[int, int] | None = None
+        """When pictures were taken of frames that were here before the stream, by sequence; None:
+        its device knows nothing of such, and the first frame of a number stands for all."""
         self.pixels = 0
         """Of all pictures that are being analysed."""
         self.bytes = 0
@@ -89,7 +98,7 @@ class Admission:
         self, session: Session, message: ingest_pb2.Frame, serialised: bytes
     ) -> None:
         """Check a frame; it goes to the log with the next ``flush``. serialised: as it is kept."""
-        version = _version_of(message)
+        version, came_s = _version_of(message), time.monotonic()
         try:
             frame = await _checked(
                 lambda: parse_frame(message, self._picture_limits), len(serialised)
@@ -100,15 +109,23 @@ class Admission:
                 raise
             self._replies.reject(message.sequence, version, error)
             return
-        engine_frame = self._processing.engine_frame(frame.bitstreams, frame)
+        captured_us = None if frame.captured_at is None else to_us(frame.captured_at)
+        if self.taken and not same_picture(self.taken.get(frame.sequence), captured_us):
+            raise _another_frame(frame.sequence)
+        values = await self._values(session, frame, version)
+        if values is None:
+            return
+        engine_frame = self._processing.engine_frame(frame.bitstreams, frame, values)
         new = NewFrame(
             frame.sequence,
             version,
             serialised,
-            None if frame.captured_at is None else to_us(frame.captured_at),
+            captured_us,
             self._processing.at_once(session.key, frame.sequence, engine_frame),
+            values.refers_to,
+            values.group if values.refers_to else None,
         )
-        arrival = Arrival(new, engine_frame)
+        arrival = Arrival(new, engine_frame, came_s, values.same_as)
         if self._traced:
             arrival.begin(session.key, message.traceparent)
         session.in_flight += 1
@@ -117,18 +134,66 @@ class Admission:
         self._stream.count_pixels(engine_frame.pixels)
         self._waiting.append(arrival)
 
+    async def _values(self, session: Session, frame: Frame, version: Version) -> Values | None:
+        """What the frame's features were decoded to, where they are predicted; None: it is refused.
+
+        What came before it goes to the log meanwhile.
+        """
+        predicted = _predicted(frame.bitstreams)
+        if predicted:
+            self.flush(session)
+        try:
+            values = await self._references.admit(
+                session.key,
+                frame.sequence,
+                frame.bitstreams,
+                lambda: self._logged(session),
+                followed=session.predicts,
+            )
+        except StorageError as error:
+            session.in_flight += 1
+            self._replies.not_logged(session, [frame.sequence], error)
+            return None
+        except FeatherwireError as error:
+            # As with what is damaged: its sequence stays free, for a frame that stands alone.
+            self._ask_for_key_frame(session, frame.sequence, predicted)
+            self._replies.reject(frame.sequence, version, error)
+            return None
+        self._asked -= {one.bundle_id for one in frame.bitstreams} - predicted
+        if values.length >= LONG_GROUP:
+            self._ask_for_key_frame(session, frame.sequence, predicted)
+        return values
+
+    def _ask_for_key_frame(self, session: Session, sequence: int, bundle_ids: Set[bytes]) -> None:
+        """Once, until one comes: what is on its way already may refer to what is lost, too."""
+        if session.predicts and not bundle_ids <= self._asked:
+            self._asked |= bundle_ids
+            command = fleet_pb2.Command(
+                command_id=f"key-{sequence}", key_frame=fleet_pb2.KeyFrame()
+            )
+            command.issued_at.GetCurrentTime()
+            self._stream.ask(command)
+
+    async def _logged(self, session: Session) -> None:
+        """Wait until the log has all frames that have come by now, or has refused them."""
+        lots = self._given + bool(self._waiting)
+        while self._answered < lots:
+            self.flush(session)
+            self._kept.clear()
+            await self._kept.wait()
+
     def forgotten(self, sequence: int) -> None:
         """Tell the client that it waits for a frame in vain."""
-        self._replies.refuse(sequence, (b"", 0), _not_kept(sequence))
+        self._replies.refuse(sequence, (b"", 0), result_not_kept(sequence))
 
-    def flush(self, session: Session, *, now: bool = False) -> None:
+    def flush(self, session: Session) -> None:
         """Give the log the frames that have come.
 
-        While it has enough to do, what comes is gathered, and kept together; not so with ``now``.
+        While it has enough to do, what comes is gathered, and kept together.
         """
-        if self._waiting and (now or self._keeping < GIVEN_AT_ONCE):
+        if self._waiting and self._given - self._answered < GIVEN_AT_ONCE:
             arrivals, self._waiting = self._waiting, []
-            self._keeping += 1
+            self._given += 1
             self._processing.note_kept()
             self._start(session, self._keep(session, arrivals))
 
@@ -137,7 +202,7 @@ class Admission:
     ) -> None:
         """Check a refinement, and let the log have it, if it follows on what it has."""
         state = message.layers[-1].state if message.layers else 0
-        version = (_short(message.bundle_short_id), state)
+        version, came_s = (_short(message.bundle_short_id), state), time.monotonic()
         try:
             refine = await _checked(
                 lambda: parse_refine(message, self._picture_limits), len(serialised)
@@ -145,9 +210,8 @@ class Admission:
         except FeatherwireError as error:
             self._replies.reject(message.sequence, version, error)
             return
-        self.flush(session, now=True)  # it may be of one of these
         session.in_flight += 1
-        self._start(session, self._refine(session, refine, serialised, version))
+        self._start(session, self._refine(session, refine, serialised, version, came_s))
 
     # -- frames, from here on --------------------------------------------------------------------
 
@@ -155,13 +219,20 @@ class Admission:
         """Make frames durable, then acknowledge each, with its result where there is one."""
         try:
             try:
+                if self._failed is not None:
+                    raise self._failed
                 all_accepted = await self._log.accept(session.key, [one.frame for one in arrivals])
+            except StorageError as error:
+                self._failed = error
+                raise
             finally:
-                self._keeping -= 1
+                self._answered += 1
+                self._kept.set()
                 self.flush(session)
         except StorageError as error:
             for arrival in arrivals:
                 arrival.logging.end()
+                self._forget_values(session, arrival)
                 self._leave(arrival)
             self._replies.not_logged(session, [one.frame.sequence for one in arrivals], error)
             return
@@ -170,17 +241,34 @@ class Admission:
             arrival.logging.end()
             frame = arrival.frame
             submission: Submission | None = accepted.submission
+            if not (self.taken is None or accepted.new or submission is None) and not same_picture(
+                submission.captured_us, frame.captured_us
+            ):
+                # A stream that this one has taken over brought it meanwhile.
+                self._clashed(session, arrival)
+                continue
+            if accepted.lost:
+                self._forget_values(session, arrival)
+                self._leave(arrival)
+                session.in_flight -= 1
+                self._ask_for_key_frame(session, frame.sequence, arrival.predicted)
+                gone = reference_lost("it is no longer kept")
+                self._replies.reject(frame.sequence, frame.version, gone)
+                continue
             if accepted.new:
                 assert submission is not None, "what is new is in the log"
-                self._replies.acknowledge(submission)
+                self._replies.acknowledge(submission, arrival.came_s)
                 if accepted.record is not None:
                     records.append(accepted.record)
                     submission = None
             else:
+                self._forget_values(session, arrival)
                 arrival.span.set_attribute("featherwire.duplicate", True)
                 self._processing.recorded(session, records)
                 records = []
-                submission = self._replies.repeat(session, frame.sequence, frame.version, accepted)
+                submission = self._replies.repeat(
+                    session, frame.sequence, frame.version, accepted, arrival.came_s
+                )
             if submission is None:
                 self._leave(arrival)
             else:
@@ -188,17 +276,32 @@ class Admission:
                 self._start(session, work)
         self._processing.recorded(session, records)
 
+    def _clashed(self, session: Session, arrival: Arrival) -> None:
+        """Another picture has a frame's number: keep nothing more of this stream."""
+        self._failed = self._failed or StorageError("conflict", "another frame has this number")
+        self._forget_values(session, arrival)
+        self._leave(arrival)
+        session.in_flight -= 1
+        self._stream.fail(_another_frame(arrival.frame.sequence))
+
     async def _analyse(
         self, session: Session, arrival: Arrival, submission: Submission, *, new: bool
     ) -> None:
         try:
             with use_span(arrival.span):
                 if new:
-                    await self._processing.run(session, submission, arrival.engine_frame)
+                    await self._processing.run(
+                        session, submission, arrival.engine_frame, arrival.same_as
+                    )
                 else:
                     await self._processing.take_up(session, submission)
         finally:
             self._leave(arrival)
+
+    def _forget_values(self, session: Session, arrival: Arrival) -> None:
+        """The log does not have what came, or had something of this sequence before."""
+        bitstreams = arrival.engine_frame.bitstreams
+        self._references.drop(session.key, arrival.frame.sequence, bitstreams)
 
     def _leave(self, arrival: Arrival) -> None:
         arrival.span.end()
@@ -208,7 +311,12 @@ class Admission:
     # -- refinements, from here on ---------------------------------------------------------------
 
     async def _refine(
-        self, session: Session, refine: Refine, serialised: bytes, version: Version
+        self,
+        session: Session,
+        refine: Refine,
+        serialised: bytes,
+        version: Version,
+        came_s: float,
     ) -> None:
         def check(messages: Sequence[bytes]) -> tuple[Bitstream, ...]:
             nonlocal version
@@ -223,6 +331,11 @@ class Admission:
             return refined(kept, refine, self._bundles, self._picture_limits)
 
         try:
+            await self._logged(session)  # it may be of one of the frames before it
+            if self._failed is not None:
+                raise self._failed
+            if session.predicts:
+                await self._check_decodable(session.key, refine)
             accepted = await self._log.accept_refinement(
                 session.key, refine.sequence, version, serialised, check
             )
@@ -234,20 +347,44 @@ class Admission:
             self._replies.reject(refine.sequence, version, error)
             return
         if not accepted.new:
-            left = self._replies.repeat(session, refine.sequence, version, accepted)
+            left = self._replies.repeat(session, refine.sequence, version, accepted, came_s)
             if left is not None:
                 await self._processing.take_up(session, left)
             return
         submission = accepted.submission
         assert submission is not None, "what is new is in the log"
-        self._replies.acknowledge(submission)
-        frame = self._processing.engine_frame(accepted.value, refine)
+        self._replies.acknowledge(submission, came_s)
+        frame = await self._processing.logged_frame(session, submission, accepted.value, refine)
+        if frame is None:
+            return
         self.pixels += frame.pixels
         self._stream.count_pixels(frame.pixels)
         try:
             await self._processing.run(session, submission, frame)
         finally:
             self.pixels -= frame.pixels
+
+    async def _check_decodable(self, key: SessionKey, refine: Refine) -> None:
+        """Raise why layers cannot be decoded that are to join a predicted frame.
+
+        What they look at is perhaps not here: the frame may refer to one that came coarser than the
+        device had made it. The frame would be lost with them.
+        """
+        messages = await self._log.frame_messages(key, refine.sequence)
+        if not messages:
+            return
+
+        def joined() -> tuple[Bitstream, ...]:
+            kept, _ = replayed(messages, self._bundles, self._picture_limits)
+            after = refined(kept, refine, self._bundles, self._picture_limits)
+            return tuple(one for one in after if one not in kept and one.reference is not None)
+
+        try:
+            layers = await asyncio.to_thread(joined)
+        except FeatherwireError:
+            return  # whoever keeps it says so, unless it has been kept already
+        if layers:
+            await self._references.values(key, refine.sequence, layers, refined=True)
 
     # -- parts -----------------------------------------------------------------------------------
 
@@ -267,10 +404,15 @@ class Admission:
 
 @dataclass(slots=True)
 class Arrival:
-    """A frame that was checked; ``span`` lasts while it is here, ``logging`` until it is kept."""
+    """A frame that was checked; ``span`` lasts while it is here, ``logging`` until it is kept.
+
+    came_s: when, by ``time.monotonic``. same_as: see ``Values``.
+    """
 
     frame: NewFrame
     engine_frame: EngineFrame
+    came_s: float
+    same_as: int | None = None
     span: Span = INVALID_SPAN
     logging: Span = INVALID_SPAN
 
@@ -278,6 +420,11 @@ class Arrival:
     def pixels(self) -> int:
         """Pixels of the picture; 0 for a frame that is only kept."""
         return 0 if self.engine_frame.asks_nothing else self.engine_frame.pixels
+
+    @property
+    def predicted(self) -> frozenset[bytes]:
+        """Short ids of the bundles of which the frame needs others."""
+        return _predicted(self.engine_frame.bitstreams)
 
     @property
     def size(self) -> int:
@@ -294,98 +441,15 @@ class Arrival:
         self.logging = tracer().start_span("log", context=set_span_in_context(self.span))
 
 
-class Replies:
-    """Messages to the client about each frame, and their counts in the metrics."""
-
-    def __init__(self, stream: DeviceStream, sessions: SessionRegistry, metrics: Metrics) -> None:
-        self._stream = stream
-        self._sessions = sessions
-        self._new = metrics.acknowledged.labels("new")
-        self._again = metrics.acknowledged.labels("again")
-        self._refused = metrics.refused
-
-    def acknowledge(self, submission: Submission) -> None:
-        """Acknowledge a frame that is new, and durable now."""
-        self._new.inc()
-        self._acknowledge(submission.sequence, submission.version, duplicate=False)
-
-    def repeat(
-        self, session: Session, sequence: int, version: Version, accepted: Accepted
-    ) -> Submission | None:
-        """Acknowledge a frame that was accepted before, and repeat its result if it has one.
-
-        Returns it when it has none and nobody is at it: a commit had logged it of which we heard
-        that it had failed. ``in_flight`` counts it no longer otherwise.
-        """
-        submission = accepted.submission
-        if submission is not None and not version[0]:
-            version = submission.version
-        self._again.inc()
-        self._acknowledge(sequence, version, duplicate=True)
-        if submission is not None and accepted.record is None:
-            if submission.id not in session.processing:
-                session.processing.add(submission.id)
-                return submission
-            # Its result is on its way, and brings its own credit.
-            session.in_flight -= 1
-            self._stream.settle()
-            return None
-        session.in_flight -= 1
-        if accepted.record is not None:
-            result = self._sessions.result(accepted.record)
-            self._stream.send(ingest_pb2.ConnectResponse(result=result))
-            self._stream.settle()
-            return None
-        self.reject(sequence, version, _not_kept(sequence))
-        return None
-
-    def reject(self, sequence: int, version: Version, error: FeatherwireError) -> None:
-        """Refuse a frame that has cost a credit."""
-        self.refuse(sequence, version, error)
-        self._stream.settle()
-
-    def refuse(self, sequence: int, version: Version, error: FeatherwireError) -> None:
-        """Send a result that says why there is none; it has no number and is not kept."""
-        self._refused.labels(error.reason).inc()
-        bundle_id, state = version
-        result = ingest_pb2.Result(
-            sequence=sequence,
-            state=state,
-            outcome=outcome_to_message(FrameOutcome(error=error)),
-            bundle_short_id=bundle_id,
-        )
-        self._stream.send(ingest_pb2.ConnectResponse(result=result))
-
-    def not_logged(self, session: Session, sequences: Sequence[int], error: StorageError) -> None:
-        """End the stream over frames that could not be made durable; the client must come again."""
-        session.in_flight -= len(sequences)
-        self._refused.labels(error.reason).inc(len(sequences))
-        device, name = session.key
-        structlog.get_logger().error(
-            "frames_not_logged",
-            device=device,
-            session=name,
-            sequence=sequences[0],
-            frames=len(sequences),
-            reason=error.reason,
-            error=error.message,
-        )
-        self._stream.fail(
-            SessionError("log_unavailable", "the server cannot keep frames now; try again later")
-        )
-
-    def _acknowledge(self, sequence: int, version: Version, *, duplicate: bool) -> None:
-        response = ingest_pb2.ConnectResponse()
-        ack = response.ack
-        ack.sequence, ack.duplicate = sequence, duplicate
-        ack.bundle_short_id, ack.state = version
-        self._stream.send(response)
+def _predicted(bitstreams: Sequence[Bitstream]) -> frozenset[bytes]:
+    return frozenset(one.bundle_id for one in bitstreams if one.reference is not None)
 
 
-def _not_kept(sequence: int) -> SessionError:
+def _another_frame(sequence: int) -> SessionError:
     return SessionError(
-        "result_not_kept",
-        f"frame {sequence} was processed before, and its result is no longer kept",
+        "another_frame",
+        f"frame {sequence} of this session is of another picture: the device's memory was copied, "
+        "or put back; it begins another session",
     )
 
 

@@ -15,8 +15,10 @@ import structlog
 from opentelemetry.trace import Span, StatusCode
 
 from cloud_server.engine import Engine, EngineFrame, EngineOutcome
+from cloud_server.ingest.answers import Answers
 from cloud_server.ingest.bundles import ServedBundles
 from cloud_server.ingest.flow import StreamLimits
+from cloud_server.ingest.references import References, Values
 from cloud_server.ingest.refinement import RefinePolicy, replayed
 from cloud_server.ingest.sessions import Session, SessionRegistry
 from cloud_server.results.log import ResultLog
@@ -55,11 +57,14 @@ class Processing:
         log: ResultLog,
         sessions: SessionRegistry,
         bundles: ServedBundles,
+        references: References,
         limits: StreamLimits,
         picture_limits: Limits = DEFAULT_LIMITS,
         refine_policy: RefinePolicy | None = None,
         metrics: Metrics | None = None,
+        reuse_results: bool = True,
     ) -> None:
+        """reuse_results: whether a frame in which no value changed has the last one's result."""
         self.metrics = metrics or Metrics()
         self._notes = FrameNotes(self.metrics, bundles.all)
         self._kept: list[tuple[Bitstream, int]] = []
@@ -70,26 +75,75 @@ class Processing:
         self._limits = limits
         self._picture_limits = picture_limits
         self._refine_policy = refine_policy
+        self.references = references
+        self._answers = Answers() if reuse_results else None
         self._closing = False
         self._recovery: list[asyncio.Task[None]] = []
 
-    def engine_frame(self, bitstreams: tuple[Bitstream, ...], last: Frame | Refine) -> EngineFrame:
+    def engine_frame(
+        self, bitstreams: tuple[Bitstream, ...], last: Frame | Refine, values: Values
+    ) -> EngineFrame:
         """The frame as the engine gets it, when its last message was ``last``."""
         refined = None
         if isinstance(last, Refine):
             refined = last.bundle_id or bitstreams[0].bundle_id
         deadline_s = self._limits.deadline_of(bitstreams[0])
-        return EngineFrame(bitstreams, last.tasks, last.picture, deadline_s, refined=refined)
+        return EngineFrame(
+            bitstreams,
+            last.tasks,
+            last.picture,
+            deadline_s,
+            refined=refined,
+            decoded=values.decoded,
+        )
 
-    async def run(self, session: Session, submission: Submission, frame: EngineFrame) -> None:
+    async def logged_frame(
+        self,
+        session: Session,
+        submission: Submission,
+        bitstreams: tuple[Bitstream, ...],
+        last: Frame | Refine,
+    ) -> EngineFrame | None:
+        """The same of what the log has; None when it cannot be decoded, which is its result."""
+        values = await self._persist(
+            submission,
+            lambda: self._values(submission, bitstreams),
+        )
+        if values is None:
+            self._sessions.abandoned(session)
+            return None
+        if isinstance(values, FeatherwireError):
+            await self._refuse(session, submission, values)
+            return None
+        return self.engine_frame(bitstreams, last, values)
+
+    async def _values(
+        self, submission: Submission, bitstreams: tuple[Bitstream, ...]
+    ) -> Values | FeatherwireError:
+        try:
+            return await self.references.values(
+                submission.key, submission.sequence, bitstreams, refined=submission.number > 0
+            )
+        except StorageError:
+            raise
+        except FeatherwireError as error:
+            return error
+
+    async def run(
+        self,
+        session: Session,
+        submission: Submission,
+        frame: EngineFrame,
+        same_as: int | None = None,
+    ) -> None:
         """Analyse, record, and hand the result to the stream that the session has by then.
 
-        The session's ``in_flight`` counts the frame already.
+        The session's ``in_flight`` counts the frame already. same_as: see ``Values``.
         """
         session.processing.add(submission.id)
         try:
             with tracer().start_as_current_span("analyse") as span:
-                outcome = await self._outcome(submission.key, submission.sequence, frame)
+                outcome = await self._outcome(session, submission, frame, same_as)
                 _describe(span, outcome)
             policy = self._refine_policy
             command = (
@@ -179,6 +233,7 @@ class Processing:
         for task in self._recovery:
             task.cancel()
         await asyncio.gather(*self._recovery, return_exceptions=True)
+        self.references.close()
 
     async def take_up(self, session: Session, submission: Submission) -> None:
         """Process a frame from its messages in the log; ``in_flight`` counts it already."""
@@ -186,11 +241,13 @@ class Processing:
         if tried is None:
             return
         try:
-            frame = await asyncio.to_thread(self._replayed, *tried)
+            bitstreams, last = await asyncio.to_thread(self._replayed, *tried)
         except FeatherwireError as error:
             await self._refuse(session, submission, error)
             return
-        await self.run(session, submission, frame)
+        frame = await self.logged_frame(session, submission, bitstreams, last)
+        if frame is not None:
+            await self.run(session, submission, frame)
 
     async def _recover(self, waiting: Iterable[Submission]) -> None:
         for submission in waiting:
@@ -199,7 +256,9 @@ class Processing:
             except Exception as error:  # noqa: BLE001  # the others must not wait for ever
                 _log_of(submission).error("not_taken_up", exc_info=error)
 
-    def _replayed(self, attempts: int, messages: Sequence[bytes]) -> EngineFrame:
+    def _replayed(
+        self, attempts: int, messages: Sequence[bytes]
+    ) -> tuple[tuple[Bitstream, ...], Frame | Refine]:
         if attempts > MAX_ATTEMPTS:
             raise SessionError(
                 "abandoned",
@@ -209,7 +268,7 @@ class Processing:
             raise SessionError(
                 "refine_evicted", "the layers that were to be refined are no longer kept"
             )
-        return self.engine_frame(*replayed(messages, self._bundles, self._picture_limits))
+        return replayed(messages, self._bundles, self._picture_limits)
 
     async def _refuse(
         self, session: Session, submission: Submission, error: FeatherwireError
@@ -224,9 +283,23 @@ class Processing:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    async def _outcome(self, key: SessionKey, sequence: int, frame: EngineFrame) -> EngineOutcome:
+    async def _outcome(
+        self, session: Session, submission: Submission, frame: EngineFrame, same_as: int | None
+    ) -> EngineOutcome:
+        key, sequence = submission.key, submission.sequence
+        # Pictures are kept to be painted over where others like them are to come.
+        stream = "/".join(key) if session.predicts else ""
+        frame = replace(frame, device=key[0], stream=stream)
         try:
-            outcome = await self._engine.submit(replace(frame, device=key[0]))
+            if self._answers is None or not stream or frame.refined is not None:
+                outcome = await self._engine.submit(frame)
+            else:
+                outcome = await self._answers.outcome(
+                    key, sequence, frame, same_as, lambda: self._engine.submit(frame)
+                )
+            if outcome.analysis is not None and outcome.analysis.unchanged_since is not None:
+                self._notes.frame(frame.bitstreams, OK, failed=False)
+                self.metrics.unchanged.inc()
             if outcome.error is not None:
                 _log_failed(key, sequence, outcome.error)
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets its result

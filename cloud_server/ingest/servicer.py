@@ -17,6 +17,7 @@ from cloud_server.fleet.quota import Meter
 from cloud_server.ingest.bundles import ServedBundles
 from cloud_server.ingest.flow import Share, StreamLimits, Write
 from cloud_server.ingest.processing import Processing
+from cloud_server.ingest.references import MAX_BYTES, References
 from cloud_server.ingest.refinement import RefinePolicy
 from cloud_server.ingest.sessions import PictureLimits, SessionRegistry
 from cloud_server.ingest.stream import Call, Shared, Stream
@@ -62,9 +63,13 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         refine_policy: RefinePolicy | None = None,
         metrics: Metrics | None = None,
         share: Share = lambda credits: credits,
+        reference_bytes: int = MAX_BYTES,
+        reuse_results: bool = True,
     ) -> None:
         """metrics: None counts into metrics that nothing reads. share: of the credits of a stream,
-        as many as its device may have while the engine is busy (``FairEngine.share``)."""
+        as many as its device may have while the engine is busy (``FairEngine.share``).
+        reference_bytes: of memory for the values that predicted frames refer to.
+        reuse_results: whether a frame without a changed value has the result of the one before."""
         self._metrics = metrics or Metrics()
         self._engine = engine
         self._fleet = fleet
@@ -72,7 +77,16 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._stream_limits = stream_limits or StreamLimits()
         self._picture_limits = picture_limits
         self._sessions = SessionRegistry(kept_pictures)
+        self.references = References(
+            bundles,
+            log,
+            max_bytes=reference_bytes,
+            limits=picture_limits,
+            compare=reuse_results,
+        )
         self._processing = Processing(
+            references=self.references,
+            reuse_results=reuse_results,
             engine=engine,
             log=log,
             sessions=self._sessions,
@@ -102,6 +116,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             picture_limits=picture_limits,
             share=share,
         )
+        self._metrics.reference_bytes.set_function(lambda: self.references.total_bytes)
         self._metrics.streams.set_function(lambda: len(self._streams))
         self._metrics.credits.set_function(lambda: sum(one.credits for one in self._streams))
 

@@ -28,6 +28,9 @@ class DeviceStream(Protocol):
     def deliver(self, result: ingest_pb2.Result, command: fleet_pb2.Command | None) -> None:
         """Send a result that has just been recorded, and what to ask of the device."""
 
+    def ask(self, command: fleet_pb2.Command) -> None:
+        """Give the device a command of the server's own."""
+
     def settle(self) -> None:
         """Return the credit of a frame of the session that is done, behind its result."""
 
@@ -67,6 +70,8 @@ class Session:
     """The newest result that was recorded while the session was here."""
     delivered: int = 0
     """Results up to this one have been given to the stream."""
+    predicts: bool = False
+    """Its device may send frames that refer to frames before them."""
     processing: set[int] = field(default_factory=set)
     """Submissions whose result is being made."""
 

@@ -76,15 +76,24 @@ class Shared:
     share: Share = lambda credits: credits
 
     def welcome(
-        self, resume_after: int, credits: int, policy: fleet_pb2.RatePolicy | None
+        self,
+        resume_after: int,
+        credits: int,
+        policy: fleet_pb2.RatePolicy | None,
+        *,
+        needs_key_frame: bool,
+        captured_us: int | None,
     ) -> ingest_pb2.Welcome:
-        """The answer to Hello, with the rate policy that an operator has given the device."""
+        """The answer to Hello, with the rate policy that an operator has given the device.
+
+        captured_us: when the picture of the frame ``resume_after`` was taken.
+        """
         settings = self.settings
         if policy is not None:
             settings = ingest_pb2.ServerSettings()
             settings.CopyFrom(self.settings)
             settings.rate_policy.CopyFrom(policy)
-        return ingest_pb2.Welcome(
+        welcome = ingest_pb2.Welcome(
             protocol_version=PROTOCOL_VERSION,
             resume_after_sequence=resume_after,
             credits=credits,
@@ -94,7 +103,12 @@ class Shared:
             server_version=self.server_version,
             takes_batches=True,
             format_versions=FORMAT_VERSIONS,
+            takes_predicted=True,
+            needs_key_frame=needs_key_frame,
         )
+        if captured_us is not None:
+            welcome.resume_captured_at.FromMicroseconds(captured_us)
+        return welcome
 
 
 class State(enum.Enum):
@@ -134,7 +148,7 @@ class Stream:
             bundles=shared.bundles,
             picture_limits=shared.picture_limits,
         )
-        # Refinements that the server itself has asked for, whose replies are no operator's.
+        # What the server itself has asked for: replies to that are no operator's.
         self._commands: deque[str] = deque(maxlen=OPEN_COMMANDS)
         # Frames since the last flush, their bytes, and what the last one carried.
         self._frames, self._bytes = 0, 0
@@ -155,11 +169,15 @@ class Stream:
         """
         running = self._state is State.RUNNING
         if running and command and command.refine_frame.bundle_short_id in self._of_client:
-            self._commands.append(command.command_id)
-            self.send(ingest_pb2.ConnectResponse(command=command))
+            self.ask(command)
         if self._connection is not None and result.outcome.HasField("error"):
             self._connection.failed(result.outcome.error)
         self.send(ingest_pb2.ConnectResponse(result=result))
+
+    def ask(self, command: fleet_pb2.Command) -> None:
+        """Give the device a command of the server's own."""
+        self._commands.append(command.command_id)
+        self.send(ingest_pb2.ConnectResponse(command=command))
 
     def settle(self) -> None:
         """Return the credit of a frame of this session that is done, behind its result.
@@ -294,6 +312,7 @@ class Stream:
         self._outbox.takes_batches = hello.takes_batches
         session = shared.sessions.attach((hello.device, hello.session), self)
         self._session = session
+        session.predicts = hello.predicts
         self._log = self._log.bind(device=hello.device, session=hello.session)
         resume_after, last_result_id = await from_log(
             shared.log.resume_after(session.key, hello.last_result_seen), self._log
@@ -311,10 +330,26 @@ class Stream:
         connection = shared.fleet.join(hello, bundle_id or shared.bundles.wanted.id, self.give)
         self._connection = connection
         policy = await from_log(connection.rate_policy(), self._log)
+        newest = (
+            await from_log(shared.log.newest_kept(session.key), self._log) if hello.predicts else 0
+        )
+        times = (
+            await from_log(shared.log.times_from(session.key, resume_after), self._log)
+            if hello.renews
+            else {}
+        )
         if session.owner is not self:
             return None  # superseded meanwhile
+        if hello.renews:
+            self._admission.taken = times
         credits = self._credits.open(session, connection.entry.meter)
-        welcome = shared.welcome(resume_after, credits, policy)
+        welcome = shared.welcome(
+            resume_after,
+            credits,
+            policy,
+            needs_key_frame=newest < max(1, resume_after),
+            captured_us=times.get(resume_after),
+        )
         self.send(ingest_pb2.ConnectResponse(welcome=welcome))
         await self._repeat_results(session, min(hello.last_result_seen, last_result_id))
         await self._answer_awaited(session, hello)

@@ -32,11 +32,15 @@ from cloud_server.results.sequence_counters import KnownSession, Ownership, Sequ
 from shared.errors import SessionError, StorageError
 from shared.proto.featherwire.v1 import types_pb2
 from shared.wire import error_to_message
+from shared.wire.requests import MAX_SEQUENCE
 
 PAGE_BYTES = 8 * 2**20
 """Outcomes that are read at once, but for one that is larger."""
 
 CAUGHT_UP_AT_ONCE = 500
+
+MOST_TIMES = 4096
+"""Frames behind a gap of which a stream knows when they were taken."""
 
 
 class ResultLog:
@@ -73,8 +77,8 @@ class ResultLog:
     async def accept(self, key: SessionKey, frames: Sequence[NewFrame]) -> list[Accepted]:
         """Keep frames, all in one commit; they are durable when this returns.
 
-        What became of each, in their order: of several with one sequence the first is kept. Raises
-        ``StorageError``; then none is kept.
+        What became of each, in their order: of several with one sequence the first is kept, and
+        none that refers to a frame that is not kept. Raises ``StorageError``; then none is kept.
         """
 
         def change(connection: Connection) -> list[Accepted]:
@@ -229,6 +233,32 @@ class ResultLog:
         """A frame's messages as they were received, its refinements behind it; none: not kept."""
         return await self.database.read(lambda one: queries.frame_messages(one, key, sequence))
 
+    async def frames_back(
+        self, key: SessionKey, sequence: int, max_bytes: int = PAGE_BYTES
+    ) -> list[tuple[int, bytes]]:
+        """See ``queries.frames_back``. Raises ``StorageError``."""
+        return await self.database.read(
+            lambda one: queries.frames_back(one, key, sequence, max_bytes)
+        )
+
+    async def newest_kept(self, key: SessionKey) -> int:
+        """The session's last frame whose features are kept, with all that these need; 0: none.
+
+        Raises ``StorageError``.
+        """
+        newest = await self.frames_back(key, MAX_SEQUENCE, 1)
+        return newest[0][0] if newest else 0
+
+    async def times_from(self, key: SessionKey, sequence: int) -> dict[int, int]:
+        """See ``queries.times_from``. Raises ``StorageError``."""
+        return await self.database.read(
+            lambda one: queries.times_from(one, key, sequence, MOST_TIMES)
+        )
+
+    async def knows(self, key: SessionKey, sequence: int) -> bool:
+        """Whether a frame was accepted, be it forgotten since. Raises ``StorageError``."""
+        return await self.database.read(lambda one: queries.knows(one, key, sequence))
+
     async def forgotten_cursor(self) -> int:
         """Records up to here were forgotten."""
         return await self.database.read(queries.forgotten_cursor)
@@ -267,14 +297,17 @@ class Rows:
         session = self._counters.session(connection, key)
         now = now_us()
         rows: dict[int, Row] = {}
-        for frame in frames:
+        lost = self._lost(connection, session, frames)
+        for number, frame in enumerate(frames):
+            if number in lost:
+                continue
             if frame.sequence > session.floor and frame.sequence not in rows:
                 rows[frame.sequence] = _submission_row(
                     self._counters.next_submission + len(rows), session, frame, 0, now
                 )
         added = self._add(connection, list(rows.values()))
         results: list[tuple[Submission, Record]] = []
-        new: dict[int, Accepted] = {}
+        new = {number: Accepted(None, new=False, lost=True) for number in lost}
         for number, frame in enumerate(frames):
             row = rows.get(frame.sequence)
             if row is None or row["id"] not in added:
@@ -345,6 +378,34 @@ class Rows:
         return Accepted(submission, False, queries.record_or_none(connection, submission.id))
 
     # -- parts -----------------------------------------------------------------------------------
+
+    def _lost(
+        self, connection: Connection, session: KnownSession, frames: Sequence[NewFrame]
+    ) -> set[int]:
+        """Which of the new frames refer to one that is not kept, by their place among ``frames``.
+
+        What is kept here is kept as long as they are, with all that it refers to.
+        """
+        wanted = {one for frame in frames for one in frame.refers_to}
+        if not wanted:
+            return set()
+        there = set(
+            connection.execute(
+                select(SUBMISSIONS.c.sequence).where(
+                    SUBMISSIONS.c.session_id == session.id,
+                    SUBMISSIONS.c.sequence.in_(wanted),
+                    SUBMISSIONS.c.number == 0,
+                    SUBMISSIONS.c.message.is_not(None),
+                )
+            ).scalars()
+        )
+        lost = set()
+        for number, frame in enumerate(frames):
+            if there.issuperset(frame.refers_to):
+                there.add(frame.sequence)
+            else:
+                lost.add(number)
+        return lost
 
     def _add(self, connection: Connection, rows: list[Row]) -> set[int]:
         """Ids of the submissions that were new. Their numbers are behind all that there are."""
@@ -425,6 +486,7 @@ def _submission_row(id: int, session: KnownSession, frame: NewFrame, number: int
         "attempts": 0,
         "message_bytes": len(frame.message),
         "message": frame.message,
+        "group_start": frame.group_start,
     }
 
 

@@ -27,6 +27,10 @@ _SUBMISSION = select(
 )
 
 
+MOST_BACK = 256
+"""Frames that are read at once to find what another one is predicted from."""
+
+
 def session_by_key(key: SessionKey) -> Select[Any]:
     """The session's row."""
     return select(SESSIONS).where(SESSIONS.c.device == key[0], SESSIONS.c.session == key[1])
@@ -48,6 +52,7 @@ def submission(
             SUBMISSIONS.c.session_id == session_id,
             SUBMISSIONS.c.sequence == sequence,
             SUBMISSIONS.c.message.is_not(None),
+            SUBMISSIONS.c.forgotten == 0,
         ).order_by(SUBMISSIONS.c.number)
     ).all()
     if not rows:
@@ -60,7 +65,11 @@ def messages(connection: Connection, session_id: int, sequence: int) -> list[byt
     """A frame's messages, its refinements behind it; none when one of them was forgotten."""
     rows = connection.execute(
         select(SUBMISSIONS.c.number, SUBMISSIONS.c.message)
-        .where(SUBMISSIONS.c.session_id == session_id, SUBMISSIONS.c.sequence == sequence)
+        .where(
+            SUBMISSIONS.c.session_id == session_id,
+            SUBMISSIONS.c.sequence == sequence,
+            SUBMISSIONS.c.forgotten == 0,
+        )
         .order_by(SUBMISSIONS.c.number)
     ).all()
     whole = all(row.number == n and row.message is not None for n, row in enumerate(rows))
@@ -73,13 +82,84 @@ def frame_messages(connection: Connection, key: SessionKey, sequence: int) -> li
     return [] if session is None else messages(connection, session.id, sequence)
 
 
+def knows(connection: Connection, key: SessionKey, sequence: int) -> bool:
+    """Whether a frame was accepted, be it forgotten since."""
+    session = connection.execute(session_by_key(key)).one_or_none()
+    if session is None:
+        return False
+    return sequence <= session.floor or bool(
+        connection.execute(
+            select(func.count())
+            .select_from(SUBMISSIONS)
+            .where(SUBMISSIONS.c.session_id == session.id, SUBMISSIONS.c.sequence == sequence)
+        ).scalar()
+    )
+
+
+def times_from(
+    connection: Connection, key: SessionKey, sequence: int, limit: int
+) -> dict[int, int]:
+    """When the pictures of a session's frames from ``sequence`` on were taken, by sequence, in
+    microseconds; of those that say it."""
+    rows = connection.execute(
+        select(SUBMISSIONS.c.sequence, SUBMISSIONS.c.captured_at)
+        .join(SESSIONS, SESSIONS.c.id == SUBMISSIONS.c.session_id)
+        .where(
+            SESSIONS.c.device == key[0],
+            SESSIONS.c.session == key[1],
+            SUBMISSIONS.c.sequence >= sequence,
+            SUBMISSIONS.c.number == 0,
+            SUBMISSIONS.c.captured_at.is_not(None),
+        )
+        .order_by(SUBMISSIONS.c.sequence)
+        .limit(limit)
+    )
+    return {row.sequence: row.captured_at for row in rows}
+
+
+def frames_back(
+    connection: Connection, key: SessionKey, sequence: int, max_bytes: int
+) -> list[tuple[int, bytes]]:
+    """A session's Frame messages from ``sequence`` backwards, each with its own sequence.
+
+    Of ``max_bytes``, but at least one where there is any. Of those that were forgotten they have
+    what others are predicted from.
+    """
+    rows = connection.execute(
+        select(SUBMISSIONS.c.sequence, SUBMISSIONS.c.message_bytes, SUBMISSIONS.c.message)
+        .join(SESSIONS, SESSIONS.c.id == SUBMISSIONS.c.session_id)
+        .where(
+            SESSIONS.c.device == key[0],
+            SESSIONS.c.session == key[1],
+            SUBMISSIONS.c.sequence <= sequence,
+            SUBMISSIONS.c.number == 0,
+            SUBMISSIONS.c.message.is_not(None),
+        )
+        .order_by(SUBMISSIONS.c.sequence.desc())
+        .limit(MOST_BACK),
+        execution_options={"yield_per": 8},
+    )
+    found: list[tuple[int, bytes]] = []
+    for row in rows:
+        found.append((row.sequence, bytes(row.message)))
+        max_bytes -= row.message_bytes
+        if max_bytes <= 0:
+            rows.close()
+            break
+    return found
+
+
 def pending(connection: Connection, session_ids: Collection[int] | None = None) -> list[Submission]:
     """Submissions without a result, of these sessions or of all, oldest first."""
     query = (
         _SUBMISSION.add_columns(SESSIONS.c.device, SESSIONS.c.session)
         .join_from(SUBMISSIONS, SESSIONS, SUBMISSIONS.c.session_id == SESSIONS.c.id)
         .outerjoin(RESULTS, RESULTS.c.submission_id == SUBMISSIONS.c.id)
-        .where(RESULTS.c.cursor.is_(None), SUBMISSIONS.c.message.is_not(None))
+        .where(
+            RESULTS.c.cursor.is_(None),
+            SUBMISSIONS.c.message.is_not(None),
+            SUBMISSIONS.c.forgotten == 0,
+        )
         .order_by(SUBMISSIONS.c.id)
     )
     if session_ids is not None:

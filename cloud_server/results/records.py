@@ -41,7 +41,8 @@ class Submission:
 class NewFrame:
     """A frame for the log: ``message`` as it was received, and its outcome where that is known.
 
-    Then its result is recorded with it.
+    Then its result is recorded with it. Of a predicted frame ``refers_to`` are the sequences of its
+    references, and ``group_start`` is the first sequence that it cannot be decoded without.
     """
 
     sequence: int
@@ -49,6 +50,8 @@ class NewFrame:
     message: bytes
     captured_us: int | None = None
     outcome: types_pb2.FrameOutcome | None = None
+    refers_to: tuple[int, ...] = ()
+    group_start: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +105,15 @@ class Record:
 class Accepted:
     """What became of a frame that was sent: ``new``, or known, with its result once there is one.
 
-    ``submission`` is None for a frame that was processed and forgotten. ``value`` is what ``check``
-    returned.
+    ``submission`` is None for a frame that was processed and forgotten, and for one that was not
+    taken, ``lost``: what it refers to is not kept. ``value`` is what ``check`` returned.
     """
 
     submission: Submission | None
     new: bool
     record: Record | None = None
     value: Any = None
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,16 @@ def terms_of(outcome: types_pb2.FrameOutcome) -> frozenset[str]:
         return frozenset()
     names = (item.class_name for task in tasks.values() for item in _classified(task))
     return frozenset((*map(task_term, tasks), *map(class_term, names)))
+
+
+SAME_US = 1000
+"""Times of one picture differ by less, however they were rounded."""
+
+
+def same_picture(one_us: int | None, other_us: int | None) -> bool:
+    """Whether two frames of one number may be one: they do not say that their pictures were taken
+    at different times (microseconds)."""
+    return one_us is None or other_us is None or abs(one_us - other_us) < SAME_US
 
 
 def to_us(instant: datetime) -> int:

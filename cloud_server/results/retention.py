@@ -1,5 +1,8 @@
 """What the log forgets: the oldest results, with their frames, by age and by bytes; and sessions
 that are idle and of which nothing is left.
+
+A frame's features stay, for the server alone, as long as a frame that is kept is predicted from
+them: a group of pictures goes when the last of it does.
 """
 
 from __future__ import annotations
@@ -140,9 +143,8 @@ class Retention:
                 chosen.append(row)
                 size_bytes += row.size_bytes
             cursor = chosen[-1].cursor if chosen else 0
-            if chosen:
-                self._delete(connection, cursor)
-            return len(chosen), size_bytes, cursor
+            freed_bytes = self._delete(connection, cursor) if chosen else 0
+            return len(chosen), freed_bytes, cursor
 
         count, size_bytes, cursor = await self._log.database.write(change)
         self._log.feed.forget(cursor)
@@ -192,13 +194,15 @@ class Retention:
             self._failures_seen = failures
         return self._held_bytes + self._log.added_bytes - self._added_before
 
-    def _delete(self, connection: Connection, cursor: int) -> None:
+    def _delete(self, connection: Connection, cursor: int) -> int:
+        """Forget results up to the cursor; returns how many bytes less there are then."""
         gone = RESULTS.c.cursor <= cursor
         sessions = connection.execute(
             select(
                 RESULTS.c.session_id,
                 func.max(RESULTS.c.result_id).label("result_id"),
                 func.max(RESULTS.c.completed_at).label("completed_at"),
+                func.sum(RESULTS.c.outcome_bytes).label("outcome_bytes"),
             )
             .where(gone)
             .group_by(RESULTS.c.session_id)
@@ -206,7 +210,16 @@ class Retention:
         connection.execute(
             update(SUBMISSIONS)
             .where(SUBMISSIONS.c.id.in_(select(RESULTS.c.submission_id).where(gone)))
-            .values(message=None, message_bytes=0)
+            .values(forgotten=1)
+        )
+        ids = [row.session_id for row in sessions]
+        free = and_(SUBMISSIONS.c.session_id.in_(ids), SUBMISSIONS.c.forgotten == 1, ~_NEEDED)
+        freed_bytes: int = sum(row.outcome_bytes for row in sessions) + (
+            connection.execute(select(func.sum(SUBMISSIONS.c.message_bytes)).where(free)).scalar()
+            or 0
+        )
+        connection.execute(
+            update(SUBMISSIONS).where(free).values(message=None, message_bytes=0, forgotten=0)
         )
         connection.execute(delete(TERMS).where(TERMS.c.cursor <= cursor))
         connection.execute(delete(RESULTS).where(gone))
@@ -222,7 +235,6 @@ class Retention:
                 .where(SESSIONS.c.id == row.session_id, SESSIONS.c.last_seen_at < row.completed_at)
                 .values(last_seen_at=row.completed_at)
             )
-        ids = [row.session_id for row in sessions]
         self._log.counters.raise_floors(connection, ids)
         # Below the floor a frame is known without its row.
         connection.execute(
@@ -237,6 +249,22 @@ class Retention:
                 ),
             )
         )
+        return freed_bytes
+
+
+_LATER = SUBMISSIONS.alias()
+
+_NEEDED = and_(
+    SUBMISSIONS.c.number == 0,
+    exists().where(
+        _LATER.c.session_id == SUBMISSIONS.c.session_id,
+        _LATER.c.group_start <= SUBMISSIONS.c.sequence,
+        _LATER.c.sequence > SUBMISSIONS.c.sequence,
+        _LATER.c.message.is_not(None),
+        _LATER.c.forgotten == 0,
+    ),
+)
+"""That a frame which is kept cannot be decoded without the submission."""
 
 
 def _last_too_old(connection: Connection, before_us: int) -> int:

@@ -124,11 +124,14 @@ async def _open_around(
             kept_pictures=settings.kept_pictures, kept_picture_bytes=settings.kept_picture_bytes
         ),
         share=fair.share,
+        reference_bytes=settings.reference_bytes,
+        reuse_results=settings.reuse_results,
     )
     results = ResultServicer(
         result_log,
         fair,
         served,
+        ingest.references,
         max_subscribers=settings.max_subscribers,
         max_calls=settings.max_calls,
         stream_limits=stream_limits,

@@ -155,6 +155,15 @@ class ServerSettings(BaseSettings):
         default=64, ge=0, le=2**16, description="a session; for a device that did not get them"
     )
     kept_picture_bytes: int = Field(default=64 * 2**20, ge=0, description="of all sessions")
+    reuse_results: bool = Field(
+        default=True,
+        description="a predicted frame in which no value has changed has the last one's result",
+    )
+    reference_bytes: int = Field(
+        default=256 * 2**20,
+        ge=0,
+        description="of memory for what predicted frames refer to, of all sessions",
+    )
     max_subscribers: int = Field(default=64, ge=1, le=10_000, description="of results, at once")
     subscriber_buffer: int = Field(
         default=1024, ge=16, le=2**20, description="results that a subscriber may be behind"

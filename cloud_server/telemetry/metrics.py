@@ -108,6 +108,16 @@ class Metrics:
             "1 while the log can be written to, 0 when it could not be for ten seconds.",
             registry=r,
         )
+        self.unchanged = Counter(
+            "featherwire_frames_unchanged_total",
+            "Frames in which no value had changed, answered with the result of the one before.",
+            registry=r,
+        )
+        self.reference_bytes = Gauge(
+            "featherwire_reference_bytes",
+            "Memory of the values that predicted frames refer to.",
+            registry=r,
+        )
         self.streams = Gauge("featherwire_streams", "Streams of devices open now.", registry=r)
         self.credits = Gauge(
             "featherwire_credits_outstanding",

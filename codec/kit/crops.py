@@ -37,6 +37,11 @@ class PhotoCache:
         height, width, start = entry["height"], entry["width"], entry["offset"]
         return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
 
+    def drawn(self, count: int, rng: np.random.Generator) -> Iterator[Pixels]:
+        """At most so many photos to train on, each once, in an order drawn by chance."""
+        for number in rng.permutation(np.flatnonzero(self.chances > 0))[:count]:
+            yield np.array(self[int(number)])
+
 
 def batches(cache: PhotoCache, side: int, batch: int, seed: int) -> Iterator[Tensor]:
     """Endless batches float32 [batch, 3, side, side] in -0.5..0.5, made by a worker thread."""

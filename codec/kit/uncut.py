@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from codec.base import Pixels
-from codec.layered import FeatureLatents, Features
+from codec.latents import FeatureLatents, Features
 from codec.onnx import FeatureExtractor
 from codec.settings import FeatureSettings
 from shared.bundle import Bundle

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from codec.base import FloatArray
+from codec.chains import ChainsCodec
 from codec.entropy import SymbolReader, SymbolWriter, symbol_decoder, symbol_encoder
+from codec.latents import FeatureLatents, Features
 from codec.lattice_palette.contexts import LatticeContexts, PictureLattice
-from codec.lattice_palette.palette import LatticePalette, LatticePass, Values, channels
-from codec.layered import ChainCodec, ChainsCodec, FeatureLatents, Features, shapes_of
+from codec.lattice_palette.nested.coding import NestedChain
+from codec.lattice_palette.nested.contexts import NestedContexts
+from codec.lattice_palette.nested.palette import NestedPalette, is_nested
+from codec.lattice_palette.palette import LatticePalette, LatticePass, Values
+from codec.lattice_palette.planes import channels
+from codec.layered import ChainCodec, shapes_of
 from codec.settings import CONTEXTS_FILE, PALETTE_FILE, FeatureSettings
 from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
 from shared.targets import FINEST, RateTarget, Regions
 
+Depths = Mapping[str, npt.NDArray[np.uint8]]
 Tables = npt.NDArray[np.intp]
 SymbolSource = Callable[[int, PictureLattice, LatticePass, Tables], npt.NDArray[np.int32]]
 
@@ -47,6 +55,8 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
         rate_weight: float | None = None,
         detail: Sequence[float] | None = None,
         regions: Regions = (),
+        reference: FeatureLatents | None = None,
+        distance: int = 1,
         version: int = FORMAT_VERSION,
         grey: bool = False,
     ) -> Bitstream:
@@ -66,24 +76,9 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
             source = self._known(self.palette.quantise(features))
         return self._compose(width, height, source, state, 0, budget, version, grey=grey)
 
-    def decode(self, bitstream: Bitstream) -> FeatureLatents:
-        """See :meth:`codec.base.EdgeCodec.decode`. Indices are whole steps, depths 1 or 0."""
-        contexts = self._read(bitstream)
-        values, known = contexts.values(), contexts.known()
-        return FeatureLatents(
-            self.palette.decode(values, known),
-            bitstream.state,
-            bitstream.width,
-            bitstream.height,
-            values,
-            {name: where.astype(np.uint8) for name, where in known.items()},
-            self._progress(bitstream, contexts),
-            bitstream.grey,
-        )
-
     # -- parts -----------------------------------------------------------------------------------
 
-    def _known(self, values: Values) -> SymbolSource:
+    def _known(self, values: Mapping[str, npt.NDArray[np.int32]]) -> SymbolSource:
         def symbols(
             state: int, contexts: PictureLattice, step: LatticePass, tables: Tables
         ) -> npt.NDArray[np.int32]:
@@ -111,15 +106,46 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
 
         return symbols
 
-    def _open(self, width: int, height: int) -> PictureLattice:
+    def _found(self, contexts: PictureLattice) -> tuple[Values, Depths]:
+        """Indices are whole steps, depths 1 or 0."""
+        known = contexts.known()
+        return contexts.values(), {name: where.astype(np.uint8) for name, where in known.items()}
+
+    def _colours(
+        self, indices: Mapping[str, npt.NDArray[np.int32]], depths: Depths
+    ) -> dict[str, FloatArray]:
+        return self.palette.decode(indices, {name: grid > 0 for name, grid in depths.items()})
+
+    def _coarser(
+        self,
+        plane: str,
+        indices: npt.NDArray[np.int32],
+        depths: npt.NDArray[np.uint8],
+        wanted: npt.NDArray[np.uint8],
+    ) -> npt.NDArray[np.int32]:
+        return np.where(wanted > 0, indices, 0)
+
+    def _given(self, latents: FeatureLatents) -> tuple[SymbolSource, None]:
+        return self._known(latents.indices), None
+
+    def _told(self, contexts: PictureLattice, step: LatticePass, latents: FeatureLatents) -> bool:
+        depths = latents.depths[step.plane].reshape(-1)
+        return bool((depths[contexts.positions(step)] > 0).all())
+
+    def _open(
+        self, width: int, height: int, reference: FeatureLatents | None = None
+    ) -> PictureLattice:
         grids = self._grids(width, height)
         return self._contexts.open({spec.name: grids[spec.scale] for spec in self.palette.specs})
 
-    def _models(self, contexts: PictureLattice, step: LatticePass) -> npt.NDArray[np.intp]:
-        return contexts.tables(step)
-
-    def _advance(self, contexts: PictureLattice, step: LatticePass, symbols: Any) -> None:
-        contexts.advance(step, symbols)
+    def _run(
+        self,
+        contexts: PictureLattice,
+        state: int,
+        step: LatticePass,
+        exchange: Callable[[Tables], npt.NDArray[np.int32]],
+    ) -> None:
+        contexts.advance(step, exchange(contexts.tables(step)))
 
     def _encoder(self, version: int) -> SymbolWriter:
         return symbol_encoder(version, self._contexts.tables)
@@ -136,15 +162,20 @@ class LatticeChain(ChainCodec[LatticePass, PictureLattice]):
         return len(contexts.positions(step)) * self.palette.planes[step.plane].spec.channels
 
 
-class LatticeCodec(ChainsCodec[LatticeChain]):
-    """A bundle's chains of lattices."""
+class LatticeCodec(ChainsCodec[ChainCodec[Any, Any]]):
+    """A bundle's chains of lattices, of one step each or nested."""
 
     def __init__(self, bundle: Bundle) -> None:
         """Raises BundleError when palettes or contexts are damaged or do not fit the manifest."""
         arrays, contexts = bundle.read_arrays(PALETTE_FILE), bundle.read_arrays(CONTEXTS_FILE)
         settings = FeatureSettings.of(bundle)
-        chains = []
+        chains: list[ChainCodec[Any, Any]] = []
         for planes, states in settings.chain_parts:
+            if is_nested(planes, arrays):
+                nested = NestedPalette.from_arrays(planes, states, arrays)
+                there = NestedContexts.from_arrays(nested, contexts)
+                chains.append(NestedChain(bundle, settings, nested, there))
+                continue
             palette = LatticePalette.from_arrays(planes, states, arrays)
             chains.append(
                 LatticeChain(

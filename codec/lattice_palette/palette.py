@@ -10,12 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from codec.layered import Features, StatePalette
+from codec.latents import Features
+from codec.lattice_palette.planes import (
+    channels,
+    check_order,
+    check_plane,
+    plane_arrays,
+    read_array,
+    read_planes,
+)
+from codec.layered import StatePalette
 from codec.settings import DiffusionState, PlaneSpec
 from shared.errors import BundleError
 
@@ -23,7 +32,6 @@ Values = dict[str, npt.NDArray[np.int32]]
 """Whole steps of every plane's channels: int32 [C, h, w] a plane."""
 
 MAX_LIMIT: Final = 127
-_MAX_PERIOD: Final = 8
 
 
 class LatticePass(NamedTuple):
@@ -47,23 +55,7 @@ class LatticePlane:
     means: npt.NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        shape = (self.spec.channels,)
-        if not (
-            np.isfinite(self.step)
-            and self.step > 0
-            and self.limits.dtype == np.int16
-            and self.limits.shape == shape
-            and self.limits.min() >= 1
-            and self.limits.max() <= MAX_LIMIT
-            and self.means.dtype == np.float32
-            and self.means.shape == shape
-            and np.isfinite(self.means).all()
-        ):
-            raise BundleError(
-                "bad_palette",
-                f"plane {self.spec.name}: a lattice takes a step above 0, int16 limits of 1 to "
-                f"{MAX_LIMIT} and float32 means, {shape[0]} of them",
-            )
+        check_plane(self.spec, self.step, self.limits, self.means, MAX_LIMIT)
         if self.spec.depth != 1:
             raise BundleError("bad_planes", f"plane {self.spec.name}: a lattice's depth is 1")
 
@@ -124,7 +116,9 @@ class LatticePalette(StatePalette[LatticePass]):
         }
 
     def decode(
-        self, values: Values, known: Mapping[str, npt.NDArray[np.bool_]]
+        self,
+        values: Mapping[str, npt.NDArray[np.int32]],
+        known: Mapping[str, npt.NDArray[np.bool_]],
     ) -> dict[str, npt.NDArray[np.float32]]:
         """Whole steps -> float32 [C, h, w] for every scale.
 
@@ -141,9 +135,7 @@ class LatticePalette(StatePalette[LatticePass]):
         """Everything palette.npz holds."""
         arrays: dict[str, npt.NDArray[np.generic]] = {_order_name(self.specs): self.order}
         for name, plane in self.planes.items():
-            arrays[f"{name}.step"] = np.array(plane.step, np.float32)
-            arrays[f"{name}.limits"] = plane.limits
-            arrays[f"{name}.means"] = plane.means
+            arrays |= plane_arrays(name, plane.step, plane.limits, plane.means)
         return arrays
 
     @classmethod
@@ -154,33 +146,11 @@ class LatticePalette(StatePalette[LatticePass]):
         arrays: Mapping[str, npt.NDArray[np.generic]],
     ) -> LatticePalette:
         """Read what :meth:`to_arrays` gave. Raises BundleError."""
-
-        def read(name: str) -> Any:
-            if name not in arrays:
-                raise BundleError("bad_palette", f"palette.npz lacks {name}")
-            return arrays[name]
-
-        made = []
-        for spec in planes:
-            step = read(f"{spec.name}.step")
-            if step.dtype != np.float32 or step.shape != ():
-                raise BundleError("bad_palette", f"plane {spec.name}: the step is no float32")
-            limits, means = read(f"{spec.name}.limits"), read(f"{spec.name}.means")
-            made.append(LatticePlane(spec, float(step), limits, means))
-        return cls(made, states, read(_order_name(planes)))
+        made = read_planes(LatticePlane, planes, arrays)
+        return cls(made, states, read_array(arrays, _order_name(planes)))
 
     def _check(self) -> None:
-        order = self.order
-        if (
-            order.dtype != np.uint8
-            or order.ndim != 2
-            or order.shape[0] != order.shape[1]
-            or not 1 <= len(order) <= _MAX_PERIOD
-            or set(np.unique(order).tolist()) != set(range(int(order.max()) + 1))
-        ):
-            raise BundleError(
-                "bad_palette", "the order of positions must be a small square of phases from 0 up"
-            )
+        check_order(self.order)
         for row in self.states:
             # What is sent is sent in order: contexts are of the planes before.
             if list(row.depths) != sorted(row.depths, reverse=True) or not row.depths[0]:
@@ -190,8 +160,3 @@ class LatticePalette(StatePalette[LatticePass]):
 def _order_name(planes: Sequence[PlaneSpec]) -> str:
     """A chain's order is kept with its first plane."""
     return f"{planes[0].name}.order"
-
-
-def channels(spec: PlaneSpec) -> slice:
-    """Where a plane's channels are among its scale's."""
-    return slice(spec.first_channel, spec.first_channel + spec.channels)

@@ -30,7 +30,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from codec.layered import Features
+from codec.latents import Features
 from codec.markov_palette.palette import (
     FloatArray,
     Indices,
@@ -38,8 +38,8 @@ from codec.markov_palette.palette import (
     PaletteTree,
     Pass,
 )
+from codec.regions import States
 from codec.settings import PlaneSpec
-from shared.targets import Regions
 
 Positions = npt.NDArray[np.int64]
 Odds = npt.NDArray[np.uint16]
@@ -53,8 +53,6 @@ OUTSIDE_WEIGHT: Final = 10.0
 when the palette was made. Measured (docs/howto/regions.md): less costs bits, more costs error
 alone."""
 
-States = npt.NDArray[np.uint8]
-"""The finest state that each position of a grid is coded to."""
 
 _ONE: Final = np.float32(1 << 16)
 _SEARCH_ROWS: Final = 16384
@@ -157,23 +155,6 @@ class RegionAssignment(_DecidedAssignment):
         return _RegionPlane(tree, vectors, leaves, self._states[plane.scale])
 
 
-def grid_of_states(
-    regions: Regions, rest: int, width: int, height: int, rows: int, columns: int, stride: int
-) -> States:
-    """uint8 [rows, columns]: the state of every position, ``rest`` where no region is finer.
-
-    width, height: of the picture in pixels. stride: pixels between positions. A region takes every
-    position whose pixels it touches.
-    """
-    states = np.full((rows, columns), min(rest, 255), np.uint8)
-    for region in regions:
-        top, bottom = _span(region.y_min, region.y_max, height, stride)
-        left, right = _span(region.x_min, region.x_max, width, stride)
-        part = states[top:bottom, left:right]
-        np.minimum(part, region.state, out=part)
-    return states
-
-
 class _RatePlane:
     def __init__(
         self, tree: PaletteTree, vectors: npt.NDArray[np.float32], rate_weight: float
@@ -240,8 +221,3 @@ class _RegionPlane:
             for bit, share in ((0, 1 - chance), (1, chance))
         ]
         return np.asarray(totals[1] < totals[0], np.uint8)
-
-
-def _span(low: float, high: float, pixels: int, stride: int) -> tuple[int, int]:
-    first = int(low * pixels) // stride
-    return first, max(first + 1, -(-math.ceil(high * pixels) // stride))

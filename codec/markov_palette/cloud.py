@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from codec.base import Reconstructor, no_picture
 from codec.features import FeatureCloud
-from codec.layered import FeatureLatents
+from codec.latents import FeatureLatents
 from codec.markov_palette import FAITHFUL, VIVID
 from codec.markov_palette.coding import MarkovPaletteCodec
 from shared.bundle import Bundle, PictureSpec

@@ -17,30 +17,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from codec.base import FloatArray
+from codec.chains import ChainsCodec
 from codec.entropy import BitReader, BitWriter, bit_decoder, bit_encoder
-from codec.layered import ChainCodec, ChainsCodec, FeatureLatents, Features, shapes_of
+from codec.latents import FeatureLatents, Features
+from codec.layered import REPEAT, ChainCodec, shapes_of
 from codec.markov_palette.assignment import (
     Assignment,
     Bits,
     KnownLeaves,
     RateAwareAssignment,
     RegionAssignment,
-    States,
-    grid_of_states,
 )
 from codec.markov_palette.contexts import ContextModel, PictureContexts
 from codec.markov_palette.palette import Depths, Indices, MarkovPalette, Pass
+from codec.markov_palette.temporal.assignment import Follower, FollowingLeaves
+from codec.markov_palette.temporal.contexts import PredictedContexts, TemporalModel
+from codec.regions import States, grid_of_states
 from codec.settings import CONTEXTS_FILE, LEAST, PALETTE_FILE, FeatureSettings, PsnrModel
-from shared.bitstream import FORMAT_VERSION, Bitstream
+from codec.standalone import unreachable
+from shared.bitstream import FORMAT_VERSION, Bitstream, Reference
 from shared.bundle import Bundle
-from shared.errors import BudgetError
+from shared.errors import BitstreamError, BudgetError
 from shared.targets import FINEST, RateTarget, Regions
 
 _WORST_BITS_PER_SPLIT = 16
+
+_NO_MODELS: Final = np.empty(0, np.uint16)
+_KEY_SHARE: Final = 0.82
+"""Of what static odds cost, that a key frame takes with its contexts, about."""
+_FRAMING_BYTES: Final = 24
+"""Of headers and layers, about."""
+_WORTH_SHARE: Final = 0.8
+"""Of what a key frame is expected to take: where a predicted frame takes more, both are coded."""
 
 BitSource = Callable[[int, PictureContexts, Pass, npt.NDArray[np.uint16]], Bits]
 """Says the bits of a state's pass, given the odds of each: uint8 [n]."""
@@ -55,12 +69,19 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         settings: FeatureSettings,
         palette: MarkovPalette,
         contexts: ContextModel,
+        temporal: TemporalModel | None = None,
     ) -> None:
-        """palette, contexts: of this chain; bundle: which it is of."""
+        """palette, contexts: of this chain; temporal: of its predicted frames, if there are any;
+        bundle: which it is of."""
         super().__init__(bundle, settings, palette)
         self.palette = palette
-        self._contexts = contexts
+        self.contexts, self.temporal = contexts, temporal
+        self._follower = None if temporal is None else Follower(temporal)
         self._scales = {plane.name: plane.scale for plane in palette.planes}
+
+    def with_temporal(self, temporal: TemporalModel) -> PaletteChain:
+        """The same chain with other networks for predicted frames."""
+        return PaletteChain(self._bundle, self._settings, self.palette, self.contexts, temporal)
 
     # -- to bits ---------------------------------------------------------------------------------
 
@@ -74,17 +95,32 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         rate_weight: float | None = None,
         detail: Sequence[float] | None = None,
         regions: Regions = (),
+        reference: FeatureLatents | None = None,
+        distance: int = 1,
         version: int = FORMAT_VERSION,
         grey: bool = False,
     ) -> Bitstream:
         """See :meth:`codec.base.EdgeCodec.encode`."""
-        if regions:
-            nearest = rate_weight is not None
-            return self._encode_regions(
-                features, width, height, target, regions, nearest, version, grey
-            )
         self._check_features(features)
         self._check_extent(shapes_of(features), width, height)
+        if regions:
+            return self._encode_regions(
+                features,
+                width,
+                height,
+                target,
+                regions,
+                rate_weight,
+                version,
+                grey,
+                reference,
+                distance,
+            )
+        if reference is not None and self._follower is not None:
+            return self._encode_predicted(
+                features, width, height, target, rate_weight, detail, version, grey, reference,
+                distance, self._follower,
+            )  # fmt: skip
         state, passes = self._state(target), 0
         assignment: Assignment
         if rate_weight and target.psnr_db is None:
@@ -97,7 +133,83 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
                 state, passes = self._reaching(features, indices, target, detail)
         budget = target.budget_bytes(width, height)
         source = self._source(assignment)
-        return self._compose(width, height, source, state, passes, budget, version, grey=grey)
+        return self._compose(
+            width, height, source, state, passes, budget, version, grey=grey, remember=True
+        )
+
+    def _encode_predicted(
+        self,
+        features: Features,
+        width: int,
+        height: int,
+        target: RateTarget,
+        rate_weight: float | None,
+        detail: Sequence[float] | None,
+        version: int,
+        grey: bool,
+        reference: FeatureLatents,
+        distance: int,
+        follower: Follower,
+    ) -> Bitstream:
+        """A predicted frame; or a key frame, where that is no larger or all that fits."""
+
+        def alone() -> Bitstream:
+            return self.encode(
+                features, width, height, target, rate_weight=rate_weight, detail=detail,
+                version=version, grey=grey,
+            )  # fmt: skip
+
+        nodes, known = self._nodes(reference), reference.state
+        state, passes = self._state(target), 0
+        leaves = follower.leaves(features, nodes, known, state, rate_weight=rate_weight)
+        if target.psnr_db is not None:
+            state, passes = self._reaching(features, leaves, target, detail)
+        budget = target.budget_bytes(width, height)
+        try:
+            made = self._compose_predicted(
+                width, height, leaves, state, passes, budget, version, grey, reference, distance
+            )
+        except BudgetError as error:
+            if error.reason != "budget_too_small":
+                raise
+            return alone()
+        expected = _KEY_SHARE * follower.static_bits(leaves, made.state) / 8
+        if made.file_bytes < _WORTH_SHARE * expected + _FRAMING_BYTES:
+            return made
+        remembered = self._encoded
+        key = alone()
+        if (key.state, key.file_bytes) <= (made.state, made.file_bytes):
+            return key
+        self._encoded = remembered
+        return made
+
+    def _compose_predicted(
+        self,
+        width: int,
+        height: int,
+        leaves: Indices,
+        state: int,
+        passes: int,
+        max_bytes: int | None,
+        version: int,
+        grey: bool,
+        reference: FeatureLatents,
+        distance: int,
+    ) -> Bitstream:
+        assert self.temporal is not None
+        return self._compose(
+            width,
+            height,
+            FollowingLeaves(self.temporal, leaves),
+            state,
+            passes,
+            max_bytes,
+            version,
+            grey=grey,
+            reference=reference,
+            referred=Reference(distance, self.reference_checksum(reference)),
+            remember=True,
+        )
 
     def _encode_regions(
         self,
@@ -106,35 +218,38 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         height: int,
         target: RateTarget,
         regions: Regions,
-        nearest: bool,
+        rate_weight: float | None,
         version: int,
         grey: bool,
+        reference: FeatureLatents | None,
+        distance: int,
     ) -> Bitstream:
         """Regions to their own states, the rest to the target's, or to what a budget leaves."""
-        self._check_features(features)
-        self._check_extent(shapes_of(features), width, height)
         finest = max(self.states[0], min(region.state for region in regions))
         budget = target.budget_bytes(width, height)
 
         def coded(rest: int, max_bytes: int | None = None) -> Bitstream:
             states = self._states_of(regions, rest, width, height)
-            assignment = RegionAssignment(self.palette, features, states, nearest=nearest)
-            source = self._source(assignment)
             state = min(rest, finest)
-            return self._compose(width, height, source, state, 0, max_bytes, version, grey=grey)
+            if reference is not None and self._follower is not None:
+                leaves = self._follower.leaves(
+                    features,
+                    self._nodes(reference),
+                    reference.state,
+                    state,
+                    rate_weight=rate_weight,
+                    states=states,
+                )
+                return self._compose_predicted(
+                    width, height, leaves, state, 0, max_bytes, version, grey, reference, distance
+                )
+            nearest = rate_weight is not None
+            source = self._source(RegionAssignment(self.palette, features, states, nearest=nearest))
+            return self._compose(
+                width, height, source, state, 0, max_bytes, version, grey=grey, remember=True
+            )
 
-        if budget is None:
-            return coded(self._state(target))
-        best: Bitstream | None = None
-        low, high = finest, self.states[-1]
-        while low <= high:  # the finest rest with which the regions have all that they want
-            rest = (low + high) // 2
-            found = coded(rest)
-            if found.file_bytes <= budget:
-                best, high = found, rest - 1
-            else:
-                low = rest + 1
-        return best if best is not None else coded(self.states[-1], budget)
+        return self._around_regions(coded, finest, self._state(target), budget)
 
     def _states_of(self, regions: Regions, rest: int, width: int, height: int) -> dict[str, States]:
         """Of all scales alike: a region is made of whole positions of the coarsest."""
@@ -156,7 +271,7 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         self._check_features(features)
         if not rate_weight:
             return self.palette.encode(features, nearest=rate_weight is not None)
-        contexts = self._contexts.open(self._by_plane(shapes_of(features)))
+        contexts = self.contexts.open(self._by_plane(shapes_of(features)))
         assignment = RateAwareAssignment(self.palette, features, rate_weight)
         for state in range(self.palette.coarsest_state, self.palette.finest_state - 1, -1):
             for step in self.palette.passes(state):
@@ -175,48 +290,120 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
         passes: int = 0,
         max_bytes: int | None = None,
         version: int = FORMAT_VERSION,
+        reference: FeatureLatents | None = None,
+        distance: int = 1,
     ) -> Bitstream:
         """The bitstream of indices (of the finest state): to ``state``, ``passes`` of the next.
 
-        max_bytes: of the whole file; less is coded where that is not enough. Raises as
-        :meth:`encode` does, and ValueError when there are no such passes.
+        max_bytes: of the whole file; less is coded where that is not enough. reference: of a
+        predicted frame. Raises as :meth:`encode` does, and ValueError when there are no such
+        passes.
         """
         shapes = {self._scales[name]: grid.shape for name, grid in indices.items()}
         self._check_extent(shapes, width, height)
         state = self.palette.finest_state if state is None else state
         self._check_passes(state, passes)
+        if reference is not None:
+            return self._compose_predicted(
+                width,
+                height,
+                indices,
+                state,
+                passes,
+                max_bytes,
+                version,
+                False,
+                reference,
+                distance,
+            )
         source = self._source(KnownLeaves(self.palette, indices))
         return self._compose(width, height, source, state, passes, max_bytes, version, grey=False)
 
-    # -- from bits -------------------------------------------------------------------------------
-
-    def decode(self, bitstream: Bitstream) -> FeatureLatents:
-        """See :meth:`codec.base.EdgeCodec.decode`."""
-        contexts = self._read(bitstream)
-        names = [plane.name for plane in self.palette.planes]
-        indices = {name: contexts.indices(name) for name in names}
-        depths: Depths = {name: contexts.depths(name) for name in names}
-        return FeatureLatents(
-            self.palette.decode_mixed(indices, depths),
-            bitstream.state,
-            bitstream.width,
-            bitstream.height,
-            indices,
-            depths,
-            self._progress(bitstream, contexts),
-            bitstream.grey,
-        )
-
     # -- parts -----------------------------------------------------------------------------------
 
-    def _open(self, width: int, height: int) -> PictureContexts:
-        return self._contexts.open(self._by_plane(self._grids(width, height)))
+    def _found(self, contexts: PictureContexts) -> tuple[Indices, Depths]:
+        names = [plane.name for plane in self.palette.planes]
+        indices = {name: contexts.indices(name) for name in names}
+        return indices, {name: contexts.depths(name) for name in names}
 
-    def _models(self, contexts: PictureContexts, step: Pass) -> npt.NDArray[np.uint16]:
-        return contexts.probabilities(*step)
+    def _colours(
+        self,
+        indices: Mapping[str, npt.NDArray[np.int32]],
+        depths: Mapping[str, npt.NDArray[np.uint8]],
+    ) -> Mapping[str, FloatArray]:
+        return self.palette.decode_mixed(dict(indices), dict(depths))
 
-    def _advance(self, contexts: PictureContexts, step: Pass, symbols: Bits) -> None:
-        contexts.advance(*step, symbols)
+    def _coarser(
+        self,
+        plane: str,
+        indices: npt.NDArray[np.int32],
+        depths: npt.NDArray[np.uint8],
+        wanted: npt.NDArray[np.uint8],
+    ) -> npt.NDArray[np.int32]:
+        return indices >> (depths - wanted).astype(np.int32)
+
+    def _given(self, latents: FeatureLatents) -> tuple[BitSource, None]:
+        finest = {
+            plane.name: latents.indices[plane.name]
+            << (plane.depth - latents.depths[plane.name].astype(np.int32))
+            for plane in self.palette.planes
+        }
+        return self._source(KnownLeaves(self.palette, finest)), None
+
+    def _told(self, contexts: PictureContexts, step: Pass, latents: FeatureLatents) -> bool:
+        depths = latents.depths[step.plane].reshape(-1)
+        return bool((depths[contexts.positions(step.plane, step.side)] > step.depth).all())
+
+    @property
+    def predicts(self) -> bool:
+        """See :attr:`codec.base.Half.predicts`."""
+        return self.temporal is not None
+
+    def _open(
+        self, width: int, height: int, reference: FeatureLatents | None = None
+    ) -> PictureContexts:
+        shapes = self._by_plane(self._grids(width, height))
+        if reference is None or self.temporal is None:
+            return self.contexts.open(shapes)
+        return self.temporal.open(shapes, self._nodes(reference), reference.state)
+
+    def _nodes(self, latents: FeatureLatents) -> Indices:
+        """Nodes at the latents' state; what a partial layer told is left out."""
+        depths = self.palette.depths(latents.state)
+        return {
+            name: grid >> (latents.depths[name] - np.uint8(depths[name])).astype(np.int32)
+            for name, grid in latents.indices.items()
+        }
+
+    def _repeats(
+        self, contexts: PictureContexts, state: int, source: Callable[..., Bits] | None
+    ) -> bool:
+        if not isinstance(contexts, PredictedContexts) or contexts.alone:
+            return False
+        if source is None:
+            contexts.check_reference(state)
+        elif contexts.reference_state > state:
+            return False
+        if not contexts.follows(state):
+            if source is None:
+                raise BitstreamError("bad_payload", "what was left cannot be repeated")
+            return False
+        if source is not None and not source(state, contexts, REPEAT, _NO_MODELS)[0]:
+            return False
+        contexts.follow(state)
+        return True
+
+    def _run(
+        self,
+        contexts: PictureContexts,
+        state: int,
+        step: Pass,
+        exchange: Callable[[npt.NDArray[np.uint16]], Bits],
+    ) -> None:
+        if isinstance(contexts, PredictedContexts):
+            contexts.run(state, step, exchange)
+        else:
+            contexts.advance(*step, exchange(contexts.probabilities(*step)))
 
     def _encoder(self, version: int) -> BitWriter:
         return bit_encoder(version)
@@ -262,12 +449,7 @@ class PaletteChain(ChainCodec[Pass, PictureContexts]):
                 return state, passes
         if target.best_effort:
             return self.palette.finest_state, 0
-        raise BudgetError(
-            "target_unreachable",
-            f"{wanted:g} dB are wanted, but only {expected:.2f} are expected of the finest state",
-            wanted_db=wanted,
-            expected_db=round(expected, 2),
-        )
+        raise unreachable(wanted, expected)
 
     def _symbols(self, contexts: PictureContexts, step: Pass) -> int:
         return len(contexts.positions(step.plane, step.side))
@@ -287,7 +469,8 @@ class MarkovPaletteCodec(ChainsCodec[PaletteChain]):
         for planes, states in settings.chain_parts:
             palette = MarkovPalette.from_arrays(planes, states, arrays)
             model = ContextModel.from_arrays(planes, palette, contexts)
-            chains.append(PaletteChain(bundle, settings, palette, model))
+            temporal = TemporalModel.from_arrays(model, contexts)
+            chains.append(PaletteChain(bundle, settings, palette, model, temporal))
         super().__init__(bundle, settings, chains)
 
     def check_regions(self) -> None:

@@ -175,16 +175,16 @@ class PlaneNetwork:
         return cls(**read_fields(cls, f"{prefix}.", arrays), trunk=trunk)
 
     @classmethod
-    def constant(cls, tree: PaletteTree, prior: Int32Array) -> PlaneNetwork:
+    def constant(cls, tree: PaletteTree, prior: Int32Array, mates: int = 0) -> PlaneNetwork:
         """A network that looks at the node alone: a static table.
 
-        prior: int32 [nodes], log odds in 1/32.
+        prior: int32 [nodes], log odds in 1/32. mates: columns beside its own that it could look at.
         """
         groups, nodes = PASSES * tree.depth, len(prior)
         zeros = np.zeros
         return cls(
             own=zeros((groups, len(OWN_STEPS) * padded_channels(tree.channels), 1), np.int16),
-            mates=zeros((groups, 0, 1), np.int16),
+            mates=zeros((groups, len(MATE_STEPS) * mates, 1), np.int16),
             place=zeros((groups, PLACE_INPUTS, 1), np.int16),
             entry=zeros((nodes, 1), np.int32),
             summary=zeros((groups, 1, 1), np.int16),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -98,9 +100,11 @@ class ContextModel:
         shapes: (height, width) of each plane's grid. dtype: float32, float64 or int64, which
         give the same odds; float32 is fast. Raises ValueError when grids do not fit each other.
         """
-        return PictureContexts(
-            self, self._fast if dtype is np.float32 else self._prepare(dtype), shapes
-        )
+        return PictureContexts(self, shapes, dtype)
+
+    def prepared(self, dtype: type[np.generic] = np.float32) -> dict[str, PreparedNetwork]:
+        """Every plane's network in the type of number that it is evaluated in."""
+        return self._fast if dtype is np.float32 else self._prepare(dtype)
 
     def macs_per_pixel(self, strides: Mapping[str, int]) -> float:
         """Multiply-adds for all splits of a picture, a pixel; strides: pixels, by scale."""
@@ -115,9 +119,9 @@ class ContextModel:
                 total += len(seen) * network.trunk_macs() / (stride * network.ratio()) ** 2
         return total
 
-    def _prepare(self, dtype: type[np.generic]) -> dict[str, _Prepared]:
+    def _prepare(self, dtype: type[np.generic]) -> dict[str, PreparedNetwork]:
         return {
-            name: _Prepared(network, self.palette.trees[name], dtype)
+            name: PreparedNetwork(network, self.palette.trees[name], dtype)
             for name, network in self.networks.items()
         }
 
@@ -146,22 +150,22 @@ class PictureContexts:
     def __init__(
         self,
         model: ContextModel,
-        prepared: Mapping[str, _Prepared],
         shapes: Mapping[str, tuple[int, ...]],
+        dtype: type[np.generic] = np.float32,
     ) -> None:
-        """Use :meth:`ContextModel.open`."""
+        """See :meth:`ContextModel.open`."""
+        prepared = model.prepared(dtype)
         self._odds = model.probabilities
-        grids = {shape: _Grid(*shape) for shape in {tuple(shape) for shape in shapes.values()}}
-        self._planes = {
-            name: _PlaneState(grids[tuple(shapes[name])], part.colours)
+        self.planes = {
+            name: PlaneState(grid_of(*shapes[name]), part.colours)
             for name, part in prepared.items()
         }
         self._evaluators = {
-            name: _Evaluator(
+            name: PlaneEvaluator(
                 part,
-                self._planes[name],
-                [self._planes[mate] for mate in model.mates[name]],
-                [self._planes[other] for other in model.coarser[name]],
+                self.planes[name],
+                [self.planes[mate] for mate in model.mates[name]],
+                [self.planes[other] for other in model.coarser[name]],
             )
             for name, part in prepared.items()
         }
@@ -171,20 +175,20 @@ class PictureContexts:
 
         side: 0 where row + column is even, 1 where it is odd; may be empty.
         """
-        return self._planes[plane].grid.positions[side]
+        return self.planes[plane].grid.positions[side]
 
     def probabilities(self, plane: str, depth: int, side: int) -> Probabilities:
         """P(bit = 1) * 2**16 for the positions of a pass, at least 1: uint16 [n].
 
         Uses everything advanced so far and nothing else.
         """
-        self._planes[plane].check(depth, side)
+        self.planes[plane].check(depth, side)
         odds: Probabilities = self._odds[self._evaluators[plane].odds(depth, side)]
         return odds
 
     def advance(self, plane: str, depth: int, side: int, bits: npt.NDArray[np.uint8]) -> None:
         """Split the nodes of a pass: node -> 2 node + bit. bits: uint8 [n], 0 or 1."""
-        state = self._planes[plane]
+        state = self.planes[plane]
         state.check(depth, side)
         if bits.shape != state.grid.positions[side].shape or bits.max(initial=0) > 1:
             raise ValueError(f"a pass of {len(state.grid.positions[side])} takes as many bits")
@@ -192,12 +196,12 @@ class PictureContexts:
 
     def indices(self, plane: str) -> IndexArray:
         """A copy of the node at each position, at the depth that :meth:`depths` says: [h, w]."""
-        state = self._planes[plane]
+        state = self.planes[plane]
         return state.nodes.reshape(state.grid.shape).copy()
 
     def depths(self, plane: str) -> npt.NDArray[np.uint8]:
         """Depth of the node at each position: uint8 [h, w]; one apart inside a split."""
-        state = self._planes[plane]
+        state = self.planes[plane]
         out = np.empty(state.nodes.shape, np.uint8)
         for side in range(PASSES):
             out[state.grid.positions[side]] = state.known[side]
@@ -245,13 +249,13 @@ class _Pass:
     shifts: tuple[int, ...]
 
 
-class _Prepared:
+class PreparedNetwork:
     """One plane's network and colours, once for all pictures."""
 
     def __init__(self, network: PlaneNetwork, tree: PaletteTree, dtype: type[np.generic]) -> None:
         self.network = network
         self.dtype = dtype
-        self.colours = [input_colours(tree, depth).astype(dtype) for depth in range(tree.depth + 1)]
+        self.colours = heap_colours(tree, dtype)
         self.passes = []
         for depth in range(network.depth):
             rows = slice(2**depth - 1, 2 ** (depth + 1) - 1)
@@ -272,7 +276,7 @@ class _Prepared:
                 )
 
 
-class _Grid:
+class Grid:
     """Where the positions of a grid are, once for all planes of its shape; one row and column
     of nothing around it."""
 
@@ -291,42 +295,60 @@ class _Grid:
         return np.array([row * self.stride + column for row, column in steps], np.int64)
 
 
-class _PlaneState:
-    """One plane's nodes, and their colours on the padded grid."""
+grid_of = lru_cache(maxsize=16)(Grid)
+"""A grid of such a height and width, which is made once and never changes."""
 
-    def __init__(self, grid: _Grid, colours: list[NumberArray]) -> None:
+
+class PlaneState:
+    """One plane's nodes, and on the padded grid the rows of their colours."""
+
+    def __init__(self, grid: Grid, colours: NumberArray) -> None:
+        """colours: as :func:`heap_colours` gives them."""
         self.grid = grid
         self.nodes = np.zeros(grid.shape[0] * grid.shape[1], np.int32)
         self.known = [0] * PASSES
         self.version = 0
-        self._tables = colours
-        self.colours = np.zeros((grid.size, colours[0].shape[1]), colours[0].dtype)
-        self.colours[grid.padded] = colours[0][0]
+        self._colours, self._depth = colours, len(colours).bit_length() - 2
+        self._rows = np.full(grid.size, len(colours) - 1, np.int32)
+        self._rows[grid.padded] = 0
+
+    def around(self, where: npt.NDArray[np.int64]) -> NumberArray:
+        """See :meth:`Shown.around`."""
+        found: NumberArray = self._colours.take(self._rows.take(where), axis=0)
+        return found
 
     def check(self, depth: int, side: int) -> None:
         if side not in (0, 1) or self.known != [depth + side, depth]:
             raise ValueError(f"pass {side} of depth {depth} comes not after depths {self.known}")
-        if depth + 1 >= len(self._tables):
+        if depth >= self._depth:
             raise ValueError(f"a tree of depth {depth} has no split at depth {depth}")
 
     def advance(self, depth: int, side: int, bits: npt.NDArray[np.uint8]) -> None:
         positions = self.grid.positions[side]
         nodes = 2 * self.nodes[positions] + bits
         self.nodes[positions] = nodes
-        self.colours[self.grid.sides[side]] = self._tables[depth + 1].take(nodes, axis=0)
+        self._rows[self.grid.sides[side]] = nodes + (2 ** (depth + 1) - 1)
         self.known[side] = depth + 1
         self.version += 1
 
 
-class _Evaluator:
+def heap_colours(tree: PaletteTree, dtype: type[np.generic]) -> NumberArray:
+    """Colours of all nodes as inputs of networks, in heap order, and a row of nothing behind them:
+    [2**(depth + 1), columns]."""
+    rows = [input_colours(tree, depth) for depth in range(tree.depth + 1)]
+    found: NumberArray = np.concatenate([*rows, np.zeros_like(rows[0])]).astype(dtype)
+    return found
+
+
+class PlaneEvaluator:
     """Runs one plane's network on one picture."""
 
     def __init__(
         self,
-        prepared: _Prepared,
-        state: _PlaneState,
-        mates: list[_PlaneState],
-        coarser: list[_PlaneState],
+        prepared: PreparedNetwork,
+        state: PlaneState,
+        mates: Sequence[Shown],
+        coarser: list[PlaneState],
     ) -> None:
         network = prepared.network
         self._network = network
@@ -339,27 +361,36 @@ class _Evaluator:
         self._own_steps = grid.steps(OWN_STEPS)
         self._mate_steps = grid.steps(MATE_STEPS)
         self._seen: tuple[int, ...] = ()
-        self._place = self._bare_place()
+        ratio = network.ratio()
         for other in self._coarser:
-            ratio = network.ratio()
             if grid.shape != tuple(ratio * side for side in other.grid.shape):
                 raise ValueError(f"a grid of {grid.shape} is not {ratio} times {other.grid.shape}")
+        cells = len(self._coarser[0].nodes) if self._coarser else 0
+        self._ran = np.zeros(cells, bool)
+        self._filled = [False] * PASSES
+        self._phases = np.zeros((cells, ratio**2 * network.features), self._dtype)
 
-    def odds(self, depth: int, side: int) -> npt.NDArray[np.intp]:
-        """Where in the table of probabilities the positions of a pass are: [n]."""
-        if self._coarser:
-            self._refresh_place()
+    def odds(
+        self, depth: int, side: int, chosen: npt.NDArray[np.intp] | None = None
+    ) -> npt.NDArray[np.intp]:
+        """Where in the table of probabilities the positions of a pass are: [n].
+
+        chosen: of the side's positions those that are asked for, ascending; None is all.
+        """
         weights = self._passes[PASSES * depth + side]
         grid = self._state.grid
         padded, positions = grid.sides[side], grid.positions[side]
+        if chosen is not None:
+            padded, positions = padded[chosen], positions[chosen]
+        place = self._places(side, chosen)
         out = np.empty(len(padded), np.intp)
         for start in range(0, len(padded), _BLOCK):
             block = slice(start, start + _BLOCK)
             nodes = self._state.nodes.take(positions[block])
-            hidden = _gather([self._state], padded[block], self._own_steps) @ weights.own
+            hidden = gather([self._state], padded[block], self._own_steps) @ weights.own
             if self._mates:
-                hidden += _gather(self._mates, padded[block], self._mate_steps) @ weights.mates
-            hidden += self._place[side][block] @ weights.place
+                hidden += gather(self._mates, padded[block], self._mate_steps) @ weights.mates
+            hidden += place[block] @ weights.place
             hidden += weights.entry.take(nodes, axis=0)
             summary = activated(hidden, weights.shifts[0]) @ weights.summary
             summary += weights.summary_bias
@@ -370,7 +401,8 @@ class _Evaluator:
         out += ODDS_LIMIT
         return out
 
-    def _bare_place(self) -> list[NumberArray]:
+    @cached_property
+    def _place(self) -> list[NumberArray]:
         grid = self._state.grid
         inside = np.zeros(grid.size, self._dtype)
         inside[grid.padded] = UNIT
@@ -382,39 +414,65 @@ class _Evaluator:
             place.append(here)
         return place
 
-    def _refresh_place(self) -> None:
-        """Run the trunk, if the coarser planes are other than when it last ran."""
+    def _places(self, side: int, chosen: npt.NDArray[np.intp] | None) -> NumberArray:
+        """Inputs of the place: [n, 5 + features]. The trunk runs where it has not yet run on what
+        the coarser planes are now, and only at what is asked for."""
+        here = self._place[side] if chosen is None else self._place[side][chosen]
+        if not self._coarser:
+            return here
         seen = tuple(other.version for other in self._coarser)
-        if seen == self._seen:
-            return
-        self._seen = seen
-        network, grid = self._network, self._coarser[0].grid
-        trunk = network.trunk
+        if seen != self._seen:
+            self._seen = seen
+            self._ran[:] = False
+            self._filled = [False] * PASSES
+        if self._filled[side]:
+            return here
+        self._filled[side] = chosen is None
+        ratio, width = self._network.ratio(), self._coarser[0].grid.shape[1]
+        positions = self._state.grid.positions[side]
+        rows, columns = np.divmod(
+            positions if chosen is None else positions[chosen], self._state.grid.shape[1]
+        )
+        parents = rows // ratio * width + columns // ratio
+        wanted = np.zeros_like(self._ran)
+        wanted[parents] = True
+        wanted &= ~self._ran
+        self._run_trunk(np.flatnonzero(wanted))
+        phases = rows % ratio * ratio + columns % ratio
+        here[:, PLACE_INPUTS:] = self._phases.reshape(-1, self._network.features).take(
+            parents * ratio**2 + phases, axis=0
+        )
+        return here
+
+    def _run_trunk(self, where: npt.NDArray[np.intp]) -> None:
+        """where: positions of the coarser scale, flat."""
+        self._ran[where] = True
+        grid, trunk = self._coarser[0].grid, self._network.trunk
         assert trunk is not None
         first = trunk.weights.astype(self._dtype)
         second = trunk.phase_weights.astype(self._dtype)
-        ratio, features = network.ratio(), network.features
         steps = grid.steps(COARSE_STEPS)
-        out = np.empty((len(grid.padded), ratio * ratio * features), self._dtype)
-        for start in range(0, len(out), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            hidden = _gather(self._coarser, grid.padded[block], steps) @ first
+        for start in range(0, len(where), _BLOCK):
+            block = where[start : start + _BLOCK]
+            hidden = gather(self._coarser, grid.padded[block], steps) @ first
             hidden += trunk.bias.astype(self._dtype)
             hidden = activated(hidden, int(trunk.shifts[0])) @ second
             hidden += trunk.phase_bias.astype(self._dtype)
-            out[block] = activated(hidden, int(trunk.shifts[1]))
-        height, width = grid.shape
-        fine = out.reshape(height, width, ratio, ratio, features).transpose(0, 2, 1, 3, 4)
-        flat = fine.reshape(-1, features)
-        for side, here in enumerate(self._place):
-            here[:, PLACE_INPUTS:] = flat.take(self._state.grid.positions[side], axis=0)
+            self._phases[block] = activated(hidden, int(trunk.shifts[1]))
 
 
-def _gather(
-    states: list[_PlaneState], padded: npt.NDArray[np.int64], steps: npt.NDArray[np.int64]
+class Shown(Protocol):
+    """What a network sees around positions."""
+
+    def around(self, where: npt.NDArray[np.int64]) -> NumberArray:
+        """Inputs at rows of the padded grid: [..., columns]."""
+
+
+def gather(
+    states: Sequence[Shown], padded: npt.NDArray[np.int64], steps: npt.NDArray[np.int64]
 ) -> NumberArray:
     """Colours around positions: [n, steps * columns], step by step, in it plane by plane."""
     where = padded[:, None] + steps
-    parts = [state.colours.take(where, axis=0) for state in states]
+    parts = [state.around(where) for state in states]
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
     return joined.reshape(len(padded), -1)

@@ -8,7 +8,6 @@ layer looks at a whole picture, so that large pictures can be decoded in tiles w
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -34,16 +33,6 @@ class DecoderConfig:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; :meth:`from_dict` is the inverse."""
         return asdict(self)
-
-    @property
-    def synthesis_halo(self) -> int:
-        """Semantic positions around a tile beyond which nothing reaches its pixels.
-
-        Two per residual block and one per entering or lifting convolution, at each stride.
-        """
-        return math.ceil(
-            sum((2 * blocks + 2) / (1 << level) for level, blocks in enumerate(self.blocks))
-        )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DecoderConfig:

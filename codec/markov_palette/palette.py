@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from codec.layered import Features, StatePalette
+from codec.latents import Features
+from codec.layered import StatePalette
 from codec.markov_palette.prediction import ScalePrediction
 from codec.settings import MAX_CHANNELS, MAX_DEPTH, DiffusionState, PlaneSpec
 from shared.errors import BundleError
@@ -170,11 +171,20 @@ class PaletteTree:
         """
         if not self.rate_weights:
             return self.nearest_leaf(vectors)
-        node: IndexArray = np.zeros(len(vectors), np.int32)
-        static = self.static_bits()
-        for depth, weight in enumerate(self.rate_weights, 1):
+        return self.descend(vectors, np.zeros(len(vectors), np.int32), 0, self.rate_weights)
+
+    def descend(
+        self, vectors: FloatArray, nodes: IndexArray, depth: int, weights: Sequence[float]
+    ) -> IndexArray:
+        """Leaves below ``nodes`` (int32 [n], at ``depth``), split by split the child of least
+        ``|z - c|**2 + weight * bits`` by the static odds, ties to the lower index.
+
+        vectors: float32 [n, channels]. weights: of every split of the tree.
+        """
+        node, static = nodes, self.static_bits()
+        for below, weight in enumerate(weights[depth:], depth + 1):
             # |z - c|**2 without |z|**2, which is the same for both children.
-            colours, bits = self.colours(depth), static[depth] - np.repeat(static[depth - 1], 2)
+            colours, bits = self.colours(below), static[below] - np.repeat(static[below - 1], 2)
             costs = np.square(colours).sum(1) + np.float32(weight) * bits
             steps = np.float32(2) * (colours[1::2] - colours[::2])
             gain = np.einsum("nc,nc->n", vectors, steps[node]) - (costs[1::2] - costs[::2])[node]
@@ -238,6 +248,7 @@ class MarkovPalette(StatePalette[Pass]):
         self.planes = tuple(planes)
         self.trees = {plane.name: trees[plane.name] for plane in planes}
         self.predictions = dict(predictions or {})
+        self._passes: dict[int, tuple[Pass, ...]] = {}
         self._check()
 
     def depths(self, state: int) -> dict[str, int]:
@@ -249,13 +260,15 @@ class MarkovPalette(StatePalette[Pass]):
 
     def passes(self, state: int) -> tuple[Pass, ...]:
         """What leads from state ``state + 1`` to ``state``, in the stream's order."""
-        before, after = self.depths(state + 1), self.depths(state)
-        return tuple(
-            Pass(plane.name, depth, side)
-            for plane in self.planes
-            for depth in range(before[plane.name], after[plane.name])
-            for side in range(2)
-        )
+        if state not in self._passes:
+            before, after = self.depths(state + 1), self.depths(state)
+            self._passes[state] = tuple(
+                Pass(plane.name, depth, side)
+                for plane in self.planes
+                for depth in range(before[plane.name], after[plane.name])
+                for side in range(2)
+            )
+        return self._passes[state]
 
     def encode(self, features: Features, *, nearest: bool = False) -> Indices:
         """Features per scale float32 [C, h, w] -> finest indices, int32 [h, w] a plane.

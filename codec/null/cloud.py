@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from codec.base import PLAIN, Pixels, Rendering
-from codec.null.edge import JpegLatents, read_layer
+from codec.null.edge import JpegLatents, NullHalf
 from codec.standalone import StandaloneCloud
-from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BundleError
 
@@ -20,6 +19,7 @@ class JpegPictures:
         batch: Sequence[JpegLatents],
         how: Rendering = PLAIN,
         *,
+        before: Sequence[tuple[JpegLatents, Pixels] | None] = (),
         should_stop: Callable[[], bool] | None = None,
     ) -> list[Pixels]:
         """What was decoded."""
@@ -28,15 +28,12 @@ class JpegPictures:
         return [latents.photo for latents in batch]
 
 
-class NullCloud(StandaloneCloud[JpegLatents]):
+class NullCloud(NullHalf, StandaloneCloud[JpegLatents]):
     """See :class:`codec.base.CloudCodec`."""
 
     def open_reconstructor(self, *, device: str = "cpu") -> JpegPictures:
         """On any device."""
         return JpegPictures()
-
-    def _decode(self, bitstream: Bitstream) -> JpegLatents:
-        return read_layer(self._bundle, bitstream)
 
 
 def open_cloud(bundle: Bundle) -> NullCloud:

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from codec.layered import FeatureLatents
+from codec.latents import FeatureLatents
 from codec.settings import FeatureSettings, TailSpec
 from codec.tails.outputs import classifications, detections, regions
 from shared.bundle import Bundle

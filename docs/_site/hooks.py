@@ -17,6 +17,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 _MERMAID = re.compile(r"^```mermaid\nstateDiagram-v2\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_PICTURE = re.compile(r"(!\[[^\]]*\]\()\.\./((?:\.\./)*)benchmarks/results/")
 _TRANSITION = re.compile(r"^\s*(\S+) --> (\S+?)(?:: (.*))?$")
 _LOADED = re.compile(
     r"<(?:script|img|link|iframe|source|video)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"'\s>]+)"
@@ -36,7 +37,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Diagrams as tables."""
+    """Diagrams as tables, and pictures of results where ``on_files`` has put them."""
+    markdown = _PICTURE.sub(r"\1\2results/", markdown)
     return _MERMAID.sub(lambda found: transitions(found[1]), markdown)
 
 

@@ -159,6 +159,9 @@ class _Status(Document):
     state: int | None
     last_error: Error | None
     sent: int
+    key_frames: int
+    """Of those that were sent, the ones that stand alone."""
+    predicted_frames: int
     results: int
     failed: int
     bytes: int

@@ -35,7 +35,8 @@ BppOption = Annotated[
         "--bpp",
         min=0,
         parser=finite("bits per pixel", minimum=0),
-        help="At most so many bits per pixel.",
+        help="At most so many bits per pixel: of `stream` on average over frames, where frames are "
+        "predicted; otherwise of each.",
     ),
 ]
 BytesOption = Annotated[int | None, typer.Option("--bytes", min=0, help="At most so many bytes.")]
@@ -108,7 +109,9 @@ BandwidthOption = Annotated[
         "--bandwidth",
         metavar="BITS_PER_SECOND",
         parser=bits_per_second,
-        help="At most so many bits a second, such as 64k or 1.5M; picks state and frame rate.",
+        help="At most so many bits a second, such as 64k or 1.5M; picks the state. A key frame of "
+        "`stream` may take more than the frames after it, and what a still scene leaves makes it "
+        "finer; frames are left out where even the coarsest state is too much.",
     ),
 ]
 
@@ -182,6 +185,18 @@ SpoolAgeOption = Annotated[
         help="Seconds that a frame is kept; time for which the device is off does not count.",
     ),
 ]
+KeyEveryOption = Annotated[
+    str,
+    typer.Option(
+        "--key-every",
+        metavar="FRAMES|SECONDSs",
+        help="A frame that stands alone after so many frames, or seconds (10s), at the latest; the "
+        "others refer to the one before them, where bundle and server can do that.",
+    ),
+]
+PredictOption = Annotated[
+    bool, typer.Option("--predict/--no-predict", help="Let frames refer to the one before them.")
+]
 FramesPerSecondOption = Annotated[
     float,
     typer.Option(
@@ -244,6 +259,8 @@ class Sending(Calling):
     spool_policy: SpoolPolicyOption = "coarsen"
     spool_bytes: SpoolBytesOption = 256 * 2**20
     spool_age_s: SpoolAgeOption = 7 * 86400.0
+    key_every: KeyEveryOption = "250"
+    predict: PredictOption = True
 
     @property
     def rate(self) -> dict[str, Any]:
@@ -278,8 +295,10 @@ class Sending(Calling):
     def check(self, *, as_json: bool) -> Access:
         """How to come in, after a look at the options. Wrong ones end the command."""
         with stop_on_error(as_json=as_json, code=ExitCode.USAGE):
+            from edge_client.session.groups import KeyEvery
             from shared.wire.requests import parse_tasks
 
+            KeyEvery.parse(self.key_every)
             if self.tasks is not None:
                 parse_tasks(split_names(self.tasks))
         return self.checked_access(as_json=as_json)
@@ -293,14 +312,15 @@ class Sending(Calling):
         *,
         events: SessionEvents | None = None,
         hurry: threading.Event | None = None,
+        stream: bool = False,
     ) -> tuple[EdgeSession, Spool | None]:
         """An open session, which ``stack`` closes. spool: instead of ``--spool``. events,
-        hurry: as for ``EdgeSession``.
+        hurry: as for ``EdgeSession``. stream: a rate is of the stream; see ``RateControl``.
 
         Raises FeatherwireError for what the server, or the bundle, is not.
         """
         from edge_client.rate import RateControl
-        from edge_client.session import EdgeSession
+        from edge_client.session import EdgeSession, KeyEvery
         from edge_client.spool import Spool, SpoolLimits, SpoolPolicy
         from shared.installation import package_version
         from shared.targets import RateTarget, check_regions, parse_region
@@ -327,10 +347,12 @@ class Sending(Calling):
                 connect_timeout_s=self.timeout_s,
                 deadline_s=self.deadline_s,
                 spool=store,
-                control=RateControl(self.bandwidth, frames_per_second),
+                control=RateControl(self.bandwidth, frames_per_second, stream=stream),
                 regions=regions,
                 events=events,
                 hurry=hurry,
+                key_every=KeyEvery.parse(self.key_every),
+                predict=self.predict,
             )
         )
         if session.online:

@@ -91,7 +91,9 @@ class Reporter:
 
     def end(self, status: dict[str, Any]) -> None:
         """The last line."""
-        parts = [counted(status["sent"], "frame"), counted(status["results"], "result")]
+        key, predicted = status["key_frames"], status["predicted_frames"]
+        kinds = f" ({counted(key, 'key frame')}, {predicted} predicted)" if predicted else ""
+        parts = [counted(status["sent"], "frame") + kinds, counted(status["results"], "result")]
         if status["failed"]:
             parts.append(f"{status['failed']} failed")
         with self._lock:

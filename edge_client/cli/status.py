@@ -137,6 +137,8 @@ class Status:
             "offline": None if offline is None else offline.to_dict(),
             **self._meter.flow(),
             "sent": self._feed.sent,
+            "key_frames": self._session.groups.key_frames,
+            "predicted_frames": self._session.groups.predicted_frames,
             "results": counts["results"],
             "failed": counts["failed"],
             "bytes": counts["bytes"],
@@ -230,6 +232,7 @@ def status_rows(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "round trip", f"{_or_dash(status['round_trip_ms'])} ms"
     yield "sent, results, failed", f"{status['sent']}, {status['results']}, {status['failed']}"
     dropped = ", ".join(f"{count} {reason}" for reason, count in status["dropped"].items())
+    yield "key, predicted", f"{status['key_frames']}, {status['predicted_frames']}"
     yield "left out", dropped or "-"
     for name, counts in status["sinks"].items():
         yield f"to {name}", ", ".join(f"{value} {key}" for key, value in counts.items())

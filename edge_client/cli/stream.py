@@ -226,6 +226,7 @@ def stream(
             volatile,
             events=SessionEvents(reporter.connection, reporter.setting),
             hurry=ending.stop,
+            stream=True,
         )
         assert spool is not None
         sinks = stack.enter_context(sending.open_sinks(session, SINK_CAPACITY))

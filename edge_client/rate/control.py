@@ -6,14 +6,20 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 
+from edge_client.rate.bucket import BUCKET_S, Bucket, cost
+from edge_client.rate.costs import Told
 from edge_client.rate.link import LinkModel
-from edge_client.rate.steering import Steering
-from shared.bundle import StateSpec
+from edge_client.rate.steering import SAFE_SHARE, Steering
+from edge_client.rate.stream import Limits, StreamClock, StreamRate
+from shared.bitstream import Bitstream
+from shared.bundle import Manifest, StateSpec
 from shared.errors import BudgetError
 from shared.targets import RateTarget
 from shared.wire.commands import RatePolicy
 
 LOOK_AGAIN_S = 0.05
+BURST_S = 1.0
+"""So many seconds of a budget go at once, where frames are not those of a stream."""
 DEFAULT_FRAMES_PER_SECOND = 1.0
 _SMOOTHING = 0.1
 
@@ -31,10 +37,14 @@ class RateControl:
         bits_per_second: float | None = None,
         frames_per_second: float = DEFAULT_FRAMES_PER_SECOND,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        stream: bool = False,
     ) -> None:
         """bits_per_second: the budget on the wire. frames_per_second: the state is the finest with
         which that many frames fit; more are sent when there are more and they fit. clock: seconds
-        that never go back. Raises ``BudgetError("bad_target")``.
+        that never go back. stream: where frames are predicted, bits a pixel are an average over
+        them, and all frames that come have to fit: see :meth:`plan`. Raises
+        ``BudgetError("bad_target")``.
         """
         if bits_per_second is not None and not 0 < bits_per_second < float("inf"):
             raise BudgetError("bad_target", "a bandwidth must be a finite number above 0")
@@ -45,10 +55,14 @@ class RateControl:
         self._clock = clock
         self._lock = threading.Lock()
         self._policy = RatePolicy()
-        self._bucket: TokenBucket | None = None
+        self._bucket: Bucket | None = None
         self._link = LinkModel()
         self._steering: Steering | None = None
         self._shape: tuple[object, ...] = ()
+        self._stream_clock = StreamClock(frames_per_second) if stream else None
+        self._stream: StreamRate | None = None
+        self._stream_shape: tuple[object, ...] = ()
+        self._link_steering: Steering | None = None
         self._ratio = 1.0
         self._encoded = 0
         self._last_frame_s: float | None = None
@@ -57,12 +71,17 @@ class RateControl:
     @property
     def budget_bytes_per_second(self) -> float | None:
         """The smaller of the device's own budget and the operator's."""
-        return self._bucket.bytes_per_second if self._bucket is not None else None
+        return self._bucket.rate if self._bucket is not None else None
 
     @property
     def active(self) -> bool:
         """Whether a budget or a policy limits what a picture may cost."""
         return self._bucket is not None or self._policy != RatePolicy()
+
+    def steers(self, wanted: RateTarget) -> bool:
+        """Whether it has a say in what a picture costs for which ``wanted`` is asked."""
+        averages = self._stream_clock is not None and wanted.bits_per_pixel is not None
+        return self.active or averages
 
     @property
     def queue_delay_s(self) -> float:
@@ -109,6 +128,67 @@ class RateControl:
                 self._encoded += 1
                 self._ratio += max(_SMOOTHING, 1 / (self._encoded + 1)) * (ratio - self._ratio)
 
+    def plan(
+        self,
+        wanted: RateTarget,
+        manifest: Manifest,
+        size: tuple[int, int],
+        pixels: int,
+        *,
+        held: int | None,
+        taken_s: float | None = None,
+    ) -> Plan | None:
+        """What the next frame of a stream of predicted frames may take; None where no rate of the
+        stream is given, which ``target`` is for.
+
+        manifest: of the bundle. size: width and height of the photo. pixels: what the bundle codes.
+        held: the state of the frame that this one can refer to, None for a key frame. taken_s: when
+        the photo was taken, in seconds since any time. A state that is wanted, by the operator too,
+        is the finest that is taken.
+
+        Raises BudgetError ``budget_too_small`` where bits a pixel are given, and the frames before
+        have taken so many more of the coarsest state that this one must be left out.
+        """
+        clock = self._stream_clock
+        if clock is None:
+            return None
+        states = manifest.states
+        wanted = self._commanded(wanted, max(row.state for row in states))
+        if wanted.psnr_db is not None or wanted.max_bytes is not None:
+            return None
+        frame_bytes = wanted.budget_bytes(*size)
+        if self._bucket is None and frame_bytes is None:
+            return None
+        with self._lock:
+            now_s = clock.frame(self._clock(), taken_s)
+            fps = clock.fps
+            if self._policy.max_frames_per_second is not None:
+                fps = min(fps, self._policy.max_frames_per_second)
+            shape = (states, pixels)
+            if self._stream is None or shape != self._stream_shape:
+                self._stream = StreamRate(states, manifest.finest_of, pixels)
+                self._stream_shape, self._link_steering = shape, Steering(len(states))
+            stream = self._stream
+            budget = None if self._bucket is None else self._bucket.rate
+            stream.limit(Limits(budget, frame_bytes), fps, now_s)
+            link = self._link.rate(self._clock())
+            state = stream.choose(
+                held,
+                now_s,
+                self._through,
+                finest=wanted.state or 0,
+                link_bytes=float("inf") if link is None else link.bytes_per_second * BUCKET_S,
+            )
+        return Plan(RateTarget(state=state), self._lock, stream, now_s, held)
+
+    def _through(self, ceiling: int) -> int:
+        assert self._stream is not None
+        assert self._link_steering is not None
+        # A budget for which this very ceiling is the finest that fits.
+        budget = self._stream.load(ceiling) * 1.001 / SAFE_SHARE
+        found = self._link_steering.choose(self._clock(), self._stream.load, budget, self._link)
+        return min(ceiling, found)
+
     def _commanded(self, wanted: RateTarget, coarsest: int) -> RateTarget:
         policy = self._policy
         if policy.state is not None:  # an operator need not know every bundle's states
@@ -132,7 +212,7 @@ class RateControl:
         def load(index: int) -> float:
             return cost(round(bits[index] * pixels / 8 * self._ratio)) * fps
 
-        budget = self._bucket.bytes_per_second
+        budget = self._bucket.rate
         return self._steering.choose(self._clock(), load, budget, self._link)
 
     # -- frames ----------------------------------------------------------------------------------
@@ -148,9 +228,12 @@ class RateControl:
             if self._bucket is None:
                 free = self._link.may_flood(message_bytes, now_s)
             else:
-                wait_s = max(wait_s, self._bucket.wait_s(message_bytes, now_s))
+                wait_s = max(wait_s, self._bucket.wait_s(cost(message_bytes), now_s))
                 free = self._link.may_send(now_s)
-            return wait_s if free else max(wait_s, LOOK_AGAIN_S)
+            wait_s = wait_s if free else max(wait_s, LOOK_AGAIN_S)
+            if wait_s > 0 and self._stream_clock is not None:
+                self._stream_clock.held_up()
+            return wait_s
 
     def posted(self, key: Hashable | None, message_bytes: int, *, frame: bool = True) -> None:
         """Note that a message goes out. key: names it until it is acknowledged; None when it
@@ -162,15 +245,18 @@ class RateControl:
             now_s = self._clock()
             if frame:
                 self._last_frame_s = now_s
+            elif self._stream is not None and self._stream_clock is not None:
+                self._stream.other(cost(message_bytes), self._stream_clock.now_s)
             if key is not None:
                 self._link.sent(key, message_bytes, now_s)
             if self._bucket is not None:
-                self._bucket.spend(message_bytes, now_s)
+                self._bucket.spend(cost(message_bytes), now_s)
 
-    def acknowledged(self, key: Hashable) -> None:
-        """Note that the server has the message of that key."""
+    def acknowledged(self, key: Hashable, held_s: float = 0.0) -> None:
+        """Note that the server has the message of that key. held_s: seconds between its coming
+        there and the server's saying so."""
         with self._lock:
-            self._link.acknowledged(key, self._clock())
+            self._link.acknowledged(key, self._clock(), held_s)
 
     def lost(self) -> None:
         """Note that the stream has ended, and with it all that was under way."""
@@ -183,61 +269,53 @@ class RateControl:
         if not budgets:
             self._bucket = None
         elif self._bucket is None:
-            self._bucket = TokenBucket(min(budgets), now_s)
+            bucket_s = BURST_S if self._stream_clock is None else BUCKET_S
+            self._bucket = Bucket(min(budgets), now_s, bucket_s=bucket_s)
         else:
             self._bucket.set_rate(min(budgets), now_s)
 
 
-BURST_S = 1.0
-MESSAGE_BYTES = 96
-"""Of gRPC and HTTP/2 around one message: headers of frames, the acknowledgements of settings."""
-OVERHEAD = 1.01
-"""Of long messages: a header of 9 bytes for each 16 KiB, and window updates."""
+class Plan:
+    """What was decided of a frame of a stream, and what has come of it."""
 
+    def __init__(
+        self,
+        target: RateTarget,
+        lock: threading.Lock,
+        stream: StreamRate,
+        now_s: float,
+        held: int | None,
+    ) -> None:
+        """Use ``RateControl.plan``."""
+        self.target = target
+        """The rate at which it is to be encoded."""
+        self._lock = lock
+        self._stream = stream
+        self._now_s = now_s
+        self._held = held
+        self._sizes: dict[int, int] = {}
 
-class TokenBucket:
-    """In any time T at most ``bytes_per_second * (T + BURST_S)`` bytes pass, or one frame more
-    than T's worth where a frame is larger than the burst."""
+    def fit(self, bitstream: Bitstream) -> int:
+        """The state to which the frame, as it was encoded, has to be cut: its own where it fits."""
+        with self._lock:
+            self._sizes = dict(bitstream.cumulative_bytes())
+            return self._stream.fit(bitstream, self._now_s)
 
-    def __init__(self, bytes_per_second: float, now_s: float) -> None:
-        """Starts full. ``now_s``: of a clock that never goes back, here and below."""
-        self._rate = bytes_per_second
-        self._tokens = self._burst
-        self._at_s = now_s
-
-    @property
-    def bytes_per_second(self) -> float:
-        """The budget in bytes a second."""
-        return self._rate
-
-    @property
-    def _burst(self) -> float:
-        return self._rate * BURST_S
-
-    def set_rate(self, bytes_per_second: float, now_s: float) -> None:
-        """Change the budget from now on."""
-        self._fill(now_s)
-        self._rate = bytes_per_second
-        self._tokens = min(self._tokens, self._burst)
-
-    def wait_s(self, message_bytes: int, now_s: float) -> float:
-        """Seconds until a message may go; 0 when it may now."""
-        self._fill(now_s)
-        missing = min(cost(message_bytes), self._burst) - self._tokens
-        # Below a byte it is rounding, which would be waited for again and again.
-        return missing / self._rate if missing > 1.0 else 0.0
-
-    def spend(self, message_bytes: int, now_s: float) -> None:
-        """Take a sent message off the budget; one larger than the burst leaves a debt."""
-        self._fill(now_s)
-        self._tokens -= cost(message_bytes)
-
-    def _fill(self, now_s: float) -> None:
-        elapsed_s = max(0.0, now_s - self._at_s)
-        self._at_s = max(self._at_s, now_s)
-        self._tokens = min(self._burst, self._tokens + elapsed_s * self._rate)
-
-
-def cost(message_bytes: int) -> float:
-    """Bytes on the wire of a message, a little more than they are."""
-    return message_bytes * OVERHEAD + MESSAGE_BYTES
+    def made(self, sent: Bitstream, file_bytes: int) -> None:
+        """Note what is sent of the frame: the first bundle's part, and the bytes of all parts."""
+        states = self._stream.states
+        coarsest_told = sent.state if self.target.state is None else self.target.state
+        # What regions add is learned as if the rest cost more.
+        sizes = self._sizes or {max(coarsest_told, sent.state): sent.file_bytes}
+        with self._lock:
+            self._stream.made(
+                Told(
+                    {states.index(state): size for state, size in sizes.items()},
+                    None
+                    if sent.reference is None or self._held is None
+                    else states.index(self._held),
+                ),
+                sent,
+                file_bytes,
+                self._now_s,
+            )

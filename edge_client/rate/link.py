@@ -11,6 +11,10 @@ takes ``p`` seconds besides: a frame of ``s`` bytes that finds it empty is ackno
   time;
 - the least of ``latency - s / B`` over ten seconds is ``p``.
 
+What the server says it took itself (to decode, to write to its log) is taken from both times, as
+the delay of acknowledgements is in QUIC (RFC 9002, 5.3): else the small frames of a still scene
+would make a busy server look like a slow network.
+
 Only a frame that found the pipe empty tells waiting and ``p`` apart, so when there was none for ten
 seconds the pipe is let run dry once. Delivery rates, the windowed minimum and its refreshment are
 those of BBR (Cardwell et al., "BBR: Congestion-Based Congestion Control", ACM Queue 14 (5), 2016),
@@ -109,8 +113,11 @@ class LinkModel:
             self._in_flight[key] = _Sent(now_s, size, alone=not self._in_flight)
             self._bytes += size
 
-    def acknowledged(self, key: Hashable, now_s: float) -> int:
-        """Note that a frame has arrived; returns its bytes, 0 when that was known."""
+    def acknowledged(self, key: Hashable, now_s: float, held_s: float = 0.0) -> int:
+        """Note that a frame has arrived; returns its bytes, 0 when that was known.
+
+        held_s: for how long the server says that it had the frame before it said so.
+        """
         if key not in self._in_flight:
             return 0
         # They come in order: what is before it has come too, whatever became of its own.
@@ -118,6 +125,8 @@ class LinkModel:
             self._bytes -= self._in_flight.popitem(last=False)[1].size
         frame = self._in_flight.pop(key)
         self._bytes -= frame.size
+        # They arrived in order too, whatever the server did with each.
+        now_s = max(now_s - held_s, frame.at_s, self._last_ack_s)
         self._note(frame, now_s)
         self._last_ack_s = now_s
         self._last_sent_s = frame.at_s

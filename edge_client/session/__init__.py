@@ -9,6 +9,7 @@ session           EdgeSession, which every caller uses
 direct            photos out and results in over one stream
 spooled           the same through a spool, over as many streams as that takes
 frames            photos as frames: what is asked of them, and at which rate
+groups            what a frame may refer to, and when it must stand alone
 encoding          one photo by several bundles: what is sent of each, what is kept back
 refinement_store  what is kept back, until the server asks or ``refine`` sends it
 opening           channel, Hello, and a bundle on which both ends agree
@@ -19,8 +20,17 @@ connection        the stream: credits, numbering, the server's commands
 
 from edge_client.session.events import SessionEvents
 from edge_client.session.frames import CapturedPhoto, Origin
+from edge_client.session.groups import KeyEvery
 from edge_client.session.results import FrameResult
 from edge_client.session.session import EdgeSession
 from shared.rpc.access import Access
 
-__all__ = ["Access", "CapturedPhoto", "EdgeSession", "FrameResult", "Origin", "SessionEvents"]
+__all__ = [
+    "Access",
+    "CapturedPhoto",
+    "EdgeSession",
+    "FrameResult",
+    "KeyEvery",
+    "Origin",
+    "SessionEvents",
+]

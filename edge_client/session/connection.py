@@ -7,6 +7,7 @@ theirs. All state is under one lock; events are handed out without it.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from edge_client.session.frames import Framer, Outgoing, stamp
+from edge_client.session.groups import Groups
 from edge_client.session.refinement_store import Part, Refinement, RefinementStore
 from edge_client.session.results import Reply, captured_at_of
 from shared.errors import FeatherwireError, SessionError
@@ -23,7 +25,7 @@ from shared.proto.featherwire.v1 import ingest_pb2
 from shared.rpc.channel import Channel
 from shared.rpc.errors import CallError, lost_error
 from shared.wire import FrameOutcome
-from shared.wire.commands import RefineCommand, Setting, parse_command
+from shared.wire.commands import KeyFrameCommand, RefineCommand, Setting, parse_command
 from shared.wire.device_events import (
     Acknowledged,
     Answered,
@@ -67,8 +69,9 @@ class Listener(Protocol):
         Called under the connection's lock: it may not call back.
         """
 
-    def delivered(self, key: Key) -> None:
-        """The server has what was posted with this key, or refuses it."""
+    def delivered(self, key: Key, held_s: float = 0.0) -> None:
+        """The server has what was posted with this key, or refuses it. held_s: for how long it had
+        it before it said so."""
 
     def acknowledged(self, sequence: int) -> None:
         """The server has this frame, at the state that was sent."""
@@ -119,11 +122,13 @@ class Connection:
         listener: Listener | None = None,
         take_setting: TakeSetting | None = None,
         outcome: TakeOutcome | None = None,
+        groups: Groups | None = None,
     ) -> None:
         """Say Hello and wait for Welcome. Raises ``SessionError`` when that does not come.
 
         channel: is closed with the connection. take_setting: carries out the server's commands
         about the device; None refuses them. outcome: takes what became of every frame.
+        groups: of the session's pictures, which commands and failures begin anew.
         """
         self.channel = channel
         self.server = server
@@ -131,6 +136,7 @@ class Connection:
         self._listener = listener
         self._take_setting = take_setting
         self._tell_outcome = outcome
+        self._groups = groups
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
         self._sendable = threading.Condition(lock)
@@ -161,6 +167,11 @@ class Connection:
     def credits(self) -> int:
         """Frames that may be sent at once without waiting."""
         return self._protocol.credits
+
+    @property
+    def next_sequence(self) -> int:
+        """Of the frame that is submitted next."""
+        return self._protocol.last_sequence + 1
 
     @property
     def format_version(self) -> int:
@@ -202,15 +213,16 @@ class Connection:
         Raises ``SessionError``: deadline_exceeded while waiting for credit, message_too_large,
         draining, or why the stream has ended.
         """
-        sent = frame.sent
-        pending = _Pending(frame.file_bytes, sent[0].passes)
-        message = frame_message(Frame(0, sent, frame.tasks, frame.picture))
-        message.traceparent = frame.traceparent
         more = frame.make_others is not None
         with self._changed:
             self._wait_for_credit(frame.deadline_s, hard=frame.hard_deadline)
+            frame = frame.numbered(self.next_sequence)
+            pending = _Pending(frame.file_bytes, frame.sent[0].passes)
+            message = frame_message(Frame(0, frame.sent, frame.tasks, frame.picture))
+            message.traceparent = frame.traceparent
             stamp(message, frame.captured_at)
             sequence = self._protocol.send_frame(message, pending, time.monotonic()).sequence
+            frame.on_its_way()
             # Nothing goes out while the lock is held: the server may ask for more at once.
             self._store.keep(sequence, frame.parts, *frame.later, more=more)
         return sequence, pending.future
@@ -325,6 +337,10 @@ class Connection:
         except FeatherwireError as error:
             self._end(error)
             self._call.cancel()
+        except Exception as error:  # whatever it is, nobody must wait for a stream that is not read
+            logging.getLogger(__name__).exception("reading a stream failed")
+            self._end(SessionError("internal_error", f"reading the stream failed: {error}"))
+            self._call.cancel()
         finally:
             with self._sendable:  # lets gRPC's own thread end
                 self._nothing_more = True
@@ -341,9 +357,9 @@ class Connection:
         match event:
             case Answered():
                 self._take_result(event)
-            case Acknowledged(key=key, sent=sent):
+            case Acknowledged(key=key, sent=sent, held_s=held_s):
                 if self._listener is not None:
-                    self._listener.delivered(key)
+                    self._listener.delivered(key, held_s)
                     if sent is None or not sent.refines:  # the frame's own, not a refinement's
                         self._listener.acknowledged(key[0])
             case CreditGranted():
@@ -383,7 +399,8 @@ class Connection:
         result, sent = event.result, event.sent
         received_at = time.monotonic()
         refinement: Future[Reply] | None = None
-        if sent is not None and not sent.refines:
+        refines = sent is not None and sent.refines
+        if sent is not None and not refines:
             with self._changed:
                 refinement = self._refinements.pop(result.sequence, None)
         if self._listener is not None:
@@ -397,6 +414,8 @@ class Connection:
                 _resolve(sent.context.future, error)
                 return
             outcome = FrameOutcome(error=error)
+        if self._groups is not None and outcome.error is not None and not refines:
+            self._groups.failed(result.sequence, outcome.error, taken=result.result_id != 0)
         if self._tell_outcome is not None:
             self._tell_outcome(result.bundle_short_id, result.result_id, outcome)
         reply = Reply(
@@ -424,6 +443,11 @@ class Connection:
         command_id = event.command.command_id
         try:
             wanted = parse_command(event.command)
+            if isinstance(wanted, KeyFrameCommand):
+                if self._groups is not None:
+                    self._groups.begin()
+                self._answer(command_id, None)
+                return
             if not isinstance(wanted, RefineCommand):
                 self._set(command_id, wanted)
                 return

@@ -47,9 +47,9 @@ class RateListener:
         """A message goes out."""
         self._control.posted(key, message_bytes, frame=frame)
 
-    def delivered(self, key: Key) -> None:
-        """The server has what was posted with this key."""
-        self._control.acknowledged(key)
+    def delivered(self, key: Key, held_s: float = 0.0) -> None:
+        """The server has what was posted with this key, and had it for ``held_s`` seconds."""
+        self._control.acknowledged(key, held_s)
 
     def acknowledged(self, sequence: int) -> None:
         """Nothing keeps the frame that could be let go."""
@@ -87,7 +87,7 @@ class DirectExchange:
 
     def send(self, photo: Photo, wishes: Wishes, *, wait_refined: bool) -> FrameResult:
         """See ``EdgeSession.send``."""
-        frame = make_frame(self.connection.framer, self._control, photo, wishes)
+        frame = self._make(photo, wishes)
         sequence, future = self._submit(frame)
         self._finish(sequence, frame)
         reply = self.wait_for(future, frame.deadline_s, hard=frame.hard_deadline)
@@ -119,7 +119,7 @@ class DirectExchange:
                 continue
             pixels, source = parts(photo)
             try:
-                made = make_frame(self.connection.framer, self._control, pixels, wishes)
+                made = self._make(pixels, wishes, taken_at(source))
                 frame = replace(made, captured_at=taken_at(source))
                 encoded = True
             except FeatherwireError as error:
@@ -168,6 +168,11 @@ class DirectExchange:
             except FutureTimeoutError:
                 if left_s <= 0:
                     raise too_late(self._server, deadline_s) from None
+
+    def _make(self, photo: Photo, wishes: Wishes, captured_at: float | None = None) -> Outgoing:
+        connection = self.connection
+        sequence = connection.next_sequence
+        return make_frame(connection.framer, self._control, photo, wishes, sequence, captured_at)
 
     def _submit(self, frame: Outgoing) -> tuple[int, Future[Reply]]:
         self._pace(frame.file_bytes, frame.deadline_s)

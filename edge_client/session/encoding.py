@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from codec import EdgeCodec, open_edge
 from codec.base import recode
+from edge_client.session.groups import Coding
 from edge_client.session.refinement_store import Part
 from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
-from shared.errors import BudgetError, BundleError, PhotoError, SessionError
+from shared.errors import BitstreamError, BudgetError, BundleError, PhotoError, SessionError
 from shared.preprocess import load_photo
 from shared.targets import RateTarget, Regions
 
@@ -130,6 +131,8 @@ class PhotoEncoder:
         keep: bool = True,
         regions: Regions = (),
         version: int = FORMAT_VERSION,
+        coding: Coding | None = None,
+        fit: Callable[[Bitstream], int] | None = None,
     ) -> EncodedPhoto:
         """The photo by every bundle, the first one's part first, at ``rate``.
 
@@ -138,7 +141,9 @@ class PhotoEncoder:
         for their default; the rest of them is only kept, and encoded later, when the frame is on
         its way. Without ``keep`` there is no such rest.
         regions: what the first bundle tells more finely; nothing finer is kept of such a frame.
-        version: the newest of the format that the server reads.
+        version: the newest of the format that the server reads. coding: what the parts may refer
+        to; None is nothing, and what is only kept stands alone always. fit: of the first bundle's
+        part, see ``EdgeEncoder.encode_frame``.
         What is encoded already has no other parts. Raises PhotoError, also ``no_photo`` where
         ``send_with`` needs one; BudgetError and BitstreamError as ``EdgeEncoder`` does.
         """
@@ -148,6 +153,11 @@ class PhotoEncoder:
         if isinstance(photo, Bitstream):
             if at_once:
                 raise PhotoError("no_photo", "another bundle needs the photo, not its features")
+            if photo.reference is not None:
+                raise BitstreamError(
+                    "reference_needed",
+                    "a predicted frame cannot be sent without those that it refers to",
+                )
             photo = self.in_version(self._named(photo), version)
             return EncodedPhoto((Part(self._cut(photo, rate), photo if refinable else None),))
         rate = self.within(rate)
@@ -156,17 +166,13 @@ class PhotoEncoder:
             pixels = np.asarray(load_photo(photo))
         encoder = self.encoder(self.bundle)
         regions = self.regions_of(regions) if rate.psnr_db is None else ()
-        if regions:
-            parts = [Part(encoder.encode_at(pixels, rate, regions, version=version), None)]
-        elif refinable:
-            parts = [Part(*encoder.encode_kept(pixels, rate, version=version))]
-        else:
-            parts = [Part(encoder.encode_at(pixels, rate, version=version), None)]
+        keep_first = refinable and not regions
+        parts = [self._part(encoder, pixels, rate, regions, keep_first, version, coding, fit)]
         for short_id, bundle in self.also.items():
             if short_id in at_once:
                 target = RateTarget(state=at_once[short_id])
-                kept = self.encoder(bundle).encode_kept(pixels, target, version=version)
-                parts.append(Part(*kept))
+                also = self.encoder(bundle)
+                parts.append(self._part(also, pixels, target, (), True, version, coding))
         others = tuple(one for one in self.also.values() if keep and one.short_id not in at_once)
 
         def make_others() -> tuple[Part, ...]:
@@ -176,6 +182,32 @@ class PhotoEncoder:
             )
 
         return EncodedPhoto(tuple(parts), others, make_others)
+
+    def _part(
+        self,
+        encoder: EdgeEncoder,
+        pixels: str | Path | bytes | NDArray[np.uint8],
+        rate: RateTarget,
+        regions: Regions,
+        keep: bool,
+        version: int,
+        coding: Coding | None,
+        fit: Callable[[Bitstream], int] | None = None,
+    ) -> Part:
+        made = encoder.encode_frame(
+            pixels,
+            rate,
+            regions,
+            keep=keep,
+            decoded=coding is not None and coding.predicts,
+            reference=None if coding is None else coding.reference(encoder.bundle.short_id),
+            distance=1 if coding is None else coding.distance,
+            version=version,
+            fit=fit,
+        )
+        if coding is not None:
+            coding.made(encoder.codec, made.latents, made.sent)
+        return Part(made.sent, made.finest)
 
     def _named(self, bitstream: Bitstream) -> Bitstream:
         """With the eight bytes of its bundle's id, of which a file may have fewer."""

@@ -12,6 +12,7 @@ from opentelemetry.trace import SpanKind, use_span
 from edge_client.rate import RateControl
 from edge_client.session.bundle_update import BundleUpdate
 from edge_client.session.encoding import Photo, PhotoEncoder
+from edge_client.session.groups import Coding, Groups, can_predict
 from edge_client.session.refinement_store import Part
 from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
@@ -45,7 +46,8 @@ class Outgoing:
     is a ``hard_deadline``: somebody's own, and not the server's.
     ``make_others`` makes the parts of which nothing is sent, None when there are none.
     ``traceparent``: of the span in which it was made, empty when nothing is traced.
-    ``captured_at``: seconds since 1970; None is when it is sent.
+    ``captured_at``: seconds since 1970; None is when it is sent. ``coding``: what it refers to, and
+    whom to tell that it is on its way; None for one that is outside of all groups.
     """
 
     parts: tuple[Part, ...]
@@ -57,6 +59,24 @@ class Outgoing:
     traceparent: str = ""
     captured_at: float | None = None
     hard_deadline: bool = False
+    coding: Coding | None = None
+
+    def numbered(self, sequence: int) -> Outgoing:
+        """The frame as it may be sent under this number, where its reference is no good any
+        more, standing alone."""
+        if self.coding is None or self.coding.still_right(sequence):
+            return self
+        return replace(self, parts=self.coding.standing_alone(self.parts, sequence))
+
+    @property
+    def grows(self) -> bool:
+        """Whether the next frame may refer to this one."""
+        return self.coding is not None and self.coding.grows
+
+    def on_its_way(self) -> None:
+        """The next frame may refer to this one."""
+        if self.coding is not None:
+            self.coding.sent(self.parts)
 
     @property
     def sent(self) -> tuple[Bitstream, ...]:
@@ -83,12 +103,15 @@ class Framer:
         regions: Callable[[], Regions] = tuple,
         bundle_update: BundleUpdate | None = None,
         version: int = FORMAT_VERSION,
+        groups: Groups | None = None,
+        takes_predicted: bool = False,
     ) -> None:
         """settings: of the server's Welcome. also: the further bundles, as they were named to the
         session. tasks: what runs now when a call names none; None is all that a frame
         is enough for. deadline_s: of every frame; None goes by the server's. regions: of the next
         photo. bundle_update: chooses the photo encoder between frames. version: the newest of the
-        format that the server reads.
+        format that the server reads. groups: of the session, where frames may be predicted;
+        takes_predicted: whether this server decodes such.
         """
         self.photo_encoder = photo_encoder
         self.server_tasks = ServerTasks(settings)
@@ -97,6 +120,8 @@ class Framer:
         self._regions = regions
         self.bundle_update = bundle_update
         self.version = version
+        self.groups = groups or Groups(predict=False)
+        self.takes_predicted = takes_predicted and can_predict(version)
         self._deadline_s = deadline_s
         self._server_deadline_s = settings.frame_deadline_s
 
@@ -105,14 +130,23 @@ class Framer:
         """Regions of the next photo that are coded more finely than the rest."""
         return self._regions()
 
+    def coding(self, sequence: int) -> Coding:
+        """What the frame that will have this sequence may refer to."""
+        return self.groups.next_frame(sequence, predicts=self.takes_predicted)
+
     def frame(
         self,
         photo: Photo,
         wishes: Wishes,
         *,
         keep: bool = True,
+        coding: Coding | None = None,
+        fit: Callable[[Bitstream], int] | None = None,
     ) -> Outgoing:
         """Encode a photo, and say what is asked of it; without ``keep`` nothing is kept back.
+
+        coding: of a frame of the session, what it may refer to; None is for one outside of it.
+        fit: see ``EdgeEncoder.encode_frame``.
 
         Raises what ``PhotoEncoder.encode`` does, and ``SessionError``: unknown_bundle,
         unknown_encoding, invalid_message.
@@ -127,6 +161,8 @@ class Framer:
                 keep=keep,
                 regions=self.regions,
                 version=self.version,
+                coding=coding,
+                fit=fit,
             )
         parts, kept = encoded.parts, encoded.others
         sent = self.photo_encoder.bundles(part.bundle_id for part in parts)
@@ -143,6 +179,7 @@ class Framer:
             encoded.make_others if kept else None,
             traceparent_of(span),
             hard_deadline=self.hard_deadline,
+            coding=coding,
         )
 
     def for_spool(
@@ -248,15 +285,24 @@ class Wishes:
     send_with: SendWith = ()
 
 
-def make_frame(framer: Framer, control: RateControl, photo: Photo, wishes: Wishes) -> Outgoing:
-    """Encode a photo; raises as ``Framer.frame`` does.
+def make_frame(
+    framer: Framer,
+    control: RateControl,
+    photo: Photo,
+    wishes: Wishes,
+    sequence: int,
+    captured_at: float | None = None,
+) -> Outgoing:
+    """Encode a photo; raises as ``Framer.frame`` and ``RateControl.plan`` do.
+
+    sequence: that it will have. captured_at: seconds since 1970; None is now.
 
     Between frames is when another bundle takes the first one's place. One that cannot encode what
     the one before can gives way to that again.
     """
     update = framer.bundle_update
     if update is None:
-        return _make(framer, control, photo, wishes)
+        return _make(framer, control, photo, wishes, sequence, captured_at)
     framer.photo_encoder = update.settle(framer.photo_encoder)
     if update.wants_photo() and not _is_encoded(photo):
 
@@ -279,14 +325,14 @@ def make_frame(framer: Framer, control: RateControl, photo: Photo, wishes: Wishe
         update.try_on(photo, encode, tasks_of)
     used = framer.photo_encoder
     try:
-        return _make(framer, control, photo, wishes)
+        return _make(framer, control, photo, wishes, sequence, captured_at)
     except Exception as error:
         before = update.previous(used)
         if before is None:
             raise
         framer.photo_encoder = before
         try:
-            frame = _make(framer, control, photo, wishes)
+            frame = _make(framer, control, photo, wishes, sequence, captured_at)
         except FeatherwireError:  # it is the photo
             framer.photo_encoder = used
             raise error from None
@@ -305,15 +351,39 @@ def blames_photo(error: FeatherwireError, *, encoded: bool) -> bool:
     return encoded or not isinstance(error, BundleError)
 
 
-def _make(framer: Framer, control: RateControl, photo: Photo, wishes: Wishes) -> Outgoing:
-    if not control.active or _is_encoded(photo):
-        return framer.frame(photo, wishes)
+def _make(
+    framer: Framer,
+    control: RateControl,
+    photo: Photo,
+    wishes: Wishes,
+    sequence: int,
+    captured_at: float | None,
+) -> Outgoing:
+    coding = framer.coding(sequence)
+    if _is_encoded(photo) or not control.steers(wishes.rate):
+        return framer.frame(photo, wishes, coding=coding)
     if not isinstance(photo, np.ndarray):
         photo = np.asarray(load_photo(photo))  # type: ignore[arg-type]
     states = framer.photo_encoder.bundle.manifest.states
     pixels = _pixels(framer.photo_encoder, photo)
-    rate = control.target(framer.photo_encoder.within(wishes.rate), states, pixels)
-    frame = framer.frame(photo, replace(wishes, rate=rate))
+    wanted = framer.photo_encoder.within(wishes.rate)
+    bundle = framer.photo_encoder.bundle
+    if coding.predicts and framer.photo_encoder.encoder(bundle).codec.predicts:
+        plan = control.plan(
+            wanted,
+            bundle.manifest,
+            (photo.shape[1], photo.shape[0]),
+            pixels,
+            held=coding.held(bundle.short_id),
+            taken_s=captured_at,
+        )
+        if plan is not None:
+            planned = replace(wishes, rate=plan.target)
+            frame = framer.frame(photo, planned, coding=coding, fit=plan.fit)
+            plan.made(frame.sent[0], frame.file_bytes)
+            return frame
+    rate = control.target(wanted, states, pixels)
+    frame = framer.frame(photo, replace(wishes, rate=rate), coding=coding)
     first = frame.sent[0]
     if first.passes == 0:
         # What regions add is learned as if the rest cost more.

@@ -19,6 +19,7 @@ from edge_client.session.connection import Connection, Listener
 from edge_client.session.encoding import PhotoEncoder
 from edge_client.session.events import nobody
 from edge_client.session.frames import Framer
+from edge_client.session.groups import Groups
 from edge_client.session.refinement_store import RefinementStore
 from edge_client.spool import Spool
 from shared.bitstream import FORMAT_VERSION
@@ -73,9 +74,11 @@ class Opener:
         keep: Keep = keep_nothing,
         chosen_bundle_id: str | None = None,
         bundle_trials: dict[str, int] | None = None,
+        groups: Groups | None = None,
     ) -> None:
         """As for ``EdgeSession``. keep: of settings, over restarts; chosen_bundle_id and
-        bundle_trials are what was kept as ``chosen_bundle`` and ``bundle_trials``."""
+        bundle_trials are what was kept as ``chosen_bundle`` and ``bundle_trials``. groups: None is
+        of key frames only."""
         self.server = server
         self.device = device
         self.tasks = tasks
@@ -93,6 +96,7 @@ class Opener:
         self.bundle_update.chosen = chosen_bundle_id
         self._photo_encoder: PhotoEncoder | None = None
         self._said_older = False
+        self.groups = groups or Groups(predict=False)
 
     def open(
         self,
@@ -104,11 +108,12 @@ class Opener:
         listener: Listener | None = None,
         take_setting: TakeSettingBy | None = None,
         failing: Callable[[SessionError], None] | None = None,
+        renews: bool = False,
     ) -> Connection:
         """Connect, and agree on a bundle.
 
         awaited: frames that were acknowledged on a stream before, and have no result yet. failing:
-        see ``wait_until_ready``.
+        see ``wait_until_ready``. renews: see ``Hello``.
 
         Raises ``SessionError`` (unreachable, refused, bundle_mismatch, unsupported_version, ...)
         and ``BundleError`` when the bundle cannot be had.
@@ -130,6 +135,8 @@ class Opener:
                 takes_batches=True,
                 format_versions=WRITTEN,
                 awaited=awaited[:MAX_AWAITED],
+                predicts=self.groups.predict,
+                renews=renews,
             )
             connection = Connection(
                 channel,
@@ -140,6 +147,7 @@ class Opener:
                 listener=listener,
                 take_setting=None if take_setting is None else partial(take_setting, channel),
                 outcome=self.bundle_update.outcome,
+                groups=self.groups,
             )
             version = self._version_for(connection)
             connection.framer = self._framer(channel, connection.welcome, version)
@@ -150,11 +158,17 @@ class Opener:
             channel.close()
             raise
 
-    def offline(self, last_bundle_id: str | None, last_version: int | None = None) -> Framer:
+    def offline(
+        self,
+        last_bundle_id: str | None,
+        last_version: int | None = None,
+        takes_predicted: bool | None = None,
+    ) -> Framer:
         """What makes frames while no server is there to be asked.
 
         last_bundle_id, last_version: the bundle and the format on which a server agreed before,
-        the bundle where it is at hand. Raises ``BundleError``.
+        the bundle where it is at hand. takes_predicted: whether that decodes predicted frames;
+        None where there was none yet. Raises ``BundleError``.
         """
         chosen = self.bundle_update.chosen
         if (
@@ -171,7 +185,7 @@ class Opener:
             photo_encoder = self._photo_encoder_of(bundle or Bundle.load())
         settings = ingest_pb2.ServerSettings(frame_deadline_s=30.0)
         version = min(last_version or FORMAT_VERSION, FORMAT_VERSION)
-        return self._framer_of(photo_encoder, settings, version)
+        return self._framer_of(photo_encoder, settings, version, takes_predicted is not False)
 
     def use_bundle(self, channel: Channel, bundle_id: str, done: Done) -> None:
         """Change over to a bundle, or say why not; see ``BundleUpdate``."""
@@ -202,7 +216,7 @@ class Opener:
                     raise _refused(bundle, self.server)
                 bundle = self._bundles.obtain(channel, welcome.bundle_id, must_keep=False)
             photo_encoder = self._photo_encoder_of(bundle)
-        return self._framer_of(photo_encoder, welcome.settings, version)
+        return self._framer_of(photo_encoder, welcome.settings, version, welcome.takes_predicted)
 
     def _chosen_photo_encoder(
         self, channel: Channel, accepted: Iterable[str]
@@ -259,7 +273,11 @@ class Opener:
         return self._photo_encoder
 
     def _framer_of(
-        self, photo_encoder: PhotoEncoder, settings: ingest_pb2.ServerSettings, version: int
+        self,
+        photo_encoder: PhotoEncoder,
+        settings: ingest_pb2.ServerSettings,
+        version: int,
+        takes_predicted: bool,
     ) -> Framer:
         return Framer(
             photo_encoder,
@@ -270,6 +288,8 @@ class Opener:
             regions=lambda: self.regions,
             bundle_update=self.bundle_update,
             version=version,
+            groups=self.groups,
+            takes_predicted=takes_predicted,
         )
 
     def _version_for(self, connection: Connection) -> int:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from shared.bitstream import Bitstream
-from shared.errors import SessionError
+from shared.bitstream.layers import Header
+from shared.errors import BitstreamError, SessionError
+from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire import PictureRequest
+from shared.wire.features import header_of
 from shared.wire.requests import Refine
 
 STORED_FRAMES = 64
@@ -100,6 +104,27 @@ class RefinementStore:
                 self._unfinished[sequence] = frame
             else:
                 self._keep(sequence, frame)
+
+    def went_out(self, message: ingest_pb2.Frame) -> None:
+        """Note how a spooled frame goes out after all: coarser than it was made, or coded again.
+
+        Finer layers that do not follow on that any more are forgotten: those of a predicted frame
+        look at values that its receiver has of others.
+        """
+        headers = {}
+        for features in message.features:
+            with suppress(BitstreamError):  # what is damaged is the server's to refuse
+                headers[features.bundle_short_id] = header_of(features)
+        with self._lock:
+            for frames in (self._unfinished, self._frames):
+                frame = frames.get(message.sequence)
+                if frame is None:
+                    continue
+                parts = tuple(_gone_out(part, headers.get(part.bundle_id)) for part in frame.parts)
+                if parts != frame.parts:
+                    frames[message.sequence] = replace(frame, parts=parts)
+                    if frames is self._frames:
+                        self._bytes += frames[message.sequence].kept_bytes - frame.kept_bytes
 
     def finish(self, sequence: int, parts: Sequence[Part]) -> None:
         """The further parts of a frame are here."""
@@ -196,6 +221,17 @@ def _part(frame: _Frame, bundle_id: bytes) -> Part | None:
         if part.bundle_id == bundle_id or (not bundle_id and part.sent is not None):
             return part
     return None
+
+
+def _gone_out(part: Part, header: Header | None) -> Part:
+    sent, finest = part.sent, part.finest
+    if header is None or sent is None or finest is None:
+        return part
+    if header.reference == sent.reference and header.state == sent.state:
+        return part
+    if header.reference is not None or sent.reference is not None:
+        return Part(sent, None)
+    return Part(finest.truncate(max(header.state, finest.state)), finest)
 
 
 def _not_refinable(complaint: str) -> SessionError:

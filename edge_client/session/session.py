@@ -24,6 +24,7 @@ from edge_client.session.frames import (
     Wishes,
     picture_request,
 )
+from edge_client.session.groups import Groups, KeyEvery
 from edge_client.session.opening import (
     DeviceSettings,
     Opener,
@@ -68,6 +69,9 @@ class EdgeSession:
     regions: parts of every photo that are coded more finely than the rest, where its bundle can;
         not with ``psnr_db``.
     events: is told of the connection, and of what an operator sets.
+    key_every: how long a group of pictures is at most; None is 250 frames.
+    predict: frames refer to those before them, where bundle and server know such frames. False
+        codes every frame by itself.
     hurry: once it is set, ``open`` waits for no server that the spool can do without.
     """
 
@@ -93,6 +97,8 @@ class EdgeSession:
         regions: Iterable[Region] = (),
         events: SessionEvents | None = None,
         hurry: threading.Event | None = None,
+        key_every: KeyEvery | None = None,
+        predict: bool = True,
     ) -> None:
         self.server = server
         self._events = events or SessionEvents()
@@ -105,6 +111,8 @@ class EdgeSession:
         self._spool = spool
         self._control = control or RateControl()
         self._store = RefinementStore(kept_frames, kept_bytes)
+        self.groups = Groups(key_every, predict=predict)
+        """The groups of pictures: how many frames stand alone, and ``begin`` for another key."""
         self._opener = Opener(
             server,
             self.device,
@@ -121,6 +129,7 @@ class EdgeSession:
             keep=keep_nothing if spool is None else spool.keep,
             chosen_bundle_id=None if spool is None else spool.setting("chosen_bundle"),
             bundle_trials=None if spool is None else spool.setting("bundle_trials"),
+            groups=self.groups,
         )
         self._regions = check_regions(tuple(regions))
         self._settings = DeviceSettings(spool, self._control, self._opener, self._events.setting)

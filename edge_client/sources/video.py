@@ -73,6 +73,7 @@ class VideoSource:
         self._limits = limits
         self._secrets = tuple(secrets)
         self._count = 0
+        self._rgb = RgbPictures()
 
     def captures(self, stop: threading.Event) -> Iterator[Capture]:
         """Pictures as they are decoded."""
@@ -260,7 +261,7 @@ class VideoSource:
 
     def _capture(self, frame: av.VideoFrame, captured_at: float) -> Capture:
         name = f"{self.name}#{self._count}"
-        return Capture(name, captured_at, functools.partial(_rgb, frame))
+        return Capture(name, captured_at, functools.partial(self._rgb, frame))
 
 
 def _announced_step_s(stream: av.video.stream.VideoStream) -> float | None:
@@ -274,15 +275,34 @@ def _stamp(frame: av.VideoFrame) -> float | None:
     return None if frame.pts is None else frame.time
 
 
-def _rgb(frame: av.VideoFrame) -> Pixels:
-    """uint8 HxWx3, upright."""
-    pixels = cast(Pixels, frame.to_ndarray(format="rgb24"))
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    return (
-        pixels
-        if matrix is None
-        else upright(pixels, np.frombuffer(cast("memoryview[int]", matrix), np.int32))
-    )
+class RgbPictures:
+    """Turns the frames of a video to pictures. Nothing of a frame stays behind.
+
+    One converter serves all frames: FFmpeg's begins a thread a processor, which it keeps.
+    """
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter = VideoReformatter()
+        self._lock = threading.Lock()
+
+    def __call__(self, frame: av.VideoFrame) -> Pixels:
+        """uint8 HxWx3, upright."""
+        # `frame.side_data` would be the same, but kept by the frame, and the frame by that: such a
+        # ring, with the decoder's memory, stays until Python looks for rings.
+        from av.sidedata.sidedata import SideDataContainer
+
+        with self._lock:
+            rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
+        pixels = cast(Pixels, rgb.to_ndarray())
+        side_data = SideDataContainer(frame)  # type: ignore[call-arg]  # missing in its stub
+        matrix = side_data.get("DISPLAYMATRIX")
+        return (
+            pixels
+            if matrix is None
+            else upright(pixels, np.frombuffer(cast("memoryview[int]", matrix), np.int32))
+        )
 
 
 def upright(pixels: Pixels, matrix: NDArray[np.int32]) -> Pixels:

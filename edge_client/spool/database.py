@@ -21,8 +21,8 @@ from shared.errors import SpoolError
 from shared.files import sync_folder, try_lock
 
 FILE_NAME = "spool.sqlite3"
-SCHEMA_VERSION = 2
-"""1: without the times at which pictures were taken."""
+SCHEMA_VERSION = 3
+"""1: without the times at which pictures were taken. 2: without groups of pictures."""
 
 RESERVE_BYTES = 128 * 2**10
 """Of a file that is given up when the disk is full, so that frames can still be deleted."""
@@ -42,16 +42,29 @@ CREATE TABLE frames (
     at_s REAL NOT NULL,
     state INTEGER NOT NULL,
     coarsest INTEGER NOT NULL,
-    sent INTEGER NOT NULL DEFAULT 0
+    sent INTEGER NOT NULL DEFAULT 0,
+    first INTEGER NOT NULL DEFAULT 0,
+    grows INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX frames_to_coarsen ON frames (state, sequence) WHERE coarsest = 0 AND sent = 0;
 CREATE TABLE awaited (
     sequence INTEGER PRIMARY KEY, source TEXT NOT NULL, bytes INTEGER NOT NULL, captured_us INTEGER
 );
 """
+# first: the frame that begins its group. grows: a later frame may refer to it. kept: what a server
+# has acknowledged, of groups from which frames wait, or which are not complete yet.
+_GROUPS = """
+CREATE INDEX frames_of_groups ON frames (first, sequence);
+CREATE TABLE kept (sequence INTEGER PRIMARY KEY, first INTEGER NOT NULL, message BLOB NOT NULL);
+"""
 _TO_VERSION_2 = """
 ALTER TABLE frames ADD COLUMN captured_us INTEGER;
 ALTER TABLE awaited ADD COLUMN captured_us INTEGER;
+"""
+_TO_VERSION_3 = """
+ALTER TABLE frames ADD COLUMN first INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE frames ADD COLUMN grows INTEGER NOT NULL DEFAULT 0;
+UPDATE frames SET first = sequence;
 """
 
 
@@ -140,7 +153,7 @@ class Database:
         connection.execute("PRAGMA synchronous=FULL")
         ((version,),) = connection.execute("PRAGMA user_version").fetchall()
         if version == 0:
-            self._run(_SCHEMA)
+            self._run(_SCHEMA + _GROUPS)
             sync_folder(self.path.parent)
         elif version > SCHEMA_VERSION:
             raise SpoolError(
@@ -151,8 +164,9 @@ class Database:
             checked = connection.execute("PRAGMA quick_check(1)").fetchall()
             if checked != [("ok",)]:
                 raise Damaged(str(checked[0][0]))
-            if version == 1:
-                self._run(_TO_VERSION_2)
+            if version < SCHEMA_VERSION:
+                older = _TO_VERSION_2 if version == 1 else ""
+                self._run(older + _TO_VERSION_3 + _GROUPS)
 
     def _run(self, statements: str) -> None:
         """What makes a file one of this version, all of it or nothing."""

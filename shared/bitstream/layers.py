@@ -52,7 +52,7 @@ class Reference:
     """The frame that a predicted frame is decoded with.
 
     distance: how many frames back it is, 1 to 2**28 - 1, in the numbering of the session. checksum:
-    the first four bytes of :meth:`codec.base.Latents.checksum` of what it is decoded to.
+    four bytes, :meth:`codec.base.Half.reference_checksum` of what it is decoded to.
     """
 
     distance: int

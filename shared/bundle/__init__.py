@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from shared.bundle.advice import ADVICE_NAME, Advice, ScoreThresholds
-from shared.bundle.bundle import Bundle, bundle_for, packaged_bundle_of, packaged_names
+from shared.bundle.bundle import (
+    Bundle,
+    bundle_for,
+    packaged_bundle_of,
+    packaged_names,
+)
 from shared.bundle.manifest import (
     BundleFile,
     Manifest,

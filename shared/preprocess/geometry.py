@@ -3,6 +3,7 @@ what a picture loses where it is reduced."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -95,6 +96,14 @@ def _expect_picture(array: Any) -> Picture:
     return array
 
 
+def resized(image: Picture, size: tuple[int, int]) -> Picture:
+    """The picture, uint8 [H, W, 3], at another size (width, height in pixels): areas are averaged
+    where it has fewer pixels then, else what lies between is interpolated."""
+    smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
+    method = Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(image).resize(size, method))
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where a picture of ``width`` x ``height`` pixels lies in a network's input.
@@ -131,13 +140,18 @@ class Placement:
         left, top = (to_width - inner_width) // 2, (to_height - inner_height) // 2
         return cls(width, height, to_width, to_height, left, top, inner_width, inner_height)
 
-    def apply(self, image: Picture) -> Picture:
-        """The network's input, uint8 [to_height, to_width, 3]: areas averaged where it shrinks."""
+    def apply(
+        self,
+        image: Picture,
+        resize: Callable[[Picture, tuple[int, int]], Picture] | None = None,
+    ) -> Picture:
+        """The network's input, uint8 [to_height, to_width, 3]: areas averaged where it shrinks.
+
+        resize: does what ``resized`` does, with the same bits.
+        """
         inner = (self.inner_width, self.inner_height)
         if inner != (self.width, self.height):
-            smaller = inner[0] * inner[1] < self.width * self.height
-            method = Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
-            image = np.asarray(Image.fromarray(image).resize(inner, method))
+            image = (resize or resized)(image, inner)
         if inner == (self.to_width, self.to_height):
             return np.ascontiguousarray(image)
         canvas = np.full((self.to_height, self.to_width, 3), LETTERBOX_GREY, np.uint8)

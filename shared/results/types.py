@@ -176,10 +176,14 @@ class AnalysisResult(_Result):
     bits_per_pixel: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     tasks: dict[str, TaskResult] = Field(default_factory=dict)
     milliseconds: dict[str, Milliseconds] = Field(default_factory=dict)
+    unchanged_since: int | None = Field(default=None, ge=1)
+    """Sequence of the frame that was analysed in this one's place: no value has changed since."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values; what a task does not produce is left out."""
+        """JSON-ready values; what a task does not produce, and what does not hold, is left out."""
         values = self.model_dump(mode="json")
+        if self.unchanged_since is None:
+            del values["unchanged_since"]
         values["tasks"] = {
             name: result.model_dump(mode="json", exclude_none=True)
             for name, result in self.tasks.items()

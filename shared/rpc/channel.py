@@ -9,7 +9,6 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeAlias
 
 import grpc
@@ -30,6 +29,8 @@ Channel: TypeAlias = grpc.Channel
 AsyncChannel: TypeAlias = grpc.aio.Channel
 
 ChannelOptions = list[tuple[str, int | str]]
+
+ASK_AGAIN_S = 0.5
 
 
 def open_channel(address: str, access: Access | None = None) -> Channel:
@@ -71,16 +72,35 @@ def wait_until_ready(
     channel.subscribe(changes.put, try_to_connect=True)
     try:
         while (left_s := until - time.monotonic()) > 0:
-            with suppress(queue.Empty):
-                change = changes.get(timeout=left_s)
-                if change is grpc.ChannelConnectivity.READY:
-                    return
-                if change is grpc.ChannelConnectivity.TRANSIENT_FAILURE and failing is not None:
-                    failing(_unreachable(address, access))
-                    failing = None
+            try:
+                change = changes.get(timeout=min(left_s, ASK_AGAIN_S))
+            except queue.Empty:
+                # Not at the end: a channel that was asked must not be closed before it has seen it.
+                if left_s > 2 * ASK_AGAIN_S:
+                    _ask_again(channel)
+                continue
+            if change is grpc.ChannelConnectivity.READY:
+                return
+            if change is grpc.ChannelConnectivity.TRANSIENT_FAILURE and failing is not None:
+                failing(_unreachable(address, access))
+                failing = None
     finally:
         channel.unsubscribe(changes.put)
     raise _unreachable(address, access)
+
+
+def _ask_again(channel: Channel) -> None:
+    """Have the channel connect if it rests.
+
+    gRPC tells of states, not of changes: a connection that is made and lost at once may never have
+    been seen, and the channel rests after it until it is asked to connect.
+    """
+
+    def nothing(_: grpc.ChannelConnectivity) -> None:
+        return
+
+    channel.subscribe(nothing, try_to_connect=True)
+    channel.unsubscribe(nothing)
 
 
 def _unreachable(address: str, access: Access | None) -> SessionError:

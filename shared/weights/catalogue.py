@@ -390,6 +390,23 @@ CATALOGUE: tuple[ModelEntry, ...] = (
         source_sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         source_bytes=18_826_032,
     ),
+    ModelEntry(
+        name="text-recogniser",
+        version="1.4.4",
+        file="text_recogniser.onnx",
+        sha256="48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
+        file_bytes=10_857_958,
+        licence="Apache-2.0",
+        notice="PP-OCRv4, mobile recogniser. Copyright (c) 2020 PaddlePaddle Authors; as ONNX from "
+        "RapidOCR.",
+        purpose="reads a line of letters, for evaluation; its letters are in its metadata",
+        source=PackageSource(
+            package="rapidocr-onnxruntime",
+            version="1.4.4",
+            archive_sha256="971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
+            member="rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
+        ),
+    ),
     _demo_photo(
         "photo-street",
         "bus.jpg",

@@ -6,7 +6,6 @@ and nothing else; frozen TensorFlow graphs by protobuf; safetensors are written.
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import math
@@ -16,11 +15,11 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from shared.errors import ModelError
+from shared.proto.partial import Kind, PartialFormat, Schema
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -35,27 +34,26 @@ _STORAGE_DTYPES = {
     "IntStorage": "<i4",
 }
 
-_Field = descriptor_pb2.FieldDescriptorProto
 _DT_FLOAT = 1
-# Message: (field, number, scalar type or message, repeated)
-_SCHEMA: dict[str, tuple[tuple[str, int, Any, bool], ...]] = {
-    "Dim": (("size", 1, _Field.TYPE_INT64, False),),
+_GRAPH_DEF: Schema = {
+    "Dim": (("size", 1, Kind.TYPE_INT64, False),),
     "Shape": (("dim", 2, "Dim", True),),
     "Tensor": (
-        ("dtype", 1, _Field.TYPE_INT32, False),
+        ("dtype", 1, Kind.TYPE_INT32, False),
         ("tensor_shape", 2, "Shape", False),
-        ("tensor_content", 4, _Field.TYPE_BYTES, False),
-        ("float_val", 5, _Field.TYPE_FLOAT, True),
+        ("tensor_content", 4, Kind.TYPE_BYTES, False),
+        ("float_val", 5, Kind.TYPE_FLOAT, True),
     ),
     "AttrValue": (("tensor", 8, "Tensor", False),),
-    "Attr": (("key", 1, _Field.TYPE_STRING, False), ("value", 2, "AttrValue", False)),
+    "Attr": (("key", 1, Kind.TYPE_STRING, False), ("value", 2, "AttrValue", False)),
     "Node": (
-        ("name", 1, _Field.TYPE_STRING, False),
-        ("op", 2, _Field.TYPE_STRING, False),
+        ("name", 1, Kind.TYPE_STRING, False),
+        ("op", 2, Kind.TYPE_STRING, False),
         ("attr", 5, "Attr", True),
     ),
     "Graph": (("node", 1, "Node", True),),
 }
+_TENSORFLOW = PartialFormat("graphdef", _GRAPH_DEF)
 
 
 def read_pickle(data: bytes) -> Any:
@@ -98,7 +96,7 @@ def float_constants(data: bytes) -> dict[str, NDArray[np.float32]]:
     do not fill its shape.
     """
     try:
-        graph = _graph_class().FromString(data)
+        graph = _TENSORFLOW.message("Graph").FromString(data)
     except DecodeError as error:
         raise ModelError("damaged", f"no TensorFlow graph: {error}") from error
     found: dict[str, NDArray[np.float32]] = {}
@@ -246,22 +244,3 @@ def _constant(name: str, tensor: Any) -> NDArray[np.float32]:
         return np.full(shape, values[0]) if values.size == 1 else values.reshape(shape)
     except (ValueError, IndexError, MemoryError) as error:
         raise ModelError("damaged", f"constant {name!r} does not fill {shape}") from error
-
-
-@functools.cache
-def _graph_class() -> Any:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="featherwire/graphdef.proto", package="graphdef", syntax="proto3"
-    )
-    for message, fields in _SCHEMA.items():
-        declared = file.message_type.add(name=message)
-        for name, number, kind, repeated in fields:
-            label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
-            field = declared.field.add(name=name, number=number, label=label)
-            if isinstance(kind, str):
-                field.type, field.type_name = _Field.TYPE_MESSAGE, f".graphdef.{kind}"
-            else:
-                field.type = kind
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("graphdef.Graph"))

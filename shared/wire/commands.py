@@ -134,6 +134,11 @@ class BundleCommand:
     bundle_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class KeyFrameCommand:
+    """The next frame shall stand alone."""
+
+
 Setting = RatePolicy | TasksCommand | RegionsCommand | BundleCommand
 """A command about the device itself."""
 
@@ -151,7 +156,7 @@ def parse_regions(message: fleet_pb2.SetRegions) -> Regions:
         raise SessionError("invalid_message", f"set_regions: {error.message}") from None
 
 
-def parse_command(command: fleet_pb2.Command) -> RefineCommand | Setting:
+def parse_command(command: fleet_pb2.Command) -> RefineCommand | KeyFrameCommand | Setting:
     """Check a command.
 
     Raises ``SessionError``: ``unsupported_command`` for one that this client cannot carry out,
@@ -175,6 +180,8 @@ def parse_command(command: fleet_pb2.Command) -> RefineCommand | Setting:
                 raise SessionError("invalid_message", "there is no such frame or state")
             short_id = parse_short_id(refine.bundle_short_id)
             return RefineCommand(refine.sequence, short_id, refine.state)
+        case "key_frame":
+            return KeyFrameCommand()
         case other:
             raise SessionError(
                 "unsupported_command",

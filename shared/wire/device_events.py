@@ -49,13 +49,15 @@ class Acknowledged(Generic[Context]):
     """The server has this frame, or refinement, for good.
 
     ``sent``: None where nobody awaits its result here. ``first``: it was not acknowledged before,
-    as far as this protocol has seen. ``duplicate``: the server had it before.
+    as far as this protocol has seen. ``duplicate``: the server had it before. ``held_s``: for how
+    long the server had it, which the network had no part in; 0 where it does not say so.
     """
 
     key: Key
     sent: Sent[Context] | None
     first: bool
     duplicate: bool = False
+    held_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -491,7 +491,7 @@ class DeviceProtocol(Generic[Context]):
         first = not ack.duplicate if sent is None else not sent.acknowledged
         if sent is not None:
             sent.acknowledged, sent.request = True, None
-        return Acknowledged(key, sent, first, ack.duplicate)
+        return Acknowledged(key, sent, first, ack.duplicate, ack.held_ms / 1000)
 
     def _take_result(self, result: ingest_pb2.Result) -> Answered[Context]:
         repeated = 0 < result.result_id <= self.last_result_seen

@@ -94,6 +94,10 @@ class Hello:
     format_versions: tuple[int, ...] = ()
     awaited: tuple[int, ...] = ()
     """Sequences that the server has acknowledged, and whose results the client does not have."""
+    predicts: bool = False
+    """Its frames may refer to frames before them, and it knows the command ``key_frame``."""
+    renews: bool = False
+    """It begins another session where one of its sequences is taken by another picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +172,8 @@ def parse_hello(message: ingest_pb2.Hello) -> Hello:
         takes_batches=message.takes_batches,
         format_versions=tuple(message.format_versions),
         awaited=tuple(dict.fromkeys(message.awaited)),
+        predicts=message.predicts,
+        renews=message.renews,
     )
 
 
@@ -228,6 +234,8 @@ def hello_message(hello: Hello) -> ingest_pb2.Hello:
         takes_batches=hello.takes_batches,
         format_versions=hello.format_versions,
         awaited=hello.awaited,
+        predicts=hello.predicts,
+        renews=hello.renews,
     )
 
 

@@ -167,6 +167,8 @@ def analysis_to_message(analysis: AnalysisResult) -> pb.AnalysisResult:
         message.state = analysis.state
     if analysis.bundle_id is not None:
         message.bundle_id = analysis.bundle_id
+    if analysis.unchanged_since is not None:
+        message.unchanged_since = analysis.unchanged_since
     for name, result in analysis.tasks.items():
         message.tasks[name].CopyFrom(task_to_message(result))
     return message
@@ -195,6 +197,7 @@ def analysis_from_message(
         bits_per_pixel=_finite(message.bits_per_pixel),
         tasks=tasks,
         milliseconds=_milliseconds(message.milliseconds),
+        unchanged_since=message.unchanged_since if message.HasField("unchanged_since") else None,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.photos import write_strip
-from benchmarks.speed import REFERENCE, speed_table, speeds
+from benchmarks.speed import REFERENCE, repaint_speeds, repaint_table, speed_table, speeds
 from shared.bundle import Bundle
 from tests.support.tiny_bundle import make_tiny_bundle
 
@@ -33,6 +33,21 @@ def test_every_stage_of_the_encoder_is_timed_beside_avif(
     table = speed_table(list(rows.values()), pixels)
     assert "| 160x128, one thread |" in table
     assert table.count("\n") == len(rows) + 2
+
+
+def test_pictures_that_changed_in_part_are_timed_and_compared(
+    bundle: Bundle, photos: dict[str, np.ndarray]
+) -> None:
+    pixels = np.ascontiguousarray(photos["coffee"][:128, :160])
+    said: list[str] = []
+    rows = repaint_speeds(bundle, pixels, said.append, rounds=1)
+    assert [row["job"] for row in rows] == [
+        "whole", "nothing", "10%, a corner", "10%, the midst", "50%, a corner", "50%, the midst",
+    ]  # fmt: skip
+    assert all(row["equal"] for row in rows)
+    assert len(said) == 2 * len(rows), "before every picture, of one round and that before it"
+    assert rows[1]["relative_to_whole"] < 0.5
+    assert repaint_table(rows, pixels).count("| yes |") == len(rows)
 
 
 def test_the_strip_shows_the_original_and_every_state(

@@ -22,6 +22,7 @@ from codec.base import (
     open_cloud,
     open_edge,
     small_bundle,
+    small_kinds,
     trainer,
 )
 from edge_client import EdgeSession
@@ -32,12 +33,14 @@ from shared.targets import RateTarget, Region
 from tests.support.composed import ROOT
 from tests.support.contract import golden, golden_folder, picture
 from tests.support.hostile_bitstreams import mutate, reseal
+from tests.support.portable import streams
 from tests.support.processors import ENVIRONMENTS, printed
 from tests.support.servers import ServerThread
 
 MUTANTS = 2000
 SIZE = (75, 50)
 NAMES = codec_names()
+KINDS = [(name, kind) for name in NAMES for kind in small_kinds(name)]
 GOLDEN = [(name, record) for name in NAMES for record in golden(name)["files"]]
 
 
@@ -71,12 +74,12 @@ class Halves:
 
 @pytest.fixture(
     scope="module",
-    params=[(name, version) for name in NAMES for version in FORMAT_VERSIONS],
-    ids=lambda pair: f"{pair[0]}-{pair[1]}",
+    params=[(*kind, version) for kind in KINDS for version in FORMAT_VERSIONS],
+    ids=lambda parts: "-".join(str(part) for part in parts if part),
 )
 def codec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Halves:
-    name, version = request.param
-    return Halves(small_bundle(name, tmp_path_factory.mktemp(name)), version)
+    name, kind, version = request.param
+    return Halves(small_bundle(name, tmp_path_factory.mktemp(name), kind), version)
 
 
 @pytest.mark.parametrize(("name", "record"), GOLDEN, ids=[f"{n}-{r['file']}" for n, r in GOLDEN])
@@ -89,6 +92,13 @@ def test_golden_files_decode_to_the_same_values(name: str, record: dict[str, str
     assert bitstream.to_bytes() == data
     for half in (open_cloud(bundle), open_edge(bundle)):
         assert half.decode(bitstream).checksum().hex() == record["latents_sha256"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_streams_decode_to_the_same_values(name: str) -> None:
+    """Frame after frame, whole and at the coarsest state; what predicts has golden streams."""
+    assert streams(name) == golden(name)["streams"]
+    assert len(streams(name)) % 6 == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -115,6 +125,7 @@ def test_values_do_not_depend_on_threads_or_processor(
     """Other processors are imitated: numpy and OpenBLAS are told to use older instructions."""
     code = f"from tests.support.contract import print_checksums\nprint_checksums({name!r})"
     expected = {record["file"]: record["latents_sha256"] for record in golden(name)["files"]}
+    expected |= golden(name)["streams"]
     assert printed(code, environment) == expected
 
 
@@ -194,16 +205,92 @@ def test_regions_are_coded_or_refused(codec: Halves) -> None:
 
 def test_a_reference_is_used_or_refused(codec: Halves) -> None:
     key_frame = codec.at(0)
-    before = codec.edge.decode(key_frame)
-    try:
-        predicted = codec.edge.encode(codec.photo, RateTarget(state=0), reference=before)
-    except BundleError as error:
-        assert error.reason == "reference_unsupported"  # noqa: PT017
-        with pytest.raises(BundleError):
-            codec.cloud.decode(key_frame, reference=before)
+    if codec.edge.predicts:
+        before = codec.edge.decode(key_frame)
+        assert codec.cloud.decode(key_frame, reference=before).checksum() == before.checksum()
         return
-    there = codec.cloud.decode(predicted, reference=codec.cloud.decode(key_frame))
-    assert there.checksum() == codec.edge.decode(predicted, reference=before).checksum()
+    before = codec.edge.decode(key_frame)
+    for work in (
+        lambda: codec.edge.encode(codec.photo, RateTarget(state=0), reference=before),
+        lambda: codec.cloud.decode(key_frame, reference=before),
+    ):
+        with pytest.raises(BundleError) as refused:
+            work()
+        assert refused.value.reason == "reference_unsupported"
+
+
+def _moving(count: int) -> list[Any]:
+    """A picture in which a small part changes now and then."""
+    frames, other = [picture(*SIZE, seed=1)], picture(*SIZE, seed=2)
+    for number in range(1, count):
+        frame = frames[-1].copy()
+        if number % 3:
+            frame[5 + number : 20 + number, 10:30] = other[5 + number : 20 + number, 10:30]
+        frames.append(frame)
+    return frames
+
+
+def test_predicted_frames_are_the_same_at_both_ends_and_at_every_cut(codec: Halves) -> None:
+    """A stream of key and predicted frames, whole and with all of it cut to a coarser state."""
+    if not codec.edge.predicts or codec.version == 3:
+        return
+    for start in codec.bundle.manifest.starts:
+        finest = codec.bundle.manifest.finest_of(start)
+        here: dict[int, Any] = dict.fromkeys(range(finest, start + 1))
+        before, predicted = None, 0
+        for frame in _moving(8):
+            made = codec.edge.encode(frame, RateTarget(state=finest), reference=before)
+            predicted += made.reference is not None
+            encoded = codec.edge.decode(made, reference=before)
+            again = open_edge(codec.bundle).decode(made, reference=before)
+            assert encoded.checksum() == again.checksum()
+            for state, last in here.items():
+                cut = Bitstream.from_bytes(made.truncate(state).to_bytes())
+                here[state] = found = codec.cloud.decode(cut, reference=last)
+                assert found.checksum() == codec.cloud.cut(encoded, state).checksum()
+                alone = codec.cloud.key_frame(found)
+                assert alone.reference is None
+                assert codec.edge.decode(alone).checksum() == found.checksum()
+                packed = codec.cloud.unpack(codec.edge.pack(found))
+                assert packed.checksum() == found.checksum()
+                assert codec.cloud.reference_checksum(packed) == codec.edge.reference_checksum(
+                    encoded
+                )
+            before = encoded
+        assert predicted >= 6
+
+
+def test_a_still_picture_costs_next_to_nothing_and_changes_no_value(codec: Halves) -> None:
+    if not codec.edge.predicts or codec.version == 3:
+        return
+    first = codec.at(0)
+    before = codec.edge.decode(first)
+    still = codec.edge.encode(codec.photo, RateTarget(state=0), reference=before)
+    assert still.reference is not None
+    assert still.file_bytes < max(60, first.file_bytes // 4)
+
+
+def test_another_reference_is_found_out(codec: Halves) -> None:
+    if not codec.edge.predicts or codec.version == 3:
+        return
+    frames = _moving(3)
+    target = RateTarget(state=codec.states[-1])
+    before = codec.edge.decode(codec.edge.encode(frames[0], target))
+    other = codec.edge.decode(codec.edge.encode(picture(*SIZE, seed=5), target))
+    small = codec.edge.decode(codec.edge.encode(picture(64, 48, seed=1), target))
+    predicted = codec.edge.encode(frames[1], target, reference=before, distance=3)
+    assert predicted.reference is not None
+    assert predicted.reference.distance == 3
+    for wrong in (other, small):
+        for half in (codec.edge, codec.cloud):
+            read = Bitstream.from_bytes(predicted.to_bytes())
+            with pytest.raises(BitstreamError) as refused:
+                half.decode(read, reference=wrong)
+            assert refused.value.reason == "reference_mismatch"
+    assert codec.edge.encode(frames[1], target, reference=small).reference is None
+    with pytest.raises(BitstreamError) as refused:
+        codec.cloud.unpack(codec.cloud.pack(before)[:9])
+    assert refused.value.reason == "bad_latents"
 
 
 def test_another_version_says_the_same_values(codec: Halves) -> None:

@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 from cloud_server.cli import build_app
 from cloud_server.engine.files import Analyzer
-from codec import open_cloud
+from codec import open_cloud, open_edge
 from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.tails import open_tails
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle, Manifest, packaged_bundle_of, packaged_names
 from shared.errors import BitstreamError, BudgetError, BundleError, TaskError
+from shared.targets import RateTarget
 from tests.support.feature_bundle import make_feature_bundle, tail
 
 
@@ -191,6 +192,27 @@ def test_files_find_the_packaged_bundle_they_were_made_with(scene: np.ndarray) -
         assert found is not None
         assert found.id == bundle.id
     assert packaged_bundle_of(b"12345678") is None
+
+
+@pytest.mark.parametrize("name", ["picture", "detect", "classify"])
+def test_packaged_bundles_for_streams_predict(name: str, scene: np.ndarray) -> None:
+    """A square moves, and then nothing does, at the finest state and at the coarsest."""
+    bundle = Bundle.load(name)
+    edge, cloud, manifest = open_edge(bundle), open_cloud(bundle), bundle.manifest
+    moved = scene.copy()
+    moved[24:48, 48:96], moved[24:48, 56:104] = 120, (230, 20, 20)
+    for state in (manifest.finest_of(manifest.coarsest_state), manifest.coarsest_state):
+        target, before, sizes = RateTarget(state=state), None, []
+        for frame in (scene, moved, moved):
+            made = edge.encode(frame, target, reference=before)
+            assert (made.reference is None) == (before is None)
+            there = cloud.decode(Bitstream.from_bytes(made.to_bytes()), reference=before)
+            before = edge.decode(made, reference=before)
+            assert there.checksum() == before.checksum()
+            sizes.append(made.file_bytes)
+        key, predicted, still = sizes
+        assert still < predicted < key, sizes
+        assert still <= 60, "of what stands still next to nothing is said"
 
 
 def test_a_photo_of_any_size_is_brought_to_the_input(features: Bundle) -> None:

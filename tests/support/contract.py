@@ -1,7 +1,8 @@
 """What the contract test needs of a codec: a small bundle of it, and golden files in its folder.
 
-python -m tests.support.contract NAME    makes the golden files of a new codec, or those of the
-                                         version of the container's format that is written now
+python -m tests.support.contract NAME    makes the golden files of a new codec; or those of the
+                                         version of the container's format that is written now; or
+                                         golden streams of predicted frames
 """
 
 from __future__ import annotations
@@ -17,23 +18,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.base import EdgeCodec, codec_names, open_cloud, open_edge, small_bundle
+from codec.base import EdgeCodec, codec_names, open_cloud, open_edge, small_bundle, small_kinds
 from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
 from shared.targets import RateTarget
-from tests.support.portable import golden_folder
+from tests.support.portable import STREAMS, golden_folder, streams
 
 SIZES = ((16, 16), (33, 97), (160, 100))
 
 
 def golden(name: str) -> dict[str, Any]:
     """Of golden.json: ``bundle_id``, and ``files`` with ``file``, ``file_sha256`` and
-    ``latents_sha256``; those of later versions of the container's format are in folders there."""
+    ``latents_sha256``; those of later versions of the container's format are in folders there.
+    ``streams``: of each frame of golden streams, what :func:`tests.support.portable.streams` says.
+    """
     path = golden_folder(name) / "golden.json"
     if not path.is_file():
         command = f"python -m tests.support.contract {name}"
         raise FileNotFoundError(f"codec {name} has no golden files yet: {command} makes them")
     found: dict[str, Any] = json.loads(path.read_text())
+    streams = golden_folder(name) / STREAMS / "golden.json"
+    found["streams"] = json.loads(streams.read_text()) if streams.is_file() else {}
     for later in sorted(golden_folder(name).glob("version*/golden.json")):
         for record in json.loads(later.read_text())["files"]:
             found["files"].append({**record, "file": f"{later.parent.name}/{record['file']}"})
@@ -54,8 +59,12 @@ def print_checksums(name: str) -> None:
     folder = golden_folder(name)
     codec = open_cloud(Bundle.load(folder / "bundle.zip"))
     for path in sorted(folder.rglob("*.fwf")):
+        if STREAMS in path.parts:
+            continue
         latents = codec.decode(Bitstream.from_bytes(path.read_bytes()))
         print(path.relative_to(folder).as_posix(), latents.checksum().hex())
+    for file, checksum in streams(name).items():
+        print(file, checksum)
 
 
 def index_hash(indices: Mapping[str, NDArray[Any]]) -> str:
@@ -91,6 +100,41 @@ def write_golden_again(name: str, version: int) -> None:
             records.append(_record(path.name, bitstream, edge))
         (made / "golden.json").write_text(json.dumps({"files": records}, indent=1) + "\n")
         made.rename(folder / made.name)
+
+
+def write_streams(name: str) -> None:
+    """Make golden streams of every kind of bundle that predicts: a part of the picture moves, all
+    of it changes, then nothing does. All or none."""
+    folder = golden_folder(name)
+    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+        made = Path(unfinished) / STREAMS
+        for kind in small_kinds(name):
+            with tempfile.TemporaryDirectory() as small:
+                bundle = small_bundle(name, Path(small), kind)
+                edge = open_edge(bundle)
+                if edge.predicts:
+                    (made / (kind or "frames")).mkdir(parents=True)
+                    (made / (kind or "frames") / "bundle.zip").write_bytes(bundle.to_zip())
+                    _write_stream(edge, made / (kind or "frames"))
+        made.rename(folder / STREAMS)
+    (folder / STREAMS / "golden.json").write_text(json.dumps(streams(name), indent=1) + "\n")
+
+
+def moving_pictures() -> list[NDArray[np.uint8]]:
+    """Frames of 100 by 64 pixels: a part moves, a cut, stillness."""
+    first, other = picture(100, 64, 1), picture(100, 64, 2)
+    frames = [first.copy() for _ in range(4)]
+    for number, frame in enumerate(frames):
+        frame[8 : 8 + 9 * number, 20:50] = other[8 : 8 + 9 * number, 20:50]
+    return [*frames, other, other]
+
+
+def _write_stream(edge: EdgeCodec[Any, Any], folder: Path) -> None:
+    before = None
+    for number, frame in enumerate(moving_pictures()):
+        bitstream = edge.encode(frame, RateTarget(state=0), reference=before)
+        (folder / f"{number:02}.fwf").write_bytes(bitstream.to_bytes())
+        before = edge.decode(bitstream, reference=before)
 
 
 def _record(file: str, bitstream: Bitstream, edge: EdgeCodec[Any, Any]) -> dict[str, str]:
@@ -129,5 +173,7 @@ if __name__ == "__main__":
         for path in golden_folder(wanted).rglob("*.fwf")
     ):
         write_golden_again(wanted, FORMAT_VERSION)
+    elif wanted in codec_names() and not (golden_folder(wanted) / STREAMS).exists():
+        write_streams(wanted)
     else:
         sys.exit(f"{wanted} is no codec, or has golden files already; they are never made again")

@@ -21,13 +21,16 @@ WELCOME_WITHIN_S = 20.0
 class Device(threading.Thread):
     """One session. What it must not lose is in ``acked``; what it got is in ``results``."""
 
-    def __init__(self, name: str, address: Callable[[], str], bitstream: Bitstream) -> None:
+    def __init__(self, name: str, address: Callable[[], str], *bitstreams: Bitstream) -> None:
+        """bitstreams: sent in turn, over and over; those that are predicted refer to the one before
+        them, and the first stands alone."""
         super().__init__(daemon=True)
         self.device = name
         self._address = address
-        self._bitstream = bitstream
+        self._bitstreams = bitstreams
         self._rng = random.Random(name)
-        hello = Hello(name, "crash", can_switch_bundle=True)
+        predicts = any(one.reference is not None for one in bitstreams)
+        hello = Hello(name, "crash", can_switch_bundle=True, predicts=predicts)
         self._protocol = DeviceProtocol[None](hello, remembers=True)
         self._stop_new = threading.Event()
         self._gave_up = threading.Event()
@@ -57,6 +60,10 @@ class Device(threading.Thread):
                 self._protocol.disconnected()
             time.sleep(0.02)
 
+    def sent_as(self, sequence: int) -> Bitstream:
+        """What goes out under this number."""
+        return self._bitstreams[(sequence - 1) % len(self._bitstreams)]
+
     def _done(self) -> bool:
         all_acked = self.acked >= set(range(1, self.sent + 1))
         return self._stop_new.is_set() and all_acked and len(self.results) >= self.sent
@@ -80,7 +87,7 @@ class Device(threading.Thread):
                 return
             while protocol.can_send and (sequence := self._next()) is not None:
                 picture = PictureRequest() if sequence % 3 == 0 else None
-                frame = frame_message(Frame(sequence, (self._bitstream,), picture=picture))
+                frame = frame_message(Frame(sequence, (self.sent_as(sequence),), picture=picture))
                 protocol.send_frame(frame, None, time.monotonic())
             while (data := protocol.next_message()) is not None:
                 client.put(ingest_pb2.ConnectRequest.FromString(data))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from codec.latents import Features
 from codec.lattice_palette.contexts import LatticeContexts
 from codec.lattice_palette.palette import LatticePalette
 from codec.lattice_palette.train.contexts import LatticeSettings, fit_lattice
 from codec.lattice_palette.train.lattices import ChainShape, make_lattices, values_of
-from codec.layered import Features
 from codec.settings import ChainSpec, FeatureSettings, ScaleSpec, create_bundle
 from shared.bundle import Bundle
 

@@ -23,6 +23,7 @@ from shared.bundle import Bundle
 from shared.targets import RateTarget
 
 ROOT = Path(__file__).resolve().parents[2]
+STREAMS = "streams"
 LARGE = 24
 """Golden files of more than so many pixels on each side are encoded from, too."""
 
@@ -41,7 +42,28 @@ def decoded(name: str) -> dict[str, str]:
         .checksum()
         .hex()
         for path in sorted(folder.rglob("*.fwf"))
-    }
+        if STREAMS not in path.parts
+    } | streams(name)
+
+
+def streams(name: str) -> dict[str, str]:
+    """The same of golden streams: folders of frames of which each is decoded with the one before,
+    whole, and at the coarsest state of all."""
+    found = {}
+    whole = golden_folder(name)
+    for folder in sorted(path.parent for path in (whole / STREAMS).glob("*/bundle.zip")):
+        edge = open_edge(Bundle.load(folder / "bundle.zip"))
+        before = coarse_before = None
+        for path in sorted(folder.glob("*.fwf")):
+            bitstream = Bitstream.from_bytes(path.read_bytes())
+            before = edge.decode(bitstream, reference=before)
+            coarse = bitstream.truncate(bitstream.layers[0].state)
+            coarse_before = edge.decode(coarse, reference=coarse_before)
+            both = before.checksum() + coarse_before.checksum()
+            found[path.relative_to(golden_folder(name)).as_posix()] = hashlib.sha256(
+                both
+            ).hexdigest()
+    return found
 
 
 def encoded(name: str) -> dict[str, str]:

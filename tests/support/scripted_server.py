@@ -11,6 +11,7 @@ import grpc
 
 from shared.proto.featherwire.v1 import ingest_pb2, ingest_pb2_grpc
 from shared.wire import PROTOCOL_VERSION
+from shared.wire.features import header_of
 from shared.wire.results import outcome_to_message
 
 Requests = Iterator[ingest_pb2.ConnectRequest]
@@ -69,9 +70,9 @@ def answer(
 ) -> Iterator[ingest_pb2.ConnectResponse]:
     """Ack, result and credit of a frame."""
     first = frame.features[0]
-    key = {
+    key: dict[str, Any] = {
         "sequence": frame.sequence,
-        "state": first.state,
+        "state": header_of(first).state,  # where it is in the container, the field is empty
         "bundle_short_id": first.bundle_short_id,
     }
     yield say(ack=ingest_pb2.Ack(**key))

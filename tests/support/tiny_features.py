@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from codec.layered import Features
+from codec.latents import Features
 from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.palette import MarkovPalette
 from shared.bitstream import Bitstream

@@ -12,7 +12,14 @@ import torch
 from PIL import Image, ImageFilter
 from safetensors.torch import load_file
 
-from codec.kit.frozen import CLASSIFIER, DETECTOR, LOSSES, Backbone, FeatureDistance, load_losses
+from codec.kit.losses.frozen import (
+    CLASSIFIER,
+    DETECTOR,
+    LOSSES,
+    Backbone,
+    FeatureDistance,
+    load_losses,
+)
 from tests.support.real_store import fetched
 
 Photos = dict[str, np.ndarray]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from codec.kit.frozen import CLASSIFIER
+from codec.kit.losses.frozen import CLASSIFIER
 from codec.kit.recipe import open_recipe
 from codec.lattice_palette.train.networks.efficientnet import (
     SCALE,

@@ -44,7 +44,7 @@ RECIPE = {
     "fit": {"steps": 3, "batch": 2},
     "groups": {SCALE: [2, 6]},
     "chains": [{"point": 0, "step": 1.0, "left_out": [0, 1]}, {"point": 1, "step": 2.0}],
-    "tail": {"steps": 3, "batch": 2},
+    "tail": {"steps": 3, "batch": 2, "bf16": False},
     "contexts": {"views": 8, "hidden": 4, "width": 4, "steps": 60, "batch": 4},
 }  # fmt: skip
 
@@ -161,7 +161,9 @@ def test_a_network_that_nobody_knows_is_refused() -> None:
 def test_the_packaged_recipe_is_valid() -> None:
     recipe = recipe_of("detect")
     assert recipe.name == "detect"
-    assert recipe.points_of_states() == [0, 1, 2, 3]
+    assert recipe.points_of_states() == [0] * 7
+    assert recipe.nested is not None
+    assert recipe_of("classify").points_of_states() == [0] * 5
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from codec.kit.crops import Crop, PhotoCache, batches, random_crop
-from codec.kit.photos import PhotoSource, make_cache
-from codec.kit.textures import (
+from codec.kit.losses.textures import (
     LABELS_FILE,
     NO_LABEL,
     PatchDescriptors,
@@ -31,6 +30,7 @@ from codec.kit.textures import (
     principal_axes,
     texture_contrast,
 )
+from codec.kit.photos import PhotoSource, make_cache
 from shared.errors import RecipeError
 from tests.support.real_store import fetched
 from training.cli import build_app
@@ -117,7 +117,7 @@ def test_a_mirrored_or_shifted_picture_keeps_its_descriptors_better_than_another
 
 
 def test_one_quadrant_of_magnitudes_is_shift_and_mirror_invariant() -> None:
-    from codec.kit.textures import _magnitudes
+    from codec.kit.losses.textures import _magnitudes
 
     patch = torch.randn(5, 8, 8, generator=torch.Generator().manual_seed(1))
     expected = _magnitudes(patch)

@@ -83,9 +83,11 @@ def ablate(
                 (folder / CACHE).symlink_to(cache.resolve())
             if start is not None and not (folder / CHECKPOINT).exists():
                 shutil.copyfile(start, folder / CHECKPOINT)
-            options = {"device": device, "perceptual": perceptual, "output": folder / "bundle"}
-            for step in steps_from_fit(trainer):
+            options = {"device": device, "perceptual": perceptual}
+            *before, last = steps_from_fit(trainer)
+            for step in before:
                 run_step(step, followed, folder, options)
+            run_step(last, followed, folder, options | {"output": folder / "bundle"})
             bundles[name] = Bundle.load(folder / "bundle")
             say(f"{name}: bundle {bundles[name].id[:16]}")
         document = compare(bundles, chosen, cache, metrics.split(","), say)

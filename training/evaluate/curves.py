@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from scipy.interpolate import PchipInterpolator
 
 Floats = npt.NDArray[np.float64]
 
-RATES = (0.02, 0.15)
+RATES = (0.02, 0.5)
 """Bits per pixel between which the first codec's curve is compared."""
 _STEPS = 256
 _INVERSION_STEPS = 1024
@@ -45,11 +46,13 @@ class RateCurve:
         self._rate_of = (
             PchipInterpolator(self.qualities, self.log_rates, extrapolate=False) if enough else None
         )
-        self._quality_of = (
-            PchipInterpolator(self.log_rates, self.qualities, extrapolate=False)
-            if enough and (np.diff(self.log_rates) > 0).all()
-            else None
-        )
+
+    @cached_property
+    def _quality_of(self) -> PchipInterpolator | None:
+        """The other way round, which most curves of resamples are never asked for."""
+        if self._rate_of is None or not (np.diff(self.log_rates) > 0).all():
+            return None
+        return PchipInterpolator(self.log_rates, self.qualities, extrapolate=False)
 
     def log_rate(self, qualities: Floats) -> Floats:
         """log(bits per pixel) at these qualities; NaN where the curve does not reach."""

@@ -27,7 +27,10 @@ DOCUMENTS: Mapping[str, Any] = {
     "featherwire-cloud auth token list": servers.Tokens,
     "featherwire-cloud auth token revoke": servers.Token,
     "featherwire-cloud auth dev-ca": servers.Certificates,
-    **{f"{_FLEET} {name}": servers.SentCommands for name in ("rate", "tasks", "bundle", "roi")},
+    **{
+        f"{_FLEET} {name}": servers.SentCommands
+        for name in ("rate", "tasks", "bundle", "roi", "key-frame")
+    },
     f"{_FLEET} refine": servers.SentCommands,
     f"{_FLEET} list": servers.Devices,
     f"{_FLEET} commands": servers.Commands,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from urllib.parse import quote
 
 from cloud_server.console.pages.device_panels import CommandPanel, RatePanel
 from cloud_server.console.pages.parts import (
@@ -20,7 +21,7 @@ from cloud_server.console.pages.parts import (
 from cloud_server.console.pages.pictures import Fetch, Loader, Stage
 from cloud_server.console.view import fleet, formats, overlay
 from cloud_server.console.view.rates import Ladder, ladder
-from cloud_server.console.view.timeline import moment, wanted
+from cloud_server.console.view.timeline import moment, unchanged, wanted
 from cloud_server.fleet.words import policy_in_words, state_in_words
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import fleet_pb2, results_pb2
@@ -48,6 +49,7 @@ class DevicePage:
         frame.join(self._feed)
         with Tag("div", classes="head"):
             Tag("h1", device)
+            Tag("a", "Play back", href=f"/play/{quote(device)}")
             self._about = Tag("span", "", "muted")
         with Tag("div", classes="figures"):
             self._figures = {name: figure(name) for name in FIGURES}
@@ -178,7 +180,9 @@ class DevicePage:
         self._record = record
         outcome = record.outcome
         analysis = outcome.analysis
-        text = f"frame {record.sequence}, {moment(record)}"
+        text = ", ".join(
+            filter(None, (f"frame {record.sequence}", moment(record), unchanged(record)))
+        )
         if outcome.WhichOneof("outcome") == "error":
             text += f" – failed: {outcome.error.message}"
         self._stage.picture(

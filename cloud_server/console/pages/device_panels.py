@@ -57,6 +57,9 @@ class CommandPanel:
             Tag("h3", "Frame and bundle")
             with Tag("div", classes="row"):
                 self._refine = button("Refine frame", self._refine_frame, disabled=True)
+                button(
+                    "Key frame", self._key_frame, title="the next frame refers to none before it"
+                )
             self._bundle = BundleForm(self._send)
             self._answer = notice()
 
@@ -222,6 +225,9 @@ class CommandPanel:
                     record.sequence, record.session, self._finest, record.bundle_short_id
                 )
             )
+
+    async def _key_frame(self) -> None:
+        await self._send(commands.key_frame())
 
     async def _cancel(self, command_id: str) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from urllib.parse import quote
 
 from cloud_server.console.pages.parts import (
     Frame,
@@ -66,7 +67,7 @@ class ResultsPage:
         with Tag("div", classes="row"):
             button("Older", self._older)
             self._downloads = {
-                path: Tag("a", f"Download {name}", "download", href=path, download=True)
+                path: Tag("a", f"Download {name}", "download", href=path, download="")
                 for path, name in (("/results.csv", "CSV"), ("/results.coco.json", "COCO JSON"))
             }
             Tag("span", "All results that fit the filter, not only those listed.", "muted small")
@@ -233,6 +234,7 @@ class Player:
                     )
                 with Tag("div", classes="row"):
                     set_options(select("Speed", [], self._set_speed), SPEEDS, "1")
+                    self._play_from = Tag("a", "", "download")
                 with Tag("div", classes="row"):
                     for layer in ("boxes", "masks", "landmarks"):
                         checkbox(
@@ -379,7 +381,10 @@ class Player:
         place = ""
         if record.cursor in cursors:
             place = f" ({cursors.index(record.cursor) + 1} of {len(cursors)})"
+        self._play_from.say(f"Play {record.device} from here")
+        self._play_from.attribute("href", f"/play/{quote(record.device)}?at={record.cursor}")
+        still = timeline.unchanged(record)
         self._stage.show(
             caption=f"{record.device}, frame {record.sequence}, state {record.state}, "
-            f"{timeline.moment(record)}{place}"
+            f"{timeline.moment(record)}{still and f', {still}'}{place}"
         )

@@ -158,6 +158,11 @@ def refine(sequence: int, session: str, state: int, bundle: bytes) -> fleet_pb2.
     )
 
 
+def key_frame() -> fleet_pb2.Command:
+    """A frame that stands alone, and those after it from there on."""
+    return fleet_pb2.Command(key_frame=fleet_pb2.KeyFrame())
+
+
 def set_regions(corners: Sequence[float] | None, state: int) -> fleet_pb2.Command:
     """One region (x_min, y_min, x_max, y_max in 0..1) at its own state; None takes all back."""
     command = fleet_pb2.Command(set_regions=fleet_pb2.SetRegions())

@@ -32,7 +32,12 @@ COLUMNS = [column("Found", wide=True), column("Task"), column("Score", number=Tr
 
 
 def shapes(analysis: types_pb2.AnalysisResult) -> dict[str, Any]:
-    """Boxes, landmarks (flat: x, y, x, y ...) and masks (a PNG), in pixels of the picture."""
+    """What ``outlines`` gives, and masks (a PNG)."""
+    return {**outlines(analysis), "masks": masks_png(analysis)}
+
+
+def outlines(analysis: types_pb2.AnalysisResult) -> dict[str, Any]:
+    """Boxes and landmarks (flat: x, y, x, y ...), in pixels of the picture."""
     boxes = []
     for one in objects(analysis):
         box = one.box
@@ -53,7 +58,7 @@ def shapes(analysis: types_pb2.AnalysisResult) -> dict[str, Any]:
         for point in _points(face)
         for value in point
     ]
-    return {"boxes": boxes[:MAX_SHAPES], "points": points, "masks": masks_png(analysis)}
+    return {"boxes": boxes[:MAX_SHAPES], "points": points}
 
 
 def objects(analysis: types_pb2.AnalysisResult) -> list[Thing]:
@@ -113,6 +118,11 @@ def scores(analysis: types_pb2.AnalysisResult) -> list[float]:
 def colour(class_id: int) -> str:
     """Of a class."""
     return COLOURS[class_id % len(COLOURS)]
+
+
+def has_masks(analysis: types_pb2.AnalysisResult) -> bool:
+    """Whether ``masks_png`` would draw anything, but for masks that are damaged."""
+    return next(_masked(analysis), None) is not None
 
 
 def masks_png(analysis: types_pb2.AnalysisResult) -> str:

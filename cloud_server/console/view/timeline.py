@@ -108,6 +108,15 @@ def moment(record: results_pb2.ResultRecord) -> str:
     return f"completed {formats.instant(record.completed_at)} UTC"
 
 
+def unchanged(record: results_pb2.ResultRecord) -> str:
+    """Which frame was looked at in this one's place, because no value has changed since; else
+    nothing: of a failed frame too."""
+    analysis = record.outcome.analysis
+    if not analysis.HasField("unchanged_since"):
+        return ""
+    return f"nothing changed since frame {analysis.unchanged_since}"
+
+
 def gaps_s(records: Sequence[results_pb2.ResultRecord], speed: float) -> list[float]:
     """How long each record is shown, in seconds: the time to the next one, as it was captured, at
     that speed. Long pauses are cut, and frames of several devices may be of one moment."""

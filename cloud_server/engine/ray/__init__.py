@@ -8,6 +8,7 @@ submit ── places ── Serve's router ─────────┼─ rep
 engine        what the server asks: places, deadlines, frames of replicas that died
 application   replicas (a LocalEngine each, asked with the messages of worker processes), their
               number and size, the two deployments, how they are started and found
+routers       a repair of Ray Serve's own: its settings may be built in several threads at once
 
 Ray is an extra (`pip install 'featherwire[ray]'`); nothing here imports it before it is asked for.
 """

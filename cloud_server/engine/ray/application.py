@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cloud_server.engine import messages
 from cloud_server.engine.api import EngineOutcome
+from cloud_server.engine.ray import routers
 from cloud_server.engine.spec import EngineSpec
 from cloud_server.telemetry.logs import configure_logs
 from shared.errors import FeatherwireError
@@ -126,6 +127,7 @@ def connect(address: str) -> None:
             "ray_missing", f"the engine on Ray needs Ray: {install_command('ray')}"
         ) from None
     with _connecting:
+        routers.serialise_one_at_a_time()
         try:
             ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
             serve.start(proxy_location="Disabled")
@@ -211,10 +213,13 @@ def _not_started(why: str) -> FeatherwireError:
 
 
 def handles(name: str) -> tuple[Any, Any]:
-    """Handles of the deployments FRAMES and ALONE."""
-    from ray import serve
+    """Handles of the deployments FRAMES and ALONE, for one engine, which shuts them down.
 
-    return serve.get_deployment_handle(FRAMES, name), serve.get_deployment_handle(ALONE, name)
+    Those of ``serve.get_deployment_handle`` are one a process: who ends one ends everybody's.
+    """
+    from ray.serve.handle import DeploymentHandle
+
+    return DeploymentHandle(FRAMES, name), DeploymentHandle(ALONE, name)
 
 
 def running(name: str) -> dict[str, int]:

@@ -35,6 +35,9 @@ REMEMBERED_DEAD = 64
 LOOK_S = 1.0
 """Between looks at how many replicas run."""
 
+HANDLES_S = 15.0
+"""How long handles may take to end what Ray runs for them; it gives its own part of that 10 s."""
+
 
 @dataclass(eq=False)
 class _Job:
@@ -91,7 +94,11 @@ class RayEngine:
         await asyncio.to_thread(application.connect, address)
         name = await asyncio.to_thread(application.start, spec, scale, log_level)
         engine = cls(name, scale, metrics or Metrics())
-        opened = worker_pb2.WorkerOpened.FromString(await engine._opened())
+        try:
+            opened = worker_pb2.WorkerOpened.FromString(await engine._opened())
+        except BaseException:
+            await engine.close()
+            raise
         engine.tasks_found = {one.name: messages.task_of(one) for one in opened.tasks}
         structlog.get_logger().info("ray_application", name=name)
         return engine
@@ -137,13 +144,19 @@ class RayEngine:
             raise
 
     async def close(self) -> bool:
-        """Leave the application as it is: other servers may use it."""
+        """Leave the application as it is, for other servers may use it; but end what Ray runs for
+        this engine's handles, which would go on counting frames for a cluster that may be gone."""
         self._closing = True
         self._looking.cancel()
         calls = list(self._calls)
         for call in calls:
             call.cancel()
         await asyncio.gather(self._looking, *calls, return_exceptions=True)
+        try:
+            async with asyncio.timeout(HANDLES_S):
+                await asyncio.gather(*(one.shutdown_async() for one in self._handles.values()))
+        except Exception as error:  # noqa: BLE001  # Ray's own kinds; nothing depends on it
+            structlog.get_logger().warning("ray_handles_left", error=str(error)[:500])
         return True
 
     # -- a frame's way ---------------------------------------------------------------------------

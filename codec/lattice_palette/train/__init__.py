@@ -22,3 +22,12 @@ def small_bundle(folder: Path) -> Bundle:
     from codec.lattice_palette.train import small
 
     return small.small_bundle(folder)
+
+
+def _small_nested_bundle(folder: Path) -> Bundle:
+    from codec.lattice_palette.train.nested import small
+
+    return small.small_nested_bundle(folder)
+
+
+SMALL_BUNDLES = {"steps": small_bundle, "nested": _small_nested_bundle}

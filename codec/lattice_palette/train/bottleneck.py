@@ -191,6 +191,12 @@ class CutModel(nn.Module):
                 inner.bias.copy_(inner.bias[rows])
                 outer.weight.copy_(outer.weight[:, rows])
 
+    @property
+    def states(self) -> int:
+        """How many synthesis tells apart: the operating points, until :meth:`tell_states`."""
+        films = self.parts(next(iter(self.synthesis)))[1].films
+        return len(films[0]) if len(films) else len(self.steps)
+
     def tell_states(self, points: Sequence[int]) -> None:
         """From now on synthesis is told a state; ``points``: the operating point of each."""
         rows = torch.tensor(points)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from codec.entropy import symbol_encoder
 from codec.kit.onnx_tools import OPSET
 from codec.lattice_palette.contexts import LatticeContexts
+from codec.lattice_palette.nested.palette import NestedPalette
 from codec.lattice_palette.palette import LatticePalette, Values
 from codec.lattice_palette.train.bottleneck import CutModel
 from codec.lattice_palette.train.networks.base import SplitNetwork
@@ -47,7 +48,7 @@ class BundleParts:
     recipe: SplitRecipe
     network: SplitNetwork
     model: CutModel
-    palettes: Sequence[LatticePalette]
+    palettes: Sequence[LatticePalette | NestedPalette]
 
 
 def manifest_of(parts: BundleParts) -> Manifest:
@@ -104,7 +105,8 @@ def notice(network: SplitNetwork) -> str:
         "",
         f"`extractor.onnx` and `tail.onnx` are made from {info.name} {info.version}, under "
         f"{info.licence}. They were changed: the network is cut in two, a bottleneck was put "
-        "between the halves, and the weights of the second half were trained further.",
+        "between the halves, and the weights of the second half are kept as float16, trained "
+        "further where the model card says so.",
     ]
     if info.notice:
         lines += ["", info.notice.strip()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from codec.kit.recipe import Part
-from codec.lattice_palette.palette import LatticePalette
 from codec.lattice_palette.train.bottleneck import CutModel, tail_outputs
-from codec.lattice_palette.train.lattices import LatticeQuantiser
 from codec.lattice_palette.train.networks.base import OutputKind, Outputs, SplitNetwork
 from codec.lattice_palette.train.views import Views
 
 Report = Callable[[int, int, dict[str, float]], None]
+Quantiser = Callable[[Mapping[str, Tensor], int], dict[str, Tensor]]
+"""Channels (float32 [n, C, h, w] by scale) and a state -> what decoders get of them."""
 Rows = npt.NDArray[np.int64]
 _CLIP = 10.0
 _BITS_SCALE = 16000.0
@@ -29,7 +29,9 @@ _BITS_SCALE = 16000.0
 
 
 class StageSettings(Part):
-    """Adam with a warm-up and a cosine schedule; rates of the bottleneck, tail and rate model."""
+    """Adam with a warm-up and a cosine schedule; rates of the bottleneck, tail and rate model.
+    bf16: the network behind the cut computes in bfloat16, which takes many times as long on
+    processors that have no instructions for it."""
 
     steps: int = Field(2400, ge=0)
     batch: int = Field(8, ge=1)
@@ -39,6 +41,7 @@ class StageSettings(Part):
     warm_up: int = Field(150, ge=1)
     average: float = Field(0.997, ge=0, lt=1)
     seed: int = 1
+    bf16: bool = True
 
 
 def train_bottleneck(
@@ -69,7 +72,7 @@ def train_bottleneck(
             noisy = scaled + torch.rand_like(scaled) - 0.5
             bits = bits + model.rate[name](noisy, point).sum((1, 2, 3))
             colours[name] = (scaled + (scaled.round() - scaled).detach()) * step
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
             outputs = tail_outputs(model, network, colours, point)
         away = distance(network.info.output, outputs, wanted)
         lam = lambdas[point]
@@ -92,19 +95,20 @@ def train_bottleneck(
 def train_tail(
     model: CutModel,
     network: SplitNetwork,
-    palettes: Sequence[LatticePalette],
+    quantisers: Mapping[int, Quantiser],
     views: Views,
     settings: StageSettings,
     *,
+    share: float = 1.0,
     report: Report = lambda step, steps, values: None,
     max_seconds: float = math.inf,
 ) -> None:
     """Synthesis and tail behind the real palettes, a random state a sample; what the edge runs
-    stays. The model must have been told the states (:meth:`CutModel.tell_states`)."""
+    stays. quantisers: by state, what decoders get of channels at it. share: how far of the way from
+    the start to where training ends the weights go in the end: what is learned for coarse states
+    costs fine ones less so (Wortsman et al., "Robust fine-tuning", CVPR 2022). The model must have
+    been told the states (:meth:`CutModel.tell_states`)."""
     rng = np.random.default_rng(settings.seed)
-    quantisers = {
-        row.state: LatticeQuantiser(palette) for palette in palettes for row in palette.states
-    }
     states = sorted(quantisers)
     usual: dict[int, float] = {}
 
@@ -118,7 +122,7 @@ def train_tail(
             ]
             colours = {name: torch.cat([one[name] for one in found]) for name in latents}
         state = torch.from_numpy(drawn)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
             outputs = tail_outputs(model, network, colours, state)
         away = distance(network.info.output, outputs, wanted)
         for value, here in zip(away.detach().tolist(), drawn.tolist(), strict=True):
@@ -131,7 +135,12 @@ def train_tail(
         {"params": list(model.synthesis.parameters()), "lr": settings.learning_rate},
         {"params": list(network.tail_parameters()), "lr": settings.tail_learning_rate},
     ]
+    trained = [*model.synthesis.parameters(), *network.tail_parameters()]
+    before = [parameter.detach().clone() for parameter in trained]
     _descend(groups, views, settings, loss_of, rng, report, max_seconds)
+    with torch.no_grad():
+        for start, end in zip(before, trained, strict=True):
+            end.copy_(torch.lerp(start, end, share))
 
 
 def _descend(

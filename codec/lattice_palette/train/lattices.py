@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from codec.lattice_palette.palette import LatticePalette, LatticePlane, Values, channels
+from codec.lattice_palette.palette import LatticePalette, LatticePlane, Values
+from codec.lattice_palette.planes import channels
 from codec.lattice_palette.train.contexts import LIMIT
 from codec.settings import DiffusionState, PlaneSpec
 

@@ -9,10 +9,13 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from codec.kit.recipe import BundleRecipe, Part
+from codec.kit.sequences import SequencesPart
 from codec.lattice_palette.train.bottleneck import ModelSettings
 from codec.lattice_palette.train.contexts import LatticeSettings
 from codec.lattice_palette.train.fit import StageSettings
 from codec.lattice_palette.train.lattices import ChainShape
+from codec.lattice_palette.train.nested.contexts import NestedContextsPart
+from codec.lattice_palette.train.nested.lattices import NestedPart
 from codec.lattice_palette.train.networks.base import SplitInfo
 from codec.lattice_palette.train.views import ViewSettings
 
@@ -55,9 +58,13 @@ class SplitRecipe(BundleRecipe):
     fit: StageSettings = StageSettings()
     groups: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(min_length=1)
     order: Literal["checkerboard", "quincunx", "two-level"] = "two-level"
-    chains: tuple[ChainPart, ...] = Field(min_length=1)
+    chains: tuple[ChainPart, ...] = ()
+    nested: NestedPart | None = None
     tail: StageSettings = StageSettings()
+    tail_share: float = Field(1.0, ge=0, le=1)
     contexts: ContextsPart = ContextsPart()
+    sequences: SequencesPart = SequencesPart()
+    nested_contexts: NestedContextsPart = NestedContextsPart()
 
     @model_validator(mode="after")
     def _consistent(self) -> SplitRecipe:
@@ -65,6 +72,10 @@ class SplitRecipe(BundleRecipe):
             if sum(sizes) != self.model.latent:
                 raise ValueError(f"the groups of {scale} are not {self.model.latent} channels")
         groups = sum(map(len, self.groups.values()))
+        if bool(self.chains) == (self.nested is not None):
+            raise ValueError("a recipe has either chains of one step each, or nested lattices")
+        if self.nested is not None:
+            self.nested.check(self.groups)
         for chain in self.chains:
             if chain.point >= len(self.bits_per_position):
                 raise ValueError(f"there is no point {chain.point}")
@@ -74,6 +85,8 @@ class SplitRecipe(BundleRecipe):
 
     def points_of_states(self) -> list[int]:
         """The operating point of every state, finest first."""
+        if self.nested is not None:
+            return [0] * len(self.nested.states)
         return [chain.point for chain in self.chains for _ in chain.left_out]
 
     def shapes(self, steps: Sequence[float]) -> list[ChainShape]:

@@ -7,6 +7,7 @@ position a box, whose scores are how red and how blue it is. Two chains: states 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from codec.lattice_palette.context_network import PAST_TAPS, GroupNetwork
 from codec.lattice_palette.contexts import LatticeContexts, symbol_tables
+from codec.lattice_palette.nested.contexts import NestedContexts
+from codec.lattice_palette.nested.palette import NestedPalette
 from codec.lattice_palette.palette import LatticePalette, LatticePlane
 from codec.lattice_palette.train.contexts import bent_values
 from codec.lattice_palette.train.lattices import ORDERS
@@ -49,6 +52,16 @@ def small_bundle(folder: Path) -> Bundle:
         _palette(1, (3,), STEPS[1], "checkerboard", ((1,),)),
     ]
     contexts = [_contexts(palette, seed) for seed, palette in enumerate(palettes)]
+    return small_parts(folder, "small-lattice", palettes, contexts)
+
+
+def small_parts(
+    folder: Path,
+    name: str,
+    palettes: Sequence[LatticePalette | NestedPalette],
+    contexts: Sequence[LatticeContexts | NestedContexts],
+) -> Bundle:
+    """Write a bundle of this extractor and this tail, with palettes and contexts of each chain."""
     settings = FeatureSettings(
         scales=(ScaleSpec(name=SCALE, stride=STRIDE, channels=CHANNELS),),
         planes=tuple(spec for palette in palettes for spec in palette.specs),
@@ -66,7 +79,7 @@ def small_bundle(folder: Path) -> Bundle:
             ),
         ),
     )
-    manifest = settings.manifest(name="small-lattice", version="1", codec="lattice-palette")
+    manifest = settings.manifest(name=name, version="1", codec="lattice-palette")
     files = {
         "palette.npz": _npz([palette.to_arrays() for palette in palettes]),
         "contexts.npz": _npz([one.to_arrays() for one in contexts]),

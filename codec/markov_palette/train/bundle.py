@@ -5,7 +5,6 @@ The export fits a PSNR model too: what the decoder makes of photos, against what
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,8 @@ from codec.kit import checkpoint
 from codec.kit.checkpoint import CHECKPOINT, npz
 from codec.kit.crops import PhotoCache
 from codec.kit.photos import CACHE, need
-from codec.layered import FeatureLatents, Features
+from codec.kit.psnr import psnr_model, squared_error
+from codec.latents import FeatureLatents, Features
 from codec.markov_palette.cloud import PICTURES
 from codec.markov_palette.coding import DistortionTable, MarkovPaletteCodec
 from codec.markov_palette.contexts import ContextModel
@@ -39,11 +39,9 @@ from codec.markov_palette.train.networks import Extractor
 from codec.markov_palette.train.recipe import Recipe
 from codec.onnx import FeatureExtractor
 from codec.settings import (
-    LEAST,
     DiffusionState,
     FeatureSettings,
     PsnrModel,
-    PsnrRow,
     create_bundle,
     with_settings,
 )
@@ -51,6 +49,8 @@ from shared.bundle import Bundle, Manifest
 from shared.errors import RecipeError
 from shared.preprocess import block_detail, pad_to_multiple
 
+TEMPORAL_FILE: Final = "temporal.npz"
+"""What the temporal step leaves in a run's folder: arrays of contexts.npz for predicted frames."""
 PSNR_SHARE = 0.9
 """Share of photos that are to keep what the PSNR model promises."""
 CALIBRATION_PHOTOS = 32
@@ -141,6 +141,9 @@ def write_bundle(recipe: Recipe, files: RunFiles, output: Path, card: str | None
     draft = Bundle.load(files.draft)
     config = recipe.decoder_config()
     contents = {name: draft.read(name) for name in ("palette.npz", "contexts.npz")}
+    if (files.folder / TEMPORAL_FILE).exists():
+        with np.load(files.folder / TEMPORAL_FILE) as stored:
+            contents["contexts.npz"] = npz(draft.read_arrays("contexts.npz") | dict(stored))
     extractor = trained_extractor(recipe, files)
     calibration = calibrate(extractor, _sample_pictures(recipe, files, CALIBRATION_PHOTOS))
     contents["extractor.onnx"] = extractor_to_onnx(extractor)
@@ -356,10 +359,6 @@ def merge_costs(palette: MarkovPalette) -> dict[str, list[float]]:
 
 
 Pixels = npt.NDArray[np.uint8]
-Numbers = npt.NDArray[np.float64]
-
-LEAST_PHOTOS: Final = 24
-FOLDS: Final = 4
 
 
 def fit_psnr_model(
@@ -375,7 +374,7 @@ def fit_psnr_model(
 
     extract: the edge's network: uint8 [H, W, 3], unpadded, to float32 [C, h, w] per scale. photos:
     uint8 [H, W, 3], like those that will be sent and none that evaluation uses; two hundred or
-    more make the margins steady. Raises ValueError for fewer than ``LEAST_PHOTOS``.
+    more make the margins steady. Raises ValueError as :func:`codec.kit.psnr.psnr_model` does.
     """
     chain = codec.chains[0]
     states = range(chain.palette.coarsest_state + 1)
@@ -388,7 +387,7 @@ def fit_psnr_model(
         detail = block_detail(photo)
         inputs.append([[*table.at(state).values(), *detail] for state in states])
         errors = [
-            _squared_error(photo, reconstructor.reconstruct([latents])[0])
+            squared_error(photo, reconstructor.reconstruct([latents])[0])
             for latents in (
                 _latents(chain.palette, indices, state, photo.shape[1], photo.shape[0])
                 for state in states
@@ -396,42 +395,8 @@ def fit_psnr_model(
         ]
         targets.append(errors)
         progress(number)
-    if len(targets) < LEAST_PHOTOS:
-        raise ValueError(f"{len(targets)} photos are too few; a model needs {LEAST_PHOTOS}")
     scales = list(dict.fromkeys(plane.scale for plane in chain.palette.planes))
-    known, lost = np.log10(np.maximum(inputs, LEAST)), np.log10(np.maximum(targets, 1e-10))
-    return PsnrModel(
-        rows=tuple(_fit_row(known[:, state], lost[:, state], scales, share) for state in states),
-        share=share,
-    )
-
-
-def _fit_row(known: Numbers, lost: Numbers, scales: list[str], share: float) -> PsnrRow:
-    """Least squares, and the margin from residuals of photos that were left out of the fit."""
-    design = np.hstack([np.ones((len(known), 1)), known])
-    residuals = np.empty(len(lost))
-    fold = np.arange(len(lost)) % FOLDS
-    for number in range(FOLDS):
-        out = fold == number
-        residuals[out] = lost[out] - design[out] @ _solve(design[~out], lost[~out])
-    # The smallest residual that at least this share of photos, one more counted, stays below.
-    rank = min(math.ceil(share * (len(lost) + 1)), len(lost))
-    margin_db = 10 * float(np.sort(residuals)[rank - 1])
-    weights = _solve(design, lost)
-    blocks = weights[1 + len(scales) :]
-    return PsnrRow(
-        intercept=round(float(weights[0]), 5),
-        distortion={
-            scale: round(float(weight), 5)
-            for scale, weight in zip(scales, weights[1:], strict=False)
-        },
-        detail=(round(float(blocks[0]), 5), round(float(blocks[1]), 5), round(float(blocks[2]), 5)),
-        margin_db=round(max(margin_db, 0.0), 4),
-    )
-
-
-def _solve(design: Numbers, lost: Numbers) -> Numbers:
-    return np.asarray(np.linalg.lstsq(design, lost, rcond=None)[0])
+    return psnr_model(inputs, targets, scales, share)
 
 
 def _latents(
@@ -448,8 +413,3 @@ def _latents(
         merged,
         {name: np.full(grid.shape, depths[name], np.uint8) for name, grid in merged.items()},
     )
-
-
-def _squared_error(photo: Pixels, picture: Pixels) -> float:
-    difference = photo.astype(np.float32) - picture.astype(np.float32)
-    return float(np.square(difference).mean()) / 255.0**2

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from safetensors.torch import load_file
 
 from codec.base import Rendering
-from codec.kit.frozen import CLASSIFIER
-from codec.kit.textures import LABELS_FILE, PatchDescriptors, TextureModel, as_picture
-from codec.layered import FeatureLatents
+from codec.kit.losses.frozen import CLASSIFIER
+from codec.kit.losses.textures import LABELS_FILE, PatchDescriptors, TextureModel, as_picture
+from codec.latents import FeatureLatents
 from codec.markov_palette import VIVID
 from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.palette import Indices, MarkovPalette

@@ -32,9 +32,9 @@ from torch import Tensor, nn
 
 from codec.kit import checkpoint
 from codec.kit.crops import PhotoCache, batches
-from codec.kit.frozen import PerceptualDistance, flatness, load_losses, shifted
+from codec.kit.losses.frozen import PerceptualDistance, flatness, load_losses, shifted
+from codec.kit.losses.textures import TextureLabels, labelled_batches, texture_contrast
 from codec.kit.optimiser import Muon
-from codec.kit.textures import TextureLabels, labelled_batches, texture_contrast
 from codec.markov_palette.networks import Decoder, DecoderConfig
 from codec.markov_palette.train.networks import (
     SEMANTIC_STRIDE,

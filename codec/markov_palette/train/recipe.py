@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from codec.kit.recipe import BundleRecipe, Part, PhotosPart
+from codec.kit.sequences import SequencesPart
 from codec.markov_palette.networks import DecoderConfig
 from codec.markov_palette.train.contexts import ContextSettings
 from codec.markov_palette.train.fit import FitConfig
@@ -16,6 +17,7 @@ from codec.markov_palette.train.networks import (
     ExtractorConfig,
     PlaneLayout,
 )
+from codec.markov_palette.train.temporal.fit import TemporalSettings
 from codec.settings import PlaneSpec, ScaleSpec
 
 
@@ -111,6 +113,24 @@ class TablesPart(Part):
         return ContextSettings(**self.model_dump(exclude={"photos", "held_out"}), seed=seed)
 
 
+class TemporalPart(Part):
+    """How networks of predicted frames are fitted; see
+    :class:`~codec.markov_palette.train.temporal.fit.TemporalSettings`. states: what streams are
+    coded to, each as often as it stands here; the coarsest for those that there are not."""
+
+    states: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 0, 3, 5), min_length=1)
+    steps: int = Field(600, ge=1)
+    batch: int = Field(2048, ge=2, le=2**20)
+    learning_rate: float = Field(2e-3, gt=0, lt=1)
+    change_steps: int = Field(800, ge=1)
+    change_batch: int = Field(8192, ge=1, le=2**20)
+    change_hidden: int = Field(16, ge=1, le=256)
+
+    def settings(self, seed: int) -> TemporalSettings:
+        """The fit's plain settings."""
+        return TemporalSettings(**self.model_dump(exclude={"states"}), seed=seed)
+
+
 class Recipe(BundleRecipe):
     """The whole recipe."""
 
@@ -122,6 +142,8 @@ class Recipe(BundleRecipe):
     states: tuple[tuple[Annotated[int, Field(ge=0, le=12)], ...], ...] = Field(min_length=1)
     fit: FitPart = FitPart()
     tables: TablesPart = TablesPart()
+    sequences: SequencesPart = SequencesPart()
+    temporal: TemporalPart = TemporalPart()
     psnr_photos: int = Field(0, ge=0, description="photos the PSNR model is fitted on; 0: none")
 
     @model_validator(mode="after")

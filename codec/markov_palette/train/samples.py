@@ -102,21 +102,17 @@ class ContextSamples:
         finer = torch.tensor([step in NEAREST for step in OWN_STEPS], device=self._device)
         finer = second[:, None] & finer[None]
         own = self._leaves[plane][_around(base, stride, OWN_STEPS)]
-        mates = {
-            mate: self._leaves[mate][_around(base, stride, MATE_STEPS)]
-            for mate in self._mates[plane]
-        }
         nearest = own[:, [OWN_STEPS.index(step) for step in NEAREST]]
         place = functional.pad((nearest < 2**depth).float(), (1, 0), value=1.0)
+        beside = _around(base, stride, MATE_STEPS)
         rows = []
         for level in range(depth):
             # One table for both depths: the finer one's rows come behind the coarser one's.
             here, below = self._tables[plane][level], self._tables[plane][level + 1]
             index = (own >> (depth - level - finer.long())) + len(here) * finer
             parts = [functional.embedding(index, torch.cat([here, below])).flatten(1)]
-            if mates:
-                known = self._known[plane, level]
-                seen = [self._look_up(mate, leaf, known[mate]) for mate, leaf in mates.items()]
+            seen = self._beside(plane, level, beside, second)
+            if seen:
                 parts.append(torch.cat(seen, 2).flatten(1))
             rows.append(torch.cat([*parts, place], 1))
         coarse, trunk_of = self._coarse(plane, scale, chosen)
@@ -127,6 +123,17 @@ class ContextSamples:
     def leaves(self, plane: str) -> Tensor:
         """The leaf at every position: int64 [positions]."""
         return self._leaves[plane][self._scales[self._scale_name(plane)].base]
+
+    def _beside(self, plane: str, level: int, where: Tensor, second: Tensor) -> list[Tensor]:
+        """What is seen of other planes of the scale, float32 [n, 5, columns] each.
+
+        where: int64 [n, 5], the position and the nearest four. second: bool [n], of the pass.
+        """
+        known = self._known[plane, level]
+        return [
+            self._look_up(mate, self._leaves[mate][where], known[mate])
+            for mate in self._mates[plane]
+        ]
 
     def _coarse(
         self, plane: str, scale: _Scale, chosen: Tensor

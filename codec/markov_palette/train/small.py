@@ -30,8 +30,15 @@ from codec.markov_palette.context_network import (
 from codec.markov_palette.contexts import ContextModel, relations
 from codec.markov_palette.networks import Decoder, DecoderConfig
 from codec.markov_palette.palette import MarkovPalette, PaletteTree
+from codec.markov_palette.temporal.change_network import ChangeNetwork, layers_of
+from codec.markov_palette.temporal.contexts import STATUS_COLUMNS, TemporalModel, inputs_of
 from codec.markov_palette.train.extractor_onnx import extractor_to_onnx
-from codec.markov_palette.train.networks import LATENT_GAIN, Extractor, ExtractorConfig
+from codec.markov_palette.train.networks import (
+    LATENT_BOUND,
+    LATENT_GAIN,
+    Extractor,
+    ExtractorConfig,
+)
 from codec.settings import (
     DiffusionState,
     FeatureSettings,
@@ -76,6 +83,53 @@ def tiny_contexts(palette: MarkovPalette, ratio: int = 2, seed: int = 5) -> Cont
     rng = np.random.default_rng(seed)
     mates, coarser = relations(palette.planes)
     columns = {plane.name: padded_channels(plane.channels) for plane in palette.planes}
+    networks = {
+        plane.name: _tiny_network(
+            plane,
+            columns[plane.name],
+            sum(columns[name] for name in mates[plane.name]),
+            sum(columns[name] for name in coarser[plane.name]),
+            ratio,
+            rng,
+        )
+        for plane in palette.planes
+    }
+    return ContextModel(palette, networks, ODDS)
+
+
+def tiny_temporal(contexts: ContextModel, ratio: int = 2, seed: int = 6) -> TemporalModel:
+    """What predicted frames need; positions near others that change are likelier to do so."""
+    rng = np.random.default_rng(seed)
+    palette = contexts.palette
+    columns = {plane.name: padded_channels(plane.channels) for plane in palette.planes}
+    splits, changes = {}, {}
+    for plane in palette.planes:
+        name, layers = plane.name, len(layers_of(palette, plane.name))
+        groups, nodes = PASSES * layers, 2 ** (plane.depth + 1) - 1
+        beside = sum(columns[mate] for mate in contexts.mates[name])
+        above = sum(columns[other] for other in contexts.coarser[name])
+        splits[name] = _tiny_network(
+            plane, columns[name], beside + columns[name] + STATUS_COLUMNS, above, ratio, rng
+        )
+        changes[name] = ChangeNetwork(
+            weights=rng.integers(0, 21, (groups, inputs_of(contexts, name), HIDDEN), np.int16),
+            entry=rng.integers(-300, 301, (nodes, HIDDEN), np.int32),
+            readout=rng.integers(0, 31, (groups, HIDDEN), np.int16),
+            bias=rng.integers(-9000, -7000, groups, np.int32),
+            prior=rng.integers(-300, 301, nodes, np.int32),
+            still=np.full(layers, 1 << 15, np.uint16),
+            shifts=np.tile(np.array([[5], [5]], np.int32), (1, groups)),
+            costs=np.tile(
+                np.linspace([0.1, 6], [1, 1], 9, dtype=np.float32).T[:, None], (layers, 1)
+            ),
+        )
+    return TemporalModel(contexts, splits, changes)
+
+
+def _tiny_network(
+    plane: PlaneSpec, own: int, beside: int, above: int, ratio: int, rng: np.random.Generator
+) -> PlaneNetwork:
+    """own, beside, above: columns of the plane, of others of its scale, and of the coarser one."""
 
     def weights(*shape: int) -> npt.NDArray[Any]:
         return rng.integers(-20, 21, shape).astype(np.int16)
@@ -83,40 +137,34 @@ def tiny_contexts(palette: MarkovPalette, ratio: int = 2, seed: int = 5) -> Cont
     def biases(*shape: int) -> npt.NDArray[Any]:
         return rng.integers(-3000, 3001, shape).astype(np.int32)
 
-    networks = {}
-    for plane in palette.planes:
-        groups, nodes = PASSES * plane.depth, 2**plane.depth - 1
-        above = sum(columns[name] for name in coarser[plane.name])
-        trunk = Trunk(
-            weights(len(COARSE_STEPS) * above, TRUNK),
-            biases(TRUNK),
-            weights(TRUNK, ratio**2 * FEATURES),
-            biases(ratio**2 * FEATURES),
-            np.array([5, 4], np.int32),
-        )
-        beside = sum(columns[name] for name in mates[plane.name])
-        networks[plane.name] = PlaneNetwork(
-            own=weights(groups, len(OWN_STEPS) * columns[plane.name], HIDDEN),
-            mates=weights(groups, len(MATE_STEPS) * beside, HIDDEN),
-            place=weights(groups, PLACE_INPUTS + (FEATURES if above else 0), HIDDEN),
-            entry=biases(nodes, HIDDEN),
-            summary=weights(groups, HIDDEN, WIDTH),
-            summary_bias=biases(groups, WIDTH),
-            readout=weights(nodes, WIDTH),
-            prior=biases(nodes),
-            shifts=np.tile(np.array([[5], [5], [5]], np.int32), (1, groups)),
-            trunk=trunk if above else None,
-        )
-    return ContextModel(palette, networks, ODDS)
+    groups, nodes = PASSES * plane.depth, 2**plane.depth - 1
+    trunk = Trunk(
+        weights(len(COARSE_STEPS) * above, TRUNK),
+        biases(TRUNK),
+        weights(TRUNK, ratio**2 * FEATURES),
+        biases(ratio**2 * FEATURES),
+        np.array([5, 4], np.int32),
+    )
+    return PlaneNetwork(
+        own=weights(groups, len(OWN_STEPS) * own, HIDDEN),
+        mates=weights(groups, len(MATE_STEPS) * beside, HIDDEN),
+        place=weights(groups, PLACE_INPUTS + (FEATURES if above else 0), HIDDEN),
+        entry=biases(nodes, HIDDEN),
+        summary=weights(groups, HIDDEN, WIDTH),
+        summary_bias=biases(groups, WIDTH),
+        readout=weights(nodes, WIDTH),
+        prior=biases(nodes),
+        shifts=np.tile(np.array([[5], [5], [5]], np.int32), (1, groups)),
+        trunk=trunk if above else None,
+    )
 
 
 def codec_files(seed: int = 7) -> dict[str, bytes]:
     """palette.npz and contexts.npz of the tiny bundle."""
     palette = tiny_palette(seed)
-    return {
-        "palette.npz": _npz(palette.to_arrays()),
-        "contexts.npz": _npz(tiny_contexts(palette).to_arrays()),
-    }
+    contexts = tiny_contexts(palette)
+    arrays = contexts.to_arrays() | tiny_temporal(contexts).to_arrays()
+    return {"palette.npz": _npz(palette.to_arrays()), "contexts.npz": _npz(arrays)}
 
 
 def tiny_manifest(codec: str = "markov-palette", **changes: object) -> Manifest:
@@ -153,8 +201,16 @@ def small_bundle(folder: Path) -> Bundle:
             spread = 0.7 / max(1.0, float(np.sqrt(parameter[0].numel())))
             values = rng.standard_normal(tuple(parameter.shape)) * spread
             parameter.data.copy_(torch.from_numpy(values.astype(np.float32)))
-    for head in (extractor.semantic, extractor.texture):
-        head.weight.data.div_(LATENT_GAIN)
+    heads = (extractor.semantic, extractor.texture)
+    for head in heads:
+        head.weight.data.div_(LATENT_GAIN).mul_(5)  # as wide as the palette
+    drawn = torch.from_numpy(rng.random((1, 3, 64, 64), np.float32)) - 0.5
+    with torch.inference_mode():
+        for head, features in zip(heads, extractor.eval()(drawn), strict=True):
+            # To the middle of the palette, where the positions of a picture differ at every depth.
+            middle = torch.atanh(features / LATENT_BOUND).mean((0, 2, 3)) / LATENT_GAIN
+            assert head.bias is not None
+            head.bias.data.sub_(middle).round_()
     files = codec_files() | {
         "extractor.onnx": extractor_to_onnx(extractor.eval()),
         "decoder.safetensors": save(dict(decoder.state_dict())),

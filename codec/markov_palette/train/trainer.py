@@ -13,6 +13,7 @@ from codec.base import Check, Pixels, Report, TrainingStep
 from codec.kit.photos import bundle_figures, need
 from codec.kit.recipe import PHOTOS_SUMMARY, photos_step
 from codec.markov_palette.train.recipe import Recipe
+from codec.markov_palette.train.temporal.steps import write_sequences, write_temporal
 from shared.bundle import Bundle
 from shared.errors import RecipeError
 from shared.weights import ModelStore
@@ -20,9 +21,9 @@ from shared.weights import ModelStore
 if TYPE_CHECKING:
     from torch import nn
 
-    from codec.kit.textures import TextureLabels
+    from codec.kit.losses.textures import TextureLabels
     from codec.kit.uncut import UncutFeatures
-    from codec.layered import Features
+    from codec.latents import Features
 
 Device = Annotated[str, "cpu, cuda, cuda:1 ..."]
 
@@ -38,8 +39,8 @@ def texture(
     """Label the training photos' patches by texture, for the fit step's contrastive loss."""
     from safetensors.torch import load_file
 
-    from codec.kit.frozen import CLASSIFIER
-    from codec.kit.textures import TextureSettings, make_labels
+    from codec.kit.losses.frozen import CLASSIFIER
+    from codec.kit.losses.textures import TextureSettings, make_labels
     from codec.markov_palette.train.bundle import RunFiles
 
     files = RunFiles(run)
@@ -84,8 +85,8 @@ def fit(
 
     Raises ModelError ``weights_missing`` for a loss whose weights are not here.
     """
-    from codec.kit.frozen import LOSSES, load_losses
-    from codec.kit.textures import LABELS_FILE
+    from codec.kit.losses.frozen import LOSSES, load_losses
+    from codec.kit.losses.textures import LABELS_FILE
     from codec.markov_palette.train.bundle import RunFiles
     from codec.markov_palette.train.fit import Fit
 
@@ -159,6 +160,13 @@ class MarkovPaletteTrainer:
             TrainingStep("fit", "Train extractor, palettes and decoder.", fit, ("photos",)),
             TrainingStep("palette", "Put the trees on their integer grid.", palette, ("fit",)),
             TrainingStep("tables", "Fit context networks.", tables, ("fit", "photos")),
+            TrainingStep("sequences", "Run the network on moving material.", write_sequences),
+            TrainingStep(
+                "temporal",
+                "Fit what predicted frames need.",
+                write_temporal,
+                ("tables", "sequences"),
+            ),
             TrainingStep("export", "Write the bundle.", export, ("tables",)),
         )
 
@@ -198,7 +206,7 @@ class MarkovPaletteTrainer:
 
 
 def _labels(cache: Path) -> TextureLabels:
-    from codec.kit.textures import TextureLabels
+    from codec.kit.losses.textures import TextureLabels
 
     try:
         return TextureLabels(cache)
@@ -209,7 +217,7 @@ def _labels(cache: Path) -> TextureLabels:
 def _perceptual(store: ModelStore) -> nn.Module:
     from safetensors.torch import load_file
 
-    from codec.kit.frozen import PerceptualDistance
+    from codec.kit.losses.frozen import PerceptualDistance
 
     return PerceptualDistance(
         load_file(store.path("squeezenet-1.1")), load_file(store.path("lpips-squeeze")), even=True

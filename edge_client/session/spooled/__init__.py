@@ -2,5 +2,6 @@
 
 exchange    photos out and results in, through a spool
 sender      the thread that brings a spool's frames to a server, over many streams
+key_frames  predicted frames for a server that could not decode them
 unanswered  frames without a result, and results that nobody has taken
 """

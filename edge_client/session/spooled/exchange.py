@@ -27,7 +27,7 @@ from edge_client.session.refinement_store import RefinementStore
 from edge_client.session.results import FrameResult, failed
 from edge_client.session.spooled.sender import ACCESS_REASONS, SpoolSender
 from edge_client.spool import Spool
-from shared.errors import FeatherwireError, SessionError
+from shared.errors import FeatherwireError, SessionError, SpoolError
 from shared.names import text_of
 
 POLL_S = 0.2
@@ -60,7 +60,12 @@ class SpooledExchange:
         self._patience_s = patience_s
         self._hurry = hurry
         self._sender = SpoolSender(
-            spool, self._open_connection, store=store, rate=control, tell=events.connection
+            spool,
+            self._open_connection,
+            store=store,
+            rate=control,
+            tell=events.connection,
+            renewed=opener.groups.begin,
         )
         self._offline: Framer | None = None
 
@@ -103,7 +108,9 @@ class SpooledExchange:
             self._offline = connection.framer
         if self._offline is None:
             self._offline = self._opener.offline(
-                self._spool.setting("bundle"), self._spool.setting("format_version")
+                self._spool.setting("bundle"),
+                self._spool.setting("format_version"),
+                self._spool.setting("takes_predicted"),
             )
         return self._offline
 
@@ -116,6 +123,7 @@ class SpooledExchange:
             listener=listener,
             take_setting=self._settings.take,
             failing=listener.failing,
+            renews=True,
         )
         self._settings.follow(connection)
         return connection
@@ -171,14 +179,35 @@ class SpooledExchange:
         yield from self._results(None)
 
     def _put(self, photo: Photo, source: Photo | Origin, wishes: Wishes) -> int:
-        framer = self.framer
+        framer, spool, groups = self.framer, self._spool, self._opener.groups
+        last, reached = spool.newest
+        groups.follow(last, reached)
+        if spool.wants_key_frame:
+            groups.begin()
         frame = replace(
-            make_frame(framer, self._control, photo, wishes), captured_at=taken_at(source)
+            make_frame(framer, self._control, photo, wishes, last + 1, taken_at(source)),
+            captured_at=taken_at(source),
         )
-        message, default_tasks = framer.for_spool(frame, wishes.tasks)
+
+        def put() -> int:
+            message, default_tasks = framer.for_spool(frame, wishes.tasks)
+            return spool.put(
+                message, source=_name(source), default_tasks=default_tasks, grows=frame.grows
+            )
 
         def enqueue() -> int:
-            return self._spool.put(message, source=_name(source), default_tasks=default_tasks)
+            nonlocal frame
+            frame = frame.numbered(spool.last_sequence + 1)
+            try:
+                sequence = put()
+            except SpoolError as error:
+                if error.reason != "needs_key_frame":
+                    raise
+                groups.begin()
+                frame = frame.numbered(spool.last_sequence + 1)
+                sequence = put()
+            frame.on_its_way()
+            return sequence
 
         def keep(sequence: int) -> None:
             more = frame.make_others is not None

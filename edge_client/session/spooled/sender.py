@@ -21,6 +21,7 @@ from edge_client.session.connection import Connection
 from edge_client.session.events import nobody
 from edge_client.session.refinement_store import RefinementStore
 from edge_client.session.results import Reply
+from edge_client.session.spooled.key_frames import KeyFrames
 from edge_client.session.spooled.unanswered import Unanswered
 from edge_client.spool import Spool
 from shared.backoff import Backoff
@@ -43,6 +44,12 @@ FATAL_REASONS = ACCESS_REASONS | {
 
 Not ``bad_tls_files``: those were good when the session was opened, and are being replaced."""
 
+FORKED = "another_frame"
+"""A frame's number is taken by another picture: somebody else sends from a copy of this spool."""
+
+SAME_S = 0.001
+"""Times of one picture differ by less, however they were rounded."""
+
 WATCH_S = 0.5
 HURRY_S = 0.2
 EXPIRE_S = 5.0
@@ -59,13 +66,16 @@ class SpoolSender:
         store: RefinementStore,
         rate: RateControl,
         tell: Callable[[FeatherwireError | None], None] = nobody,
+        renewed: Callable[[], None] = lambda: None,
         backoff: Backoff | None = None,
     ) -> None:
         """open_connection: connects with this as the listener. tell: see
-        ``SessionEvents.connection``."""
+        ``SessionEvents.connection``. renewed: is called when the spool's session is another
+        one."""
         self._spool = spool
         self._changed = threading.Condition()
-        self.answers = Unanswered(spool, self._changed, self._sent_back)
+        self._key_frames = KeyFrames(spool)
+        self.answers = Unanswered(spool, self._changed, self._sent_back, self._unreadable, renewed)
         self._open_connection = open_connection
         self._store = store
         self._rate = rate
@@ -160,9 +170,9 @@ class SpoolSender:
         """A message goes out."""
         self._rate.posted(key, message_bytes, frame=frame)
 
-    def delivered(self, key: Key) -> None:
-        """The server has what was posted with this key."""
-        self._rate.acknowledged(key)
+    def delivered(self, key: Key, held_s: float = 0.0) -> None:
+        """The server has what was posted with this key, and had it for ``held_s`` seconds."""
+        self._rate.acknowledged(key, held_s)
 
     def acknowledged(self, sequence: int) -> None:
         """The server has this frame."""
@@ -172,8 +182,9 @@ class SpoolSender:
         self._wake.set()
 
     def unclaimed(self, reply: Reply) -> None:
-        """A result of a frame that went out on a stream before."""
-        self.answers.answered(reply)
+        """A result of a frame that went out on a stream before, from this spool or a copy of it."""
+        if self._is_ours(reply.sequence, reply.captured_at):
+            self.answers.answered(reply)
 
     def changed(self) -> None:
         """The stream has credit, or has ended."""
@@ -188,6 +199,9 @@ class SpoolSender:
     def _sent_back(self, error: FeatherwireError) -> None:
         self._refused = error
         self._wake.set()
+
+    def _unreadable(self, sequence: int, again: bool) -> None:
+        self._key_frames.lacks(sequence, again=again)
 
     # -- its own thread --------------------------------------------------------------------------
 
@@ -213,6 +227,9 @@ class SpoolSender:
                 if not self._resume(connection):
                     continue
                 why = self._serve(connection)
+                if why.reason == FORKED:
+                    connection.close(timeout_s=0)  # no result may come under the old numbers
+                    self.answers.renumber()
             except FeatherwireError as error:
                 why = error
             finally:
@@ -256,7 +273,14 @@ class SpoolSender:
     def _resume(self, connection: Connection) -> bool:
         """Take what the server says it has as acknowledged; False: its numbering is not ours."""
         accepted = connection.welcome.resume_after_sequence
-        if accepted > self._spool.last_sequence:
+        welcome = connection.welcome
+        taken_at = (
+            welcome.resume_captured_at.ToMicroseconds() / 1e6
+            if welcome.HasField("resume_captured_at")
+            else None
+        )
+        if accepted > self._spool.last_sequence or not self._is_ours(accepted, taken_at):
+            connection.close(timeout_s=0)  # no result may come any more under the old numbers
             self.answers.renumber()
             return False
         now = time.monotonic()
@@ -269,9 +293,15 @@ class SpoolSender:
             self._last_error = None
             self._attempted = True
             self._changed.notify_all()
+        self._key_frames.begin(
+            accepted=accepted,
+            takes_predicted=connection.welcome.takes_predicted,
+            needs_key_frame=connection.welcome.needs_key_frame,
+        )
         self._told.clear()
         self._tell(None)
         agreed = {
+            "takes_predicted": connection.welcome.takes_predicted,
             "bundle": connection.framer.photo_encoder.bundle.id,
             "format_version": connection.format_version,
         }
@@ -282,6 +312,12 @@ class SpoolSender:
                 except SpoolError as error:
                     logging.getLogger(__name__).warning("warning: %s", error.message)
         return True
+
+    def _is_ours(self, sequence: int, captured_at: float | None) -> bool:
+        """Whether what a server has under this number may be the frame that is here: not where its
+        picture was taken at another time (seconds since 1970)."""
+        here = None if captured_at is None else self._spool.captured_at(sequence)
+        return here is None or captured_at is None or abs(here - captured_at) < SAME_S
 
     def _serve(self, connection: Connection) -> FeatherwireError:
         """Send in order until the stream ends; returns why it did."""
@@ -322,21 +358,28 @@ class SpoolSender:
         if queued is None:
             return 0.0
         message = queued.message
+        with self._changed:  # who puts it has noted by then what more there is of it
+            pass
         kept = bool(self._store.sent_bundles(queued.sequence)) or self._store.unfinished(
             queued.sequence
         )
         connection.framer.ask(message, default_tasks=queued.default_tasks, kept=kept)
+        framer = connection.framer
         try:
-            connection.framer.in_version(message)
+            self._key_frames.for_server(message, framer.version, framer.photo_encoder.at_hand)
+            framer.in_version(message)
+            self._store.went_out(message)
             future = connection.send_frame(message)
         except SessionError as error:
-            if error.reason in {"message_too_large", "format_unsupported"}:
+            if error.reason in {"message_too_large", "format_unsupported", "reference_lost"}:
                 self._cursor = queued.sequence
+                self._key_frames.lacks(queued.sequence, again=False)
                 self.answers.give_up(queued.sequence, error)
                 return 0.0
             if error.reason == "no_credit":
                 return WATCH_S
             return 0.0 if connection.failure is not None else WATCH_S
         self._cursor = queued.sequence
+        self._key_frames.sent(queued.sequence)
         future.add_done_callback(self.answers.sent)
         return 0.0

@@ -17,6 +17,7 @@ from typing import Any
 
 from edge_client.session.connection import Connection
 from edge_client.session.frames import Origin
+from edge_client.session.groups import REFERENCE_REASONS, is_unreadable
 from edge_client.session.results import FrameResult, Reply, failed, received
 from edge_client.spool import Spool
 from shared.errors import FeatherwireError, SpoolError
@@ -25,9 +26,13 @@ from shared.wire.failures import is_retryable
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A result on its way to the caller; ``done``: it is the frame's, not a refinement's."""
+    """A result on its way to the caller; ``done``: it is the frame's, not a refinement's.
+
+    session: whose numbers it has.
+    """
 
     result: FrameResult
+    session: str
     result_id: int = 0
     done: bool = True
 
@@ -50,13 +55,19 @@ class Unanswered:
         spool: Spool,
         changed: threading.Condition,
         sent_back: Callable[[FeatherwireError], None],
+        unreadable: Callable[[int, bool], None] = lambda sequence, again: None,
+        renewed: Callable[[], None] = lambda: None,
     ) -> None:
         """changed: lock of the spool sender, notified when something has changed. sent_back: is
-        called, with that lock held, when the server could not take a frame now."""
+        called, with that lock held, when the server could not take a frame now. unreadable:
+        likewise, with the sequence of a frame that the server could not decode, and whether it
+        gets it again. renewed: when the session is another one."""
         self._spool = spool
         self._changed = changed
         self._sent_back = sent_back
         self._session = spool.session
+        self._unreadable = unreadable
+        self._renewed = renewed
         self._inbox: deque[Item] = deque()
         self.connection: Connection | None = None
         """The stream, where there is one. Set with the lock held."""
@@ -65,6 +76,8 @@ class Unanswered:
         # By sequence: until when what comes of a command is waited for.
         self._refining: dict[int, float] = {}
         self._open: dict[int, _Open] = {}
+        # What frames of the session before are numbered now.
+        self._moved: dict[tuple[str, int], int] = {}
         captured = spool.captured()
 
         def origin(sequence: int, source: str) -> Origin | str:
@@ -107,10 +120,14 @@ class Unanswered:
 
     def handed(self, item: Item) -> None:
         """The caller has this result: it will not come again, not even after a restart."""
-        if item.done and item.result.sequence:
-            self._spool.finish(item.result.sequence, item.result_id)
-        elif item.result_id:
-            self._spool.note_result(item.result_id)
+        with self._changed:
+            sequence, result_id = item.result.sequence, item.result_id
+            if item.session != self._spool.session:  # another frame has that number by now
+                sequence, result_id = self._moved.get((item.session, sequence), 0), 0
+            if item.done and sequence:
+                self._spool.finish(sequence, result_id)
+            elif result_id:
+                self._spool.note_result(result_id)
 
     def wait(self, timeout_s: float) -> None:
         """Wait until something has changed."""
@@ -135,12 +152,18 @@ class Unanswered:
         with self._changed:
             here = self._open.get(reply.sequence)
             untaken = reply.result_id == 0 and here is not None and here.acknowledged_at is None
-            if untaken and error is not None and is_retryable(error):
-                self._sent_back(error)
-                return
+            if error is not None:
+                again = untaken and (is_retryable(error) or error.reason in REFERENCE_REASONS)
+                if is_unreadable(error):
+                    self._unreadable(reply.sequence, again)
+                if again:
+                    self._sent_back(error)
+                    return
             one = self._open.pop(reply.sequence, None)
             if one is not None:
-                self._inbox.append(Item(received(reply, one.source), reply.result_id))
+                self._inbox.append(
+                    Item(received(reply, one.source), self._session, reply.result_id)
+                )
                 if reply.refinement is not None:
                     before = self._inbox[-1].result
                     self._refining[reply.sequence] = time.monotonic() + one.deadline_s
@@ -166,10 +189,11 @@ class Unanswered:
         error = future.exception()
         if error is None:
             reply = future.result()
-            item = Item(received(reply, source, before=before), reply.result_id, done=False)
+            found = received(reply, source, before=before)
+            item = Item(found, self._session, reply.result_id, done=False)
         elif isinstance(error, FeatherwireError) and error.reason != "not_refinable":
             lost = failed(source, error, sequence=before.sequence, before=before)
-            item = Item(lost, done=False)
+            item = Item(lost, self._session, done=False)
         else:
             return
         with self._changed:
@@ -204,7 +228,7 @@ class Unanswered:
     def _fail(self, sequence: int, error: FeatherwireError) -> None:
         one = self._open.pop(sequence, None)
         if one is not None:
-            self._inbox.append(Item(failed(one.source, error, sequence=sequence)))
+            self._inbox.append(Item(failed(one.source, error, sequence=sequence), self._session))
             self._changed.notify_all()
 
     def take_dropped(self) -> None:
@@ -219,14 +243,16 @@ class Unanswered:
         """The server knows more of this session than the spool: a new one begins."""
         with self._changed:
             numbers = {old: new for new, old in enumerate(sorted(self._spool.queued()), 1)}
-            self._session = self._spool.renew()
+            before_session, self._session = self._session, self._spool.renew()
+            self._moved = {(before_session, old): new for old, new in numbers.items()}
+            self._renewed()
             before, self._open = self._open, {}
             for sequence, one in before.items():
                 if sequence in numbers:
                     self._open[numbers[sequence]] = one
                 else:
                     lost = SpoolError("session_renewed", "its result can no longer be asked for")
-                    self._inbox.append(Item(failed(one.source, lost), done=False))
+                    self._inbox.append(Item(failed(one.source, lost), self._session, done=False))
             self._changed.notify_all()
 
     def check_session(self) -> bool:
@@ -235,9 +261,10 @@ class Unanswered:
         if self._spool.session == self._session:
             return False
         self._session = self._spool.session
+        self._renewed()
         for one in self._open.values():
             lost = SpoolError("damaged", "the spool was damaged, and the frame was in it")
-            self._inbox.append(Item(failed(one.source, lost), done=False))
+            self._inbox.append(Item(failed(one.source, lost), self._session, done=False))
         self._open.clear()
         self._changed.notify_all()
         return True

@@ -121,6 +121,17 @@ def test_tasks_are_switched_off_and_a_frame_is_refined(
         assert not newest_command(running, "refine_frame").reply.HasField("error")
 
 
+def test_a_key_frame_is_commanded(
+    visit: Callable[..., Any], running: Running, photos: Photos
+) -> None:
+    with streaming(running, photos) as sizes:
+        page = visit("/device/cam-1")
+        wait_for_frames(page, sizes, 1)
+        page.get_by_role("button", name="Key frame", exact=True).click()
+        page.get_by_text("Key frame: applied").wait_for()
+        assert not newest_command(running, "key_frame").reply.HasField("error")
+
+
 def test_overlays_are_shown_and_hidden(visit: Callable[..., Any], stored: Running) -> None:
     page = visit("/device/cam-1")
     page.get_by_role("img", name="Reconstruction of frame").wait_for()

@@ -21,6 +21,7 @@ AXE = Path(axe_core_python.__file__).with_name("axe.min.js").read_text()
 PAGES = {
     "fleet": ("/", "table a"),
     "device": ("/device/cam-1", "img[alt^='Reconstruction']"),
+    "play": ("/play/cam-1", ".player-caption:not(:empty)"),
     "results": ("/results", "table button"),
     "rates": ("/rates", ".chart svg text"),
     "commands": ("/commands", ".table"),
@@ -49,6 +50,14 @@ def seen(visit: Callable[..., Any], name: str, **how: Any) -> Any:
 
 def pictured(visit: Callable[..., Any], live: Running, name: str, **how: Any) -> Any:
     """The page as a person would leave it open."""
+    if name == "play":
+        page = seen(visit, name, **how)
+        page.get_by_label("Mark frames with").fill("person")
+        page.keyboard.press("Tab")
+        page.locator(".player-mark").first.wait_for()
+        page.get_by_role("slider", name="Time in the log").press("End")
+        page.locator(".stage-box").first.wait_for()
+        return page
     if name != "device":
         return seen(visit, name, **how)
     set_state(live, 2)

@@ -212,6 +212,17 @@ def test_a_frame_whose_device_has_no_clock_is_told_by_its_results() -> None:
     assert timeline.moment(record) == "completed 2026-05-01 12:00:00 UTC"
 
 
+def test_a_frame_in_which_nothing_changed_is_told_as_such() -> None:
+    record = results_pb2.ResultRecord(sequence=9)
+    assert timeline.unchanged(record) == ""
+    record.outcome.analysis.CopyFrom(analysis())
+    assert timeline.unchanged(record) == ""
+    record.outcome.analysis.unchanged_since = 0
+    assert timeline.unchanged(record) == "nothing changed since frame 0", "0 is a frame too"
+    record.outcome.error.reason = "deadline_exceeded"
+    assert timeline.unchanged(record) == ""
+
+
 def test_what_several_tasks_found_is_told_once_and_failures_too() -> None:
     outcome = types_pb2.FrameOutcome(analysis=analysis())
     outcome.analysis.tasks["detection"].task = "detection"

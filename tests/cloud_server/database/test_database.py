@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, insert, text
+from sqlalchemy import Connection, insert, inspect, text
 
 from cloud_server.database import Database, schema
 from cloud_server.database.schema import RESULTS, SESSIONS
@@ -66,6 +66,28 @@ def test_an_older_database_is_migrated_step_by_step(
         assert database.version_found == found
         database.read_now(lambda one: one.execute(text("SELECT colour FROM sessions")).all())
         database.close()
+
+
+def test_a_log_of_before_there_were_groups_of_pictures_gets_their_columns(url: str) -> None:
+    database = Database(url)
+
+    def as_before(connection: Connection) -> None:
+        for index in schema.SUBMISSIONS.indexes:
+            index.drop(connection)
+        for column in ("group_start", "forgotten"):
+            connection.execute(text(f"ALTER TABLE submissions DROP COLUMN {column}"))
+        connection.execute(text("UPDATE featherwire_schema SET version = 3"))
+
+    database.writer.run(as_before)
+    database.close()
+    database = Database(url)
+    assert database.version_found == 3
+    found = inspect(database.engine)
+    names = {one["name"] for one in found.get_indexes("submissions")}
+    assert {one.name for one in schema.SUBMISSIONS.indexes} <= names
+    columns = {one["name"] for one in found.get_columns("submissions")}
+    assert columns == set(schema.SUBMISSIONS.columns.keys())
+    database.close()
 
 
 def test_tables_of_somebody_else_are_not_touched(url: str) -> None:

@@ -1,15 +1,23 @@
-"""How a picture is made, and what a frame is predicted from, travel with the frame."""
+"""How a picture is made, and what a frame was decoded to, travel with the frame."""
 
 from __future__ import annotations
 
 import asyncio
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
-from cloud_server.engine import EngineFrame, EngineOutcome, LocalEngine
+from cloud_server.engine import Decoded, EngineFrame, EngineOutcome, LocalEngine
 from cloud_server.engine.messages import frame_from_message, frame_to_message
-from codec.base import Rendering
+from cloud_server.engine.pipeline import LastPictures
+from codec.base import Rendering, open_cloud, open_edge, small_bundle
+from codec.null.cloud import JpegPictures
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
 from shared.results import ModelInfo, TaskResult
@@ -23,7 +31,7 @@ class Looks:
     def models(self) -> list[ModelInfo]:
         return []
 
-    def run(self, images: list[np.ndarray]) -> list[TaskResult]:
+    def run(self, images: Sequence[NDArray[np.uint8]]) -> list[TaskResult]:
         return [TaskResult(task="looks", model=[], detections=[]) for _ in images]
 
 
@@ -35,12 +43,12 @@ async def outcome_of(bundle: Bundle, frame: EngineFrame) -> EngineOutcome:
         await engine.close()
 
 
-def test_they_travel_to_workers(encoder: EdgeEncoder, image: np.ndarray) -> None:
+def test_they_travel_to_workers(encoder: EdgeEncoder, image: NDArray[np.uint8]) -> None:
     bitstream = encoder.encode(image)
     frame = EngineFrame(
         (bitstream,),
         picture=PictureRequest(),
-        references=(bitstream, bitstream.truncate(bitstream.state + 1)),
+        decoded=(Decoded(packed=b"values"),),
         rendering=Rendering("vivid", 7),
     )
     assert frame_from_message(frame_to_message(frame, 1, frame.deadline_s)) == frame
@@ -49,7 +57,7 @@ def test_they_travel_to_workers(encoder: EdgeEncoder, image: np.ndarray) -> None
 
 
 async def test_a_decoder_that_the_bundle_lacks_costs_the_picture_and_no_task(
-    tiny_bundle: Bundle, encoder: EdgeEncoder, image: np.ndarray
+    tiny_bundle: Bundle, encoder: EdgeEncoder, image: NDArray[np.uint8]
 ) -> None:
     frame = EngineFrame(
         (encoder.encode(image),),
@@ -64,23 +72,67 @@ async def test_a_decoder_that_the_bundle_lacks_costs_the_picture_and_no_task(
     assert list(outcome.analysis.tasks) == ["looks"]
 
 
-async def test_a_prediction_reaches_the_codec(
-    tiny_bundle: Bundle, encoder: EdgeEncoder, image: np.ndarray
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_a_predicted_frame_is_analysed_by_what_it_was_decoded_to(
+    tmp_path: Path, image: NDArray[np.uint8], elsewhere: bool
 ) -> None:
-    bitstream = encoder.encode(image)
-    outcome = await outcome_of(
-        tiny_bundle, EngineFrame((bitstream,), ("looks",), references=(bitstream,))
+    bundle = small_bundle("null", tmp_path)
+    edge, cloud = open_edge(bundle), open_cloud(bundle)
+    key = edge.encode(image)
+    reference = cloud.decode(key)
+    changed = image.copy()
+    changed[:32, :32] = 255 - changed[:32, :32]
+    bitstream = edge.encode(changed, reference=reference)
+    assert bitstream.reference is not None
+    latents = cloud.decode(bitstream, reference=reference)
+    frame = EngineFrame(
+        (bitstream,), ("looks",), PictureRequest(), decoded=(Decoded(latents, cloud),)
     )
-    assert outcome.error is not None
-    assert outcome.error.reason == "reference_unsupported"  # this codec has key frames alone
+    if elsewhere:
+        frame = frame_from_message(frame_to_message(frame, 1, frame.deadline_s))
+    outcome = await outcome_of(bundle, frame)
+    assert outcome.picture is not None
+    shown = np.asarray(Image.open(io.BytesIO(outcome.picture.data)))
+    assert np.array_equal(shown, cloud.open_reconstructor().reconstruct([latents])[0])
+    alone = await outcome_of(bundle, EngineFrame((bitstream,), ("looks",)))
+    assert alone.error is not None
+    assert alone.error.reason == "reference_needed"
 
 
 @pytest.mark.parametrize("named", [False, True])
 async def test_a_picture_of_the_first_decoder_by_name_or_not(
-    tiny_bundle: Bundle, encoder: EdgeEncoder, image: np.ndarray, named: bool
+    tiny_bundle: Bundle, encoder: EdgeEncoder, image: NDArray[np.uint8], named: bool
 ) -> None:
     name = tiny_bundle.manifest.pictures[0].name if named else None
     frame = EngineFrame((encoder.encode(image),), (), PictureRequest(), rendering=Rendering(name))
     outcome = await asyncio.wait_for(outcome_of(tiny_bundle, frame), 60)
     assert outcome.picture is not None
     assert (outcome.picture.height, outcome.picture.width) == image.shape[:2]
+
+
+async def test_the_last_picture_of_a_stream_is_there_to_be_painted_over(
+    tmp_path: Path, image: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = small_bundle("null", tmp_path)
+    edge = open_edge(bundle)
+    given: list[object] = []
+    plain = JpegPictures.reconstruct
+
+    def noted(self: JpegPictures, batch: Any, *rest: Any, before: Any = (), **more: Any) -> Any:
+        given.extend(None if one is None else one[1][0, 0].tolist() for one in before)
+        return plain(self, batch, *rest, **more)
+
+    monkeypatch.setattr(JpegPictures, "reconstruct", noted)
+    engine = await LocalEngine.open(bundle)
+    for grey, stream in ((10, "a"), (20, "a"), (30, "b"), (40, "a"), (50, ""), (60, "")):
+        bitstream = edge.encode(np.full_like(image, grey))
+        await engine.submit(EngineFrame((bitstream,), picture=PictureRequest(), stream=stream))
+    await engine.close()
+    assert given == [None, [10] * 3, None, [20] * 3, None, None]
+
+
+def test_last_pictures_take_no_more_than_they_may(image: NDArray[np.uint8]) -> None:
+    last = LastPictures(max_bytes=2 * image.nbytes)
+    for key in ("a", "b", "a", "c"):
+        last.put(key, (None, image))  # type: ignore[arg-type]
+    assert [key for key in "abc" if last.get(key)] == ["a", "c"]

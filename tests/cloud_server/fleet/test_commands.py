@@ -12,6 +12,7 @@ from cloud_server.auth.tokens import Role
 from cloud_server.database import Database
 from cloud_server.fleet import audit, commands
 from cloud_server.fleet.fleet import Fleet
+from cloud_server.fleet.words import command_in_words
 from shared.errors import SessionError
 from shared.proto.featherwire.v1 import fleet_pb2
 from shared.wire.requests import Hello
@@ -60,6 +61,15 @@ async def test_a_later_setting_supersedes_and_refinements_do_not(database: Datab
     assert superseded.reply.error.reason == "superseded"
     late = fleet_pb2.CommandReply()
     assert not await database.write(lambda c: commands.answer(c, first.id, late))
+
+
+async def test_a_key_frame_is_asked_for_once(database: Database) -> None:
+    wanted = fleet_pb2.Command(key_frame=fleet_pb2.KeyFrame())
+    commands.check_command(wanted, ())
+    assert command_in_words(wanted, {}) == "key frame"
+    for _ in range(2):
+        last = await database.write(lambda c: commands.issue(c, "a", wanted, "ann"))
+    assert await database.read(lambda c: commands.pending(c, "a")) == [last]
 
 
 async def test_what_waits_for_a_device_is_bounded(

@@ -47,6 +47,11 @@ def sent(command: dict[str, Any], devices: list[str], **labels: str) -> fleet_pb
             "rate: state 3, 2 frames/s, to a, b (2 commands)",
         ),
         (sent({"set_tasks": {}}, [], site="north"), "tasks: none, to devices with site=north (2 "),
+        (sent({"key_frame": {}}, ["cam"]), "key frame, to cam (c1)"),
+        (
+            entry("CommandReply", {"command_id": "c4", "kind": "key_frame"}),
+            "key frame (c4): done",
+        ),
         (sent({"set_tasks": {}}, []), "tasks: none, to every device (2 commands)"),
         (sent({"set_tasks": {}}, list("abcdefg")), "tasks: none, to 7 devices (7 commands)"),
         (

@@ -20,11 +20,12 @@ from cloud_server.ingest.sessions import PictureLimits
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
+from shared.proto.featherwire.v1 import ingest_pb2
 from shared.results import Detection, TaskResult
 from shared.wire import PictureRequest
 from shared.wire.requests import Refine, refine_message
 from tests.support.commands import run
-from tests.support.full_disk import fill_disk
+from tests.support.full_disk import fill_disk, leave_room_for, slow_disk
 from tests.support.memory_server import MemoryServer
 from tests.support.raw_client import RawClient
 from tests.support.servers import BOX, FixedTask, ServerThread, server_process
@@ -174,6 +175,45 @@ def test_a_frame_that_cannot_be_kept_is_not_acknowledged_and_can_come_again(
     client.wait_for("result", 6)
     with ResultClient(server.address) as consumer:
         assert sorted(one.sequence for one in consumer.records()) == list(range(1, 8))
+    client.close()
+
+
+def test_nothing_is_kept_behind_a_frame_that_could_not_be_though_a_refinement_comes_between(
+    start_server: Start, encoder: EdgeEncoder, bitstream: Bitstream
+) -> None:
+    """Else the device would believe that all up to there is kept, or the log would have a gap."""
+    noise = np.random.default_rng(1).integers(0, 255, (512, 512, 3)).astype(np.uint8)
+    large, small = encoder.encode(noise), bitstream.truncate(bitstream.layers[0].state)
+    refine = refine_message(Refine(1, bitstream.layers[1:]))
+    server = start_server()
+    client = RawClient(server.address)
+    client.hello()
+    client.frame(1, small)
+    client.wait_for("result")
+    leave_room_for(server, 1000)
+    with slow_disk(server):
+        client.frame(2, large)
+        client.say(heartbeat=ingest_pb2.Heartbeat(nonce=1))
+        client.wait_for("heartbeat")  # the log has been given the large frame
+        client.frame(3, small)
+        client.say(refine=refine)
+        client.say(heartbeat=ingest_pb2.Heartbeat(nonce=2))
+        client.wait_for("heartbeat", 2)  # the server has the rest
+    assert client.ended.wait(20)
+    assert client.all("error")[0].reason == "log_unavailable"
+    assert [one.sequence for one in client.all("ack")] == [1]
+    client.close()
+    leave_room_for(server, None)  # which the log does behind all that
+    with ResultClient(server.address) as consumer:
+        assert [one.sequence for one in consumer.records()] == [1]
+
+    client = RawClient(server.address)
+    assert client.hello(last_result_seen=1).resume_after_sequence == 1
+    client.frame(2, large)
+    client.frame(3, small)
+    client.say(refine=refine)
+    client.wait_for("result", 3)
+    assert not any(one.duplicate for one in client.wait_for("ack", 3))
     client.close()
 
 

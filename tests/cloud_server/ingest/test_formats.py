@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from cloud_server.ingest import stream as ingest_stream
 from cloud_server.ingest.refinement import replayed
 from cloud_server.ingest.servicer import IngestServicer
-from codec.base import open_cloud
+from codec.base import open_cloud, small_bundle
 from edge_client.encoder import EdgeEncoder
-from shared.bitstream import Bitstream, Reference
+from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BitstreamError
 from shared.proto.featherwire.v1 import ingest_pb2
@@ -23,6 +23,7 @@ from shared.wire.device_events import Answered
 from shared.wire.formats import WRITTEN
 from shared.wire.requests import Frame, Hello, Refine, frame_message, refine_message
 from tests.support.memory_server import MemoryDevice, memory_server
+from tests.support.predicting import coded, moving
 
 NEW = Hello("camera", "one", format_versions=WRITTEN)
 OLD = Hello("camera", "one")
@@ -100,15 +101,10 @@ async def test_layers_of_another_format_do_not_follow_on_a_frame(
     assert reasons == {"", "version_mismatch"}
 
 
-async def test_a_predicted_frame_comes_through_stream_and_log_as_it_is(
-    tmp_path: Path, tiny_bundle: Bundle, encoder: EdgeEncoder, image: NDArray[np.uint8]
-) -> None:
-    alone = encoder.encode(image, state=1)
-    reference = Reference(1, open_cloud(tiny_bundle).decode(alone).checksum()[:4])
-    predicted = Bitstream(
-        alone.bundle_id, alone.width, alone.height, 1, alone.layers, version=4, reference=reference
-    )
-    async with memory_server(tmp_path, tiny_bundle) as ingest:
+async def test_a_predicted_frame_comes_through_stream_and_log_as_it_is(tmp_path: Path) -> None:
+    bundle = small_bundle("null", tmp_path / "bundle")
+    alone, predicted = coded(bundle, moving(2))
+    async with memory_server(tmp_path, bundle) as ingest:
         device = MemoryDevice(ingest, NEW)
         stream = asyncio.create_task(device.connect())
         await device.until(lambda: device.protocol.can_send)
@@ -121,7 +117,7 @@ async def test_a_predicted_frame_comes_through_stream_and_log_as_it_is(
         kept = await ingest._processing._log.frame_messages(("camera", "one"), 2)
         ((found,), _) = replayed(kept, ingest._shared.bundles)
     assert found == predicted
-    assert found.reference == reference
+    assert found.reference == predicted.reference
     with pytest.raises(BitstreamError) as refused:
-        open_cloud(tiny_bundle).decode(found)
+        open_cloud(bundle).decode(found)
     assert refused.value.reason == "reference_needed"

@@ -285,6 +285,7 @@ def test_equal_states_of_two_bundles_are_two_versions_of_a_frame(
     client.say(refine=refine)
     second = client.wait_for("result", 2)[1]
     client.say(refine=refine)
+    client.wait_for("result", 3)  # what is said again is looked for in the log, side by side
     client.frame(1, features)
     again = client.wait_for("result", 4)
     assert again[2] == second  # the very messages

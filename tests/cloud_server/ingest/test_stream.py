@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from cloud_server.engine.files import BitstreamDecoder
 from cloud_server.ingest.flow import StreamLimits
+from cloud_server.results.log import ResultLog
 from edge_client.encoder import EdgeEncoder
 from edge_client.session import EdgeSession
 from shared.bitstream import Bitstream, Layer
@@ -137,6 +139,26 @@ def test_every_frame_is_acknowledged_answered_and_its_credit_returned(
     assert all(result.outcome.WhichOneof("outcome") == "analysis" for result in results)
 
 
+def test_an_acknowledgement_says_how_long_the_server_had_the_frame(
+    client: MemoryClient, bitstream: Bitstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device takes it from the round trip: what is left is the network's."""
+    client.hello(session="held")
+    client.frame(1, bitstream)
+    client.wait_for("ack")
+    accept = ResultLog.accept
+
+    async def slowly(*arguments: Any) -> Any:
+        await asyncio.sleep(0.4)
+        return await accept(*arguments)
+
+    monkeypatch.setattr(ResultLog, "accept", slowly)
+    sent_s = time.monotonic()
+    client.frame(2, bitstream)
+    held_ms = client.wait_for("ack", 2)[1].held_ms
+    assert 400 <= held_ms <= 1000 * (time.monotonic() - sent_s)
+
+
 def test_more_frames_than_credits_end_the_stream(
     client: MemoryClient, bitstream: Bitstream
 ) -> None:
@@ -202,7 +224,7 @@ def test_a_second_stream_of_a_session_supersedes_the_first(
 def test_refining_gives_what_the_finer_state_would_have_given(
     server: str, encoder: EdgeEncoder, image: NDArray[np.uint8]
 ) -> None:
-    with EdgeSession(server, encoder=encoder) as session:
+    with EdgeSession(server, encoder=encoder, predict=False) as session:
         coarse = session.send(image, state=4, refinable=True, picture=True)
         refined = session.refine(coarse.sequence, state=1, picture=True)
         twice = session.refine(coarse.sequence, state=0, picture=True)
@@ -222,7 +244,7 @@ def test_refining_replaces_a_partial_layer_by_the_whole_one(
     budget = (sizes[1] + sizes[0]) // 2 + 8
     within = encoder.encode(image, max_bytes=budget)
     assert within.partial is not None
-    with EdgeSession(server, encoder=encoder) as session:
+    with EdgeSession(server, encoder=encoder, predict=False) as session:
         coarse = session.send(image, state=within.state, picture=True)
         first = session.send(image, max_bytes=budget, refinable=True, picture=True)
         assert (first.state, first.payload_bytes) == (within.state, within.file_bytes)
@@ -241,7 +263,7 @@ def test_ready_features_are_shortened_to_a_budget_without_the_photo(
     server: str, encoder: EdgeEncoder, image: NDArray[np.uint8]
 ) -> None:
     whole = encoder.encode(image)
-    with EdgeSession(server, encoder=encoder) as session:
+    with EdgeSession(server, encoder=encoder, predict=False) as session:
         for budget in (min(whole.cumulative_bytes().values()), whole.file_bytes - 40):
             sent = session.send(whole, max_bytes=budget, picture=True)
             direct = session.send(image, max_bytes=budget, picture=True)

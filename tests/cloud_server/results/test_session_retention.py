@@ -97,6 +97,10 @@ async def test_sessions_of_an_older_database_count_as_seen_when_it_is_migrated(u
             )
         )
         connection.execute(text("ALTER TABLE sessions DROP COLUMN last_seen_at"))
+        for index in ("ix_submissions_group", "ix_submissions_forgotten"):
+            connection.execute(text(f"DROP INDEX {index}"))
+        for column in ("group_start", "forgotten"):
+            connection.execute(text(f"ALTER TABLE submissions DROP COLUMN {column}"))
         connection.execute(text("UPDATE featherwire_schema SET version = 1"))
 
     await database.write(age)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from codec.lattice_palette.coding import LatticeCodec
-from codec.lattice_palette.palette import channels
+from codec.lattice_palette.planes import channels
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BitstreamError, BudgetError

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from codec import PLAIN, Rendering
-from codec.layered import FeatureLatents
+from codec.latents import FeatureLatents
 from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.reconstruct import PictureReconstructor
 from codec.markov_palette.sampler import MarkovPaletteScheduler

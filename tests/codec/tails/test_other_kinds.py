@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from codec.layered import FeatureLatents
+from codec.latents import FeatureLatents
 from codec.settings import ResizeSpec, TailSpec
 from codec.tails import open_tails
 from codec.tails.outputs import classifications, label_map, regions

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_client.rate import RateControl
-from edge_client.rate.control import BURST_S, TokenBucket
-from shared.bundle import Bundle
+from edge_client.rate.control import BURST_S
+from shared.bundle import StateSpec
 from shared.errors import BudgetError
 from shared.targets import RateTarget
 from shared.wire.commands import RatePolicy
@@ -21,31 +21,6 @@ from tests.support.simulated_links import PIXELS, Link, ladder
 
 FOLLOWED_S = 10.0
 LADDER = ladder(1.5, 6, 0.02)  # 768 to 5832 bytes a frame
-
-
-@given(
-    rate=st.floats(1_000, 1e6),
-    sizes=st.lists(st.tuples(st.integers(1, 200_000), st.floats(0, 5)), min_size=1, max_size=60),
-)
-def test_a_bucket_stays_under_its_budget_over_any_span(
-    rate: float, sizes: list[tuple[int, float]]
-) -> None:
-    bucket = TokenBucket(rate, 0.0)
-    now = 0.0
-    sent: list[tuple[float, int]] = []
-    for size, pause in sizes:
-        now += pause
-        while (wait := bucket.wait_s(size, now)) > 0:
-            now += wait
-        bucket.spend(size, now)
-        sent.append((now, size))
-    for first in range(len(sent)):
-        total = 0
-        for at, size in sent[first:]:
-            total += size
-            span = at - sent[first][0]
-            assert total - size <= rate * (span + BURST_S) + 1 or span == 0
-    assert sum(size for _, size in sent[:-1]) <= rate * (now + BURST_S) + 1
 
 
 @st.composite
@@ -143,11 +118,12 @@ def test_the_queue_stays_short_on_a_link_that_is_slower_than_its_coarsest_state(
 
 
 def test_bundles_whose_states_are_chains_of_one_are_steered_among_all_of_them() -> None:
-    manifest = Bundle.load("shared/bundles/detect").manifest
-    assert all(row.begins for row in manifest.states)
-    ladder = list(manifest.states)
+    ladder = [
+        StateSpec(state=state, typical_bits_per_pixel=bits, begins=True)
+        for state, bits in enumerate((0.05034, 0.03607, 0.02457, 0.01497))
+    ]
     needs = [row.typical_bits_per_pixel * PIXELS / 8 for row in ladder]
-    bandwidths = [needs[0] * 2, needs[2] * 1.5, needs[0] * 2]
+    bandwidths = [needs[0] * 2, needs[2] * 1.3, needs[0] * 2]
     link = Link(control_of, lambda at: bandwidths[int(at // 60)], ladder)
     link.run(180)
     used = [{state for at, state in link.states if at % 60 > 20 and at // 60 == k} for k in (0, 1)]

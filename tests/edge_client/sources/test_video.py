@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import struct
 import sys
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from edge_client.sources import CaptureThread, SourceOptions, open_source
@@ -82,6 +84,32 @@ def test_a_file_gives_its_pictures_in_order(tmp_path: Path) -> None:
     assert {picture.shape for picture in pictures} == {(48, 64, 3)}
     greys = [float(np.asarray(picture).mean()) for picture in pictures]
     assert greys == pytest.approx([10 * n for n in range(20)], abs=6)
+
+
+def test_nothing_stays_of_a_picture_that_nobody_has_any_more(tmp_path: Path) -> None:
+    """Neither the decoder's memory nor threads of the converter, for Python to find one day."""
+    source = open_source([str(video(tmp_path / "v.mp4", 40))], SourceOptions())
+    before, threads = frames_in_memory(), 0
+    gc.disable()
+    try:
+        for number, capture in enumerate(source.captures(threading.Event())):
+            assert np.asarray(capture.load()).shape == (48, 64, 3)
+            if number == 5:  # the decoder has begun its own by then
+                threads = threads_of_this_process()
+        assert number == 39
+        # The last one, and what the decoder gave with it.
+        assert frames_in_memory() - before <= 3
+        assert threads_of_this_process() <= threads
+    finally:
+        gc.enable()
+
+
+def frames_in_memory() -> int:
+    return sum(isinstance(one, av.VideoFrame) for one in gc.get_objects())
+
+
+def threads_of_this_process() -> int:
+    return psutil.Process().num_threads()
 
 
 def test_pictures_were_taken_when_the_file_says(tmp_path: Path) -> None:

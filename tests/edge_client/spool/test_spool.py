@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from edge_client.spool import Spool, SpoolLimits, SpoolPolicy
 from edge_client.spool.clock import SpoolClock, Uptime
-from edge_client.spool.room import coarser
-from shared.bitstream import FORMAT_VERSIONS, Reference
+from edge_client.spool.room import cut, next_cut
+from shared.bitstream import FORMAT_VERSIONS
 from shared.errors import SpoolError
+from shared.proto.featherwire.v1 import ingest_pb2
 from shared.wire.features import features_message, header_of, parse_features
 from tests.support.frames import frame, layered
 
@@ -179,15 +180,25 @@ def test_coarsen_leaves_what_may_have_reached_the_server_as_it_was(tmp_path: Pat
         assert again.message == sent.message
 
 
+def coarser(whole: ingest_pb2.Frame) -> ingest_pb2.Frame | None:
+    less = ingest_pb2.Frame()
+    less.CopyFrom(whole)
+    where = next_cut(less)
+    if where is None:
+        return None
+    assert cut(less, *where, following=False)
+    return less
+
+
 def test_of_several_descriptions_the_largest_is_cut() -> None:
-    two = frame(layered([10, 500]), layered([10, 20]))
-    cut = coarser(two)
-    assert cut is not None
-    assert [header_of(features).state for features in cut.features] == [1, 0]
-    cut = coarser(cut)
-    assert cut is not None
-    assert cut.features[1] == features_message(layered([10, 20]).truncate(1))
-    assert coarser(cut) is None
+    other = replace(layered([10, 20]), bundle_id=b"another.")
+    less = coarser(frame(layered([10, 500]), other))
+    assert less is not None
+    assert [header_of(features).state for features in less.features] == [1, 0]
+    less = coarser(less)
+    assert less is not None
+    assert less.features[1] == features_message(other.truncate(1))
+    assert coarser(less) is None
 
 
 @given(
@@ -267,46 +278,14 @@ def test_renew_numbers_the_frames_again_in_a_new_session(spool: Spool) -> None:
     assert spool.put(frame(layered([10]))) == 4
 
 
-def test_references_follow_their_frames_when_these_are_numbered_again(spool: Spool) -> None:
-    """Of four frames, each predicted from the one before, the first two are gone: the third cannot
-    be helped, and says so; the last one's reference is where it was."""
-    alone = layered([10])
-    for number in range(1, 6):
-        distance = 2 if number == 5 else 1
-        reference = Reference(distance, bytes([number]) * 4) if number > 1 else None
-        spool.put(frame(replace(alone, reference=reference)))
-    spool.acknowledge(1)
-    spool.acknowledge(4)
-    spool.renew()  # 2, 3 and 5 are 1, 2 and 3
-    found = []
-    for sequence in (1, 2, 3):
-        queued = spool.take(sequence)
-        assert queued is not None
-        found.append(parse_features(queued.message.features[0]).reference)
-    assert found == [
-        Reference(1, b"\2" * 4), Reference(1, b"\3" * 4), Reference(1, b"\5" * 4),
-    ]  # fmt: skip
-
-
-def test_a_predicted_frame_is_not_made_coarser(tmp_path: Path) -> None:
-    predicted = replace(layered([50, 100, 200]), reference=Reference(1, b"sums"))
-    with Spool.open(tmp_path, SpoolLimits(1000, policy=SpoolPolicy.COARSEN)) as spool:
-        for _ in range(4):
-            spool.put(frame(predicted))
-        assert spool.stats().counts == {"put": 4, "dropped_full": 2}
-        queued = spool.next_after(0)
-    assert queued is not None
-    assert parse_features(queued.message.features[0]) == predicted
-
-
 @pytest.mark.parametrize("version", FORMAT_VERSIONS)
 def test_coarsen_cuts_frames_of_every_format_and_leaves_damage_to_the_server(
     version: int,
 ) -> None:
     whole = replace(layered([10, 20, 30]), version=version)
-    cut = coarser(frame(whole))
-    assert cut is not None
-    assert parse_features(cut.features[0]) == whole.truncate(1)
+    less = coarser(frame(whole))
+    assert less is not None
+    assert parse_features(less.features[0]) == whole.truncate(1)
     damaged = frame(whole)
     if version == 3:
         damaged.features[0].layers[0].crc32c ^= 1
@@ -355,6 +334,10 @@ def test_a_spool_of_an_earlier_release_is_read(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "spool.sqlite3")) as file:
         for table in ("frames", "awaited"):
             file.execute(f"ALTER TABLE {table} DROP COLUMN captured_us")
+        file.execute("DROP INDEX frames_of_groups")
+        file.execute("DROP TABLE kept")
+        for column in ("first", "grows"):
+            file.execute(f"ALTER TABLE frames DROP COLUMN {column}")
         file.execute("DELETE FROM meta WHERE key = 'device'")
         file.execute("PRAGMA user_version = 1")
         file.commit()

@@ -73,7 +73,9 @@ def test_operators_see_what_waits_on_a_device(
     with (
         FleetClient(server.address) as operator,
         Spool.open(tmp_path / "spool") as spool,
-        EdgeSession(server.address, device="cam", encoder=encoder, spool=spool) as session,
+        EdgeSession(
+            server.address, device="cam", encoder=encoder, spool=spool, predict=False
+        ) as session,
     ):
         results = session.stream([image] * 30, state=4)
         next(results)

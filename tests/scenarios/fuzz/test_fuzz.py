@@ -35,6 +35,7 @@ BOMBS = 8
 BOMB_BYTES = 192 * 2**20
 METHOD = "/featherwire.v1.IngestService/Connect"
 LOCAL = "StatusCode.INTERNAL Internal error from Core"
+LOCAL_TRIES = 10
 
 
 @pytest.fixture
@@ -116,8 +117,20 @@ async def attack(
 ) -> bool:
     """One stream that says all of ``messages``; how it ended goes to ``ends``.
 
-    Before the last one it asks for a heartbeat: returns whether the server had come as far.
+    Before the last one it asks for a heartbeat: returns whether the server had come as far. Now
+    and then a write of the client's own gRPC meets the end of its stream, and what the server said
+    is lost here: the same is said again then.
     """
+    for _ in range(LOCAL_TRIES):
+        ended, outlived = await attempt(channel, messages)
+        if ended != LOCAL:
+            break
+    ends[ended] += 1
+    return outlived
+
+
+async def attempt(channel: grpc.aio.Channel, messages: list[bytes]) -> tuple[str, bool]:
+    """How the stream ended, and whether it came to its last message."""
     call: Any = channel.stream_stream(METHOD)()
     outlived = asyncio.Event()
 
@@ -139,12 +152,12 @@ async def attack(
                 said = ingest_pb2.ConnectResponse.FromString(answer)
                 if said.heartbeat.nonce == BEAT.heartbeat.nonce:
                     outlived.set()
-        ends["ok"] += 1
+        ended = "ok"
     except grpc.RpcError as error:
-        ends[reason_of(error)] += 1
+        ended = reason_of(error)
     finally:
         saying.cancel()
-    return outlived.is_set()
+    return ended, outlived.is_set()
 
 
 def reason_of(error: grpc.RpcError) -> str:
@@ -202,9 +215,7 @@ def test_damaged_streams_are_refused_by_type_and_others_served_on(
     assert sum(ends.values()) == STREAMS
     assert {"invalid_message", "no_hello"} <= set(ends)
     assert outlived > STREAMS * 3 // 4  # they were read, not only sent
-    # Now and then a write of the client's own gRPC meets the end of its stream.
-    untyped = sum(count for reason, count in ends.items() if reason.startswith("StatusCode."))
-    assert untyped == ends[LOCAL] < STREAMS // 20
+    assert not [reason for reason in ends if reason.startswith("StatusCode.")], "not typed"
     assert "internal_error" not in ends
 
 

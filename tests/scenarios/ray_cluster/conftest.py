@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -58,6 +59,7 @@ def ray_nodes(gate: fragile.Gate) -> Iterator[tuple[Any, list[Any]]]:
             application.connect(cluster.address)
             yield cluster, nodes
         finally:
+            end_router()
             ray.shutdown()
             # It refuses while it believes this process to be connected still, and disconnects it.
             with suppress(ValueError):
@@ -68,6 +70,30 @@ def ray_nodes(gate: fragile.Gate) -> Iterator[tuple[Any, list[Any]]]:
             _, alive = psutil.wait_procs(left, timeout=10)
             for one in alive:
                 one.kill()
+        assert threads_of_ray() == []
+
+
+def end_router() -> None:
+    """End the thread that Serve keeps for the handles of a process until the process ends, though
+    what it does needs the cluster."""
+    from ray.serve._private.router import SingletonThreadRouter
+
+    threads, loop = threads_of_ray(), SingletonThreadRouter._asyncio_loop
+    if loop is None:
+        return
+    loop.call_soon_threadsafe(loop.stop)
+    for one in threads:
+        one.join(10)
+    SingletonThreadRouter._asyncio_loop = SingletonThreadRouter._event_loop_monitor = None
+
+
+def threads_of_ray() -> list[threading.Thread]:
+    """Threads of this process that run Ray's Python."""
+    return [
+        one
+        for one in threading.enumerate()
+        if getattr(getattr(one, "_target", None), "__module__", "").startswith("ray.")
+    ]
 
 
 def _line(process: psutil.Process) -> str:

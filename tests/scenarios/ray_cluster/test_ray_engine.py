@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -53,12 +54,16 @@ def opened(bundle: Bundle, nodes: Nodes, data: Path, **settings: Any) -> Iterato
         "ray_num_cpus": 0.5,
         "credits": 2 * FRAMES,
         "metrics": "127.0.0.1:0",
+        # A replica may take longer to start, on a machine that has much else to do.
+        "frame_deadline_s": PATIENCE_S,
     }
     server = ServerThread(settings_of(bundle, data, **(defaults | settings)), FRAGILE)
-    yield server
-    server.stop()
-    server.stop()
-    server.join()
+    try:
+        yield server
+    finally:
+        server.stop()
+        server.stop()
+        server.join()
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +179,34 @@ def test_a_frame_that_kills_replicas_is_answered_and_the_others_go_on(
     deaths = [one for one in logs if one["event"] == "replica_died"]
     assert {one["cause"] for one in deaths} == {"crash"}
     assert len([one for one in deaths if one["alone"]]) == 2
+
+
+def runs_for_handles() -> set[str]:
+    """What Serve's router runs in this process, over and over, for handles of deployments."""
+    from ray.serve._private.router import SingletonThreadRouter
+
+    loop = SingletonThreadRouter._asyncio_loop
+    assert loop is not None, "no handle was ever used"
+    tasks = asyncio.all_tasks(loop)
+    whose = ("MetricsPusher", "RouterMetricsManager")
+    return {one.get_name() for one in tasks if repr(one.get_coro()).split()[2].startswith(whose)}
+
+
+def test_a_server_that_ends_leaves_nothing_running_and_spares_others_of_its_process(
+    server: ServerThread,
+    encoder: EdgeEncoder,
+    tiny_bundle: Bundle,
+    ray_nodes: Nodes,
+    tmp_path: Path,
+) -> None:
+    results(send(server, encoder, "before", 32), 1)
+    before = runs_for_handles()
+    assert before, "the server that goes on runs nothing: the test shows nothing"
+    with opened(tiny_bundle, ray_nodes, tmp_path) as other:  # it uses the same application
+        results(send(other, encoder, "other", 32), 1)
+        wait_until(lambda: runs_for_handles() > before, PATIENCE_S)
+    assert runs_for_handles() == before
+    results(send(server, encoder, "after", 32), 1)
 
 
 def resubmitted(server: ServerThread) -> float:

@@ -42,7 +42,7 @@ def regions(*boxes: tuple[float, float, float, float], state: int = 0) -> fleet_
 def test_regions_are_kept_over_a_restart_and_taken_back(
     start_server: Start, encoder: EdgeEncoder, image: Image, tmp_path: Path
 ) -> None:
-    server = start_server()
+    server, alone = start_server(), {"device": "cam", "predict": False}
     whole, coarse = encoder.encode(image), encoder.encode(image, state=4)
     wanted = encoder.encode(image, state=4, regions=(Region(0, 0, 0.5, 0.5),))
     assert coarse.file_bytes < wanted.file_bytes < whole.file_bytes
@@ -54,7 +54,7 @@ def test_regions_are_kept_over_a_restart_and_taken_back(
     with FleetClient(server.address) as operator:
         with (
             Spool.open(tmp_path) as spool,
-            EdgeSession(server.address, device="cam", encoder=encoder, spool=spool) as session,
+            EdgeSession(server.address, encoder=encoder, spool=spool, **alone) as session,
         ):
             operator.send(named("cam"), rate(4))
             until(lambda: outcomes(operator)[-1][2] == "done")
@@ -64,7 +64,7 @@ def test_regions_are_kept_over_a_restart_and_taken_back(
             assert sent(session) == (0, wanted.file_bytes)
         with (
             Spool.open(tmp_path) as spool,
-            EdgeSession(server.address, device="cam", encoder=encoder, spool=spool) as session,
+            EdgeSession(server.address, encoder=encoder, spool=spool, **alone) as session,
         ):
             assert sent(session) == (0, wanted.file_bytes)
             (cam,) = operator.devices()

@@ -8,27 +8,31 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from cloud_server.consumers import ResultClient
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
+from shared.bundle import Bundle
 from shared.proto.featherwire.v1 import results_pb2
 from tests.support.crashes import (
     TIMEOUT_S,
     Servers,
     Watcher,
     check_exactly_once,
+    check_values,
     rounds,
     wait_for_acks,
     wait_until,
 )
 from tests.support.device import Device
+from tests.support.predicting import coded, moving
 from tests.support.raw_client import RawClient
 
 MORE_ROUNDS = 10
+GROUP = 30
+"""Frames from one key frame to the next."""
 
 
 @pytest.fixture
@@ -38,11 +42,13 @@ def bitstream(encoder: EdgeEncoder, image: object) -> Bitstream:
 
 @pytest.mark.timeout(TIMEOUT_S)
 def test_no_frame_is_lost_or_doubled_however_often_the_server_is_killed(
-    servers: Servers, bitstream: Bitstream, tmp_path: Path
+    servers: Servers, tiny_bundle: Bundle
 ) -> None:
+    """Devices send groups of pictures."""
     rng = random.Random("crash")
     servers.start()
-    devices = [Device(name, lambda: servers.address, bitstream) for name in ("left", "right")]
+    group = coded(tiny_bundle, moving(GROUP))
+    devices = [Device(name, lambda: servers.address, *group) for name in ("left", "right")]
     watcher = Watcher(servers)
     for thread in (*devices, watcher):
         thread.start()
@@ -64,6 +70,7 @@ def test_no_frame_is_lost_or_doubled_however_often_the_server_is_killed(
         device.finish(180)
 
     check_exactly_once(servers.address, devices, watcher)
+    check_values(servers.address, tiny_bundle, devices)
     assert all(device.connections > 2 for device in devices)
     watcher.stop.set()
     assert servers.events("recovering")

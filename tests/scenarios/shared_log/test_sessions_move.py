@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cloud_server.consumers import ResultClient
 from cloud_server.database import Database
+from codec.base import open_cloud, small_bundle
 from edge_client.encoder import EdgeEncoder
 from shared.errors import FeatherwireError, StorageError
 from tests.support.crashes import Servers, wait_until
+from tests.support.predicting import coded, moving
 from tests.support.raw_client import RawClient
 from tests.support.servers import FixedTask, ServerThread
 
@@ -138,3 +141,29 @@ def test_who_wants_to_be_alone_is_not_let_in(start_server: StartServer, postgres
     with pytest.raises(FeatherwireError) as refused:
         start_server({}, shared_log=True)
     assert refused.value.reason == "invalid_settings"
+
+
+def test_a_group_of_pictures_goes_on_at_another_server_and_back(
+    start_server: StartServer, postgres_url: str, tmp_path: Path
+) -> None:
+    bundle = small_bundle("null", tmp_path / "bundle")
+    frames = coded(bundle, moving(12))
+    servers = [shared(start_server, postgres_url, bundle=bundle.origin) for _ in range(2)]
+    codec, done = open_cloud(bundle), 0
+    for number, end in enumerate((4, 8, 12)):
+        client = RawClient(servers[number % 2].address)
+        welcome = client.hello(device="camera", session="wanders", predicts=True)
+        assert welcome.resume_after_sequence == done
+        assert welcome.needs_key_frame == (done == 0)
+        for sequence in range(done + 1, end + 1):
+            client.frame(sequence, frames[sequence - 1])
+        client.wait_for("ack", end - done, PATIENCE_S)
+        assert not client.all("command")
+        client.close()
+        done = end
+    latents = None
+    with ResultClient(servers[1].address) as results:
+        for sequence, frame in enumerate(frames, 1):
+            latents = codec.decode(frame, reference=latents)
+            alone, _ = results.frame(("camera", "wanders", sequence))
+            assert codec.decode(alone).checksum() == latents.checksum()

@@ -8,31 +8,36 @@ from collections.abc import Callable
 
 import pytest
 
-from edge_client.encoder import EdgeEncoder
+from shared.bundle import Bundle
 from tests.support.crashes import (
     TIMEOUT_S,
     Servers,
     Watcher,
     check_exactly_once,
+    check_values,
     rounds,
     wait_for_acks,
 )
 from tests.support.device import Device
+from tests.support.predicting import coded, moving
 
 MORE_ROUNDS = 10
+GROUP = 30
+"""Frames from one key frame to the next."""
 
 
 @pytest.mark.timeout(TIMEOUT_S)
 def test_no_frame_is_lost_or_doubled_and_followers_of_both_see_one_order(
-    make_servers: Callable[[str], Servers], encoder: EdgeEncoder, image: object
+    make_servers: Callable[[str], Servers], tiny_bundle: Bundle
 ) -> None:
+    """Devices send groups of pictures."""
     rng = random.Random("shared")
     pair = [make_servers("a"), make_servers("b")]
     for one in pair:
         one.start()
-    bitstream = encoder.encode(image)  # type: ignore[arg-type]
+    group = coded(tiny_bundle, moving(GROUP))
     devices = [
-        Device(name, lambda: random.choice(pair).address, bitstream)
+        Device(name, lambda: random.choice(pair).address, *group)
         for name in ("left", "right", "middle")
     ]
     watchers = [Watcher(one) for one in pair]
@@ -61,6 +66,7 @@ def test_no_frame_is_lost_or_doubled_and_followers_of_both_see_one_order(
     for one, watcher in zip(pair, watchers, strict=True):
         check_exactly_once(one.address, devices, watcher)
         watcher.stop.set()
+    check_values(pair[0].address, tiny_bundle, devices)
     assert max(device.connections for device in devices) > 1
     assert any(one.events("recovering") for one in pair)
     for one in pair:

@@ -204,7 +204,7 @@ def test_a_full_spool_gives_way_by_its_policy_and_tells_of_every_frame(
     ]
     with Spool.open(tmp_path, SpoolLimits(4_500, policy=policy)) as spool:
         with EdgeSession(
-            "127.0.0.1:1", bundle=tiny_bundle, spool=spool, connect_timeout_s=0.5
+            "127.0.0.1:1", bundle=tiny_bundle, spool=spool, connect_timeout_s=0.5, predict=False
         ) as session:
             offline = list(session.stream(pictures, tasks=[]))
         assert len(offline) == 30

@@ -36,7 +36,7 @@ def photos(folder: Path, count: int) -> list[Path]:
 
 def leave_in_spool(inbox: object, options: tuple[object, ...], count: int) -> None:
     """Spool so many files while there is no server, and be killed before one is moved."""
-    with streaming(inbox, *options, "--server", NOBODY) as stream:
+    with streaming(inbox, *options, "--no-predict", "--server", NOBODY) as stream:
         stream.until(
             lambda: any(one.get("queue", {}).get("frames") == count for one in stream.events)
         )
@@ -54,7 +54,7 @@ def test_files_in_the_spool_are_moved_and_not_sent_again(
     (tmp_path / "inbox" / "new.jpg").write_bytes(jpeg(77))
     recorder = Recorder()
     server = start_server({"record": lambda: recorder})
-    to, sent = ("--server", server.address, *options), tmp_path / "sent"
+    to, sent = ("--no-predict", "--server", server.address, *options), tmp_path / "sent"
     with streaming(tmp_path / source, *to, "--move-to", sent) as stream:
         stream.until(lambda: len(stream.results) == 6)
         status, end = stream.end(signal.SIGTERM if source == "inbox" else None)
@@ -73,7 +73,9 @@ def test_without_a_folder_to_move_to_they_are_not_sent_again_either(
     files = photos(tmp_path / "inbox", 3)
     leave_in_spool(tmp_path / "inbox", options, 3)
     server = start_server({"one": lambda: FixedTask("one")})
-    with streaming(tmp_path / "inbox", "--server", server.address, *options) as stream:
+    with streaming(
+        tmp_path / "inbox", "--no-predict", "--server", server.address, *options
+    ) as stream:
         stream.until(lambda: len(stream.results) == 3)
         left_out = {"already_spooled": 3}
         stream.until(lambda: stream.statuses and stream.statuses[-1]["dropped"] == left_out)
@@ -90,7 +92,15 @@ def test_kills_while_files_move_on_give_each_one_result(
     sent = tmp_path / "sent"
     recorder = Recorder()
     server = start_server({"record": lambda: recorder, "slow": lambda: FixedTask("slow", 0.05)})
-    words = (tmp_path / "inbox", "--server", server.address, *options, "--move-to", sent)
+    words = (
+        tmp_path / "inbox",
+        "--no-predict",
+        "--server",
+        server.address,
+        *options,
+        "--move-to",
+        sent,
+    )
     for least in (3, 8, 13):
         with streaming(*words) as stream:
             stream.until(lambda least=least: sent.exists() and len(list(sent.iterdir())) >= least)  # type: ignore[misc]

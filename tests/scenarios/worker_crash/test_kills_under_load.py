@@ -8,29 +8,34 @@ import time
 import psutil
 import pytest
 
-from edge_client.encoder import EdgeEncoder
+from shared.bundle import Bundle
 from tests.support.crashes import (
     TIMEOUT_S,
     Servers,
     Watcher,
     check_exactly_once,
+    check_values,
     rounds,
     wait_for_acks,
     wait_until,
 )
 from tests.support.device import Device
+from tests.support.predicting import coded, moving
 
 MORE_ROUNDS = 10
+GROUP = 30
+"""Frames from one key frame to the next."""
 
 
 @pytest.mark.timeout(TIMEOUT_S)
 def test_no_frame_is_lost_or_doubled_however_often_a_worker_is_killed(
-    servers: Servers, encoder: EdgeEncoder, image: object
+    servers: Servers, tiny_bundle: Bundle
 ) -> None:
+    """Devices send groups of pictures."""
     rng = random.Random("workers")
     servers.start("--workers", "2")
-    bitstream = encoder.encode(image)  # type: ignore[arg-type]
-    devices = [Device(name, lambda: servers.address, bitstream) for name in ("left", "right")]
+    group = coded(tiny_bundle, moving(GROUP))
+    devices = [Device(name, lambda: servers.address, *group) for name in ("left", "right")]
     watcher = Watcher(servers)
     for thread in (*devices, watcher):
         thread.start()
@@ -52,6 +57,7 @@ def test_no_frame_is_lost_or_doubled_however_often_a_worker_is_killed(
     for device in devices:
         device.finish(180)
     check_exactly_once(servers.address, devices, watcher)
+    check_values(servers.address, tiny_bundle, devices)
     assert all(device.connections == 1 for device in devices), "devices do not notice"
     watcher.stop.set()
     assert servers.stop() == 0

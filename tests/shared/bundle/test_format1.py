@@ -12,9 +12,9 @@ from shared.bundle import Bundle, Manifest, packaged_names
 from shared.errors import BundleError
 
 IDS = {
-    "classify": "76548f80b98ae3b5b606e0306fe61eafa45255a2b6a54ea2c9735380a072b778",
-    "detect": "74ea3c409b95c70595f0d5174fdcaac46c3fc6478db670e1c4f25cbb7d9c6d81",
-    "picture": "8ec9f3873c2b22fb16360fa8eb6cf57bf352d4b0c71ae72631737515e99219f6",
+    "classify": "e568c959221919c5ec2edcded8bb461becfe5463feb0748e9bef409170d26037",
+    "detect": "5a6536d3c86150fe6dc34b110f35d7f030079b2c27d8ca841500442fa47df57a",
+    "picture": "902437e6f8f42814084df4c61ec1c22e377c68d7231dae271ea66cdb6e8e341c",
 }
 
 FULL: dict[str, Any] = {

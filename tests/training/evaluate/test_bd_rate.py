@@ -71,8 +71,8 @@ def test_only_what_both_reach_is_integrated() -> None:
 
 
 def test_ours_outside_the_rates_is_not_compared() -> None:
-    ours = RateCurve([0.2, 0.4], [20.0, 30.0])
-    assert rate_difference(ours, [RateCurve([0.1, 0.5], [19.0, 31.0])]).value is None
+    ours = RateCurve([0.6, 0.8], [20.0, 30.0])
+    assert rate_difference(ours, [RateCurve([0.1, 0.9], [19.0, 31.0])]).value is None
 
 
 def test_a_point_that_does_not_pay_is_left_out() -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from cloud_server.tasks import open_task
 from cloud_server.tasks.detection import DEFAULT_THRESHOLD
-from shared.results import Face, Instance, TaskResult, agreement
+from shared.results import Detection, Face, Instance, TaskResult, agreement
 from shared.results.rle import mask_iou
 from shared.weights import ModelStore
+from training.evaluate.judges.tiles import find_in_tiles
 from training.evaluate.measure import Figures
 from training.evaluate.photos import Pixels
 
@@ -24,16 +25,17 @@ class TaskAgreement:
     """The packaged tasks on original and reconstruction.
 
     ``detections``: [COCO category, score, x, y, width, height] each, scored 0.05 or more, for the
-    average precision. ``detection_f1``: of those scored 0.5 or more, matched one to one with the
-    original's. ``mask_iou``: mean over the original's people, 0 for one who is lost; None without
-    people. ``landmark_error``: mean distance of the 468 points over the distance of the outer eye
-    corners, over faces found again. ``landmark_auc``: area under the share of the original's faces
-    within an error, from 0 to 0.1, over 0.1; a lost face is never within. ``landmark_misses``: the
-    share of faces lost. None without faces.
+    average precision; ``detections_tiled``: the same, found in tiles at twice the network's input
+    size too (:mod:`training.evaluate.judges.tiles`). ``detection_f1``: of those scored 0.5 or more,
+    matched one to one with the original's. ``mask_iou``: mean over the original's people, 0 for one
+    who is lost; None without people. ``landmark_error``: mean distance of the 468 points over the
+    distance of the outer eye corners, over faces found again. ``landmark_auc``: area under the
+    share of the original's faces within an error, from 0 to 0.1, over 0.1; a lost face is never
+    within. ``landmark_misses``: the share of faces lost. None without faces.
     """
 
     name = "tasks"
-    version = "1"
+    version = "2"
 
     def __init__(self, store: ModelStore | None = None, *, threads: int = 1) -> None:
         """Raises ModelError when weights are missing."""
@@ -51,7 +53,8 @@ class TaskAgreement:
         def compare(decoded: Pixels) -> Figures:
             found = self._detection.run([decoded])[0]
             figures: Figures = {
-                "detections": _rows(found),
+                "detections": _rows(found.detections or []),
+                "detections_tiled": _rows(find_in_tiles(self._find, decoded)),
                 "detection_f1": agreement(objects, _confident(found)).f1,
                 "mask_iou": None,
                 "landmark_error": None,
@@ -67,17 +70,20 @@ class TaskAgreement:
 
         return compare
 
+    def _find(self, picture: Pixels) -> list[Detection]:
+        return self._detection.run([picture])[0].detections or []
+
 
 def _confident(result: TaskResult) -> TaskResult:
     found = [one for one in result.detections or [] if one.score >= DEFAULT_THRESHOLD]
     return result.model_copy(update={"detections": found})
 
 
-def _rows(result: TaskResult) -> list[list[float]]:
+def _rows(found: Sequence[Detection]) -> list[list[float]]:
     return [
         [d.class_id, round(d.score, 5)]
         + [round(v, 2) for v in (d.box.x_min, d.box.y_min, d.box.width, d.box.height)]
-        for d in result.detections or []
+        for d in found
     ]
 
 

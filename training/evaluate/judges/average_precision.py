@@ -28,6 +28,7 @@ All 0 to 1."""
 _RECALLS = np.linspace(0.0, 1.0, 101)
 _THRESHOLDS = 10
 """IoU 0.50, 0.55 ... 0.95, COCO's own."""
+ALL_THRESHOLDS, AT_50 = slice(None), slice(1)
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,27 @@ class AveragePrecision:
 
         A category counts where a photo that counts has an object of it.
         """
-        total = np.zeros(len(weights))
-        counted = np.zeros(len(weights))
-        for category in self._categories:
-            objects = weights @ category.objects
-            present = objects > 0
-            precision = _category_precision(category, weights, np.where(present, objects, 1.0))
-            total += np.where(present, precision, 0.0)
-            counted += present
+        precision, objects = self.by_category(weights)
+        counted = (objects > 0).sum(0)
+        total = precision.sum(0)
         return np.divide(total, counted, out=np.full(len(weights), np.nan), where=counted > 0)
+
+    def by_category(
+        self, weights: Floats, thresholds: slice = ALL_THRESHOLDS
+    ) -> tuple[Floats, Floats]:
+        """weights: as above -> AP and objects of every category, float64 [categories, n] both.
+
+        thresholds: of COCO's ten IoUs, ``AT_50`` for the first alone. A category's AP is 0 where
+        it has no object. The categories are those of the truths, by their ids.
+        """
+        precision, objects = [np.zeros((0, len(weights)))], [np.zeros((0, len(weights)))]
+        for category in self._categories:
+            here = weights @ category.objects
+            present = here > 0
+            found = _category_precision(category, weights, np.where(present, here, 1.0), thresholds)
+            precision.append(np.where(present, found, 0.0)[None])
+            objects.append(here[None])
+        return np.concatenate(precision), np.concatenate(objects)
 
 
 def match_photos(
@@ -193,13 +206,16 @@ def _gather(records: Sequence[_Matches]) -> _Category:
     )
 
 
-def _category_precision(category: _Category, weights: Floats, objects: Floats) -> Floats:
+def _category_precision(
+    category: _Category, weights: Floats, objects: Floats, thresholds: slice
+) -> Floats:
     """Mean over thresholds of the interpolated precision at recalls 0, 0.01 ... 1: [n]."""
     if not category.photo.size:
         return np.zeros(len(weights))
     here = weights[:, category.photo]
     sums = np.zeros(len(weights))
-    for matched, ignored in zip(category.matched, category.ignored, strict=True):
+    rows = category.matched[thresholds], category.ignored[thresholds]
+    for matched, ignored in zip(*rows, strict=True):
         right = np.cumsum(here * (matched & ~ignored), axis=1)
         wrong = np.cumsum(here * (~matched & ~ignored), axis=1)
         precision = right / np.maximum(right + wrong, np.finfo(np.float64).eps)
@@ -208,4 +224,4 @@ def _category_precision(category: _Category, weights: Floats, objects: Floats) -
         reached = np.searchsorted(_RECALLS, right / objects[:, None], side="right")
         levels = np.diff(reached, axis=1, prepend=0)
         sums += (envelope * levels).sum(1) / len(_RECALLS)
-    return np.asarray(sums / len(category.matched))
+    return np.asarray(sums / len(rows[0]))

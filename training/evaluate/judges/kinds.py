@@ -27,7 +27,8 @@ KEPT_SCORE = 0.05
 """Detections below take no part in the average precision."""
 _CELLS = 8_000_000
 """Resamples times detections that are weighed together, so that memory has a bound."""
-_KEPT_CLASSES = 5
+KEPT_CLASSES = 5
+"""How many of a photo's likeliest classes are kept."""
 
 
 class SetJudge(Protocol):
@@ -163,7 +164,7 @@ class Classes:
 
     def output(self, result: TaskResult, photo: EvaluationPhoto) -> Output:
         """Ids of the manifest's classes."""
-        return [one.class_id for one in (result.classes or ())[:_KEPT_CLASSES]]
+        return [one.class_id for one in (result.classes or ())[:KEPT_CLASSES]]
 
     def judge(self, photos: Sequence[EvaluationPhoto], reference: Sequence[Output]) -> ClassJudge:
         """reference: the uncompressed network's classes."""
@@ -181,7 +182,7 @@ class ClassJudge:
         """``top1`` and ``top5``: shares of photos where its class is the first, among five."""
         return {
             "top1": float(self._hits(outputs, 1).mean()),
-            "top5": float(self._hits(outputs, _KEPT_CLASSES).mean()),
+            "top5": float(self._hits(outputs, KEPT_CLASSES).mean()),
         }
 
     def matched(self, outputs: Sequence[Output]) -> list[float]:

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import torch
 
-from codec.kit.frozen import PerceptualDistance
-from codec.kit.textures import as_picture
+from codec.kit.losses.frozen import PerceptualDistance
+from codec.kit.losses.textures import as_picture
 from shared.errors import ModelError, TaskError
 from shared.weights import ModelStore
 from training.evaluate.measure import Coded, Figures, Subject
@@ -52,6 +52,7 @@ METRICS = {
         Metric("dists_vgg", "DISTS-like, VGG16 (never trained on)", False, 4),
         Metric("lpips_squeeze", "LPIPS-like, SqueezeNet (in the training loss)", False, 4),
         Metric("detection_ap", "detection AP against COCO's boxes", True, 4),
+        Metric("detection_ap_tiled", "the same, in tiles at twice the input size", True, 4),
         Metric("detection_f1", "detections, F1 with the original's", True, 3),
         Metric("mask_iou", "person masks, IoU with the original's", True, 3),
         Metric("landmark_auc", "face landmarks, AUC at 0.1 of the eyes' distance", True, 3),

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codec.kit.textures import as_picture
+from codec.kit.losses.textures import as_picture
 from training.evaluate.measure import Figures
 from training.evaluate.photos import Pixels
 

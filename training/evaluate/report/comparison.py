@@ -40,7 +40,7 @@ MACHINE_ANCHORS: Anchors = {
     "WebP, best of its sizes": variants("webp"),
     "JPEG, best of its sizes": variants("jpeg"),
 }
-EQUAL_RATES = (0.03, 0.05, 0.1)
+EQUAL_RATES = (0.03, 0.05, 0.1, 0.2, 0.4)
 """Bits per pixel at which values are compared."""
 SHARES = (0.90, 0.97)
 """Shares of the uncompressed accuracy at which bits are compared."""

@@ -12,7 +12,7 @@ import numpy as np
 from training.evaluate.judges.metrics import METRICS
 from training.evaluate.measure import Measurements
 from training.evaluate.report.comparison import bd_rates, equal_rate_rows, rounded
-from training.evaluate.report.tables import ORIGINAL, Table
+from training.evaluate.report.tables import ORIGINAL, PRECISIONS, Table
 
 
 def averages(measurements: Measurements, tables: Mapping[str, Table]) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ def point_columns(measurements: Measurements) -> dict[str, Any]:
         columns |= {
             name: [_short(figures.get(name)) for figures in column.figures]
             for name in names
-            if name != "detections"
+            if name not in PRECISIONS.values()
         }
         codecs.setdefault(codec, {})[str(knob)] = columns
     photos = [photo.name for photo in measurements.photos]
@@ -75,7 +75,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         f"({document['set']}), long side at most {document['long_side']} pixels, whole files.",
         *(f"Note: {note}." for note in document["notes"]),
         "## Rate at equal value",
-        "Bjontegaard's rate difference of every state of ours between 0.02 and 0.15 bits per "
+        "Bjontegaard's rate difference of every state of ours between 0.02 and 0.5 bits per "
         "pixel; below zero we need fewer bits. In brackets the 95 % interval from resampling the "
         "photos; then which share of our range of values the rival reaches at all.",
         _bd_table(document),

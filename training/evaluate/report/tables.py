@@ -16,6 +16,8 @@ from training.evaluate.measure import Column, Key, Measurements
 
 ORIGINAL = "original"
 UNCOMPRESSED = "uncompressed"
+PRECISIONS = {"detection_ap": "detections", "detection_ap_tiled": "detections_tiled"}
+"""Metrics that are of a set of photos: which figures of every photo they are made of."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def metric_tables(measurements: Measurements, *, resamples: int, seed: int = 0) 
     """Every metric that any photo has; photos are resampled among those that have it."""
     tables = {}
     for name, metric in METRICS.items():
-        make = _precision_table if name == "detection_ap" else _mean_table
+        make = _precision_table if name in PRECISIONS else _mean_table
         table = make(measurements, metric, resamples, seed)
         if table is not None:
             tables[name] = table
@@ -148,11 +150,12 @@ def _mean_table(
 def _precision_table(
     measurements: Measurements, metric: Metric, resamples: int, seed: int
 ) -> Table | None:
+    kept = PRECISIONS[metric.name]
     truths = [photo.truth for photo in measurements.photos]
     found = {
         key: column
         for key, column in measurements.columns.items()
-        if any("detections" in figures for figures in column.figures)
+        if any(kept in figures for figures in column.figures)
     }
     photos = _sorted(
         measurements,
@@ -160,18 +163,18 @@ def _precision_table(
             number
             for number, truth in enumerate(truths)
             if truth is not None
-            and any("detections" in column.figures[number] for column in found.values())
+            and any(kept in column.figures[number] for column in found.values())
         },
     )
     keys = tuple(key for key in found if key[0] != ORIGINAL)
-    complete = all("detections" in found[key].figures[photo] for key in found for photo in photos)
+    complete = all(kept in found[key].figures[photo] for key in found for photo in photos)
     if not photos or not keys or not complete:
         return None
     known = [truths[photo] or () for photo in photos]
     weights = resample(len(photos), resamples, seed)
 
     def precision(column: Column) -> Floats:
-        detections: list[Any] = [column.figures[photo]["detections"] for photo in photos]
+        detections: list[Any] = [column.figures[photo][kept] for photo in photos]
         return AveragePrecision(match_photos(known, detections))(weights)
 
     originals = [precision(column) for key, column in found.items() if key[0] == ORIGINAL]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from codec.kit.frozen import CLASSIFIER, Backbone
+from codec.kit.losses.frozen import CLASSIFIER, Backbone
 from codec.lattice_palette.train.networks.base import CutScale, Features, Outputs, SplitInfo
 from shared.errors import RecipeError
 from shared.weights import ModelStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from codec.kit.frozen import CLASSIFIER
+from codec.kit.losses.frozen import CLASSIFIER
 from codec.lattice_palette.train.networks.base import SplitNetwork
 from codec.lattice_palette.train.networks.efficientnet import SplitEfficientNet
 from codec.lattice_palette.train.networks.ssd import WEIGHTS as SSD

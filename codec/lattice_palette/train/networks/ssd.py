@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codec.kit.frozen import DETECTOR, Backbone, InvertedResidual, convolution
+from codec.kit.losses.frozen import DETECTOR, Backbone, InvertedResidual, convolution
 from codec.lattice_palette.train.networks.base import CutScale, Features, Outputs, SplitInfo
 from shared.weights import ModelStore
 from shared.weights.containers import float_constants

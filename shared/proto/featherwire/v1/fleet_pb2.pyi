@@ -250,10 +250,29 @@ class RefineFrame(_message.Message):
 Global___RefineFrame: _TypeAlias = RefineFrame  # noqa: Y015
 
 @_typing.final
+class KeyFrame(_message.Message):
+    """The next frame stands alone, and those after it refer to no frame before it. A server gives it of
+    itself after a predicted frame that it could not decode.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyFrame: _TypeAlias = KeyFrame  # noqa: Y015
+
+@_typing.final
 class Command(_message.Message):
     """One instruction to a device. It is answered once, with a CommandReply of the same id; one that was
-    not answered is given again on the device's next stream. A later set_rate, set_tasks, set_regions or
-    use_bundle takes the place of one of its kind that was not answered: error superseded.
+    not answered is given again on the device's next stream. A later set_rate, set_tasks, set_regions,
+    use_bundle or key_frame takes the place of one of its kind that was not answered: error superseded.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -266,6 +285,7 @@ class Command(_message.Message):
     USE_BUNDLE_FIELD_NUMBER: _builtins.int
     REFINE_FRAME_FIELD_NUMBER: _builtins.int
     CHANGE_RATE_FIELD_NUMBER: _builtins.int
+    KEY_FRAME_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     @_builtins.property
     def issued_at(self) -> _timestamp_pb2.Timestamp: ...
@@ -281,6 +301,8 @@ class Command(_message.Message):
     def refine_frame(self) -> Global___RefineFrame: ...
     @_builtins.property
     def change_rate(self) -> Global___ChangeRate: ...
+    @_builtins.property
+    def key_frame(self) -> Global___KeyFrame: ...
     def __init__(
         self,
         *,
@@ -292,12 +314,13 @@ class Command(_message.Message):
         use_bundle: Global___UseBundle | None = ...,
         refine_frame: Global___RefineFrame | None = ...,
         change_rate: Global___ChangeRate | None = ...,
+        key_frame: Global___KeyFrame | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change_rate", b"change_rate", "command", b"command", "issued_at", b"issued_at", "refine_frame", b"refine_frame", "set_rate", b"set_rate", "set_regions", b"set_regions", "set_tasks", b"set_tasks", "use_bundle", b"use_bundle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change_rate", b"change_rate", "command", b"command", "issued_at", b"issued_at", "key_frame", b"key_frame", "refine_frame", b"refine_frame", "set_rate", b"set_rate", "set_regions", b"set_regions", "set_tasks", b"set_tasks", "use_bundle", b"use_bundle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_rate", b"change_rate", "command", b"command", "command_id", b"command_id", "issued_at", b"issued_at", "refine_frame", b"refine_frame", "set_rate", b"set_rate", "set_regions", b"set_regions", "set_tasks", b"set_tasks", "use_bundle", b"use_bundle"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_rate", b"change_rate", "command", b"command", "command_id", b"command_id", "issued_at", b"issued_at", "key_frame", b"key_frame", "refine_frame", b"refine_frame", "set_rate", b"set_rate", "set_regions", b"set_regions", "set_tasks", b"set_tasks", "use_bundle", b"use_bundle"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["set_rate", "set_tasks", "set_regions", "use_bundle", "refine_frame", "change_rate"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["set_rate", "set_tasks", "set_regions", "use_bundle", "refine_frame", "change_rate", "key_frame"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 

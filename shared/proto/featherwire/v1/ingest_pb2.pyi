@@ -82,6 +82,8 @@ class Hello(_message.Message):
     TAKES_BATCHES_FIELD_NUMBER: _builtins.int
     FORMAT_VERSIONS_FIELD_NUMBER: _builtins.int
     AWAITED_FIELD_NUMBER: _builtins.int
+    PREDICTS_FIELD_NUMBER: _builtins.int
+    RENEWS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol; this file is version 1."""
     device: _builtins.str
@@ -104,6 +106,17 @@ class Hello(_message.Message):
     """For logs and the list of devices."""
     takes_batches: _builtins.bool
     """The client reads a ResponseBatch. Without it the server sends every message by itself."""
+    predicts: _builtins.bool
+    """Frames of this client may be predicted: refer to a frame before them, of the same session and
+    bundle, as that was sent as a Frame; what a Refine has added to it does not count. The client
+    knows the command key_frame. Without it every frame stands alone.
+    """
+    renews: _builtins.bool
+    """The client begins another session where a frame of this one turns out to be taken by another
+    picture, as when its memory was copied to two devices: it looks at resume_captured_at, and knows
+    the error another_frame, which ends a stream. Without it the first frame of a number stands for
+    all.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -138,10 +151,12 @@ class Hello(_message.Message):
         takes_batches: _builtins.bool = ...,
         format_versions: _abc.Iterable[_builtins.int] | None = ...,
         awaited: _abc.Iterable[_builtins.int] | None = ...,
+        predicts: _builtins.bool = ...,
+        renews: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_bundle_ids", b"also_bundle_ids", "awaited", b"awaited", "bundle_id", b"bundle_id", "can_switch_bundle", b"can_switch_bundle", "client_version", b"client_version", "device", b"device", "format_versions", b"format_versions", "labels", b"labels", "last_result_seen", b"last_result_seen", "protocol_version", b"protocol_version", "result_credits", b"result_credits", "session", b"session", "takes_batches", b"takes_batches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_bundle_ids", b"also_bundle_ids", "awaited", b"awaited", "bundle_id", b"bundle_id", "can_switch_bundle", b"can_switch_bundle", "client_version", b"client_version", "device", b"device", "format_versions", b"format_versions", "labels", b"labels", "last_result_seen", b"last_result_seen", "predicts", b"predicts", "protocol_version", b"protocol_version", "renews", b"renews", "result_credits", b"result_credits", "session", b"session", "takes_batches", b"takes_batches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -162,6 +177,9 @@ class Welcome(_message.Message):
     ACCEPTED_BUNDLE_IDS_FIELD_NUMBER: _builtins.int
     TAKES_BATCHES_FIELD_NUMBER: _builtins.int
     FORMAT_VERSIONS_FIELD_NUMBER: _builtins.int
+    TAKES_PREDICTED_FIELD_NUMBER: _builtins.int
+    NEEDS_KEY_FRAME_FIELD_NUMBER: _builtins.int
+    RESUME_CAPTURED_AT_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     resume_after_sequence: _builtins.int
     """Every frame up to this sequence was accepted; send again what comes after. 0 is none."""
@@ -173,6 +191,16 @@ class Welcome(_message.Message):
     """For logs."""
     takes_batches: _builtins.bool
     """The server reads a RequestBatch."""
+    takes_predicted: _builtins.bool
+    """The server decodes predicted frames: those of which the frame that they refer to was accepted
+    before them. A client sends none without it. One that cannot be decoded is given the error
+    reference_lost where the server does not have the values of the frame it refers to, and
+    reference_mismatch where it has others, and the client a key_frame.
+    """
+    needs_key_frame: _builtins.bool
+    """The server cannot decode what refers to the frames up to resume_after_sequence: what comes next
+    must stand alone.
+    """
     @_builtins.property
     def settings(self) -> Global___ServerSettings: ...
     @_builtins.property
@@ -187,6 +215,12 @@ class Welcome(_message.Message):
         highest that both know.
         """
 
+    @_builtins.property
+    def resume_captured_at(self) -> _timestamp_pb2.Timestamp:
+        """When the picture of the frame resume_after_sequence was taken, as that frame said; absent where it
+        did not, or is not known any more.
+        """
+
     def __init__(
         self,
         *,
@@ -199,10 +233,13 @@ class Welcome(_message.Message):
         accepted_bundle_ids: _abc.Iterable[_builtins.str] | None = ...,
         takes_batches: _builtins.bool = ...,
         format_versions: _abc.Iterable[_builtins.int] | None = ...,
+        takes_predicted: _builtins.bool = ...,
+        needs_key_frame: _builtins.bool = ...,
+        resume_captured_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resume_captured_at", b"resume_captured_at", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_bundle_ids", b"accepted_bundle_ids", "bundle_id", b"bundle_id", "credits", b"credits", "format_versions", b"format_versions", "protocol_version", b"protocol_version", "resume_after_sequence", b"resume_after_sequence", "server_version", b"server_version", "settings", b"settings", "takes_batches", b"takes_batches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_bundle_ids", b"accepted_bundle_ids", "bundle_id", b"bundle_id", "credits", b"credits", "format_versions", b"format_versions", "needs_key_frame", b"needs_key_frame", "protocol_version", b"protocol_version", "resume_after_sequence", b"resume_after_sequence", "resume_captured_at", b"resume_captured_at", "server_version", b"server_version", "settings", b"settings", "takes_batches", b"takes_batches", "takes_predicted", b"takes_predicted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -450,12 +487,15 @@ class Ack(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
     BUNDLE_SHORT_ID_FIELD_NUMBER: _builtins.int
+    HELD_MS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     state: _builtins.int
     duplicate: _builtins.bool
     """It had been accepted before; nothing is processed again."""
     bundle_short_id: _builtins.bytes
     """Of which bundle the state is: the frame's first, or the refined one."""
+    held_ms: _builtins.int
+    """Milliseconds that the server has had the frame: not the network's. 0 is said by older servers."""
     def __init__(
         self,
         *,
@@ -463,10 +503,11 @@ class Ack(_message.Message):
         state: _builtins.int = ...,
         duplicate: _builtins.bool = ...,
         bundle_short_id: _builtins.bytes = ...,
+        held_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_short_id", b"bundle_short_id", "duplicate", b"duplicate", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_short_id", b"bundle_short_id", "duplicate", b"duplicate", "held_ms", b"held_ms", "sequence", b"sequence", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

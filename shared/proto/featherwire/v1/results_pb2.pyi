@@ -333,7 +333,8 @@ Global___SubscribeResultsResponse: _TypeAlias = SubscribeResultsResponse  # noqa
 @_typing.final
 class GetFrameRequest(_message.Message):
     """What is asked for is cut from what was received, never encoded again; error bad_state for a state
-    coarser than the coarsest, budget_too_small for fewer bytes than that takes.
+    coarser than the coarsest, budget_too_small for fewer bytes than that takes. A predicted frame is decoded
+    and coded again as one that stands alone, without loss; error reference_lost where that cannot be.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -652,6 +652,7 @@ class AnalysisResult(_message.Message):
     BITS_PER_PIXEL_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     MILLISECONDS_FIELD_NUMBER: _builtins.int
+    UNCHANGED_SINCE_FIELD_NUMBER: _builtins.int
     width: _builtins.int
     height: _builtins.int
     state: _builtins.int
@@ -661,6 +662,10 @@ class AnalysisResult(_message.Message):
     payload_bytes: _builtins.int
     """Bytes of features that were received, and the same per pixel of the picture."""
     bits_per_pixel: _builtins.float
+    unchanged_since: _builtins.int
+    """Sequence of the frame of the same session that was analysed in this one's place, because not one
+    value of its features has changed since; absent when this one was.
+    """
     @_builtins.property
     def tasks(self) -> _containers.MessageMap[_builtins.str, Global___TaskResult]: ...
     @_builtins.property
@@ -678,19 +683,24 @@ class AnalysisResult(_message.Message):
         bits_per_pixel: _builtins.float = ...,
         tasks: _abc.Mapping[_builtins.str, Global___TaskResult] | None = ...,
         milliseconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        unchanged_since: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bundle_id", b"_bundle_id", "_state", b"_state", "bundle_id", b"bundle_id", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bundle_id", b"_bundle_id", "_state", b"_state", "_unchanged_since", b"_unchanged_since", "bundle_id", b"bundle_id", "state", b"state", "unchanged_since", b"unchanged_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bundle_id", b"_bundle_id", "_state", b"_state", "bits_per_pixel", b"bits_per_pixel", "bundle_id", b"bundle_id", "height", b"height", "milliseconds", b"milliseconds", "payload_bytes", b"payload_bytes", "state", b"state", "tasks", b"tasks", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bundle_id", b"_bundle_id", "_state", b"_state", "_unchanged_since", b"_unchanged_since", "bits_per_pixel", b"bits_per_pixel", "bundle_id", b"bundle_id", "height", b"height", "milliseconds", b"milliseconds", "payload_bytes", b"payload_bytes", "state", b"state", "tasks", b"tasks", "unchanged_since", b"unchanged_since", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bundle_id: _TypeAlias = _typing.Literal["bundle_id"]  # noqa: Y015
     _WhichOneofArgType__bundle_id: _TypeAlias = _typing.Literal["_bundle_id", b"_bundle_id"]  # noqa: Y015
     _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
     _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
+    _WhichOneofReturnType__unchanged_since: _TypeAlias = _typing.Literal["unchanged_since"]  # noqa: Y015
+    _WhichOneofArgType__unchanged_since: _TypeAlias = _typing.Literal["_unchanged_since", b"_unchanged_since"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bundle_id) -> _WhichOneofReturnType__bundle_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unchanged_since) -> _WhichOneofReturnType__unchanged_since | None: ...
 
 Global___AnalysisResult: _TypeAlias = AnalysisResult  # noqa: Y015
 

@@ -96,7 +96,8 @@ class AnalyseFrame(_message.Message):
     PICTURE_FIELD_NUMBER: _builtins.int
     DEADLINE_S_FIELD_NUMBER: _builtins.int
     REFINED_SHORT_ID_FIELD_NUMBER: _builtins.int
-    REFERENCES_FIELD_NUMBER: _builtins.int
+    DECODED_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
     DECODER_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
@@ -104,6 +105,10 @@ class AnalyseFrame(_message.Message):
     deadline_s: _builtins.float
     """From its arrival on."""
     refined_short_id: _builtins.bytes
+    stream: _builtins.str
+    """Of which stream of pictures it is; empty is of none. The next of a stream is repainted where it
+    differs.
+    """
     decoder: _builtins.str
     """Which of the bundle's decoders makes the picture; empty: the first."""
     seed: _builtins.int
@@ -115,8 +120,10 @@ class AnalyseFrame(_message.Message):
     @_builtins.property
     def picture(self) -> _types_pb2.PictureRequest: ...
     @_builtins.property
-    def references(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Features]:
-        """Frames before this one that its features are predicted from, the key frame first."""
+    def decoded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """What the features were decoded to already, as their codec packs it; one for each of the features
+        where there is any. An empty one is decoded by the worker.
+        """
 
     def __init__(
         self,
@@ -127,13 +134,14 @@ class AnalyseFrame(_message.Message):
         picture: _types_pb2.PictureRequest | None = ...,
         deadline_s: _builtins.float = ...,
         refined_short_id: _builtins.bytes = ...,
-        references: _abc.Iterable[_types_pb2.Features] | None = ...,
+        decoded: _abc.Iterable[_builtins.bytes] | None = ...,
+        stream: _builtins.str = ...,
         decoder: _builtins.str = ...,
         seed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "picture", b"picture"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "deadline_s", b"deadline_s", "decoder", b"decoder", "features", b"features", "id", b"id", "picture", b"picture", "references", b"references", "refined_short_id", b"refined_short_id", "seed", b"seed", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "deadline_s", b"deadline_s", "decoded", b"decoded", "decoder", b"decoder", "features", b"features", "id", b"id", "picture", b"picture", "refined_short_id", b"refined_short_id", "seed", b"seed", "stream", b"stream", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__picture: _TypeAlias = _typing.Literal["picture"]  # noqa: Y015
     _WhichOneofArgType__picture: _TypeAlias = _typing.Literal["_picture", b"_picture"]  # noqa: Y015

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from codec.kit.bisect import fit_leaves, nearest
 from codec.kit.crops import Crop, PhotoCache, ahead, draw, pictures_of
-from codec.kit.frozen import CLASSIFIER, Backbone
+from codec.kit.losses.frozen import CLASSIFIER, Backbone
 from shared.errors import RecipeError
 
 LABELS_FILE = "textures.npz"

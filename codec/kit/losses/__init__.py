@@ -1,0 +1,1 @@
+"""Losses that frozen networks give: their features, and the eye, compared."""

@@ -1,0 +1,143 @@
+"""Coefficients of a batch of pictures to RGB, whole or in tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from codec.base import PLAIN, Pixels, Rendering
+from codec.lapped_lattice import FAITHFUL
+from codec.lapped_lattice.networks import STRIDE, DecoderConfig, Edges, Faithful
+from codec.lapped_lattice.repaint import Window, windows
+from codec.latents import FeatureLatents
+from codec.settings import DECODER_FILE, FeatureSettings
+from shared.bundle import Bundle
+from shared.errors import BundleError, TaskError
+from shared.preprocess import without_colour
+
+TILE_POSITIONS = 64
+"""Side of a tile: 1024 pixels. Each sees all around it that its pixels depend on."""
+FINER_FROM = 0.5
+"""Share of a layer's passes from which a partial layer counts as the finer state."""
+
+
+class LappedReconstructor:
+    """The decoder of one bundle. One worker uses it at a time."""
+
+    def __init__(self, decoder: Faithful, scale: str, *, device: str = "cpu") -> None:
+        """decoder: with its weights. scale: the name of the coefficients."""
+        self._decoder = decoder.eval().requires_grad_(False).to(device)
+        self._device, self._scale = torch.device(device), scale
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, device: str = "cpu") -> LappedReconstructor:
+        """Load the bundle's decoder. Raises BundleError when it is missing or does not fit."""
+        settings = FeatureSettings.of(bundle)
+        try:
+            decoder = Faithful(DecoderConfig.from_dict(settings.decoder))
+            weights = load(bundle.read(DECODER_FILE))
+            kinds = {name: value.dtype for name, value in decoder.state_dict().items()}
+            decoder.load_state_dict({n: v.to(kinds.get(n, v.dtype)) for n, v in weights.items()})
+        except (TypeError, RuntimeError, SafetensorError) as error:
+            raise BundleError("bad_decoder", f"{DECODER_FILE}: {error}") from None
+        return cls(decoder, settings.scales[0].name, device=device)
+
+    def reconstruct(
+        self,
+        batch: Sequence[FeatureLatents],
+        how: Rendering = PLAIN,
+        *,
+        before: Sequence[tuple[FeatureLatents, Pixels] | None] = (),
+        should_stop: Callable[[], bool] | None = None,
+    ) -> list[Pixels]:
+        """See :meth:`codec.base.Reconstructor.reconstruct`. The only decoder is ``faithful``.
+        Where only some values are others than those of the frame before, only what they reach is
+        painted anew: as in a whole picture, but for rounding."""
+        if how.decoder not in (None, FAITHFUL):
+            raise BundleError(
+                "unknown_decoder", f"there is no decoder {how.decoder!r}; there is {FAITHFUL}"
+            )
+        known = before or [None] * len(batch)
+        with torch.inference_mode():
+            return [
+                self._picture(latents, earlier, should_stop)
+                for latents, earlier in zip(batch, known, strict=True)
+            ]
+
+    def _picture(
+        self,
+        latents: FeatureLatents,
+        before: tuple[FeatureLatents, Pixels] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> Pixels:
+        shown = latents.scales[self._scale]
+        whole = Window(0, shown.shape[1], 0, shown.shape[2])
+        parts, picture = [whole], np.empty((latents.height, latents.width, 3), np.uint8)
+        if before is not None and _alike(latents, *before):
+            changed = (shown != before[0].scales[self._scale]).any(0)
+            found = windows(changed, self._decoder.config.reach)
+            if found is not None:
+                parts, picture = found, before[1].copy()
+        values = torch.from_numpy(np.ascontiguousarray(shown))[None].to(self._device)
+        state = torch.tensor([_network_state(latents)], device=self._device)
+        for window in _tiles(parts):
+            if should_stop is not None and should_stop():
+                raise TaskError("cancelled", "the reconstruction was stopped: nobody waits")
+            tile = self._tile(values, state, window)
+            place = picture[
+                window.top * STRIDE : window.bottom * STRIDE,
+                window.left * STRIDE : window.right * STRIDE,
+            ]
+            tile = tile[: place.shape[0], : place.shape[1]]
+            place[...] = without_colour(tile) if latents.grey else tile
+        return picture
+
+    def _tile(self, values: Tensor, state: Tensor, window: Window) -> Pixels:
+        """The pixels of a window: uint8 [16 h, 16 w, 3]."""
+        reach = self._decoder.config.reach
+        top, bottom, left, right = window
+        first, above = max(0, left - reach), max(0, top - reach)
+        seen = values[:, :, above : bottom + reach, first : right + reach]
+        rows, columns = values.shape[2:]
+        edges = Edges(above == 0, bottom + reach >= rows, first == 0, right + reach >= columns)
+        made = self._decoder(seen, state, edges)[0]
+        inner = made[
+            :,
+            (top - above) * STRIDE : (bottom - above) * STRIDE,
+            (left - first) * STRIDE : (right - first) * STRIDE,
+        ]
+        pixels = ((inner + 0.5) * 255).round_().clamp_(0, 255).to(torch.uint8)
+        return np.asarray(pixels.permute(1, 2, 0).cpu().numpy(), np.uint8)
+
+
+def _network_state(latents: FeatureLatents) -> int:
+    """The state that conditions the networks: the next finer one once most of it has come."""
+    return latents.state - (latents.progress >= FINER_FROM)
+
+
+def _alike(one: FeatureLatents, other: FeatureLatents, picture: Pixels) -> bool:
+    """Whether ``picture``, of ``other``, is that of ``one`` where the values are the same."""
+    return (
+        (one.grey, _network_state(one)) == (other.grey, _network_state(other))
+        and (one.width, one.height) == (other.width, other.height)
+        and picture.shape == (one.height, one.width, 3)
+        and picture.dtype == np.uint8
+    )
+
+
+def _tiles(parts: Sequence[Window]) -> Iterator[Window]:
+    """Windows cut into tiles."""
+    for top, bottom, left, right in parts:
+        for row in range(top, bottom, TILE_POSITIONS):
+            for column in range(left, right, TILE_POSITIONS):
+                yield Window(
+                    row,
+                    min(row + TILE_POSITIONS, bottom),
+                    column,
+                    min(column + TILE_POSITIONS, right),
+                )

@@ -1,0 +1,1 @@
+"""Nested lattices: every finer state splits each step in three, and frames may be predicted."""

@@ -1,0 +1,1 @@
+"""Training of nested lattices: palettes, the contexts of key and predicted frames, a small one."""

@@ -1,0 +1,1 @@
+"""How the networks of predicted frames are fitted: sequences, transitions, fits."""

@@ -1,0 +1,1 @@
+"""What ONNX Runtime is made to do faster, with the same bits."""
