@@ -39,7 +39,10 @@ ATTEMPTS = 4
 """Times at most that a frame is given to the engine, each with twice the deadline of the one
 before."""
 
-LOOK_S = 0.5
+LOOK_S = 0.1
+SLICE_S = 0.02
+"""Timers that are no later than this say nothing: other threads of this process have their turns."""
+
 PAUSED = 0.1
 """Of its deadline: a frame is given again when the process stood still for so much of it."""
 
@@ -138,7 +141,11 @@ class FairQueue:
 
 
 class StoodStill:
-    """How long this process did not run: it, or its machine, was stopped, or had no processor."""
+    """How long this process did not run: it, or its machine, was stopped, or had no processor.
+
+    It is how late timers are that are due every ``LOOK_S``, so many short stops count as one long
+    one does: about a quarter of the time for a process that runs 10 ms of every 80.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.seconds = 0.0
@@ -162,7 +169,9 @@ class StoodStill:
     def look(self) -> float:
         """``seconds`` up to this moment: timers of this loop may run in any order after a pause."""
         now = self._clock()
-        self.seconds += max(0.0, now - self._due)
+        late_s = now - self._due
+        if late_s > SLICE_S:
+            self.seconds += late_s
         self._due = max(self._due, now)
         return self.seconds
 

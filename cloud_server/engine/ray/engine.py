@@ -111,7 +111,7 @@ class RayEngine:
 
     @property
     def alive(self) -> bool:
-        """Whether a replica runs, or one did ``GRACE_S`` ago."""
+        """Whether a replica runs, or did ``GRACE_S`` ago: Ray says so, or one has answered."""
         return time.monotonic() - self._last_seen < GRACE_S
 
     @property
@@ -199,6 +199,8 @@ class RayEngine:
                 if job.deaths.enough:
                     return EngineOutcome(error=job.deaths.error(cause))
                 continue
+            # Ray's own word of a new replica may come later than what the replica does.
+            self._last_seen = time.monotonic()
             waited_ms = (given_at - queued_at) * 1e3
             if len(data) <= INLINE_BYTES:
                 return _outcome(data, waited_ms)

@@ -114,6 +114,8 @@ def test_tasks_are_switched_off_and_a_frame_is_refined(
         page.get_by_text("Tasks: detection: applied").wait_for()
         assert list(newest_command(running, "set_tasks").command.set_tasks.tasks) == ["detection"]
 
+        # Not a frame from before, which is at the finest state.
+        page.locator("button:enabled", has_text="Refine frame").wait_for()
         page.get_by_label("Follow").uncheck()
         page.get_by_role("button", name="Refine frame").click()
         page.locator("td", has_text="refine frame").first.wait_for()

@@ -209,6 +209,28 @@ def test_a_frame_is_given_again_after_the_machine_was_stopped() -> None:
     run_virtually(run())
 
 
+@pytest.mark.parametrize(("deadline_s", "given"), [(30.0, 3), (2.0, 4)])
+def test_many_short_stops_are_a_stop(deadline_s: float, given: int) -> None:
+    """The process runs 10 ms of every 80, and the frame is the only one."""
+
+    class Fine(World):
+        STEP_S = 0.01
+
+    async def run() -> None:
+        world = Fine(work_s=lambda frame: deadline_s / 3)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        alone = replace(frame_of("camera"), deadline_s=deadline_s)
+        analysed = asyncio.create_task(fair(world).submit(alone))
+        while not analysed.done():
+            await asyncio.sleep(0.01)
+            loop.jump(0.07)
+        assert analysed.result().error is None
+        assert world.given <= given
+
+    run_virtually(run())
+
+
 def test_frames_of_a_slow_machine_are_not_all_tried_in_vain_first() -> None:
     async def run() -> None:
         # Half the time the process does not run: a frame takes 40 s, and its deadline is 30.
