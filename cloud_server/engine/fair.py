@@ -41,7 +41,7 @@ before."""
 
 LOOK_S = 0.1
 SLICE_S = 0.02
-"""Timers that are no later than this say nothing: other threads of this process have their turns."""
+"""Timers that are no later than this say nothing: other threads of the process have had turns."""
 
 PAUSED = 0.1
 """Of its deadline: a frame is given again when the process stood still for so much of it."""
