@@ -174,9 +174,8 @@ class _Plan:
         mixed = 4 * first > 5 * last + _TOLERATED
         if mixed.any():
             groups = self.grouped.reshape(-1, _GROUP)
-            apart = chances[alone:].reshape(-1, _GROUP)[mixed]
-            self.single = np.concatenate([self.single, groups[mixed].reshape(-1)])
-            splits = np.concatenate([splits, apart.reshape(-1)])
+            self.single = np.append(self.single, groups[mixed])
+            splits = np.append(splits, chances[alone:].reshape(-1, _GROUP)[mixed])
             self.grouped, means = groups[~mixed].reshape(-1), means[~mixed]
         self.splits: Numbers = PROBABILITY_ONE - splits << _SPLIT_SHIFT
         self.tables = _nearest().take(means)

@@ -24,9 +24,7 @@ from codec.lattice_palette.nested.contexts import (
     PictureNested,
     Seen,
 )
-from codec.lattice_palette.nested.network import ABOVE, DIFFERS, FURTHER, MORE, Outlook
 from codec.lattice_palette.nested.palette import RATIO, Integers
-from codec.lattice_palette.nested.surroundings import Places
 from shared.errors import BitstreamError
 
 SIGNED: Final = 2
@@ -80,19 +78,19 @@ class PictureLapped(PictureNested):
         if self._recorder is not None:
             assert wanted is not None
             self._recorder(name, *seen, *_recorded(wanted, likely, zero))
-        outlook = self._evaluators[name](*seen)
+        odds = self._model.odds[self._evaluators[name](*seen)]
+        differs, above, more, further = odds.reshape(4, -1)
         flat = None if wanted is None else wanted.reshape(-1)
         found = likely.reshape(-1).copy()
-        odds = self._odds(outlook, DIFFERS)
-        bits = self._exchanged(exchange, odds, None if flat is None else flat != found)
+        bits = self._exchanged(exchange, differs, None if flat is None else flat != found)
         rows = np.flatnonzero(bits)
         if len(rows):
             left = found[rows]
             part = _Differing(zero.reshape(-1)[rows], left, None if flat is None else flat[rows])
-            upper = self._side(part, self._odds(outlook, ABOVE, rows), exchange)
+            upper = self._side(part, above[rows], exchange)
             found[rows] = np.where(part.zero, left, _other(left, upper))
             places = rows[part.zero]
-            found[places] += self._distance(part, upper, outlook, places, exchange)
+            found[places] += self._distance(part, upper, more[places], further[places], exchange)
         told = found.reshape(before.shape)
         values = np.where(zero, told, np.sign(before) * (RATIO * np.abs(before) + told))
         if (np.abs(values) > limits).any():
@@ -116,26 +114,25 @@ class PictureLapped(PictureNested):
         self,
         part: _Differing,
         upper: npt.NDArray[np.bool_],
-        outlook: Outlook,
-        places: Places,
+        more: npt.NDArray[np.uint16],
+        further: npt.NDArray[np.uint16],
         exchange: Exchange,
     ) -> Integers:
-        """How far values that were zero, which are at these places, are from the expected ones,
-        with signs."""
+        """How far values that were zero are from the expected ones, with signs."""
         zero = part.zero
         up = upper[zero]
         likely = part.likely[zero]
         most = MOST_APART + np.where(up, -likely, likely)
         goal = None if part.goal is None else np.abs(part.goal[zero] - likely)
-        size, output = np.ones(len(up), np.int32), MORE
+        size, odds = np.ones(len(up), np.int32), more
         rest = np.flatnonzero(most > 1)
         while len(rest):
             wanted = None if goal is None else goal[rest] > size[rest]
-            odds = self._odds(outlook, output, places[rest])
-            rest = rest[self._exchanged(exchange, odds, wanted) != 0]
+            told = self._exchanged(exchange, odds[rest], wanted) != 0
+            rest = rest[told]
             size[rest] += 1
             rest = rest[size[rest] < most[rest]]
-            output = FURTHER
+            odds = further
         return np.where(up, size, -size).astype(np.int32)
 
 

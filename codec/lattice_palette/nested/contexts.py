@@ -21,15 +21,10 @@ import numpy.typing as npt
 
 from codec.exact import NumberArray
 from codec.lattice_palette.nested.network import (
-    ABOVE,
-    DIFFERS,
-    FURTHER,
     INPUT_LIMIT,
-    MORE,
     ODDS_LIMIT,
     BitNetwork,
     Evaluator,
-    Outlook,
 )
 from codec.lattice_palette.nested.palette import (
     Depths,
@@ -43,7 +38,6 @@ from codec.lattice_palette.nested.surroundings import (
     CROSS,
     Grid,
     Places,
-    Scalar,
     changed_classes,
     fresh_classes,
 )
@@ -379,19 +373,18 @@ class PictureNested:
     def _find_changes(self) -> None:
         assert self._layer is not None
         changes = np.zeros(self._grid.size, np.bool_)
-        rows = np.zeros(self._grid.cells, np.bool_)
+        rows = changes[self._grid.every]
         for plane, depth in self._palette.told(self._layer):
             goal = self._goal[plane]
             before = goal[depth - 1] if depth else None
-            expected = self._expected(plane, depth, before)
+            expected = self._expected(plane, depth, self._grid.every, before)
             rows |= (goal[depth] != expected).any(1)
         changes[self._grid.every] = rows
         self._goal_changes = changes
 
-    def _expected(self, plane: str, depth: int, before: Integers | None) -> Integers:
-        """What the reference makes expect of values at depth + 1, of all positions; before: those
-        at depth."""
-        there = self._inner(self._reference[plane][depth])
+    def _expected(self, plane: str, depth: int, cells: Places, before: Integers | None) -> Integers:
+        """What the reference makes expect of values at depth + 1; before: those at depth."""
+        there = self._reference[plane][depth][cells]
         if before is None:
             return there
         nearest: Integers = there.clip(*self._palette.below(before, 1))
@@ -400,12 +393,13 @@ class PictureNested:
     def _changes(self, plane: str, depth: int, exchange: Exchange) -> None:
         """Tell a plane's next depth at the positions where anything changes."""
         grid, columns = self._grid, self._columns[plane]
-        before = self._inner(self._values[:, columns]) if depth else None
-        values = self._expected(plane, depth, before)
-        flags = self._inner(self._changed)
+        cells = grid.every
+        before = self._values[cells, columns] if depth else None
+        values = self._expected(plane, depth, cells, before)
+        flags = self._changed[cells]
         if flags.any():
             rows = np.flatnonzero(flags)
-            here, expected = grid.every[rows], values[rows]
+            here, expected = cells[rows], values[rows]
             name = f"predicted.{plane}.{depth}"
             inputs = self._changed_inputs(name, plane, depth, here, expected, before, rows)
             own = self._told_apart(expected, None if before is None else before[rows])
@@ -424,19 +418,10 @@ class PictureNested:
                 self._limits(plane, depth),
                 exchange,
             )
-        away = self._bend(values - self._inner(self._reference[plane][depth]))
-        for known, told in (
-            (self._values, values),
-            (self._seen, self._shown(plane, values)),
-            (self._away, away),
-        ):
-            shape = (*grid.shape, told.shape[1])
-            grid.inner(known[:, columns])[...] = told.reshape(shape)
+        self._values[cells, columns] = values
+        self._seen[cells, columns] = self._shown(plane, values)
+        self._away[cells, columns] = self._bend(values - self._reference[plane][depth][cells])
         self._known[plane] = depth + 1
-
-    def _inner(self, rows: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-        """Of all positions: [size, ...] -> [cells, ...]."""
-        return self._grid.inner(rows).reshape(self._grid.cells, *rows.shape[1:])
 
     def _changed_inputs(
         self,
@@ -537,7 +522,7 @@ class PictureNested:
         return self._bend(values)
 
     def _bend(self, values: Integers) -> NumberArray:
-        bent: NumberArray = self._bent.take(values + BENT_LIMIT, mode="clip")
+        bent: NumberArray = self._bent[values.clip(-BENT_LIMIT, BENT_LIMIT) + BENT_LIMIT]
         return bent
 
     def _told(
@@ -554,42 +539,36 @@ class PictureNested:
         if self._recorder is not None:
             assert goal is not None
             self._record(name, seen, goal, expected, before)
-        outlook = self._evaluators[name](*seen)
+        odds = self._model.odds[self._evaluators[name](*seen)]
         away = None if goal is None else (goal - expected).reshape(-1)
+        differs, above, more, further = odds.reshape(4, -1)
         values = expected.reshape(-1).copy()
-        odds = self._odds(outlook, DIFFERS)
-        bits = self._exchanged(exchange, odds, None if away is None else away != 0)
+        bits = self._exchanged(exchange, differs, None if away is None else away != 0)
         rows = np.flatnonzero(bits)
         if not len(rows):
             return values.reshape(expected.shape)
-        odds = self._odds(outlook, ABOVE, rows)
         if before is not None:
-            return self._third(values, rows, odds, before, goal, exchange).reshape(expected.shape)
+            return self._third(values, rows, above[rows], before, goal, exchange).reshape(
+                expected.shape
+            )
         left = None if away is None else away[rows]
-        up = self._exchanged(exchange, odds, None if left is None else left > 0)
+        up = self._exchanged(exchange, above[rows], None if left is None else left > 0)
         size = np.ones(len(rows), np.int32)
         rest = np.arange(len(rows))
-        output, most = MORE, 2 * int(limits.max()) + 1
+        odds_of, most = more[rows], 2 * int(limits.max()) + 1
         for times in range(1, most + 1):
             wanted = None if left is None else np.abs(left[rest]) > times
-            told = self._exchanged(exchange, self._odds(outlook, output, rows[rest]), wanted)
+            told = self._exchanged(exchange, odds_of, wanted)
             rest = rest[told != 0]
             if not len(rest):
                 break
             size[rest] += 1
-            output = FURTHER
+            odds_of = further[rows[rest]]
         values[rows] += np.where(up, size, -size)
         values = values.reshape(expected.shape)
         if (np.abs(values) > limits).any():
             raise BitstreamError("bad_payload", "a value is beyond its channel's limit")
         return values
-
-    def _odds(
-        self, outlook: Outlook, output: int, rows: Places | None = None
-    ) -> npt.NDArray[np.uint16]:
-        """P(bit = 1) * 2**16 of all values, or of some."""
-        numbers = outlook.all(output) if rows is None else outlook.at(output, rows)
-        return self._model.odds.take(numbers)
 
     def _record(
         self,

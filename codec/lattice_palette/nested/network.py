@@ -45,9 +45,6 @@ ODDS_LIMIT: Final = 256
 """Log odds are integers in 1/32, within -8..8."""
 OUTPUTS: Final = 4
 """A channel: differs, above, more, further."""
-DIFFERS, ABOVE, MORE, FURTHER = range(OUTPUTS)
-_GATHERED: Final = 8
-"""Of so many values one is worked out by itself sooner than all of them together."""
 _MOST_UNITS: Final = 1024
 _MOST_INPUTS: Final = 1 << 13
 _MOST_SHIFT: Final = 30
@@ -130,80 +127,41 @@ class Evaluator:
     """A network in the type of number that it is evaluated in: float32 (fast), float64 or int64."""
 
     def __init__(self, network: BitNetwork, dtype: type[np.generic] = np.float32) -> None:
-        self._layers = tuple(
-            (weights.astype(dtype), bias.astype(dtype), int(shift))
-            for weights, bias, shift in (
-                (network.enter, network.enter_bias, network.shifts[0]),
-                (network.middle, network.middle_bias, network.shifts[1]),
+        self._arrays = tuple(
+            (getattr(network, name).astype(dtype), getattr(network, bias).astype(dtype), int(shift))
+            for (name, bias), shift in zip(
+                (("enter", "enter_bias"), ("middle", "middle_bias"), ("out", "out_bias")),
+                network.shifts,
+                strict=True,
             )
         )
         self.channels, self.inputs = network.channels, network.inputs
-        shape = (len(network.out), OUTPUTS, self.channels)
-        # Of each output, the weights of all channels, and those of each channel in a row.
-        self.out = [
-            np.ascontiguousarray(one)
-            for one in network.out.reshape(shape).transpose(1, 0, 2).astype(dtype)
-        ]
-        self.out_rows = [np.ascontiguousarray(one.T) for one in self.out]
-        self.out_bias = network.out_bias.reshape(OUTPUTS, self.channels).astype(dtype)
-        self.out_shift = int(network.shifts[2])
-        self.table = network.table
+        self._table = network.table
+        self._each = np.arange(self.channels)
 
     @property
     def classifies(self) -> bool:
         """Whether it has a table."""
-        return self.table is not None
+        return self._table is not None
 
-    def __call__(self, inputs: NumberArray, classes: npt.NDArray[np.intp] | None) -> Outlook:
-        """inputs: integers [n, inputs]; classes: 0 to 44 [n, C], where it :attr:`classifies`."""
+    def __call__(
+        self, inputs: NumberArray, classes: npt.NDArray[np.intp] | None
+    ) -> npt.NDArray[np.intp]:
+        """inputs: integers [n, inputs]; classes: 0 to 44 [n, C], where it :attr:`classifies` ->
+        odds + 256, from 0 to 512: intp [4, n, C]."""
         x = inputs
-        for weights, bias, shift in self._layers:
+        for weights, bias, shift in self._arrays[:2]:
             x = x @ weights
             x += bias
             x = activated(x, shift)
-        return Outlook(self, x, classes)
-
-
-class Outlook:
-    """What a network says of n positions. Few values differ from what is expected of them, and only
-    of those the other outputs are asked for: each is worked out where it is wanted."""
-
-    def __init__(
-        self, network: Evaluator, hidden: NumberArray, classes: npt.NDArray[np.intp] | None
-    ) -> None:
-        """hidden: integers [n, width] that the outputs are made of. classes: see ``Evaluator``."""
-        self._network, self._hidden, self._classes = network, hidden, classes
-
-    def all(self, output: int) -> npt.NDArray[np.intp]:
-        """One output of all values: odds + 256, from 0 to 512, intp [n C]."""
-        network = self._network
-        x = self._hidden @ network.out[output]
-        x += network.out_bias[output]
-        odds = shifted(x, network.out_shift).astype(np.intp)
-        if network.table is not None:
-            odds += network.table[output][self._classes, np.arange(network.channels)]
-        return _within(odds.reshape(-1))
-
-    def at(self, output: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-        """The same of some values: numbers of position * C + channel [k] -> intp [k]."""
-        network = self._network
-        if len(rows) * _GATHERED > len(self._hidden) * network.channels:
-            return self.all(output).take(rows)
-        places, channels = np.divmod(rows, network.channels)
-        weights = network.out_rows[output].take(channels, 0)
-        x = np.einsum("ij,ij->i", self._hidden.take(places, 0), weights)
-        x += network.out_bias[output].take(channels)
-        odds = shifted(x, network.out_shift).astype(np.intp)
-        if network.table is not None:
-            assert self._classes is not None
-            odds += network.table[output][self._classes.reshape(-1).take(rows), channels]
-        return _within(odds)
-
-
-def _within(odds: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    np.clip(odds, -ODDS_LIMIT, ODDS_LIMIT, out=odds)
-    odds += ODDS_LIMIT
-    return odds
+        weights, bias, shift = self._arrays[2]
+        x = x @ weights
+        x += bias
+        odds = shifted(x, shift).astype(np.intp)
+        odds = odds.reshape(len(odds), OUTPUTS, self.channels).transpose(1, 0, 2)
+        if self._table is not None:
+            odds = odds + self._table[:, classes, self._each]
+        return odds.clip(-ODDS_LIMIT, ODDS_LIMIT) + ODDS_LIMIT
 
 
 def odds_table() -> npt.NDArray[np.uint16]:

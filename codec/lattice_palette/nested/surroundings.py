@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from codec.exact import NumberArray
 from codec.lattice_palette.nested.palette import Integers
 
 Places = npt.NDArray[np.intp]
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 CROSS: Final = ((0, 0), (-1, 0), (0, -1), (0, 1), (1, 0))
 AROUND: Final = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
@@ -94,11 +93,6 @@ class Grid:
         self._phases[self.every] = phase
         self.around: Places = np.array([r * stride + c for r, c in AROUND])
         self.cross: Places = np.array([r * stride + c for r, c in CROSS])
-
-    def inner(self, rows: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-        """A view without the border: [size, ...] -> [h, w, ...]."""
-        height, width = self.shape
-        return rows.reshape(height + 2, width + 2, *rows.shape[1:])[1:-1, 1:-1]
 
     @cached_property
     def known(self) -> list[npt.NDArray[np.bool_]]:
