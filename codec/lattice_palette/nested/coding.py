@@ -14,7 +14,7 @@ from codec.base import FloatArray
 from codec.entropy import BitReader, BitWriter, bit_decoder, bit_encoder
 from codec.latents import FeatureLatents, Features
 from codec.lattice_palette.nested.choice import at_depth, choose
-from codec.lattice_palette.nested.contexts import Bits, Exchange, NestedContexts, PictureNested
+from codec.lattice_palette.nested.contexts import NestedContexts
 from codec.lattice_palette.nested.palette import (
     RATIO,
     Depths,
@@ -23,6 +23,7 @@ from codec.lattice_palette.nested.palette import (
     NestedPass,
     Values,
 )
+from codec.lattice_palette.nested.picture import Bits, Exchange, PictureNested
 from codec.layered import ChainCodec, shapes_of
 from codec.regions import States, grid_of_states
 from codec.settings import FeatureSettings

@@ -29,7 +29,6 @@ from codec.kit.recipe import Part
 from codec.kit.rounding import activations, biases, finest, integers
 from codec.lattice_palette.nested.choice import choose
 from codec.lattice_palette.nested.contexts import (
-    BENT_LIMIT,
     NestedContexts,
     inputs_of,
     network_names,
@@ -44,6 +43,7 @@ from codec.lattice_palette.nested.network import (
     odds_table,
 )
 from codec.lattice_palette.nested.palette import NestedPalette
+from codec.lattice_palette.nested.picture import BENT_LIMIT
 from codec.lattice_palette.nested.surroundings import AROUND, CLASSES
 from shared.errors import RecipeError
 
@@ -297,7 +297,7 @@ class _Records:
         away: npt.NDArray[np.int32],
         above: npt.NDArray[np.bool_],
     ) -> None:
-        """See :data:`codec.lattice_palette.nested.contexts.Recorder`."""
+        """See :data:`codec.lattice_palette.nested.picture.Recorder`."""
         if name not in self._job.names and not name.startswith("where"):
             return
         assert classes is not None, "whoever records is told classes"

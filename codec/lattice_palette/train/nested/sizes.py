@@ -10,8 +10,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from codec.entropy import BitWriter, bit_encoder
-from codec.lattice_palette.nested.contexts import Exchange, NestedContexts, PictureNested
+from codec.lattice_palette.nested.contexts import NestedContexts
 from codec.lattice_palette.nested.palette import NestedPalette
+from codec.lattice_palette.nested.picture import Exchange, PictureNested
 from shared.bitstream import FORMAT_VERSION
 from shared.bitstream.container import header_bytes, layer_bytes
 
