@@ -169,8 +169,8 @@ class Edges:
     """Sides of a window of coefficients at which the picture ends."""
 
     top: bool = True
-    bottom: bool = True
     left: bool = True
+    bottom: bool = True
     right: bool = True
 
 

@@ -10,10 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from codec.areas.boxes import Box
 from codec.base import PLAIN, Pixels, Rendering
 from codec.lapped_lattice import FAITHFUL
 from codec.lapped_lattice.networks import STRIDE, DecoderConfig, Edges, Faithful
-from codec.lapped_lattice.repaint import Window, windows
+from codec.lapped_lattice.repaint import repainted
 from codec.latents import FeatureLatents
 from codec.settings import DECODER_FILE, FeatureSettings
 from shared.bundle import Bundle
@@ -76,40 +77,39 @@ class LappedReconstructor:
         should_stop: Callable[[], bool] | None,
     ) -> Pixels:
         shown = latents.scales[self._scale]
-        whole = Window(0, shown.shape[1], 0, shown.shape[2])
+        whole = Box(0, 0, *shown.shape[1:])
         parts, picture = [whole], np.empty((latents.height, latents.width, 3), np.uint8)
         if before is not None and _alike(latents, *before):
             changed = (shown != before[0].scales[self._scale]).any(0)
-            found = windows(changed, self._decoder.config.reach)
+            found = repainted(changed, self._decoder.config.reach)
             if found is not None:
                 parts, picture = found, before[1].copy()
         values = torch.from_numpy(np.ascontiguousarray(shown))[None].to(self._device)
         state = torch.tensor([_network_state(latents)], device=self._device)
-        for window in _tiles(parts):
+        for box in _tiles(parts):
             if should_stop is not None and should_stop():
                 raise TaskError("cancelled", "the reconstruction was stopped: nobody waits")
-            tile = self._tile(values, state, window)
+            tile = self._tile(values, state, box)
             place = picture[
-                window.top * STRIDE : window.bottom * STRIDE,
-                window.left * STRIDE : window.right * STRIDE,
+                box.top * STRIDE : box.bottom * STRIDE,
+                box.left * STRIDE : box.right * STRIDE,
             ]
             tile = tile[: place.shape[0], : place.shape[1]]
             place[...] = without_colour(tile) if latents.grey else tile
         return picture
 
-    def _tile(self, values: Tensor, state: Tensor, window: Window) -> Pixels:
-        """The pixels of a window: uint8 [16 h, 16 w, 3]."""
+    def _tile(self, values: Tensor, state: Tensor, box: Box) -> Pixels:
+        """The pixels of a box: uint8 [16 h, 16 w, 3]."""
         reach = self._decoder.config.reach
-        top, bottom, left, right = window
-        first, above = max(0, left - reach), max(0, top - reach)
-        seen = values[:, :, above : bottom + reach, first : right + reach]
-        rows, columns = values.shape[2:]
-        edges = Edges(above == 0, bottom + reach >= rows, first == 0, right + reach >= columns)
+        grid = Box(0, 0, *values.shape[2:])
+        wide = box.grown(reach, grid)
+        seen = values[:, :, wide.top : wide.bottom, wide.left : wide.right]
+        edges = Edges(*(one == other for one, other in zip(wide, grid, strict=True)))
         made = self._decoder(seen, state, edges)[0]
         inner = made[
             :,
-            (top - above) * STRIDE : (bottom - above) * STRIDE,
-            (left - first) * STRIDE : (right - first) * STRIDE,
+            (box.top - wide.top) * STRIDE : (box.bottom - wide.top) * STRIDE,
+            (box.left - wide.left) * STRIDE : (box.right - wide.left) * STRIDE,
         ]
         pixels = ((inner + 0.5) * 255).round_().clamp_(0, 255).to(torch.uint8)
         return np.asarray(pixels.permute(1, 2, 0).cpu().numpy(), np.uint8)
@@ -130,14 +130,9 @@ def _alike(one: FeatureLatents, other: FeatureLatents, picture: Pixels) -> bool:
     )
 
 
-def _tiles(parts: Sequence[Window]) -> Iterator[Window]:
-    """Windows cut into tiles."""
-    for top, bottom, left, right in parts:
-        for row in range(top, bottom, TILE_POSITIONS):
-            for column in range(left, right, TILE_POSITIONS):
-                yield Window(
-                    row,
-                    min(row + TILE_POSITIONS, bottom),
-                    column,
-                    min(column + TILE_POSITIONS, right),
-                )
+def _tiles(parts: Sequence[Box]) -> Iterator[Box]:
+    """Boxes cut into tiles."""
+    for part in parts:
+        for top in range(part.top, part.bottom, TILE_POSITIONS):
+            for left in range(part.left, part.right, TILE_POSITIONS):
+                yield part & Box(top, left, top + TILE_POSITIONS, left + TILE_POSITIONS)

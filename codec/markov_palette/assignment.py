@@ -30,6 +30,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from codec.areas.regions import States
 from codec.latents import Features
 from codec.markov_palette.palette import (
     FloatArray,
@@ -38,7 +39,6 @@ from codec.markov_palette.palette import (
     PaletteTree,
     Pass,
 )
-from codec.regions import States
 from codec.settings import PlaneSpec
 
 Positions = npt.NDArray[np.int64]

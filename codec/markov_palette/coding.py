@@ -22,6 +22,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from codec.areas.regions import States, grid_of_states
 from codec.base import FloatArray
 from codec.chains import ChainsCodec
 from codec.entropy import BitReader, BitWriter, bit_decoder, bit_encoder
@@ -38,7 +39,6 @@ from codec.markov_palette.contexts import ContextModel, PictureContexts
 from codec.markov_palette.palette import Depths, Indices, MarkovPalette, Pass
 from codec.markov_palette.temporal.assignment import Follower, FollowingLeaves
 from codec.markov_palette.temporal.contexts import PredictedContexts, TemporalModel
-from codec.regions import States, grid_of_states
 from codec.settings import CONTEXTS_FILE, LEAST, PALETTE_FILE, FeatureSettings, PsnrModel
 from codec.standalone import unreachable
 from shared.bitstream import FORMAT_VERSION, Bitstream, Reference

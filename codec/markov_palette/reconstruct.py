@@ -13,13 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from codec.areas.boxes import WORTH, Box, Mask
 from codec.base import PLAIN, Rendering
 from codec.latents import FeatureLatents
 from codec.markov_palette import FAITHFUL, VIVID
 from codec.markov_palette.networks import Decoder, DecoderConfig
 from codec.markov_palette.palette import MarkovPalette
-from codec.markov_palette.pictures.geometry import TEXTURE_RATIO, Box
-from codec.markov_palette.pictures.repaint import WORTH, Mask, Planner, Trust, changed_positions
+from codec.markov_palette.pictures.geometry import TEXTURE_RATIO
+from codec.markov_palette.pictures.repaint import Planner, Trust, changed_positions
 from codec.markov_palette.pictures.windows import WindowedDecoder
 from codec.settings import DECODER_FILE, PALETTE_FILE, FeatureSettings
 from shared.bundle import Bundle

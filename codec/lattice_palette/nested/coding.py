@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from codec.areas.regions import States, grid_of_states
 from codec.base import FloatArray
 from codec.entropy import BitReader, BitWriter, bit_decoder, bit_encoder
 from codec.latents import FeatureLatents, Features
@@ -25,7 +26,6 @@ from codec.lattice_palette.nested.palette import (
 )
 from codec.lattice_palette.nested.picture import Bits, Exchange, PictureNested
 from codec.layered import ChainCodec, shapes_of
-from codec.regions import States, grid_of_states
 from codec.settings import FeatureSettings
 from codec.standalone import unreachable
 from shared.bitstream import FORMAT_VERSION, Bitstream, Reference

@@ -9,68 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
+from codec.areas.boxes import Box
 from codec.markov_palette.networks import DecoderConfig
 
 BLOCK_REACH = 2
 """Cells that a residual block sees to each side: two convolutions of three taps."""
 
 TEXTURE_RATIO = 2
-
-
-class Box(NamedTuple):
-    """Rows ``top`` to ``bottom`` and columns ``left`` to ``right`` of a grid, half-open."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @property
-    def cells(self) -> int:
-        """How many it has."""
-        return (self.bottom - self.top) * (self.right - self.left)
-
-    @property
-    def empty(self) -> bool:
-        """Whether it has none."""
-        return self.bottom <= self.top or self.right <= self.left
-
-    def grown(self, by: int, grid: Box) -> Box:
-        """With ``by`` more cells to each side, inside ``grid``."""
-        return Box(self.top - by, self.left - by, self.bottom + by, self.right + by) & grid
-
-    def times(self, ratio: int) -> Box:
-        """The same place on a grid that is ``ratio`` times finer."""
-        return Box(*(ratio * value for value in self))
-
-    def over(self, ratio: int) -> Box:
-        """The least box of a ``ratio`` times coarser grid that covers it."""
-        return Box(
-            self.top // ratio, self.left // ratio, -(-self.bottom // ratio), -(-self.right // ratio)
-        )
-
-    def below(self, grid: Box) -> Box:
-        """What a transposed convolution (4 taps, stride 2, padding 1) reads to make it.
-
-        Output cell 2 i - 1 + k is made of input cell i by tap k, 0 to 3. grid: of the input.
-        """
-        return (
-            Box(
-                (self.top - 1) // 2, (self.left - 1) // 2, self.bottom // 2 + 1, self.right // 2 + 1
-            )
-            & grid
-        )
-
-    def __and__(self, other: Box) -> Box:
-        """What both have."""
-        return Box(
-            max(self.top, other.top),
-            max(self.left, other.left),
-            min(self.bottom, other.bottom),
-            min(self.right, other.right),
-        )
 
 
 def around(boxes: Sequence[Box]) -> Box:

@@ -8,31 +8,21 @@ was painted whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from codec.areas.boxes import Box, Mask, rectangles, widened
 from codec.latents import FeatureLatents
 from codec.markov_palette.networks import DecoderConfig
 from codec.markov_palette.pictures.geometry import (
     TEXTURE_RATIO,
-    Box,
     Reach,
     RestorerPlan,
     SynthesisPlan,
 )
-
-Mask = npt.NDArray[np.bool_]
-
-SNAP = 4
-"""Windows begin and end at multiples of so many positions, so that they have few shapes."""
-
-WORTH = 0.85
-"""Share of a whole picture's work from which the whole is painted: windows have some cost of their
-own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,73 +97,3 @@ def changed_positions(one: FeatureLatents, other: FeatureLatents) -> Mask:
     rows, columns = semantic.shape
     of_position = texture.reshape(rows, TEXTURE_RATIO, columns, TEXTURE_RATIO).any((1, 3))
     return np.asarray(semantic | of_position, np.bool_)
-
-
-def widened(mask: Mask, by: int) -> Mask:
-    """The mask, and all positions at most ``by`` from one of it, along rows and columns."""
-    found = mask
-    for axis in (0, 1):
-        count = mask.shape[axis]
-        sums = np.concatenate([np.zeros_like(found.take([0], axis), int), found.cumsum(axis)], axis)
-        places = np.arange(count)
-        upper = sums.take(np.minimum(places + by + 1, count), axis)
-        found = upper > sums.take(np.maximum(places - by, 0), axis)
-    return found
-
-
-def rectangles(mask: Mask, cost: Callable[[Box], float]) -> list[Box]:
-    """Boxes without overlap that cover the mask, and whose costs together are low.
-
-    What lies around all is cut in two, wherever that saves most, as long as it saves anything.
-    """
-    rows, columns = mask.shape
-    coarse = np.pad(mask, ((0, -rows % SNAP), (0, -columns % SNAP)))
-    coarse = coarse.reshape(-(-rows // SNAP), SNAP, -(-columns // SNAP), SNAP).any((1, 3))
-    grid = Box(0, 0, rows, columns)
-
-    def whole(part: Box) -> tuple[Box, float] | None:
-        box = _around(coarse, part)
-        return None if box is None else (box, cost(box.times(SNAP) & grid))
-
-    first = whole(Box(0, 0, *coarse.shape))
-    waiting, done = [] if first is None else [first], []
-    while waiting:
-        box, alone = waiting.pop()
-        best, least = None, alone
-        for one, other in _cuts(box):
-            halves = [found for part in (one, other) if (found := whole(part)) is not None]
-            together = sum(price for _, price in halves)
-            if together < least:
-                best, least = halves, together
-        if best is None:
-            done.append(box.times(SNAP) & grid)
-        else:
-            waiting += best
-    return sorted(done)
-
-
-def _around(mask: Mask, part: Box) -> Box | None:
-    """The least box that covers what the mask has in ``part``."""
-    inside = mask[part.top : part.bottom, part.left : part.right]
-    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-    if not len(rows):
-        return None
-    return Box(
-        part.top + int(rows[0]),
-        part.left + int(columns[0]),
-        part.top + int(rows[-1]) + 1,
-        part.left + int(columns[-1]) + 1,
-    )
-
-
-def _cuts(box: Box) -> list[tuple[Box, Box]]:
-    """All ways to cut a box in two."""
-    top, left, bottom, right = box
-    across = [
-        (Box(top, left, row, right), Box(row, left, bottom, right))
-        for row in range(top + 1, bottom)
-    ]
-    return across + [
-        (Box(top, left, bottom, column), Box(top, column, bottom, right))
-        for column in range(left + 1, right)
-    ]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from codec.areas.boxes import Box
 from codec.markov_palette.networks import (
     Decoder,
     FilmBlock,
@@ -25,7 +26,6 @@ from codec.markov_palette.networks import (
 from codec.markov_palette.pictures.geometry import (
     BLOCK_REACH,
     TEXTURE_RATIO,
-    Box,
     RestorerPlan,
     Stack,
     SynthesisPlan,

@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from codec.areas.regions import States
 from codec.latents import Features
 from codec.layered import REPEAT
 from codec.markov_palette.contexts import PictureContexts
@@ -34,7 +35,6 @@ from codec.markov_palette.temporal.contexts import (
     Still,
     TemporalModel,
 )
-from codec.regions import States
 
 KEPT_BITS: Final = 3.0
 """Nothing else is looked at where the reference's error is less than so many bits are worth."""

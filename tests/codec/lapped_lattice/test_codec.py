@@ -18,7 +18,7 @@ from codec.lapped_lattice import reconstruct
 from codec.lapped_lattice.contexts import LappedContexts
 from codec.lapped_lattice.lattice import LappedPalette, leant, rounded, towards_zero
 from codec.lapped_lattice.networks import DecoderConfig
-from codec.lapped_lattice.repaint import windows
+from codec.lapped_lattice.repaint import repainted
 from codec.lapped_lattice.train.bundle import fit_psnr_model
 from codec.lapped_lattice.train.contexts import LAPPED
 from codec.lapped_lattice.train.networks import Layout
@@ -320,15 +320,15 @@ def test_only_what_changed_is_painted_again(predicting: Bundle) -> None:
     )
 
 
-def test_windows_take_in_all_that_changes_reach() -> None:
+def test_what_is_painted_anew_is_all_that_changes_reach() -> None:
     changed = np.zeros((40, 60), np.bool_)
-    assert windows(changed, 3) == []
+    assert repainted(changed, 3) == []
     changed[5, 7] = changed[6, 50] = changed[30, 8] = True
-    found = windows(changed, 3)
+    found = repainted(changed, 3)
     assert found is not None
-    assert sorted(found) == [(2, 9, 4, 11), (3, 10, 47, 54), (27, 34, 5, 12)]
+    assert found == [(0, 4, 12, 12), (0, 44, 12, 56), (24, 4, 36, 12)]
     changed[::3, ::3] = True
-    assert windows(changed, 3) is None
+    assert repainted(changed, 3) is None
 
 
 def test_a_grey_photo_stays_grey_and_work_can_be_stopped(bundle: Bundle) -> None:

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from codec import PLAIN, Rendering
+from codec.areas.boxes import Box, rectangles, widened
 from codec.latents import FeatureLatents
 from codec.markov_palette.coding import MarkovPaletteCodec
 from codec.markov_palette.networks import Decoder, DecoderConfig
-from codec.markov_palette.pictures.geometry import Box, Reach
-from codec.markov_palette.pictures.repaint import Planner, rectangles, widened
+from codec.markov_palette.pictures.geometry import Reach
+from codec.markov_palette.pictures.repaint import Planner
 from codec.markov_palette.pictures.windows import WindowedDecoder, silu
 from codec.markov_palette.reconstruct import PictureReconstructor
 from edge_client.encoder import EdgeEncoder

@@ -1,0 +1,1 @@
+"""Parts of a picture: regions of interest, and boxes around what has changed."""
