@@ -2,6 +2,7 @@
 
 EdgeEncoder   photo -> Bitstream at a rate
 EdgeSession   photos -> results of a server
+KeyEvery      how often a frame of a session stands alone
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge_client.encoder import EdgeEncoder
-    from edge_client.session import EdgeSession, FrameResult
+    from edge_client.session import EdgeSession, FrameResult, KeyEvery
 
-__all__ = ["EdgeEncoder", "EdgeSession", "FrameResult"]
+__all__ = ["EdgeEncoder", "EdgeSession", "FrameResult", "KeyEvery"]
 
 
 def __getattr__(name: str) -> Any:

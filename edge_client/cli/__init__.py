@@ -17,7 +17,7 @@ _PANELS: Panels = {
     ),
     "Rate": (
         *("--state", "--bpp", "--bytes", "--psnr", "--best-effort", "--lambda", "--region"),
-        *("--bandwidth", "--frames-per-second"),
+        *("--bandwidth", "--frames-per-second", "--key-every", "--predict"),
     ),
     "Features": ("--bundle", "--also", "--with", "--format", "--precision", "--threads"),
     "Server and security": (

@@ -93,6 +93,7 @@ def inspect(
             "cut": damage.to_dict() if damage else None,
             "warning": warning,
             "states_text": "  ".join(f"{row['state']}:{row['bytes']}" for row in states)
+            + _reference_text(bitstream)
             + _partial_text(partial)
             + ("  (cut)" if damage else ""),
         }
@@ -127,6 +128,13 @@ def _reference(bitstream: Bitstream) -> dict[str, Any] | None:
         "distance": bitstream.reference.distance,
         "checksum": bitstream.reference.checksum.hex(),
     }
+
+
+def _reference_text(bitstream: Bitstream) -> str:
+    """Such as ``  (with the frame 1 before it)``."""
+    if bitstream.reference is None:
+        return ""
+    return f"  (with the frame {bitstream.reference.distance} before it)"
 
 
 def _partial_text(partial: dict[str, Any] | None) -> str:

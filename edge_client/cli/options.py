@@ -356,6 +356,8 @@ class Sending(Calling):
             )
         )
         if session.online:
+            # What no frame can have is said once, and not of each.
+            session.encoder.check(rate)
             known = [*session.available_tasks, *session.unavailable_tasks]
             for name in wanted or ():
                 if name not in known:

@@ -21,6 +21,9 @@ LOOK_AGAIN_S = 0.05
 BURST_S = 1.0
 """So many seconds of a budget go at once, where frames are not those of a stream."""
 DEFAULT_FRAMES_PER_SECOND = 1.0
+FIRST_FPS = 10.0
+"""Frames a second of a stream of which nothing is known yet."""
+
 _SMOOTHING = 0.1
 
 
@@ -59,7 +62,9 @@ class RateControl:
         self._link = LinkModel()
         self._steering: Steering | None = None
         self._shape: tuple[object, ...] = ()
-        self._stream_clock = StreamClock(frames_per_second) if stream else None
+        # Until it is known how many come: who begins too fine has to make up for it.
+        first_fps = max(frames_per_second, FIRST_FPS)
+        self._stream_clock = StreamClock(first_fps) if stream else None
         self._stream: StreamRate | None = None
         self._stream_shape: tuple[object, ...] = ()
         self._link_steering: Steering | None = None
@@ -160,6 +165,8 @@ class RateControl:
         if self._bucket is None and frame_bytes is None:
             return None
         with self._lock:
+            if frame_bytes is not None and frame_bytes < 1:
+                raise BudgetError("budget_too_small", "a frame may take less than a byte")
             now_s = clock.frame(self._clock(), taken_s)
             fps = clock.fps
             if self._policy.max_frames_per_second is not None:

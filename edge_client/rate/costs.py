@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-PREDICTED = 0.3
+PREDICTED = 0.1
 """Of a key frame's bytes: what a predicted one is thought to take while there was none."""
 _KEY_STEP = 0.3
 _UP_STEP = 0.2

@@ -203,6 +203,25 @@ def test_bits_a_pixel_that_are_too_few_leave_frames_out_with_an_error() -> None:
     assert control.plan(wanted, manifest, SIZE, PIXELS, held=None) is not None
 
 
+@pytest.mark.parametrize("bits_per_pixel", [0.0, 1e-9])
+def test_bits_a_pixel_that_leave_no_byte_are_refused(bits_per_pixel: float) -> None:
+    control, manifest = RateControl(stream=True), embedded_manifest()
+    for held in (None, 0):
+        wanted = RateTarget(bits_per_pixel=bits_per_pixel)
+        with pytest.raises(BudgetError, match="less than a byte") as found:
+            control.plan(wanted, manifest, SIZE, PIXELS, held=held)
+        assert found.value.reason == "budget_too_small"
+
+
+def test_a_stream_does_not_begin_finer_than_it_can_go_on() -> None:
+    """Of the first frames nobody knows how many there will be a second."""
+    camera = Camera(within(2_500), lambda at: MOVING, fps=10.0)
+    frames = camera.run(30)
+    began, settled = frames[0].state, [frame.state for frame in frames[100:]]
+    assert began >= min(settled)
+    assert max(frame.state for frame in frames[:100]) <= max(began, *settled)
+
+
 def test_an_operators_policy_is_of_the_stream_too() -> None:
     manifest, wanted = embedded_manifest(), RateTarget(state=1)
     control = RateControl(stream=True)

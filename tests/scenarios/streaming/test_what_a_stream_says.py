@@ -111,6 +111,16 @@ def test_an_operators_rate_that_overrides_what_was_typed_is_said(
         assert stream.end() == 0
 
 
+def test_a_state_that_the_bundle_lacks_is_said_once(
+    start_server: Start, tiny_bundle: Bundle, photo: Path
+) -> None:
+    server = start_server({"one": lambda: FixedTask("one")})
+    words = (photo, "--loop", "--server", server.address, "--bundle", tiny_bundle.origin)
+    done = run(EDGE, "stream", *words, "--state", 99)
+    assert done.returncode == 2
+    assert done.stderr.count("there is no state 99") == 1
+
+
 def test_a_spool_that_is_empty_says_so_and_needs_no_server(tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir()
     done = run(EDGE, "flush", "--spool", tmp_path / "spool", "--server", "127.0.0.1:1")
