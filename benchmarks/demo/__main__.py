@@ -35,7 +35,7 @@ from shared.preprocess import load_photo
 from shared.results import AnalysisResult
 
 TASKS = "detection,segmentation,landmarks"
-STREAMED = ("detect", "picture")
+STREAMED = ("detect", "fidelity")
 OUTPUT = Path("build/demo")
 console = Console(width=None if sys.stdout.isatty() else 110)
 

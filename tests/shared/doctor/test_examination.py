@@ -21,7 +21,7 @@ from shared.weights import ModelEntry, ModelStore, UrlSource
 
 def test_packaged_bundles_are_whole() -> None:
     found = list(check_bundles(PACKAGED_FOLDER))
-    assert {one.name for one in found} >= {"picture", "detect", "classify"}
+    assert {one.name for one in found} >= {"picture", "fidelity", "detect", "classify"}
     assert {one.state for one in found} == {"ok"}
 
 
