@@ -38,6 +38,8 @@ FAILED_S = 8.0
 """A state that is left so soon after it was entered was too fine."""
 OTHER_FPS = 1.5
 """So many times the frames a second are another stream, of which all is thought anew."""
+MOST_WAIT_S = 60.0
+"""For a key frame of the coarsest state; a rate at which it takes longer is none for a stream."""
 KNOWN_FRAMES = 4
 _INTERVAL_STEP = 0.1
 
@@ -150,10 +152,18 @@ class StreamRate:
         state that is wanted. link_bytes: that the network takes in a bucket's time.
 
         Raises BudgetError ``budget_too_small`` where bits a pixel are given and frames of the
-        coarsest state have taken so many more that this one must be left out.
+        coarsest state have taken so many more that this one must be left out, and where a key frame
+        of it takes more than a minute at the rate.
         """
         self._frame += 1
         self._link_bytes = link_bytes
+        if self._seconds is not None and cost(self.costs.key(0)) > MOST_WAIT_S * self._seconds.rate:
+            key_frame, bits_s = self.costs.key(0), 8 * self._seconds.rate
+            raise BudgetError(
+                "budget_too_small",
+                f"a key frame of the coarsest state takes some {key_frame:.0f} bytes: more than "
+                f"{MOST_WAIT_S:.0f} seconds' worth of {bits_s:g} bits a second",
+            )
         if self._frames is not None and self._frames.room(self._frame) < -self._debt():
             raise BudgetError(
                 "budget_too_small",

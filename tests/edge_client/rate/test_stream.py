@@ -213,6 +213,13 @@ def test_bits_a_pixel_that_leave_no_byte_are_refused(bits_per_pixel: float) -> N
         assert found.value.reason == "budget_too_small"
 
 
+def test_a_rate_at_which_a_key_frame_takes_minutes_is_refused() -> None:
+    control, manifest = RateControl(1.0, stream=True), embedded_manifest()
+    with pytest.raises(BudgetError, match="seconds' worth of 1 bits a second") as found:
+        control.plan(RateTarget(), manifest, SIZE, PIXELS, held=None)
+    assert found.value.reason == "budget_too_small"
+
+
 def test_a_stream_does_not_begin_finer_than_it_can_go_on() -> None:
     """Of the first frames nobody knows how many there will be a second."""
     camera = Camera(within(2_500), lambda at: MOVING, fps=10.0)
