@@ -150,7 +150,8 @@ def test_devices_take_turns_and_one_with_many_frames_does_not_keep_others_waitin
         before = world.inside
         began = asyncio.get_running_loop().time()
         await engine.submit(frame_of("modest"))
-        assert asyncio.get_running_loop().time() - began <= before + 3.0
+        took_s = asyncio.get_running_loop().time() - began
+        assert round(took_s, 6) <= before + 3.0  # the clock is a sum of many small steps
         assert engine.waiting > 30
         await many
 
