@@ -50,4 +50,4 @@ def test_an_annotated_set_is_measured_with_all_baselines(
 
 def test_packaged_bundles_are_chosen_by_what_they_can_do() -> None:
     names = [bundle.manifest.name for bundle in bundles_for("no_such_task", None)]
-    assert names == ["picture"]
+    assert names == ["fidelity", "picture"]
