@@ -9,6 +9,8 @@ from contextlib import suppress
 from types import TracebackType
 
 CHUNK = 4096
+SILENT_S = 0.3
+"""Before a connection is cut that has passed so many bytes."""
 
 
 class Proxy:
@@ -32,7 +34,7 @@ class Proxy:
         self.received = 0
         """Bytes that went downstream."""
         self.cut_at: int | None = None
-        """At so many of them every connection is cut."""
+        """At so many of them nothing more comes, and soon after every connection is cut."""
         self.connections = 0
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -109,6 +111,8 @@ class Proxy:
                     self.received += len(data)
                     if self.cut_at is not None and self.received >= self.cut_at:
                         self.cut_at = None
+                        # Who is cut off loses what gRPC has received and nobody has taken yet.
+                        time.sleep(SILENT_S)
                         self.cut()
         for one in (source, sink):
             with suppress(OSError):
