@@ -27,6 +27,12 @@ EXTRACTOR_FILES: Final[Mapping[Literal["fp32", "int8"], str]] = {
 }
 DECODER_FILE: Final = "decoder.safetensors"
 _CHAIN_PARTS = ("planes", "states")
+DecoderName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+
+
+def decoder_file(name: str) -> str:
+    """The file with the weights of one of ``other_decoders``."""
+    return f"decoder-{name}.safetensors"
 
 
 class PlaneSpec(BaseModel):
@@ -187,6 +193,9 @@ class FeatureSettings(BaseModel):
         default=None, description="what PSNR to expect; None: no target can be set"
     )
     decoder: dict[str, Any] = Field(default_factory=dict, description="the decoder's own settings")
+    other_decoders: dict[DecoderName, dict[str, Any]] | None = Field(
+        default=None, description="the settings of more decoders of the same features, by name"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> FeatureSettings:
@@ -271,6 +280,7 @@ class FeatureSettings(BaseModel):
         """Who needs a file, by name; both need those that are not among them."""
         found: dict[str, Side] = dict.fromkeys(EXTRACTOR_FILES.values(), "edge")
         found[DECODER_FILE] = "cloud"
+        found |= {decoder_file(name): "cloud" for name in self.other_decoders or ()}
         return found | {tail.file: "cloud" for tail in self.tails or ()}
 
     def manifest(self, pictures: Sequence[PictureSpec] = (), **common: Any) -> Manifest:

@@ -1,4 +1,4 @@
-"""The cloud's decoder of lapped coefficients: the inverse transform, and what networks add to it.
+"""The cloud's decoders of lapped coefficients: the inverse transform, and what networks add to it.
 
 coefficients --+--> refinement at the transform's stride --> coefficients --> inverse transform --+
                |                 |                                                                |
@@ -79,8 +79,8 @@ class Block(nn.Module):
         return x + added
 
 
-class Faithful(nn.Module):
-    """Coefficients at a state to a picture of least squared error.
+class LappedDecoder(nn.Module):
+    """Coefficients at a state to a picture: of least error, or what else it was trained for.
 
     Buffers, which the bundle's making sets: deviations float32 [C], of the values; doubts float32
     [states, C], how far off values may be at a state, in which what is added to them is told, so

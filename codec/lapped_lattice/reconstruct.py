@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor
 from codec.areas.boxes import Box
 from codec.base import PLAIN, Pixels, Rendering
 from codec.lapped_lattice import FAITHFUL
-from codec.lapped_lattice.networks import STRIDE, DecoderConfig, Edges, Faithful
+from codec.lapped_lattice.networks import STRIDE, DecoderConfig, Edges, LappedDecoder
 from codec.lapped_lattice.repaint import repainted
 from codec.latents import FeatureLatents
-from codec.settings import DECODER_FILE, FeatureSettings
+from codec.settings import DECODER_FILE, FeatureSettings, decoder_file
 from shared.bundle import Bundle
 from shared.errors import BundleError, TaskError
 from shared.preprocess import without_colour
@@ -28,25 +29,26 @@ FINER_FROM = 0.5
 
 
 class LappedReconstructor:
-    """The decoder of one bundle. One worker uses it at a time."""
+    """The decoders of one bundle. One worker uses it at a time."""
 
-    def __init__(self, decoder: Faithful, scale: str, *, device: str = "cpu") -> None:
-        """decoder: with its weights. scale: the name of the coefficients."""
-        self._decoder = decoder.eval().requires_grad_(False).to(device)
+    def __init__(
+        self, decoders: Mapping[str, LappedDecoder], scale: str, *, device: str = "cpu"
+    ) -> None:
+        """decoders: by name, the first one is the default. scale: the name of the coefficients."""
+        self._decoders = {
+            name: decoder.eval().requires_grad_(False).to(device)
+            for name, decoder in decoders.items()
+        }
         self._device, self._scale = torch.device(device), scale
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, device: str = "cpu") -> LappedReconstructor:
-        """Load the bundle's decoder. Raises BundleError when it is missing or does not fit."""
+        """Load the bundle's decoders. Raises BundleError when one is missing or does not fit."""
         settings = FeatureSettings.of(bundle)
-        try:
-            decoder = Faithful(DecoderConfig.from_dict(settings.decoder))
-            weights = load(bundle.read(DECODER_FILE))
-            kinds = {name: value.dtype for name, value in decoder.state_dict().items()}
-            decoder.load_state_dict({n: v.to(kinds.get(n, v.dtype)) for n, v in weights.items()})
-        except (TypeError, RuntimeError, SafetensorError) as error:
-            raise BundleError("bad_decoder", f"{DECODER_FILE}: {error}") from None
-        return cls(decoder, settings.scales[0].name, device=device)
+        decoders = {FAITHFUL: read_decoder(bundle, DECODER_FILE, settings.decoder)}
+        for name, values in (settings.other_decoders or {}).items():
+            decoders[name] = read_decoder(bundle, decoder_file(name), values)
+        return cls(decoders, settings.scales[0].name, device=device)
 
     def reconstruct(
         self,
@@ -56,22 +58,25 @@ class LappedReconstructor:
         before: Sequence[tuple[FeatureLatents, Pixels] | None] = (),
         should_stop: Callable[[], bool] | None = None,
     ) -> list[Pixels]:
-        """See :meth:`codec.base.Reconstructor.reconstruct`. The only decoder is ``faithful``.
-        Where only some values are others than those of the frame before, only what they reach is
-        painted anew: as in a whole picture, but for rounding."""
-        if how.decoder not in (None, FAITHFUL):
+        """See :meth:`codec.base.Reconstructor.reconstruct`. Where only some values are others than
+        those of the frame before, only what they reach is painted anew: as in a whole picture, but
+        for rounding. Nothing is drawn by chance, so that a seed changes nothing."""
+        decoder = self._decoders.get(how.decoder or next(iter(self._decoders)))
+        if decoder is None:
+            there = " and ".join(self._decoders)
             raise BundleError(
-                "unknown_decoder", f"there is no decoder {how.decoder!r}; there is {FAITHFUL}"
+                "unknown_decoder", f"there is no decoder {how.decoder!r}; there is {there}"
             )
         known = before or [None] * len(batch)
         with torch.inference_mode():
             return [
-                self._picture(latents, earlier, should_stop)
+                self._picture(decoder, latents, earlier, should_stop)
                 for latents, earlier in zip(batch, known, strict=True)
             ]
 
     def _picture(
         self,
+        decoder: LappedDecoder,
         latents: FeatureLatents,
         before: tuple[FeatureLatents, Pixels] | None,
         should_stop: Callable[[], bool] | None,
@@ -81,7 +86,7 @@ class LappedReconstructor:
         parts, picture = [whole], np.empty((latents.height, latents.width, 3), np.uint8)
         if before is not None and _alike(latents, *before):
             changed = (shown != before[0].scales[self._scale]).any(0)
-            found = repainted(changed, self._decoder.config.reach)
+            found = repainted(changed, decoder.config.reach)
             if found is not None:
                 parts, picture = found, before[1].copy()
         values = torch.from_numpy(np.ascontiguousarray(shown))[None].to(self._device)
@@ -89,7 +94,7 @@ class LappedReconstructor:
         for box in _tiles(parts):
             if should_stop is not None and should_stop():
                 raise TaskError("cancelled", "the reconstruction was stopped: nobody waits")
-            tile = self._tile(values, state, box)
+            tile = _tile(decoder, values, state, box)
             place = picture[
                 box.top * STRIDE : box.bottom * STRIDE,
                 box.left * STRIDE : box.right * STRIDE,
@@ -98,21 +103,35 @@ class LappedReconstructor:
             place[...] = without_colour(tile) if latents.grey else tile
         return picture
 
-    def _tile(self, values: Tensor, state: Tensor, box: Box) -> Pixels:
-        """The pixels of a box: uint8 [16 h, 16 w, 3]."""
-        reach = self._decoder.config.reach
-        grid = Box(0, 0, *values.shape[2:])
-        wide = box.grown(reach, grid)
-        seen = values[:, :, wide.top : wide.bottom, wide.left : wide.right]
-        edges = Edges(*(one == other for one, other in zip(wide, grid, strict=True)))
-        made = self._decoder(seen, state, edges)[0]
-        inner = made[
-            :,
-            (box.top - wide.top) * STRIDE : (box.bottom - wide.top) * STRIDE,
-            (box.left - wide.left) * STRIDE : (box.right - wide.left) * STRIDE,
-        ]
-        pixels = ((inner + 0.5) * 255).round_().clamp_(0, 255).to(torch.uint8)
-        return np.asarray(pixels.permute(1, 2, 0).cpu().numpy(), np.uint8)
+
+def _tile(decoder: LappedDecoder, values: Tensor, state: Tensor, box: Box) -> Pixels:
+    """The pixels of a box: uint8 [16 h, 16 w, 3]."""
+    reach = decoder.config.reach
+    grid = Box(0, 0, *values.shape[2:])
+    wide = box.grown(reach, grid)
+    seen = values[:, :, wide.top : wide.bottom, wide.left : wide.right]
+    edges = Edges(*(one == other for one, other in zip(wide, grid, strict=True)))
+    made = decoder(seen, state, edges)[0]
+    inner = made[
+        :,
+        (box.top - wide.top) * STRIDE : (box.bottom - wide.top) * STRIDE,
+        (box.left - wide.left) * STRIDE : (box.right - wide.left) * STRIDE,
+    ]
+    pixels = ((inner + 0.5) * 255).round_().clamp_(0, 255).to(torch.uint8)
+    return np.asarray(pixels.permute(1, 2, 0).cpu().numpy(), np.uint8)
+
+
+def read_decoder(bundle: Bundle, file: str, values: Mapping[str, Any]) -> LappedDecoder:
+    """One of a bundle's decoders. values: its settings. Raises BundleError ``bad_decoder``, and
+    what :meth:`shared.bundle.Bundle.read` raises."""
+    try:
+        decoder = LappedDecoder(DecoderConfig.from_dict(values))
+        weights = load(bundle.read(file))
+        kinds = {name: value.dtype for name, value in decoder.state_dict().items()}
+        decoder.load_state_dict({n: v.to(kinds.get(n, v.dtype)) for n, v in weights.items()})
+    except (TypeError, RuntimeError, SafetensorError) as error:
+        raise BundleError("bad_decoder", f"{file}: {error}") from None
+    return decoder
 
 
 def _network_state(latents: FeatureLatents) -> int:

@@ -19,7 +19,7 @@ from codec.kit.psnr import psnr_model, squared_error
 from codec.lapped_lattice.cloud import PICTURES
 from codec.lapped_lattice.contexts import LappedContexts
 from codec.lapped_lattice.lattice import LappedPalette, LappedPlane
-from codec.lapped_lattice.networks import STRIDE, Faithful
+from codec.lapped_lattice.networks import STRIDE, LappedDecoder
 from codec.lapped_lattice.reconstruct import LappedReconstructor
 from codec.lapped_lattice.train.contexts import fit_contexts
 from codec.lapped_lattice.train.extractor_onnx import analysis_onnx
@@ -169,7 +169,7 @@ def write_bundle(
     palette: LappedPalette,
     contexts: LappedContexts,
     analysis: Analysis,
-    decoder: Faithful,
+    decoder: LappedDecoder,
     rates: Sequence[float],
     folder: Path,
     card: str | None = None,
@@ -225,7 +225,7 @@ def _latents(
 
 
 def manifest_of(
-    recipe: LappedRecipe, palette: LappedPalette, decoder: Faithful, rates: Sequence[float]
+    recipe: LappedRecipe, palette: LappedPalette, decoder: LappedDecoder, rates: Sequence[float]
 ) -> Manifest:
     """The manifest; files are filled in when the bundle is written."""
     states = tuple(
@@ -249,7 +249,7 @@ def manifest_of(
     )
 
 
-def _halves(decoder: Faithful) -> dict[str, Tensor]:
+def _halves(decoder: LappedDecoder) -> dict[str, Tensor]:
     """Weights as float16; what is counted stays as it is."""
     return {
         name: (value.half() if value.is_floating_point() else value).contiguous()

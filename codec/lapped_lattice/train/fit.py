@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from codec.kit import checkpoint
 from codec.kit.crops import PhotoCache, ahead, draw, pictures_of
-from codec.lapped_lattice.networks import DecoderConfig, Faithful
+from codec.lapped_lattice.networks import DecoderConfig, LappedDecoder
 from codec.lapped_lattice.train.basis import TO_YCBCR, Basis
 from codec.lapped_lattice.train.networks import Analysis, Layout
 from codec.lapped_lattice.train.rate import RateModel
@@ -81,7 +81,7 @@ class Fit:
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
         self.settings, self.layout, self.run = settings, layout, run
-        self.analysis, self.decoder = analysis, Faithful(decoder)
+        self.analysis, self.decoder = analysis, LappedDecoder(decoder)
         self.rate = RateModel(decoder.channels)
         start_linear(self.analysis, self.decoder, basis, layout)
         self._start = (deepcopy(self.analysis), deepcopy(self.decoder))
@@ -255,7 +255,7 @@ class Fit:
 
 
 def start_linear(
-    analysis: Analysis, decoder: Faithful, basis: Basis, layout: Layout | None = None
+    analysis: Analysis, decoder: LappedDecoder, basis: Basis, layout: Layout | None = None
 ) -> None:
     """Make both the linear codec of a basis. layout: by which the decoder knows how far off values
     are; None: by as much as they vary."""

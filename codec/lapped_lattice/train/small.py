@@ -10,7 +10,7 @@ import torch
 
 from codec.lapped_lattice.contexts import LappedContexts
 from codec.lapped_lattice.lattice import LappedPalette
-from codec.lapped_lattice.networks import Faithful
+from codec.lapped_lattice.networks import LappedDecoder
 from codec.lapped_lattice.train.basis import best_basis
 from codec.lapped_lattice.train.bundle import lapped_palette, write_bundle
 from codec.lapped_lattice.train.contexts import LAPPED, key_frames_only
@@ -53,7 +53,7 @@ def small_bundle(folder: Path, *, predicts: bool) -> Bundle:
     analysis = Analysis(basis.counts, recipe.analysis.width, recipe.analysis.blocks)
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        decoder = Faithful(recipe.decoder_config())
+        decoder = LappedDecoder(recipe.decoder_config())
         for layer in (decoder.leave, decoder.leave_detail):
             torch.nn.init.normal_(layer.weight, std=0.02)
     start_linear(analysis, decoder, basis)

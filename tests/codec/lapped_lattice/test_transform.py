@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from codec.lapped_lattice.networks import STRIDE, DecoderConfig, Edges, Faithful, mirrored
+from codec.lapped_lattice.networks import STRIDE, DecoderConfig, Edges, LappedDecoder, mirrored
 from codec.lapped_lattice.train.basis import Basis, best_basis, dct, lapped, read_basis, unit_gains
 from codec.lapped_lattice.train.extractor_onnx import analysis_onnx
 from codec.lapped_lattice.train.fit import of_parity, start_linear
@@ -21,11 +21,11 @@ ALL = 3 * STRIDE**2
 
 
 @pytest.fixture(scope="module")
-def whole() -> tuple[Analysis, Faithful, Basis]:
+def whole() -> tuple[Analysis, LappedDecoder, Basis]:
     """The linear codec of all channels."""
     basis = best_basis([picture(64, 48)], ALL, 1.3)
     analysis = Analysis(basis.counts, 4, 0)
-    decoder = Faithful(DecoderConfig(ALL, 2, 8, 1, 6, 1, 2))
+    decoder = LappedDecoder(DecoderConfig(ALL, 2, 8, 1, 6, 1, 2))
     start_linear(analysis, decoder, basis)
     return analysis, decoder, basis
 
@@ -52,7 +52,7 @@ def test_the_lapped_transform_gains_more_than_the_cosine_transform() -> None:
 
 @pytest.mark.parametrize("sides", [(16, 16), (32, 48), (96, 16)])
 def test_all_channels_give_back_the_picture_to_its_edges(
-    whole: tuple[Analysis, Faithful, Basis], sides: tuple[int, int]
+    whole: tuple[Analysis, LappedDecoder, Basis], sides: tuple[int, int]
 ) -> None:
     analysis, decoder, _ = whole
     shown = as_batch(*sides)
@@ -62,7 +62,7 @@ def test_all_channels_give_back_the_picture_to_its_edges(
 
 
 def test_a_unit_of_error_costs_the_same_in_every_channel_of_a_colour(
-    whole: tuple[Analysis, Faithful, Basis],
+    whole: tuple[Analysis, LappedDecoder, Basis],
 ) -> None:
     _, decoder, basis = whole
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_a_unit_of_error_costs_the_same_in_every_channel_of_a_colour(
     assert unit_gains(STRIDE, 1.0).min() > 0
 
 
-def test_an_untrained_decoder_is_the_linear_one(whole: tuple[Analysis, Faithful, Basis]) -> None:
+def test_an_untrained_decoder_is_the_linear_one(whole: tuple[Analysis, LappedDecoder, Basis]) -> None:
     analysis, decoder, _ = whole
     with torch.no_grad():
         values = analysis(as_batch(48, 32)) + 0.01
@@ -95,7 +95,7 @@ def test_inner_sides_are_not_mirrored() -> None:
     assert made[0, :, -1, 2].tolist() == [1, -1]
 
 
-def test_a_basis_is_what_its_file_says(whole: tuple[Analysis, Faithful, Basis]) -> None:
+def test_a_basis_is_what_its_file_says(whole: tuple[Analysis, LappedDecoder, Basis]) -> None:
     basis = whole[2]
     again = read_basis(basis.to_arrays())
     for field in dataclasses.fields(Basis):
@@ -108,7 +108,7 @@ def test_a_basis_is_what_its_file_says(whole: tuple[Analysis, Faithful, Basis]) 
 
 
 def test_kernels_are_brought_back_to_their_parity(
-    whole: tuple[Analysis, Faithful, Basis],
+    whole: tuple[Analysis, LappedDecoder, Basis],
 ) -> None:
     _, decoder, _ = whole
     kernel, parity = decoder.synthesis.detach(), decoder.parity
@@ -122,7 +122,7 @@ def test_the_exported_analysis_is_the_trained_one(blocks: int) -> None:
     basis = best_basis([picture(64, 48)], 24, 1.3)
     torch.manual_seed(1)
     analysis = Analysis(basis.counts, 6, blocks)
-    start_linear(analysis, Faithful(DecoderConfig(24, 2, 8, 1, 6, 1, 2)), basis)
+    start_linear(analysis, LappedDecoder(DecoderConfig(24, 2, 8, 1, 6, 1, 2)), basis)
     for last in analysis.outer:
         assert isinstance(last, torch.nn.Conv2d)
         assert last.bias is not None

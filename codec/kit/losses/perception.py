@@ -1,0 +1,66 @@
+"""What an eye and frozen networks see of two pictures, as one loss of several distances in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from codec.kit.losses.frozen import LOSSES, PerceptualDistance, load_losses, shifted
+from shared.weights import ModelStore
+
+SHOWN_EVERY = 20
+"""Logs are written every so many steps; each of the networks that take turns is then in some."""
+
+
+class Perception(nn.Module):
+    """An LPIPS-like distance on one half of each batch, one frozen network's on the other.
+
+    On the CPU the networks that judge cost more than the decoder that learns, so each sees a part
+    of the batch, at a random place of its strides (see
+    :func:`~codec.kit.losses.frozen.shifted`), and networks for tasks take turns, each with the
+    weight of all its turns.
+    """
+
+    def __init__(
+        self, perceptual: nn.Module, features: Mapping[str, nn.Module], weights: Mapping[str, float]
+    ) -> None:
+        """perceptual: of two batches, a distance [n]. features: the same, by name. weights: of
+        ``perceptual`` and of each of the others."""
+        super().__init__()
+        self.perceptual = perceptual
+        self.features = nn.ModuleDict(dict(sorted(features.items())))
+        self.weights = dict(weights)
+
+    @classmethod
+    def open(cls, weights: Mapping[str, float], store: ModelStore | None = None) -> Perception:
+        """weights: ``perceptual``, and 0 or more for each network of
+        :data:`codec.kit.losses.frozen.LOSSES`. Raises ModelError ``weights_missing``."""
+        store = store or ModelStore()
+        wanted = [name for name in LOSSES if weights.get(name, 0) > 0]
+        features = load_losses({name: store.path(LOSSES[name].model) for name in wanted})
+        return cls(perceptual_distance(store), features, weights)
+
+    def forward(
+        self, made: Tensor, picture: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Two batches [n, 3, h, w] in -0.5..0.5, n at least 2 -> the loss, and each distance by
+        name. step: says whose turn it is."""
+        half = len(made) // 2
+        distance = self.perceptual(*shifted(made[:half], picture[:half])).mean()
+        loss, figures = self.weights["perceptual"] * distance, {"lpips": float(distance.detach())}
+        names = list(self.features)
+        if names:
+            name = names[(step + step // SHOWN_EVERY) % len(names)]
+            distance = self.features[name](*shifted(made[half:], picture[half:])).mean()
+            loss = loss + len(names) * self.weights[name] * distance
+            figures[name] = float(distance.detach())
+        return loss, figures
+
+
+def perceptual_distance(store: ModelStore) -> PerceptualDistance:
+    """The LPIPS-like distance of SqueezeNet. Raises ModelError ``weights_missing``."""
+    return PerceptualDistance(
+        load_file(store.path("squeezenet-1.1")), load_file(store.path("lpips-squeeze")), even=True
+    )
