@@ -13,7 +13,7 @@ _COMMANDS = (
 _PANELS: Panels = {
     "Analysis": (
         *("--bundle", "--bundles", "--tasks", "--detector", "--segmenter", "--score"),
-        *("--workers", "--models-dir", "--credits", "--vivid", "--seed"),
+        *("--workers", "--models-dir", "--credits", "--decoder", "--seed"),
     ),
     "Rate": ("--state", "--bpp", "--bytes", "--bandwidth", "--fps", "--reset"),
     "Refinement": ("--refine-band", "--refine-bundle", "--refine-state"),

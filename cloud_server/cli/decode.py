@@ -8,7 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from cloud_server.cli.options import BundleOption, DeviceOption, StateOption
+from cloud_server.cli.options import (
+    BundleOption,
+    DecoderOption,
+    DeviceOption,
+    SeedOption,
+    StateOption,
+)
 from shared.cli import (
     RATE_COLUMNS,
     Batch,
@@ -29,16 +35,8 @@ def decode(
     files: Annotated[list[Path], typer.Argument(metavar="FILE.fwf...", help=".fwf files.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the .png files.")],
     state: StateOption = None,
-    vivid: Annotated[
-        bool,
-        typer.Option(
-            "--vivid",
-            help="Sample plausible texture instead of the mean; changes nothing at state 0.",
-        ),
-    ] = False,
-    seed: Annotated[
-        int, typer.Option(min=0, help="With --vivid: the same seed gives the same picture.")
-    ] = 0,
+    decoder: DecoderOption = None,
+    seed: SeedOption = 0,
     bundle: BundleOption = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
@@ -49,7 +47,7 @@ def decode(
     any other damage is an error, and no picture is written.
     """
     from cloud_server.engine.files import Decoders, parse, png_bytes
-    from codec import PLAIN, Rendering
+    from codec import Rendering
 
     with stop_on_error(as_json=as_json):
         decoders = Decoders(bundle, device=device)
@@ -64,7 +62,7 @@ def decode(
         },
     )
 
-    how = Rendering("vivid", seed) if vivid else PLAIN
+    how = Rendering(decoder, seed)
 
     def one(path: Path) -> dict[str, Any]:
         target = batch.claim(output / f"{path.stem}.png", path)

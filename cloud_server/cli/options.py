@@ -23,6 +23,23 @@ StateOption = Annotated[
     int | None,
     typer.Option("--state", min=0, help="Decode at this coarser state. Default: the finest."),
 ]
+DecoderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--decoder",
+        metavar="NAME",
+        help="Which of the bundle's decoders makes the picture: faithful, vivid and the like. "
+        "Default: its first.",
+    ),
+]
+SeedOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=2**63 - 1,
+        help="Of what a decoder draws by chance: the same seed gives the same picture.",
+    ),
+]
 ScoreOption = Annotated[
     float | None,
     typer.Option(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloud_server.cli.options import Call, calls
+from cloud_server.cli.options import Call, DecoderOption, SeedOption, calls
 from shared.cli import (
     JsonLinesOption,
     finite,
@@ -239,6 +239,8 @@ def frame(
     picture: Annotated[
         bool, typer.Option("--picture", help="Save its reconstruction too, as FILE.png.")
     ] = False,
+    decoder: DecoderOption = None,
+    seed: SeedOption = 0,
 ) -> None:
     """Save a frame's features as they were received, or cut: no picture is encoded again.
 
@@ -248,6 +250,9 @@ def frame(
     from shared.cli import rate_record
     from shared.wire import PictureRequest
 
+    if decoder is not None and not picture:
+        raise typer.BadParameter("is for pictures: use --picture too", param_hint="--decoder")
+    wished = PictureRequest(decoder=decoder or "", seed=seed) if picture else None
     with stop_on_error(as_json=call.as_json):
         bundle_id = "" if bundle is None else Bundle.load(bundle).short_id.hex()
         with _client(call) as client:
@@ -256,7 +261,7 @@ def frame(
                 state=state,
                 max_bytes=max_bytes,
                 bundle=bundle_id,
-                picture=PictureRequest() if picture else None,
+                picture=wished,
             )
         if state is not None and bitstream.state > state:
             typer.echo(

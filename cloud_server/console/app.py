@@ -56,6 +56,7 @@ def build_app(console: Console) -> FastAPI:
         sequence: int,
         cursor: int,
         state: int | None = None,
+        decoder: str = "",
         download: bool = False,
         optional: bool = False,
     ) -> Response:
@@ -63,7 +64,7 @@ def build_app(console: Console) -> FastAPI:
         user = await console.user(request)
         if user is None:
             return JSONResponse({"reason": "unauthenticated", "message": "log in again"}, 401)
-        wanted = Wanted(device, session, sequence, cursor, state)
+        wanted = Wanted(device, session, sequence, cursor, state, decoder)
         try:
             data = await while_there(request, console.pictures.get(user, wanted))
         except FeatherwireError as error:
@@ -77,6 +78,7 @@ def build_app(console: Console) -> FastAPI:
         headers = {"Cache-Control": "private, max-age=3600"}
         if download:
             at = "" if state is None else f"-state-{state}"
+            at += f"-{decoder}" if decoder else ""
             file = f"{device}-{session}-{sequence}{at}.webp".replace(":", "-")
             headers["Content-Disposition"] = f'attachment; filename="{file}"'
         return Response(data, media_type="image/webp", headers=headers)

@@ -10,7 +10,7 @@ import asyncio
 import io
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -117,9 +117,10 @@ class Pictures:
         key = results_pb2.FrameKey(
             device=frame.device, session=frame.session, sequence=frame.sequence
         )
+        wish = replace(WISH, decoder=frame.decoder)
         async with self._places:
             with self._upstream.call(user) as connection:
-                _, picture = await connection.results.frame(key, state=frame.state, picture=WISH)
+                _, picture = await connection.results.frame(key, state=frame.state, picture=wish)
         return b"" if picture is None else picture.data
 
     def _keep(self, frame: Wanted, data: bytes) -> None:

@@ -56,7 +56,7 @@ class EngineFrame:
     ``decoded``, where there are any, are as many as ``bitstreams``: what those were decoded to
     already, as predicted ones must be, which only who has their references can decode; None has the
     engine decode that one.
-    ``rendering`` is how the picture is made; tasks see the bundle's plain one. ``stream`` names
+    ``picture`` says how the picture is made; tasks see the bundle's plain one. ``stream`` names
     frames whose pictures are alike, one after the other: the engine paints what has changed since
     the last one, where it can. Empty: none is like this one.
     """
@@ -67,10 +67,15 @@ class EngineFrame:
     deadline_s: float = 30.0
     refined: bytes | None = None
     decoded: tuple[Decoded | None, ...] = ()
-    rendering: Rendering = PLAIN
     device: str = ""
     stream: str = ""
     patience_s: float | None = None
+
+    @property
+    def rendering(self) -> Rendering:
+        """How the picture is made that is asked for."""
+        wished = self.picture
+        return PLAIN if wished is None else Rendering(wished.decoder or None, wished.seed)
 
     @property
     def asks_nothing(self) -> bool:

@@ -9,7 +9,6 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from cloud_server.engine.api import Decoded, EngineFrame, EngineOutcome, TaskStatus
-from codec.base import Rendering
 from shared.errors import FeatherwireError
 from shared.proto.featherwire.v1 import types_pb2, worker_pb2
 from shared.wire import error_from_message, error_to_message
@@ -33,8 +32,6 @@ def frame_to_message(frame: EngineFrame, number: int, deadline_s: float) -> work
         deadline_s=deadline_s,
         refined_short_id=frame.refined or b"",
         decoded=[b"" if one is None else one.pack() for one in frame.decoded],
-        decoder=frame.rendering.decoder or "",
-        seed=frame.rendering.seed,
         stream=frame.stream,
     )
 
@@ -48,7 +45,6 @@ def frame_from_message(message: worker_pb2.AnalyseFrame) -> EngineFrame:
         message.deadline_s,
         message.refined_short_id or None,
         tuple(Decoded(packed=one) if one else None for one in message.decoded),
-        Rendering(message.decoder or None, message.seed),
         stream=message.stream,
     )
 

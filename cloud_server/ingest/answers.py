@@ -57,7 +57,7 @@ class Answers:
 
         same_as: the sequence of the frame with the same values, None: there is none.
         """
-        asked = (frozenset(frame.tasks), frame.picture, frame.rendering)
+        asked = (frozenset(frame.tasks), frame.picture)
         answer = _Answer(asked, asyncio.get_running_loop().create_future())
         before = None if same_as is None else self._answers.get(key, same_as)
         self._answers.put(key, sequence, answer, FOUND_BYTES)

@@ -134,5 +134,6 @@ def _pack(bundle: Bundle) -> tuple[bundles_pb2.BundleInfo, bytes]:
             for row in manifest.states
         ],
         default_state=bundle.advice.default_state,
+        pictures=[one.name for one in manifest.pictures],
     )
     return info, data

@@ -26,7 +26,7 @@ _PANELS: Panels = {
     ),
     "Spool": ("--spool", "--spool-policy", "--spool-bytes", "--spool-age"),
     "Sinks": SINKS,
-    "Output": (*OUTPUT, "--picture", "--status-every", "--quiet"),
+    "Output": (*OUTPUT, "--picture", "--decoder", "--status-every", "--quiet"),
 }
 _ABOUT = (
     "Turn photos into features at a rate you choose, and send those, not pictures.\n\n"

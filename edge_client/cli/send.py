@@ -41,6 +41,14 @@ def send(
     picture: Annotated[
         bool, typer.Option("--picture", help="Fetch the reconstructions too (needs -o).")
     ] = False,
+    decoder: Annotated[
+        str | None,
+        typer.Option(
+            "--decoder",
+            metavar="NAME",
+            help="With --picture: which of the bundle's decoders makes them. Default: its first.",
+        ),
+    ] = None,
     output: OutputOption = None,
     frames_per_second: FramesPerSecondOption = 1.0,
     as_json: JsonOption = False,
@@ -56,9 +64,13 @@ def send(
     """
     if picture and output is None:
         raise typer.BadParameter("--picture needs a folder", param_hint="-o")
+    if decoder is not None and not picture:
+        raise typer.BadParameter("is for pictures: use --picture too", param_hint="--decoder")
     access = sending.check(as_json=as_json)
     from edge_client.session import SessionEvents
+    from shared.wire import PictureRequest
 
+    wished = PictureRequest(decoder=decoder or "") if picture else None
     batch = Batch(as_json=as_json, columns=COLUMNS)
     outcome = Outcome()
     with stop_on_error(as_json=as_json), ExitStack() as stack:
@@ -66,7 +78,7 @@ def send(
         events = SessionEvents(reporter.connection, reporter.setting)
         session, _ = sending.open(stack, access, frames_per_second, events=events)
         sinks = stack.enter_context(sending.open_sinks(session, SINK_CAPACITY))
-        results = session.stream(_dated(photos), picture=picture, **sending.rate)
+        results = session.stream(_dated(photos), picture=wished, **sending.rate)
         ended = take_all(_through_sinks(results, session, sinks), photos, output, batch, outcome)
         refusal = session.refusal
     # What an earlier run has spooled comes first.

@@ -38,6 +38,8 @@ MAX_AWAITED = 1024
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TASK = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
+_DECODER = re.compile(r"[a-z][a-z0-9-]{0,39}")
+MAX_SEED = 2**63 - 1
 
 
 class PictureEncoding(StrEnum):
@@ -55,10 +57,16 @@ class PictureEncoding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PictureRequest:
-    """Asks for the reconstruction; ``quality`` is 1..100 for lossy WebP, 0 is the server's."""
+    """Asks for the reconstruction.
+
+    quality: 1..100 for lossy WebP, 0 is the server's. decoder: one of the bundle's ``pictures`` by
+    name; empty is the first of them. seed: 0 to 2^63 - 1, of what that decoder draws by chance.
+    """
 
     encoding: PictureEncoding = PictureEncoding.PNG
     quality: int = 0
+    decoder: str = ""
+    seed: int = 0
 
 
 _ENCODING_BY_NUMBER = {
@@ -213,7 +221,11 @@ def parse_picture_request(message: types_pb2.PictureRequest) -> PictureRequest:
         raise _invalid("picture.encoding", f"{message.encoding} is unknown")
     if message.quality > 100:
         raise _invalid("picture.quality", f"{message.quality} is above 100")
-    return PictureRequest(encoding, message.quality)
+    if message.decoder and not _DECODER.fullmatch(message.decoder):
+        raise _invalid("picture.decoder", "is no name of a decoder")
+    if message.seed > MAX_SEED:
+        raise _invalid("picture.seed", f"{message.seed} is not 0..2^63-1")
+    return PictureRequest(encoding, message.quality, message.decoder, message.seed)
 
 
 # -- leaving -------------------------------------------------------------------------------------
@@ -269,7 +281,10 @@ def picture_request_message(request: PictureRequest | None) -> types_pb2.Picture
     if request is None:
         return None
     return types_pb2.PictureRequest(
-        encoding=NUMBER_BY_ENCODING[request.encoding], quality=request.quality
+        encoding=NUMBER_BY_ENCODING[request.encoding],
+        quality=request.quality,
+        decoder=request.decoder,
+        seed=request.seed,
     )
 
 

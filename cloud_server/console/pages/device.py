@@ -161,13 +161,9 @@ class DevicePage:
         except FeatherwireError:
             return None
         short = bitstream.bundle_id.hex()
-        typical = {
-            one.state: one.typical_bits_per_pixel
-            for bundle in bundles
-            if bundle.bundle_id.startswith(short)
-            for one in bundle.states
-        }
-        return ladder(bitstream, typical)
+        its = [one for one in bundles if one.bundle_id.startswith(short)]
+        typical = {row.state: row.typical_bits_per_pixel for one in its for row in one.states}
+        return ladder(bitstream, typical, [name for one in its for name in one.pictures])
 
     def _show(
         self,

@@ -20,6 +20,8 @@ from cloud_server.console.pages.parts import (
     complaint,
     field,
     notice,
+    select,
+    set_options,
 )
 from cloud_server.console.pages.pictures import Fetch, Loader, Stage
 from cloud_server.console.view import commands, formats
@@ -272,6 +274,8 @@ class RatePanel:
         self._record: results_pb2.ResultRecord | None = None
         self._ladder: Ladder | None = None
         self._chosen: int | None = None
+        self._decoder = ""
+        self._offered: tuple[str, ...] = ()
         self._due: float | None = None
         self._given: str | None = None
         self._asked_at = 0.0
@@ -291,6 +295,8 @@ class RatePanel:
             with Tag("div", classes="ends"):
                 Tag("span", "fewer bytes")
                 Tag("span", "finer picture")
+            with Tag("div", classes="row", hidden=True) as self._decoder_row:
+                self._decoders = select("Decoder", [], self._choose_decoder)
             with Tag("div", classes="rate-line"):
                 self._summary = Tag("span", "Waiting for a frame.", "num strong")
                 self._saved = Tag("span", "", "muted num")
@@ -317,7 +323,8 @@ class RatePanel:
         if not ladder.can_show(state):
             return ""
         as_it_came = state == ladder.present.state and record.state == state
-        return replace(wanted(record), state=None if as_it_came else state).url
+        at = None if as_it_came else state
+        return replace(wanted(record), state=at, decoder=self._other_decoder(ladder)).url
 
     def shown(
         self,
@@ -335,6 +342,7 @@ class RatePanel:
             self._slider.show(disabled=True)
             self._cut.show(src="", caption="", problem="", busy="", hint="")
             return
+        self._offer(ladder)
         place = {"value": str(ladder.place(self._state(ladder)))}
         self._slider.show(max=str(len(ladder.steps) - 1), disabled=False, **place)
         self._say()
@@ -360,6 +368,22 @@ class RatePanel:
         """The one that is chosen, of those that there are; else the frame's own."""
         chosen = ladder.present.state if self._chosen is None else self._chosen
         return ladder.rung(chosen).state
+
+    def _other_decoder(self, ladder: Ladder) -> str:
+        """The decoder that is chosen; empty where it is the bundle's first, or not the bundle's."""
+        return self._decoder if self._decoder in ladder.decoders[1:] else ""
+
+    def _offer(self, ladder: Ladder) -> None:
+        """The bundle's decoders, where there is a choice."""
+        if ladder.decoders != self._offered:
+            self._offered = ladder.decoders
+            names = [(name, name) for name in ladder.decoders]
+            set_options(self._decoders, names, self._other_decoder(ladder))
+            self._decoder_row.attribute("hidden", len(names) < 2)
+
+    def _choose_decoder(self, name: str) -> None:
+        self._decoder = name
+        self._fetch()
 
     def _moved(self, place: str) -> None:
         """The slider's right end is the finest state."""
@@ -391,7 +415,9 @@ class RatePanel:
             return
         path = self.path(self._record, self._ladder)
         state = self._state(self._ladder)
-        text = f"Reconstructing frame {self._record.sequence} at state {state}."
+        how = self._other_decoder(self._ladder)
+        by = f" by {how}" if how else ""
+        text = f"Reconstructing frame {self._record.sequence} at state {state}{by}."
         fetch = Fetch(text, [path] if path else [], lambda problems: self._draw(path, problems))
         self._loader.want(fetch, at_once=True)
 
@@ -412,12 +438,14 @@ class RatePanel:
                 height=analysis.height or 3,
             )
             return
+        how = self._other_decoder(self._ladder)
+        by = f", by {how}" if how else ""
         self._cut.picture(
             path,
             problems,
             (analysis.width, analysis.height),
             label=f"The same frame at state {state}",
-            caption=f"the same frame, {self._record.sequence}, at {rung.in_words()}",
+            caption=f"the same frame, {self._record.sequence}, at {rung.in_words()}{by}",
         )
 
     async def _give_back(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -164,10 +164,11 @@ class Rung:
 class Ladder:
     """States 0 (the finest) to the coarsest of a frame's bundle; ``present``: the frame as
     received. A rung without bytes is of a state that the bundle does not have, or is not known to
-    have."""
+    have. decoders: the bundle's, that make pictures, the default first."""
 
     rungs: tuple[Rung, ...]
     present: Rung
+    decoders: tuple[str, ...] = ()
 
     @property
     def steps(self) -> tuple[Rung, ...]:
@@ -212,7 +213,9 @@ class Ladder:
         return f"{formats.share(abs(change))} {'fewer' if change < 0 else 'more'} bytes than now"
 
 
-def ladder(bitstream: Bitstream, typical: Mapping[int, float]) -> Ladder:
+def ladder(
+    bitstream: Bitstream, typical: Mapping[int, float], decoders: Sequence[str] = ()
+) -> Ladder:
     """typical: bits per pixel of the bundle's states; those that the frame lacks are estimated.
 
     Estimates are in proportion to what the frame takes at its finest whole state.
@@ -228,4 +231,5 @@ def ladder(bitstream: Bitstream, typical: Mapping[int, float]) -> Ladder:
         bits = 8 * sizes[state] / pixels if measured else scale * typical.get(state, 0.0)
         rungs.append(Rung(state, bits * pixels / 8, bits, measured))
     whole = bitstream.file_bytes
-    return Ladder(tuple(rungs), Rung(finest, whole, 8 * whole / pixels, True))
+    present = Rung(finest, whole, 8 * whole / pixels, True)
+    return Ladder(tuple(rungs), present, tuple(decoders))

@@ -29,18 +29,21 @@ SHORTEST_GAP_S = 0.1
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A frame at a state, None: as it was received. cursor: of the record, so that a refined frame
-    is another picture than before."""
+    is another picture than before. decoder: of the bundle's; empty is the first."""
 
     device: str
     session: str
     sequence: int
     cursor: int
     state: int | None = None
+    decoder: str = ""
 
     @property
     def url(self) -> str:
         """Where this console serves it."""
-        at = "" if self.state is None else f"?state={self.state}"
+        how = {"state": self.state, "decoder": self.decoder or None}
+        given = {name: value for name, value in how.items() if value is not None}
+        at = f"?{urlencode(given)}" if given else ""
         return f"/picture/{self.device}/{self.session}/{self.sequence}/{self.cursor}{at}"
 
 

@@ -42,9 +42,7 @@ class Perception(nn.Module):
         features = load_losses({name: store.path(LOSSES[name].model) for name in wanted})
         return cls(perceptual_distance(store), features, weights)
 
-    def forward(
-        self, made: Tensor, picture: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, made: Tensor, picture: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
         """Two batches [n, 3, h, w] in -0.5..0.5, n at least 2 -> the loss, and each distance by
         name. step: says whose turn it is."""
         half = len(made) // 2

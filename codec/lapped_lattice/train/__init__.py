@@ -19,7 +19,8 @@ def open_trainer() -> LappedTrainer:
 
 
 def small_bundle(folder: Path, *, predicts: bool = False) -> Bundle:
-    """See :func:`codec.base.small_bundle`. predicts: with contexts of predicted frames too."""
+    """See :func:`codec.base.small_bundle`. predicts: with contexts of predicted frames too, and a
+    second decoder."""
     from codec.lapped_lattice.train import small
 
     return small.small_bundle(folder, predicts=predicts)

@@ -27,6 +27,7 @@ from codec.lapped_lattice.train.fit import held_out
 from codec.lapped_lattice.train.networks import Analysis
 from codec.lapped_lattice.train.recipe import SCALE, LappedRecipe
 from codec.lapped_lattice.train.sequences import read_sequences
+from codec.lapped_lattice.train.vivid import CHECKPOINT as VIVID_CHECKPOINT
 from codec.latents import FeatureLatents, Features
 from codec.lattice_palette.nested.palette import MAX_LIMIT, RATIO, NestedPalette
 from codec.lattice_palette.train.nested.lattices import make_nested
@@ -41,11 +42,14 @@ from codec.settings import (
     PsnrModel,
     ScaleSpec,
     create_bundle,
+    decoder_file,
     with_settings,
 )
-from shared.bundle import Bundle, Manifest
+from shared.bundle import ADVICE_NAME, Bundle, Manifest, PictureSpec
+from shared.bundle.advice import NO_ADVICE
 from shared.preprocess import block_detail
 
+_CARD = "MODEL_CARD.md"
 _PALETTE_CROP = 320
 _PALETTE_PHOTOS = 64
 _PSNR_SHARE = 0.9
@@ -56,7 +60,8 @@ class RunFiles:
     """Files of one run.
 
     cache: folder of the photos step. basis: channels of the transform. checkpoint: of the fit step.
-    palette: lattices. sequences: values of moving material. contexts: context networks.
+    palette: lattices. sequences: values of moving material. contexts: context networks. vivid:
+    checkpoint of the vivid step.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,7 +69,7 @@ class RunFiles:
         self.folder, self.cache = folder, folder / CACHE
         self.basis, self.checkpoint = folder / "basis.npz", folder / CHECKPOINT
         self.palette, self.contexts = folder / "palette.npz", folder / "contexts.npz"
-        self.sequences = folder / "sequences.npz"
+        self.sequences, self.vivid = folder / "sequences.npz", folder / VIVID_CHECKPOINT
 
 
 def features_of(
@@ -185,13 +190,32 @@ def write_bundle(
         DECODER_FILE: save(_halves(decoder)),
     }
     if card is not None:
-        files["MODEL_CARD.md"] = card.encode()
+        files[_CARD] = card.encode()
     manifest = manifest_of(recipe, palette, decoder, rates)
     bundle = create_bundle(folder, manifest, files)
     if photos is None:
         return bundle
     manifest = with_settings(manifest, psnr_model=fit_psnr_model(bundle, palette, photos))
     return create_bundle(folder, manifest, files)
+
+
+def with_decoder(
+    bundle: Bundle, name: str, decoder: LappedDecoder, folder: Path, card: str | None = None
+) -> Bundle:
+    """Write a bundle that has another decoder too; all else is as it was, advice as well. card: in
+    place of the bundle's own."""
+    files = {file: bundle.read(file) for file in bundle.manifest.files}
+    files[decoder_file(name)] = save(_halves(decoder))
+    if card is not None:
+        files[_CARD] = card.encode()
+    settings = FeatureSettings.of(bundle)
+    others = {**(settings.other_decoders or {}), name: decoder.config.to_dict()}
+    manifest = with_settings(bundle.manifest, other_decoders=others)
+    pictures = (*PICTURES, *(PictureSpec(name=other) for other in others))
+    create_bundle(folder, manifest.model_copy(update={"pictures": pictures}), files)
+    if bundle.advice != NO_ADVICE:
+        (folder / ADVICE_NAME).write_bytes(bundle.advice.to_bytes())
+    return Bundle.load(folder)
 
 
 def fit_psnr_model(

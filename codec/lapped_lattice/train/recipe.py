@@ -10,9 +10,11 @@ from codec.kit.recipe import BundleRecipe, Part, PhotosPart
 from codec.kit.sequences import SequencesPart
 from codec.lapped_lattice.networks import DecoderConfig
 from codec.lapped_lattice.train.fit import FitSettings
+from codec.lapped_lattice.train.vivid import VividSettings
 from codec.lattice_palette.train.nested.contexts import NestedContextsPart
 from codec.lattice_palette.train.nested.lattices import NestedPart
 from codec.settings import MAX_CHANNELS
+from shared.errors import RecipeError
 
 
 class TransformPart(Part):
@@ -61,6 +63,34 @@ class FitPart(Part):
     seed: int = Field(1, ge=0)
 
 
+class VividPart(Part):
+    """The vivid decoder; see :class:`codec.lapped_lattice.train.vivid.VividSettings`.
+
+    detail_blocks, detail_width: of its network at stride 4, in place of the faithful decoder's.
+    """
+
+    detail_width: int = Field(48, ge=4, le=512)
+    detail_blocks: int = Field(6, ge=0, le=16)
+    crop: int = Field(192, ge=96, le=1024, multiple_of=32)
+    batch: int = Field(4, ge=2, le=4096)
+    steps: int = Field(12000, ge=0)
+    learning_rate: float = Field(6e-4, gt=0, lt=1)
+    absolute_weight: float = Field(1.0, ge=0)
+    flat_weight: float = Field(4.0, ge=0)
+    squared_weight: float = Field(4.0, ge=0)
+    colour_weight: float = Field(4.0, ge=0)
+    perceptual_weight: float = Field(0.4, ge=0)
+    detector_weight: float = Field(0.12, ge=0)
+    classifier_weight: float = Field(0.05, ge=0)
+    adversarial_weight: float = Field(0.02, ge=0)
+    adversarial_from: float = Field(0.5, ge=0, le=1)
+    adversary_rate: float = Field(4e-4, gt=0, lt=1)
+    ema: float = Field(0.998, ge=0, lt=1)
+    checkpoint_every: int = Field(200, ge=1)
+    threads: int = Field(1, ge=1)
+    seed: int = Field(1, ge=0)
+
+
 class LappedRecipe(BundleRecipe):
     """The whole recipe.
 
@@ -68,7 +98,8 @@ class LappedRecipe(BundleRecipe):
     :class:`~codec.lattice_palette.train.nested.lattices.NestedPart`; its step is in the picture's
     values, of which there are 255. dead, lean: see
     :mod:`codec.lapped_lattice.lattice`. sequences: None is a bundle without predicted frames.
-    psnr_photos: that the PSNR model is fitted on; 0: none, and no such targets.
+    psnr_photos: that the PSNR model is fitted on; 0: none, and no such targets. vivid: a second
+    decoder of the same bits; None: the recipe makes none.
     """
 
     codec: Literal["lapped-lattice"]
@@ -84,6 +115,7 @@ class LappedRecipe(BundleRecipe):
     sequences: SequencesPart | None = None
     contexts: NestedContextsPart = NestedContextsPart()
     psnr_photos: int = Field(0, ge=0)
+    vivid: VividPart | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> LappedRecipe:
@@ -106,6 +138,17 @@ class LappedRecipe(BundleRecipe):
         """The fit's plain settings."""
         return FitSettings(dead=self.dead, lean=self.lean, **self.fit.model_dump())
 
+    def vivid_settings(self) -> tuple[VividSettings, dict[str, int]]:
+        """The vivid step's plain settings, and what its decoder has otherwise than the faithful
+        one. Raises RecipeError ``bad_recipe`` where the recipe has none."""
+        if self.vivid is None:
+            raise RecipeError("bad_recipe", "the recipe has no part `vivid`: it makes no decoder")
+        settings = self.vivid.model_dump(exclude=set(_WIDTHS))
+        return (
+            VividSettings(held_out=self.fit.held_out, **settings),
+            self.vivid.model_dump(include=set(_WIDTHS)),
+        )
+
     def decoder_config(self) -> DecoderConfig:
         """The cloud network's configuration."""
         return DecoderConfig(
@@ -115,5 +158,6 @@ class LappedRecipe(BundleRecipe):
         )
 
 
+_WIDTHS = frozenset({"detail_width", "detail_blocks"})
 SCALE = "lapped"
 """The name of the extractor's one output."""

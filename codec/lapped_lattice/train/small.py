@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from codec.lapped_lattice import VIVID
 from codec.lapped_lattice.contexts import LappedContexts
 from codec.lapped_lattice.lattice import LappedPalette
 from codec.lapped_lattice.networks import LappedDecoder
 from codec.lapped_lattice.train.basis import best_basis
-from codec.lapped_lattice.train.bundle import lapped_palette, write_bundle
+from codec.lapped_lattice.train.bundle import lapped_palette, with_decoder, write_bundle
 from codec.lapped_lattice.train.contexts import LAPPED, key_frames_only
 from codec.lapped_lattice.train.fit import start_linear
 from codec.lapped_lattice.train.networks import Analysis
 from codec.lapped_lattice.train.recipe import SCALE, LappedRecipe
+from codec.lapped_lattice.train.vivid import begin_with
 from codec.lattice_palette.nested.network import OUTPUTS, BitNetwork
 from codec.lattice_palette.nested.surroundings import CLASSES
 from codec.lattice_palette.train.nested.contexts import plain_contexts
@@ -45,7 +48,7 @@ _HIDDEN, _WIDTH = 6, 5
 
 def small_bundle(folder: Path, *, predicts: bool) -> Bundle:
     """The bundle ``small-lapped``; see :func:`codec.base.small_bundles`. predicts: whether it has
-    contexts of predicted frames."""
+    contexts of predicted frames, and a second decoder."""
     recipe = LappedRecipe.model_validate(SMALL)
     rng = np.random.default_rng(5)
     rough = rng.integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
@@ -63,7 +66,18 @@ def small_bundle(folder: Path, *, predicts: bool) -> Bundle:
     palette = lapped_palette(made, recipe.dead, recipe.lean)
     rates = [0.1, 0.05, 0.02]
     contexts = _contexts(palette, predicts=predicts)
-    return write_bundle(recipe, palette, contexts, analysis, decoder, rates, folder)
+    bundle = write_bundle(recipe, palette, contexts, analysis, decoder, rates, folder)
+    return with_decoder(bundle, VIVID, _another(decoder), folder) if predicts else bundle
+
+
+def _another(decoder: LappedDecoder) -> LappedDecoder:
+    """A decoder with a block more, which paints otherwise."""
+    config = decoder.config
+    other = LappedDecoder(replace(config, detail_blocks=config.detail_blocks + 1))
+    begin_with(other, decoder)
+    with torch.no_grad():
+        other.leave_detail.weight.mul_(3)
+    return other
 
 
 def _contexts(palette: LappedPalette, *, predicts: bool) -> LappedContexts:

@@ -12,9 +12,11 @@ import numpy as np
 from codec.base import Check, Pixels, Report, TrainingStep
 from codec.kit.checkpoint import npz
 from codec.kit.crops import PhotoCache
+from codec.kit.losses.perception import Perception
 from codec.kit.photos import bundle_figures, need
 from codec.kit.recipe import PHOTOS_SUMMARY, photos_step
 from codec.kit.uncut import UncutFeatures, feature_stages
+from codec.lapped_lattice import VIVID
 from codec.lapped_lattice.coding import LappedCodec
 from codec.lapped_lattice.train.basis import Basis, best_basis, read_basis
 from codec.lapped_lattice.train.bundle import (
@@ -23,6 +25,7 @@ from codec.lapped_lattice.train.bundle import (
     read_palette,
     training_numbers,
     typical_bytes,
+    with_decoder,
     write_bundle,
     write_contexts,
     write_palette,
@@ -31,6 +34,7 @@ from codec.lapped_lattice.train.fit import Fit
 from codec.lapped_lattice.train.networks import Analysis, Layout
 from codec.lapped_lattice.train.recipe import LappedRecipe
 from codec.lapped_lattice.train.sequences import write_sequences
+from codec.lapped_lattice.train.vivid import Vivid
 from shared.bundle import Bundle
 from shared.errors import RecipeError
 
@@ -157,6 +161,50 @@ def export(
     return bundle_figures(made, output)
 
 
+def vivid(
+    recipe: LappedRecipe,
+    run: Path,
+    report: Report,
+    *,
+    bundle: Annotated[Path, "Folder of the bundle whose bits it decodes."],
+    max_minutes: Annotated[float, "Stop after so long, at a checkpoint; 0: never."] = 0,
+) -> dict[str, Any]:
+    """Train a bundle's vivid decoder; started again it goes on from its checkpoint.
+
+    Raises ModelError ``weights_missing`` for a loss whose weights are not here.
+    """
+    job = open_vivid(recipe, RunFiles(run), Bundle.load(bundle))
+    done = job.train(report, max_seconds=60 * max_minutes or math.inf)
+    return {"done": done, "step": job.step, "steps": job.settings.steps}
+
+
+def open_vivid(recipe: LappedRecipe, files: RunFiles, bundle: Bundle) -> Vivid:
+    """The vivid step's job, as far as its checkpoint is. Raises RecipeError ``step_missing``."""
+    need(files.cache / "photos.json", "photos")
+    settings, blocks = recipe.vivid_settings()
+    perception = Perception.open(settings.perception_weights)
+    return Vivid(
+        bundle, settings, blocks, cache=files.cache, run=files.folder, perception=perception
+    )
+
+
+def attach(
+    recipe: LappedRecipe,
+    run: Path,
+    report: Report,
+    *,
+    bundle: Annotated[Path, "Folder of the bundle that the decoder was trained for."],
+    output: Annotated[Path, "Folder of the bundle with both decoders."],
+    card: Annotated[Path | None, "A model card (Markdown) in place of the bundle's."] = None,
+) -> dict[str, Any]:
+    """Put the vivid decoder into a bundle, beside the faithful one; all else stays as it is."""
+    files, source = RunFiles(run), Bundle.load(bundle)
+    need(files.vivid, "vivid")
+    decoder = open_vivid(recipe, files, source).averaged()
+    text = None if card is None else card.read_text()
+    return bundle_figures(with_decoder(source, VIVID, decoder, output, text), output)
+
+
 def trained(recipe: LappedRecipe, files: RunFiles) -> Fit:
     """The fit's networks with their averaged weights. Raises RecipeError ``step_missing``."""
     need(files.checkpoint, "fit")
@@ -182,6 +230,8 @@ class LappedTrainer:
             TrainingStep("sequences", "Run the transform on moving material.", sequences, ("fit",)),
             TrainingStep("tables", "Fit context networks.", tables, ("palette",)),
             TrainingStep("export", "Write the bundle.", export, ("tables",)),
+            TrainingStep("vivid", "Train a second decoder of its bits.", vivid, ("export",)),
+            TrainingStep("attach", "Put that decoder into the bundle.", attach, ("vivid",)),
         )
 
     def uncut(self, bundle: Bundle) -> UncutFeatures:

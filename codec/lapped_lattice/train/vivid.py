@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from codec.base import FloatArray, Pixels
 from codec.kit import checkpoint
 from codec.kit.crops import PhotoCache, ahead, draw
 from codec.kit.losses.frozen import flatness
@@ -38,6 +39,7 @@ from codec.onnx import FeatureExtractor
 from codec.settings import DECODER_FILE, FeatureSettings
 from shared.bundle import Bundle
 
+CHECKPOINT = "vivid.safetensors"
 Batch = tuple[Tensor, Tensor, Tensor]
 """Pictures [n, 3, h, w], the values that decoding gives [n, C, h / 16, w / 16], their states."""
 
@@ -109,7 +111,7 @@ class DecodedCrops:
             torch.tensor(states),
         )
 
-    def _values(self, pixels: np.ndarray, state: int) -> np.ndarray:
+    def _values(self, pixels: Pixels, state: int) -> FloatArray:
         palette = self._palette
         indices = palette.quantise(self._extract(pixels), state)
         return palette.decode(indices, palette.depths_of(indices, state))[self._scale]
@@ -143,7 +145,7 @@ class Vivid:
         self.judge = torch.optim.Adam(
             self.adversary.parameters(), lr=settings.adversary_rate, betas=(0.5, 0.9)
         )
-        self.path, self.step = run / "vivid.safetensors", 0
+        self.path, self.step = run / CHECKPOINT, 0
         self._modules: dict[str, nn.Module] = {
             "decoder": self.decoder, "adversary": self.adversary,
         }  # fmt: skip
@@ -192,6 +194,7 @@ class Vivid:
         adversarial = self.step >= settings.adversarial_from * settings.steps
         made = self.decoder(values, state)
         loss, figures = self._errors(made, picture)
+        distances: dict[str, float]
         seen, distances = self.perception(made, picture, self.step)
         loss, figures = loss + seen, figures | distances
         if adversarial and settings.adversarial_weight:
@@ -231,7 +234,7 @@ class Vivid:
             parameter.requires_grad_(True)
         loss = hinge(self.adversary(picture, told), self.adversary(made, told))
         self.judge.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.judge.step()
         return float(loss.detach())
 

@@ -19,8 +19,6 @@ from shared.errors import RecipeError
 from shared.weights import ModelStore
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from codec.kit.losses.textures import TextureLabels
     from codec.kit.uncut import UncutFeatures
     from codec.latents import Features
@@ -86,6 +84,7 @@ def fit(
     Raises ModelError ``weights_missing`` for a loss whose weights are not here.
     """
     from codec.kit.losses.frozen import LOSSES, load_losses
+    from codec.kit.losses.perception import perceptual_distance
     from codec.kit.losses.textures import LABELS_FILE
     from codec.markov_palette.train.bundle import RunFiles
     from codec.markov_palette.train.fit import Fit
@@ -105,7 +104,7 @@ def fit(
         run=run,
         device=device,
         bf16=recipe.fit.bf16,
-        perceptual=_perceptual(store) if perceptual else None,
+        perceptual=perceptual_distance(store) if perceptual else None,
         features=load_losses(losses),
         labels=_labels(files.cache) if textures else None,
     )
@@ -212,13 +211,3 @@ def _labels(cache: Path) -> TextureLabels:
         return TextureLabels(cache)
     except ValueError as error:
         raise RecipeError("step_missing", str(error)) from None
-
-
-def _perceptual(store: ModelStore) -> nn.Module:
-    from safetensors.torch import load_file
-
-    from codec.kit.losses.frozen import PerceptualDistance
-
-    return PerceptualDistance(
-        load_file(store.path("squeezenet-1.1")), load_file(store.path("lpips-squeeze")), even=True
-    )

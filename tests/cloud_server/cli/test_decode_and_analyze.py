@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from cloud_server.cli import build_app
 from codec import RateTarget, open_edge
+from codec.base import small_bundle
 from edge_client.encoder import EdgeEncoder
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
@@ -68,6 +69,31 @@ def test_decoding_at_a_state_is_decoding_the_truncated_file(
         run("decode", *arguments, "-o", tmp_path / target, "--bundle", bundle.origin)
     first, second = (np.asarray(Image.open(tmp_path / t / "chelsea.png")) for t in "ab")
     np.testing.assert_array_equal(first, second)
+
+
+def test_a_decoder_is_chosen_by_name_and_one_that_is_not_there_is_an_error(
+    photos: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    bundle = small_bundle("lapped-lattice", tmp_path, kind="streams")
+    names = [one.name for one in bundle.manifest.pictures]
+    assert names == ["faithful", "vivid"]
+    source = tmp_path / "chelsea.fwf"
+    source.write_bytes(open_edge(bundle).encode(photos["chelsea"]).to_bytes())
+    where = ("--bundle", bundle.origin)
+    pictures = {}
+    for name in names:
+        run("decode", source, "-o", tmp_path / name, "--decoder", name, *where)
+        pictures[name] = np.asarray(Image.open(tmp_path / name / "chelsea.png"))
+    plain = run("decode", source, "-o", tmp_path / "plain", *where)
+    assert plain.exit_code == 0
+    shown = np.asarray(Image.open(tmp_path / "plain" / "chelsea.png"))
+    np.testing.assert_array_equal(shown, pictures["faithful"])
+    assert (pictures["vivid"] != shown).any()
+    refused = run("decode", source, "-o", tmp_path / "none", "--decoder", "oil-paint", *where)
+    assert refused.exit_code == ExitCode.SOME_FAILED
+    assert "unknown_decoder" in refused.stderr
+    assert "faithful and vivid" in refused.stderr
+    assert not list((tmp_path / "none").glob("*.png"))
 
 
 def test_the_passes_of_a_partial_layer_are_shown(

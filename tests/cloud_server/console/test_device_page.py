@@ -144,6 +144,20 @@ def test_overlays_are_shown_and_hidden(visit: Callable[..., Any], stored: Runnin
     boxes.first.wait_for(state="detached")
 
 
+def test_the_picture_beside_may_be_another_decoders(
+    visit: Callable[..., Any], stored: Running
+) -> None:
+    page = visit("/device/cam-1", "consumer")
+    page.get_by_role("img", name="Reconstruction of frame").wait_for()
+    chooser = page.get_by_label("Decoder")
+    chooser.wait_for()
+    assert chooser.locator("option").all_inner_texts() == ["faithful", "vivid"]
+    with page.expect_response(lambda answer: "decoder=vivid" in answer.url) as got:
+        chooser.select_option("vivid")
+    assert got.value.status == 200
+    page.get_by_text("by vivid").wait_for()
+
+
 def test_a_consumer_sees_pictures_and_no_controls(
     visit: Callable[..., Any], stored: Running
 ) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from cloud_server.engine import Decoded, EngineFrame, EngineOutcome, LocalEngine
 from cloud_server.engine.messages import frame_from_message, frame_to_message
 from cloud_server.engine.pipeline import LastPictures
-from codec.base import Rendering, open_cloud, open_edge, small_bundle
+from codec.base import open_cloud, open_edge, small_bundle
 from codec.null.cloud import JpegPictures
 from edge_client.encoder import EdgeEncoder
 from shared.bundle import Bundle
@@ -47,9 +47,8 @@ def test_they_travel_to_workers(encoder: EdgeEncoder, image: NDArray[np.uint8]) 
     bitstream = encoder.encode(image)
     frame = EngineFrame(
         (bitstream,),
-        picture=PictureRequest(),
+        picture=PictureRequest(decoder="vivid", seed=7),
         decoded=(Decoded(packed=b"values"),),
-        rendering=Rendering("vivid", 7),
     )
     assert frame_from_message(frame_to_message(frame, 1, frame.deadline_s)) == frame
     plain = EngineFrame((bitstream,))
@@ -62,8 +61,7 @@ async def test_a_decoder_that_the_bundle_lacks_costs_the_picture_and_no_task(
     frame = EngineFrame(
         (encoder.encode(image),),
         ("looks",),
-        PictureRequest(),
-        rendering=Rendering("from-a-dream"),
+        PictureRequest(decoder="from-a-dream"),
     )
     outcome = await outcome_of(tiny_bundle, frame)
     assert outcome.picture_error is not None
@@ -103,8 +101,8 @@ async def test_a_predicted_frame_is_analysed_by_what_it_was_decoded_to(
 async def test_a_picture_of_the_first_decoder_by_name_or_not(
     tiny_bundle: Bundle, encoder: EdgeEncoder, image: NDArray[np.uint8], named: bool
 ) -> None:
-    name = tiny_bundle.manifest.pictures[0].name if named else None
-    frame = EngineFrame((encoder.encode(image),), (), PictureRequest(), rendering=Rendering(name))
+    name = tiny_bundle.manifest.pictures[0].name if named else ""
+    frame = EngineFrame((encoder.encode(image),), (), PictureRequest(decoder=name))
     outcome = await asyncio.wait_for(outcome_of(tiny_bundle, frame), 60)
     assert outcome.picture is not None
     assert (outcome.picture.height, outcome.picture.width) == image.shape[:2]

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from codec.base import open_cloud, open_edge
+from codec.base import Rendering, open_cloud, open_edge
 from codec.kit.recipe import open_recipe
 from codec.kit.sequences import SequencesPart
+from codec.lapped_lattice.networks import LappedDecoder
+from codec.lapped_lattice.reconstruct import read_decoder
+from codec.lapped_lattice.train import small_bundle
 from codec.lapped_lattice.train.bundle import RunFiles
 from codec.lapped_lattice.train.fit import of_parity
 from codec.lapped_lattice.train.recipe import LappedRecipe
 from codec.lapped_lattice.train.small import SMALL
 from codec.lapped_lattice.train.trainer import LappedTrainer, open_fit, trained
+from codec.lapped_lattice.train.vivid import begin_with
+from codec.settings import DECODER_FILE, FeatureSettings
 from shared.bundle import Bundle
 from shared.errors import RecipeError
 from shared.targets import RateTarget
 from tests.support.contract import picture
+from tests.support.real_store import fetched
 
 
 def quiet(done: int, of: int, figures: Any) -> None:
@@ -82,6 +91,61 @@ def test_the_decoder_becomes_better_than_the_linear_one_it_starts_from(
     before, after = trained(few, RunFiles(run)), open_fit(few, RunFiles(started))
     for one, other in zip(before.analysis.parameters(), after.analysis.parameters(), strict=True):
         np.testing.assert_array_equal(one.detach().numpy(), other.detach().numpy())
+
+
+def vivid_recipe(**changes: Any) -> LappedRecipe:
+    part = {"detail_width": 6, "detail_blocks": 2, "crop": 96, "batch": 2, "steps": 4}
+    part |= {"adversarial_from": 0.5, "learning_rate": 2e-3}
+    return LappedRecipe.model_validate(SMALL | {"vivid": part | changes})
+
+
+def test_a_second_decoder_is_trained_on_the_bundles_own_bits_and_put_beside_the_first(
+    started: Path, tmp_path: Path
+) -> None:
+    fetched("squeezenet-1.1", "lpips-squeeze", "ssd-mobilenetv3-backbone", "efficientnet-lite0")
+    bundle, run = small_bundle(tmp_path / "bundle"), copied(started, tmp_path / "run")
+    where = Path(bundle.origin)
+    first = run_step("vivid", vivid_recipe(), run, bundle=where)
+    assert (first["step"], first["done"]) == (4, True)
+    again = run_step("vivid", vivid_recipe(steps=24), run, bundle=where)
+    assert again["step"] == 24
+    (row,) = [json.loads(line) for line in (run / "vivid.jsonl").read_text().splitlines()]
+    assert row["step"] == 20
+    assert {"psnr", "lpips", "colour", "adversary"} <= set(row)
+    run_step("attach", vivid_recipe(steps=24), run, bundle=where, output=tmp_path / "both")
+    both = Bundle.load(tmp_path / "both")
+    both.verify()
+    assert [one.name for one in both.manifest.pictures] == ["faithful", "vivid"]
+    for name, entry in bundle.manifest.files.items():
+        assert both.manifest.files[name] == entry
+    assert both.manifest.files["decoder-vivid.safetensors"].side == "cloud"
+    photo = picture(80, 64, 3)
+    latents = open_cloud(both).decode(open_edge(both).encode(photo))
+    shown = {
+        name: open_cloud(both).open_reconstructor().reconstruct([latents], Rendering(name))[0]
+        for name in ("faithful", "vivid")
+    }
+    plain = open_cloud(bundle).open_reconstructor().reconstruct([latents])[0]
+    np.testing.assert_array_equal(shown["faithful"], plain)
+    assert (shown["vivid"] != plain).any()
+
+
+def test_a_decoder_with_more_blocks_begins_as_the_one_it_learns_from(tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path)
+    known = read_decoder(bundle, DECODER_FILE, FeatureSettings.of(bundle).decoder)
+    more = LappedDecoder(replace(known.config, detail_blocks=known.config.detail_blocks + 2))
+    begin_with(more, known)
+    values = torch.randn(2, known.config.channels, 3, 4)
+    state = torch.tensor([0, 2])
+    with torch.no_grad():
+        assert torch.allclose(more(values, state), known(values, state), atol=1e-5)
+    assert not more.synthesis.requires_grad
+
+
+def test_a_recipe_without_a_vivid_part_makes_no_such_decoder(started: Path, tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    with pytest.raises(RecipeError, match="no part `vivid`"):
+        run_step("vivid", recipe_with(), started, bundle=Path(bundle.origin))
 
 
 def test_little_is_added_to_values_that_are_known_well(started: Path) -> None:

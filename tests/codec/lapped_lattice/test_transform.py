@@ -76,7 +76,9 @@ def test_a_unit_of_error_costs_the_same_in_every_channel_of_a_colour(
     assert unit_gains(STRIDE, 1.0).min() > 0
 
 
-def test_an_untrained_decoder_is_the_linear_one(whole: tuple[Analysis, LappedDecoder, Basis]) -> None:
+def test_an_untrained_decoder_is_the_linear_one(
+    whole: tuple[Analysis, LappedDecoder, Basis],
+) -> None:
     analysis, decoder, _ = whole
     with torch.no_grad():
         values = analysis(as_batch(48, 32)) + 0.01

@@ -28,6 +28,7 @@ from shared.wire.requests import (
     parse_hello,
     parse_picture_request,
     parse_tasks,
+    picture_request_message,
 )
 from shared.wire.results import outcome_from_message
 from tests.support.messages import analysis_message
@@ -64,6 +65,9 @@ def test_a_bad_hello_is_refused(fields: dict[str, Any], reason: str) -> None:
         lambda f: f.tasks.extend(f"task_{number}" for number in range(17)),
         lambda f: setattr(f.picture, "encoding", 77),
         lambda f: setattr(f.picture, "quality", 101),
+        lambda f: setattr(f.picture, "decoder", "No Decoder"),
+        lambda f: setattr(f.picture, "decoder", "x" * 41),
+        lambda f: setattr(f.picture, "seed", 2**63),
         lambda f: setattr(f.captured_at, "seconds", 2**62),
         lambda f: setattr(f.captured_at, "nanos", -5),
         lambda f: f.ClearField("features"),
@@ -202,6 +206,10 @@ def test_a_rate_policy_that_cannot_be_is_refused(fields: dict[str, Any]) -> None
 def test_task_names_lose_repetitions_and_encodings_have_a_default() -> None:
     assert parse_tasks(["b", "a", "b"]) == ("b", "a")
     assert parse_picture_request(pb.PictureRequest()) == PictureRequest(PictureEncoding.PNG)
+    wished = PictureRequest(PictureEncoding.WEBP, 80, "vivid", 2**63 - 1)
+    message = picture_request_message(wished)
+    assert message is not None
+    assert parse_picture_request(message) == wished
     assert [encoding.suffix for encoding in PictureEncoding] == [".png", ".webp", ".webp"]
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66\x65\x61therwire/v1/bundles.proto\x12\x0e\x66\x65\x61therwire.v1\"\xcf\x01\n\nBundleInfo\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05\x63odec\x18\x04 \x01(\t\x12\x11\n\tzip_bytes\x18\x05 \x01(\x04\x12\x12\n\nzip_sha256\x18\x06 \x01(\t\x12+\n\x06states\x18\x07 \x03(\x0b\x32\x1b.featherwire.v1.BundleState\x12\x1a\n\rdefault_state\x18\x08 \x01(\rH\x00\x88\x01\x01\x42\x10\n\x0e_default_state\"<\n\x0b\x42undleState\x12\r\n\x05state\x18\x01 \x01(\r\x12\x1e\n\x16typical_bits_per_pixel\x18\x02 \x01(\x01\"\x14\n\x12ListBundlesRequest\"]\n\x13ListBundlesResponse\x12+\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x1a.featherwire.v1.BundleInfo\x12\x19\n\x11\x63urrent_bundle_id\x18\x02 \x01(\t\";\n\x10GetBundleRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\"o\n\x11GetBundleResponse\x12-\n\x04info\x18\x01 \x01(\x0b\x32\x1a.featherwire.v1.BundleInfoH\x00\x88\x01\x01\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x42\x07\n\x05_info2\xbb\x01\n\rBundleService\x12V\n\x0bListBundles\x12\".featherwire.v1.ListBundlesRequest\x1a#.featherwire.v1.ListBundlesResponse\x12R\n\tGetBundle\x12 .featherwire.v1.GetBundleRequest\x1a!.featherwire.v1.GetBundleResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66\x65\x61therwire/v1/bundles.proto\x12\x0e\x66\x65\x61therwire.v1\"\xe1\x01\n\nBundleInfo\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05\x63odec\x18\x04 \x01(\t\x12\x11\n\tzip_bytes\x18\x05 \x01(\x04\x12\x12\n\nzip_sha256\x18\x06 \x01(\t\x12+\n\x06states\x18\x07 \x03(\x0b\x32\x1b.featherwire.v1.BundleState\x12\x1a\n\rdefault_state\x18\x08 \x01(\rH\x00\x88\x01\x01\x12\x10\n\x08pictures\x18\t \x03(\tB\x10\n\x0e_default_state\"<\n\x0b\x42undleState\x12\r\n\x05state\x18\x01 \x01(\r\x12\x1e\n\x16typical_bits_per_pixel\x18\x02 \x01(\x01\"\x14\n\x12ListBundlesRequest\"]\n\x13ListBundlesResponse\x12+\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x1a.featherwire.v1.BundleInfo\x12\x19\n\x11\x63urrent_bundle_id\x18\x02 \x01(\t\";\n\x10GetBundleRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\"o\n\x11GetBundleResponse\x12-\n\x04info\x18\x01 \x01(\x0b\x32\x1a.featherwire.v1.BundleInfoH\x00\x88\x01\x01\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x42\x07\n\x05_info2\xbb\x01\n\rBundleService\x12V\n\x0bListBundles\x12\".featherwire.v1.ListBundlesRequest\x1a#.featherwire.v1.ListBundlesResponse\x12R\n\tGetBundle\x12 .featherwire.v1.GetBundleRequest\x1a!.featherwire.v1.GetBundleResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,17 +32,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'featherwire.v1.bundles_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BUNDLEINFO']._serialized_start=49
-  _globals['_BUNDLEINFO']._serialized_end=256
-  _globals['_BUNDLESTATE']._serialized_start=258
-  _globals['_BUNDLESTATE']._serialized_end=318
-  _globals['_LISTBUNDLESREQUEST']._serialized_start=320
-  _globals['_LISTBUNDLESREQUEST']._serialized_end=340
-  _globals['_LISTBUNDLESRESPONSE']._serialized_start=342
-  _globals['_LISTBUNDLESRESPONSE']._serialized_end=435
-  _globals['_GETBUNDLEREQUEST']._serialized_start=437
-  _globals['_GETBUNDLEREQUEST']._serialized_end=496
-  _globals['_GETBUNDLERESPONSE']._serialized_start=498
-  _globals['_GETBUNDLERESPONSE']._serialized_end=609
-  _globals['_BUNDLESERVICE']._serialized_start=612
-  _globals['_BUNDLESERVICE']._serialized_end=799
+  _globals['_BUNDLEINFO']._serialized_end=274
+  _globals['_BUNDLESTATE']._serialized_start=276
+  _globals['_BUNDLESTATE']._serialized_end=336
+  _globals['_LISTBUNDLESREQUEST']._serialized_start=338
+  _globals['_LISTBUNDLESREQUEST']._serialized_end=358
+  _globals['_LISTBUNDLESRESPONSE']._serialized_start=360
+  _globals['_LISTBUNDLESRESPONSE']._serialized_end=453
+  _globals['_GETBUNDLEREQUEST']._serialized_start=455
+  _globals['_GETBUNDLEREQUEST']._serialized_end=514
+  _globals['_GETBUNDLERESPONSE']._serialized_start=516
+  _globals['_GETBUNDLERESPONSE']._serialized_end=627
+  _globals['_BUNDLESERVICE']._serialized_start=630
+  _globals['_BUNDLESERVICE']._serialized_end=817
 # @@protoc_insertion_point(module_scope)

@@ -30,6 +30,7 @@ class BundleInfo(_message.Message):
     ZIP_SHA256_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     DEFAULT_STATE_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
     bundle_id: _builtins.str
     """SHA-256 of the canonical manifest, 64 hexadecimal digits."""
     name: _builtins.str
@@ -43,6 +44,10 @@ class BundleInfo(_message.Message):
     """What devices send where nobody asks for a rate; absent: the finest, 0."""
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleState]: ...
+    @_builtins.property
+    def pictures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Decoders that make pictures of its features, the default first; none: there are no pictures."""
+
     def __init__(
         self,
         *,
@@ -54,10 +59,11 @@ class BundleInfo(_message.Message):
         zip_sha256: _builtins.str = ...,
         states: _abc.Iterable[Global___BundleState] | None = ...,
         default_state: _builtins.int | None = ...,
+        pictures: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_default_state", b"_default_state", "default_state", b"default_state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_state", b"_default_state", "bundle_id", b"bundle_id", "codec", b"codec", "default_state", b"default_state", "name", b"name", "states", b"states", "version", b"version", "zip_bytes", b"zip_bytes", "zip_sha256", b"zip_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_state", b"_default_state", "bundle_id", b"bundle_id", "codec", b"codec", "default_state", b"default_state", "name", b"name", "pictures", b"pictures", "states", b"states", "version", b"version", "zip_bytes", b"zip_bytes", "zip_sha256", b"zip_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default_state: _TypeAlias = _typing.Literal["default_state"]  # noqa: Y015
     _WhichOneofArgType__default_state: _TypeAlias = _typing.Literal["_default_state", b"_default_state"]  # noqa: Y015

@@ -712,19 +712,27 @@ class PictureRequest(_message.Message):
 
     ENCODING_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
+    DECODER_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
     encoding: Global___PictureEncoding.ValueType
     """PICTURE_ENCODING_UNSPECIFIED means PNG."""
     quality: _builtins.int
     """1..100 for PICTURE_ENCODING_WEBP; 0 lets the server choose."""
+    decoder: _builtins.str
+    """Which of the bundle's decoders makes it (BundleInfo.pictures); empty: the first."""
+    seed: _builtins.int
+    """Of what that decoder draws by chance: the same seed gives the same picture on the same machine."""
     def __init__(
         self,
         *,
         encoding: Global___PictureEncoding.ValueType = ...,
         quality: _builtins.int = ...,
+        decoder: _builtins.str = ...,
+        seed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoding", b"encoding", "quality", b"quality"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decoder", b"decoder", "encoding", b"encoding", "quality", b"quality", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

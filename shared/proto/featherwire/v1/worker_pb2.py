@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from shared.proto.featherwire.v1 import types_pb2 as featherwire_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x65\x61therwire/v1/worker.proto\x12\x0e\x66\x65\x61therwire.v1\x1a\x1a\x66\x65\x61therwire/v1/types.proto\"\x89\x01\n\rWorkerRequest\x12*\n\x04open\x18\x01 \x01(\x0b\x32\x1a.featherwire.v1.OpenWorkerH\x00\x12/\n\x07\x61nalyse\x18\x02 \x01(\x0b\x32\x1c.featherwire.v1.AnalyseFrameH\x00\x12\x10\n\x06\x63\x61ncel\x18\x03 \x01(\x04H\x00\x42\t\n\x07request\"=\n\nOpenWorker\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04spec\x18\x02 \x01(\t\x12\x11\n\tlog_level\x18\x03 \x01(\t\"\x8b\x02\n\x0c\x41nalyseFrame\x12\n\n\x02id\x18\x01 \x01(\x04\x12*\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0b\x32\x18.featherwire.v1.Features\x12\r\n\x05tasks\x18\x03 \x03(\t\x12\x34\n\x07picture\x18\x04 \x01(\x0b\x32\x1e.featherwire.v1.PictureRequestH\x00\x88\x01\x01\x12\x12\n\ndeadline_s\x18\x05 \x01(\x01\x12\x18\n\x10refined_short_id\x18\x06 \x01(\x0c\x12\x0f\n\x07\x64\x65\x63oded\x18\n \x03(\x0c\x12\x0e\n\x06stream\x18\x0b \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x08 \x01(\t\x12\x0c\n\x04seed\x18\t \x01(\x03\x42\n\n\x08_pictureJ\x04\x08\x07\x10\x08\"\xd2\x01\n\x0bWorkerReply\x12.\n\x06opened\x18\x01 \x01(\x0b\x32\x1c.featherwire.v1.WorkerOpenedH\x00\x12\'\n\x06\x66\x61iled\x18\x02 \x01(\x0b\x32\x15.featherwire.v1.ErrorH\x00\x12\x31\n\x08\x61nalysed\x18\x03 \x01(\x0b\x32\x1d.featherwire.v1.FrameAnalysedH\x00\x12.\n\x06status\x18\x04 \x01(\x0b\x32\x1c.featherwire.v1.WorkerStatusH\x00\x42\x07\n\x05reply\"g\n\x0cWorkerOpened\x12)\n\x05tasks\x18\x01 \x03(\x0b\x32\x1a.featherwire.v1.WorkerTask\x12,\n\x06status\x18\x02 \x01(\x0b\x32\x1c.featherwire.v1.WorkerStatus\"\xf5\x01\n\nWorkerTask\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x06models\x18\x02 \x03(\x0b\x32\x19.featherwire.v1.ModelInfo\x12/\n\x0bunavailable\x18\x03 \x01(\x0b\x32\x15.featherwire.v1.ErrorH\x00\x88\x01\x01\x12\x13\n\x0bon_pictures\x18\x04 \x01(\x08\x12\x13\n\x0bon_features\x18\x05 \x01(\x08\x12\x31\n\rpicture_error\x18\x06 \x01(\x0b\x32\x15.featherwire.v1.ErrorH\x01\x88\x01\x01\x42\x0e\n\x0c_unavailableB\x10\n\x0e_picture_error\"Z\n\rFrameAnalysed\x12\n\n\x02id\x18\x01 \x01(\x04\x12-\n\x07outcome\x18\x02 \x01(\x0b\x32\x1c.featherwire.v1.FrameOutcome\x12\x0e\n\x06\x64oubts\x18\x03 \x03(\x01\"w\n\x0cWorkerStatus\x12\x38\n\x06queues\x18\x01 \x03(\x0b\x32(.featherwire.v1.WorkerStatus.QueuesEntry\x1a-\n\x0bQueuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x65\x61therwire/v1/worker.proto\x12\x0e\x66\x65\x61therwire.v1\x1a\x1a\x66\x65\x61therwire/v1/types.proto\"\x89\x01\n\rWorkerRequest\x12*\n\x04open\x18\x01 \x01(\x0b\x32\x1a.featherwire.v1.OpenWorkerH\x00\x12/\n\x07\x61nalyse\x18\x02 \x01(\x0b\x32\x1c.featherwire.v1.AnalyseFrameH\x00\x12\x10\n\x06\x63\x61ncel\x18\x03 \x01(\x04H\x00\x42\t\n\x07request\"=\n\nOpenWorker\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04spec\x18\x02 \x01(\t\x12\x11\n\tlog_level\x18\x03 \x01(\t\"\xec\x01\n\x0c\x41nalyseFrame\x12\n\n\x02id\x18\x01 \x01(\x04\x12*\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0b\x32\x18.featherwire.v1.Features\x12\r\n\x05tasks\x18\x03 \x03(\t\x12\x34\n\x07picture\x18\x04 \x01(\x0b\x32\x1e.featherwire.v1.PictureRequestH\x00\x88\x01\x01\x12\x12\n\ndeadline_s\x18\x05 \x01(\x01\x12\x18\n\x10refined_short_id\x18\x06 \x01(\x0c\x12\x0f\n\x07\x64\x65\x63oded\x18\n \x03(\x0c\x12\x0e\n\x06stream\x18\x0b \x01(\tB\n\n\x08_pictureJ\x04\x08\x07\x10\n\"\xd2\x01\n\x0bWorkerReply\x12.\n\x06opened\x18\x01 \x01(\x0b\x32\x1c.featherwire.v1.WorkerOpenedH\x00\x12\'\n\x06\x66\x61iled\x18\x02 \x01(\x0b\x32\x15.featherwire.v1.ErrorH\x00\x12\x31\n\x08\x61nalysed\x18\x03 \x01(\x0b\x32\x1d.featherwire.v1.FrameAnalysedH\x00\x12.\n\x06status\x18\x04 \x01(\x0b\x32\x1c.featherwire.v1.WorkerStatusH\x00\x42\x07\n\x05reply\"g\n\x0cWorkerOpened\x12)\n\x05tasks\x18\x01 \x03(\x0b\x32\x1a.featherwire.v1.WorkerTask\x12,\n\x06status\x18\x02 \x01(\x0b\x32\x1c.featherwire.v1.WorkerStatus\"\xf5\x01\n\nWorkerTask\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x06models\x18\x02 \x03(\x0b\x32\x19.featherwire.v1.ModelInfo\x12/\n\x0bunavailable\x18\x03 \x01(\x0b\x32\x15.featherwire.v1.ErrorH\x00\x88\x01\x01\x12\x13\n\x0bon_pictures\x18\x04 \x01(\x08\x12\x13\n\x0bon_features\x18\x05 \x01(\x08\x12\x31\n\rpicture_error\x18\x06 \x01(\x0b\x32\x15.featherwire.v1.ErrorH\x01\x88\x01\x01\x42\x0e\n\x0c_unavailableB\x10\n\x0e_picture_error\"Z\n\rFrameAnalysed\x12\n\n\x02id\x18\x01 \x01(\x04\x12-\n\x07outcome\x18\x02 \x01(\x0b\x32\x1c.featherwire.v1.FrameOutcome\x12\x0e\n\x06\x64oubts\x18\x03 \x03(\x01\"w\n\x0cWorkerStatus\x12\x38\n\x06queues\x18\x01 \x03(\x0b\x32(.featherwire.v1.WorkerStatus.QueuesEntry\x1a-\n\x0bQueuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,17 +39,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPENWORKER']._serialized_start=215
   _globals['_OPENWORKER']._serialized_end=276
   _globals['_ANALYSEFRAME']._serialized_start=279
-  _globals['_ANALYSEFRAME']._serialized_end=546
-  _globals['_WORKERREPLY']._serialized_start=549
-  _globals['_WORKERREPLY']._serialized_end=759
-  _globals['_WORKEROPENED']._serialized_start=761
-  _globals['_WORKEROPENED']._serialized_end=864
-  _globals['_WORKERTASK']._serialized_start=867
-  _globals['_WORKERTASK']._serialized_end=1112
-  _globals['_FRAMEANALYSED']._serialized_start=1114
-  _globals['_FRAMEANALYSED']._serialized_end=1204
-  _globals['_WORKERSTATUS']._serialized_start=1206
-  _globals['_WORKERSTATUS']._serialized_end=1325
-  _globals['_WORKERSTATUS_QUEUESENTRY']._serialized_start=1280
-  _globals['_WORKERSTATUS_QUEUESENTRY']._serialized_end=1325
+  _globals['_ANALYSEFRAME']._serialized_end=515
+  _globals['_WORKERREPLY']._serialized_start=518
+  _globals['_WORKERREPLY']._serialized_end=728
+  _globals['_WORKEROPENED']._serialized_start=730
+  _globals['_WORKEROPENED']._serialized_end=833
+  _globals['_WORKERTASK']._serialized_start=836
+  _globals['_WORKERTASK']._serialized_end=1081
+  _globals['_FRAMEANALYSED']._serialized_start=1083
+  _globals['_FRAMEANALYSED']._serialized_end=1173
+  _globals['_WORKERSTATUS']._serialized_start=1175
+  _globals['_WORKERSTATUS']._serialized_end=1294
+  _globals['_WORKERSTATUS_QUEUESENTRY']._serialized_start=1249
+  _globals['_WORKERSTATUS_QUEUESENTRY']._serialized_end=1294
 # @@protoc_insertion_point(module_scope)

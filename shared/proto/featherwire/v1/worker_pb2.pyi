@@ -98,8 +98,6 @@ class AnalyseFrame(_message.Message):
     REFINED_SHORT_ID_FIELD_NUMBER: _builtins.int
     DECODED_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
-    DECODER_FIELD_NUMBER: _builtins.int
-    SEED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Chosen by the server, never twice for one worker."""
     deadline_s: _builtins.float
@@ -109,10 +107,6 @@ class AnalyseFrame(_message.Message):
     """Of which stream of pictures it is; empty is of none. The next of a stream is repainted where it
     differs.
     """
-    decoder: _builtins.str
-    """Which of the bundle's decoders makes the picture; empty: the first."""
-    seed: _builtins.int
-    """Of what that decoder draws by chance."""
     @_builtins.property
     def features(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Features]: ...
     @_builtins.property
@@ -136,12 +130,10 @@ class AnalyseFrame(_message.Message):
         refined_short_id: _builtins.bytes = ...,
         decoded: _abc.Iterable[_builtins.bytes] | None = ...,
         stream: _builtins.str = ...,
-        decoder: _builtins.str = ...,
-        seed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "picture", b"picture"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "deadline_s", b"deadline_s", "decoded", b"decoded", "decoder", b"decoder", "features", b"features", "id", b"id", "picture", b"picture", "refined_short_id", b"refined_short_id", "seed", b"seed", "stream", b"stream", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_picture", b"_picture", "deadline_s", b"deadline_s", "decoded", b"decoded", "features", b"features", "id", b"id", "picture", b"picture", "refined_short_id", b"refined_short_id", "stream", b"stream", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__picture: _TypeAlias = _typing.Literal["picture"]  # noqa: Y015
     _WhichOneofArgType__picture: _TypeAlias = _typing.Literal["_picture", b"_picture"]  # noqa: Y015
