@@ -16,7 +16,9 @@ from codec.kit.checkpoint import CHECKPOINT, npz
 from codec.kit.crops import PhotoCache
 from codec.kit.photos import CACHE, need
 from codec.kit.psnr import psnr_model, squared_error
+from codec.lapped_lattice import FAITHFUL
 from codec.lapped_lattice.cloud import PICTURES
+from codec.lapped_lattice.coding import LappedCodec
 from codec.lapped_lattice.contexts import LappedContexts
 from codec.lapped_lattice.lattice import LappedPalette, LappedPlane
 from codec.lapped_lattice.networks import STRIDE, LappedDecoder
@@ -27,7 +29,6 @@ from codec.lapped_lattice.train.fit import held_out
 from codec.lapped_lattice.train.networks import Analysis
 from codec.lapped_lattice.train.recipe import SCALE, LappedRecipe
 from codec.lapped_lattice.train.sequences import read_sequences
-from codec.lapped_lattice.train.vivid import CHECKPOINT as VIVID_CHECKPOINT
 from codec.latents import FeatureLatents, Features
 from codec.lattice_palette.nested.palette import MAX_LIMIT, RATIO, NestedPalette
 from codec.lattice_palette.train.nested.lattices import make_nested
@@ -60,8 +61,7 @@ class RunFiles:
     """Files of one run.
 
     cache: folder of the photos step. basis: channels of the transform. checkpoint: of the fit step.
-    palette: lattices. sequences: values of moving material. contexts: context networks. vivid:
-    checkpoint of the vivid step.
+    palette: lattices. sequences: values of moving material. contexts: context networks.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,7 +69,7 @@ class RunFiles:
         self.folder, self.cache = folder, folder / CACHE
         self.basis, self.checkpoint = folder / "basis.npz", folder / CHECKPOINT
         self.palette, self.contexts = folder / "palette.npz", folder / "contexts.npz"
-        self.sequences, self.vivid = folder / "sequences.npz", folder / VIVID_CHECKPOINT
+        self.sequences = folder / "sequences.npz"
 
 
 def features_of(
@@ -200,19 +200,37 @@ def write_bundle(
 
 
 def with_decoder(
-    bundle: Bundle, name: str, decoder: LappedDecoder, folder: Path, card: str | None = None
+    bundle: Bundle,
+    name: str,
+    decoder: LappedDecoder,
+    folder: Path,
+    card: str | None = None,
+    *,
+    photos: Sequence[npt.NDArray[np.uint8]] = (),
 ) -> Bundle:
-    """Write a bundle that has another decoder too; all else is as it was, advice as well. card: in
-    place of the bundle's own."""
+    """Write a bundle that has another decoder too, or another faithful one; all else is as it was,
+    advice as well. card: in place of the bundle's own. photos: that a PSNR model of the faithful
+    one is fitted on, in place of the bundle's."""
     files = {file: bundle.read(file) for file in bundle.manifest.files}
-    files[decoder_file(name)] = save(_halves(decoder))
     if card is not None:
         files[_CARD] = card.encode()
     settings = FeatureSettings.of(bundle)
-    others = {**(settings.other_decoders or {}), name: decoder.config.to_dict()}
-    manifest = with_settings(bundle.manifest, other_decoders=others)
+    others = dict(settings.other_decoders or {})
+    if name == FAITHFUL:
+        files[DECODER_FILE] = save(_halves(decoder))
+        changes: dict[str, Any] = {"decoder": decoder.config.to_dict()}
+    else:
+        files[decoder_file(name)] = save(_halves(decoder))
+        others[name] = decoder.config.to_dict()
+        changes = {"other_decoders": others}
     pictures = (*PICTURES, *(PictureSpec(name=other) for other in others))
-    create_bundle(folder, manifest.model_copy(update={"pictures": pictures}), files)
+    manifest = with_settings(bundle.manifest, **changes).model_copy(update={"pictures": pictures})
+    made = create_bundle(folder, manifest, files)
+    if photos:
+        palette = LappedCodec(made).chains[0].palette
+        assert isinstance(palette, LappedPalette)
+        manifest = with_settings(manifest, psnr_model=fit_psnr_model(made, palette, photos))
+        create_bundle(folder, manifest, files)
     if bundle.advice != NO_ADVICE:
         (folder / ADVICE_NAME).write_bytes(bundle.advice.to_bytes())
     return Bundle.load(folder)

@@ -6,14 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from codec.kit.psnr import LEAST_PHOTOS
 from codec.kit.recipe import BundleRecipe, Part, PhotosPart
 from codec.kit.sequences import SequencesPart
 from codec.lapped_lattice.networks import DecoderConfig
+from codec.lapped_lattice.train.decoders.fit import DecoderSettings
 from codec.lapped_lattice.train.fit import FitSettings
-from codec.lapped_lattice.train.vivid import VividSettings
 from codec.lattice_palette.train.nested.contexts import NestedContextsPart
 from codec.lattice_palette.train.nested.lattices import NestedPart
-from codec.settings import MAX_CHANNELS
+from codec.settings import MAX_CHANNELS, DecoderName
 from shared.errors import RecipeError
 
 
@@ -63,32 +64,43 @@ class FitPart(Part):
     seed: int = Field(1, ge=0)
 
 
-class VividPart(Part):
-    """The vivid decoder; see :class:`codec.lapped_lattice.train.vivid.VividSettings`.
+class TrainedPart(Part):
+    """A decoder of a bundle's bits; see
+    :class:`codec.lapped_lattice.train.decoders.fit.DecoderSettings`.
 
-    detail_blocks, detail_width: of its network at stride 4, in place of the faithful decoder's.
+    width, blocks, detail_width, detail_blocks: of its networks; None is the faithful one's.
     """
 
-    detail_width: int = Field(48, ge=4, le=512)
-    detail_blocks: int = Field(6, ge=0, le=16)
-    crop: int = Field(192, ge=96, le=1024, multiple_of=32)
+    width: int | None = Field(None, ge=4, le=1024)
+    blocks: int | None = Field(None, ge=0, le=16)
+    detail_width: int | None = Field(None, ge=4, le=512)
+    detail_blocks: int | None = Field(None, ge=0, le=16)
+    crop: int = Field(192, ge=48, le=1024, multiple_of=16)
     batch: int = Field(4, ge=2, le=4096)
     steps: int = Field(12000, ge=0)
     learning_rate: float = Field(6e-4, gt=0, lt=1)
     absolute_weight: float = Field(1.0, ge=0)
-    flat_weight: float = Field(4.0, ge=0)
+    flat_weight: float = Field(0.0, ge=0)
     squared_weight: float = Field(4.0, ge=0)
-    colour_weight: float = Field(4.0, ge=0)
-    perceptual_weight: float = Field(0.4, ge=0)
-    detector_weight: float = Field(0.12, ge=0)
-    classifier_weight: float = Field(0.05, ge=0)
-    adversarial_weight: float = Field(0.02, ge=0)
+    colour_weight: float = Field(0.0, ge=0)
+    perceptual_weight: float = Field(0.0, ge=0)
+    detector_weight: float = Field(0.0, ge=0)
+    classifier_weight: float = Field(0.0, ge=0)
+    adversarial_weight: float = Field(0.0, ge=0)
     adversarial_from: float = Field(0.5, ge=0, le=1)
     adversary_rate: float = Field(4e-4, gt=0, lt=1)
+    relative: bool = False
     ema: float = Field(0.998, ge=0, lt=1)
     checkpoint_every: int = Field(200, ge=1)
     threads: int = Field(1, ge=1)
     seed: int = Field(1, ge=0)
+
+    @model_validator(mode="after")
+    def _large_enough(self) -> TrainedPart:
+        judges = (self.perceptual_weight, self.detector_weight, self.classifier_weight)
+        if any(judges) and self.crop < LEAST_SEEN:
+            raise ValueError(f"networks that judge need crops of {LEAST_SEEN} pixels at least")
+        return self
 
 
 class LappedRecipe(BundleRecipe):
@@ -98,8 +110,8 @@ class LappedRecipe(BundleRecipe):
     :class:`~codec.lattice_palette.train.nested.lattices.NestedPart`; its step is in the picture's
     values, of which there are 255. dead, lean: see
     :mod:`codec.lapped_lattice.lattice`. sequences: None is a bundle without predicted frames.
-    psnr_photos: that the PSNR model is fitted on; 0: none, and no such targets. vivid: a second
-    decoder of the same bits; None: the recipe makes none.
+    psnr_photos: that the PSNR model is fitted on; 0: none, and no such targets. decoders: of the
+    same bits, by name, trained once the bundle is there; ``faithful`` takes its decoder's place.
     """
 
     codec: Literal["lapped-lattice"]
@@ -115,7 +127,7 @@ class LappedRecipe(BundleRecipe):
     sequences: SequencesPart | None = None
     contexts: NestedContextsPart = NestedContextsPart()
     psnr_photos: int = Field(0, ge=0)
-    vivid: VividPart | None = None
+    decoders: dict[DecoderName, TrainedPart] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> LappedRecipe:
@@ -124,6 +136,8 @@ class LappedRecipe(BundleRecipe):
         if self.nested.step is None:
             raise ValueError("the nested lattices of pictures need a step")
         self.nested.check({SCALE: self.groups})
+        if 0 < self.psnr_photos < LEAST_PHOTOS:
+            raise ValueError(f"psnr_photos are 0, or at least {LEAST_PHOTOS}")
         if self.fit.joint_steps and len(self.fit.bit_worth) != len(self.nested.states):
             raise ValueError("joint steps need what a bit is worth at every state (bit_worth)")
         return self
@@ -138,16 +152,15 @@ class LappedRecipe(BundleRecipe):
         """The fit's plain settings."""
         return FitSettings(dead=self.dead, lean=self.lean, **self.fit.model_dump())
 
-    def vivid_settings(self) -> tuple[VividSettings, dict[str, int]]:
-        """The vivid step's plain settings, and what its decoder has otherwise than the faithful
-        one. Raises RecipeError ``bad_recipe`` where the recipe has none."""
-        if self.vivid is None:
-            raise RecipeError("bad_recipe", "the recipe has no part `vivid`: it makes no decoder")
-        settings = self.vivid.model_dump(exclude=set(_WIDTHS))
-        return (
-            VividSettings(held_out=self.fit.held_out, **settings),
-            self.vivid.model_dump(include=set(_WIDTHS)),
-        )
+    def decoder_settings(self, name: str) -> tuple[DecoderSettings, dict[str, int]]:
+        """The decoder step's plain settings, and what the decoder has otherwise than the faithful
+        one. Raises RecipeError ``bad_recipe`` for a decoder that is not the recipe's."""
+        if name not in self.decoders:
+            known = ", ".join(self.decoders) or "none"
+            raise RecipeError("bad_recipe", f"the recipe trains no decoder {name!r}: {known}")
+        values = self.decoders[name].model_dump(exclude_none=True)
+        sizes = {size: values.pop(size) for size in _SIZES if size in values}
+        return DecoderSettings(held_out=self.fit.held_out, **values), sizes
 
     def decoder_config(self) -> DecoderConfig:
         """The cloud network's configuration."""
@@ -158,6 +171,8 @@ class LappedRecipe(BundleRecipe):
         )
 
 
-_WIDTHS = frozenset({"detail_width", "detail_blocks"})
+LEAST_SEEN = 96
+"""Pixels a side of what networks that judge look at, of which they see a window."""
+_SIZES = ("width", "blocks", "detail_width", "detail_blocks")
 SCALE = "lapped"
 """The name of the extractor's one output."""

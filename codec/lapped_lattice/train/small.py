@@ -16,10 +16,10 @@ from codec.lapped_lattice.networks import LappedDecoder
 from codec.lapped_lattice.train.basis import best_basis
 from codec.lapped_lattice.train.bundle import lapped_palette, with_decoder, write_bundle
 from codec.lapped_lattice.train.contexts import LAPPED, key_frames_only
+from codec.lapped_lattice.train.decoders.fit import begin_with
 from codec.lapped_lattice.train.fit import start_linear
 from codec.lapped_lattice.train.networks import Analysis
 from codec.lapped_lattice.train.recipe import SCALE, LappedRecipe
-from codec.lapped_lattice.train.vivid import begin_with
 from codec.lattice_palette.nested.network import OUTPUTS, BitNetwork
 from codec.lattice_palette.nested.surroundings import CLASSES
 from codec.lattice_palette.train.nested.contexts import plain_contexts

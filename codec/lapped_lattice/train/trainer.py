@@ -16,7 +16,7 @@ from codec.kit.losses.perception import Perception
 from codec.kit.photos import bundle_figures, need
 from codec.kit.recipe import PHOTOS_SUMMARY, photos_step
 from codec.kit.uncut import UncutFeatures, feature_stages
-from codec.lapped_lattice import VIVID
+from codec.lapped_lattice import FAITHFUL, VIVID
 from codec.lapped_lattice.coding import LappedCodec
 from codec.lapped_lattice.train.basis import Basis, best_basis, read_basis
 from codec.lapped_lattice.train.bundle import (
@@ -30,11 +30,11 @@ from codec.lapped_lattice.train.bundle import (
     write_contexts,
     write_palette,
 )
+from codec.lapped_lattice.train.decoders.fit import DecoderFit, checkpoint_of
 from codec.lapped_lattice.train.fit import Fit
 from codec.lapped_lattice.train.networks import Analysis, Layout
 from codec.lapped_lattice.train.recipe import LappedRecipe
 from codec.lapped_lattice.train.sequences import write_sequences
-from codec.lapped_lattice.train.vivid import Vivid
 from shared.bundle import Bundle
 from shared.errors import RecipeError
 
@@ -161,31 +161,31 @@ def export(
     return bundle_figures(made, output)
 
 
-def vivid(
+def decoder(
     recipe: LappedRecipe,
     run: Path,
     report: Report,
     *,
     bundle: Annotated[Path, "Folder of the bundle whose bits it decodes."],
+    name: Annotated[str, "Which of the recipe's decoders."] = VIVID,
     max_minutes: Annotated[float, "Stop after so long, at a checkpoint; 0: never."] = 0,
 ) -> dict[str, Any]:
-    """Train a bundle's vivid decoder; started again it goes on from its checkpoint.
+    """Train a decoder of a bundle's bits; started again it goes on from its checkpoint.
 
     Raises ModelError ``weights_missing`` for a loss whose weights are not here.
     """
-    job = open_vivid(recipe, RunFiles(run), Bundle.load(bundle))
+    job = open_decoder(recipe, RunFiles(run), Bundle.load(bundle), name)
     done = job.train(report, max_seconds=60 * max_minutes or math.inf)
     return {"done": done, "step": job.step, "steps": job.settings.steps}
 
 
-def open_vivid(recipe: LappedRecipe, files: RunFiles, bundle: Bundle) -> Vivid:
-    """The vivid step's job, as far as its checkpoint is. Raises RecipeError ``step_missing``."""
+def open_decoder(recipe: LappedRecipe, files: RunFiles, bundle: Bundle, name: str) -> DecoderFit:
+    """The decoder step's job, as far as its checkpoint is. Raises RecipeError ``step_missing``."""
+    settings, sizes = recipe.decoder_settings(name)
     need(files.cache / "photos.json", "photos")
-    settings, blocks = recipe.vivid_settings()
-    perception = Perception.open(settings.perception_weights)
-    return Vivid(
-        bundle, settings, blocks, cache=files.cache, run=files.folder, perception=perception
-    )
+    perception = Perception.open(settings.perception_weights) if settings.perceives else None
+    where = {"cache": files.cache, "run": files.folder}
+    return DecoderFit(name, bundle, settings, sizes, perception=perception, **where)
 
 
 def attach(
@@ -194,15 +194,20 @@ def attach(
     report: Report,
     *,
     bundle: Annotated[Path, "Folder of the bundle that the decoder was trained for."],
-    output: Annotated[Path, "Folder of the bundle with both decoders."],
+    output: Annotated[Path, "Folder of the bundle that has it."],
+    name: Annotated[str, "Which of the recipe's decoders."] = VIVID,
     card: Annotated[Path | None, "A model card (Markdown) in place of the bundle's."] = None,
 ) -> dict[str, Any]:
-    """Put the vivid decoder into a bundle, beside the faithful one; all else stays as it is."""
+    """Put a decoder into a bundle; all else stays as it is. The faithful one takes the place of the
+    one that is there, and the PSNR model is fitted again."""
     files, source = RunFiles(run), Bundle.load(bundle)
-    need(files.vivid, "vivid")
-    decoder = open_vivid(recipe, files, source).averaged()
+    need(checkpoint_of(run, name), "decoder")
+    made = open_decoder(recipe, files, source, name).averaged()
     text = None if card is None else card.read_text()
-    return bundle_figures(with_decoder(source, VIVID, decoder, output, text), output)
+    cache = PhotoCache(files.cache)
+    numbers = training_numbers(recipe, cache)[: recipe.psnr_photos] if name == FAITHFUL else []
+    photos = [np.array(cache[number]) for number in numbers]
+    return bundle_figures(with_decoder(source, name, made, output, text, photos=photos), output)
 
 
 def trained(recipe: LappedRecipe, files: RunFiles) -> Fit:
@@ -230,8 +235,8 @@ class LappedTrainer:
             TrainingStep("sequences", "Run the transform on moving material.", sequences, ("fit",)),
             TrainingStep("tables", "Fit context networks.", tables, ("palette",)),
             TrainingStep("export", "Write the bundle.", export, ("tables",)),
-            TrainingStep("vivid", "Train a second decoder of its bits.", vivid, ("export",)),
-            TrainingStep("attach", "Put that decoder into the bundle.", attach, ("vivid",)),
+            TrainingStep("decoder", "Train a decoder of its bits.", decoder, ("export",)),
+            TrainingStep("attach", "Put that decoder into the bundle.", attach, ("decoder",)),
         )
 
     def uncut(self, bundle: Bundle) -> UncutFeatures:

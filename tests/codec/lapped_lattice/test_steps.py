@@ -12,18 +12,19 @@ import pytest
 import torch
 from PIL import Image
 
-from codec.base import Rendering, open_cloud, open_edge
+from codec.base import Pixels, Rendering, open_cloud, open_edge
+from codec.kit.psnr import LEAST_PHOTOS
 from codec.kit.recipe import open_recipe
 from codec.kit.sequences import SequencesPart
 from codec.lapped_lattice.networks import LappedDecoder
 from codec.lapped_lattice.reconstruct import read_decoder
 from codec.lapped_lattice.train import small_bundle
-from codec.lapped_lattice.train.bundle import RunFiles
+from codec.lapped_lattice.train.bundle import RunFiles, with_decoder
+from codec.lapped_lattice.train.decoders.fit import begin_with
 from codec.lapped_lattice.train.fit import of_parity
 from codec.lapped_lattice.train.recipe import LappedRecipe
 from codec.lapped_lattice.train.small import SMALL
 from codec.lapped_lattice.train.trainer import LappedTrainer, open_fit, trained
-from codec.lapped_lattice.train.vivid import begin_with
 from codec.settings import DECODER_FILE, FeatureSettings
 from shared.bundle import Bundle
 from shared.errors import RecipeError
@@ -43,8 +44,8 @@ def recipe_with(**fit: Any) -> LappedRecipe:
     )
 
 
-def run_step(name: str, recipe: LappedRecipe, run: Path, **options: Any) -> Any:
-    step = next(step for step in LappedTrainer().steps if step.name == name)
+def run_step(step_name: str, recipe: LappedRecipe, run: Path, **options: Any) -> Any:
+    step = next(step for step in LappedTrainer().steps if step.name == step_name)
     return step.run(recipe, run, quiet, **options)
 
 
@@ -93,10 +94,21 @@ def test_the_decoder_becomes_better_than_the_linear_one_it_starts_from(
         np.testing.assert_array_equal(one.detach().numpy(), other.detach().numpy())
 
 
-def vivid_recipe(**changes: Any) -> LappedRecipe:
-    part = {"detail_width": 6, "detail_blocks": 2, "crop": 96, "batch": 2, "steps": 4}
-    part |= {"adversarial_from": 0.5, "learning_rate": 2e-3}
-    return LappedRecipe.model_validate(SMALL | {"vivid": part | changes})
+def decoders(**changes: Any) -> LappedRecipe:
+    every = {"crop": 96, "batch": 2, "steps": 4, "learning_rate": 2e-3}
+    seen = {"perceptual_weight": 0.4, "detector_weight": 0.1, "classifier_weight": 0.1}
+    vivid = every | seen | {"detail_blocks": 2, "flat_weight": 2, "adversarial_weight": 0.1}
+    again = every | {"crop": 80, "relative": True, "blocks": 2, "squared_weight": 1}
+    again |= {"absolute_weight": 0, "batch": 4}
+    parts = {"vivid": vivid | changes, "faithful": again | changes}
+    return LappedRecipe.model_validate(SMALL | {"decoders": parts})
+
+
+def shown(bundle: Bundle, photo: Pixels, name: str | None = None) -> Pixels:
+    """The photo at its finest state, by one of the bundle's decoders."""
+    cloud = open_cloud(bundle)
+    latents = cloud.decode(open_edge(bundle).encode(photo))
+    return cloud.open_reconstructor().reconstruct([latents], Rendering(name))[0]
 
 
 def test_a_second_decoder_is_trained_on_the_bundles_own_bits_and_put_beside_the_first(
@@ -105,14 +117,14 @@ def test_a_second_decoder_is_trained_on_the_bundles_own_bits_and_put_beside_the_
     fetched("squeezenet-1.1", "lpips-squeeze", "ssd-mobilenetv3-backbone", "efficientnet-lite0")
     bundle, run = small_bundle(tmp_path / "bundle"), copied(started, tmp_path / "run")
     where = Path(bundle.origin)
-    first = run_step("vivid", vivid_recipe(), run, bundle=where)
+    first = run_step("decoder", decoders(), run, bundle=where)
     assert (first["step"], first["done"]) == (4, True)
-    again = run_step("vivid", vivid_recipe(steps=24), run, bundle=where)
+    again = run_step("decoder", decoders(steps=24), run, bundle=where)
     assert again["step"] == 24
-    (row,) = [json.loads(line) for line in (run / "vivid.jsonl").read_text().splitlines()]
+    (row,) = map(json.loads, (run / "decoder-vivid.jsonl").read_text().splitlines())
     assert row["step"] == 20
-    assert {"psnr", "lpips", "colour", "adversary"} <= set(row)
-    run_step("attach", vivid_recipe(steps=24), run, bundle=where, output=tmp_path / "both")
+    assert {"gain_db", "lpips", "colour", "adversary"} <= set(row)
+    run_step("attach", decoders(steps=24), run, bundle=where, output=tmp_path / "both")
     both = Bundle.load(tmp_path / "both")
     both.verify()
     assert [one.name for one in both.manifest.pictures] == ["faithful", "vivid"]
@@ -120,14 +132,37 @@ def test_a_second_decoder_is_trained_on_the_bundles_own_bits_and_put_beside_the_
         assert both.manifest.files[name] == entry
     assert both.manifest.files["decoder-vivid.safetensors"].side == "cloud"
     photo = picture(80, 64, 3)
-    latents = open_cloud(both).decode(open_edge(both).encode(photo))
-    shown = {
-        name: open_cloud(both).open_reconstructor().reconstruct([latents], Rendering(name))[0]
-        for name in ("faithful", "vivid")
-    }
-    plain = open_cloud(bundle).open_reconstructor().reconstruct([latents])[0]
-    np.testing.assert_array_equal(shown["faithful"], plain)
-    assert (shown["vivid"] != plain).any()
+    plain = shown(bundle, photo)
+    np.testing.assert_array_equal(shown(both, photo, "faithful"), plain)
+    assert (shown(both, photo, "vivid") != plain).any()
+
+
+def test_a_faithful_decoder_that_learned_more_takes_the_place_of_the_first(
+    started: Path, tmp_path: Path
+) -> None:
+    run = copied(started, tmp_path / "run")
+    fit = {"decoder_steps": 0}
+    run_step("fit", recipe_with(**fit), run)
+    run_step("palette", recipe_with(**fit), run)
+    run_step("tables", recipe_with(**fit), run)
+    run_step("export", recipe_with(**fit), run, output=tmp_path / "linear")
+    linear = Bundle.load(tmp_path / "linear")
+    recipe, where = decoders(steps=200), Path(linear.origin)
+    run_step("decoder", recipe, run, bundle=where, name="faithful")
+    run_step("attach", recipe, run, bundle=where, output=tmp_path / "better", name="faithful")
+    better = Bundle.load(tmp_path / "better")
+    assert [one.name for one in better.manifest.pictures] == ["faithful"]
+    assert better.manifest.settings["decoder"]["blocks"] == 2
+    photos = [picture(96, 80, seed) for seed in (1, 4, 6)]
+    errors = [
+        np.mean([np.square(shown(one, p).astype(float) - p).mean() for p in photos])
+        for one in (linear, better)
+    ]
+    assert errors[1] < 0.995 * errors[0]
+    learned = read_decoder(better, DECODER_FILE, FeatureSettings.of(better).decoder)
+    many = [picture(48, 48, seed) for seed in range(LEAST_PHOTOS)]
+    made = with_decoder(linear, "faithful", learned, tmp_path / "measured", photos=many)
+    assert len(made.manifest.settings["psnr_model"]["rows"]) == 3
 
 
 def test_a_decoder_with_more_blocks_begins_as_the_one_it_learns_from(tmp_path: Path) -> None:
@@ -142,10 +177,10 @@ def test_a_decoder_with_more_blocks_begins_as_the_one_it_learns_from(tmp_path: P
     assert not more.synthesis.requires_grad
 
 
-def test_a_recipe_without_a_vivid_part_makes_no_such_decoder(started: Path, tmp_path: Path) -> None:
+def test_a_decoder_that_is_not_the_recipes_is_not_trained(started: Path, tmp_path: Path) -> None:
     bundle = small_bundle(tmp_path / "bundle")
-    with pytest.raises(RecipeError, match="no part `vivid`"):
-        run_step("vivid", recipe_with(), started, bundle=Path(bundle.origin))
+    with pytest.raises(RecipeError, match="no decoder 'vivid': none"):
+        run_step("decoder", recipe_with(), started, bundle=Path(bundle.origin))
 
 
 def test_little_is_added_to_values_that_are_known_well(started: Path) -> None:

@@ -1,12 +1,13 @@
-"""The vivid step: another decoder of a bundle's bits, for what looks like a photo.
+"""The decoder step: a decoder of a bundle's bits, trained for one purpose.
 
 The bundle's edge stays as it is: its own extractor and lattices give the values, at a state of each
-sample's own. The decoder starts as the faithful one, and learns a weighted sum of
+sample's own. The decoder begins as the bundle's faithful one, and learns a weighted sum of
 
-    errors             absolute (where the eye sees it more: on flat areas) and squared, and of
-                       means of blocks of 16 pixels, so that colours stay
-    perception         an LPIPS-like distance, features of a detector and of a classifier
-    an adversary       from ``adversarial_from`` on: a discriminator of patches
+    errors          absolute (where the eye sees it more: on flat areas) and squared, and of means
+                    of blocks of 16 pixels, so that colours stay; as they are, or ``relative`` to
+                    the linear codec's at the same state, so that all rates count alike
+    perception      an LPIPS-like distance, features of a detector and of a classifier
+    an adversary    from ``adversarial_from`` on: a discriminator of patches
 
 The inverse transform itself stays the faithful decoder's.
 """
@@ -33,20 +34,20 @@ from codec.kit.losses.perception import Perception
 from codec.lapped_lattice.coding import LappedCodec
 from codec.lapped_lattice.networks import STRIDE, LappedDecoder
 from codec.lapped_lattice.reconstruct import read_decoder
-from codec.lapped_lattice.train.adversary import Discriminator, hinge
+from codec.lapped_lattice.train.decoders.adversary import Discriminator, hinge
 from codec.lapped_lattice.train.fit import Progress, held_out
 from codec.onnx import FeatureExtractor
 from codec.settings import DECODER_FILE, FeatureSettings
 from shared.bundle import Bundle
 
-CHECKPOINT = "vivid.safetensors"
 Batch = tuple[Tensor, Tensor, Tensor]
 """Pictures [n, 3, h, w], the values that decoding gives [n, C, h / 16, w / 16], their states."""
 
 
 @dataclass(frozen=True)
-class VividSettings:
-    """Steps are optimiser steps, sizes pixels. Weights are of the parts of the loss.
+class DecoderSettings:
+    """Steps are optimiser steps, sizes pixels. Weights are of the parts of the loss; see above for
+    ``relative``.
 
     adversarial_from: share of the steps after which the adversary joins. held_out: photos that are
     not trained on.
@@ -66,6 +67,7 @@ class VividSettings:
     adversarial_weight: float = 0.02
     adversarial_from: float = 0.5
     adversary_rate: float = 4e-4
+    relative: bool = False
     warmup: int = 100
     ema: float = 0.998
     held_out: int = 24
@@ -82,11 +84,16 @@ class VividSettings:
             "classifier": self.classifier_weight,
         }
 
+    @property
+    def perceives(self) -> bool:
+        """Whether networks judge what is made."""
+        return any(weight > 0 for weight in self.perception_weights.values())
+
 
 class DecodedCrops:
     """Crops of photos as a bundle's edge tells them, each at a state drawn by chance."""
 
-    def __init__(self, bundle: Bundle, cache: PhotoCache, settings: VividSettings) -> None:
+    def __init__(self, bundle: Bundle, cache: PhotoCache, settings: DecoderSettings) -> None:
         """cache: of which the photos to hold out are never drawn."""
         self._extract = FeatureExtractor(bundle, precision="fp32")
         self._palette = LappedCodec(bundle).chains[0].palette
@@ -117,35 +124,37 @@ class DecodedCrops:
         return palette.decode(indices, palette.depths_of(indices, state))[self._scale]
 
 
-class Vivid:
+class DecoderFit:
     """One run in one folder; started again it goes on from its last checkpoint."""
 
     def __init__(
         self,
+        name: str,
         bundle: Bundle,
-        settings: VividSettings,
-        blocks: Mapping[str, int],
+        settings: DecoderSettings,
+        sizes: Mapping[str, int],
         *,
         cache: Path,
         run: Path,
-        perception: Perception,
+        perception: Perception | None,
     ) -> None:
-        """blocks: what the decoder has otherwise than the faithful one, by names of
+        """name: of the decoder. sizes: what it has otherwise than the faithful one, by names of
         :class:`~codec.lapped_lattice.networks.DecoderConfig`. cache: folder of the photos step.
-        run: for checkpoint and log. Raises BundleError for a bundle without a decoder."""
+        run: for checkpoint and log. perception: None where the settings weigh none. Raises
+        BundleError for a bundle without a decoder."""
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
-        self.settings, self.run = settings, run
+        self.settings = settings
         self.crops = DecodedCrops(bundle, PhotoCache(cache), settings)
         faithful = read_decoder(bundle, DECODER_FILE, FeatureSettings.of(bundle).decoder)
-        self.decoder = LappedDecoder(replace(faithful.config, **blocks))
+        self.decoder = LappedDecoder(replace(faithful.config, **sizes))
         begin_with(self.decoder, faithful)
         self.adversary, self.perception = Discriminator(), perception
         self.optimiser = torch.optim.Adam(self.decoder.networks(), betas=(0.9, 0.98))
         self.judge = torch.optim.Adam(
             self.adversary.parameters(), lr=settings.adversary_rate, betas=(0.5, 0.9)
         )
-        self.path, self.step = run / CHECKPOINT, 0
+        self.path, self.step = checkpoint_of(run, name), 0
         self._modules: dict[str, nn.Module] = {
             "decoder": self.decoder, "adversary": self.adversary,
         }  # fmt: skip
@@ -191,43 +200,48 @@ class Vivid:
         rate = _rate(self.step, settings)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        adversarial = self.step >= settings.adversarial_from * settings.steps
+        late = self.step >= settings.adversarial_from * settings.steps
+        adversarial = late and settings.adversarial_weight > 0
         made = self.decoder(values, state)
-        loss, figures = self._errors(made, picture)
-        distances: dict[str, float]
-        seen, distances = self.perception(made, picture, self.step)
-        loss, figures = loss + seen, figures | distances
-        if adversarial and settings.adversarial_weight:
-            with torch.no_grad():
-                told = self.decoder.linear(values)
+        with torch.no_grad():
+            told = self.decoder.linear(values)
+        loss, figures = self._errors(made, picture, told)
+        if self.perception is not None:
+            distances: dict[str, float]
+            seen, distances = self.perception(made, picture, self.step)
+            loss, figures = loss + seen, figures | distances
+        if adversarial:
             for parameter in self.adversary.parameters():
                 parameter.requires_grad_(False)
             loss = loss - settings.adversarial_weight * self.adversary(made, told).mean()
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.decoder.networks(), 1.0)
         if torch.isfinite(norm):
             self.optimiser.step()
             self._follow()
-        if adversarial and settings.adversarial_weight:
+        if adversarial:
             figures["adversary"] = self._judge(picture, made.detach(), told)
         return figures | {"loss": float(loss.detach())}
 
-    def _errors(self, made: Tensor, picture: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def _errors(
+        self, made: Tensor, picture: Tensor, told: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
         settings = self.settings
         error = made - picture
-        squared = error.square().mean()
-        visible = error.abs() * (1 + settings.flat_weight * flatness(picture))
-        colour = functional.avg_pool2d(error, STRIDE).abs().mean()
-        loss = (
-            settings.absolute_weight * visible.mean()
-            + settings.squared_weight * squared
-            + settings.colour_weight * colour
-        )
-        return loss, {
-            "psnr": -10 * math.log10(max(float(squared.detach()), 1e-9)),
-            "colour": float(colour.detach()),
-        }
+        squared = error.square().mean((1, 2, 3))
+        linear = (told - picture).square().mean((1, 2, 3)).clamp_min(1e-6)
+        unit = linear if settings.relative else torch.ones_like(linear)
+        visible = error.abs()
+        if settings.flat_weight:
+            visible = visible * (1 + settings.flat_weight * flatness(picture))
+        colour = functional.avg_pool2d(error, STRIDE).abs().mean((1, 2, 3))
+        absolute = settings.absolute_weight * visible.mean((1, 2, 3))
+        absolute = absolute + settings.colour_weight * colour
+        loss = (settings.squared_weight * squared / unit + absolute / unit.sqrt()).mean()
+        with torch.no_grad():
+            gain = 10 * (linear / squared.clamp_min(1e-9)).log10().mean()
+        return loss, {"gain_db": float(gain), "colour": float(colour.detach().mean())}
 
     def _judge(self, picture: Tensor, made: Tensor, told: Tensor) -> float:
         for parameter in self.adversary.parameters():
@@ -248,9 +262,14 @@ class Vivid:
         return {f"decoder/{name}": p.detach() for name, p in self.decoder.named_parameters()}
 
     def _log(self, figures: Mapping[str, float]) -> None:
-        self.run.mkdir(parents=True, exist_ok=True)
-        with (self.run / "vivid.jsonl").open("a") as file:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_suffix(".jsonl").open("a") as file:
             file.write(json.dumps({"step": self.step, **figures}) + "\n")
+
+
+def checkpoint_of(run: Path, name: str) -> Path:
+    """Where a run keeps a decoder's checkpoint; its log is beside it."""
+    return run / f"decoder-{name}.safetensors"
 
 
 @torch.no_grad()
@@ -267,8 +286,9 @@ def begin_with(decoder: LappedDecoder, known: LappedDecoder) -> None:
     decoder.synthesis.requires_grad_(False)
 
 
-def _rate(step: int, settings: VividSettings) -> float:
+def _rate(step: int, settings: DecoderSettings) -> float:
     """The learning rate: up over ``warmup`` steps, then down by half a cosine."""
     share = step / max(1, settings.steps)
-    rate = settings.learning_rate * min(1.0, (step + 1) / settings.warmup)
+    warmup = max(1, min(settings.warmup, settings.steps // 4))
+    rate = settings.learning_rate * min(1.0, (step + 1) / warmup)
     return rate * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * share)))

@@ -1,0 +1,1 @@
+"""Training of decoders on the bits of a bundle that is there."""
