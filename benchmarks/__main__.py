@@ -281,6 +281,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", default="detection", help="with --accuracy: the task")
     parser.add_argument("--split", default=None, help="with --accuracy: which part of the set")
     parser.add_argument("--bundle", default=None, help="folder, zip or name; default: the packaged")
+    parser.add_argument("--decoder", default=None, help="of its pictures, by name; default: first")
     parser.add_argument("--limit", type=int, default=None, help="at most so many photos")
     parser.add_argument("--every", type=int, default=1, help="take every so-manieth photo")
     parser.add_argument("--vgg-limit", type=int, default=None, help="VGG's metrics on so many")

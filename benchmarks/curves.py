@@ -33,6 +33,7 @@ def picture_curves(
         resamples=arguments.resamples,
         fetch=True,
         cache=arguments.cache or default_cache_dir(),
+        decoder=arguments.decoder,
     )
     found = evaluation_photos(sources, arguments.side, open_recipe()[1])
     photos = islice(found, 0, None, arguments.every)
@@ -55,6 +56,7 @@ def accuracy_curves(source: Path, arguments: argparse.Namespace, say: Say) -> st
         arguments.task,
         resamples=arguments.resamples,
         cache=arguments.cache or default_cache_dir(),
+        decoder=arguments.decoder,
     )
     bare = not run.needs_annotations(plan.bundles, plan.task)
     found = annotated_photos(source, open_recipe()[1], arguments.split, bare=bare)

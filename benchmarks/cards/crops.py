@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,8 @@ def write_crops(bundle: Bundle, photos: Mapping[str, Pixels], path: Path) -> lis
 
     photos: uint8 [H, W, 3] by name; crops of others are left out.
     """
-    states = PictureStates(Halves(bundle))
+    halves = Halves(bundle)
+    decoders = [PictureStates(halves, one.name, one.name) for one in bundle.manifest.pictures]
     rows: list[list[tuple[str, Pixels]]] = []
     said: list[str] = []
     coded: dict[str, list[tuple[str, Pixels]]] = {}
@@ -59,7 +60,7 @@ def write_crops(bundle: Bundle, photos: Mapping[str, Pixels], path: Path) -> lis
         if crop.photo not in photos:
             continue
         if crop.photo not in coded:
-            coded[crop.photo] = versions(states, photos[crop.photo])
+            coded[crop.photo] = versions(decoders, photos[crop.photo])
         window = np.s_[crop.top : crop.top + SIDE, crop.left : crop.left + SIDE]
         cells = [(f"{crop.label}\noriginal", photos[crop.photo][window])]
         cells += [(label, pixels[window]) for label, pixels in coded[crop.photo]]
@@ -73,20 +74,24 @@ def write_crops(bundle: Bundle, photos: Mapping[str, Pixels], path: Path) -> lis
     return said
 
 
-def versions(states: PictureStates, pixels: Pixels) -> list[tuple[str, Pixels]]:
-    """Label and decoded picture of ours and of AVIF at each of :data:`RATES`.
+def versions(decoders: Sequence[PictureStates], pixels: Pixels) -> list[tuple[str, Pixels]]:
+    """Label and decoded picture by each of our decoders, and of AVIF, at each of :data:`RATES`.
 
     AVIF is at full or half size, whichever is nearer by squared error; its smallest file where
     even that is larger than ours, which its label says.
     """
     area = pixels.shape[0] * pixels.shape[1]
-    ours = list(states.points(pixels, states.knobs))
+    ours = [list(one.points(pixels, one.knobs)) for one in decoders]
     found = []
     for rate in RATES:
-        one = min(ours, key=lambda coded: abs(np.log(8 * coded.bytes / area / rate)))
-        assert one.picture is not None
-        found.append((f"state {one.knob}\n{one.bytes} bytes", one.picture))
-        found.append(_rival(pixels, one.bytes))
+        near = [abs(np.log(8 * coded.bytes / area / rate)) for coded in ours[0]]
+        place = int(np.argmin(near))
+        for states, made in zip(decoders, ours, strict=True):
+            one = made[place]
+            assert one.picture is not None
+            how = f", {states.name}" if len(decoders) > 1 else ""
+            found.append((f"state {one.knob}{how}\n{one.bytes} bytes", one.picture))
+        found.append(_rival(pixels, ours[0][place].bytes))
     return found
 
 

@@ -22,9 +22,11 @@ Row = dict[str, Any]
 
 
 def subjects(bundle: Bundle) -> list[Subject]:
-    """The bundle's states, AVIF at full size and WebP."""
+    """The bundle's states by each of its decoders, AVIF at full size and WebP."""
     rivals = [one for one in picture_baselines() if one.name in ("avif", "webp")]
-    return [PictureStates(Halves(bundle)), *rivals]
+    halves = Halves(bundle)
+    names = [one.name for one in bundle.manifest.pictures]
+    return [*(PictureStates(halves, name, name) for name in names), *rivals]
 
 
 def colour_rows(measured: Iterable[Subject]) -> list[Row]:

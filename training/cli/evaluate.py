@@ -67,6 +67,10 @@ def evaluate(
         int | None, typer.Option(min=0, help="VGG's metrics, the slow ones, on so many photos.")
     ] = None,
     rivals: Annotated[bool, typer.Option(help="Measure JPEG, WebP, AVIF and JPEG XL too.")] = True,
+    decoder: Annotated[
+        str | None,
+        typer.Option(help="Which of the bundle's decoders makes the pictures. Default: its first."),
+    ] = None,
     neural: Annotated[
         str | None,
         typer.Option(help="A CompressAI architecture too (mbt2018-mean ...); downloads weights."),
@@ -106,7 +110,9 @@ def evaluate(
             bundles = [Bundle.load(name) for name in [bundle, *(beside or [])]]
             name = coco.stem if split is None else f"{coco.stem}-{split}"
             baselines = None if rivals else ()
-            plan = run.AccuracyPlan(bundles, name, task, baselines, resamples, kept)
+            plan = run.AccuracyPlan(
+                bundles, name, task, baselines, resamples, kept, decoder=decoder
+            )
             bare = not run.needs_annotations(bundles, task)
             annotated = annotated_photos(coco, followed, split, bare=bare)
             found = run.evaluate_accuracy(_chosen(annotated, every, limit), plan, _say)
@@ -127,6 +133,7 @@ def evaluate(
                 limits={} if vgg_limit is None else {"vgg": vgg_limit},
                 resamples=resamples,
                 cache=kept,
+                decoder=decoder,
             )
             chosen = _chosen(evaluation_photos(photos, side, followed), every, limit)
             results = run.evaluate_pictures(chosen, picture_plan, _say)

@@ -34,7 +34,7 @@ class PicturePlan:
 
     groups: of metrics. baselines: None for all that this Pillow has; more may be added. limits:
     metric group -> on how many photos. fetch: get the metrics' weights first. cache: None keeps
-    nothing.
+    nothing. decoder: of the bundle's; None is the first.
     """
 
     bundle: Bundle
@@ -46,6 +46,7 @@ class PicturePlan:
     resamples: int = 500
     fetch: bool = False
     cache: Path | None = None
+    decoder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def evaluate_pictures(
     halves = Halves(plan.bundle)
     others = picture_baselines() if plan.baselines is None else plan.baselines
     original = Original(judges=frozenset({"bytes", "tasks"}))
-    subjects: list[Subject] = [PictureStates(halves), Bypass(halves), original, *others]
+    states = PictureStates(halves, decoder=plan.decoder)
+    subjects: list[Subject] = [states, Bypass(halves), original, *others]
     measurements = measure(
         photos,
         subjects,
@@ -79,6 +81,7 @@ def evaluate_pictures(
     tables = metric_tables(measurements, resamples=plan.resamples)
     described = {
         "bundle": plan.bundle.id,
+        "decoder": plan.decoder or plan.bundle.manifest.pictures[0].name,
         "set": plan.set_name,
         "long_side": plan.long_side,
         "codecs": {subject.name: subject.identity for subject in subjects},
@@ -109,7 +112,8 @@ class AccuracyPlan:
     """What to measure of a task.
 
     bundles: with a tail for the task (they are measured by it), or that make pictures (by the
-    whole network on their reconstructions), or both. baselines: names, None for all that this
+    whole network on their reconstructions), or both. decoder: of pictures; None is each bundle's
+    first, and bundles that lack it are left out. baselines: names, None for all that this
     Pillow has. cache: None keeps nothing. network: what pictures are shown to; None is the packaged
     detector for boxes, and for other kinds the first bundle's halves, joined again.
     """
@@ -121,6 +125,7 @@ class AccuracyPlan:
     resamples: int = 300
     cache: Path | None = None
     network: Network | None = None
+    decoder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -146,8 +151,9 @@ def evaluate_accuracy(
     tailed = [one for one in halves if one.tail_output(plan.task) is not None]
     kind = _kind(tailed, plan.task)
     network = _network(tailed, kind, plan)
-    ours, subjects = _ours(plan.task, halves, tailed)
-    tailed_first = [*tailed, *(one for one in halves if one.bundle.manifest.pictures)]
+    painted = [one for one in halves if _paints(one.bundle, plan.decoder)]
+    ours, subjects = _ours(plan.task, tailed, painted, plan.decoder)
+    tailed_first = [*tailed, *painted]
     subjects = [Original(UNCOMPRESSED), *subjects]
     subjects += [
         one
@@ -223,8 +229,13 @@ def _network(tailed: Sequence[Halves], kind: Kind, plan: AccuracyPlan) -> Networ
     return UncutNetwork(tailed[0], plan.task)
 
 
+def _paints(bundle: Bundle, decoder: str | None) -> bool:
+    names = [one.name for one in bundle.manifest.pictures]
+    return bool(names) and (decoder is None or decoder in names)
+
+
 def _ours(
-    task: str, halves: Sequence[Halves], tailed: Sequence[Halves]
+    task: str, tailed: Sequence[Halves], painted: Sequence[Halves], decoder: str | None
 ) -> tuple[tuple[str, ...], list[Subject]]:
     subjects: list[Subject] = []
     ours: list[str] = []
@@ -232,12 +243,13 @@ def _ours(
         tail = TailStates(one, task)
         subjects += [tail, Bypass(one, task)]
         ours.append(tail.name)
-    for one in halves:
-        if one.bundle.manifest.pictures:
-            name = one.bundle.manifest.name
-            name = f"{name}-picture" if name in ours else name
-            subjects.append(PictureStates(one, name))
-            ours.append(name)
+    for one in painted:
+        name = (
+            one.bundle.manifest.name if decoder is None else f"{one.bundle.manifest.name}-{decoder}"
+        )
+        name = f"{name}-picture" if name in ours else name
+        subjects.append(PictureStates(one, name, decoder))
+        ours.append(name)
     if len({subject.name for subject in subjects}) < len(subjects):
         raise EvaluationError("same_name", "two of the bundles have the same name")
     return tuple(ours), subjects

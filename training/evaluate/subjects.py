@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from codec.base import EdgeOptions, Tail, Uncut, open_cloud, open_edge, trainer
+from codec.base import EdgeOptions, Rendering, Tail, Uncut, open_cloud, open_edge, trainer
 from codec.settings import FeatureSettings
 from shared.bitstream import FORMAT_VERSION, Bitstream
 from shared.bundle import Bundle
@@ -78,23 +78,29 @@ class Halves:
 
 
 class PictureStates:
-    """The pictures of a bundle at every state of its finest chain; the knob is the state."""
+    """One decoder's pictures at every state of a bundle's finest chain; the knob is the state."""
 
     judges = None
     makes: Literal["picture", "result"] = "picture"
 
-    def __init__(self, halves: Halves, name: str = "featherwire") -> None:
-        """Raises BundleError ``no_picture`` for a bundle without pictures."""
+    def __init__(
+        self, halves: Halves, name: str = "featherwire", decoder: str | None = None
+    ) -> None:
+        """decoder: one of the bundle's, by name; None is the first. Raises BundleError
+        ``no_picture`` for a bundle without pictures."""
         self._halves, self.name = halves, name
+        self._how = Rendering(decoder)
         self._reconstructor = halves.cloud.open_reconstructor()
         self.identity = f"featherwire/{FORMAT_VERSION}/{halves.identity}"
+        if decoder not in (None, halves.bundle.manifest.pictures[0].name):
+            self.identity += f"/{decoder}"
         self.knobs = tuple(range(halves.bundle.manifest.starts[0], -1, -1))
 
     def points(self, pixels: Pixels, knobs: Sequence[int]) -> Iterator[Coded]:
         """The photo encoded once, and cut to each state."""
         for state, stream in zip(knobs, self._halves.bitstreams(pixels, knobs), strict=True):
             latents = self._halves.cloud.decode(stream)
-            (picture,) = self._reconstructor.reconstruct([latents])
+            (picture,) = self._reconstructor.reconstruct([latents], self._how)
             yield Coded(state, stream.file_bytes, picture)
 
 

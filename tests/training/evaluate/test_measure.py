@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from codec.base import small_bundle
 from codec.settings import FeatureSettings
 from shared.bundle import Bundle
 from tests.support.tiny_bundle import make_tiny_bundle
@@ -175,3 +176,16 @@ def test_the_same_pixels_have_the_same_digest_and_others_do_not() -> None:
         EvaluationPhoto("a", flat + 1).digest,
     }
     assert len(digests) == 3
+
+
+def test_each_decoder_of_a_bundle_is_measured_by_itself(
+    two_photos: list[EvaluationPhoto], judges: list[Judge], tmp_path: Path
+) -> None:
+    halves = Halves(small_bundle("lapped-lattice", tmp_path, kind="streams"))
+    first, second = (PictureStates(halves, one, one) for one in ("faithful", "vivid"))
+    assert first.identity == PictureStates(halves).identity != second.identity
+    found = measure(two_photos[:1], [first, second], judges, cache=PointCache(None)).columns
+    for state in first.knobs:
+        one, other = found["faithful", state], found["vivid", state]
+        assert one.bytes == other.bytes
+        assert one.figures != other.figures
