@@ -73,8 +73,9 @@ class PictureLapped(PictureNested):
         wanted = None if goal is None else _apart(goal, before)
         if self._recorder is not None:
             assert wanted is not None
-            self._recorder(name, *seen, *_recorded(wanted, likely, zero))
-        odds = self._model.odds[self._evaluators[name](*seen)]
+            assert seen.inputs is not None
+            self._recorder(name, seen.inputs, seen.classes, *_recorded(wanted, likely, zero))
+        odds = self._odds(name, seen)
         differs, above, more, further = odds.reshape(4, -1)
         flat = None if wanted is None else wanted.reshape(-1)
         found = likely.reshape(-1).copy()

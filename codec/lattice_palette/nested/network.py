@@ -136,8 +136,16 @@ class Evaluator:
             )
         )
         self.channels, self.inputs = network.channels, network.inputs
-        self._table = network.table
+        self._table = (
+            None if network.table is None else network.table.astype(dtype).reshape(OUTPUTS, -1)
+        )
         self._each = np.arange(self.channels)
+
+    @property
+    def enter(self) -> NumberArray:
+        """The first layer's weights [inputs, hidden]."""
+        weights: NumberArray = self._arrays[0][0]
+        return weights
 
     @property
     def classifies(self) -> bool:
@@ -149,19 +157,31 @@ class Evaluator:
     ) -> npt.NDArray[np.intp]:
         """inputs: integers [n, inputs]; classes: 0 to 44 [n, C], where it :attr:`classifies` ->
         odds + 256, from 0 to 512: intp [4, n, C]."""
-        x = inputs
-        for weights, bias, shift in self._arrays[:2]:
-            x = x @ weights
-            x += bias
-            x = activated(x, shift)
-        weights, bias, shift = self._arrays[2]
-        x = x @ weights
+        return self.of_sums(inputs @ self.enter, classes)
+
+    def of_sums(
+        self, sums: NumberArray, classes: npt.NDArray[np.intp] | None
+    ) -> npt.NDArray[np.intp]:
+        """The same of inputs . :attr:`enter` [n, hidden], which may be overwritten: whoever knows
+        that many inputs are 0, or the same for several steps, has that for less."""
+        _, bias, shift = self._arrays[0]
+        sums += bias
+        x = activated(sums, shift) @ self._arrays[1][0]
+        _, bias, shift = self._arrays[1]
         x += bias
-        odds = shifted(x, shift).astype(np.intp)
+        x = activated(x, shift) @ self._arrays[2][0]
+        _, bias, shift = self._arrays[2]
+        x += bias
+        odds = shifted(x, shift)
         odds = odds.reshape(len(odds), OUTPUTS, self.channels).transpose(1, 0, 2)
         if self._table is not None:
-            odds = odds + self._table[:, classes, self._each]
-        return odds.clip(-ODDS_LIMIT, ODDS_LIMIT) + ODDS_LIMIT
+            assert classes is not None
+            told: NumberArray = self._table.take(classes * self.channels + self._each, axis=1)
+            told += odds
+            odds = told
+        places = np.clip(odds, -ODDS_LIMIT, ODDS_LIMIT, out=odds).astype(np.intp)
+        places += ODDS_LIMIT
+        return places
 
 
 def odds_table() -> npt.NDArray[np.uint16]:

@@ -14,6 +14,7 @@ what is expected there, and only such positions have more bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
@@ -46,9 +47,17 @@ Recorder = Callable[[str, NumberArray, Places | None, Integers, npt.NDArray[np.b
 [n, C], how many steps values [n, C] are away from what was expected (of which 1 is all that counts
 at deeper depths than the first), and whether they are above."""
 
-Seen = tuple[NumberArray, Places | None]
-"""What a network sees: inputs [n, inputs], and classes of each channel's surroundings [n, C], which
-only one with a table needs."""
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a network sees: classes of each channel's surroundings [n, C], which only one with a
+    table needs; and either ``inputs`` [n, inputs], or ``sums`` [n, hidden], what its first layer
+    makes of them before its bias."""
+
+    classes: Places | None
+    inputs: NumberArray | None = None
+    sums: NumberArray | None = None
+
 
 BENT_LIMIT: Final = 255
 LACKING: Final = 512
@@ -273,7 +282,7 @@ class PictureNested:
             goal = self._goal[plane][depth][rows] if self._goal else None
             values[rows] = self._told(
                 name,
-                (inputs, classes),
+                Seen(classes, inputs),
                 expected,
                 None if before is None else before[rows],
                 goal,
@@ -324,7 +333,11 @@ class PictureNested:
             shape = (grid.size, columns.stop - columns.start)
             self._next_values = np.zeros(shape, np.int32)
             self._next_seen = np.zeros(shape, self._seen.dtype)
-            self._sizes = np.abs(self._values[:, columns])
+            if self._classifies(f"key.{plane}.{depth}"):
+                self._sizes = np.abs(self._values[:, columns])
+                self._sizes_around = _summed(self._sizes, grid.every, grid.around)
+            if self._recorder is None:
+                self._crossed = self._crossing(self._evaluators[f"key.{plane}.{depth}"])
         near = here[:, None] + grid.around
         if before is None:
             known = grid.known[phase][near]
@@ -333,24 +346,24 @@ class PictureNested:
             expected = (2 * total + count) // (2 * count)
         else:
             expected = 3 * before
-        inputs = np.concatenate(
-            [
-                _flat(self._seen[here[:, None] + grid.cross]),
-                _flat(self._next_seen[near]),
-                self._shown(plane, expected if before is None else np.zeros_like(expected)),
-            ],
-            axis=1,
-        )
         goal = None
         if self._goal:
             goal = self._goal[plane][depth][grid.positions[phase]]
         name, classes = f"key.{plane}.{depth}", None
         if self._classifies(name):
-            around = self._next_values[near] if phase else None
-            classes = fresh_classes(self._sizes[here], self._sizes[near], around)
+            around = None
+            if phase:
+                around = _summed(np.abs(self._next_values), here, grid.around[grid.told[phase]])
+            before_around = self._sizes_around[grid.positions[phase]]
+            classes = fresh_classes(self._sizes[here], before_around, around)
+        own = self._shown(plane, expected) if before is None else None
+        if self._recorder is None:
+            seen = Seen(classes, sums=self._fresh_sums(name, phase, near, own))
+        else:
+            seen = Seen(classes, self._fresh_inputs(here, near, own))
         values = self._told(
             name,
-            (inputs, classes),
+            seen,
             expected,
             before,
             goal,
@@ -365,6 +378,50 @@ class PictureNested:
             self._seen[:, columns] = self._next_seen
             self._known[plane] = depth + 1
             del self._fresh_phases[plane]
+
+    def _fresh_inputs(self, here: Places, near: Places, own: NumberArray | None) -> NumberArray:
+        """All channels' values at a position and beside it, at the depths that are known; the
+        plane's at the new depth around it, 0 where they are not; what is expected, at the first."""
+        before = _flat(self._seen[here[:, None] + self._grid.cross])
+        parts = [before, _flat(self._next_seen[near])]
+        width = self._next_seen.shape[1]
+        parts.append(np.zeros((len(here), width), before.dtype) if own is None else own)
+        return np.concatenate(parts, axis=1)
+
+    def _fresh_sums(
+        self, name: str, phase: int, near: Places, own: NumberArray | None
+    ) -> NumberArray:
+        """What the first layer makes of :meth:`_fresh_inputs`, without those that are 0."""
+        grid, width = self._grid, self._next_seen.shape[1]
+        enter = self._evaluators[name].enter
+        sums: NumberArray = self._crossed[grid.positions[phase]]
+        first = len(grid.cross) * self._seen.shape[1]
+        told = grid.told[phase]
+        if len(told):
+            places = (first + told[:, None] * width + np.arange(width)).reshape(-1)
+            sums += _flat(self._next_seen[near[:, told]]) @ enter[places]
+        if own is not None:
+            sums += own @ enter[first + len(grid.around) * width :]
+        return sums
+
+    def _crossing(self, evaluator: Evaluator) -> NumberArray:
+        """The part of all positions that is the same for every phase: of channels that are told."""
+        grid, count = self._grid, self._seen.shape[1]
+        enter = evaluator.enter
+        hidden = enter.shape[1]
+        told = np.zeros(count, np.bool_)
+        for plane, columns in self._columns.items():
+            told[columns] = self._known[plane] > 0
+        sums: NumberArray = np.zeros((grid.cells, hidden), self._seen.dtype)
+        if not told.any():
+            return sums
+        seen = self._seen if told.all() else self._seen[:, told]
+        beside = len(grid.cross)
+        weights = enter[: beside * count].reshape(beside, count, hidden)[:, told]
+        products = seen @ weights.transpose(1, 0, 2).reshape(-1, beside * hidden)
+        for step, part in zip(grid.cross, np.split(products, beside, 1), strict=True):
+            sums += part[grid.every + step]
+        return sums
 
     # -- both -------------------------------------------------------------------------------------
 
@@ -401,7 +458,7 @@ class PictureNested:
         if self._recorder is not None:
             assert goal is not None
             self._record(name, seen, goal, expected, before)
-        odds = self._model.odds[self._evaluators[name](*seen)]
+        odds = self._odds(name, seen)
         away = None if goal is None else (goal - expected).reshape(-1)
         differs, above, more, further = odds.reshape(4, -1)
         values = expected.reshape(-1).copy()
@@ -432,6 +489,16 @@ class PictureNested:
             raise BitstreamError("bad_payload", "a value is beyond its channel's limit")
         return values
 
+    def _odds(self, name: str, seen: Seen) -> npt.NDArray[np.uint16]:
+        """P(bit = 1) * 2**16 by a network: uint16 [4, n, C]."""
+        evaluator = self._evaluators[name]
+        if seen.inputs is not None:
+            places = evaluator(seen.inputs, seen.classes)
+        else:
+            assert seen.sums is not None
+            places = evaluator.of_sums(seen.sums, seen.classes)
+        return self._model.odds.take(places)
+
     def _record(
         self,
         name: str,
@@ -446,7 +513,8 @@ class PictureNested:
         if before is not None:
             above = goal == _upper(expected, 3 * before)
             away = (away != 0).astype(np.int32)
-        self._recorder(name, *seen, np.abs(away), above)
+        assert seen.inputs is not None
+        self._recorder(name, seen.inputs, seen.classes, np.abs(away), above)
 
     def _third(
         self,
@@ -472,6 +540,14 @@ class PictureNested:
     ) -> Bits:
         self._wanted = None if wanted is None else wanted.view(np.uint8)
         return exchange(odds)
+
+
+def _summed(values: Integers, cells: Places, steps: Places) -> Integers:
+    """The sum of the values [size, C] of the cells that lie so many steps from each [n, C]."""
+    total = np.zeros((len(cells), values.shape[1]), values.dtype)
+    for step in steps:
+        total += values[cells + step]
+    return total
 
 
 def _flat(rows: NumberArray) -> NumberArray:

@@ -35,13 +35,14 @@ _MOVED: Final = (1, 20)
 def fresh_classes(sizes: Integers, before: Integers, around: Integers | None) -> Places:
     """Of values without a reference: 0 to 44, intp [n, C].
 
-    sizes: absolute values of the depth before [n, C]; before: those around [n, 8, C]. around:
-    values of this depth around [n, 8, C], 0 where they are not known yet; None where none is.
+    sizes: absolute values of the depth before [n, C]; before: the sum of those around [n, C].
+    around: the sum of absolute values of this depth around [n, C], of those that are known; None
+    where none can be.
     """
-    coarse = _level(before.sum(1), _COARSE)
+    coarse = _level(before, _COARSE)
     fine = np.zeros_like(coarse)
     if around is not None:
-        fine = 1 + _level(np.abs(around).sum(1), _FINE)
+        fine = 1 + _level(around, _FINE)
     found: Places = np.minimum(sizes, _MOST) + (_MOST + 1) * (coarse + (_MOST + 1) * fine)
     return found
 
@@ -98,3 +99,11 @@ class Grid:
     def known(self) -> list[npt.NDArray[np.bool_]]:
         """Cells of earlier phases: bool [size] a phase."""
         return [self._phases < phase for phase in range(len(self.positions))]
+
+    @cached_property
+    def told(self) -> list[Places]:
+        """Which of :attr:`around` are of earlier phases, for any position: intp [k] a phase."""
+        return [
+            np.flatnonzero(known[here[:, None] + self.around].any(0))
+            for known, here in zip(self.known, self.padded, strict=True)
+        ]
