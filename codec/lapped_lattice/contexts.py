@@ -71,7 +71,7 @@ class PictureLapped(PictureNested):
         zero = before == 0
         likely = _apart(expected, before)
         wanted = None if goal is None else _apart(goal, before)
-        if self._recorder is not None:
+        if self._recorder is not None and self._recorder.wants(name):
             assert wanted is not None
             assert seen.inputs is not None
             self._recorder(name, seen.inputs, seen.classes, *_recorded(wanted, likely, zero))

@@ -42,10 +42,25 @@ from shared.errors import BitstreamError
 Bits = npt.NDArray[np.uint8]
 Exchange = Callable[[npt.NDArray[np.uint16]], Bits]
 """Codes or decodes bits: P(bit = 1) * 2**16 each -> the bits."""
-Recorder = Callable[[str, NumberArray, Places | None, Integers, npt.NDArray[np.bool_]], None]
-"""Gets what a network sees, and what it is to foretell: its name, its inputs [n, inputs], classes
-[n, C], how many steps values [n, C] are away from what was expected (of which 1 is all that counts
-at deeper depths than the first), and whether they are above."""
+
+
+class Recorder(Protocol):
+    """Gets what networks see, and what they are to foretell."""
+
+    def wants(self, name: str) -> bool:
+        """Whether it is to be told of the network of that name."""
+
+    def __call__(
+        self,
+        name: str,
+        inputs: NumberArray,
+        classes: Places | None,
+        away: Integers,
+        above: npt.NDArray[np.bool_],
+    ) -> None:
+        """A network's inputs [n, inputs], classes [n, C], how many steps values [n, C] are away
+        from what was expected (of which 1 is all that counts at deeper depths than the first), and
+        whether they are above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +238,7 @@ class PictureNested:
         odds = layer[self._before[here].astype(np.intp), count]
         if self._goal:
             self._wanted = self._goal_changes[here].view(np.uint8)
-        if self._recorder is not None:
+        if self._recorder is not None and self._recorder.wants("where"):
             name = f"where.{self._share}.{self._layer}.{phase}"
             inputs = np.stack([self._before[here], count], 1)
             changes = self._goal_changes[here, None]
@@ -325,6 +340,7 @@ class PictureNested:
 
     def _fresh(self, plane: str, depth: int, phase: int, exchange: Exchange) -> None:
         """Tell a plane's next depth at the positions of a phase, without a reference."""
+        name = f"key.{plane}.{depth}"
         grid, columns = self._grid, self._columns[plane]
         here = grid.padded[phase]
         before = self._values[here, columns] if depth else None
@@ -333,11 +349,11 @@ class PictureNested:
             shape = (grid.size, columns.stop - columns.start)
             self._next_values = np.zeros(shape, np.int32)
             self._next_seen = np.zeros(shape, self._seen.dtype)
-            if self._classifies(f"key.{plane}.{depth}"):
+            if self._classifies(name):
                 self._sizes = np.abs(self._values[:, columns])
                 self._sizes_around = _summed(self._sizes, grid.every, grid.around)
-            if self._recorder is None:
-                self._crossed = self._crossing(self._evaluators[f"key.{plane}.{depth}"])
+            if not self._records(name):
+                self._crossed = self._crossing(self._evaluators[name])
         near = here[:, None] + grid.around
         if before is None:
             known = grid.known[phase][near]
@@ -349,7 +365,7 @@ class PictureNested:
         goal = None
         if self._goal:
             goal = self._goal[plane][depth][grid.positions[phase]]
-        name, classes = f"key.{plane}.{depth}", None
+        classes = None
         if self._classifies(name):
             around = None
             if phase:
@@ -357,10 +373,10 @@ class PictureNested:
             before_around = self._sizes_around[grid.positions[phase]]
             classes = fresh_classes(self._sizes[here], before_around, around)
         own = self._shown(plane, expected) if before is None else None
-        if self._recorder is None:
-            seen = Seen(classes, sums=self._fresh_sums(name, phase, near, own))
-        else:
+        if self._records(name):
             seen = Seen(classes, self._fresh_inputs(here, near, own))
+        else:
+            seen = Seen(classes, sums=self._fresh_sums(name, phase, near, own))
         values = self._told(
             name,
             seen,
@@ -427,7 +443,10 @@ class PictureNested:
 
     def _classifies(self, name: str) -> bool:
         """Whether it matters to anyone of which classes a network's channels are."""
-        return self._recorder is not None or self._evaluators[name].classifies
+        return self._records(name) or self._evaluators[name].classifies
+
+    def _records(self, name: str) -> bool:
+        return self._recorder is not None and self._recorder.wants(name)
 
     def _limits(self, plane: str, depth: int) -> Integers:
         return self._palette.planes[plane].limits_at(depth + 1)
@@ -455,7 +474,7 @@ class PictureNested:
         exchange: Exchange,
     ) -> Integers:
         """Values [n, C], told by their differences from what is expected of them."""
-        if self._recorder is not None:
+        if self._records(name):
             assert goal is not None
             self._record(name, seen, goal, expected, before)
         odds = self._odds(name, seen)

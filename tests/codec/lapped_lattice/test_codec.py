@@ -213,12 +213,18 @@ def test_bits_are_counted_as_they_are_coded(predicting: Bundle) -> None:
     seen: dict[str, float] = {}
     bias = {name: one.out_bias.reshape(1, 4, -1) / 32 for name, one in contexts.networks.items()}
 
-    def record(name: str, inputs: Any, classes: Any, away: np.ndarray, above: np.ndarray) -> None:  # type: ignore[type-arg]
-        rows = (torch.from_numpy(part.astype(np.float32)) for part in (away, above))
-        odds = torch.from_numpy(bias[name]).float().expand(len(away), -1, -1)
-        seen[name] = seen.get(name, 0) + float(LAPPED.bits(name)(odds, *rows).sum())
+    class Counted:
+        def wants(self, name: str) -> bool:
+            return True
 
-    picture_of = contexts.open((5, 6), recorder=record)
+        def __call__(
+            self, name: str, inputs: Any, classes: Any, away: FloatArray, above: FloatArray
+        ) -> None:
+            rows = (torch.from_numpy(part.astype(np.float32)) for part in (away, above))
+            odds = torch.from_numpy(bias[name]).float().expand(len(away), -1, -1)
+            seen[name] = seen.get(name, 0) + float(LAPPED.bits(name)(odds, *rows).sum())
+
+    picture_of = contexts.open((5, 6), recorder=Counted())
     rng = np.random.default_rng(6)
     picture_of.aim(palette.quantise(drawn(rng, 12), 0), palette.depths(0))
     paid = 0.0

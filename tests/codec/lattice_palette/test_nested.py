@@ -191,3 +191,11 @@ def test_mutants_of_predicted_frames_and_references_are_refused_or_of_an_encoder
             wrong += found != bitstream.reference.checksum
     assert not wrong
     assert refused > MUTANTS // 2
+
+
+def test_a_network_fitted_with_great_steps_stays_within_what_is_exact() -> None:
+    palette, rng = _two_planes(3), np.random.default_rng(4)
+    stills = [rng.normal(0, 9, (6, 6, 5, 4)).astype(np.float32)]
+    part = NestedContextsPart(hidden=4, width=4, steps=60, batch=8, learning_rate=0.9)
+    made = fit_nested(palette, [], stills, part)  # a network beyond the bound cannot be made
+    assert max(int(np.abs(one.enter).max()) for one in made.networks.values()) > 1000

@@ -12,10 +12,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -50,12 +50,15 @@ from shared.errors import RecipeError
 Clip = npt.NDArray[np.float32]
 """Channels to quantise of consecutive frames: float32 [frames, C, h, w]."""
 
-Rows = tuple[npt.NDArray[np.int16], ...]
-"""What a network saw, and what it is to foretell: inputs [n, inputs], classes [n, C], and two more
-[n, C]."""
+Rows = tuple[npt.NDArray[np.integer[Any]], ...]
+"""What a network saw, and what it is to foretell: inputs int8 [n, inputs], classes int8 [n, C], how
+far away int16 [n, C], and whether above int8 [n, C]."""
 
 _LARGEST = ACTIVATION_LIMIT / UNIT
+_MOST_SUM = 0.95 * 2**15
+"""Of absolute terms, in units of activations: what machines agree on, see :mod:`codec.exact`."""
 _WARM_UP = 50
+_WHERE = "where"
 _TABLE_TIMES = 3.0
 """A table's entries learn so many times as fast: of few rows each."""
 _BENT_UNIT = 24
@@ -63,10 +66,11 @@ _BENT_UNIT = 24
 
 class NestedContextsPart(Part):
     """hidden, width: units of the two layers. steps, batch (positions), learning_rate: Adam with a
-    cosine schedule, for each network. rows: of positions that a network is fitted to, up to three
-    times as many, of every clip no more than of others. stills: views of photos that are told as
-    key frames. key_every: of this many frames one is told as a key frame too. weights: squared
-    steps that a bit is worth, one drawn for each clip; none: what it is worth at the clip's state.
+    cosine schedule, for each network. rows: of positions of clips that a network is fitted to, up
+    to three times as many, of every clip no more than of others. stills: views of photos that are
+    told as key frames, with all their positions. key_every: of this many frames one is told as a
+    key frame too. weights: squared steps that a bit is worth, one drawn for each clip; none: what
+    it is worth at the clip's state.
     """
 
     hidden: int = Field(64, ge=1, le=1024)
@@ -128,20 +132,72 @@ def fit_nested(
         states = states[: len(states) - len(kept.palette.states)] or states
     lacking = frozenset(start.networks) - (frozenset() if kept is None else set(kept.networks))
     job = _Recording(palette, kind, settings, states, lacking, most)
-    work = [(job, clip, number) for number, clip in enumerate(clips)]
-    work += [(job, part, -1 - n) for n, part in enumerate(_parts(stills))]
-    records: dict[str, list[Rows]] = {}
+    moving = [(job, clip, number) for number, clip in enumerate(clips)]
+    still = list(_parts(stills))
+    groups = _groups(start, lacking) if settings.steps else []
+    networks = dict(start.networks)
     with _pool(jobs) as pool:
-        parts = map(_record, work) if pool is None else pool.map(_record, work)
-        for number, part in enumerate(parts):
-            for name, rows in part.items():
-                records.setdefault(name, []).append(rows)
-            progress(number + 1, len(work))
-        merged = {
-            name: tuple(np.concatenate(parts) for parts in zip(*rows, strict=True))
-            for name, rows in records.items()
-        }
-        return _fitted(start, merged, job, kept, pool, progress)
+        # All that networks of all planes see in photos would not fit into memory.
+        records = _recorded(moving, pool)
+        for number, names in enumerate(groups):
+            progress(number, len(groups))
+            alone = [(replace(job, names=names), part, -1 - n) for n, part in enumerate(still)]
+            seen = _recorded(alone, pool) if any(map(_is_key, names)) else {}
+            rows = {
+                name: _joined([part[name] for part in (records, seen) if name in part])
+                for name in sorted(names & (records.keys() | seen.keys()))
+            }
+            networks |= _fitted(rows, job, pool)
+            for name in names:
+                records.pop(name, None)
+        progress(len(groups), len(groups))
+    assert start.where is not None
+    where = _where(start.where, palette, records)
+    if kept is not None and kept.where is not None:
+        where = np.concatenate([where[:, : -kept.where.shape[1]], kept.where], axis=1)
+    return kind.contexts(palette, networks, start.odds, start.bent, where)
+
+
+def _groups(start: NestedContexts, lacking: frozenset[str]) -> list[frozenset[str]]:
+    """Names of networks that are fitted together: of one plane, of key frames or of others."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name in start.networks:
+        if name in lacking:
+            kind, plane = name.split(".", 1)
+            groups.setdefault((kind, plane.rpartition(".")[0]), []).append(name)
+    return [frozenset(names) for names in groups.values()]
+
+
+def _is_key(name: str) -> bool:
+    return name.startswith("key.")
+
+
+def _recorded(
+    work: Sequence[tuple[_Recording, Clip, int]], pool: ProcessPoolExecutor | None
+) -> dict[str, Rows]:
+    """What networks see in clips, by their names."""
+    found: dict[str, list[Rows]] = {}
+    for part in map(_record, work) if pool is None else pool.map(_record, work):
+        for name, rows in part.items():
+            found.setdefault(name, []).append(rows)
+    return {name: _joined(rows) for name, rows in found.items()}
+
+
+def _joined(rows: Sequence[Rows]) -> Rows:
+    if len(rows) == 1:
+        return rows[0]
+    return tuple(np.concatenate(parts) for parts in zip(*rows, strict=True))
+
+
+def _fitted(
+    rows: Mapping[str, Rows], job: _Recording, pool: ProcessPoolExecutor | None
+) -> dict[str, BitNetwork]:
+    fits = [partial(_fit, seen, job.settings, job.kind.bits(name)) for name, seen in rows.items()]
+    if pool is None:
+        made = [fit() for fit in fits]
+    else:
+        made = [running.result() for running in [pool.submit(fit) for fit in fits]]
+    return dict(zip(rows, made, strict=True))
 
 
 def extended(kept: NestedContexts, palette: NestedPalette) -> NestedContexts:
@@ -174,7 +230,7 @@ def _pool(jobs: int) -> AbstractContextManager[ProcessPoolExecutor | None]:
 @dataclass(frozen=True)
 class _Recording:
     """What is recorded of every clip: at one of these states what networks of these names see, of
-    each at most so many rows."""
+    each at most so many rows; of stills all."""
 
     palette: NestedPalette
     kind: Kind
@@ -288,6 +344,11 @@ class _Records:
         """number: the clip's, by which it is chosen what is kept."""
         self.rng = np.random.default_rng([job.settings.seed, int(number < 0), abs(number)])
         self._job, self._parts = job, dict[str, list[Rows]]()
+        self._most = None if number < 0 else job.most
+
+    def wants(self, name: str) -> bool:
+        """See :class:`codec.lattice_palette.nested.picture.Recorder`."""
+        return name == _WHERE or name in self._job.names
 
     def __call__(
         self,
@@ -297,51 +358,22 @@ class _Records:
         away: npt.NDArray[np.int32],
         above: npt.NDArray[np.bool_],
     ) -> None:
-        """See :data:`codec.lattice_palette.nested.picture.Recorder`."""
-        if name not in self._job.names and not name.startswith("where"):
-            return
+        """See :class:`codec.lattice_palette.nested.picture.Recorder`."""
         assert classes is not None, "whoever records is told classes"
-        parts = (inputs, classes, np.minimum(away, 255), above)
-        self._parts.setdefault(name, []).append(tuple(part.astype(np.int16) for part in parts))
+        far = np.minimum(away, 255).astype(np.int16)
+        parts = (inputs.astype(np.int8), classes.astype(np.int8), far, above.astype(np.int8))
+        self._parts.setdefault(name, []).append(parts)
 
     def rows(self) -> dict[str, Rows]:
         """By network, see :data:`Rows`; of where something changes, all of them."""
         found = {}
         for name, parts in self._parts.items():
             rows = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
-            if len(rows[0]) > self._job.most and not name.startswith("where"):
-                chosen = np.sort(self.rng.choice(len(rows[0]), self._job.most, replace=False))
+            if self._most is not None and len(rows[0]) > self._most and name in self._job.names:
+                chosen = np.sort(self.rng.choice(len(rows[0]), self._most, replace=False))
                 rows = tuple(part[chosen] for part in rows)
             found[name] = rows
         return found
-
-
-def _fitted(
-    start: NestedContexts,
-    records: Mapping[str, Rows],
-    job: _Recording,
-    kept: NestedContexts | None,
-    pool: ProcessPoolExecutor | None,
-    progress: Callable[[int, int], None],
-) -> NestedContexts:
-    palette, settings = start.palette, job.settings
-    wanted = [name for name in start.networks if name in records] if settings.steps else []
-    if kept is not None:
-        wanted = [name for name in wanted if name not in kept.networks]
-    networks = dict(start.networks)
-    fits = [partial(_fit, records[name], settings, job.kind.bits(name)) for name in wanted]
-    if pool is None:
-        made = (fit() for fit in fits)
-    else:
-        made = (running.result() for running in [pool.submit(fit) for fit in fits])
-    for number, (name, network) in enumerate(zip(wanted, made, strict=True)):
-        networks[name] = network
-        progress(number + 1, len(wanted))
-    assert start.where is not None
-    where = _where(start.where, palette, records)
-    if kept is not None and kept.where is not None:
-        where = np.concatenate([where[:, : -kept.where.shape[1]], kept.where], axis=1)
-    return job.kind.contexts(palette, networks, start.odds, start.bent, where)
 
 
 def _where(
@@ -384,6 +416,14 @@ class FloatNetwork(nn.Module):
         rows = classes + CLASSES * torch.arange(classes.shape[1])
         own = functional.embedding(rows, self.table).transpose(1, 2)
         return odds.view(len(odds), OUTPUTS, -1) + own
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Keep sums of absolute terms in what integers may be: long fits would leave it."""
+        weighed = ((self.enter, INPUT_LIMIT), (self.middle, ACTIVATION_LIMIT))
+        for weights, largest in (*weighed, (self.out, ACTIVATION_LIMIT * ODDS_UNIT / UNIT)):
+            sums = largest * weights.abs().sum(0)
+            weights.mul_((_MOST_SUM / sums.clamp_min(1e-9)).clamp(max=1))
 
     def rounded(self) -> BitNetwork:
         """The integer network, on the finest grids that the exactness bound allows."""
@@ -449,4 +489,5 @@ def _fit(seen: Rows, settings: NestedContextsPart, bits: BitsOf) -> BitNetwork:
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 100.0)
         optimiser.step()
+        network.bound()
     return network.rounded()
