@@ -56,6 +56,8 @@ class Inspected(Document):
     bundle: str
     bundle_id: str | None
     bundle_name: str | None
+    decoders: list[str]
+    """Of the bundle, the default first; none where it makes no pictures, or is not known."""
     bundle_text: str
     width: int
     height: int

@@ -80,6 +80,7 @@ def inspect(
             "bundle": (known.short_id if known and name else bitstream.bundle_id).hex(),
             "bundle_id": known.id if known and name else None,
             "bundle_name": name,
+            "decoders": [one.name for one in known.manifest.pictures] if known and name else [],
             "bundle_text": name or bitstream.bundle_id.hex(),
             "width": bitstream.width,
             "height": bitstream.height,
