@@ -14,7 +14,7 @@ from shared.errors import BundleError
 IDS = {
     "classify": "e568c959221919c5ec2edcded8bb461becfe5463feb0748e9bef409170d26037",
     "detect": "5a6536d3c86150fe6dc34b110f35d7f030079b2c27d8ca841500442fa47df57a",
-    "fidelity": "9e9a593a654f70261f2621d7cbbddb82d93fee1b958dda313294cec898ba0c61",
+    "fidelity": "2eca53947f463aa7dafcfd23ce39ac09dec96b9651b429b18fd6ceeb92340d47",
     "picture": "902437e6f8f42814084df4c61ec1c22e377c68d7231dae271ea66cdb6e8e341c",
 }
 
