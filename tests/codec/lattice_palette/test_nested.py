@@ -193,6 +193,17 @@ def test_mutants_of_predicted_frames_and_references_are_refused_or_of_an_encoder
     assert refused > MUTANTS // 2
 
 
+def test_networks_of_predicted_frames_may_learn_for_fewer_steps() -> None:
+    palette, rng = _two_planes(3), np.random.default_rng(4)
+    clips = [np.cumsum(rng.normal(0, 3, (3, 6, 5, 4)), 0).astype(np.float32) for _ in range(3)]
+    part = NestedContextsPart(hidden=4, width=4, steps=20, batch=8, rows=60)
+    fewer = part.model_copy(update={"predicted_steps": 5})
+    one, two = (fit_nested(palette, clips, clips[:1], each).networks for each in (part, fewer))
+    for name in one:
+        same = np.array_equal(one[name].enter, two[name].enter)
+        assert same == name.startswith("key."), name
+
+
 def test_a_network_fitted_with_great_steps_stays_within_what_is_exact() -> None:
     palette, rng = _two_planes(3), np.random.default_rng(4)
     stills = [rng.normal(0, 9, (6, 6, 5, 4)).astype(np.float32)]

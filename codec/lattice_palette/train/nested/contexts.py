@@ -66,16 +66,18 @@ _BENT_UNIT = 24
 
 class NestedContextsPart(Part):
     """hidden, width: units of the two layers. steps, batch (positions), learning_rate: Adam with a
-    cosine schedule, for each network. rows: of positions of clips that a network is fitted to, up
-    to three times as many, of every clip no more than of others. stills: views of photos that are
-    told as key frames, with all their positions. key_every: of this many frames one is told as a
-    key frame too. weights: squared steps that a bit is worth, one drawn for each clip; none: what
-    it is worth at the clip's state.
+    cosine schedule, for each network. predicted_steps: for those of predicted frames, where there
+    are too few clips for as many; None is the same. rows: of positions of clips that a network is
+    fitted to, up to three times as many, of every clip no more than of others. stills: views of
+    photos that are told as key frames, with all their positions. key_every: of this many frames one
+    is told as a key frame too. weights: squared steps that a bit is worth, one drawn for each clip;
+    none: what it is worth at the clip's state.
     """
 
     hidden: int = Field(64, ge=1, le=1024)
     width: int = Field(48, ge=1, le=1024)
     steps: int = Field(1500, ge=0)
+    predicted_steps: int | None = Field(None, ge=0)
     batch: int = Field(1024, ge=1)
     learning_rate: float = Field(4e-3, gt=0, lt=1)
     rows: int = Field(60_000, ge=1)
@@ -192,7 +194,13 @@ def _joined(rows: Sequence[Rows]) -> Rows:
 def _fitted(
     rows: Mapping[str, Rows], job: _Recording, pool: ProcessPoolExecutor | None
 ) -> dict[str, BitNetwork]:
-    fits = [partial(_fit, seen, job.settings, job.kind.bits(name)) for name, seen in rows.items()]
+    still = job.settings
+    other = still.model_copy(update={"steps": still.predicted_steps})
+    moving = still if still.predicted_steps is None else other
+    fits = [
+        partial(_fit, seen, still if _is_key(name) else moving, job.kind.bits(name))
+        for name, seen in rows.items()
+    ]
     if pool is None:
         made = [fit() for fit in fits]
     else:
