@@ -7,17 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from codec.base import CloudCodec, EdgeCodec, open_cloud, open_edge, small_bundle
 from codec.lattice_palette.coding import LatticeCodec
 from codec.lattice_palette.nested.choice import choose
 from codec.lattice_palette.nested.coding import NestedChain
 from codec.lattice_palette.nested.palette import NestedPalette, NestedPlane, coarser
-from codec.lattice_palette.train.nested.contexts import NestedContextsPart, fit_nested
+from codec.lattice_palette.train.nested.contexts import (
+    FloatNetwork,
+    NestedContextsPart,
+    fit_nested,
+)
 from codec.settings import DiffusionState, PlaneSpec
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
-from shared.errors import BitstreamError
+from shared.errors import BitstreamError, BundleError
 from shared.targets import RateTarget
 from tests.support.contract import picture
 from tests.support.hostile_bitstreams import mutate, reseal
@@ -204,9 +209,17 @@ def test_networks_of_predicted_frames_may_learn_for_fewer_steps() -> None:
         assert same == name.startswith("key."), name
 
 
-def test_a_network_fitted_with_great_steps_stays_within_what_is_exact() -> None:
-    palette, rng = _two_planes(3), np.random.default_rng(4)
-    stills = [rng.normal(0, 9, (6, 6, 5, 4)).astype(np.float32)]
-    part = NestedContextsPart(hidden=4, width=4, steps=60, batch=8, learning_rate=0.9)
-    made = fit_nested(palette, [], stills, part)  # a network beyond the bound cannot be made
-    assert max(int(np.abs(one.enter).max()) for one in made.networks.values()) > 1000
+def test_weights_that_have_grown_too_large_are_brought_back_to_what_is_exact() -> None:
+    network = FloatNetwork(6, 8, NestedContextsPart(hidden=4, width=4))
+    signs = torch.sign(network.enter.detach())
+    with torch.no_grad():
+        network.enter.copy_(100 * signs)
+    with pytest.raises(BundleError) as refused:
+        network.rounded()
+    assert refused.value.reason == "bad_contexts"
+    network.bound()
+    made = network.rounded()
+    np.testing.assert_array_equal(np.sign(made.enter), signs.numpy())
+    before = network.enter.detach().clone()
+    network.bound()  # what is within it stays as it is
+    assert torch.allclose(network.enter, before)
