@@ -20,7 +20,8 @@ from codec.exact import NumberArray
 from codec.lapped_lattice.lattice import LappedPalette
 from codec.lattice_palette.nested.contexts import NestedContexts
 from codec.lattice_palette.nested.palette import RATIO, Integers
-from codec.lattice_palette.nested.picture import Exchange, PictureNested, Seen
+from codec.lattice_palette.nested.picture import Exchange, PictureNested
+from codec.lattice_palette.nested.seen import Seen
 from shared.errors import BitstreamError
 
 SIGNED: Final = 2
@@ -173,7 +174,7 @@ def _is_upper(
 def _recorded(
     values: Integers, likely: Integers, zero: npt.NDArray[np.bool_]
 ) -> tuple[Integers, npt.NDArray[np.bool_]]:
-    """See :data:`~codec.lattice_palette.nested.picture.Recorder`, :data:`OF_THREE`,
+    """See :class:`~codec.lattice_palette.nested.seen.Recorder`, :data:`OF_THREE`,
     :data:`LAST`."""
     upper, size = _is_upper(values, likely, zero), np.abs(values - likely)
     last = size == MOST_APART + np.where(upper, -likely, likely)

@@ -18,7 +18,8 @@ from codec.lattice_palette.nested.network import (
     Evaluator,
 )
 from codec.lattice_palette.nested.palette import Depths, NestedPalette, Values
-from codec.lattice_palette.nested.picture import BENT_LIMIT, SHARES, PictureNested, Recorder
+from codec.lattice_palette.nested.picture import BENT_LIMIT, SHARES, PictureNested
+from codec.lattice_palette.nested.seen import Recorder
 from codec.lattice_palette.nested.surroundings import AROUND, CROSS
 from shared.errors import BundleError
 

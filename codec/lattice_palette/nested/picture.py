@@ -14,7 +14,6 @@ what is expected there, and only such positions have more bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
@@ -29,6 +28,14 @@ from codec.lattice_palette.nested.palette import (
     NestedPass,
     Values,
 )
+from codec.lattice_palette.nested.seen import (
+    Recorder,
+    Seen,
+    add_fresh,
+    crossing,
+    fresh_inputs,
+    summed,
+)
 from codec.lattice_palette.nested.surroundings import (
     Grid,
     Places,
@@ -42,36 +49,6 @@ from shared.errors import BitstreamError
 Bits = npt.NDArray[np.uint8]
 Exchange = Callable[[npt.NDArray[np.uint16]], Bits]
 """Codes or decodes bits: P(bit = 1) * 2**16 each -> the bits."""
-
-
-class Recorder(Protocol):
-    """Gets what networks see, and what they are to foretell."""
-
-    def wants(self, name: str) -> bool:
-        """Whether it is to be told of the network of that name."""
-
-    def __call__(
-        self,
-        name: str,
-        inputs: NumberArray,
-        classes: Places | None,
-        away: Integers,
-        above: npt.NDArray[np.bool_],
-    ) -> None:
-        """A network's inputs [n, inputs], classes [n, C], how many steps values [n, C] are away
-        from what was expected (of which 1 is all that counts at deeper depths than the first), and
-        whether they are above."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What a network sees: classes of each channel's surroundings [n, C], which only one with a
-    table needs; and either ``inputs`` [n, inputs], or ``sums`` [n, hidden], what its first layer
-    makes of them before its bias."""
-
-    classes: Places | None
-    inputs: NumberArray | None = None
-    sums: NumberArray | None = None
 
 
 BENT_LIMIT: Final = 255
@@ -351,9 +328,12 @@ class PictureNested:
             self._next_seen = np.zeros(shape, self._seen.dtype)
             if self._classifies(name):
                 self._sizes = np.abs(self._values[:, columns])
-                self._sizes_around = _summed(self._sizes, grid.every, grid.around)
+                self._sizes_around = summed(self._sizes, grid.every, grid.around)
             if not self._records(name):
-                self._crossed = self._crossing(self._evaluators[name])
+                told = np.zeros(self._seen.shape[1], np.bool_)
+                for one, places in self._columns.items():
+                    told[places] = self._known[one] > 0
+                self._crossed = crossing(self._seen, told, grid, self._evaluators[name].enter)
         near = here[:, None] + grid.around
         if before is None:
             known = grid.known[phase][near]
@@ -369,14 +349,18 @@ class PictureNested:
         if self._classifies(name):
             around = None
             if phase:
-                around = _summed(np.abs(self._next_values), here, grid.around[grid.told[phase]])
+                around = summed(np.abs(self._next_values), here, grid.around[grid.told[phase]])
             before_around = self._sizes_around[grid.positions[phase]]
             classes = fresh_classes(self._sizes[here], before_around, around)
         own = self._shown(plane, expected) if before is None else None
         if self._records(name):
-            seen = Seen(classes, self._fresh_inputs(here, near, own))
+            inputs = fresh_inputs(self._seen, self._next_seen, grid, here, own)
+            seen = Seen(classes, inputs)
         else:
-            seen = Seen(classes, sums=self._fresh_sums(name, phase, near, own))
+            sums = self._crossed[grid.positions[phase]]
+            enter = self._evaluators[name].enter[len(grid.cross) * self._seen.shape[1] :]
+            add_fresh(sums, self._next_seen, grid, phase, own, enter)
+            seen = Seen(classes, sums=sums)
         values = self._told(
             name,
             seen,
@@ -394,50 +378,6 @@ class PictureNested:
             self._seen[:, columns] = self._next_seen
             self._known[plane] = depth + 1
             del self._fresh_phases[plane]
-
-    def _fresh_inputs(self, here: Places, near: Places, own: NumberArray | None) -> NumberArray:
-        """All channels' values at a position and beside it, at the depths that are known; the
-        plane's at the new depth around it, 0 where they are not; what is expected, at the first."""
-        before = _flat(self._seen[here[:, None] + self._grid.cross])
-        parts = [before, _flat(self._next_seen[near])]
-        width = self._next_seen.shape[1]
-        parts.append(np.zeros((len(here), width), before.dtype) if own is None else own)
-        return np.concatenate(parts, axis=1)
-
-    def _fresh_sums(
-        self, name: str, phase: int, near: Places, own: NumberArray | None
-    ) -> NumberArray:
-        """What the first layer makes of :meth:`_fresh_inputs`, without those that are 0."""
-        grid, width = self._grid, self._next_seen.shape[1]
-        enter = self._evaluators[name].enter
-        sums: NumberArray = self._crossed[grid.positions[phase]]
-        first = len(grid.cross) * self._seen.shape[1]
-        told = grid.told[phase]
-        if len(told):
-            places = (first + told[:, None] * width + np.arange(width)).reshape(-1)
-            sums += _flat(self._next_seen[near[:, told]]) @ enter[places]
-        if own is not None:
-            sums += own @ enter[first + len(grid.around) * width :]
-        return sums
-
-    def _crossing(self, evaluator: Evaluator) -> NumberArray:
-        """The part of all positions that is the same for every phase: of channels that are told."""
-        grid, count = self._grid, self._seen.shape[1]
-        enter = evaluator.enter
-        hidden = enter.shape[1]
-        told = np.zeros(count, np.bool_)
-        for plane, columns in self._columns.items():
-            told[columns] = self._known[plane] > 0
-        sums: NumberArray = np.zeros((grid.cells, hidden), self._seen.dtype)
-        if not told.any():
-            return sums
-        seen = self._seen if told.all() else self._seen[:, told]
-        beside = len(grid.cross)
-        weights = enter[: beside * count].reshape(beside, count, hidden)[:, told]
-        products = seen @ weights.transpose(1, 0, 2).reshape(-1, beside * hidden)
-        for step, part in zip(grid.cross, np.split(products, beside, 1), strict=True):
-            sums += part[grid.every + step]
-        return sums
 
     # -- both -------------------------------------------------------------------------------------
 
@@ -559,19 +499,6 @@ class PictureNested:
     ) -> Bits:
         self._wanted = None if wanted is None else wanted.view(np.uint8)
         return exchange(odds)
-
-
-def _summed(values: Integers, cells: Places, steps: Places) -> Integers:
-    """The sum of the values [size, C] of the cells that lie so many steps from each [n, C]."""
-    total = np.zeros((len(cells), values.shape[1]), values.dtype)
-    for step in steps:
-        total += values[cells + step]
-    return total
-
-
-def _flat(rows: NumberArray) -> NumberArray:
-    """[n, k, C] -> [n, k C], of no rows too: small pictures have no positions of some phases."""
-    return rows.reshape(len(rows), rows.shape[1] * rows.shape[2])
 
 
 def _upper(expected: Integers, middle: Integers) -> Integers:

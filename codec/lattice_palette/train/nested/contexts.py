@@ -355,7 +355,7 @@ class _Records:
         self._most = None if number < 0 else job.most
 
     def wants(self, name: str) -> bool:
-        """See :class:`codec.lattice_palette.nested.picture.Recorder`."""
+        """See :class:`codec.lattice_palette.nested.seen.Recorder`."""
         return name == _WHERE or name in self._job.names
 
     def __call__(
@@ -366,7 +366,7 @@ class _Records:
         away: npt.NDArray[np.int32],
         above: npt.NDArray[np.bool_],
     ) -> None:
-        """See :class:`codec.lattice_palette.nested.picture.Recorder`."""
+        """See :class:`codec.lattice_palette.nested.seen.Recorder`."""
         assert classes is not None, "whoever records is told classes"
         far = np.minimum(away, 255).astype(np.int16)
         parts = (inputs.astype(np.int8), classes.astype(np.int8), far, above.astype(np.int8))
