@@ -127,10 +127,13 @@ def test_a_slow_task_and_a_slow_client_leave_others_alone(
             await busy(working, quick, 2 * FRAMES)
             beside = p99_s(working)
             unfinished = laggard.welcome.credits - len(laggard.results)
-            print(f"p99 {alone * 1e3:.0f} ms alone, {beside * 1e3:.0f} ms beside the slow ones")
             assert unfinished > 0, "the slow task was done before the others were"
-            assert beside < 5 * alone
             await laggard.settled()
             deaf.close()
+            # Once more alone: a machine that became slower meanwhile is not the slow ones' doing.
+            await busy(working, quick, 2 * FRAMES)
+            alone = max(alone, p99_s(working))
+            print(f"p99 {alone * 1e3:.0f} ms alone, {beside * 1e3:.0f} ms beside the slow ones")
+            assert beside < 5 * alone
 
     asyncio.run(run())
