@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -234,8 +234,16 @@ class FeatureDistance(nn.Module):
         return total / len(self.taps)
 
 
+SHOWN_EVERY = 20
+"""Logs are written every so many steps; each of the networks that take turns is then in some."""
+
 LOSSES = {"detector": DETECTOR, "classifier": CLASSIFIER}
 """The feature-matching losses: the networks whose features they compare."""
+
+
+def whose_turn(names: Sequence[str], step: int) -> str:
+    """Which of the networks judges at a step: each in turn, and in turn where logs are written."""
+    return names[(step + step // SHOWN_EVERY) % len(names)]
 
 
 def load_losses(files: Mapping[str, Path]) -> dict[str, FeatureDistance]:

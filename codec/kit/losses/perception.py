@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from codec.kit.losses.frozen import LOSSES, PerceptualDistance, load_losses, shifted
+from codec.kit.losses.frozen import (
+    LOSSES,
+    FeatureDistance,
+    PerceptualDistance,
+    load_losses,
+    shifted,
+    whose_turn,
+)
 from shared.weights import ModelStore
-
-SHOWN_EVERY = 20
-"""Logs are written every so many steps; each of the networks that take turns is then in some."""
 
 
 class Perception(nn.Module):
@@ -38,9 +42,7 @@ class Perception(nn.Module):
         """weights: ``perceptual``, and 0 or more for each network of
         :data:`codec.kit.losses.frozen.LOSSES`. Raises ModelError ``weights_missing``."""
         store = store or ModelStore()
-        wanted = [name for name in LOSSES if weights.get(name, 0) > 0]
-        features = load_losses({name: store.path(LOSSES[name].model) for name in wanted})
-        return cls(perceptual_distance(store), features, weights)
+        return cls(perceptual_distance(store), feature_losses(weights, store), weights)
 
     def forward(self, made: Tensor, picture: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
         """Two batches [n, 3, h, w] in -0.5..0.5, n at least 2 -> the loss, and each distance by
@@ -50,11 +52,18 @@ class Perception(nn.Module):
         loss, figures = self.weights["perceptual"] * distance, {"lpips": float(distance.detach())}
         names = list(self.features)
         if names:
-            name = names[(step + step // SHOWN_EVERY) % len(names)]
+            name = whose_turn(names, step)
             distance = self.features[name](*shifted(made[half:], picture[half:])).mean()
             loss = loss + len(names) * self.weights[name] * distance
             figures[name] = float(distance.detach())
         return loss, figures
+
+
+def feature_losses(weights: Mapping[str, float], store: ModelStore) -> dict[str, FeatureDistance]:
+    """The distances in features of networks that weigh anything, by name. Raises ModelError
+    ``weights_missing``."""
+    wanted = [name for name in LOSSES if weights.get(name, 0) > 0]
+    return load_losses({name: store.path(LOSSES[name].model) for name in wanted})
 
 
 def perceptual_distance(store: ModelStore) -> PerceptualDistance:

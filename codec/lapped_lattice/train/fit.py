@@ -86,9 +86,7 @@ class Fit:
         start_linear(self.analysis, self.decoder, basis, layout)
         self._start = (deepcopy(self.analysis), deepcopy(self.decoder))
         self.cache = PhotoCache(cache)
-        self._held = held_out(self.cache, settings.held_out)
-        self.cache.chances[self._held] = 0
-        self.cache.chances /= self.cache.chances.sum()
+        self._held = hold_out(self.cache, settings.held_out)
         self.path, self.step = run / checkpoint.CHECKPOINT, 0
         self._worth = torch.tensor(settings.bit_worth) / 255**2
         self._modules: dict[str, nn.Module] = {
@@ -292,3 +290,11 @@ def held_out(cache: PhotoCache, count: int) -> np.ndarray[tuple[int], np.dtype[n
     if count >= len(cache):
         raise ValueError(f"{len(cache)} photos leave none to train on beside {count}")
     return np.linspace(0, len(cache) - 1, count).astype(np.int64)
+
+
+def hold_out(cache: PhotoCache, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """:func:`held_out`, which are not drawn from the cache any more."""
+    numbers = held_out(cache, count)
+    cache.chances[numbers] = 0
+    cache.chances /= cache.chances.sum()
+    return numbers

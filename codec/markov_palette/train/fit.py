@@ -32,7 +32,13 @@ from torch import Tensor, nn
 
 from codec.kit import checkpoint
 from codec.kit.crops import PhotoCache, batches
-from codec.kit.losses.frozen import PerceptualDistance, flatness, load_losses, shifted
+from codec.kit.losses.frozen import (
+    PerceptualDistance,
+    flatness,
+    load_losses,
+    shifted,
+    whose_turn,
+)
 from codec.kit.losses.textures import TextureLabels, labelled_batches, texture_contrast
 from codec.kit.optimiser import Muon
 from codec.markov_palette.networks import Decoder, DecoderConfig
@@ -277,8 +283,7 @@ class Fit:
         """One network a step, in turn, on the half of the batch that the perceptual loss leaves."""
         if not self.features or self.step < self.config.features_from * self.config.joint_steps:
             return 0.0
-        turn = self.step + self.step // 20  # so that the log, every 20 steps, shows each of them
-        name = list(self.features)[turn % len(self.features)]
+        name = whose_turn(list(self.features), self.step)
         half = slice(len(picture) // 2, None)
         with self._autocast():
             pair = shifted(restored[half], picture[half])

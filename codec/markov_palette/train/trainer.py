@@ -83,8 +83,7 @@ def fit(
 
     Raises ModelError ``weights_missing`` for a loss whose weights are not here.
     """
-    from codec.kit.losses.frozen import LOSSES, load_losses
-    from codec.kit.losses.perception import perceptual_distance
+    from codec.kit.losses.perception import feature_losses, perceptual_distance
     from codec.kit.losses.textures import LABELS_FILE
     from codec.markov_palette.train.bundle import RunFiles
     from codec.markov_palette.train.fit import Fit
@@ -94,8 +93,6 @@ def fit(
     textures = config.texture_weight > 0
     if textures:
         need(files.cache / LABELS_FILE, "texture")
-    weights = config.feature_weights
-    losses = {name: store.path(LOSSES[name].model) for name, w in weights.items() if w > 0}
     job = Fit(
         config,
         recipe.extractor_config(),
@@ -105,7 +102,7 @@ def fit(
         device=device,
         bf16=recipe.fit.bf16,
         perceptual=perceptual_distance(store) if perceptual else None,
-        features=load_losses(losses),
+        features=feature_losses(config.feature_weights, store),
         labels=_labels(files.cache) if textures else None,
     )
     done = job.train(report, max_seconds=60 * max_minutes or math.inf)

@@ -35,7 +35,7 @@ from codec.lapped_lattice.coding import LappedCodec
 from codec.lapped_lattice.networks import STRIDE, LappedDecoder
 from codec.lapped_lattice.reconstruct import read_decoder
 from codec.lapped_lattice.train.decoders.adversary import Discriminator, hinge
-from codec.lapped_lattice.train.fit import Progress, held_out
+from codec.lapped_lattice.train.fit import Progress, hold_out
 from codec.onnx import FeatureExtractor
 from codec.settings import DECODER_FILE, FeatureSettings
 from shared.bundle import Bundle
@@ -55,16 +55,16 @@ class DecoderSettings:
 
     crop: int = 192
     batch: int = 4
-    steps: int = 8000
+    steps: int = 12000
     learning_rate: float = 6e-4
     absolute_weight: float = 1.0
-    flat_weight: float = 4.0
+    flat_weight: float = 0.0
     squared_weight: float = 4.0
-    colour_weight: float = 4.0
-    perceptual_weight: float = 0.4
-    detector_weight: float = 0.12
-    classifier_weight: float = 0.05
-    adversarial_weight: float = 0.02
+    colour_weight: float = 0.0
+    perceptual_weight: float = 0.0
+    detector_weight: float = 0.0
+    classifier_weight: float = 0.0
+    adversarial_weight: float = 0.0
     adversarial_from: float = 0.5
     adversary_rate: float = 4e-4
     relative: bool = False
@@ -99,8 +99,7 @@ class DecodedCrops:
         self._palette = LappedCodec(bundle).chains[0].palette
         self._scale = FeatureSettings.of(bundle).scales[0].name
         self._cache, self._settings = cache, settings
-        cache.chances[held_out(cache, settings.held_out)] = 0
-        cache.chances /= cache.chances.sum()
+        hold_out(cache, settings.held_out)
 
     def batch(self, rng: np.random.Generator) -> Batch:
         """One batch."""
