@@ -9,6 +9,7 @@ import asyncio
 import io
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from PIL import Image
@@ -406,10 +407,12 @@ class FrameRun:
 
     async def _picture(self, how: Rendering = PLAIN) -> Pixels:
         """The reconstruction, uint8 HxWx3, made once for each rendering however many ask."""
+        source = self._picture_source()
+        assert source is not None, "asked for of frames with a picture only"
+        pipeline, latents = source
+        if how.decoder == pipeline.bundle.manifest.pictures[0].name:
+            how = replace(how, decoder=None)  # the one that is made without a name, too
         if how not in self._images:
-            source = self._picture_source()
-            assert source is not None, "asked for of frames with a picture only"
-            pipeline, latents = source
             self._images[how] = self._start(
                 pipeline.reconstruct(latents, how, stream=self._frame.stream)
             )

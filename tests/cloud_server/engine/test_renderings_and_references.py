@@ -129,6 +129,28 @@ async def test_the_last_picture_of_a_stream_is_there_to_be_painted_over(
     assert given == [None, [10] * 3, None, [20] * 3, None, None]
 
 
+@pytest.mark.parametrize("named", [False, True])
+async def test_the_first_decoders_picture_is_made_once_for_tasks_and_by_name(
+    tmp_path: Path, image: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    bundle = small_bundle("null", tmp_path)
+    made: list[int] = []
+    plain = JpegPictures.reconstruct
+
+    def noted(self: JpegPictures, batch: Any, *rest: Any, **more: Any) -> Any:
+        made.append(len(batch))
+        return plain(self, batch, *rest, **more)
+
+    monkeypatch.setattr(JpegPictures, "reconstruct", noted)
+    wished = PictureRequest(decoder=bundle.manifest.pictures[0].name if named else "")
+    frame = EngineFrame((open_edge(bundle).encode(image),), ("looks",), wished)
+    outcome = await outcome_of(bundle, frame)
+    assert outcome.picture is not None
+    assert outcome.analysis is not None
+    assert list(outcome.analysis.tasks) == ["looks"]
+    assert made == [1]
+
+
 def test_last_pictures_take_no_more_than_they_may(image: NDArray[np.uint8]) -> None:
     last = LastPictures(max_bytes=2 * image.nbytes)
     for key in ("a", "b", "a", "c"):
