@@ -39,7 +39,8 @@ class Reporter:
         self._quiet = quiet
         self._event = event
         self._lock = threading.Lock()
-        self._source: str | None = None
+        # Why the source is away, as far as that was said since it last gave a picture.
+        self._away: set[str] = set()
 
     # -- events of a session ---------------------------------------------------------------------
 
@@ -77,16 +78,16 @@ class Reporter:
             self._say(f"{source} to {self._server}; {self._kept}")
 
     def look(self, captures: CaptureThread) -> None:
-        """Say it when the source has gone away, or is back."""
+        """Say it when the source has gone away, every reason once, or is back."""
         error = captures.error if captures.state == "away" else None
         text = None if error is None else f"{error.message} [{error.reason}]"
         with self._lock:
-            if text == self._source:
-                return
-            back, self._source = text is None, text
-            if back:
-                self._say("the source is back")
-            else:
+            if text is None:
+                if self._away:
+                    self._say("the source is back")
+                self._away.clear()
+            elif text not in self._away:
+                self._away.add(text)
                 self._say(f"the source is away: {text}; it is opened again", bad=True)
 
     def end(self, status: dict[str, Any]) -> None:

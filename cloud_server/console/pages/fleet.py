@@ -159,15 +159,17 @@ class Orders:
         self._looks += 1
         if not self._given or self._looks % 2:
             return
+        given = self._given
         try:
-            found = await self._frame.connection.fleet.commands(
-                count=min(1000, 50 + len(self._given))
-            )
+            found = await self._frame.connection.fleet.commands(count=min(1000, 50 + len(given)))
         except FeatherwireError:
             return  # the bar says that the server is away
-        ids = set(self._given.values())
-        mine = [one for one in found if one.command.command_id in ids]
-        text, tone, done = commands.tally(mine, len(ids))
+        if given is not self._given:
+            return  # another was given in the meantime
+        ids = set(given.values())
+        text, tone, done = commands.tally(
+            [one for one in found if one.command.command_id in ids], len(ids)
+        )
         self._answer.say(f"{self._what}: {text}", tone)
         if done:
             self._given = {}
@@ -181,7 +183,6 @@ class Orders:
             self._answer.say("Tick devices in the table, or choose a label.", "bad")
             return
         what = commands.what(command, self._names)
-        self._what = what[:1].upper() + what[1:]
         try:
             self._given = await self._frame.connection.fleet.send(selector, command)
         except FeatherwireError as error:
@@ -192,6 +193,6 @@ class Orders:
         if not count:
             self._answer.say("No device has this label any more; nobody was told anything.", "bad")
             return
-        self._answer.say(
-            f"{self._what}: pending on {count} {'device' if count == 1 else 'devices'}", "warn"
-        )
+        self._what = what[:1].upper() + what[1:]
+        # As a look at the answers says it: it may come before anybody has read this.
+        self._answer.say(f"{self._what}: applied by 0 of {count}, pending on {count}", "warn")

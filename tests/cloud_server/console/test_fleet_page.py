@@ -55,13 +55,13 @@ def test_devices_that_are_ticked_and_labels_are_commanded_at_once(
     target.get_by_text("1 ticked").wait_for(state="attached")
     page.get_by_label("Frames/s at most").fill("2.5")
     page.get_by_role("button", name="Set frames/s").click()
-    page.get_by_text("Rate: 2.5 frames/s: pending on 1 device").wait_for()
+    page.get_by_text("Rate: 2.5 frames/s: applied by 0 of 1, pending on 1").wait_for()
     assert pending(away) == {"gate-2": "rate: 2.5 frames/s"}
 
     target.select_option("label door=yes")
     page.get_by_label("State, 0 the finest").fill("4")
     page.get_by_role("button", name="Set state").click()
-    page.get_by_text("applied by 0 of 2, pending on 2").wait_for()
+    page.get_by_text("Rate: state 4: applied by 0 of 2, pending on 2").wait_for()
     # What the first command set is kept by the second, which did not name it.
     assert pending(away) == {
         "gate-1": "rate: state 4",

@@ -1,0 +1,32 @@
+"""What a person is told of a stream, without a stream."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edge_client.cli.reporter import Reporter
+from shared.errors import SourceError
+
+
+def captures(message: str | None) -> Any:
+    """As the source's thread shows it: why it is away, None while it gives pictures."""
+    error = None if message is None else SourceError("source_away", message)
+    return SimpleNamespace(state="running" if error is None else "away", error=error)
+
+
+def test_every_way_to_be_away_is_said_once_until_the_source_is_back(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reporter = Reporter("server", None)
+    for message in (None, "refused", "reset", "refused", "reset", None, None, "reset", None):
+        reporter.look(captures(message))
+    assert capsys.readouterr().err.splitlines() == [
+        "the source is away: refused [source_away]; it is opened again",
+        "the source is away: reset [source_away]; it is opened again",
+        "the source is back",
+        "the source is away: reset [source_away]; it is opened again",
+        "the source is back",
+    ]
