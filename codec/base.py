@@ -245,6 +245,13 @@ class Rendering:
 PLAIN = Rendering()
 
 
+def rendering_for_tasks(bundle: Bundle) -> Rendering:
+    """How the picture is made that tasks look at: by the decoder that the bundle's advice names,
+    or by the first. Raises BundleError ``bad_advice``."""
+    name = bundle.advice.task_decoder
+    return Rendering(name) if name and name != bundle.manifest.pictures[0].name else PLAIN
+
+
 class Reconstructor(Protocol[L_in]):
     """Makes pictures of latents. One worker uses it at a time."""
 

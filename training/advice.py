@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from codec.base import rendering_for_tasks
 from shared.bundle import Bundle, ScoreThresholds
 from training.evaluate.curves import Floats
 from training.evaluate.false_positives import as_truths, judged, mirrored
@@ -84,7 +85,7 @@ def calibrate(
     tail = TASK in bundle.manifest.tasks
     if not tail and not bundle.manifest.pictures:
         raise EvaluationError("no_boxes", f"nothing is detected by bundle {bundle.manifest.name}")
-    subject: Subject = TailStates(halves, TASK) if tail else PictureStates(halves)
+    subject: Subject = TailStates(halves, TASK) if tail else _as_tasks_see(halves)
     detector = PackagedDetector()
     judge = TaskJudge(kind_of("boxes"), detector)
     whole, mirror = Original(_WHOLE), Mirrored(_MIRROR)
@@ -116,6 +117,10 @@ def calibrate(
             for state, row in enumerate(rows)
         ),
     )
+
+
+def _as_tasks_see(halves: Halves) -> PictureStates:
+    return PictureStates(halves, decoder=rendering_for_tasks(halves.bundle).decoder)
 
 
 def wrong_scores(found: Measurements, subject: str, states: int, default: float) -> WrongScores:

@@ -19,6 +19,7 @@ from cloud_server.engine.spec import check_device
 from cloud_server.tasks import open_task, task_names
 from cloud_server.tasks.base import Task
 from codec import PLAIN, Latents, Rendering, no_picture, open_cloud
+from codec.base import rendering_for_tasks
 from shared.bitstream import Bitstream, is_file
 from shared.bundle import Bundle, bundle_for, packaged_names
 from shared.errors import BitstreamError, TaskError
@@ -55,6 +56,8 @@ class BitstreamDecoder:
         self._reconstructor = (
             self._codec.open_reconstructor(device=device) if bundle.manifest.pictures else None
         )
+        self.for_tasks = rendering_for_tasks(bundle)
+        """How the picture is made that tasks look at."""
         self.tails = self._codec.open_tails(device=device, score_threshold=score_threshold)
         """Tasks that run on this bundle's features, by name."""
 
@@ -205,11 +208,14 @@ class Analyzer:
         milliseconds = {stage: 1000 * (time.perf_counter() - started)}
         results: dict[str, TaskResult] = {}
         showing = Showing(decoder.bundle, latents.state, explicit=self._shown_score)
+        looked_at = picture
         for name in names:
             if name in decoder.tails:
                 results[name], _ = showing.shown(decoder.tails[name].run([latents])[0])
-            elif picture is not None:
-                results[name], _ = showing.shown(self._open_task(name).run([picture])[0])
+            elif looked_at is not None:
+                if looked_at is picture and decoder.for_tasks != PLAIN:
+                    looked_at = decoder.picture_of(latents, decoder.for_tasks)
+                results[name], _ = showing.shown(self._open_task(name).run([looked_at])[0])
             else:
                 raise TaskError(
                     "needs_picture",

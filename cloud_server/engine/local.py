@@ -19,7 +19,7 @@ from cloud_server.engine.pipeline import BundlePipeline, Showing, WorkerCounts, 
 from cloud_server.engine.stage import Done, Stage
 from cloud_server.engine.waiting import deadline_exceeded
 from cloud_server.tasks.base import Task
-from codec.base import PLAIN, Latents, Pixels, Rendering, no_picture
+from codec.base import Latents, Pixels, Rendering, no_picture, rendering_for_tasks
 from shared.bitstream import Bitstream
 from shared.bundle import Bundle
 from shared.errors import BundleError, FeatherwireError, PhotoError, TaskError
@@ -405,7 +405,7 @@ class FrameRun:
 
     # -- jobs ------------------------------------------------------------------------------------
 
-    async def _picture(self, how: Rendering = PLAIN) -> Pixels:
+    async def _picture(self, how: Rendering) -> Pixels:
         """The reconstruction, uint8 HxWx3, made once for each rendering however many ask."""
         source = self._picture_source()
         assert source is not None, "asked for of frames with a picture only"
@@ -419,7 +419,10 @@ class FrameRun:
         return (await asyncio.shield(self._images[how])).value
 
     async def _run_on_picture(self, name: str) -> Done[TaskResult]:
-        return await self._engine.run_task(name, await self._picture())
+        source = self._picture_source()
+        assert source is not None, "asked for of frames with a picture only"
+        how = rendering_for_tasks(source[0].bundle)
+        return await self._engine.run_task(name, await self._picture(how))
 
     async def _encode(self, request: PictureRequest, how: Rendering) -> Done[Picture]:
         return await self._engine.encode(await self._picture(how), request)

@@ -24,9 +24,10 @@ from codec.lattice_palette.nested.picture import Exchange, PictureNested
 from codec.lattice_palette.nested.seen import Seen
 from shared.errors import BitstreamError
 
-SIGNED: Final = 2
-"""The first planes of which networks see signs. Those of the others say nothing about each other:
-networks see how large values are, which a few units could not tell from both signs."""
+SIGNED: Final = 8
+"""Networks see signs of planes that begin among so many channels. Those of the others say nothing
+about each other: networks see how large values are, which a few units could not tell from both
+signs."""
 MOST_APART: Final = 2
 """The largest of what a zero may become, and of what others may, counted from their least."""
 OF_THREE: Final = 32
@@ -49,7 +50,10 @@ class PictureLapped(PictureNested):
 
     @cached_property
     def _signed(self) -> frozenset[str]:
-        return frozenset(spec.name for spec in self._palette.specs[:SIGNED])
+        specs = self._palette.specs
+        begins = np.cumsum([0, *(spec.channels for spec in specs)])
+        pairs = zip(specs, begins, strict=False)
+        return frozenset(spec.name for spec, begin in pairs if begin < SIGNED)
 
     def _shown(self, plane: str, values: Integers) -> NumberArray:
         return self._bend(values if plane in self._signed else np.abs(values))

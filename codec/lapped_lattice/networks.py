@@ -5,7 +5,9 @@ coefficients --+--> refinement at the transform's stride --> coefficients --> in
                +-----------------+--> hidden values --> detail at stride 4 --(+)--> picture <-----+
 
 Both networks end in layers that training starts from at zero: an untrained decoder is the linear
-codec, bit for bit, and a trained one starts from it.
+codec, bit for bit, and a trained one starts from it. One that is ``sampled`` also learns how far
+coefficients lie from what is told of them, and draws that: texture in place of its mean, which is
+none.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from torch.nn import functional
 STRIDE = 16
 SUPPORT = 2 * STRIDE
 DETAIL_STRIDE = 4
+_LITTLE = 4.0
+"""Before training a sampled decoder draws softplus(-4), a fiftieth, of its doubts."""
 HALO = 1
 """Positions around a picture's edge that its pixels are made of: the coefficients mirrored."""
 
@@ -29,6 +33,7 @@ HALO = 1
 class DecoderConfig:
     """channels: of the transform. states: of the bundle. width, blocks: of the network at stride
     16. detail_width, detail_blocks: at stride 4. carried: channels a detail cell gets from below.
+    sampled: 1 for a decoder that draws what is not told.
     """
 
     channels: int
@@ -38,6 +43,7 @@ class DecoderConfig:
     detail_width: int = 48
     detail_blocks: int = 1
     carried: int = 24
+    sampled: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -45,9 +51,10 @@ class DecoderConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DecoderConfig:
-        """What :meth:`to_dict` gave. Raises TypeError for unknown, lacking or unfit values."""
+        """What :meth:`to_dict` gave; without ``sampled`` it is of before there was that. Raises
+        TypeError for unknown, lacking or unfit values."""
         known = {field.name for field in fields(cls)}
-        wrong = set(values) ^ known
+        wrong = (set(values) ^ known) - {"sampled"}
         if wrong or not all(isinstance(v, int) and v >= 0 for v in values.values()):
             raise TypeError(f"settings of a decoder are whole numbers by the names {sorted(known)}")
         return cls(**values)
@@ -109,6 +116,7 @@ class LappedDecoder(nn.Module):
         self.told = nn.Embedding(config.states, width)
         self.blocks = nn.ModuleList(Block(width, config.states) for _ in range(config.blocks))
         self.leave = nn.Conv2d(width, channels, 1)
+        self.spread = nn.Conv2d(width, channels, 1) if config.sampled else None
         cells = (STRIDE // DETAIL_STRIDE) ** 2
         pixels = 3 * DETAIL_STRIDE**2
         self.carry = nn.Conv2d(width, config.carried * cells, 1)
@@ -126,19 +134,30 @@ class LappedDecoder(nn.Module):
                     with torch.no_grad():
                         module.weight.mul_(0.25)
         nn.init.zeros_(self.told.weight)
-        for last in (self.leave, self.leave_detail):
-            nn.init.zeros_(last.weight)
+        for last in (self.leave, self.leave_detail, self.spread):
+            if last is not None:
+                nn.init.zeros_(last.weight)
 
-    def forward(self, values: Tensor, state: Tensor, edges: Edges | None = None) -> Tensor:
+    def forward(
+        self,
+        values: Tensor,
+        state: Tensor,
+        edges: Edges | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         """values: float32 [n, C, h, w]; state: int64 [n] -> pictures [n, 3, 16 h, 16 w], about
-        -0.5..0.5. edges: which sides are the picture's; None is all of them."""
+        -0.5..0.5. edges: which sides are the picture's; None is all of them. noise: what a sampled
+        decoder draws, of mean 0 and variance 1, in the shape of ``values``; None is its mean."""
         relu = functional.relu
         known = values / self.deviations[:, None, None]
         hidden = self.enter(known) + _spread(self.told(state))
         for block in self.blocks:
             hidden = block(hidden, state)
         hidden = relu(hidden)
-        better = values + self.leave(hidden) * _spread(self.doubts[state])
+        away = self.leave(hidden)
+        if self.spread is not None and noise is not None:
+            away = away + functional.softplus(self.spread(hidden) - _LITTLE) * noise
+        better = values + away * _spread(self.doubts[state])
         picture = self.linear(better, edges)
         cells = functional.pixel_shuffle(self.carry(hidden), STRIDE // DETAIL_STRIDE)
         folded = functional.pixel_unshuffle(picture, DETAIL_STRIDE)

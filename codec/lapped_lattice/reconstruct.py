@@ -60,7 +60,8 @@ class LappedReconstructor:
     ) -> list[Pixels]:
         """See :meth:`codec.base.Reconstructor.reconstruct`. Where only some values are others than
         those of the frame before, only what they reach is painted anew: as in a whole picture, but
-        for rounding. Nothing is drawn by chance, so that a seed changes nothing."""
+        for rounding. The seed is of what a sampled decoder draws, at every place of the picture; of
+        others it changes nothing."""
         decoder = self._decoders.get(how.decoder or next(iter(self._decoders)))
         if decoder is None:
             there = " and ".join(self._decoders)
@@ -70,7 +71,7 @@ class LappedReconstructor:
         known = before or [None] * len(batch)
         with torch.inference_mode():
             return [
-                self._picture(decoder, latents, earlier, should_stop)
+                self._picture(decoder, latents, how.seed, earlier, should_stop)
                 for latents, earlier in zip(batch, known, strict=True)
             ]
 
@@ -78,6 +79,7 @@ class LappedReconstructor:
         self,
         decoder: LappedDecoder,
         latents: FeatureLatents,
+        seed: int,
         before: tuple[FeatureLatents, Pixels] | None,
         should_stop: Callable[[], bool] | None,
     ) -> Pixels:
@@ -91,10 +93,11 @@ class LappedReconstructor:
                 parts, picture = found, before[1].copy()
         values = torch.from_numpy(np.ascontiguousarray(shown))[None].to(self._device)
         state = torch.tensor([_network_state(latents)], device=self._device)
+        noise = _drawn(values, seed) if decoder.config.sampled else None
         for box in _tiles(parts):
             if should_stop is not None and should_stop():
                 raise TaskError("cancelled", "the reconstruction was stopped: nobody waits")
-            tile = _tile(decoder, values, state, box)
+            tile = _tile(decoder, values, state, noise, box)
             place = picture[
                 box.top * STRIDE : box.bottom * STRIDE,
                 box.left * STRIDE : box.right * STRIDE,
@@ -104,14 +107,23 @@ class LappedReconstructor:
         return picture
 
 
-def _tile(decoder: LappedDecoder, values: Tensor, state: Tensor, box: Box) -> Pixels:
+def _drawn(values: Tensor, seed: int) -> Tensor:
+    """What a seed draws for a whole picture's values: the same wherever they are computed."""
+    chance = torch.Generator().manual_seed(seed % 2**63)
+    return torch.randn(values.shape, generator=chance).to(values.device)
+
+
+def _tile(
+    decoder: LappedDecoder, values: Tensor, state: Tensor, noise: Tensor | None, box: Box
+) -> Pixels:
     """The pixels of a box: uint8 [16 h, 16 w, 3]."""
     reach = decoder.config.reach
     grid = Box(0, 0, *values.shape[2:])
     wide = box.grown(reach, grid)
     seen = values[:, :, wide.top : wide.bottom, wide.left : wide.right]
     edges = Edges(*(one == other for one, other in zip(wide, grid, strict=True)))
-    made = decoder(seen, state, edges)[0]
+    drawn = None if noise is None else noise[:, :, wide.top : wide.bottom, wide.left : wide.right]
+    made = decoder(seen, state, edges, drawn)[0]
     inner = made[
         :,
         (box.top - wide.top) * STRIDE : (box.bottom - wide.top) * STRIDE,

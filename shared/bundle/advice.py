@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -57,6 +57,11 @@ class Advice(_Part):
         default=None, ge=0, le=255, description="the finest that is worth its bits"
     )
     score_thresholds: tuple[ScoreThresholds, ...] = Field(default=(), max_length=64)
+    task_decoder: str | None = Field(
+        default=None,
+        pattern=r"^[a-z][a-z0-9-]{0,39}$",
+        description="of the bundle's, whose pictures tasks look at; None is the first",
+    )
 
     def thresholds(self, task: str, models: Iterable[str | None]) -> ScoreThresholds | None:
         """Those of a task whose scores come from weights of one of these SHA-256s."""
@@ -68,7 +73,7 @@ class Advice(_Part):
 
     def for_edge(self) -> Advice:
         """What a device has a use for."""
-        return self.model_copy(update={"score_thresholds": ()})
+        return self.model_copy(update={"score_thresholds": (), "task_decoder": None})
 
     def to_bytes(self) -> bytes:
         """The file; :meth:`parse` is the inverse."""
@@ -77,8 +82,9 @@ class Advice(_Part):
         return (_rows_in_lines(text) + "\n").encode()
 
     @classmethod
-    def parse(cls, data: bytes, states: int) -> Advice:
-        """Read advice.json of a bundle of so many states.
+    def parse(cls, data: bytes, states: int, decoders: Collection[str] = ()) -> Advice:
+        """Read advice.json of a bundle of so many states. decoders: of pictures in which
+        something may be found, by name.
 
         Raises BundleError ``bad_advice`` with what is wrong.
         """
@@ -92,6 +98,11 @@ class Advice(_Part):
             raise BundleError(
                 "bad_advice",
                 f"{ADVICE_NAME}: default_state {found.default_state} of {states} states",
+            )
+        if found.task_decoder is not None and found.task_decoder not in decoders:
+            known = ", ".join(decoders) or "none"
+            raise BundleError(
+                "bad_advice", f"{ADVICE_NAME}: task_decoder {found.task_decoder!r} of {known}"
             )
         for one in found.score_thresholds:
             for row in (one.others, *one.classes.values()):

@@ -60,7 +60,18 @@ class Bundle:
             if error.reason != "missing_file":
                 raise
             return NO_ADVICE
-        return Advice.parse(data, len(self.manifest.states))
+        return self._fitting(data)
+
+    def advised(self, advice: Advice) -> Bundle:
+        """The same bundle with other advice, which nobody writes yet. Raises BundleError
+        ``bad_advice`` where that does not fit."""
+        made = Bundle(self.manifest, self._files, self.origin)
+        made.advice = self._fitting(advice.to_bytes())
+        return made
+
+    def _fitting(self, advice: bytes) -> Advice:
+        decoders = [one.name for one in self.manifest.pictures if not one.generated]
+        return Advice.parse(advice, len(self.manifest.states), decoders)
 
     @classmethod
     def load(cls, source: str | Path | None = None, *, limits: Limits = DEFAULT_LIMITS) -> Bundle:

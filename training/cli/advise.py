@@ -35,6 +35,13 @@ def advise(
             "the default state.",
         ),
     ] = None,
+    task_decoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Which of the bundle's decoders makes the pictures that tasks look at; thresholds "
+            "are measured on these."
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Folder for advice.json. Default: the bundle's own."),
@@ -53,10 +60,13 @@ def advise(
 
     With photos: from which score detections are shown at each state, class by class, so that no
     more is found that is not there than on uncompressed photos. With --evaluated: the default
-    state, the finest that is worth its bits. What is not measured stays as the bundle has it.
+    state, the finest that is worth its bits. With --task-decoder: whose pictures tasks look at,
+    where that is not the first decoder. What is not said or measured stays as the bundle has it.
     """
-    if not photos and evaluated is None:
-        raise typer.BadParameter("give photos to calibrate on, or --evaluated FILE, or both")
+    if not photos and evaluated is None and task_decoder is None:
+        raise typer.BadParameter(
+            "give photos to calibrate on, --evaluated FILE, --task-decoder NAME, or several of them"
+        )
 
     from shared.bundle import ADVICE_NAME, Bundle
     from training.advice import calibrate, default_state
@@ -66,11 +76,16 @@ def advise(
     with stop_on_error(as_json=as_json):
         opened = Bundle.load(bundle)
         folder = output or _folder_of(opened)
-        advice, values = opened.advice, {}
+        advice = opened.advice
+        values: dict[str, Any] = {}
         if evaluated is not None:
             state = default_state(opened, _document(evaluated))
             advice = advice.model_copy(update={"default_state": state})
             values["default_state"] = state
+        if task_decoder is not None:
+            advice = advice.model_copy(update={"task_decoder": task_decoder})
+            values["task_decoder"] = task_decoder
+            opened = opened.advised(advice)
         if photos:
             import cv2
 

@@ -262,6 +262,8 @@ _MEANS_RGB = (123.68, 116.779, 103.939)
 _FIRES = {"fire2": 3, "fire3": 4, "fire4": 6, "fire5": 7, "fire6": 9, "fire7": 10, "fire8": 11}
 _FIRES |= {"fire9": 12}
 """The fire modules and their numbers among the published network's ``features``."""
+WINDOWS = 3
+"""Down and across, of statistics of textures."""
 _TAPS = {"fire3", "fire5", "fire6", "fire7", "fire8", "fire9"}
 _POOL_BEFORE = {"fire2", "fire4", "fire6"}
 
@@ -297,8 +299,31 @@ class PerceptualDistance(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Two batches [n, 3, h, w] in -0.5..0.5 (RGB), sides >= 35 -> distance [n]."""
-        total = first.new_zeros(len(first))
+        return self._distance(self._features(torch.cat((first, second))))
+
+    def with_textures(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """The distance, and how much statistics of textures differ, [n] each, 0..1.
+
+        Statistics are means and deviations of each channel in ``WINDOWS`` x ``WINDOWS`` windows,
+        compared as DISTS compares them (Ding et al., TPAMI 2020: (2 a b + c) / (a^2 + b^2 + c)),
+        but without covariances: texture of the same kind is as good as the same texture.
+        """
         features = self._features(torch.cat((first, second)))
+        alike = first.new_zeros(len(first))
+        for feature in features:
+            mean = F.adaptive_avg_pool2d(feature, WINDOWS)
+            square = F.adaptive_avg_pool2d(feature.square(), WINDOWS)
+            deviation = ((square - mean.square()).clamp_min(0) + 1e-6).sqrt()
+            # What is small beside the stage's usual values says little.
+            least = 1e-2 * square.mean().detach()
+            for statistic in (mean, deviation):
+                left, right = statistic.chunk(2)
+                ratio = (2 * left * right + least) / (left.square() + right.square() + least)
+                alike = alike + ratio.mean((1, 2, 3))
+        return self._distance(features), 1 - alike / (2 * len(features))
+
+    def _distance(self, features: list[Tensor]) -> Tensor:
+        total = features[0].new_zeros(len(features[0]) // 2)
         for stage, feature in enumerate(features):
             unit = feature / (feature.square().sum(1, keepdim=True).sqrt() + 1e-10)
             left, right = unit.chunk(2)

@@ -24,14 +24,18 @@ class Perception(nn.Module):
     On the CPU the networks that judge cost more than the decoder that learns, so each sees a part
     of the batch, at a random place of its strides (see
     :func:`~codec.kit.losses.frozen.shifted`), and networks for tasks take turns, each with the
-    weight of all its turns.
+    weight of all its turns. Statistics of textures are of the features that the LPIPS-like distance
+    is of, and cost no more.
     """
 
     def __init__(
-        self, perceptual: nn.Module, features: Mapping[str, nn.Module], weights: Mapping[str, float]
+        self,
+        perceptual: PerceptualDistance,
+        features: Mapping[str, nn.Module],
+        weights: Mapping[str, float],
     ) -> None:
-        """perceptual: of two batches, a distance [n]. features: the same, by name. weights: of
-        ``perceptual`` and of each of the others."""
+        """features: of two batches, a distance [n], by name. weights: of
+        ``perceptual``, ``textures`` and of each of the others."""
         super().__init__()
         self.perceptual = perceptual
         self.features = nn.ModuleDict(dict(sorted(features.items())))
@@ -39,7 +43,7 @@ class Perception(nn.Module):
 
     @classmethod
     def open(cls, weights: Mapping[str, float], store: ModelStore | None = None) -> Perception:
-        """weights: ``perceptual``, and 0 or more for each network of
+        """weights: ``perceptual``, ``textures`` and 0 or more for each network of
         :data:`codec.kit.losses.frozen.LOSSES`. Raises ModelError ``weights_missing``."""
         store = store or ModelStore()
         return cls(perceptual_distance(store), feature_losses(weights, store), weights)
@@ -48,8 +52,10 @@ class Perception(nn.Module):
         """Two batches [n, 3, h, w] in -0.5..0.5, n at least 2 -> the loss, and each distance by
         name. step: says whose turn it is."""
         half = len(made) // 2
-        distance = self.perceptual(*shifted(made[:half], picture[:half])).mean()
-        loss, figures = self.weights["perceptual"] * distance, {"lpips": float(distance.detach())}
+        seen = shifted(made[:half], picture[:half])
+        distance, textures = (part.mean() for part in self.perceptual.with_textures(*seen))
+        loss = self.weights["perceptual"] * distance + self.weights["textures"] * textures
+        figures = {"lpips": float(distance.detach()), "textures": float(textures.detach())}
         names = list(self.features)
         if names:
             name = whose_turn(names, step)

@@ -75,9 +75,12 @@ class Channel:
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """The channels that are kept, by falling variance. analysis: float64 [C, 2M, 2M], from a
-    channel's colour to its values. synthesis: the same shape, from values back. parity: float64
-    [C, 2], -1 or 1, down and across. deviations: float64 [C], of the values of the photos."""
+    """The channels that are kept, averages first and then by falling variance.
+
+    analysis: float64 [C, 2M, 2M], from a channel's colour to its values. synthesis: the same shape,
+    from values back. parity: float64 [C, 2], -1 or 1, down and across. deviations: float64 [C], of
+    the values of the photos.
+    """
 
     channels: tuple[Channel, ...]
     analysis: Matrix
@@ -132,7 +135,9 @@ def coefficients(picture: npt.NDArray[Any], size: int) -> Matrix:
 def best_basis(
     photos: Iterable[npt.NDArray[np.uint8]], channels: int, chroma: float, size: int = 16
 ) -> Basis:
-    """The ``channels`` functions whose values vary most on the photos (uint8 [H, W, 3]).
+    """The ``channels`` functions whose values vary most on the photos (uint8 [H, W, 3]), behind the
+    averages of the three colours: these vary less than some frequencies of Y, but a bit of them
+    saves more error, as they vary slowly, and what they lack is seen as a tint.
 
     Pictures are in -0.5..0.5. chroma: see :func:`unit_gains`. Raises ValueError without photos.
     """
@@ -145,7 +150,9 @@ def best_basis(
     if not count:
         raise ValueError("a basis is chosen on at least one photo")
     power = total / count
-    order = np.argsort(-power, axis=None)[:channels]
+    rank = power.copy()
+    rank[0, 0] += power.max()
+    order = np.argsort(-rank, axis=None)[:channels]
     down, across, colour = np.unravel_index(order, power.shape)
     rows = zip(down.tolist(), across.tolist(), colour.tolist(), strict=True)
     kept = tuple(Channel(d, a, c, float(gains[d, a, c])) for d, a, c in rows)

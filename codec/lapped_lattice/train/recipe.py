@@ -68,13 +68,15 @@ class TrainedPart(Part):
     """A decoder of a bundle's bits; see
     :class:`codec.lapped_lattice.train.decoders.fit.DecoderSettings`.
 
-    width, blocks, detail_width, detail_blocks: of its networks; None is the faithful one's.
+    width, blocks, detail_width, detail_blocks, sampled: of its networks; None is as in the faithful
+    one.
     """
 
     width: int | None = Field(None, ge=4, le=1024)
     blocks: int | None = Field(None, ge=0, le=16)
     detail_width: int | None = Field(None, ge=4, le=512)
     detail_blocks: int | None = Field(None, ge=0, le=16)
+    sampled: int | None = Field(None, ge=0, le=1)
     crop: int = Field(192, ge=48, le=1024, multiple_of=16)
     batch: int = Field(4, ge=2, le=4096)
     steps: int = Field(12000, ge=0)
@@ -84,6 +86,7 @@ class TrainedPart(Part):
     squared_weight: float = Field(4.0, ge=0)
     colour_weight: float = Field(0.0, ge=0)
     perceptual_weight: float = Field(0.0, ge=0)
+    texture_weight: float = Field(0.0, ge=0)
     detector_weight: float = Field(0.0, ge=0)
     classifier_weight: float = Field(0.0, ge=0)
     adversarial_weight: float = Field(0.0, ge=0)
@@ -97,7 +100,10 @@ class TrainedPart(Part):
 
     @model_validator(mode="after")
     def _large_enough(self) -> TrainedPart:
-        judges = (self.perceptual_weight, self.detector_weight, self.classifier_weight)
+        judges = (
+            self.perceptual_weight, self.texture_weight, self.detector_weight,
+            self.classifier_weight,
+        )  # fmt: skip
         if any(judges) and self.crop < LEAST_SEEN:
             raise ValueError(f"networks that judge need crops of {LEAST_SEEN} pixels at least")
         return self
@@ -173,6 +179,6 @@ class LappedRecipe(BundleRecipe):
 
 LEAST_SEEN = 96
 """Pixels a side of what networks that judge look at, of which they see a window."""
-_SIZES = ("width", "blocks", "detail_width", "detail_blocks")
+_SIZES = ("width", "blocks", "detail_width", "detail_blocks", "sampled")
 SCALE = "lapped"
 """The name of the extractor's one output."""

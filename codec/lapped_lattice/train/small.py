@@ -71,12 +71,15 @@ def small_bundle(folder: Path, *, predicts: bool) -> Bundle:
 
 
 def _another(decoder: LappedDecoder) -> LappedDecoder:
-    """A decoder with a block more, which paints otherwise."""
+    """A decoder with a block more, which paints otherwise and draws what is not told."""
     config = decoder.config
-    other = LappedDecoder(replace(config, detail_blocks=config.detail_blocks + 1))
+    other = LappedDecoder(replace(config, detail_blocks=config.detail_blocks + 1, sampled=1))
     begin_with(other, decoder)
+    assert other.spread is not None
+    assert other.spread.bias is not None
     with torch.no_grad():
         other.leave_detail.weight.mul_(3)
+        other.spread.bias.fill_(4)
     return other
 
 

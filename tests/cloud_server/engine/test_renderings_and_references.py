@@ -13,25 +13,31 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from cloud_server.engine import Decoded, EngineFrame, EngineOutcome, LocalEngine
+from cloud_server.engine import Decoded, EngineFrame, EngineOutcome, LocalEngine, files
 from cloud_server.engine.messages import frame_from_message, frame_to_message
 from cloud_server.engine.pipeline import LastPictures
-from codec.base import open_cloud, open_edge, small_bundle
+from codec.base import Rendering, open_cloud, open_edge, small_bundle, small_kinds
 from codec.null.cloud import JpegPictures
 from edge_client.encoder import EdgeEncoder
-from shared.bundle import Bundle
+from shared.bundle import ADVICE_NAME, Advice, Bundle
 from shared.results import ModelInfo, TaskResult
 from shared.wire import PictureRequest
 
 
 class Looks:
-    """A task that finds nothing in any picture."""
+    """A task that finds nothing in any picture, and keeps those that it saw."""
+
+    name = "looks"
+
+    def __init__(self) -> None:
+        self.seen: list[NDArray[np.uint8]] = []
 
     @property
     def models(self) -> list[ModelInfo]:
         return []
 
     def run(self, images: Sequence[NDArray[np.uint8]]) -> list[TaskResult]:
+        self.seen += images
         return [TaskResult(task="looks", model=[], detections=[]) for _ in images]
 
 
@@ -149,6 +155,38 @@ async def test_the_first_decoders_picture_is_made_once_for_tasks_and_by_name(
     assert outcome.analysis is not None
     assert list(outcome.analysis.tasks) == ["looks"]
     assert made == [1]
+
+
+@pytest.mark.parametrize("advised", [False, True])
+async def test_tasks_look_at_the_pictures_of_the_decoder_that_advice_names(
+    tmp_path: Path, image: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, advised: bool
+) -> None:
+    """In a server, and of a file; what a person sees is of the first decoder."""
+    bundle = small_bundle("lapped-lattice", tmp_path / "small", small_kinds("lapped-lattice")[-1])
+    names = [one.name for one in bundle.manifest.pictures]
+    assert len(names) == 2
+    if advised:
+        (tmp_path / "small" / ADVICE_NAME).write_bytes(Advice(task_decoder=names[1]).to_bytes())
+        bundle = Bundle.load(tmp_path / "small")
+    bitstream, cloud = open_edge(bundle).encode(image), open_cloud(bundle)
+    latents, painter = [cloud.decode(bitstream)], cloud.open_reconstructor()
+    first, other = (painter.reconstruct(latents, Rendering(name))[0] for name in names)
+    assert (first != other).any()
+
+    looks = Looks()
+    engine = await LocalEngine.open(bundle, tasks={"looks": lambda: looks})
+    outcome = await engine.submit(EngineFrame((bitstream,), ("looks",), PictureRequest()))
+    await engine.close()
+    assert outcome.picture is not None
+    with Image.open(io.BytesIO(outcome.picture.data)) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), first)
+    monkeypatch.setattr(files, "open_task", lambda *_, **__: looks)
+    analysed = files.Analyzer(["detection"], bundle=bundle.origin).analyze(bitstream.to_bytes())
+    assert analysed.picture is not None
+    np.testing.assert_array_equal(analysed.picture, first)
+    assert len(looks.seen) == 2
+    for seen in looks.seen:
+        np.testing.assert_array_equal(seen, other if advised else first)
 
 
 def test_last_pictures_take_no_more_than_they_may(image: NDArray[np.uint8]) -> None:

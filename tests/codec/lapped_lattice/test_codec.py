@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,16 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from codec.base import FloatArray, open_cloud, open_edge, small_bundle
+from codec.base import PLAIN, FloatArray, Rendering, open_cloud, open_edge, small_bundle
 from codec.features import PreparedPhoto
-from codec.lapped_lattice import reconstruct
+from codec.lapped_lattice import VIVID, reconstruct
 from codec.lapped_lattice.contexts import LappedContexts
 from codec.lapped_lattice.lattice import LappedPalette, leant, rounded, towards_zero
-from codec.lapped_lattice.networks import DecoderConfig
+from codec.lapped_lattice.networks import DecoderConfig, LappedDecoder
 from codec.lapped_lattice.repaint import repainted
 from codec.lapped_lattice.train.bundle import fit_psnr_model
 from codec.lapped_lattice.train.contexts import LAPPED
+from codec.lapped_lattice.train.decoders.fit import begin_with
 from codec.lapped_lattice.train.networks import Layout
 from codec.lapped_lattice.train.recipe import SCALE, LappedRecipe
 from codec.lapped_lattice.train.small import SMALL
@@ -167,7 +170,9 @@ def test_regions_have_all_and_the_rest_has_no_more_than_its_state(predicting: Bu
                 np.testing.assert_array_equal(outside, rest[name][:, ~inside])
         assert made.file_bytes < key_frames[0].file_bytes
         budget = made.file_bytes + 5
-        fitted = edge.encode(frame, RateTarget(max_bytes=budget), regions=regions)
+        fitted = edge.encode(
+            frame, RateTarget(max_bytes=budget), regions=regions, reference=reference
+        )
         assert fitted.file_bytes <= budget
 
 
@@ -187,7 +192,7 @@ def test_a_psnr_is_aimed_at(predicting: Bundle, aiming: Bundle) -> None:
     edge, worker = open_edge(aiming), open_cloud(aiming).open_reconstructor()
     photo = picture(96, 80, 40)
     reached, states = [], []
-    for wanted in (8.0, 14.0, 18.0):
+    for wanted in (8.0, 14.0, 19.0):
         made = edge.encode(photo, RateTarget(psnr_db=wanted, best_effort=True))
         shown = worker.reconstruct([edge.decode(made)])[0].astype(float)
         reached.append(10 * np.log10(255**2 / np.square(shown - photo).mean()))
@@ -279,14 +284,56 @@ def test_gradients_pass_through_what_is_told_and_nothing_else() -> None:
     assert values.grad[:, :, 0, 0].tolist() == [[1, 1], [1, 0]]
 
 
-def test_tiles_leave_no_seam(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+BOTH = pytest.mark.parametrize("how", [PLAIN, Rendering(VIVID, 3)], ids=["faithful", "vivid"])
+
+
+@BOTH
+def test_tiles_leave_no_seam(
+    predicting: Bundle, how: Rendering, monkeypatch: pytest.MonkeyPatch
+) -> None:
     photo = picture(330, 250, 3)
-    latents = open_cloud(bundle).decode(open_edge(bundle).encode(photo))
-    whole = open_cloud(bundle).open_reconstructor().reconstruct([latents])[0]
+    latents = open_cloud(predicting).decode(open_edge(predicting).encode(photo))
+    whole = open_cloud(predicting).open_reconstructor().reconstruct([latents], how)[0]
     monkeypatch.setattr(reconstruct, "TILE_POSITIONS", 5)
-    tiles = open_cloud(bundle).open_reconstructor().reconstruct([latents])[0]
+    tiles = open_cloud(predicting).open_reconstructor().reconstruct([latents], how)[0]
     assert np.abs(whole.astype(int) - tiles).max() <= 1
     assert np.abs(whole.astype(int) - tiles).mean() < 0.01
+
+
+def test_a_seed_is_of_what_is_drawn_and_changes_nothing_else(predicting: Bundle) -> None:
+    edge, worker = open_edge(predicting), open_cloud(predicting).open_reconstructor()
+    latents = [edge.decode(edge.encode(picture(50, 40, 1), RateTarget(state=1)))]
+    drawn = [worker.reconstruct(latents, Rendering(VIVID, n))[0] for n in (1, 1, 2, 2**63 - 1)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    for other in drawn[2:]:
+        assert np.abs(drawn[0].astype(int) - other).mean() > 1
+    faithful = [worker.reconstruct(latents, Rendering(None, seed))[0] for seed in (1, 2)]
+    np.testing.assert_array_equal(*faithful)
+    away = [np.abs(faithful[0].astype(int) - one).mean() for one in drawn]
+    assert max(away) < 64  # it is the same picture
+
+
+def test_what_is_drawn_has_the_spread_that_was_learned() -> None:
+    """And none without noise: its mean, which is what the same decoder makes that draws nothing."""
+    config = DecoderConfig(channels=4, states=2, width=8, blocks=1, detail_width=6, carried=2)
+    plain, sampled = LappedDecoder(config), LappedDecoder(replace(config, sampled=1))
+    begin_with(sampled, plain)
+    assert sampled.spread is not None
+    assert sampled.spread.bias is not None
+    with torch.no_grad():
+        sampled.colours.copy_(torch.tensor([0, 1, 2, 0]))
+        sampled.synthesis.zero_()
+        sampled.synthesis[:, :, 8:24, 8:24] = 1 / 16
+        sampled.spread.bias.copy_(torch.tensor([5.0, -30.0, -30.0, -30.0]))
+        sampled.doubts.copy_(torch.tensor([[0.01] * 4, [0.02] * 4]))
+        values = torch.zeros(1, 4, 30, 40)
+        noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(1))
+        for state, doubt in ((0, 0.01), (1, 0.02)):
+            still = sampled(values, torch.tensor([state]))
+            assert float(still.abs().max()) == 0
+            moved = sampled(values, torch.tensor([state]), None, noise)[0, 0, 8::16, 8::16] * 16
+            wanted = math.log(1 + math.e) * doubt
+            assert float(moved.std()) == pytest.approx(wanted, rel=0.1)
 
 
 def test_the_same_values_again_are_the_same_picture(bundle: Bundle) -> None:
@@ -302,7 +349,8 @@ def test_the_same_values_again_are_the_same_picture(bundle: Bundle) -> None:
     np.testing.assert_array_equal(other, worker.reconstruct(latents[2:])[0])
 
 
-def test_only_what_changed_is_painted_again(predicting: Bundle) -> None:
+@BOTH
+def test_only_what_changed_is_painted_again(predicting: Bundle, how: Rendering) -> None:
     """Some values become others, in two places far apart: the same picture, from less of it."""
     edge, worker = open_edge(predicting), open_cloud(predicting).open_reconstructor()
     photo = picture(960, 800, 1)
@@ -310,11 +358,11 @@ def test_only_what_changed_is_painted_again(predicting: Bundle) -> None:
     frames[1][30:50, 40:60] = 255 - photo[30:50, 40:60]
     frames[1][700:720, 900:930] = 0
     first, second = (edge.decode(edge.encode(frame, RateTarget(state=0))) for frame in frames)
-    shown = worker.reconstruct([first])[0]
-    whole = worker.reconstruct([second])[0]
+    shown = worker.reconstruct([first], how)[0]
+    whole = worker.reconstruct([second], how)[0]
     marked = shown.copy()
     marked[400, 480] += 1
-    found = worker.reconstruct([second], before=[(first, marked)])[0]
+    found = worker.reconstruct([second], how, before=[(first, marked)])[0]
     np.testing.assert_array_equal(found[400, 480], marked[400, 480])
     found[400, 480] = whole[400, 480]
     assert np.abs(found.astype(int) - whole).max() <= 1
@@ -322,7 +370,8 @@ def test_only_what_changed_is_painted_again(predicting: Bundle) -> None:
     assert np.abs(found.astype(int) - shown).max() > 50
     coarse = edge.decode(edge.encode(frames[1], RateTarget(state=1)))
     np.testing.assert_array_equal(
-        worker.reconstruct([coarse], before=[(first, marked)])[0], worker.reconstruct([coarse])[0]
+        worker.reconstruct([coarse], how, before=[(first, marked)])[0],
+        worker.reconstruct([coarse], how)[0],
     )
 
 

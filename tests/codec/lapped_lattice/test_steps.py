@@ -98,6 +98,7 @@ def decoders(**changes: Any) -> LappedRecipe:
     every = {"crop": 96, "batch": 2, "steps": 4, "learning_rate": 2e-3}
     seen = {"perceptual_weight": 0.4, "detector_weight": 0.1, "classifier_weight": 0.1}
     vivid = every | seen | {"detail_blocks": 2, "flat_weight": 2, "adversarial_weight": 0.1}
+    vivid |= {"sampled": 1, "texture_weight": 0.5}
     again = every | {"crop": 80, "relative": True, "blocks": 2, "squared_weight": 1}
     again |= {"absolute_weight": 0, "batch": 4}
     parts = {"vivid": vivid | changes, "faithful": again | changes}
@@ -123,7 +124,7 @@ def test_a_second_decoder_is_trained_on_the_bundles_own_bits_and_put_beside_the_
     assert again["step"] == 24
     (row,) = map(json.loads, (run / "decoder-vivid.jsonl").read_text().splitlines())
     assert row["step"] == 20
-    assert {"gain_db", "lpips", "colour", "adversary"} <= set(row)
+    assert {"gain_db", "lpips", "textures", "colour", "adversary"} <= set(row)
     run_step("attach", decoders(steps=24), run, bundle=where, output=tmp_path / "both")
     both = Bundle.load(tmp_path / "both")
     both.verify()

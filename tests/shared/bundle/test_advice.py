@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from codec.base import PLAIN, rendering_for_tasks
 from shared.bundle import ADVICE_NAME, Advice, Bundle, ScoreThresholds
 from shared.errors import BundleError
 from tests.support.tiny_bundle import make_tiny_bundle
@@ -67,6 +68,19 @@ def test_a_device_gets_the_default_state_and_not_the_thresholds(folder: Path) ->
     assert whole.id == edge.id == bundle.id
 
 
+def test_tasks_look_at_the_pictures_of_a_decoder_that_may_be_named(folder: Path) -> None:
+    assert rendering_for_tasks(Bundle.load(folder)) == PLAIN
+    first = Bundle.load(folder).manifest.pictures[0].name
+    bundle = advise(folder, Advice(task_decoder=first).to_bytes())
+    assert bundle.advice.task_decoder == first
+    assert rendering_for_tasks(bundle) == PLAIN
+    assert Bundle.from_zip_bytes(bundle.to_zip("edge")).advice == Advice()
+    with pytest.raises(BundleError, match="task_decoder 'dream' of") as refused:
+        bundle.advised(Advice(task_decoder="dream"))
+    assert refused.value.reason == "bad_advice"
+    assert bundle.advised(ADVICE).advice == ADVICE
+
+
 def test_what_a_later_release_adds_is_passed_over(folder: Path) -> None:
     later = json.loads(ADVICE.to_bytes()) | {"weather": "fine"}
     later["score_thresholds"][0]["photos"] = 12
@@ -78,6 +92,8 @@ def test_what_a_later_release_adds_is_passed_over(folder: Path) -> None:
     [
         ({"default_state": STATES}, "default_state"),
         ({"default_state": -1}, "default_state"),
+        ({"task_decoder": "dream"}, "task_decoder"),
+        ({"task_decoder": "A b"}, "task_decoder"),
         ({"format": "featherwire-advice/9"}, "format"),
         ({"score_thresholds": [{"task": "detection", "model": MODEL, "others": [0.5]}]}, "states"),
         ({"score_thresholds": [{"task": "detection", "model": "x", "others": [0.5]}]}, "model"),

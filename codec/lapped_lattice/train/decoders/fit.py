@@ -6,7 +6,8 @@ sample's own. The decoder begins as the bundle's faithful one, and learns a weig
     errors          absolute (where the eye sees it more: on flat areas) and squared, and of means
                     of blocks of 16 pixels, so that colours stay; as they are, or ``relative`` to
                     the linear codec's at the same state, so that all rates count alike
-    perception      an LPIPS-like distance, features of a detector and of a classifier
+    perception      an LPIPS-like distance, statistics of textures, features of a detector and of a
+                    classifier
     an adversary    from ``adversarial_from`` on: a discriminator of patches
 
 The inverse transform itself stays the faithful decoder's.
@@ -62,6 +63,7 @@ class DecoderSettings:
     squared_weight: float = 4.0
     colour_weight: float = 0.0
     perceptual_weight: float = 0.0
+    texture_weight: float = 0.0
     detector_weight: float = 0.0
     classifier_weight: float = 0.0
     adversarial_weight: float = 0.0
@@ -80,6 +82,7 @@ class DecoderSettings:
         """As :class:`~codec.kit.losses.perception.Perception` takes them."""
         return {
             "perceptual": self.perceptual_weight,
+            "textures": self.texture_weight,
             "detector": self.detector_weight,
             "classifier": self.classifier_weight,
         }
@@ -201,7 +204,7 @@ class DecoderFit:
             group["lr"] = rate
         late = self.step >= settings.adversarial_from * settings.steps
         adversarial = late and settings.adversarial_weight > 0
-        made = self.decoder(values, state)
+        made = self.decoder(values, state, noise=torch.randn_like(values))
         with torch.no_grad():
             told = self.decoder.linear(values)
         loss, figures = self._errors(made, picture, told)
