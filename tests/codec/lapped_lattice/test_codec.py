@@ -192,7 +192,7 @@ def test_a_psnr_is_aimed_at(predicting: Bundle, aiming: Bundle) -> None:
     edge, worker = open_edge(aiming), open_cloud(aiming).open_reconstructor()
     photo = picture(96, 80, 40)
     reached, states = [], []
-    for wanted in (8.0, 14.0, 19.0):
+    for wanted in (8.0, 14.0, 25.0):
         made = edge.encode(photo, RateTarget(psnr_db=wanted, best_effort=True))
         shown = worker.reconstruct([edge.decode(made)])[0].astype(float)
         reached.append(10 * np.log10(255**2 / np.square(shown - photo).mean()))
@@ -308,7 +308,7 @@ def test_a_seed_is_of_what_is_drawn_and_changes_nothing_else(predicting: Bundle)
     for other in drawn[2:]:
         assert np.abs(drawn[0].astype(int) - other).mean() > 1
     faithful = [worker.reconstruct(latents, Rendering(None, seed))[0] for seed in (1, 2)]
-    np.testing.assert_array_equal(*faithful)
+    np.testing.assert_array_equal(faithful[0], faithful[1])
     away = [np.abs(faithful[0].astype(int) - one).mean() for one in drawn]
     assert max(away) < 64  # it is the same picture
 
