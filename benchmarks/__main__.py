@@ -10,6 +10,7 @@
     python -m benchmarks --crops
     python -m benchmarks --framing
     python -m benchmarks --soak MINUTES
+    python -m benchmarks --accelerator [DEVICE]
     python -m benchmarks --stream CLIP [CLIP ...] [--bundle NAME] [--limit FRAMES]
     python -m benchmarks --accuracy SET [SET ...] [--task NAME] [--limit N] [--cache FOLDER]
     python -m benchmarks --video [CLIP ...] [--frames N] [--every K] [--bundle NAME ...] [--help]
@@ -46,7 +47,8 @@ from benchmarks.memory import edge_peak_megabytes, soak, soak_table
 from benchmarks.photos import write_photos, write_strip
 from benchmarks.regions import regions, regions_table
 from benchmarks.scale import measure, shared_log, write
-from benchmarks.speed import (
+from benchmarks.speed.accelerator import frame_rates, rates_table
+from benchmarks.speed.times import (
     FEATURE_REFERENCE,
     feature_bundles,
     feature_speeds,
@@ -58,6 +60,7 @@ from benchmarks.speed import (
 from benchmarks.stream import FRAMES, stream_speed, stream_table
 from benchmarks.transport.measure import transport, transport_table, write_transport
 from benchmarks.video import command as video
+from cloud_server.engine.spec import check_device
 from codec.kit.recipe import open_recipe
 from shared.bundle import Bundle, packaged_names
 from shared.errors import FeatherwireError
@@ -94,6 +97,9 @@ def main() -> int:
             return 0
         if arguments.stream:
             stream_figures(arguments)
+            return 0
+        if arguments.accelerator:
+            accelerator_rates(arguments.accelerator, arguments.output)
             return 0
         if arguments.framing:
             print(framing_table(framing(_astronaut(FEATURE_PHOTO))))
@@ -235,6 +241,15 @@ def stream_figures(arguments: argparse.Namespace) -> None:
     print(text)
 
 
+def accelerator_rates(device: str, output: Path) -> None:
+    """Frames a second on a device: a page."""
+    check_device(device)
+    table = rates_table(frame_rates(_astronaut(), device), device)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "accelerator.md").write_text(table)
+    print(table)
+
+
 def transport_times(bundle: Bundle, output: Path) -> None:
     """Frames a second through a durable session, beside a bare echo: a page and its numbers."""
     rows = transport(bundle)
@@ -273,6 +288,13 @@ def _parser() -> argparse.ArgumentParser:
         help="`stream CLIP` as a whole on one core",
     )
     parser.add_argument("--scale", action="store_true", help="engines by workers alone")
+    parser.add_argument(
+        "--accelerator",
+        nargs="?",
+        const="cuda",
+        metavar="DEVICE",
+        help="frames a second on a device alone; without a name: cuda",
+    )
     parser.add_argument("--database", help="with --scale: URL of an empty PostgreSQL database")
     parser.add_argument(
         "--soak", type=float, metavar="MINUTES", help="memory of `stream` over so many minutes"

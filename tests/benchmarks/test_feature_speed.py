@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.speed import FEATURE_REFERENCE, feature_speeds, speed_table
+from benchmarks.speed.times import FEATURE_REFERENCE, feature_speeds, speed_table
 from tests.support.feature_bundle import make_feature_bundle
 from tests.support.tiny_bundle import make_tiny_bundle
 

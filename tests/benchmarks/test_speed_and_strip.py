@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.photos import write_strip
-from benchmarks.speed import REFERENCE, repaint_speeds, repaint_table, speed_table, speeds
+from benchmarks.speed.times import REFERENCE, repaint_speeds, repaint_table, speed_table, speeds
 from shared.bundle import Bundle
 from tests.support.tiny_bundle import make_tiny_bundle
 

@@ -1,0 +1,1 @@
+"""Times of single jobs beside baselines, and frames a second of devices."""
