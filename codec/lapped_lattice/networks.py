@@ -23,8 +23,10 @@ from torch.nn import functional
 STRIDE = 16
 SUPPORT = 2 * STRIDE
 DETAIL_STRIDE = 4
-_LITTLE = 4.0
-"""Before training a sampled decoder draws softplus(-4), a fiftieth, of its doubts."""
+LITTLE = 1.8
+"""Before training a sampled decoder draws softplus(-1.8), 0.15, of its doubts: half of what
+rounding to a lattice's step leaves. From nothing it learns nothing, as no loss falls with the first
+grain."""
 HALO = 1
 """Positions around a picture's edge that its pixels are made of: the coefficients mirrored."""
 
@@ -156,7 +158,7 @@ class LappedDecoder(nn.Module):
         hidden = relu(hidden)
         away = self.leave(hidden)
         if self.spread is not None and noise is not None:
-            away = away + functional.softplus(self.spread(hidden) - _LITTLE) * noise
+            away = away + functional.softplus(self.spread(hidden) - LITTLE) * noise
         better = values + away * _spread(self.doubts[state])
         picture = self.linear(better, edges)
         cells = functional.pixel_shuffle(self.carry(hidden), STRIDE // DETAIL_STRIDE)

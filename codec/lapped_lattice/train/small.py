@@ -12,7 +12,7 @@ import torch
 from codec.lapped_lattice import VIVID
 from codec.lapped_lattice.contexts import LappedContexts
 from codec.lapped_lattice.lattice import LappedPalette
-from codec.lapped_lattice.networks import LappedDecoder
+from codec.lapped_lattice.networks import LITTLE, LappedDecoder
 from codec.lapped_lattice.train.basis import best_basis
 from codec.lapped_lattice.train.bundle import lapped_palette, with_decoder, write_bundle
 from codec.lapped_lattice.train.contexts import LAPPED, key_frames_only
@@ -79,7 +79,7 @@ def _another(decoder: LappedDecoder) -> LappedDecoder:
     assert other.spread.bias is not None
     with torch.no_grad():
         other.leave_detail.weight.mul_(3)
-        other.spread.bias.fill_(4)
+        other.spread.bias.fill_(LITTLE)
     return other
 
 

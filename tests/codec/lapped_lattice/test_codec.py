@@ -19,7 +19,7 @@ from codec.features import PreparedPhoto
 from codec.lapped_lattice import VIVID, reconstruct
 from codec.lapped_lattice.contexts import LappedContexts
 from codec.lapped_lattice.lattice import LappedPalette, leant, rounded, towards_zero
-from codec.lapped_lattice.networks import DecoderConfig, LappedDecoder
+from codec.lapped_lattice.networks import LITTLE, DecoderConfig, LappedDecoder
 from codec.lapped_lattice.repaint import repainted
 from codec.lapped_lattice.train.bundle import fit_psnr_model
 from codec.lapped_lattice.train.contexts import LAPPED
@@ -324,7 +324,7 @@ def test_what_is_drawn_has_the_spread_that_was_learned() -> None:
         sampled.colours.copy_(torch.tensor([0, 1, 2, 0]))
         sampled.synthesis.zero_()
         sampled.synthesis[:, :, 8:24, 8:24] = 1 / 16
-        sampled.spread.bias.copy_(torch.tensor([5.0, -30.0, -30.0, -30.0]))
+        sampled.spread.bias.copy_(torch.tensor([LITTLE + 1, -30.0, -30.0, -30.0]))
         sampled.doubts.copy_(torch.tensor([[0.01] * 4, [0.02] * 4]))
         values = torch.zeros(1, 4, 30, 40)
         noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(1))
