@@ -185,6 +185,10 @@ class LappedDecoder(nn.Module):
         return functional.conv2d(torch.cat(parts, 1), self.mix[:, :, None, None])
 
 
+SHARED = ("synthesis", "deviations", "doubts", "parity", "colours", "mix")
+"""What all decoders of the same bits have in common: the inverse transform, and what was set."""
+
+
 @dataclass(frozen=True)
 class Edges:
     """Sides of a window of coefficients at which the picture ends."""

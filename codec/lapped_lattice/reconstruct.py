@@ -14,7 +14,7 @@ from torch import Tensor
 from codec.areas.boxes import Box
 from codec.base import PLAIN, Pixels, Rendering
 from codec.lapped_lattice import FAITHFUL
-from codec.lapped_lattice.networks import STRIDE, DecoderConfig, Edges, LappedDecoder
+from codec.lapped_lattice.networks import SHARED, STRIDE, DecoderConfig, Edges, LappedDecoder
 from codec.lapped_lattice.repaint import repainted
 from codec.latents import FeatureLatents
 from codec.settings import DECODER_FILE, FeatureSettings, decoder_file
@@ -46,8 +46,9 @@ class LappedReconstructor:
         """Load the bundle's decoders. Raises BundleError when one is missing or does not fit."""
         settings = FeatureSettings.of(bundle)
         decoders = {FAITHFUL: read_decoder(bundle, DECODER_FILE, settings.decoder)}
+        first = decoders[FAITHFUL]
         for name, values in (settings.other_decoders or {}).items():
-            decoders[name] = read_decoder(bundle, decoder_file(name), values)
+            decoders[name] = read_decoder(bundle, decoder_file(name), values, first)
         return cls(decoders, settings.scales[0].name, device=device)
 
     def reconstruct(
@@ -133,12 +134,17 @@ def _tile(
     return np.asarray(pixels.permute(1, 2, 0).cpu().numpy(), np.uint8)
 
 
-def read_decoder(bundle: Bundle, file: str, values: Mapping[str, Any]) -> LappedDecoder:
-    """One of a bundle's decoders. values: its settings. Raises BundleError ``bad_decoder``, and
-    what :meth:`shared.bundle.Bundle.read` raises."""
+def read_decoder(
+    bundle: Bundle, file: str, values: Mapping[str, Any], first: LappedDecoder | None = None
+) -> LappedDecoder:
+    """One of a bundle's decoders. values: its settings. first: has what the file leaves out of
+    :data:`~codec.lapped_lattice.networks.SHARED`. Raises BundleError ``bad_decoder``, and what
+    :meth:`shared.bundle.Bundle.read` raises."""
     try:
         decoder = LappedDecoder(DecoderConfig.from_dict(values))
-        weights = load(bundle.read(file))
+        known = {} if first is None else first.state_dict()
+        weights = {name: known[name] for name in SHARED if name in known}
+        weights |= load(bundle.read(file))
         kinds = {name: value.dtype for name, value in decoder.state_dict().items()}
         decoder.load_state_dict({n: v.to(kinds.get(n, v.dtype)) for n, v in weights.items()})
     except (TypeError, RuntimeError, SafetensorError) as error:

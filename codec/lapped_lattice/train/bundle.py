@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from codec.kit.checkpoint import CHECKPOINT, npz
@@ -21,7 +21,7 @@ from codec.lapped_lattice.cloud import PICTURES
 from codec.lapped_lattice.coding import LappedCodec
 from codec.lapped_lattice.contexts import LappedContexts
 from codec.lapped_lattice.lattice import LappedPalette, LappedPlane
-from codec.lapped_lattice.networks import STRIDE, LappedDecoder
+from codec.lapped_lattice.networks import SHARED, STRIDE, LappedDecoder
 from codec.lapped_lattice.reconstruct import LappedReconstructor
 from codec.lapped_lattice.train.contexts import fit_contexts
 from codec.lapped_lattice.train.extractor_onnx import analysis_onnx
@@ -220,7 +220,12 @@ def with_decoder(
         files[DECODER_FILE] = save(_halves(decoder))
         changes: dict[str, Any] = {"decoder": decoder.config.to_dict()}
     else:
-        files[decoder_file(name)] = save(_halves(decoder))
+        first = load(files[DECODER_FILE])
+        weights = _halves(decoder)
+        for shared in SHARED:
+            if torch.equal(weights[shared], first[shared]):
+                del weights[shared]
+        files[decoder_file(name)] = save(weights)
         others[name] = decoder.config.to_dict()
         changes = {"other_decoders": others}
     pictures = (*PICTURES, *(PictureSpec(name=other) for other in others))

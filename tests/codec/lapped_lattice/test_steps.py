@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load
 
 from codec.base import Pixels, Rendering, open_cloud, open_edge
 from codec.kit.psnr import LEAST_PHOTOS
 from codec.kit.recipe import open_recipe
 from codec.kit.sequences import SequencesPart
 from codec.lapped_lattice.networks import LappedDecoder
+from codec.lapped_lattice.networks import SHARED
 from codec.lapped_lattice.reconstruct import read_decoder
 from codec.lapped_lattice.train import small_bundle
 from codec.lapped_lattice.train.bundle import RunFiles, with_decoder
@@ -132,6 +134,10 @@ def test_a_second_decoder_is_trained_on_the_bundles_own_bits_and_put_beside_the_
     for name, entry in bundle.manifest.files.items():
         assert both.manifest.files[name] == entry
     assert both.manifest.files["decoder-vivid.safetensors"].side == "cloud"
+    # What both have in common is there once.
+    there = set(load(both.read("decoder.safetensors"))) & set(SHARED)
+    assert there == set(SHARED)
+    assert not set(load(both.read("decoder-vivid.safetensors"))) & there
     photo = picture(80, 64, 3)
     plain = shown(bundle, photo)
     np.testing.assert_array_equal(shown(both, photo, "faithful"), plain)
