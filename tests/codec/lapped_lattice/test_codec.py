@@ -300,6 +300,25 @@ def test_tiles_leave_no_seam(
     assert np.abs(whole.astype(int) - tiles).mean() < 0.01
 
 
+@BOTH
+def test_pictures_of_a_batch_are_those_of_one_after_the_other(
+    predicting: Bundle, how: Rendering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An accelerator makes them at once."""
+    edge, worker = open_edge(predicting), open_cloud(predicting).open_reconstructor()
+    photos = [picture(90, 70, seed) for seed in range(3)]
+    photos[1][:] = photos[1][:, :, :1]  # grey
+    latents = [edge.decode(edge.encode(photo, RateTarget(state=1))) for photo in photos]
+    alone = worker.reconstruct(latents, how)
+    monkeypatch.setattr(reconstruct, "TILE_POSITIONS", 3)
+    with torch.inference_mode():
+        decoder = worker._decoders[how.decoder or "faithful"]  # type: ignore[attr-defined]
+        together = worker.together(decoder, latents, how.seed)  # type: ignore[attr-defined]
+    for one, other in zip(alone, together, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+        assert np.abs(one.astype(int) - other).mean() < 0.01
+
+
 def test_a_seed_is_of_what_is_drawn_and_changes_nothing_else(predicting: Bundle) -> None:
     edge, worker = open_edge(predicting), open_cloud(predicting).open_reconstructor()
     latents = [edge.decode(edge.encode(picture(50, 40, 1), RateTarget(state=1)))]

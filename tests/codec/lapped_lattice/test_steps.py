@@ -17,8 +17,7 @@ from codec.base import Pixels, Rendering, open_cloud, open_edge
 from codec.kit.psnr import LEAST_PHOTOS
 from codec.kit.recipe import open_recipe
 from codec.kit.sequences import SequencesPart
-from codec.lapped_lattice.networks import LappedDecoder
-from codec.lapped_lattice.networks import SHARED
+from codec.lapped_lattice.networks import SHARED, LappedDecoder
 from codec.lapped_lattice.reconstruct import read_decoder
 from codec.lapped_lattice.train import small_bundle
 from codec.lapped_lattice.train.bundle import RunFiles, with_decoder
