@@ -82,18 +82,17 @@ class LappedReconstructor:
     def together(
         self, decoder: LappedDecoder, batch: Sequence[FeatureLatents], seed: int
     ) -> list[Pixels]:
-        """Pictures of one size, tile by tile of all of them at once."""
+        """Pictures of as many positions, tile by tile of all of them at once."""
         shown = np.stack([latents.scales[self._scale] for latents in batch])
         values = torch.from_numpy(shown).to(self._device)
         state = torch.tensor([_network_state(latents) for latents in batch], device=self._device)
         noise = _drawn(values[:1], seed).expand_as(values) if decoder.config.sampled else None
-        first = batch[0]
-        pictures = np.empty((len(batch), first.height, first.width, 3), np.uint8)
+        pictures = [np.empty((one.height, one.width, 3), np.uint8) for one in batch]
         for box in _tiles([Box(0, 0, *values.shape[2:])]):
             tiles = _tile(decoder, values, state, noise, box)
             for picture, tile, latents in zip(pictures, tiles, batch, strict=True):
                 _put(picture, box, tile, grey=latents.grey)
-        return list(pictures)
+        return pictures
 
     def _picture(
         self,

@@ -306,7 +306,7 @@ def test_pictures_of_a_batch_are_those_of_one_after_the_other(
 ) -> None:
     """An accelerator makes them at once."""
     edge, worker = open_edge(predicting), open_cloud(predicting).open_reconstructor()
-    photos = [picture(90, 70, seed) for seed in range(3)]
+    photos = [picture(90 - seed, 70 + seed, seed) for seed in range(3)]
     photos[1][:] = photos[1][:, :, :1]  # grey
     latents = [edge.decode(edge.encode(photo, RateTarget(state=1))) for photo in photos]
     alone = worker.reconstruct(latents, how)
@@ -315,6 +315,7 @@ def test_pictures_of_a_batch_are_those_of_one_after_the_other(
         decoder = worker._decoders[how.decoder or "faithful"]  # type: ignore[attr-defined]
         together = worker.together(decoder, latents, how.seed)  # type: ignore[attr-defined]
     for one, other in zip(alone, together, strict=True):
+        assert one.shape == other.shape
         assert np.abs(one.astype(int) - other).max() <= 1
         assert np.abs(one.astype(int) - other).mean() < 0.01
 
