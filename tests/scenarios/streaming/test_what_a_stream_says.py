@@ -54,7 +54,14 @@ def test_each_reason_is_said_once_and_so_is_the_way_back(
             assert stream.end() == 0
     assert len(set(stream.lines)) >= 4
     assert stream.lines[-1].startswith("ended: ")
-    assert stream.count("not connected: ") == 2
+    said: set[str] = set()
+    for line in stream.lines:
+        # On a busy machine there may be more than one: a try can take longer than it has.
+        if line.startswith("connected to "):
+            said.clear()
+        assert line not in said, stream.lines
+        if line.startswith("not connected: "):
+            said.add(line)
 
 
 def test_what_is_lost_for_want_of_a_server_was_said_before(
@@ -160,7 +167,7 @@ def test_a_source_that_goes_away_and_comes_back_is_said_once_each(
         address = f"127.0.0.1:{http.server_address[1]}"
         with Proxy("127.0.0.1:1") as proxy:
             words = (f"http://{proxy.address}/", "--bundle", tiny_bundle.origin, "--server",
-                     server.address, "--source-timeout", 1)  # fmt: skip
+                     server.address, "--source-timeout", 5)  # fmt: skip
             with speaking(*words) as stream:
                 stream.until_said("the source is away: ")
                 proxy.target = address
