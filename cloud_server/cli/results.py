@@ -146,6 +146,9 @@ def list_results(
     until: Annotated[
         str | None, typer.Option("--until", metavar="TIME", help="Only those ready before then.")
     ] = None,
+    newest_first: Annotated[
+        bool, typer.Option("--newest-first", help="With --limit 20: the last twenty.")
+    ] = False,
 ) -> None:
     """List the results that are in the log, oldest first."""
     with stop_on_error(as_json=call.as_json), _client(call) as client:
@@ -154,6 +157,7 @@ def list_results(
             since=_instant("--since", since),
             until=_instant("--until", until),
             after=after,
+            newest_first=newest_first,
         )
         chosen = _first(found, call.limit)
         if call.as_json:

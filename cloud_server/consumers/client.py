@@ -56,8 +56,9 @@ class ResultClient:
         since: datetime | timedelta | None = None,
         until: datetime | None = None,
         after: int = 0,
+        newest_first: bool = False,
     ) -> Iterator[Result]:
-        """Results that are in the log, behind the cursor ``after``, in order.
+        """Results that are in the log, behind the cursor ``after``, in order; or the newest first.
 
         The other arguments say which, as ``filter_of`` takes them: ``device="cam-1"``,
         ``classes=["person", "car"]``, ``since=timedelta(hours=1)``.
@@ -65,7 +66,7 @@ class ResultClient:
         wanted = filter_of(
             device=device, session=session, tasks=tasks, classes=classes, since=since, until=until
         )
-        return map(result_of, self.records(wanted, after=after))
+        return map(result_of, self.records(wanted, after=after, newest_first=newest_first))
 
     def watch(
         self,
@@ -123,16 +124,26 @@ class ResultClient:
     # -- the protocol's own messages -------------------------------------------------------------
 
     def records(
-        self, wanted: results_pb2.ResultFilter | None = None, *, after: int = 0
+        self,
+        wanted: results_pb2.ResultFilter | None = None,
+        *,
+        after: int = 0,
+        newest_first: bool = False,
     ) -> Iterator[results_pb2.ResultRecord]:
         """As ``list``."""
         end = False
+        request = results_pb2.ListResultsRequest(
+            filter=wanted, after_cursor=after, newest_first=newest_first
+        )
         while not end:
-            request = results_pb2.ListResultsRequest(filter=wanted, after_cursor=after)
             with typed_errors(self._address, self._access):
                 page = self._stub.ListResults(request, timeout=CALL_TIMEOUT_S)
             yield from page.records
-            after, end = page.next_cursor, page.end
+            end = page.end
+            if newest_first:
+                request.before_cursor = page.next_cursor
+            else:
+                request.after_cursor = page.next_cursor
 
     def record(
         self, *, cursor: int | None = None, frame: results_pb2.FrameKey | None = None

@@ -97,8 +97,11 @@ class Reporter:
         parts = [counted(status["sent"], "frame") + kinds, counted(status["results"], "result")]
         if status["failed"]:
             parts.append(f"{status['failed']} failed")
+        damaged = status["source"]["damaged"]
+        if damaged:
+            parts.append(f"{counted(damaged, 'part')} of the source could not be read")
         with self._lock:
-            self._say(f"ended: {', '.join(parts)}")
+            self._say(f"ended: {', '.join(parts)}", bad=bool(damaged))
 
     # -- parts -----------------------------------------------------------------------------------
 

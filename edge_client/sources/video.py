@@ -155,6 +155,8 @@ class VideoSource:
             return SourceError("forbidden", text)
         if self.lasting:
             return SourceError("source_away", text)
+        if isinstance(error, av.error.InvalidDataError):
+            text = f"{self.name} is no video, or damaged from the start ({why})"
         return SourceError(
             "not_found" if isinstance(error, FileNotFoundError) else "unreadable", text
         )
@@ -167,18 +169,21 @@ class VideoSource:
         stream: av.video.stream.VideoStream,
         stop: threading.Event,
     ) -> Iterator[av.VideoFrame]:
-        """Pictures; packets that cannot be decoded are counted."""
+        """Pictures; those are counted that cannot be decoded, or only in part, and those that a file
+        announces and does not have."""
         import av
 
         # All streams: while only sound comes, somebody has to notice that there is no picture.
         packets = container.demux()
         waits = Waiting(self._timeout_s, first=FIRST_TIMES)
+        last: int | None = None
         while not stop.is_set():
             if self.lasting and waits.too_long():
                 raise self._without_picture(stream, waits.since_s)
             try:
                 packet = next(packets)
             except StopIteration:
+                self.damaged += _missing(stream, last)
                 return
             except av.error.InvalidDataError:
                 self.damaged += 1
@@ -204,6 +209,8 @@ class VideoSource:
                     self.damaged += 1
                     continue
                 self._count += 1
+                self.damaged += frame.is_corrupt
+                last = frame.pts
                 waits.over()
                 yield frame
 
@@ -262,6 +269,19 @@ class VideoSource:
     def _capture(self, frame: av.VideoFrame, captured_at: float) -> Capture:
         name = f"{self.name}#{self._count}"
         return Capture(name, captured_at, functools.partial(self._rgb, frame))
+
+
+MISSING = 0.1
+"""The share of a video that has to be missing at its end: durations are announced roughly."""
+
+
+def _missing(stream: av.video.stream.VideoStream, last: int | None) -> int:
+    """How many pictures a file announces behind the last one that there was, by their times: some
+    announce pictures that are not there because nothing moved."""
+    if last is None or not stream.duration or not stream.frames:
+        return 0
+    share = 1 - (last - (stream.start_time or 0)) / stream.duration
+    return round(share * stream.frames) if share > MISSING else 0
 
 
 def _announced_step_s(stream: av.video.stream.VideoStream) -> float | None:

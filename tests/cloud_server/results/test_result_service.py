@@ -410,6 +410,8 @@ def test_results_in_plain_python(consumer: ResultClient, send: Any, bitstream: B
     assert [r.cursor for r in consumer.list(session=["s", "t"], after=1)] == [2, 3]
     assert [r.cursor for r in consumer.list(classes=["thing"], device="camera")] == [1]
     assert list(consumer.list(device="nobody")) == []
+    assert [r.cursor for r in consumer.list(newest_first=True)] == [3, 2, 1]
+    assert [r.cursor for r in consumer.list(newest_first=True, after=1)] == [3, 2]
     assert two.completed_at is not None
     later = [r.cursor for r in consumer.list(since=two.completed_at)]
     assert later == [2, 3]

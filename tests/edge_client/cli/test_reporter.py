@@ -17,6 +17,17 @@ def captures(message: str | None) -> Any:
     return SimpleNamespace(state="running" if error is None else "away", error=error)
 
 
+def test_what_could_not_be_read_is_said_in_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {"sent": 3, "key_frames": 1, "predicted_frames": 2, "results": 3, "failed": 0}
+    for damaged, quiet in ((0, False), (0, True), (2, True)):
+        Reporter("server", None, quiet=quiet).end(counts | {"source": {"damaged": damaged}})
+    whole = "ended: 3 frames (1 key frame, 2 predicted), 3 results"
+    assert capsys.readouterr().err.splitlines() == [
+        whole,
+        f"{whole}, 2 parts of the source could not be read",
+    ]
+
+
 def test_every_way_to_be_away_is_said_once_until_the_source_is_back(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -245,6 +245,10 @@ def test_what_is_no_video_says_so(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("no video at all, but long enough for a probe\n" * 100)
     assert reason(text) == "unreadable"
+    noise = tmp_path / "noise.mp4"
+    noise.write_bytes(np.random.default_rng(1).bytes(3000))
+    with pytest.raises(SourceError, match=r"noise[.]mp4 is no video, or damaged from the start"):
+        next(open_source([str(noise)]).captures(threading.Event()))
     (tmp_path / "empty.mp4").touch()
     assert reason(tmp_path / "empty.mp4") == "unreadable"
     sound = tmp_path / "sound.wav"
@@ -268,6 +272,18 @@ def test_a_damaged_video_gives_what_can_be_read(tmp_path: Path) -> None:
     shapes = [one.load().shape for one in source.captures(threading.Event())]
     assert shapes
     assert set(shapes) <= {(48, 64, 3)}
+    path = video(tmp_path / "v.avi", 40)
+    data = bytearray(path.read_bytes())
+    sound = open_source([str(path)])
+    assert len(list(sound.captures(threading.Event()))) == 40
+    assert sound.damaged == 0
+    begin, end = data.index(b"movi"), data.index(b"idx1")
+    data[(begin + end) // 2 : end] = rng.bytes(end - (begin + end) // 2)
+    path.write_bytes(data)
+    source = open_source([str(path)])
+    read = len(list(source.captures(threading.Event())))
+    assert 0 < read < 40
+    assert source.damaged >= 40 - read - 1
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(video(tmp_path / "whole.mp4").read_bytes()[:600])
     assert reason(cut) == "unreadable"
