@@ -169,7 +169,7 @@ class VideoSource:
         stream: av.video.stream.VideoStream,
         stop: threading.Event,
     ) -> Iterator[av.VideoFrame]:
-        """Pictures; those are counted that cannot be decoded, or only in part, and those that a file
+        """Pictures; those are counted that cannot be decoded, or only in part, or that a file
         announces and does not have."""
         import av
 
