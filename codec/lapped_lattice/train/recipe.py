@@ -41,6 +41,7 @@ class DecoderPart(Part):
     blocks: int = Field(2, ge=0, le=16)
     detail_width: int = Field(48, ge=4, le=512)
     detail_blocks: int = Field(1, ge=0, le=16)
+    detail_stride: Literal[1, 2, 4, 8] = 2
     carried: int = Field(24, ge=1, le=256)
 
 
@@ -68,14 +69,16 @@ class TrainedPart(Part):
     """A decoder of a bundle's bits; see
     :class:`codec.lapped_lattice.train.decoders.fit.DecoderSettings`.
 
-    width, blocks, detail_width, detail_blocks, sampled: of its networks; None is as in the faithful
-    one.
+    width, blocks, detail_width, detail_blocks, detail_stride, carried, sampled: of its networks;
+    None is as in the faithful one.
     """
 
     width: int | None = Field(None, ge=4, le=1024)
     blocks: int | None = Field(None, ge=0, le=16)
     detail_width: int | None = Field(None, ge=4, le=512)
     detail_blocks: int | None = Field(None, ge=0, le=16)
+    detail_stride: Literal[1, 2, 4, 8] | None = None
+    carried: int | None = Field(None, ge=1, le=256)
     sampled: int | None = Field(None, ge=0, le=1)
     crop: int = Field(192, ge=48, le=1024, multiple_of=16)
     batch: int = Field(4, ge=2, le=4096)
@@ -179,6 +182,6 @@ class LappedRecipe(BundleRecipe):
 
 LEAST_SEEN = 96
 """Pixels a side of what networks that judge look at, of which they see a window."""
-_SIZES = ("width", "blocks", "detail_width", "detail_blocks", "sampled")
+_SIZES = ("width", "blocks", "detail_width", "detail_blocks", "detail_stride", "carried", "sampled")
 SCALE = "lapped"
 """The name of the extractor's one output."""
