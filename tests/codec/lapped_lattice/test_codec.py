@@ -427,6 +427,15 @@ def test_a_decoder_that_does_not_fit_is_refused(bundle: Bundle, tmp_path: Path) 
     assert refused.value.reason == "bad_decoder"
     with pytest.raises(TypeError, match="whole numbers by the names"):
         DecoderConfig.from_dict(json.loads('{"channels": 3}'))
+    now = DecoderConfig(channels=3, states=2).to_dict()
+    assert DecoderConfig.from_dict(now).to_dict() == now
+    # As bundles of before say it.
+    before = {name: now[name] for name in now if name not in ("sampled", "detail_stride")}
+    assert DecoderConfig.from_dict(before).detail_stride == 4
+    assert DecoderConfig.from_dict(before).sampled == 0
+    for stride in (0, 3, 32):
+        with pytest.raises(TypeError, match="power of two"):
+            DecoderConfig.from_dict(now | {"detail_stride": stride})
 
 
 def test_a_palette_without_its_lean_is_refused(bundle: Bundle) -> None:
