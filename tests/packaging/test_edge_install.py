@@ -27,15 +27,19 @@ class EdgeInstall:
 
     def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         """Run a command of this environment, away from the checkout."""
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         return subprocess.run(
             [str(part) for part in command],
             cwd=self.wheel.parent,
-            env=environment,
+            env=_environment(),
             capture_output=True,
             text=True,
             timeout=120,
         )
+
+
+def _environment() -> dict[str, str]:
+    """Without the checkout on the path, where pip would find the package installed already."""
+    return {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +57,11 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> EdgeInstall:
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", folder, source], check=True)
+    own = _environment()
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", folder, source], check=True, env=own)
     (wheel,) = folder.glob("featherwire-*.whl")
     constraints = ROOT / "constraints-edge.txt"
-    subprocess.run([*pip, "install", "-c", constraints, f"{wheel}[edge]"], check=True)
+    subprocess.run([*pip, "install", "-c", constraints, f"{wheel}[edge]"], check=True, env=own)
     (site_packages,) = (folder / "venv" / "lib").glob("python3.*/site-packages")
     return EdgeInstall(wheel, python, site_packages)
 
