@@ -169,7 +169,9 @@ class LappedDecoder(nn.Module):
         step = self.config.detail_stride
         cells = functional.pixel_shuffle(self.carry(hidden), STRIDE // step)
         folded = functional.pixel_unshuffle(picture, step)
-        detail = self.enter_detail(torch.cat([4 * folded, relu(cells)], 1))
+        entering = torch.cat([4 * folded, relu(cells)], 1)
+        # So narrow convolutions take a third less time on a core.
+        detail = self.enter_detail(entering.contiguous(memory_format=torch.channels_last))
         for block in self.detail:
             detail = block(detail, state)
         added = 0.1 * self.leave_detail(relu(detail))
