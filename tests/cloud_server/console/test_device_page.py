@@ -139,7 +139,8 @@ def test_overlays_are_shown_and_hidden(visit: Callable[..., Any], stored: Runnin
     page.get_by_role("img", name="Reconstruction of frame").wait_for()
     boxes = page.locator(".stage-box")
     boxes.first.wait_for()
-    assert page.get_by_role("region", name="Found in this frame").locator("tbody tr").count() > 0
+    found = page.get_by_role("region", name="Found in this frame")
+    found.locator("tbody tr").first.wait_for()
     page.get_by_label("Boxes").uncheck()
     boxes.first.wait_for(state="detached")
 

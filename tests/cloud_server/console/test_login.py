@@ -15,7 +15,7 @@ from tests.support.console import Running
 def test_an_operator_logs_in_and_out(visit: Callable[..., Any], running: Running) -> None:
     page = visit("/commands")
     assert page.url.endswith("/commands"), "log-in leads to where one wanted to go"
-    assert page.get_by_role("heading", name="Audit").count() == 1
+    page.get_by_role("heading", name="Audit").wait_for()
     (cookie,) = page.context.cookies()
     assert cookie["httpOnly"]
     assert cookie["secure"]

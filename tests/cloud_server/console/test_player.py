@@ -231,7 +231,7 @@ def test_boxes_and_marks_are_drawn(open_player: Callable[..., Any]) -> None:
     page.get_by_label("Mark frames with").fill("unicorn")
     page.get_by_label("Mark frames with").press("Tab")
     page.get_by_text("No frame has unicorn in it.").wait_for()
-    assert page.locator(".player-mark").count() == 0
+    page.locator(".player-mark").first.wait_for(state="detached")
 
 
 def test_boxes_of_what_has_no_picture_are_drawn_on_a_plain_ground(
@@ -244,7 +244,7 @@ def test_boxes_of_what_has_no_picture_are_drawn_on_a_plain_ground(
     frame_shown(page, 1)
     page.get_by_role("img", name="Frame 1: person").wait_for()
     page.locator(".stage-box", has_text="person").wait_for()
-    assert page.locator(".player .stage-note").count() == 0
+    page.locator(".player .stage-note").wait_for(state="detached")
     page.keyboard.press("Space")
     page.get_by_text("This is the end of the log.").wait_for()
     frame_shown(page, len(clip))

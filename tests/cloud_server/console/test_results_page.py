@@ -19,7 +19,7 @@ def test_results_are_filtered(visit: Callable[..., Any], stored: Running) -> Non
         "count => document.querySelectorAll('[aria-label=Results] tbody tr').length < count",
         arg=everything,
     )
-    assert rows.count() > 0
+    rows.first.wait_for()
     assert all("person" in text for text in rows.all_inner_texts())
     page.get_by_label("Score at least").fill("1")
     page.get_by_label("Score at least").press("Tab")
