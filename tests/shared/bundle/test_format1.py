@@ -14,7 +14,7 @@ from shared.errors import BundleError
 IDS = {
     "classify": "e568c959221919c5ec2edcded8bb461becfe5463feb0748e9bef409170d26037",
     "detect": "5a6536d3c86150fe6dc34b110f35d7f030079b2c27d8ca841500442fa47df57a",
-    "fidelity": "6a7432935b2a84dd451d516fa51215c34aee7e55c110fdeeda3b27a55344d203",
+    "fidelity": "51a942429f844d4bf471d26bb4656b413ac2f2e1b713eb4d4ae577d1a6b59e41",
     "picture": "902437e6f8f42814084df4c61ec1c22e377c68d7231dae271ea66cdb6e8e341c",
 }
 
