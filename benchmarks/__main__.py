@@ -178,6 +178,7 @@ def times_and_strip(bundle: Bundle, arguments: argparse.Namespace) -> None:
 
 def crops(bundle: Bundle, path: Path) -> None:
     """The sheet of crops, of packaged photos."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         photos = {one.stem: np.asarray(Image.open(one)) for one in write_photos(Path(folder), _say)}
         for line in write_crops(bundle, photos, path):

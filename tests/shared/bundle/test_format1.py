@@ -14,7 +14,7 @@ from shared.errors import BundleError
 IDS = {
     "classify": "e568c959221919c5ec2edcded8bb461becfe5463feb0748e9bef409170d26037",
     "detect": "5a6536d3c86150fe6dc34b110f35d7f030079b2c27d8ca841500442fa47df57a",
-    "fidelity": "51a942429f844d4bf471d26bb4656b413ac2f2e1b713eb4d4ae577d1a6b59e41",
+    "fidelity": "2af3b7ef12ef8e605805201228cceb97fe3074d8bee54654bba8b7d1137eb960",
     "picture": "902437e6f8f42814084df4c61ec1c22e377c68d7231dae271ea66cdb6e8e341c",
 }
 
