@@ -72,26 +72,24 @@ class LappedReconstructor:
         known = before or [None] * len(batch)
         with torch.inference_mode():
             # A core takes as long for four pictures at once as for one after the other.
-            if self._device.type != "cpu" and len(batch) > 1 and not any(known):
-                return self.together(decoder, batch, how.seed)
+            if self._device.type != "cpu" and not any(known):
+                return self.together(decoder, batch, how.seed, should_stop)
             return [
                 self._picture(decoder, latents, how.seed, earlier, should_stop)
                 for latents, earlier in zip(batch, known, strict=True)
             ]
 
     def together(
-        self, decoder: LappedDecoder, batch: Sequence[FeatureLatents], seed: int
+        self,
+        decoder: LappedDecoder,
+        batch: Sequence[FeatureLatents],
+        seed: int,
+        should_stop: Callable[[], bool] | None = None,
     ) -> list[Pixels]:
         """Pictures of as many positions, tile by tile of all of them at once."""
-        shown = np.stack([latents.scales[self._scale] for latents in batch])
-        values = torch.from_numpy(shown).to(self._device)
-        state = torch.tensor([_network_state(latents) for latents in batch], device=self._device)
-        noise = _drawn(values[:1], seed).expand_as(values) if decoder.config.sampled else None
         pictures = [np.empty((one.height, one.width, 3), np.uint8) for one in batch]
-        for box in _tiles([Box(0, 0, *values.shape[2:])]):
-            tiles = _tile(decoder, values, state, noise, box)
-            for picture, tile, latents in zip(pictures, tiles, batch, strict=True):
-                _put(picture, box, tile, grey=latents.grey)
+        whole = Box(0, 0, *batch[0].scales[self._scale].shape[1:])
+        self._paint(decoder, batch, seed, [whole], pictures, should_stop)
         return pictures
 
     def _picture(
@@ -102,23 +100,36 @@ class LappedReconstructor:
         before: tuple[FeatureLatents, Pixels] | None,
         should_stop: Callable[[], bool] | None,
     ) -> Pixels:
-        shown = latents.scales[self._scale]
-        whole = Box(0, 0, *shown.shape[1:])
-        parts, picture = [whole], np.empty((latents.height, latents.width, 3), np.uint8)
+        """One picture, over the one before where that is less work."""
         if before is not None and _alike(latents, *before):
-            changed = (shown != before[0].scales[self._scale]).any(0)
-            found = repainted(changed, decoder.config.reach)
+            shown, earlier = (one.scales[self._scale] for one in (latents, before[0]))
+            found = repainted((shown != earlier).any(0), decoder.config.reach)
             if found is not None:
-                parts, picture = found, before[1].copy()
-        values = torch.from_numpy(np.ascontiguousarray(shown))[None].to(self._device)
-        state = torch.tensor([_network_state(latents)], device=self._device)
-        noise = _drawn(values, seed) if decoder.config.sampled else None
+                picture = before[1].copy()
+                self._paint(decoder, [latents], seed, found, [picture], should_stop)
+                return picture
+        return self.together(decoder, [latents], seed, should_stop)[0]
+
+    def _paint(
+        self,
+        decoder: LappedDecoder,
+        batch: Sequence[FeatureLatents],
+        seed: int,
+        parts: Sequence[Box],
+        pictures: Sequence[Pixels],
+        should_stop: Callable[[], bool] | None,
+    ) -> None:
+        """Paint parts of pictures. Raises TaskError ``cancelled``."""
+        shown = np.stack([latents.scales[self._scale] for latents in batch])
+        values = torch.from_numpy(shown).to(self._device)
+        state = torch.tensor([_network_state(latents) for latents in batch], device=self._device)
+        noise = _drawn(values[:1], seed).expand_as(values) if decoder.config.sampled else None
         for box in _tiles(parts):
             if should_stop is not None and should_stop():
                 raise TaskError("cancelled", "the reconstruction was stopped: nobody waits")
-            (tile,) = _tile(decoder, values, state, noise, box)
-            _put(picture, box, tile, grey=latents.grey)
-        return picture
+            tiles = _tile(decoder, values, state, noise, box)
+            for picture, tile, latents in zip(pictures, tiles, batch, strict=True):
+                _put(picture, box, tile, grey=latents.grey)
 
 
 def _put(picture: Pixels, box: Box, tile: Pixels, *, grey: bool) -> None:

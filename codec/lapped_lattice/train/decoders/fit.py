@@ -204,7 +204,8 @@ class DecoderFit:
             group["lr"] = rate
         late = self.step >= settings.adversarial_from * settings.steps
         adversarial = late and settings.adversarial_weight > 0
-        made = self.decoder(values, state, noise=torch.randn_like(values))
+        noise = torch.randn_like(values) if self.decoder.config.sampled else None
+        made = self.decoder(values, state, noise=noise)
         with torch.no_grad():
             told = self.decoder.linear(values)
         loss, figures = self._errors(made, picture, told)
